@@ -1,0 +1,61 @@
+"""Every error that a user may see, as one tree.
+
+    HybridFlowError
+    |-- ConfigError          a key, a value or a combination of values is wrong; found before anything starts
+    |-- DataError            a data file is missing, malformed or does not fit the run
+    |-- PlacementError       the machine or cluster cannot hold the actors that the layout asks for
+    |-- WorkerError          an actor process died or broke; names it
+    |   |-- RolloutError     a rollout engine
+    |   |-- RewardError      a reward worker, or the reward stream
+    |   `-- TrainerError     a train worker
+    |-- WeightSyncError      weights did not arrive as they were sent, or at the version that was sent
+    |-- CheckpointError      a checkpoint cannot be written, found or read
+    `-- ProtocolError        two parts of the system disagree about what was said
+
+A message says what happened, where (key path, file, row, step, rank, id), the offending value and the remedy.
+The command line prints the message alone; `--traceback` shows the rest.
+"""
+
+
+class HybridFlowError(Exception):
+    """Base of all errors raised on purpose; its message is written for a user."""
+
+
+class ConfigError(HybridFlowError):
+    """A configuration key or value is wrong."""
+
+
+class DataError(HybridFlowError):
+    """Input data is missing, malformed or does not fit the run."""
+
+
+class PlacementError(HybridFlowError):
+    """The requested actors do not fit on the available resources."""
+
+
+class WorkerError(HybridFlowError):
+    """A worker process died or reported a failure."""
+
+
+class RolloutError(WorkerError):
+    """A rollout engine failed."""
+
+
+class RewardError(WorkerError):
+    """A reward worker or the reward stream failed."""
+
+
+class TrainerError(WorkerError):
+    """A train worker failed."""
+
+
+class WeightSyncError(HybridFlowError):
+    """Published weights were not confirmed by an engine."""
+
+
+class CheckpointError(HybridFlowError):
+    """A checkpoint cannot be written, found or read."""
+
+
+class ProtocolError(HybridFlowError):
+    """A message or a state contradicts the protocol between two parts."""

@@ -1,0 +1,150 @@
+"""Records that cross a process boundary.
+
+All are frozen msgspec structs: they travel over ZeroMQ as msgpack, over Ray by pickle, and into JSONL, unchanged.
+
+Identity. Every record carries ids that never change, so that a duplicate is recognised and a late message dropped:
+
+    prompt_id      "docqa-000017"            data set name and row index
+    group_id       "t00003-g0005"            stage and step, slot within the step
+    completion_id  "t00003-g0005-c02"        group, index within the group
+
+The four logprobs of a token are kept apart by name everywhere, all at the sampling temperature:
+`rollout_logprobs` (the engine, while decoding), `old_logprobs` (the trainer, before the update), `logprobs` (the trainer,
+in the update) and `ref_logprobs` (a reference policy).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+FinishReason = Literal["stop", "length", "abort"]
+
+
+class Prompt(msgspec.Struct, frozen=True, kw_only=True):
+    """One data row, ready to be generated from.
+
+    Example: Prompt(prompt_id="docqa-000017", token_ids=[5, 9, ...], data_source="synth_easy", ability="doc-qa",
+    ground_truth="Therefore, the answer is yen.")
+    """
+
+    prompt_id: str
+    token_ids: list[int]
+    """Prompt tokens, chat template and generation prompt included."""
+    data_source: str
+    """Source name of the DocQA-RL schema; chooses the verifier together with `ability`."""
+    ability: str
+    """doc-qa, doc-math or doc-mc."""
+    ground_truth: str
+    """Gold answer as stored: a full sentence or the bare answer."""
+
+
+class GroupRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Asks a rollout engine for `num_completions` completions of one prompt."""
+
+    group_id: str
+    prompt: Prompt
+    num_completions: int
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
+    """How completions are drawn. Temperature 0 is greedy."""
+
+    temperature: float
+    max_new_tokens: int
+    top_p: float = 1.0
+    stop_token_ids: list[int] = []
+    stop: list[str] = []
+
+
+class Completion(msgspec.Struct, frozen=True, kw_only=True):
+    """One finished completion.
+
+    `token_ids` and `rollout_logprobs` have equal length T; the end token, where the policy wrote one, is included.
+    """
+
+    completion_id: str
+    group_id: str
+    prompt_id: str
+    index: int
+    """Position within the group, 0 .. num_completions - 1."""
+    token_ids: list[int]
+    rollout_logprobs: list[float]
+    text: str
+    finish_reason: FinishReason
+    policy_version: int
+    """Version of the weights that decoded it, as the engine reported it."""
+    prompt_tokens: int
+    cached_tokens: int
+    """Prompt tokens whose keys and values were already in the engine's cache."""
+
+
+class Scored(msgspec.Struct, frozen=True, kw_only=True, tag="scored"):
+    """A verdict that was reached."""
+
+    value: float
+    """Reward in [0, 1]."""
+    rule: str
+    """Name of the verifier that decided."""
+    extracted: str
+    """Answer found in the completion; empty where none was."""
+    why: str
+
+
+class Unknown(msgspec.Struct, frozen=True, kw_only=True, tag="unknown"):
+    """No verdict could be reached. It is not a reward of 0: its completion leaves the statistics of its group."""
+
+    why: str
+
+
+Verdict = Scored | Unknown
+
+
+class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a verifier sees of one completion."""
+
+    completion_id: str
+    data_source: str
+    ability: str
+    ground_truth: str
+    text: str
+
+
+class ScoredCompletion(msgspec.Struct, frozen=True, kw_only=True):
+    """A completion with the verdict it got and the worker that gave it."""
+
+    completion: Completion
+    verdict: Verdict
+    scored_by: str
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """All completions of one prompt in one step, in index order."""
+
+    group_id: str
+    prompt: Prompt
+    members: list[ScoredCompletion]
+
+
+class TrainSequence(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of a training batch: a prompt and a response, with what the loss needs at response tokens.
+
+    T = len(response_token_ids). `advantages` and `old_logprobs` have length T where given; SFT rows have neither.
+    """
+
+    sequence_id: str
+    prompt_token_ids: list[int]
+    response_token_ids: list[int]
+    loss_mask: list[int]
+    """[T], 1 where the token counts in the loss."""
+    advantage: float = 0.0
+    """Advantage of every token of this response."""
+    rollout_logprobs: list[float] = []
+    """[T], or empty."""
+    old_logprobs: list[float] = []
+    """[T], or empty."""
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.prompt_token_ids) + len(self.response_token_ids)
