@@ -1,0 +1,228 @@
+"""The configuration of a run: one frozen section per room, one home and one default per value.
+
+Units stand in the names: `_s` seconds, `_tokens`, `_gib`; counts begin with `num_`. Every class refuses unknown keys.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RunSection(Section):
+    """Identity of the run."""
+
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    directory: str = "runs"
+    """Folder that holds the run folder `<directory>/<name>`."""
+    seed: int = Field(default=0, ge=0)
+
+
+class ModelSection(Section):
+    """The policy, an HF model directory."""
+
+    path: str
+    """HF directory: config.json, tokenizer files and, unless `init` is "seeded", weights."""
+    init: Literal["weights", "seeded"] = "weights"
+    """"weights" loads the directory's safetensors; "seeded" draws new weights from `run.seed`."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class SynthSection(Section):
+    """Documents that are generated when no file is given."""
+
+    tier: Literal["easy", "hard"] = "easy"
+    doc_tokens: int = Field(default=128, ge=16)
+    num_records: int = Field(default=8, ge=1)
+    num_train: int = Field(default=1024, ge=1)
+    num_test: int = Field(default=256, ge=1)
+
+
+class DataSection(Section):
+    """Where prompts come from."""
+
+    train_path: str | None = None
+    """Parquet or JSONL in the DocQA-RL schema; empty: generated as `synth` says."""
+    test_path: str | None = None
+    synth: SynthSection = SynthSection()
+    max_prompt_tokens: int = Field(default=16_000, ge=1)
+    overlong: Literal["error", "drop"] = "error"
+    """What to do with a prompt above `max_prompt_tokens`."""
+
+
+class WarmupStage(Section):
+    """One stretch of supervised steps on generated conversations."""
+
+    name: str
+    num_steps: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    conversations_per_step: int = Field(default=16, ge=1)
+    num_questions: int = Field(default=8, ge=1)
+    doc_tokens: int = Field(default=64, ge=16)
+    num_records: int = Field(default=8, ge=1)
+    abstain_fraction: float = Field(default=0.0, ge=0, le=1)
+    """Share of demonstrations that abstain although the document holds the answer: a habit to unlearn."""
+
+
+class WarmupSection(Section):
+    """Supervised stages before RL, in order; each starts with a fresh optimizer."""
+
+    stages: list[WarmupStage] = []
+    lr_warmup_steps: int = Field(default=20, ge=0)
+
+
+class LayoutSection(Section):
+    """Megatron parallel layout; the number of train workers is tp x pp x dp."""
+
+    tp: int = Field(default=1, ge=1)
+    pp: int = Field(default=1, ge=1)
+    dp: int = Field(default=1, ge=1)
+
+    @property
+    def world_size(self) -> int:
+        return self.tp * self.pp * self.dp
+
+
+class OptimizerSection(Section):
+    """AdamW."""
+
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.98, ge=0, lt=1)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    clip_grad: float = Field(default=1.0, gt=0)
+    """Global gradient norm above which gradients are scaled down."""
+
+
+class TrainSection(Section):
+    """The trainer and the length of the run."""
+
+    num_steps: int = Field(default=30, ge=0)
+    prompts_per_step: int = Field(default=16, ge=1)
+    num_updates_per_step: int = Field(default=1, ge=1)
+    """Optimizer steps on one batch; above 1 the later ones are off-policy and the clip matters."""
+    learning_rate: float = Field(default=1e-6, gt=0)
+    lr_warmup_steps: int = Field(default=0, ge=0)
+    max_tokens_per_micro_batch: int = Field(default=16_384, ge=1)
+    """No micro-batch is ever above this."""
+    layout: LayoutSection = LayoutSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    num_threads: int = Field(default=1, ge=1)
+    """CPU threads of each train worker."""
+
+
+class AlgorithmSection(Section):
+    """GRPO with the DAPO changes (arXiv 2402.03300, 2503.14476)."""
+
+    num_completions: int = Field(default=8, ge=1)
+    """Completions per prompt: the size of a group."""
+    clip_low: float = Field(default=0.2, ge=0, le=1)
+    clip_high: float = Field(default=0.28, ge=0)
+    normalise_std: bool = True
+    """Divide advantages by the standard deviation of the group."""
+
+
+class RolloutSection(Section):
+    """Sampling and the engine."""
+
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_new_tokens: int = Field(default=16, ge=1)
+    context_tokens: int = Field(default=32_768, ge=2)
+    """Window of the engine: prompt and completion together."""
+    kv_cache_tokens: int | None = Field(default=None, ge=1)
+    """Size of the KV pool in tokens; empty: the engine decides from free memory."""
+    max_running_requests: int = Field(default=64, ge=1)
+    stop: list[str] = []
+    start_timeout_s: float = Field(default=180.0, gt=0)
+    num_threads: int = Field(default=2, ge=1)
+    """CPU threads of the engine."""
+    sglang: dict[str, Any] = {}
+    """Passed to SGLang's ServerArgs as it is, checked against the installed version."""
+
+
+class RewardSection(Section):
+    """Reward workers."""
+
+    num_workers: int = Field(default=2, ge=1)
+    credits: int = Field(default=8, ge=1)
+    """Unanswered completions that one worker may hold."""
+    timeout_s: float = Field(default=120.0, gt=0)
+    """Longest wait for any verdict once decoding has ended."""
+
+
+class EvalSection(Section):
+    """Greedy accuracy on the test split."""
+
+    num_prompts: int = Field(default=256, ge=0)
+    """0 switches evaluation off."""
+    every_steps: int = Field(default=0, ge=0)
+    """Evaluate during the run each so many steps; 0: only before and after RL."""
+
+
+class CheckpointSection(Section):
+    """Resumable state under `<run>/checkpoints`."""
+
+    every_steps: int = Field(default=10, ge=0)
+    """0: only after the warm-up and at the end."""
+    keep_last: int = Field(default=2, ge=1)
+
+
+class TrackingSection(Section):
+    """Where metrics go besides the run folder."""
+
+    wandb: Literal["offline", "online", "disabled"] = "offline"
+    wandb_project: str = "hybridflow"
+
+
+class Config(Section):
+    """A whole run."""
+
+    run: RunSection = RunSection()
+    model: ModelSection
+    data: DataSection = DataSection()
+    warmup: WarmupSection = WarmupSection()
+    train: TrainSection = TrainSection()
+    algorithm: AlgorithmSection = AlgorithmSection()
+    rollout: RolloutSection = RolloutSection()
+    reward: RewardSection = RewardSection()
+    eval: EvalSection = EvalSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+    tracking: TrackingSection = TrackingSection()
+
+    @model_validator(mode="after")
+    def _check_across_sections(self) -> Config:
+        """Rules that join two sections; each message names both keys, their values and the remedy."""
+        window = self.rollout.context_tokens
+        longest = self.data.max_prompt_tokens + self.rollout.max_new_tokens
+        if longest > window:
+            raise ValueError(
+                f"data.max_prompt_tokens ({self.data.max_prompt_tokens}) + rollout.max_new_tokens "
+                f"({self.rollout.max_new_tokens}) = {longest} is above rollout.context_tokens ({window}): "
+                f"lower one of the first two, or raise the window if the model allows it"
+            )
+        budget = self.train.max_tokens_per_micro_batch
+        if longest > budget:
+            raise ValueError(
+                f"a sequence may have data.max_prompt_tokens + rollout.max_new_tokens = {longest} tokens, above "
+                f"train.max_tokens_per_micro_batch ({budget}): raise the budget or lower one of the first two"
+            )
+        rows = self.train.prompts_per_step * self.algorithm.num_completions
+        if rows % self.train.layout.dp:
+            raise ValueError(
+                f"train.prompts_per_step x algorithm.num_completions = {self.train.prompts_per_step} x "
+                f"{self.algorithm.num_completions} = {rows} sequences do not divide by train.layout.dp "
+                f"({self.train.layout.dp}): choose a multiple of {self.train.layout.dp}"
+            )
+        for index, stage in enumerate(self.warmup.stages):
+            if stage.conversations_per_step % self.train.layout.dp:
+                raise ValueError(
+                    f"warmup.stages.{index}.conversations_per_step ({stage.conversations_per_step}) does not divide by "
+                    f"train.layout.dp ({self.train.layout.dp}): choose a multiple of {self.train.layout.dp}"
+                )
+        return self
