@@ -1,0 +1,33 @@
+# `make` alone prints this list.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test check bench clean
+
+BIN := .venv/bin
+# make test ARGS="tests/unit -k aggregate"
+ARGS ?=
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
+
+setup: ## create .venv from docker/requirements-cpu.lock; immediate when nothing changed
+	@docker/setup_cpu.sh
+
+quickstart: setup ## train a small model on this machine's CPU with the whole stack
+	@$(BIN)/hybridflow train --config configs/quickstart.toml
+
+test: setup ## all tests that this machine can run (GPU tests skip themselves on a CPU)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: setup ## lint, formatting, types, layers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright --warnings
+	@$(BIN)/lint-imports
+
+bench: setup ## measure what the README claims; results name the machine
+	@set -e; for script in tests/bench/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+clean: ## remove build products and caches; keeps .venv and runs/
+	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@find hybridflow megatron_ext tests -name __pycache__ -type d -prune -exec rm -rf {} +
