@@ -1,0 +1,1 @@
+"""Drives SGLang: engines, dispatch and their Ray actors."""

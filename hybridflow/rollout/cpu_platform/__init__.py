@@ -1,0 +1,42 @@
+"""What unmodified SGLang needs to run on a CPU without its CPU kernels.
+
+`path/` is put in front of PYTHONPATH for the rollout actor alone; SGLang's spawned processes inherit it. It holds two packages
+of names: `sgl_kernel`, whose CPU build needs AMX, and `torchvision`, whose published wheel needs CUDA. SGLang imports both at
+start-up and calls neither on this path; a call would raise and say so. `plugin.py` makes SGLang honour per-request seeds.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+IMPORT_PATH = Path(__file__).parent / "path"
+
+
+def cpu_environment(num_threads: int) -> dict[str, str]:
+    """Environment of the actor process that starts SGLang on a CPU; must be set before Python starts there."""
+    inherited = os.environ.get("PYTHONPATH")
+    return {
+        "PYTHONPATH": os.pathsep.join([str(IMPORT_PATH), *([inherited] if inherited else [])]),
+        "SGLANG_USE_CPU_ENGINE": "1",
+        "OMP_NUM_THREADS": str(num_threads),
+        # The seeded sampler is a torch.compile function; on CPU that would ask for a C++ compiler at run time.
+        "TORCHDYNAMO_DISABLE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "PYTHONWARNINGS": "ignore",
+    }
+
+
+def cpu_arguments(dtype: str) -> dict[str, Any]:
+    """SGLang ServerArgs for a CPU: torch-native attention and sampling, and the schedule that is faster there."""
+    return {
+        "device": "cpu",
+        "attention_backend": "torch_native",
+        "sampling_backend": "pytorch",
+        "dtype": dtype,
+        "mem_fraction_static": 0.3,
+        "disable_overlap_schedule": True,
+    }

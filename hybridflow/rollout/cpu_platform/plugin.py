@@ -1,0 +1,33 @@
+"""SGLang plugin, loaded by SGLang itself in each of its processes (entry point group `sglang.srt.plugins`).
+
+On CPU SGLang 0.5.23 drops `sampling_seed`, which it honours on CUDA in deterministic mode only. The sampler beneath can do it
+anywhere: given a seed per request it draws by the Gumbel-max trick from a hash of (seed, position, token). The hook hands the
+seeds on, so that a completion depends on its own id and not on what else is in the batch. On CUDA it does nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+TARGET = "sglang.srt.sampling.sampling_batch_info.SamplingBatchInfo.from_schedule_batch"
+
+
+def register() -> None:
+    """Entry point; called by SGLang before an engine starts."""
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    HookRegistry.register(TARGET, pass_sampling_seeds, HookType.AFTER)
+
+
+def pass_sampling_seeds(info: Any, _cls: type, batch: Any, *_: Any, **__: Any) -> Any:
+    """Sets `info.sampling_seed` (int64 [batch]) when every request of the batch has a seed."""
+    import torch
+
+    seeds = [request.sampling_params.sampling_seed for request in batch.reqs]
+    if all(seed is not None for seed in seeds):
+        info.sampling_seed = torch.tensor(seeds, dtype=torch.int64)
+    return info
