@@ -38,7 +38,7 @@ find_python() {
     fail "no Python 3.11 found (python3 is: $(python3 --version 2>&1 || true)). Install it, or name it: PYTHON=/path/to/python3.11 $0"
 }
 
-install() { .venv/bin/python -m pip --disable-pip-version-check --no-input install --quiet --no-deps "$@"; }
+install() { .venv/bin/python -m pip --disable-pip-version-check --no-input install -qq --no-deps "$@"; }
 
 wanted=$(fingerprint)
 if [[ -x .venv/bin/python && "$(cat "$stamp" 2>/dev/null)" == "$wanted" ]]; then

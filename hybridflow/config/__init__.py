@@ -1,0 +1,1 @@
+"""Configuration of a run: sections (sections.py) and how they are read (load.py)."""
