@@ -1,0 +1,46 @@
+"""What is read as a number, and what is refused."""
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybridflow.rewards.normalise import normalise
+from hybridflow.rewards.numbers import are_close, parse_number
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("S$1.75 billion", "1750000000"),
+        ("USD 5", "5"),
+        ("(5)%", "-5"),
+        ("(60.5 million)", "-60500000"),
+        ("\\$5\\%", "5"),
+        ("2.98 percent", "2.98"),
+        ("3 \u00d7 10^{-2}", "0.03"),
+        ("= 7", "7"),
+    ],
+)
+def test_forms_that_are_read(text: str, value: str) -> None:
+    assert parse_number(text) == Decimal(value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-", "(", "()", "5x", "3rd", "(5", "5)", "1/2", "5\u00b2", "1234,567", "5k", "Q3"]
+)
+def test_forms_that_are_refused(text: str) -> None:
+    assert parse_number(text) is None
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, places=4, min_value=-(10**12), max_value=10**12))
+def test_a_printed_number_is_read_back(value: Decimal) -> None:
+    assert parse_number(f"{value:,}") == parse_number(f"${value}") == value
+    assert are_close(value, value, Decimal(0))
+
+
+@given(st.text())
+def test_normalising_twice_changes_nothing_more(text: str) -> None:
+    once = normalise(text)
+    assert normalise(once) == once
