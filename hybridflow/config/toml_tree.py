@@ -1,7 +1,7 @@
 """Raw configuration values from TOML files and `--set`, before any section looks at them.
 
-Files are laid over each other left to right: tables merge, everything else (lists included) is replaced. For each value the
-tree remembers who set it, so that an error can name the file.
+Files are laid over each other left to right: tables merge, everything else (lists included) is replaced. For each value
+the tree remembers who set it, so that an error can name the file.
 """
 
 from __future__ import annotations

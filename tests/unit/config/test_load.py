@@ -163,7 +163,7 @@ def test_unknown_and_absent_kind() -> None:
     ],
 )
 def test_each_rule_has_a_remedy(override: str, remedy: str) -> None:
-    assert f"remedy: {remedy}" in (message := failure([], [override])) or remedy in message.split("remedy:")[1]
+    assert remedy in failure([], [override]).split("remedy:")[1]
 
 
 def test_validator_of_a_section_splits_rule_and_remedy() -> None:
