@@ -1,0 +1,95 @@
+"""Tokenised prompts and the order in which training takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from hybridflow.data.schema import Row
+from hybridflow.data.streams import derive_stream
+from hybridflow.data.template import encode_chat
+from hybridflow.errors import ConfigError, DataError
+from hybridflow.types import Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class PromptDataset:
+    """The prompts of one data set.
+
+    The order has no cursor: which prompts a step gets follows from (seed, step, num_prompts), so a run that resumes at
+    step k goes on exactly as one that was never stopped.
+    """
+
+    prompts: list[Prompt]
+    """All prompts, in file order: the order of evaluation."""
+    num_dropped: int
+    """Rows left out because their prompt is longer than the limit."""
+
+    def __init__(
+        self,
+        name: str,
+        rows: Sequence[Row],
+        tokenizer: PreTrainedTokenizerBase,
+        max_prompt_tokens: int,
+        seed: int,
+        overlong: Literal["error", "drop"] = "error",
+    ) -> None:
+        """Tokenises all rows. Prompt ids are `name` and the row's number in `rows`, so dropping a row renames none.
+
+        Raises DataError for a prompt above `max_prompt_tokens` (unless `overlong` is "drop"), and when none is left.
+        """
+        self.name = name
+        self.seed = seed
+        self.prompts = []
+        self.num_dropped = 0
+        for number, row in enumerate(rows):
+            token_ids = encode_chat(tokenizer, row.prompt)
+            if len(token_ids) > max_prompt_tokens:
+                if overlong == "error":
+                    raise DataError(
+                        f"data set {name!r}, row {number} ({row.data_source}): the prompt has {len(token_ids)} tokens, "
+                        f"the limit max_prompt_tokens is {max_prompt_tokens}. "
+                        'Remedy: raise the limit, shorten the row, or set overlong="drop" to leave such rows out'
+                    )
+                self.num_dropped += 1
+                continue
+            self.prompts.append(
+                Prompt(
+                    prompt_id=f"{name}-{number:06d}",
+                    token_ids=token_ids,
+                    data_source=row.data_source,
+                    ability=row.ability,
+                    ground_truth=row.reward_model.ground_truth,
+                )
+            )
+        if not self.prompts:
+            raise DataError(
+                f"data set {name!r} has no prompts: {len(rows)} rows, of which {self.num_dropped} are longer than "
+                f"max_prompt_tokens={max_prompt_tokens}. Remedy: give it rows, or raise the limit"
+            )
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def prompts_for_step(self, step: int, num_prompts: int) -> list[Prompt]:
+        """The prompts of step `step` (from 0) when every step takes `num_prompts`.
+
+        Steps walk through epochs, each a seeded permutation that has every prompt once; a step may span two epochs.
+        Raises ConfigError for a negative step or fewer than one prompt.
+        """
+        if step < 0 or num_prompts < 1:
+            raise ConfigError(f"step must be >= 0 and num_prompts >= 1; got step={step}, num_prompts={num_prompts}")
+        chosen: list[Prompt] = []
+        epoch, offset = divmod(step * num_prompts, len(self.prompts))
+        while len(chosen) < num_prompts:
+            order = self._permutation(epoch)[offset : offset + num_prompts - len(chosen)]
+            chosen += [self.prompts[index] for index in order]
+            epoch, offset = epoch + 1, 0
+        return chosen
+
+    def _permutation(self, epoch: int) -> list[int]:
+        order = list(range(len(self.prompts)))
+        derive_stream("hybridflow.order", self.name, self.seed, epoch).shuffle(order)
+        return order

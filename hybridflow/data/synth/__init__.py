@@ -1,0 +1,9 @@
+"""Seeded generator of documents with questions whose answers it computes itself.
+
+Tier "easy" is what a 120K-parameter model learns in a minute; tier "hard" reads like long financial reports.
+"""
+
+from hybridflow.data.synth.conversations import generate_conversations
+from hybridflow.data.synth.spec import SynthSpec, generate_rows
+
+__all__ = ["SynthSpec", "generate_conversations", "generate_rows"]

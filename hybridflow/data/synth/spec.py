@@ -1,0 +1,57 @@
+"""What to generate, checked; and the rows of one split of it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from hybridflow.data.schema import Row
+from hybridflow.data.streams import derive_stream
+from hybridflow.data.synth.easy import check_easy_size, generate_easy_row
+from hybridflow.data.synth.hard import HardKind, check_hard_size, generate_hard_row
+
+Split = Literal["train", "test"]
+
+
+class SynthSpec(BaseModel):
+    """A synthetic data set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tier: Literal["easy", "hard"]
+    doc_tokens: int = Field(gt=0)
+    """Document length. easy: exact, in tokens of the tiny tokenizer. hard: 4 characters count as a token."""
+    num_records: int = Field(default=8, gt=0)
+    """Records per document. easy: one-sentence records. hard: issuers, each with a report of its own."""
+    num_train: int = Field(ge=0)
+    num_test: int = Field(ge=0)
+    kinds: tuple[HardKind, ...] = ("lookup", "two_hop", "arithmetic", "choice")
+    """Question kinds of the hard tier, taken in turn. The easy tier only looks up."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> SynthSpec:
+        check = check_easy_size if self.tier == "easy" else check_hard_size
+        if problem := check(self.doc_tokens, self.num_records):
+            raise ValueError(problem)
+        if not self.kinds:
+            raise ValueError("kinds is empty: name at least one question kind")
+        return self
+
+
+def generate_rows(spec: SynthSpec, split: Split, seed: int) -> list[Row]:
+    """The rows of one split.
+
+    Row i depends on (tier, split, seed, i) and the sizes alone: the same in every process, whatever the number of rows,
+    and drawn from another stream in train than in test.
+    """
+    num_rows = spec.num_train if split == "train" else spec.num_test
+    rows: list[Row] = []
+    for index in range(num_rows):
+        stream = derive_stream("hybridflow.synth", spec.tier, split, seed, index)
+        if spec.tier == "easy":
+            rows.append(generate_easy_row(stream, index, split, spec.doc_tokens, spec.num_records))
+        else:
+            kind = spec.kinds[index % len(spec.kinds)]
+            rows.append(generate_hard_row(stream, index, split, spec.doc_tokens, spec.num_records, kind))
+    return rows
