@@ -1,0 +1,111 @@
+"""A GPT model that yields log-probabilities of chosen positions instead of logits of all.
+
+Shape legend: T packed tokens, N predicted positions, H hidden size, D rotary dim.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from megatron_ext import platform
+from megatron_ext.attention import PackedSegments
+from megatron_ext.hf.config import HFConfig, padded_vocab_size, transformer_config
+from megatron_ext.layer_specs import build_block_spec
+from megatron_ext.logprob import vocab_parallel_logprobs
+from megatron_ext.topology import Layout, Topology, check_layout
+
+platform.install()
+
+from megatron.core.models.gpt import GPTModel  # noqa: E402
+from megatron.core.tensor_parallel.mappings import (  # noqa: E402
+    reduce_from_tensor_model_parallel_region,
+)
+
+
+class PolicyModel(GPTModel):
+    """One pipeline stage of a policy."""
+
+    hf_config: HFConfig
+    topology: Topology
+
+    def forward(  # type: ignore[override]
+        self,
+        tokens: Tensor,
+        position_ids: Tensor,
+        packed_seq_params: PackedSegments,
+        predict_index_N: Tensor,
+        targets_N: Tensor,
+        temperature: float,
+        with_entropy: bool,
+    ) -> Tensor | tuple[Tensor, Tensor | None]:
+        """Runs this stage on one packed micro-batch; `tokens` and `position_ids` are int64 [T].
+
+        The last stage gives float32 [N] log-probabilities of `targets_N` at the temperature and, if asked, entropies
+        (else None). The others give hidden states [T, 1, H] for the next ([T / tp, 1, H] under sequence parallel).
+        Only the hidden states at `predict_index_N` meet the output layer.
+        """
+        embedded = self.embedding(tokens[None], position_ids[None]) if self.pre_process else None
+        hidden = self.decoder(
+            hidden_states=embedded,
+            attention_mask=None,
+            rotary_pos_emb=self.rotary_angles(position_ids),
+            packed_seq_params=packed_seq_params,
+        )
+        if not self.post_process:
+            return hidden
+        tied = self.share_embeddings_and_output_weights
+        weight_VH = self.shared_embedding_or_output_weight() if tied else self.output_layer.weight
+        return vocab_parallel_logprobs(
+            self._select_positions(hidden[:, 0], predict_index_N),
+            weight_VH,
+            targets_N,
+            temperature=temperature,
+            tp_group=self.topology.tp_group,
+            vocab_size=self.hf_config.vocab_size,
+            with_entropy=with_entropy,
+        )
+
+    def rotary_angles(self, position_ids: Tensor) -> Tensor:
+        """float32 [T, 1, 1, D] angles of each token from its own position, not from its place in the pack."""
+        rotary = self.rotary_pos_emb
+        if rotary.inv_freq.device != position_ids.device:  # made on the CPU, moved at the first micro-batch
+            rotary.inv_freq = rotary.inv_freq.to(position_ids.device)
+        angles = torch.outer(position_ids.float(), rotary.inv_freq)
+        return torch.cat((angles, angles), dim=-1)[:, None, None, :]
+
+    def _select_positions(self, hidden: Tensor, predict_index_N: Tensor) -> Tensor:
+        """[N, H], equal on every tensor parallel rank, from [T, H] or from this rank's [T / tp, H]."""
+        if not self.config.sequence_parallel:
+            return hidden.index_select(0, predict_index_N)
+        # Each rank puts in the rows it holds. Adding N rows up costs less than gathering T. What comes back is already
+        # summed over ranks (see logprob.py), so backward only has to pick this rank's rows: no communication there.
+        num_local = hidden.size(0)
+        local_N = predict_index_N - self.topology.tp_rank * num_local
+        is_local_N = (local_N >= 0) & (local_N < num_local)
+        mine_NH = hidden.index_select(0, local_N.clamp(0, num_local - 1)) * is_local_N[:, None]
+        return reduce_from_tensor_model_parallel_region(mine_NH, group=self.topology.tp_group)
+
+
+def build_model(hf_config: HFConfig, layout: Layout, topology: Topology, dtype: torch.dtype) -> PolicyModel:
+    """This rank's part of the model, on `topology.device`, with weights that still have to be loaded.
+
+    Raises LayoutError when the model cannot be cut so.
+    """
+    check_layout(layout, hf_config)
+    config = transformer_config(hf_config, layout, dtype)
+    model = PolicyModel(
+        config=config,
+        transformer_layer_spec=build_block_spec(config, topology.pp_rank),
+        vocab_size=padded_vocab_size(hf_config, layout.tp),
+        max_sequence_length=hf_config.max_position_embeddings,
+        pre_process=topology.is_first_stage,
+        post_process=topology.is_last_stage,
+        parallel_output=True,
+        share_embeddings_and_output_weights=hf_config.tied_embeddings,
+        position_embedding_type="rope",
+        rotary_base=hf_config.rope_theta,  # type: ignore[arg-type]
+    )
+    model.hf_config = hf_config
+    model.topology = topology
+    return model.to(topology.device)

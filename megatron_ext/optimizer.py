@@ -1,0 +1,96 @@
+"""AdamW over Megatron's distributed optimizer, with a step that refuses non-finite gradients."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from megatron_ext import platform
+from megatron_ext.model import PolicyModel
+from megatron_ext.torch_adamw import mend_torch_adamw
+
+platform.install()
+
+from megatron.core.distributed import (  # noqa: E402
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    finalize_model_grads,
+)
+from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer  # noqa: E402
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """AdamW. Biases and norms get no weight decay."""
+
+    lr: float = 1e-6
+    """Used until a step names another."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_grad: float = 1.0
+    """Largest global gradient norm; 0 means no clipping."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What an optimizer step did."""
+
+    grad_norm: float
+    """Global norm before clipping; may be inf or nan, then the step was skipped."""
+    skipped: bool
+
+
+def wrap_data_parallel(model: PolicyModel) -> DistributedDataParallel:
+    """The model with contiguous float32 gradient buffers that are reduced over the data parallel ranks after backward."""
+    ddp_config = DistributedDataParallelConfig(grad_reduce_in_fp32=True, use_distributed_optimizer=True)
+    wrapped = DistributedDataParallel(model.config, ddp_config, model)
+    model.config.finalize_model_grads_func = finalize_model_grads
+    model.config.no_sync_func = wrapped.no_sync
+    return wrapped
+
+
+def build_optimizer(model: DistributedDataParallel, options: OptimizerOptions) -> MegatronOptimizer:
+    """A fresh optimizer; its float32 master weights are the model's weights as they are now."""
+    config = OptimizerConfig(
+        optimizer="adam",
+        lr=options.lr,
+        min_lr=options.lr,
+        weight_decay=options.weight_decay,
+        adam_beta1=options.betas[0],
+        adam_beta2=options.betas[1],
+        adam_eps=options.eps,
+        clip_grad=options.clip_grad,
+        params_dtype=model.config.params_dtype,
+        bf16=model.config.bf16,
+        use_distributed_optimizer=True,
+    )
+    optimizer = get_megatron_optimizer(config, [model])
+    mend_torch_adamw(optimizer)
+    for group in optimizer.param_groups:
+        # Upstream leaves this to its learning rate scheduler, which we do not use.
+        group["weight_decay"] = options.weight_decay * group["wd_mult"]
+    return optimizer
+
+
+@torch.no_grad()
+def optimizer_step(optimizer: MegatronOptimizer, lr: float, *, loss: float = 0.0) -> StepResult:
+    """Clips the gradients to the configured norm and takes one AdamW step at `lr`.
+
+    A non-finite norm, or a non-finite `loss` (give the global one), leaves weights and optimizer state as they were. The
+    norm is global, so every rank decides alike.
+    """
+    optimizer.prepare_grads()
+    grad_norm = float(optimizer.get_grad_norm())
+    if not (math.isfinite(grad_norm) and math.isfinite(loss)):
+        return StepResult(grad_norm=grad_norm, skipped=True)
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_mult"]
+    clip_grad = optimizer.config.clip_grad
+    if 0 < clip_grad < grad_norm:
+        grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        torch._foreach_mul_(grads, clip_grad / (grad_norm + 1e-6))
+    optimizer.step_with_ready_grads()
+    return StepResult(grad_norm=grad_norm, skipped=False)

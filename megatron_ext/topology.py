@@ -1,0 +1,113 @@
+"""Process groups: made here, and read from Megatron's parallel state here only.
+
+Everything else in the library takes a `Topology`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from megatron_ext import platform
+from megatron_ext.layout import Layout, LayoutError, check_layout
+
+platform.install()
+
+from megatron.core import parallel_state, tensor_parallel  # noqa: E402
+
+__all__ = ["Layout", "LayoutError", "Topology", "check_layout", "init_distributed", "shutdown_distributed"]
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Where this process stands. Groups are torch process groups that contain this rank."""
+
+    rank: int
+    tp_rank: int
+    tp_size: int
+    pp_rank: int
+    pp_size: int
+    dp_rank: int
+    dp_size: int
+    tp_group: dist.ProcessGroup
+    pp_group: dist.ProcessGroup
+    dp_group: dist.ProcessGroup
+    last_stage_rank: int
+    """Global rank of the last stage of this rank's pipeline."""
+    device: torch.device
+
+    @property
+    def is_first_stage(self) -> bool:
+        return self.pp_rank == 0
+
+    @property
+    def is_last_stage(self) -> bool:
+        return self.pp_rank == self.pp_size - 1
+
+
+def init_distributed(
+    rank: int,
+    world_size: int,
+    master_addr: str,
+    master_port: int,
+    layout: Layout,
+    seed: int,
+    timeout_s: float = 600.0,
+) -> Topology:
+    """Joins the process group (NCCL with CUDA, else gloo), makes Megatron's groups and seeds this process.
+
+    Blocks until all `world_size` processes have called it. Raises LayoutError when the layout asks for another number
+    of processes; torch's DistStoreError or a timeout when some process does not come.
+    """
+    if layout.world_size != world_size:
+        raise LayoutError(
+            f"tp x pp x dp = {layout.tp} x {layout.pp} x {layout.dp} = {layout.world_size}: it must equal the "
+            f"{world_size} processes; change dp or the number of processes"
+        )
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", torch.cuda.current_device())
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        init_method=f"tcp://{master_addr}:{master_port}",
+        rank=rank,
+        world_size=world_size,
+        timeout=datetime.timedelta(seconds=timeout_s),
+    )
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=layout.tp,
+        pipeline_model_parallel_size=layout.pp,
+        distributed_timeout_minutes=math.ceil(timeout_s / 60),
+    )
+    # Megatron names its CUDA generator by rank; on a CPU the platform points it at torch's only generator.
+    torch.manual_seed(seed)
+    tensor_parallel.model_parallel_cuda_manual_seed(seed)
+    return _read_topology(device)
+
+
+def shutdown_distributed() -> None:
+    """Leaves the process group. Does nothing when there is none."""
+    if dist.is_initialized():
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()
+
+
+def _read_topology(device: torch.device) -> Topology:
+    return Topology(
+        rank=dist.get_rank(),
+        tp_rank=parallel_state.get_tensor_model_parallel_rank(),
+        tp_size=parallel_state.get_tensor_model_parallel_world_size(),
+        pp_rank=parallel_state.get_pipeline_model_parallel_rank(),
+        pp_size=parallel_state.get_pipeline_model_parallel_world_size(),
+        dp_rank=parallel_state.get_data_parallel_rank(),
+        dp_size=parallel_state.get_data_parallel_world_size(),
+        tp_group=parallel_state.get_tensor_model_parallel_group(),
+        pp_group=parallel_state.get_pipeline_model_parallel_group(),
+        dp_group=parallel_state.get_data_parallel_group(with_context_parallel=True),
+        last_stage_rank=parallel_state.get_pipeline_model_parallel_last_rank(),
+        device=device,
+    )
