@@ -1,0 +1,109 @@
+"""What the display knows about a run, and the words for it. Pure: no terminal, no clock of its own."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+REWARDS_IN_MEAN = 5
+
+
+@dataclass(frozen=True)
+class MetricNames:
+    """Names under which the display looks in a step's metrics; one that is absent is not shown."""
+
+    reward: str = "reward/mean"
+    entropy: str = "policy/entropy"
+    logprob_gap: str = "policy/logprob_gap"
+    loss: str = "policy/loss"
+    tokens_per_s: str = "_tokens_per_s"
+    """Suffix: each metric `<room>/<phase>_tokens_per_s` is shown under `<phase>`."""
+
+
+DEFAULT_NAMES = MetricNames()
+
+
+@dataclass
+class DisplayState:
+    """Progress of a run. Times are seconds of the caller's monotonic clock."""
+
+    title: str
+    names: MetricNames
+    started_at: float
+    messages: deque[str]
+    stage: str = ""
+    phase: str = ""
+    total_steps: int = 0
+    first_step: int = 0
+    next_step: int = 0
+    """Steps of the stage that are done; also the number of the step in progress, counted from 0."""
+    stage_started_at: float = 0.0
+    phase_started_at: float = 0.0
+    news_at: float = 0.0
+    """When the run last moved: a stage, phase or step."""
+    last: dict[str, float] = field(default_factory=dict)
+    rewards: deque[float] = field(default_factory=lambda: deque(maxlen=REWARDS_IN_MEAN))
+
+    def enter_stage(self, stage: str, total_steps: int, first_step: int, now: float) -> None:
+        self.stage, self.total_steps, self.first_step, self.next_step = stage, total_steps, first_step, first_step
+        self.phase, self.stage_started_at, self.phase_started_at, self.news_at = "", now, now, now
+        self.last = {}
+        self.rewards.clear()
+
+    def enter_phase(self, name: str, now: float) -> None:
+        self.phase, self.phase_started_at, self.news_at = name, now, now
+
+    def finish_step(self, step: int, metrics: Mapping[str, float], now: float) -> None:
+        self.next_step, self.last, self.news_at = step + 1, dict(metrics), now
+        if self.names.reward in metrics:
+            self.rewards.append(metrics[self.names.reward])
+
+    @property
+    def mean_reward(self) -> float | None:
+        """Mean reward of the last five steps; None before the first."""
+        return sum(self.rewards) / len(self.rewards) if self.rewards else None
+
+    def eta_s(self, now: float) -> float | None:
+        """Seconds to the end of the stage at the pace of the steps done since it began; None before the first."""
+        done = self.next_step - self.first_step
+        if done <= 0:
+            return None
+        pace_s = (self.news_at - self.stage_started_at) / done
+        return max(0.0, pace_s * (self.total_steps - self.next_step) - (now - self.news_at))
+
+    def facts(self) -> dict[str, str]:
+        """Measures of the last step under the names a user sees, in the order of the display."""
+        names, last = self.names, self.last
+        facts: dict[str, str] = {}
+        if names.reward in last and self.mean_reward is not None:
+            facts["reward"] = f"{last[names.reward]:.3f} (mean of {len(self.rewards)}: {self.mean_reward:.3f})"
+        for label, key in (("loss", names.loss), ("entropy", names.entropy), ("logprob gap", names.logprob_gap)):
+            if key in last:
+                facts[label] = f"{last[key]:.4g}"
+        speeds = {
+            key.rsplit("/", 1)[-1].removesuffix(names.tokens_per_s): value
+            for key, value in last.items()
+            if key.endswith(names.tokens_per_s)
+        }
+        if speeds:
+            facts["tokens/s"] = ", ".join(f"{phase} {value:,.0f}" for phase, value in speeds.items())
+        return facts
+
+
+def plain_line(state: DisplayState, now: float) -> str:
+    """`RL step 3/30 | reward 0.250 (mean of 3: 0.210) | entropy 1.2 | elapsed 0:45 | eta 6:45`."""
+    parts = [f"{state.stage} step {state.next_step}/{state.total_steps}"]
+    parts += [f"{label} {value}" for label, value in state.facts().items()]
+    parts.append(f"elapsed {format_duration(now - state.started_at)}")
+    eta_s = state.eta_s(now)
+    if eta_s is not None:
+        parts.append(f"eta {format_duration(eta_s)}")
+    return " | ".join(parts)
+
+
+def format_duration(seconds: float) -> str:
+    """45 -> 0:45, 405 -> 6:45, 3725 -> 1:02:05."""
+    whole = max(0, round(seconds))
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,93 @@
+"""Logs of every process in one shape: time, level, role and rank, step, message.
+
+    12:00:01 INFO  train[1] step 7 | policy update took 3.2 s
+
+`configure` is called once by the process that plays a role; modules then use `logging.getLogger(__name__)` as usual.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+FORMAT = "%(asctime)s %(levelname)-5s %(role)s%(rank)s%(step)s | %(message)s"
+OWN_LOGGERS = ("hybridflow", "megatron_ext")
+LOUD_AFTER_S = 30.0
+"""A wait longer than this says what it waits for, and again each time as much has passed."""
+
+_log = logging.getLogger(__name__)
+
+
+class _Fields(logging.Filter):
+    """Puts role, rank and step into each record."""
+
+    def __init__(self, role: str, rank: int | None) -> None:
+        super().__init__()
+        self._role = role
+        self._rank = "" if rank is None else f"[{rank}]"
+        self.step: int | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.role, record.rank = self._role, self._rank
+        record.step = "" if self.step is None else f" step {self.step}"
+        return True
+
+
+class _CurrentStderr(logging.Handler):
+    """Writes to what `sys.stderr` is at the time: the live display replaces it while it is on screen."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+            sys.stderr.flush()
+        except Exception:
+            self.handleError(record)
+
+
+_fields: _Fields | None = None
+
+
+def configure(role: str, level: str = "INFO", *, rank: int | None = None) -> None:
+    """Send this process's own logs to stderr under `role`; calling it again replaces role and level.
+
+    Other libraries' loggers are left alone. Raises ValueError for a level that logging does not know.
+    """
+    global _fields
+    _fields = _Fields(role, rank)
+    handler = _CurrentStderr()
+    handler.addFilter(_fields)
+    handler.setFormatter(logging.Formatter(FORMAT, datefmt="%H:%M:%S"))
+    for name in OWN_LOGGERS:
+        logger = logging.getLogger(name)
+        logger.setLevel(level.upper())
+        logger.handlers = [handler]
+        logger.propagate = False
+
+
+def set_step(step: int | None) -> None:
+    """Name `step` in all following log lines of this process; None names none."""
+    if _fields is not None:
+        _fields.step = step
+
+
+@contextmanager
+def announced_wait(what: str, *, every_s: float = LOUD_AFTER_S) -> Iterator[None]:
+    """While the body runs, log "still waiting for `what`" each `every_s` seconds; silent for a short wait."""
+    done = threading.Event()
+
+    def announce() -> None:
+        waited_s = every_s
+        while not done.wait(every_s):
+            _log.warning("still waiting for %s after %.0f s", what, waited_s)
+            waited_s += every_s
+
+    thread = threading.Thread(target=announce, name=f"wait for {what}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

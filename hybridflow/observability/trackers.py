@@ -1,0 +1,160 @@
+"""Where the metrics of each step go: a JSONL file that is the record of the run, and Weights & Biases beside it.
+
+A tracker has `log(step, metrics)` and `close()`. Metric names are `room/name`, values floats.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from hybridflow.errors import DataError
+
+_log = logging.getLogger(__name__)
+
+
+class Tracker(Protocol):
+    """Takes the metrics of each step."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class JsonlTracker:
+    """One JSON object per step and line, on disk when `log` returns: `{"step": 3, "reward/mean": 0.5}`.
+
+    The file is strict JSON: a NaN or infinite value is null there, and its name is listed under "non_finite".
+    A line half written by a crash is removed when the file is opened again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_half_line(path)
+        self._stream = path.open("a", encoding="utf-8")
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        values = {name: float(value) for name, value in metrics.items()}
+        row: dict[str, Any] = {"step": step}
+        row |= {name: value if math.isfinite(value) else None for name, value in values.items()}
+        non_finite = {name: str(value) for name, value in values.items() if not math.isfinite(value)}
+        if non_finite:
+            row["non_finite"] = non_finite
+        self._stream.write(json.dumps(row, allow_nan=False) + "\n")
+        self._stream.flush()
+
+    def truncate_after(self, step: int) -> None:
+        """Forget the steps after `step`: a run resumed from its checkpoint does them again.
+
+        Raises DataError if a whole line is no step of this file's form.
+        """
+        self._stream.close()
+        kept = [line for number, line in enumerate(_lines(self._path), 1) if _step_of(line, number, self._path) <= step]
+        unfinished = self._path.with_name(f".{self._path.name}.unfinished")
+        unfinished.write_text("".join(kept), encoding="utf-8")
+        unfinished.replace(self._path)
+        self._stream = self._path.open("a", encoding="utf-8")
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class WandbTracker:
+    """A Weights & Biases run. Offline (the default) it needs no account, asks nothing and touches no network:
+    `wandb sync <directory>/wandb/offline-run-*` uploads it later."""
+
+    def __init__(
+        self,
+        directory: Path,
+        name: str,
+        config: dict[str, Any],
+        mode: Literal["offline", "online"] = "offline",
+        *,
+        project: str = "hybridflow",
+    ) -> None:
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read at import
+        import wandb
+
+        directory.mkdir(parents=True, exist_ok=True)
+        settings = wandb.Settings(
+            silent=True, console="off", disable_git=True, disable_code=True, save_code=False, x_disable_stats=True
+        )
+        self._run = wandb.init(
+            project=project,
+            name=name,
+            dir=str(directory),
+            config=config,
+            mode=mode,
+            settings=settings,
+            reinit="create_new",
+        )
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._run.log(dict(metrics), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class TrackerSet:
+    """Logs to all trackers.
+
+    A `required` tracker that fails stops the run: without its record the run is worth little. An `optional` one that
+    fails is left out from then on, and a log line says so: a tracking service that is down must not cost a training run.
+    """
+
+    def __init__(self, required: Sequence[Tracker], optional: Sequence[Tracker] = ()) -> None:
+        self._required = list(required)
+        self._optional = list(optional)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        for tracker in self._required:
+            tracker.log(step, metrics)
+        for tracker in list(self._optional):
+            try:
+                tracker.log(step, metrics)
+            except Exception as error:
+                self._optional.remove(tracker)
+                _log.warning("%s failed at step %d and is left out: %s", type(tracker).__name__, step, error)
+
+    def close(self) -> None:
+        """Close all; the first error of a required tracker is raised once every one was asked to close."""
+        errors: list[Exception] = []
+        for tracker in self._required:
+            try:
+                tracker.close()
+            except Exception as error:
+                errors.append(error)
+        for tracker in self._optional:
+            try:
+                tracker.close()
+            except Exception as error:
+                _log.warning("%s could not close: %s", type(tracker).__name__, error)
+        if errors:
+            raise errors[0]
+
+
+def _drop_half_line(path: Path) -> None:
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines(keepends=True)
+
+
+def _step_of(line: str, number: int, path: Path) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{path}:{number}: not a line of step metrics: {line[:80]!r}. Move the file away") from None

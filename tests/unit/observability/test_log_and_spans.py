@@ -1,0 +1,91 @@
+"""Log lines carry role, rank and step; waits speak up; spans measure with an injected clock."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import pytest
+
+from hybridflow.observability import log
+from hybridflow.observability.log import announced_wait, configure, set_step
+from hybridflow.observability.spans import span
+
+
+@pytest.fixture(autouse=True)
+def restored_loggers():
+    loggers = [logging.getLogger(name) for name in log.OWN_LOGGERS]
+    before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    yield
+    for logger, handlers, level, propagate in before:
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
+    log._fields = None
+
+
+def test_lines_name_role_rank_and_step(capsys: pytest.CaptureFixture[str]) -> None:
+    configure("train", "info", rank=1)
+    logger = logging.getLogger("hybridflow.trainer.core")
+    logger.info("before")
+    set_step(7)
+    logger.warning("took %d s", 3)
+    logger.debug("unseen")
+    logging.getLogger("megatron_ext.model").info("other package")
+    lines = [line.split(" ", 1)[1] for line in capsys.readouterr().err.splitlines()]
+    assert lines == [
+        "INFO  train[1] | before",
+        "WARNING train[1] step 7 | took 3 s",
+        "INFO  train[1] step 7 | other package",
+    ]
+
+
+def test_configuring_again_does_not_repeat_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    configure("driver")
+    configure("driver", "DEBUG")
+    logging.getLogger("hybridflow").debug("once")
+    assert capsys.readouterr().err.count("once") == 1
+
+
+def test_unknown_level_is_refused() -> None:
+    with pytest.raises(ValueError, match="LOUD"):
+        configure("driver", "loud")
+
+
+def test_a_long_wait_says_what_it_waits_for(caplog: pytest.LogCaptureFixture) -> None:
+    with announced_wait("the rollout engines", every_s=0.02):
+        threading.Event().wait(0.2)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) >= 2 and all(text.startswith("still waiting for the rollout engines after") for text in said)
+
+
+def test_a_short_wait_is_silent_and_passes_errors_on(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(KeyError), announced_wait("nothing", every_s=60):
+        raise KeyError("x")
+    assert not caplog.records
+
+
+def test_spans_of_one_name_add_up(caplog: pytest.LogCaptureFixture) -> None:
+    times = iter([10.0, 12.5, 20.0, 21.0])
+    metrics: dict[str, float] = {}
+    with caplog.at_level(logging.DEBUG, logger="hybridflow"):
+        for _ in range(2):
+            with span("rollout", 3, metrics, clock=lambda: next(times)):
+                pass
+    assert metrics == {"time/rollout_s": 3.5}
+    assert [record.getMessage() for record in caplog.records] == [
+        "step 3: rollout took 2.500 s",
+        "step 3: rollout took 1.000 s",
+    ]
+
+
+def test_a_failed_span_keeps_its_seconds(caplog: pytest.LogCaptureFixture) -> None:
+    times = iter([0.0, 4.0])
+    metrics: dict[str, float] = {}
+    with (
+        caplog.at_level(logging.DEBUG, logger="hybridflow"),
+        pytest.raises(ZeroDivisionError),
+        span("train", 0, metrics, clock=lambda: next(times)),
+    ):
+        _ = 1 / 0
+    assert metrics == {"time/train_s": 4.0}
+    assert caplog.records[0].getMessage() == "step 0: train failed after 4.000 s"

@@ -1,0 +1,128 @@
+"""The JSONL record survives crashes and resumes; W&B stays offline and silent; a broken service stops no run."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from hybridflow.errors import DataError
+from hybridflow.observability.trackers import JsonlTracker, TrackerSet, WandbTracker
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_each_step_is_on_disk_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "metrics.jsonl"
+    tracker = JsonlTracker(path)
+    tracker.log(0, {"reward/mean": 0.25})
+    assert rows(path) == [{"step": 0, "reward/mean": 0.25}]
+    tracker.log(1, {"reward/mean": 0.5})
+    tracker.close()
+    assert [row["step"] for row in rows(path)] == [0, 1]
+
+
+def test_non_finite_values_stay_strict_json(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    tracker = JsonlTracker(path)
+    tracker.log(0, {"a": float("nan"), "b": float("-inf"), "c": 1.0})
+    tracker.close()
+    assert rows(path) == [{"step": 0, "a": None, "b": None, "c": 1.0, "non_finite": {"a": "nan", "b": "-inf"}}]
+
+
+def test_resume_forgets_later_steps_and_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    first = JsonlTracker(path)
+    for step in range(5):
+        first.log(step, {"x": step})
+    first.close()
+    second = JsonlTracker(path)
+    second.truncate_after(2)
+    second.log(3, {"x": 30})
+    second.close()
+    assert rows(path) == [{"step": step, "x": x} for step, x in [(0, 0.0), (1, 1.0), (2, 2.0), (3, 30.0)]]
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+@pytest.mark.parametrize("half", ['{"step": 2, "x": 1', '{"step": 2', "\ufffd"])
+def test_a_half_written_last_line_is_dropped(tmp_path: Path, half: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0, "x": 1.0}\n{"step": 1, "x": 1.0}\n' + half)
+    tracker = JsonlTracker(path)
+    tracker.truncate_after(7)
+    tracker.log(2, {"x": 9})
+    tracker.close()
+    assert [row["step"] for row in rows(path)] == [0, 1, 2]
+
+
+def test_a_whole_line_that_is_no_step_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0}\nnonsense\n{"step": 1}\n')
+    with pytest.raises(DataError, match=r"metrics\.jsonl:2: .*nonsense"):
+        JsonlTracker(path).truncate_after(5)
+
+
+def test_wandb_offline_is_silent_and_needs_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The whole life of an offline run with no account. Internet sockets of this process raise; W&B's service process is
+    a binary that this test cannot watch."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+
+    def refuse(self: socket.socket, address: object) -> None:
+        if self.family != socket.AF_UNIX:
+            raise AssertionError(f"connects to {address}")
+        real_connect(self, address)
+
+    real_connect = socket.socket.connect
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    tracker = WandbTracker(tmp_path / "run", "test", {"train": {"num_steps": 2}})
+    tracker.log(0, {"reward/mean": 0.5})
+    tracker.log(1, {"reward/mean": 0.75})
+    tracker.close()
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert capfd.readouterr() == ("", "")
+
+
+class Memory:
+    def __init__(self, broken: bool = False) -> None:
+        self.rows: list[tuple[int, dict[str, float]]] = []
+        self.broken = broken
+        self.closed = False
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        if self.broken:
+            raise OSError("service is down")
+        self.rows.append((step, dict(metrics)))
+
+    def close(self) -> None:
+        self.closed = True
+        if self.broken:
+            raise OSError("cannot close")
+
+
+def test_a_broken_optional_tracker_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    record, service = Memory(), Memory(broken=True)
+    trackers = TrackerSet([record], [service])
+    trackers.log(0, {"x": 1})
+    trackers.log(1, {"x": 2})
+    trackers.close()
+    assert record.rows == [(0, {"x": 1}), (1, {"x": 2})] and record.closed
+    warnings = [entry.getMessage() for entry in caplog.records]
+    assert warnings == ["Memory failed at step 0 and is left out: service is down"]
+
+
+def test_a_broken_required_tracker_is_an_error_and_the_others_close() -> None:
+    record, other = Memory(broken=True), Memory()
+    trackers = TrackerSet([record, other])
+    with pytest.raises(OSError, match="down"):
+        trackers.log(0, {})
+    with pytest.raises(OSError, match="cannot close"):
+        trackers.close()
+    assert other.closed
