@@ -106,7 +106,7 @@ class TrackerSet:
     """Logs to all trackers.
 
     A `required` tracker that fails stops the run: without its record the run is worth little. An `optional` one that
-    fails is left out from then on, and a log line says so: a tracking service that is down must not cost a training run.
+    fails is left out from then on, and a log line says so: a tracking service that is down must not cost a run.
     """
 
     def __init__(self, required: Sequence[Tracker], optional: Sequence[Tracker] = ()) -> None:

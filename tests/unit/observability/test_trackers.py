@@ -70,7 +70,7 @@ def test_a_whole_line_that_is_no_step_is_an_error(tmp_path: Path) -> None:
 def test_wandb_offline_is_silent_and_needs_no_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The whole life of an offline run with no account. Internet sockets of this process raise; W&B's service process is
+    """The whole life of an offline run with no account. Internet sockets of this process raise; W&B's service is
     a binary that this test cannot watch."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
