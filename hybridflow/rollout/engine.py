@@ -18,18 +18,11 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-import torch
-
-from hybridflow.errors import ConfigError, ProtocolError, RolloutError, WeightSyncError
+from hybridflow.errors import ProtocolError, RolloutError, WeightSyncError
 from hybridflow.types import Completion, FinishReason, GroupRequest, SamplingParams
 from hybridflow.weights.manifest import Bucket, TensorEntry, check_bucket
 
 T = TypeVar("T")
-
-# SGLang streams a request each so many tokens. Only finished completions leave the engine, and every chunk repeats all
-# logprobs so far, so a chunk before the end would be quadratic work for nothing.
-NEVER_STREAM_PARTIAL = 1 << 30
-
 
 def completion_seed(run_seed: int, completion_id: str) -> int:
     """Sampling seed in [0, 2^31) of one completion."""
@@ -42,14 +35,13 @@ class SGLangEngine:
 
     Args:
         model_path: HF directory; architecture, tokenizer and first weights come from it.
-        arguments: SGLang ServerArgs fields (`server_arguments` builds them).
+        arguments: SGLang ServerArgs fields (`arguments.build_arguments` makes them).
         run_seed: enters every completion's seed.
     """
 
     def __init__(self, model_path: str, arguments: dict[str, Any], *, run_seed: int) -> None:
         from sglang.srt.entrypoints.engine import Engine
 
-        check_arguments(arguments)
         self._run_seed = run_seed
         self._engine = Engine(model_path=model_path, **arguments)
         self._tokenizer_manager: Any = self._engine.tokenizer_manager
@@ -77,11 +69,16 @@ class SGLangEngine:
     async def _generate(
         self, requests: list[GroupRequest], sampling: SamplingParams, deliver: Callable[[Completion], None]
     ) -> int:
-        expected: list[tuple[GroupRequest, int, str]] = [
-            (request, index, f"{request.group_id}-c{index:02d}")
-            for request in requests
-            for index in range(request.num_completions)
-        ]
+        # The first completion of every group leads, so that its prompt is prefilled before the others of the group ask for
+        # it: they find it in the cache even when the queue is too long for SGLang's own in-queue prefix matching (128).
+        expected: list[tuple[GroupRequest, int, str]] = sorted(
+            (
+                (request, index, f"{request.group_id}-c{index:02d}")
+                for request in requests
+                for index in range(request.num_completions)
+            ),
+            key=lambda item: item[1] > 0,
+        )
         if not expected:
             return 0
         stream = await self._engine.async_generate(
@@ -182,7 +179,7 @@ class SGLangEngine:
         flushed = self._run(manager.flush_cache())
         if not flushed.success:
             raise WeightSyncError(f"SGLang could not flush its cache after weights version {version}: requests still run")
-        self._run(manager.update_weight_version(io_struct.UpdateWeightVersionReqInput(new_version=str(version)), None))
+        self._run(manager.update_weight_version(io_struct.UpdateWeightVersionReqInput(new_version=str(version))))
         confirmed = self._engine.get_model_info()["weight_version"]
         if confirmed != str(version):
             raise WeightSyncError(f"SGLang reports weights version {confirmed!r} after version {version} was loaded")
@@ -211,19 +208,3 @@ class SGLangEngine:
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
-
-
-def check_arguments(arguments: dict[str, Any]) -> None:
-    """Raises ConfigError, with the nearest name, for an argument that the installed SGLang does not have."""
-    import difflib
-
-    from sglang.srt.server_args import ServerArgs
-
-    known = set(ServerArgs.__struct_fields__) if hasattr(ServerArgs, "__struct_fields__") else set(vars(ServerArgs))
-    for name in arguments:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"rollout.sglang.{name}: the installed SGLang has no such argument{hint}")
-
-

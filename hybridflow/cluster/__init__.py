@@ -1,0 +1,1 @@
+"""Ray: the session, the placement of actors, and the calls to them."""

@@ -1,0 +1,52 @@
+"""SGLang's arguments and environment for a configured engine, on CPU and on CUDA."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import torch
+
+from hybridflow.config.sections import RolloutSection
+from hybridflow.errors import ConfigError
+from hybridflow.rollout.cpu_platform import cpu_arguments, cpu_environment
+
+# SGLang streams a request each so many tokens. Only finished completions leave the engine, and every chunk repeats all
+# logprobs so far, so a chunk before the end would be quadratic work for nothing.
+NEVER_STREAM_PARTIAL = 1 << 30
+
+
+def engine_environment(section: RolloutSection) -> dict[str, str]:
+    """Environment variables that the engine's process needs from its start."""
+    return {} if torch.cuda.is_available() else cpu_environment(section.num_threads)
+
+
+def build_arguments(section: RolloutSection, *, dtype: str, seed: int) -> dict[str, Any]:
+    """ServerArgs fields; `rollout.sglang` has the last word. Raises ConfigError for a name that SGLang does not have."""
+    arguments: dict[str, Any] = {
+        "context_length": section.context_tokens,
+        "max_running_requests": section.max_running_requests,
+        "random_seed": seed,
+        "stream_interval": NEVER_STREAM_PARTIAL,
+        # Requests that share a prefix wait until one of them has put it into the cache.
+        "schedule_policy": "lpm",
+        "skip_server_warmup": True,
+        "log_level": "error",
+    }
+    if section.kv_cache_tokens is not None:
+        arguments["max_total_tokens"] = section.kv_cache_tokens
+    arguments |= {"dtype": dtype} if torch.cuda.is_available() else cpu_arguments(dtype)
+    check_names(section.sglang)
+    return arguments | section.sglang
+
+
+def check_names(arguments: dict[str, Any]) -> None:
+    """Raises ConfigError, with the nearest name, for an argument that the installed SGLang does not have."""
+    from sglang.srt.server_args import ServerArgs
+
+    known = set(ServerArgs.__struct_fields__)
+    for name in arguments:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"rollout.sglang.{name}: the installed SGLang has no such argument{hint}")

@@ -1,0 +1,88 @@
+"""Ray shell of a train worker."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hybridflow.observability.log import configure
+from hybridflow.observability.process_log import redirect_output
+from hybridflow.trainer.batch import TrainBatch
+from hybridflow.trainer.core import TrainerCore, UpdateReport
+from hybridflow.weights.manifest import Bucket, TensorEntry
+
+
+def worker_environment(num_threads: int) -> dict[str, str]:
+    """Environment of a train worker's process; must be set before Python starts there."""
+    return {
+        "OMP_NUM_THREADS": str(num_threads),
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "CUDA_DEVICE_MAX_CONNECTIONS": "1",
+        "PYTHONWARNINGS": "ignore",
+    }
+
+
+class TrainWorker:
+    """One rank. Methods run one after the other, in the order called; `ping` answers beside them."""
+
+    def __init__(self, rank: int, num_threads: int, log_path: str) -> None:
+        redirect_output(Path(log_path))
+        configure("train", rank=rank)
+        torch.set_num_threads(num_threads)
+        self._rank = rank
+        self._core: TrainerCore | None = None
+
+    def ping(self) -> int:
+        """Process id."""
+        return os.getpid()
+
+    def rendezvous(self) -> tuple[str, int]:
+        """Address and free port of this worker's node, for rank 0."""
+        import ray
+
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    def setup(self, master: tuple[str, int], **arguments: Any) -> None:
+        """Joins the process group and loads the policy; arguments as in `TrainerCore`."""
+        self._core = TrainerCore(rank=self._rank, master_addr=master[0], master_port=master[1], **arguments)
+
+    @property
+    def core(self) -> TrainerCore:
+        assert self._core is not None, "setup was not called"
+        return self._core
+
+    def sft_step(self, batch: TrainBatch, learning_rate: float) -> UpdateReport:
+        return self.core.sft_step(batch, learning_rate)
+
+    def update(self, batch: TrainBatch, learning_rate: float, options: dict[str, Any]) -> UpdateReport:
+        return self.core.update(batch, learning_rate, **options)
+
+    def stream_weights(self, version: int, bucket_bytes: int) -> Iterator[Bucket]:
+        yield from self.core.iterate_weights(version, bucket_bytes)
+
+    def published_manifest(self) -> list[TensorEntry]:
+        return self.core.published_manifest()
+
+    def reset_optimizer(self) -> None:
+        self.core.reset_optimizer()
+
+    def save_checkpoint(self, directory: str) -> None:
+        self.core.save_checkpoint(Path(directory))
+
+    def load_checkpoint(self, directory: str) -> None:
+        self.core.load_checkpoint(Path(directory))
+
+    def save_hf(self, directory: str) -> None:
+        self.core.save_hf(Path(directory))
+
+    def close(self) -> None:
+        if self._core is not None:
+            self._core.close()

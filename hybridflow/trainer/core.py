@@ -1,0 +1,163 @@
+"""What one train worker does, without Ray. Every public method is collective: all ranks of the layout call it together."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import torch
+
+from hybridflow.config.sections import AlgorithmSection, LayoutSection, OptimizerSection
+from hybridflow.errors import ConfigError
+from hybridflow.trainer.batch import TrainBatch, pack_rank
+from hybridflow.trainer.objectives import PolicyObjective, sft_objective
+from hybridflow.weights.manifest import Bucket, TensorEntry, iterate_buckets
+from megatron_ext.hf.config import read_hf_config
+from megatron_ext.layout import Layout, LayoutError, check_layout
+from megatron_ext.optimizer import OptimizerOptions
+from megatron_ext.policy import MegatronPolicy
+from megatron_ext.topology import Topology, init_distributed, shutdown_distributed
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class UpdateReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What the optimizer steps on one batch did; equal on all ranks. Means are per token."""
+
+    loss: float
+    grad_norm: float
+    num_tokens: int
+    num_skipped: int
+    """Optimizer steps left out because the gradient or the loss was not finite."""
+    entropy: float = math.nan
+    clip_fraction_low: float = math.nan
+    clip_fraction_high: float = math.nan
+    logprob_gap: float = math.nan
+    """Mean |old_logprobs - rollout_logprobs|."""
+
+
+def to_layout(section: LayoutSection) -> Layout:
+    return Layout(tp=section.tp, pp=section.pp, dp=section.dp)
+
+
+def check_model_layout(hf_dir: str, section: LayoutSection) -> None:
+    """Raises ConfigError if the model cannot be cut that way; needs no process group."""
+    try:
+        check_layout(to_layout(section), read_hf_config(hf_dir))
+    except LayoutError as error:
+        raise ConfigError(f"train.layout does not fit the model: {error}") from error
+
+
+class TrainerCore:
+    """The policy of this rank and the updates on it."""
+
+    def __init__(
+        self,
+        *,
+        hf_dir: str,
+        dtype: str,
+        layout: LayoutSection,
+        optimizer: OptimizerSection,
+        rank: int,
+        master_addr: str,
+        master_port: int,
+        seed: int,
+    ) -> None:
+        self._options = OptimizerOptions(
+            betas=(optimizer.beta1, optimizer.beta2),
+            eps=optimizer.eps,
+            weight_decay=optimizer.weight_decay,
+            clip_grad=optimizer.clip_grad,
+        )
+        shape = to_layout(layout)
+        self.topology: Topology = init_distributed(rank, shape.world_size, master_addr, master_port, shape, seed)
+        self._policy = MegatronPolicy(
+            hf_dir, shape, self.topology, dtype=DTYPES[dtype], optimizer=self._options
+        )
+        self._published: list[TensorEntry] = []
+
+    @property
+    def sends_weights(self) -> bool:
+        """One rank of each pipeline stage hands its stage's tensors out."""
+        return self.topology.tp_rank == 0 and self.topology.dp_rank == 0
+
+    def sft_step(self, batch: TrainBatch, learning_rate: float) -> UpdateReport:
+        """One supervised step: mean negative log-likelihood per counted token."""
+        result = self._policy.train_step(
+            pack_rank(batch, self.topology.dp_rank), sft_objective, lr=learning_rate, temperature=1.0
+        )
+        return UpdateReport(
+            loss=result.loss,
+            grad_norm=result.grad_norm,
+            num_tokens=result.num_tokens,
+            num_skipped=int(result.skipped),
+        )
+
+    def update(
+        self, batch: TrainBatch, learning_rate: float, *, algorithm: AlgorithmSection, temperature: float, num_updates: int
+    ) -> UpdateReport:
+        """`num_updates` policy gradient steps on one batch.
+
+        `old_logprobs` are computed once, before the first step, at the sampling temperature.
+        """
+        micro_batches = pack_rank(batch, self.topology.dp_rank)
+        outputs = self._policy.logprobs(micro_batches, temperature=temperature)
+        if outputs is not None:
+            micro_batches = [
+                dataclasses.replace(mb, loss_inputs=mb.loss_inputs | {"old_logprobs": logprobs_N})
+                for mb, (logprobs_N, _) in zip(micro_batches, outputs, strict=True)
+            ]
+        objective = PolicyObjective(clip_low=algorithm.clip_low, clip_high=algorithm.clip_high)
+        results = [
+            self._policy.train_step(
+                micro_batches, objective, lr=learning_rate, temperature=temperature, with_entropy=True
+            )
+            for _ in range(num_updates)
+        ]
+        first, last = results[0], results[-1]
+        tokens = max(last.num_tokens, 1)
+        return UpdateReport(
+            loss=last.loss,
+            grad_norm=last.grad_norm,
+            num_tokens=last.num_tokens,
+            num_skipped=sum(result.skipped for result in results),
+            entropy=first.sums["entropy"] / tokens,
+            clip_fraction_low=last.sums["clipped_low"] / tokens,
+            clip_fraction_high=last.sums["clipped_high"] / tokens,
+            logprob_gap=first.sums["logprob_gap"] / tokens,
+        )
+
+    def iterate_weights(self, version: int, bucket_bytes: int) -> Iterator[Bucket]:
+        """This stage's tensors under HF names, bucket by bucket; the peers of the sender iterate too and yield nothing."""
+        tensors = self._policy.export_tensors()
+        self._published = []
+        if not self.sends_weights:
+            for _ in tensors:
+                pass
+            return
+        source = f"train worker {self.topology.rank}"
+        for bucket in iterate_buckets(tensors, version=version, source=source, bucket_bytes=bucket_bytes):
+            self._published.extend(bucket.entries)
+            yield bucket
+
+    def published_manifest(self) -> list[TensorEntry]:
+        """Entries of the tensors that this rank handed out last."""
+        return self._published
+
+    def reset_optimizer(self) -> None:
+        self._policy.reset_optimizer(self._options)
+
+    def save_checkpoint(self, directory: Path) -> None:
+        self._policy.save_checkpoint(directory)
+
+    def load_checkpoint(self, directory: Path) -> None:
+        self._policy.load_checkpoint(directory)
+
+    def save_hf(self, directory: Path) -> None:
+        self._policy.save_hf(directory)
+
+    def close(self) -> None:
+        shutdown_distributed()

@@ -1,0 +1,50 @@
+"""Loss callbacks: what Megatron's schedule calls with the logprobs of one micro-batch.
+
+Each returns SUMS over tokens; megatron_ext divides by the token count of the whole optimizer step, over all micro-batches and
+data parallel ranks. Shape legend: N predicted tokens of the micro-batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hybridflow.algorithms.losses import policy_loss
+from megatron_ext.packing import MicroBatch
+from megatron_ext.sums import LossSums
+
+
+def sft_objective(logprobs_N: Tensor, entropy_N: Tensor | None, micro_batch: MicroBatch) -> LossSums:
+    """Negative log-likelihood of the demonstration."""
+    return LossSums(loss=-logprobs_N.sum(), num_tokens=logprobs_N.numel(), metrics={})
+
+
+@dataclass(frozen=True)
+class PolicyObjective:
+    """Clipped GRPO/DAPO surrogate; needs `advantages`, `old_logprobs` and `rollout_logprobs` as loss inputs.
+
+    Metric sums: `entropy`, `clipped_low`, `clipped_high` (tokens), `logprob_gap` (|old - rollout|).
+    """
+
+    clip_low: float
+    clip_high: float
+
+    def __call__(self, logprobs_N: Tensor, entropy_N: Tensor | None, micro_batch: MicroBatch) -> LossSums:
+        inputs = micro_batch.loss_inputs
+        old_N = inputs["old_logprobs"]
+        loss_N, low_N, high_N = policy_loss(
+            logprobs_N, old_N, inputs["advantages"], clip_low=self.clip_low, clip_high=self.clip_high
+        )
+        entropy = entropy_N.sum() if entropy_N is not None else torch.zeros((), device=logprobs_N.device)
+        return LossSums(
+            loss=loss_N.sum(),
+            num_tokens=logprobs_N.numel(),
+            metrics={
+                "entropy": entropy,
+                "clipped_low": low_N.sum(),
+                "clipped_high": high_N.sum(),
+                "logprob_gap": (old_N - inputs["rollout_logprobs"]).abs().sum(),
+            },
+        )
