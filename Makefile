@@ -7,6 +7,10 @@ BIN := .venv/bin
 # make test ARGS="tests/unit -k aggregate"
 ARGS ?=
 
+# pyright and its node come in wheels of the lock: use those, and do not ask the network for a newer one.
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+export PYRIGHT_PYTHON_GLOBAL_NODE := 0
+
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
 

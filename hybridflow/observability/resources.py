@@ -1,9 +1,9 @@
 """Peak memory of a run: what the driver and all its descendants hold, Ray's daemons and SGLang's processes among them.
 
 Measured as proportional set size (PSS): a page that n processes share counts 1/n in each, so shared memory (Ray's
-object store, libraries, tensors passed by handle) is counted once in the sum. Where the kernel does not tell it, resident
-size minus shared pages is taken, which leaves shared memory out; `method` says which it was. Processes of a Ray cluster that
-was already running are no descendants of the driver, and are not seen.
+object store, libraries, tensors passed by handle) is counted once in the sum. Where the kernel does not tell it,
+resident size minus shared pages is taken, which leaves shared memory out; `method` says which it was. Processes of a
+Ray cluster that was already running are no descendants of the driver, and are not seen.
 """
 
 from __future__ import annotations
