@@ -1,0 +1,102 @@
+"""Frames survive the round trip, and nothing else gets through."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybridflow.errors import ProtocolError
+from hybridflow.types import Completion, Scored, ScoreRequest, Unknown
+from hybridflow.wire import codec
+from hybridflow.wire.messages import Bye, Finished, Ready, ScoreReply, Stop, Work, build_completion_id
+
+COMPLETION = Completion(
+    completion_id="t00000-g0000-c00",
+    group_id="t00000-g0000",
+    prompt_id="docqa-000000",
+    index=0,
+    token_ids=[3, 4],
+    rollout_logprobs=[-0.5, -0.25],
+    text="the answer is \u5186",
+    finish_reason="stop",
+    policy_version=7,
+    prompt_tokens=5,
+    cached_tokens=1,
+)
+REQUEST = ScoreRequest(completion_id="c", data_source="s", ability="doc-qa", ground_truth="g", text="t")
+DECODERS = [codec.decode_from_worker, codec.decode_from_engine, codec.decode_to_worker]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Ready("w", 4),
+        ScoreReply("w", "c", Scored(value=0.5, rule="r", extracted="e", why="y")),
+        ScoreReply("w", "c", Unknown(why="y")),
+        Bye("w"),
+    ],
+)
+def test_worker_messages_survive(message: Ready | ScoreReply | Bye) -> None:
+    assert codec.decode_from_worker(codec.encode(message)) == message
+
+
+def test_other_messages_survive() -> None:
+    assert codec.decode_from_engine(codec.encode(Finished("e", COMPLETION))) == Finished("e", COMPLETION)
+    assert codec.decode_to_worker(codec.encode(Work(REQUEST))) == Work(REQUEST)
+    assert codec.decode_to_worker(codec.encode(Stop())) == Stop()
+
+
+def test_another_schema_version_is_refused_with_the_remedy() -> None:
+    frame = bytes([codec.SCHEMA_VERSION + 1]) + codec.encode(Bye("w"))[1:]
+    with pytest.raises(ProtocolError, match="same hybridflow version"):
+        codec.decode_from_worker(frame)
+
+
+def test_a_message_of_another_direction_is_refused() -> None:
+    with pytest.raises(ProtocolError):
+        codec.decode_from_worker(codec.encode(Stop()))
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 10, -1])
+def test_a_cut_frame_is_refused(cut: int) -> None:
+    with pytest.raises(ProtocolError):
+        codec.decode_from_engine(codec.encode(Finished("e", COMPLETION))[:cut])
+
+
+@pytest.mark.parametrize("credits", [0, -1, 65])
+def test_credits_out_of_bounds_are_refused_on_arrival(credits: int) -> None:
+    frame = bytes([codec.SCHEMA_VERSION]) + msgspec.msgpack.encode(
+        {"type": "ready", "worker_id": "w", "credits": credits}
+    )
+    with pytest.raises(ProtocolError, match="credits"):
+        codec.decode_from_worker(frame)
+
+
+def test_tokens_without_logprobs_are_refused() -> None:
+    torn = msgspec.structs.replace(COMPLETION, rollout_logprobs=[-0.5])
+    frame = bytes([codec.SCHEMA_VERSION]) + msgspec.msgpack.encode(
+        {"type": "finished", "engine_id": "e", "completion": torn}
+    )
+    with pytest.raises(ProtocolError, match="2 tokens but 1 logprobs"):
+        codec.decode_from_engine(frame)
+
+
+def test_a_frame_above_the_limit_is_refused_at_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = codec.encode(Finished("e", COMPLETION))
+    monkeypatch.setattr(codec, "MAX_FRAME_BYTES", len(frame) - 1)
+    with pytest.raises(ProtocolError, match="above the limit"):
+        codec.encode(Finished("e", COMPLETION))
+    with pytest.raises(ProtocolError, match="must be 1 to"):
+        codec.decode_from_engine(frame)
+
+
+@given(st.binary(max_size=80))
+def test_random_bytes_raise_only_protocol_errors(noise: bytes) -> None:
+    for decode in DECODERS:
+        for frame in (noise, bytes([codec.SCHEMA_VERSION]) + noise):
+            with pytest.raises(ProtocolError):
+                decode(frame)
+
+
+def test_the_id_of_a_completion() -> None:
+    assert build_completion_id("t00003-g0005", 2) == "t00003-g0005-c02"
