@@ -1,0 +1,28 @@
+"""Ray shell of a reward worker. The code that builds the system applies `ray.remote`; nothing here imports Ray."""
+
+from __future__ import annotations
+
+import os
+
+from hybridflow.reward_service.worker import RewardWorkerLoop
+from hybridflow.rewards.registry import verify
+
+
+class RewardWorker:
+    """One reward worker process that scores by rule.
+
+    `run` occupies its thread until the stream closes: create the actor with max_concurrency=2, else `pid` waits for it.
+
+        ray.remote(RewardWorker).options(num_cpus=0, max_concurrency=2).remote(endpoint, "reward-0", credits=8)
+    """
+
+    def __init__(self, endpoint: str, worker_id: str, credits: int) -> None:
+        self._loop = RewardWorkerLoop(endpoint, worker_id, verify, credits)
+
+    def run(self) -> int:
+        """Scores until the stream stops it; returns the number of items scored."""
+        return self._loop.run()
+
+    def pid(self) -> int:
+        """Process id, for the supervisor."""
+        return os.getpid()
