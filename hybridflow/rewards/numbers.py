@@ -14,9 +14,7 @@ _LARGEST_EXPONENT = 300
 _READ_CHARS = 200
 """A number and its unit are at the start of an answer; more than this is not read."""
 
-_DASHES = str.maketrans(
-    {"\u2212": "-", "\u2013": "-", "\u2014": "-", "\uff0d": "-", "\\": None, "\u00a0": " ", "\u202f": " "}
-)
+_PLAIN = str.maketrans("\u2212\u2013\u2014\uff0d\u00a0\u202f", "----  ", "\\")
 _SENTENCE_END = re.compile(r"[\n;]|[.!?](?=\s|\Z)")
 _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "mn": 6, "billion": 9, "bn": 9, "trillion": 12}
 _CURRENCY = r"(?:(?:us|s|a|c|hk|nz)?[$\u00a3\u20ac\u00a5]|usd|eur|gbp|rmb|cny|yen)"
@@ -40,11 +38,11 @@ def parse_number(answer: str) -> Decimal | None:
     """The number that `answer` starts with, or None where it states none, or more than one.
 
     Read: thousands separators, $ £ € ¥ and common currency codes, "(1.5)" for minus 1.5, "1.5e3", "1.5 x 10^3" and the
-    scale words hundred .. trillion, which multiply ("60.5 million" is 60500000). A percent sign or word is a unit and is
-    dropped: "40%" is 40. Words may follow ("12 years"); another digit in the same sentence may not ("5 or 6", "1/2",
-    "2019-2020").
+    scale words hundred .. trillion, which multiply ("60.5 million" is 60500000). A percent sign or word is a unit and
+    is dropped: "40%" is 40. Words may follow ("12 years"); another digit in the same sentence may not ("5 or 6",
+    "1/2", "2019-2020").
     """
-    text = answer[:_READ_CHARS].translate(_DASHES)
+    text = answer[:_READ_CHARS].translate(_PLAIN)
     if end := _SENTENCE_END.search(text):
         text = text[: end.start()]
     found = _NUMBER.match(text)

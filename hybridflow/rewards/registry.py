@@ -6,8 +6,8 @@
 | docmath              | doc-math      | docmath         |
 | anything             | anything      | docqa           |
 
-Source: the dispatch of QwenLong-L1 by substring of data_source (recipe section 4); `ability` is added so that other data
-sets need no special name.
+Source: the dispatch of QwenLong-L1 by substring of data_source (recipe section 4); `ability` is added so that other
+data sets need no special name.
 """
 
 from __future__ import annotations
