@@ -143,9 +143,9 @@ def _reduce_rows(
 
 def _merge_ranks(mine_3N: Tensor, head: _Head) -> tuple[Tensor, Tensor, Tensor]:
     """The three over the whole vocabulary, by the formulas at the top. One exchange, in rank order, hence equal bits."""
-    all_R3N = mine_3N.new_empty((head.tp_size, *mine_3N.shape))
-    dist.all_gather_into_tensor(all_R3N, mine_3N, group=head.tp_group)
-    lse_RN, target_logit_RN, mean_logit_RN = all_R3N.unbind(1)
+    all_3N = mine_3N.new_empty((head.tp_size * mine_3N.size(0), mine_3N.size(1)))
+    dist.all_gather_into_tensor(all_3N, mine_3N, group=head.tp_group)
+    lse_RN, target_logit_RN, mean_logit_RN = all_3N.view(head.tp_size, *mine_3N.shape).unbind(1)
     lse_N = torch.logsumexp(lse_RN, dim=0)
     share_RN = (lse_RN - lse_N).exp()
     return lse_N, target_logit_RN.sum(0), (share_RN * mean_logit_RN).sum(0)

@@ -46,9 +46,9 @@ def _gather(part: Tensor, dim: int, topology: Topology) -> Tensor:
     """The parts of all tensor parallel ranks, joined along `dim`."""
     if topology.tp_size == 1:
         return part
-    gathered = part.new_empty((topology.tp_size, *part.shape))
+    gathered = part.new_empty((topology.tp_size * part.size(0), *part.shape[1:]))
     dist.all_gather_into_tensor(gathered, part.contiguous(), group=topology.tp_group)
-    return torch.cat(gathered.unbind(0), dim=dim)
+    return gathered if dim == 0 else torch.cat(gathered.chunk(topology.tp_size), dim=dim)
 
 
 def save_hf(model: PolicyModel, topology: Topology, source_hf_dir: str | Path, out_dir: str | Path) -> None:
