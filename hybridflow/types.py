@@ -15,6 +15,7 @@ in the update) and `ref_logprobs` (a reference policy).
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import msgspec
@@ -148,3 +149,40 @@ class TrainSequence(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def num_tokens(self) -> int:
         return len(self.prompt_token_ids) + len(self.response_token_ids)
+
+
+class TrainBatch(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows of one optimizer step and where each is computed.
+
+    `plan[dp_rank][micro_batch]` lists row numbers; a micro-batch may be empty where a rank has no row.
+    """
+
+    sequences: list[TrainSequence]
+    plan: list[list[list[int]]]
+
+
+class UpdateReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What the optimizer steps on one batch did; equal on all ranks. Means are per token of the whole batch."""
+
+    loss: float
+    grad_norm: float
+    num_tokens: int
+    """Tokens that count in the loss."""
+    num_skipped: int
+    """Optimizer steps left out because the gradient or the loss was not finite."""
+    entropy: float = math.nan
+    clip_fraction_low: float = math.nan
+    clip_fraction_high: float = math.nan
+    logprob_gap: float = math.nan
+    """Mean |old_logprobs - rollout_logprobs|."""
+
+
+class RolloutReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Totals of the generation of one step, in tokens where not said otherwise."""
+
+    num_completions: int
+    prompt_tokens: int
+    """Sum over completions, so a prompt counts once per completion."""
+    cached_tokens: int
+    """Of these, found in the cache: computed once for the group, not again."""
+    response_tokens: int

@@ -67,6 +67,20 @@ def gather(calls: list[Call], watch: list[Worker] | None = None) -> list[Any]:
     return [ray.get(call.ref) for call in calls]
 
 
+def are_ready(calls: list[Call]) -> bool:
+    """Whether all calls have ended, or one of them has failed so that `gather` raises at once. Never blocks."""
+    ready, pending = ray.wait([call.ref for call in calls], num_returns=len(calls), timeout=0)
+    return not pending or any(_is_failed(ref) for ref in ready)
+
+
+def _is_failed(ref: Any) -> bool:
+    try:
+        ray.get(ref, timeout=0)
+    except (RayActorError, RayTaskError):
+        return True
+    return False
+
+
 def check_failed(call: Call, watch: list[Worker]) -> None:
     """Raises the error of a finished call, if it failed; see `gather`."""
     try:
@@ -108,9 +122,13 @@ def _death(worker: Worker, method: str) -> WorkerError:
 
 
 def stream(worker: Worker, method: str, *args: Any) -> Iterator[Any]:
-    """References yielded by a streaming method, one by one, as the worker makes them."""
+    """Starts a streaming method now, and returns an iterator over references to what it yields, as it yields."""
     generator = getattr(worker.actor, method).options(num_returns="streaming").remote(*args)
-    try:
-        yield from generator
-    except RayActorError as error:
-        raise _death(worker, method) from error
+
+    def references() -> Iterator[Any]:
+        try:
+            yield from generator
+        except RayActorError as error:
+            raise _death(worker, method) from error
+
+    return references()

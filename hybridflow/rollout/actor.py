@@ -6,24 +6,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from hybridflow.observability.log import configure
 from hybridflow.observability.process_log import redirect_output
 from hybridflow.rollout.engine import SGLangEngine
-from hybridflow.types import Completion, GroupRequest, SamplingParams
+from hybridflow.types import Completion, GroupRequest, RolloutReport, SamplingParams
 from hybridflow.weights.manifest import Bucket, TensorEntry
 from hybridflow.wire.completion_sender import CompletionSender
-
-
-class RolloutReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Totals of one call of `generate`, in tokens."""
-
-    num_completions: int
-    prompt_tokens: int
-    cached_tokens: int
-    """Prompt tokens found in the cache: computed once for the group, not again."""
-    response_tokens: int
 
 
 class RolloutWorker:
@@ -40,6 +28,10 @@ class RolloutWorker:
     def ping(self) -> int:
         """Process id."""
         return os.getpid()
+
+    def child_pids(self) -> list[int]:
+        """Process ids of the engine's own processes."""
+        return self._engine.child_pids()
 
     def generate(self, requests: list[GroupRequest], sampling: SamplingParams) -> RolloutReport:
         """Decodes the groups; each completion goes to the reward stream as soon as it ends."""

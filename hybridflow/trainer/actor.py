@@ -8,13 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 
 from hybridflow.observability.log import configure
 from hybridflow.observability.process_log import redirect_output
-from hybridflow.trainer.batch import TrainBatch
-from hybridflow.trainer.core import TrainerCore, UpdateReport
+from hybridflow.trainer.core import TrainerCore
+from hybridflow.types import TrainBatch, UpdateReport
 from hybridflow.weights.manifest import Bucket, TensorEntry
+
+HEALTH = "health"
+"""Concurrency group of the methods that answer while the rank computes."""
 
 
 def worker_environment(num_threads: int) -> dict[str, str]:
@@ -38,14 +42,13 @@ class TrainWorker:
         self._rank = rank
         self._core: TrainerCore | None = None
 
+    @ray.method(concurrency_group=HEALTH)
     def ping(self) -> int:
         """Process id."""
         return os.getpid()
 
     def rendezvous(self) -> tuple[str, int]:
         """Address and free port of this worker's node, for rank 0."""
-        import ray
-
         with socket.socket() as probe:
             probe.bind(("", 0))
             return ray.util.get_node_ip_address(), probe.getsockname()[1]

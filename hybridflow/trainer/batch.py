@@ -2,20 +2,8 @@
 
 from __future__ import annotations
 
-import msgspec
-
-from hybridflow.types import TrainSequence
+from hybridflow.types import TrainBatch, TrainSequence
 from megatron_ext.packing import MicroBatch, PackInput, pack_sequences
-
-
-class TrainBatch(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows of one optimizer step and where each is computed.
-
-    `plan[dp_rank][micro_batch]` lists row numbers; a micro-batch may be empty where a rank has no row.
-    """
-
-    sequences: list[TrainSequence]
-    plan: list[list[list[int]]]
 
 
 def pack_rank(batch: TrainBatch, dp_rank: int) -> list[MicroBatch]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import torch
 
 from hybridflow.config.sections import AlgorithmSection, LayoutSection, OptimizerSection
 from hybridflow.errors import ConfigError
-from hybridflow.trainer.batch import TrainBatch, pack_rank
+from hybridflow.trainer.batch import pack_rank
 from hybridflow.trainer.objectives import PolicyObjective, sft_objective
+from hybridflow.types import TrainBatch, UpdateReport
 from hybridflow.weights.manifest import Bucket, TensorEntry, iterate_buckets
 from megatron_ext.hf.config import read_hf_config
 from megatron_ext.layout import Layout, LayoutError, check_layout
@@ -22,21 +21,6 @@ from megatron_ext.policy import MegatronPolicy
 from megatron_ext.topology import Topology, init_distributed, shutdown_distributed
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-class UpdateReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What the optimizer steps on one batch did; equal on all ranks. Means are per token."""
-
-    loss: float
-    grad_norm: float
-    num_tokens: int
-    num_skipped: int
-    """Optimizer steps left out because the gradient or the loss was not finite."""
-    entropy: float = math.nan
-    clip_fraction_low: float = math.nan
-    clip_fraction_high: float = math.nan
-    logprob_gap: float = math.nan
-    """Mean |old_logprobs - rollout_logprobs|."""
 
 
 def to_layout(section: LayoutSection) -> Layout:

@@ -1,0 +1,65 @@
+"""What a run must remember to go on after it was stopped; saved with every checkpoint."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import msgspec
+
+from hybridflow.errors import CheckpointError
+
+
+class GroupCounts(msgspec.Struct, kw_only=True):
+    """Groups since the start of RL; `started` = `trained` + all `filtered`."""
+
+    started: int = 0
+    trained: int = 0
+    filtered: dict[str, int] = {}
+    """Groups left out of training, by reason."""
+
+
+class RunState(msgspec.Struct, kw_only=True):
+    """Progress and running totals. Steps count from 0; `rl_step` is the number of RL steps done."""
+
+    warmup_stages_done: int = 0
+    rl_step: int = 0
+    policy_version: int = 0
+    """Version of the present weights: the number of RL steps that shaped them."""
+    groups: GroupCounts = msgspec.field(default_factory=GroupCounts)
+    num_skipped_updates: int = 0
+    reward_means: list[float] = []
+    """Mean reward of each RL step, over all known verdicts, before filters."""
+    gap_sum: float = 0.0
+    """Sum of |old_logprobs - rollout_logprobs| over trained tokens."""
+    gap_tokens: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    phase_seconds: dict[str, float] = {}
+    wall_s: float = 0.0
+    """Seconds of earlier processes of this run; the present one comes on top."""
+    eval_before: float | None = None
+    eval_latest: float | None = None
+    num_truncated: int = 0
+    """Completions that reached max_new_tokens."""
+    peak_rss_gib: float = 0.0
+
+    @property
+    def logprob_gap_mean_abs(self) -> float:
+        """Mean per token, not-a-number before anything was trained on."""
+        return self.gap_sum / self.gap_tokens if self.gap_tokens else math.nan
+
+    def add_seconds(self, phase: str, seconds: float) -> None:
+        self.phase_seconds[phase] = self.phase_seconds.get(phase, 0.0) + seconds
+
+
+def write_state(state: RunState, path: Path) -> None:
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(state), indent=2))
+
+
+def read_state(path: Path) -> RunState:
+    """Raises CheckpointError if the file is missing or not a state."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=RunState)
+    except (OSError, msgspec.DecodeError) as error:
+        raise CheckpointError(f"{path}: not a readable run state: {error}") from error

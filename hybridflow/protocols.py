@@ -1,0 +1,66 @@
+"""The seams of the training loop: what it asks of the trainer, the engines and the reward stream.
+
+`control/system.py` builds the real ones; tests of the loop put in others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from hybridflow.types import GroupRequest, RolloutReport, SamplingParams, ScoredCompletion, TrainBatch, UpdateReport
+
+
+class Trainer(Protocol):
+    """The policy under training, on however many ranks."""
+
+    def start_sft_step(self, batch: TrainBatch, learning_rate: float) -> Any:
+        """Starts a supervised step and returns a handle for `finish_sft_step`."""
+        ...
+
+    def finish_sft_step(self, handle: Any) -> UpdateReport: ...
+
+    def update(self, batch: TrainBatch, learning_rate: float) -> UpdateReport: ...
+
+    def reset_optimizer(self) -> None: ...
+
+    def save_checkpoint(self, directory: Path) -> None: ...
+
+    def load_checkpoint(self, directory: Path) -> None: ...
+
+    def save_hf(self, directory: Path) -> None: ...
+
+    def stream_weights(self, version: int) -> Iterator[Any]:
+        """Buckets of the present weights, as they are made."""
+        ...
+
+    def published_manifest(self) -> list[Any]:
+        """What the last `stream_weights` handed out."""
+        ...
+
+
+class Rollout(Protocol):
+    """The engines."""
+
+    def start(self, requests: list[GroupRequest], sampling: SamplingParams) -> None:
+        """Starts decoding; completions arrive on the reward stream."""
+        ...
+
+    def poll(self) -> RolloutReport | None:
+        """The report once decoding has ended, None before. Raises what an engine raised."""
+        ...
+
+    def load_weights(self, buckets: Iterable[Any], version: int) -> list[Any]:
+        """Loads buckets into every engine; returns what they confirmed for `version`."""
+        ...
+
+
+class RewardStream(Protocol):
+    """Scores completions while others decode."""
+
+    def expect(self, requests: Iterable[GroupRequest]) -> None: ...
+
+    def next(self, timeout_s: float) -> ScoredCompletion | None: ...
+
+    def outstanding(self) -> set[str]: ...

@@ -1,0 +1,99 @@
+"""The driver's view of all train workers: one call here is the same call on every rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from hybridflow.cluster.session import Slots
+from hybridflow.cluster.workers import Call, Worker, gather, stream
+from hybridflow.config.sections import Config
+from hybridflow.errors import TrainerError
+from hybridflow.trainer.actor import HEALTH, TrainWorker, worker_environment
+from hybridflow.types import TrainBatch, UpdateReport
+from hybridflow.weights.manifest import TensorEntry
+
+SLOT_SHARE = 0.4
+"""Part of a slot's logical CPU that a train worker takes; the rest is for the engine and reward workers beside it."""
+BUCKET_BYTES = 256 * 2**20
+
+
+class TrainerGroup:
+    """Train workers, ranks 0 .. world_size - 1. Errors name the worker, see `cluster.workers.gather`."""
+
+    def __init__(self, config: Config, slots: Slots, log_directory: Path) -> None:
+        """Creates the actors; `setup` makes them ready."""
+        self._config = config
+        environment = {"env_vars": worker_environment(config.train.num_threads)}
+        remote = ray.remote(concurrency_groups={HEALTH: 1})(TrainWorker)
+        actors = [
+            remote.options(
+                num_cpus=SLOT_SHARE,
+                scheduling_strategy=slots.strategy(rank),
+                runtime_env=environment,
+                max_restarts=0,
+            ).remote(rank, config.train.num_threads, str(log_directory / f"train-{rank}.log"))
+            for rank in range(config.train.layout.world_size)
+        ]
+        self.workers = [
+            Worker(f"train worker {rank}", actor, TrainerError, pid=ray.get(actor.ping.remote()))
+            for rank, actor in enumerate(actors)
+        ]
+
+    def setup(self, hf_dir: Path) -> list[Call]:
+        """Starts loading the policy of `hf_dir` on every rank; wait for the calls with `gather`."""
+        config = self._config
+        (master,) = gather([self.workers[0].call("rendezvous")])
+        arguments: dict[str, Any] = {
+            "hf_dir": str(hf_dir),
+            "dtype": config.model.dtype,
+            "layout": config.train.layout,
+            "optimizer": config.train.optimizer,
+            "seed": config.run.seed,
+        }
+        return [worker.call("setup", master, **arguments) for worker in self.workers]
+
+    def start_sft_step(self, batch: TrainBatch, learning_rate: float) -> list[Call]:
+        """Starts one supervised step; the next batch can be prepared meanwhile."""
+        return self._start("sft_step", ray.put(batch), learning_rate)
+
+    def finish_sft_step(self, handle: list[Call]) -> UpdateReport:
+        return gather(handle)[0]
+
+    def update(self, batch: TrainBatch, learning_rate: float) -> UpdateReport:
+        """Policy gradient steps on one batch."""
+        options = {
+            "algorithm": self._config.algorithm,
+            "temperature": self._config.rollout.temperature,
+            "num_updates": self._config.train.num_updates_per_step,
+        }
+        return gather(self._start("update", ray.put(batch), learning_rate, options))[0]
+
+    def reset_optimizer(self) -> None:
+        """Zero moments; the weights stay."""
+        gather(self._start("reset_optimizer"))
+
+    def save_checkpoint(self, directory: Path) -> None:
+        gather(self._start("save_checkpoint", str(directory)))
+
+    def load_checkpoint(self, directory: Path) -> None:
+        gather(self._start("load_checkpoint", str(directory)))
+
+    def save_hf(self, directory: Path) -> None:
+        gather(self._start("save_hf", str(directory)))
+
+    def stream_weights(self, version: int) -> Iterator[Any]:
+        """References to weight buckets, as the ranks make them; every rank takes part, in rank order per stage."""
+        streams = [stream(worker, "stream_weights", version, BUCKET_BYTES) for worker in self.workers]
+        for references in streams:
+            yield from references
+
+    def published_manifest(self) -> list[TensorEntry]:
+        """What all ranks together handed out in the last `stream_weights`."""
+        return [entry for entries in gather(self._start("published_manifest")) for entry in entries]
+
+    def _start(self, method: str, *args: Any) -> list[Call]:
+        return [worker.call(method, *args) for worker in self.workers]
