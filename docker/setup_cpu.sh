@@ -40,6 +40,14 @@ find_python() {
 
 install() { .venv/bin/python -m pip --disable-pip-version-check --no-input install -qq --no-deps "$@"; }
 
+# True when no line of the lock is missing from what is installed; more may be installed.
+packages_match_lock() {
+    local missing
+    missing=$(comm -13 <(.venv/bin/python -m pip --disable-pip-version-check freeze --all 2>/dev/null | sed 's/^\(torch==[^+]*\)+.*/\1/' | sort) \
+        <(grep '^[a-zA-Z]' "$lock" | sort))
+    [[ -z "$missing" ]]
+}
+
 wanted=$(fingerprint)
 if [[ -x .venv/bin/python && "$(cat "$stamp" 2>/dev/null)" == "$wanted" ]]; then
     exit 0
@@ -57,24 +65,30 @@ if [[ -e "$unfinished" ]] || ! is_python_311 .venv/bin/python || ! .venv/bin/pyt
 else
     say "1/4 keeping .venv, which exists"
 fi
-rm -f "$stamp"
-touch "$unfinished"
 
-# First and alone: whatever else asks for torch then finds it, and a wrong build is noticed before the rest is downloaded.
-torch=$(grep '^torch==' "$lock")
-say "2/4 installing $torch (about 200 MB)"
-install "$torch"
-build=$(.venv/bin/python -c 'from importlib.util import find_spec as f; import runpy
+# Nothing to install: leave the packages alone, so that an interruption here never costs a working environment.
+if packages_match_lock; then
+    say "2/4, 3/4 every package is at its locked version"
+else
+    rm -f "$stamp"
+    touch "$unfinished"
+
+    # First and alone: what else asks for torch then finds it, and a wrong build is noticed before the rest is fetched.
+    torch=$(grep '^torch==' "$lock")
+    say "2/4 installing $torch (about 200 MB)"
+    install "$torch"
+    build=$(.venv/bin/python -c 'from importlib.util import find_spec as f; import runpy
 print(runpy.run_path(f("torch").submodule_search_locations[0] + "/version.py")["cuda"] or "cpu")')
-[[ "$build" == cpu ]] ||
-    fail "pip chose a build of $torch for CUDA $build. Set PIP_EXTRA_INDEX_URL to PyTorch's CPU wheel index (see the head of $0) and run this again"
+    [[ "$build" == cpu ]] ||
+        fail "pip chose a build of $torch for CUDA $build. Set PIP_EXTRA_INDEX_URL to PyTorch's CPU wheel index (see the head of $0) and run this again"
 
-say "3/4 installing the other $(($(grep -c '^[a-zA-Z]' "$lock") - 1)) packages of $lock (1 to 3 minutes)"
-install -r "$lock"
+    say "3/4 installing the other $(($(grep -c '^[a-zA-Z]' "$lock") - 1)) packages of $lock (1 to 3 minutes)"
+    install -r "$lock"
+    rm -f "$unfinished"
+fi
 
 say "4/4 installing hybridflow from this folder, editable"
 install --no-build-isolation -e .
 
-rm -f "$unfinished"
 echo "$wanted" >"$stamp"
 say "done in $((SECONDS - started)) s: .venv/bin/hybridflow --help"
