@@ -1,0 +1,42 @@
+"""Group-relative advantages.
+
+Source: GRPO, QwenLong-L1 paper (arXiv 2505.17667) Eq. 5; constants as released (recipe section 5): (r - mean) / (std +
+1e-6) with the n-1 standard deviation of torch.std. Without the division it is the advantage of Dr. GRPO (2503.20783).
+Deviations: a group with one known reward gets 0 (the released code takes mean 0 and std 1 there, which gives the reward
+itself), and unknown rewards are left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from hybridflow.types import Group, Scored
+
+
+def group_rewards(group: Group) -> list[float | None]:
+    """[G] rewards in member order; None where the verdict is unknown."""
+    return [member.verdict.value if isinstance(member.verdict, Scored) else None for member in group.members]
+
+
+def compute_group_advantages(
+    rewards: Sequence[float | None], *, normalise_std: bool, eps: float = 1e-6
+) -> list[float | None]:
+    """[G] advantage of each member of one group.
+
+    Args:
+        rewards: [G] rewards; None is unknown: it enters neither mean nor deviation, and gets None back.
+        normalise_std: Divide by the group's standard deviation (n-1) + eps.
+        eps: Keeps the division finite; a group of equal rewards gets exactly 0 all the same.
+
+    Example: compute_group_advantages([1.0, 0.0, None], normalise_std=False) == [0.5, -0.5, None]
+    """
+    known = [reward for reward in rewards if reward is not None]
+    if len(set(known)) < 2:
+        return [None if reward is None else 0.0 for reward in rewards]
+    mean = math.fsum(known) / len(known)
+    scale = 1.0
+    if normalise_std:
+        variance = math.fsum((reward - mean) ** 2 for reward in known) / (len(known) - 1)
+        scale = math.sqrt(variance) + eps
+    return [None if reward is None else (reward - mean) / scale for reward in rewards]

@@ -1,0 +1,45 @@
+"""Which groups carry a gradient.
+
+Source: dynamic sampling of DAPO (arXiv 2503.14476): 0 < number correct < G. A group whose known rewards are all equal
+has only zero advantages; it costs a forward and a backward pass and enlarges the loss denominator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hybridflow.algorithms.advantages import group_rewards
+from hybridflow.types import Group
+
+ZERO_VARIANCE_ALL_WRONG = "zero_variance_all_wrong"
+"""Every known reward is 0: the prompt is too hard for now."""
+ZERO_VARIANCE_ALL_RIGHT = "zero_variance_all_right"
+"""Every known reward is 1: nothing left to learn here."""
+ZERO_VARIANCE = "zero_variance"
+"""Every known reward is the same, and neither 0 nor 1."""
+TOO_FEW_KNOWN = "too_few_known"
+"""Fewer than two rewards are known: no statistics."""
+
+MIN_KNOWN = 2
+
+
+def filter_groups(groups: Sequence[Group]) -> tuple[list[Group], dict[str, list[str]]]:
+    """(kept groups, ids of the dropped ones by reason), both in the order given. Reasons without a group are absent."""
+    kept: list[Group] = []
+    dropped: dict[str, list[str]] = {}
+    for group in groups:
+        reason = _reason_to_drop(group)
+        if reason is None:
+            kept.append(group)
+        else:
+            dropped.setdefault(reason, []).append(group.group_id)
+    return kept, dropped
+
+
+def _reason_to_drop(group: Group) -> str | None:
+    known = [reward for reward in group_rewards(group) if reward is not None]
+    if len(known) < MIN_KNOWN:
+        return TOO_FEW_KNOWN
+    if len(set(known)) > 1:
+        return None
+    return {0.0: ZERO_VARIANCE_ALL_WRONG, 1.0: ZERO_VARIANCE_ALL_RIGHT}.get(known[0], ZERO_VARIANCE)
