@@ -1,0 +1,53 @@
+"""Groups as rows of a training batch, one row per completion.
+
+The prompt is repeated in each row; sharing it within the group is a matter of how rows are packed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from hybridflow.errors import ProtocolError
+from hybridflow.types import Group, ScoredCompletion, TrainSequence, Unknown
+
+
+def build_train_sequences(
+    groups: Sequence[Group], advantages: Mapping[str, Sequence[float | None]]
+) -> list[TrainSequence]:
+    """Rows of the kept groups, in group order and member order. The sequence id is the completion id.
+
+    Args:
+        groups: The groups that the filters kept.
+        advantages: By group id, [G] advantages in member order. None leaves that member out, as for an unknown verdict.
+
+    Raises:
+        ProtocolError: a group has no advantages, another number of them than members, or one for an unknown verdict.
+    """
+    return [
+        _build_row(group, member, advantage)
+        for group in groups
+        for member, advantage in zip(group.members, _advantages_of(group, advantages), strict=True)
+        if advantage is not None
+    ]
+
+
+def _advantages_of(group: Group, advantages: Mapping[str, Sequence[float | None]]) -> Sequence[float | None]:
+    found = advantages.get(group.group_id)
+    if found is None or len(found) != len(group.members):
+        num_found = "no" if found is None else len(found)
+        raise ProtocolError(f"group {group.group_id} has {len(group.members)} members but {num_found} advantages")
+    return found
+
+
+def _build_row(group: Group, member: ScoredCompletion, advantage: float) -> TrainSequence:
+    completion = member.completion
+    if isinstance(member.verdict, Unknown):
+        raise ProtocolError(f"{completion.completion_id} has an advantage but no verdict: {member.verdict.why}")
+    return TrainSequence(
+        sequence_id=completion.completion_id,
+        prompt_token_ids=group.prompt.token_ids,
+        response_token_ids=completion.token_ids,
+        loss_mask=[1] * len(completion.token_ids),
+        advantage=advantage,
+        rollout_logprobs=completion.rollout_logprobs,
+    )
