@@ -3,7 +3,7 @@
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridflow.rewards.normalise import normalise
@@ -34,12 +34,14 @@ def test_forms_that_are_refused(text: str) -> None:
     assert parse_number(text) is None
 
 
+@settings(deadline=None)
 @given(st.decimals(allow_nan=False, allow_infinity=False, places=4, min_value=-(10**12), max_value=10**12))
 def test_a_printed_number_is_read_back(value: Decimal) -> None:
     assert parse_number(f"{value:,}") == parse_number(f"${value}") == value
     assert are_close(value, value, Decimal(0))
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_the_compared_form_has_no_articles_and_single_spaces(text: str) -> None:
     words = normalise(text + " The  an A.").split(" ")

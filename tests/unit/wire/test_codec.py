@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridflow.errors import ProtocolError
@@ -90,6 +90,7 @@ def test_a_frame_above_the_limit_is_refused_at_both_ends(monkeypatch: pytest.Mon
         codec.decode_from_engine(frame)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=80))
 def test_random_bytes_raise_only_protocol_errors(noise: bytes) -> None:
     for decode in DECODERS:
