@@ -1,0 +1,44 @@
+"""Runs a function in one process per rank of a layout, joined over gloo on this machine."""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megatron_ext.layout import Layout
+
+TIMEOUT_S = 120.0
+
+
+def run_ranks(layout: Layout, program: Callable[..., Any], *args: Any) -> list[Any]:
+    """What `program(topology, layout, *args)` returned on each rank, in rank order, from fresh processes.
+
+    `program` must be importable; results travel through torch.save. A failing rank's exception is raised here.
+    """
+    with tempfile.TemporaryDirectory() as result_dir:
+        context = (program, layout, _free_port(), result_dir, args)
+        torch.multiprocessing.spawn(_rank_main, context, nprocs=layout.world_size)
+        paths = [Path(result_dir, f"{rank}.pt") for rank in range(layout.world_size)]
+        return [torch.load(path, weights_only=False) for path in paths]
+
+
+def _rank_main(
+    rank: int, program: Callable[..., Any], layout: Layout, port: int, result_dir: str, args: tuple[Any, ...]
+) -> None:
+    torch.set_num_threads(1)
+    from megatron_ext.topology import init_distributed, shutdown_distributed  # seconds, and only ranks need it
+
+    topology = init_distributed(rank, layout.world_size, "127.0.0.1", port, layout, seed=7, timeout_s=TIMEOUT_S)
+    torch.save(program(topology, layout, *args), Path(result_dir, f"{rank}.pt"))
+    shutdown_distributed()
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

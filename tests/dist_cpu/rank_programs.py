@@ -1,0 +1,131 @@
+"""What the ranks of a distributed test do. Each function runs in every process of a layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from megatron_ext.layout import Layout
+from megatron_ext.packing import MicroBatch, PackInput, pack_sequences
+from megatron_ext.policy import MegatronPolicy
+from megatron_ext.schedule import LossSums
+from megatron_ext.optimizer import OptimizerOptions
+from megatron_ext.topology import Topology
+from megatron_ext.torch_adamw import distributed_optimizers
+from tests.dist_cpu.tiny_models import make_rows
+
+TEMPERATURE = 0.8
+LR = 1e-3
+# With the usual eps of 1e-8 AdamW turns the rounding noise of a zero gradient into a full step of random sign, and no
+# two ways of summing agree. 1e-4 is still far below the gradients that matter here.
+OPTIONS = OptimizerOptions(lr=LR, betas=(0.9, 0.95), eps=1e-4, weight_decay=0.01, clip_grad=0.5)
+
+
+def weighted_loss(logprobs_N: Tensor, entropy_N: Tensor | None, micro_batch: MicroBatch) -> LossSums:
+    """Policy-gradient-like, with a term that is not linear in the log-probability."""
+    weight_N = micro_batch.loss_inputs["weight"]
+    loss = (-weight_N * logprobs_N + 0.02 * logprobs_N.square()).sum()
+    metrics = {"logprob": logprobs_N.sum(), "weight": weight_N.sum()}
+    if entropy_N is not None:
+        metrics["entropy"] = entropy_N.sum()
+    return LossSums(loss=loss, num_tokens=logprobs_N.numel(), metrics=metrics)
+
+
+def broken_loss(logprobs_N: Tensor, entropy_N: Tensor | None, micro_batch: MicroBatch) -> LossSums:
+    """Finite in value, with an infinite gradient."""
+    sums = weighted_loss(logprobs_N, entropy_N, micro_batch)
+    zero = (logprobs_N - logprobs_N.detach()).abs().sum()
+    return LossSums(loss=sums.loss + zero.sqrt(), num_tokens=sums.num_tokens, metrics=sums.metrics)
+
+
+def pack_rows(rows: list[PackInput], rows_per_micro_batch: int, layout: Layout) -> list[MicroBatch]:
+    starts = range(0, len(rows), rows_per_micro_batch)
+    return [pack_sequences(rows[i : i + rows_per_micro_batch], layout.pad_to_multiple) for i in starts]
+
+
+def rank_batches(topology: Topology, layout: Layout, rows_per_micro_batch: int = 3) -> list[MicroBatch]:
+    """This data parallel rank's micro-batches. Rank 0 has fewer rows than the last, to show that it does not matter."""
+    rows = make_rows()
+    cut = len(rows) if topology.dp_size == 1 else 3
+    mine = rows[:cut] if topology.dp_rank == 0 else rows[cut:]
+    return pack_rows(mine, rows_per_micro_batch, layout)
+
+
+def open_policy(hf_dir: Path, layout: Layout, topology: Topology) -> MegatronPolicy:
+    return MegatronPolicy(str(hf_dir), layout, topology, dtype=torch.float32, optimizer=OPTIONS)
+
+
+def train(policy: MegatronPolicy, micro_batches: list[MicroBatch], steps: int) -> list[Any]:
+    return [
+        policy.train_step(micro_batches, weighted_loss, lr=LR, temperature=TEMPERATURE, with_entropy=True)
+        for _ in range(steps)
+    ]
+
+
+def exported(policy: MegatronPolicy) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in policy.export_tensors()}
+
+
+def rank_state(policy: MegatronPolicy) -> list[Tensor]:
+    """Every bit that training changes on this rank: parameters, master weights, moments and step counts."""
+    state = [parameter.detach().clone() for parameter in policy.model.parameters()]
+    for member in distributed_optimizers(policy._optimizer):
+        for group in member.optimizer.param_groups:
+            for main in group["params"]:
+                state.append(main.detach().clone())
+                state.extend(value.clone() for _, value in sorted(member.optimizer.state[main].items()))
+    return state
+
+
+def equal_bits(first: list[Tensor], second: list[Tensor]) -> bool:
+    return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def exercise(topology: Topology, layout: Layout, hf_dirs: dict[str, Path], out_dir: Path) -> dict[str, Any]:
+    """Per model: logprobs, export bits, four steps with a checkpoint after the second, a broken step, a saved model."""
+    results = {}
+    for name, hf_dir in hf_dirs.items():
+        policy = open_policy(hf_dir, layout, topology)
+        micro_batches = rank_batches(topology, layout)
+        result: dict[str, Any] = {"at_start": exported(policy)}
+        result["changed_by_loading"] = changed_tensors(result["at_start"], hf_dir)
+        result["logprobs"] = policy.logprobs(micro_batches, temperature=TEMPERATURE, with_entropy=True)
+
+        first_half = train(policy, micro_batches, 2)
+        policy.save_checkpoint(out_dir / f"{name}_checkpoint")
+        result["steps"] = first_half + train(policy, micro_batches, 2)
+        result["weights"] = exported(policy)
+        result["state"] = rank_state(policy)
+
+        step = policy.train_step(
+            micro_batches,
+            broken_loss if topology.dp_rank == 0 else weighted_loss,
+            lr=LR,
+            temperature=TEMPERATURE,
+        )
+        result["broken_step"] = step
+        result["unchanged_by_broken_step"] = equal_bits(result["state"], rank_state(policy))
+        policy.save_hf(out_dir / f"{name}_hf")
+        results[name] = result
+    return results
+
+
+def changed_tensors(tensors: dict[str, Tensor], hf_dir: Path) -> list[str]:
+    """Names whose bits are not those on disk."""
+    on_disk = load_file(hf_dir / "model.safetensors")
+    return [name for name, tensor in tensors.items() if not torch.equal(tensor, on_disk[name])]
+
+
+def resume(topology: Topology, layout: Layout, hf_dir: Path, checkpoints: list[Path]) -> list[dict[str, Any]]:
+    """Per checkpoint: loads it over fresh weights and goes on for two steps."""
+    results = []
+    for checkpoint in checkpoints:
+        policy = open_policy(hf_dir, layout, topology)
+        policy.load_checkpoint(checkpoint)
+        steps = train(policy, rank_batches(topology, layout), 2)
+        results.append({"steps": steps, "weights": exported(policy), "state": rank_state(policy)})
+    return results
