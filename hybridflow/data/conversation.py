@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from hybridflow.data.template import Message, encode_chat
+from hybridflow.data.template import Message
 from hybridflow.errors import DataError
 from hybridflow.types import TrainSequence
 
@@ -29,20 +30,24 @@ def encode_conversation(
         raise DataError(f"{sequence_id}: a conversation goes from a user message to an assistant's; got roles {roles}")
     if tokenizer.chat_template is None:
         raise DataError(f"{sequence_id}: the tokenizer has no chat template, so turns cannot be told apart; set one")
-    token_ids = encode_chat(tokenizer, messages, add_generation_prompt=False)
+    text = _render(tokenizer, messages, add_generation_prompt=False)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    token_ids = cast(list[int], encoded["input_ids"])
+    offsets = cast(list[tuple[int, int]], encoded["offset_mapping"])
+    starts = [start for start, _ in offsets]
     mask = [0] * len(token_ids)
-    prompt_length = 0
     for turn in turns:
-        before = encode_chat(tokenizer, messages[:turn], add_generation_prompt=True)
-        through = encode_chat(tokenizer, messages[: turn + 1], add_generation_prompt=False)
-        if through[: len(before)] != before or token_ids[: len(through)] != through:
+        before = _render(tokenizer, messages[:turn], add_generation_prompt=True)
+        through = _render(tokenizer, messages[: turn + 1], add_generation_prompt=False)
+        first, last = bisect_left(starts, len(before)), bisect_left(starts, len(through))
+        if not (text.startswith(through) and through.startswith(before)) or offsets[first - 1][1] > len(before):
             raise DataError(
-                f"{sequence_id}: the chat template encodes message {turn} differently once later messages follow; "
+                f"{sequence_id}: the chat template writes message {turn} differently once later messages follow; "
                 "train on conversations of one question, or use a template that only appends"
             )
-        stop = _end_of_turn(through, len(before), tokenizer.eos_token_id)
-        mask[len(before) : stop] = [1] * (stop - len(before))
-        prompt_length = prompt_length or len(before)
+        stop = _end_of_turn(token_ids, first, last, tokenizer.eos_token_id)
+        mask[first:stop] = [1] * (stop - first)
+    prompt_length = mask.index(1)
     return TrainSequence(
         sequence_id=sequence_id,
         prompt_token_ids=token_ids[:prompt_length],
@@ -51,9 +56,18 @@ def encode_conversation(
     )
 
 
-def _end_of_turn(token_ids: list[int], start: int, end_token_id: object) -> int:
-    """Index after the turn's last end token; text that the template puts behind it (a newline) is not learnt."""
-    for index in range(len(token_ids) - 1, start - 1, -1):
+def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+    text = tokenizer.apply_chat_template(
+        [{"role": message["role"], "content": message["content"]} for message in messages],
+        add_generation_prompt=add_generation_prompt,
+        tokenize=False,
+    )
+    return cast(str, text)
+
+
+def _end_of_turn(token_ids: list[int], first: int, last: int, end_token_id: object) -> int:
+    """Index after the end token of the turn [first, last); what the template puts behind it is not learnt."""
+    for index in range(last - 1, first - 1, -1):
         if token_ids[index] == end_token_id:
             return index + 1
-    return len(token_ids)
+    return last

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, Qwen3Config
 
 from hybridflow.errors import ConfigError
-from hybridflow.policy.tokenizer import MAX_LENGTH, VOCAB_SIZE, build_tokenizer
+from hybridflow.policy.tokenizer import END, MAX_LENGTH, PAD, SPECIAL_TOKENS, VOCAB_SIZE, build_tokenizer
 
 INIT_STD = 0.1
 """Wide for a transformer: with the usual 0.02 a two-layer model does not find retrieval in a few hundred steps."""
@@ -32,7 +32,7 @@ def write_policy(config_dir: str | Path, out_dir: str | Path, seed: int) -> None
     tokenizer = AutoTokenizer.from_pretrained(config_dir, local_files_only=True)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     fill_weights(model, seed, std=config.initializer_range)
-    model.generation_config = GenerationConfig(eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id)
+    model.generation_config = GenerationConfig.from_model_config(config)
     out_dir.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out_dir)
     tokenizer.save_pretrained(out_dir)
@@ -52,7 +52,6 @@ def fill_weights(model: PreTrainedModel, seed: int, std: float) -> None:
 
 def build_tiny_config() -> Qwen3Config:
     """The tiny Qwen3: 2 layers, hidden 64, about 160K parameters, 65K of them embeddings."""
-    tokenizer = build_tokenizer()
     return Qwen3Config(
         architectures=["Qwen3ForCausalLM"],
         vocab_size=VOCAB_SIZE,
@@ -68,8 +67,8 @@ def build_tiny_config() -> Qwen3Config:
         initializer_range=INIT_STD,
         dtype="float32",
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=SPECIAL_TOKENS.index(END),
+        pad_token_id=SPECIAL_TOKENS.index(PAD),
         use_cache=True,
     )
 

@@ -1,16 +1,16 @@
 """The tiny tokenizer: 1024 tokens, lossless on any text, one token per word of the easy tier.
 
 Vocabulary, in order of id: special tokens, the fixed phrases of the prompt template, the 256 bytes, the words of the
-easy tier, and merges trained on text of the hard tier, as many as fill the rest. A word of the vocabulary is taken whole
+easy tier, and merges trained on text of the hard tier, as many as fill the rest. A word of the vocabulary is whole
 (`ignore_merges`); any other text is merged from bytes.
 """
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from tokenizers.pre_tokenizers import PreTokenizer
 from transformers import PreTrainedTokenizerFast
 
 from hybridflow.data.synth.easy_words import list_easy_words
@@ -77,7 +77,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def _pre_tokenizer() -> PreTokenizer:
+def _pre_tokenizer() -> Any:
     return pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(_SPLIT), behavior="isolated"),

@@ -4,6 +4,6 @@ Tier "easy" is what a 120K-parameter model learns in a minute; tier "hard" reads
 """
 
 from hybridflow.data.synth.conversations import generate_conversations
-from hybridflow.data.synth.spec import SynthSpec, generate_rows
+from hybridflow.data.synth.spec import SynthSpec, generate_row, generate_rows
 
-__all__ = ["SynthSpec", "generate_conversations", "generate_rows"]
+__all__ = ["SynthSpec", "generate_conversations", "generate_row", "generate_rows"]

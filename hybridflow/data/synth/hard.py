@@ -1,6 +1,6 @@
-"""Hard tier: long financial reports in prose and tables, with questions of one hop, two hops, arithmetic and four choices.
+"""Hard tier: long financial reports in prose and tables; questions of one and two hops, arithmetic and four choices.
 
-The facts come from `hard_issuers`, the questions from `hard_questions`; here they become a document of the asked length.
+The facts come from `hard_issuers`, the questions from `hard_questions`; here they become a document.
 Length counts 4 characters as a token: near what large tokenizers make of English prose.
 """
 
@@ -94,7 +94,7 @@ def _describe_facts(question: Question, document: str) -> list[dict[str, str | i
 
 
 def _assemble(stream: random.Random, blocks: list[str], doc_tokens: int) -> str:
-    """The blocks in random order among paragraphs of filler, up to 4 * doc_tokens characters and at most 250 fewer."""
+    """The blocks in random order among paragraphs of filler, up to 4 * doc_tokens characters at most 250 fewer."""
     parts = list(blocks)
     room = doc_tokens * CHARACTERS_PER_TOKEN - sum(len(block) + 2 for block in blocks)
     full = False

@@ -1,7 +1,7 @@
 """The facts of a hard-tier document: companies with their officers, notes and accounts, as text blocks.
 
-A fact is stated once, in a block of its own subject. The same block holds decoys: the auditor before, a loan repaid, the
-accounts of other years.
+A fact is stated once, in a block of its own subject. The same block holds decoys: the auditor before, a loan repaid,
+the accounts of other years.
 """
 
 from __future__ import annotations

@@ -75,7 +75,8 @@ FILLER_PATTERNS = (
 # fmt: off
 FILLER_SLOTS: dict[str, tuple[str, ...]] = {
     "region": (
-        "northern Europe", "Iberia", "the Baltic states", "South America", "the Gulf", "East Africa", "Oceania", "the Alps",
+        "northern Europe", "Iberia", "the Baltic states", "South America", "the Gulf", "East Africa", "Oceania",
+        "the Alps",
     ),
     "moved": ("rose", "eased", "held steady", "recovered", "was weaker than planned", "grew faster than expected"),
     "quarter": ("first", "second", "third", "fourth"),

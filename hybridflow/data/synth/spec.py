@@ -40,18 +40,19 @@ class SynthSpec(BaseModel):
 
 
 def generate_rows(spec: SynthSpec, split: Split, seed: int) -> list[Row]:
-    """The rows of one split.
-
-    Row i depends on (tier, split, seed, i) and the sizes alone: the same in every process, whatever the number of rows,
-    and drawn from another stream in train than in test.
-    """
+    """All rows of one split, in order; see `generate_row`."""
     num_rows = spec.num_train if split == "train" else spec.num_test
-    rows: list[Row] = []
-    for index in range(num_rows):
-        stream = derive_stream("hybridflow.synth", spec.tier, split, seed, index)
-        if spec.tier == "easy":
-            rows.append(generate_easy_row(stream, index, split, spec.doc_tokens, spec.num_records))
-        else:
-            kind = spec.kinds[index % len(spec.kinds)]
-            rows.append(generate_hard_row(stream, index, split, spec.doc_tokens, spec.num_records, kind))
-    return rows
+    return [generate_row(spec, split, seed, index) for index in range(num_rows)]
+
+
+def generate_row(spec: SynthSpec, split: Split, seed: int, index: int) -> Row:
+    """Row `index` of a split.
+
+    It depends on (tier, split, seed, index) and the sizes alone: the same in every process, whatever the number of
+    rows, and drawn from another stream in train than in test.
+    """
+    stream = derive_stream("hybridflow.synth", spec.tier, split, seed, index)
+    if spec.tier == "easy":
+        return generate_easy_row(stream, index, split, spec.doc_tokens, spec.num_records)
+    kind = spec.kinds[index % len(spec.kinds)]
+    return generate_hard_row(stream, index, split, spec.doc_tokens, spec.num_records, kind)
