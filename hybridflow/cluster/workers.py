@@ -94,7 +94,9 @@ def check_failed(call: Call, watch: list[Worker]) -> None:
         cause = error.cause
         if isinstance(cause, HybridFlowError):
             raise cause from error
-        raise call.worker.error(f"{call.worker.name} failed in {call.method}: {type(cause).__name__}: {cause}") from error
+        raise call.worker.error(
+            f"{call.worker.name} failed in {call.method}: {type(cause).__name__}: {cause}"
+        ) from error
 
 
 def find_dead(workers: list[Worker]) -> list[Worker]:

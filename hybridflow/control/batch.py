@@ -27,9 +27,7 @@ def build_batch(groups: list[Group], config: Config) -> FilteredBatch:
     if not kept:
         return FilteredBatch(None, 0, dropped)
     advantages = {
-        group.group_id: compute_group_advantages(
-            group_rewards(group), normalise_std=config.algorithm.normalise_std
-        )
+        group.group_id: compute_group_advantages(group_rewards(group), normalise_std=config.algorithm.normalise_std)
         for group in kept
     }
     sequences = build_train_sequences(kept, advantages)

@@ -1,8 +1,8 @@
 """Checkpoints under `<run>/checkpoints`: written beside, then renamed, so that one that is there is whole.
 
-    rl-000010/
-        megatron/       weights, optimizer and random state (any layout can load it)
-        state.json      RunState: consumption and totals, as of the same moment
+rl-000010/
+    megatron/       weights, optimizer and random state (any layout can load it)
+    state.json      RunState: consumption and totals, as of the same moment
 """
 
 from __future__ import annotations

@@ -59,7 +59,9 @@ class RunFolder:
         ]
         if differing:
             raise ConfigError(
-                f"--resume of {self.path} with other settings:\n  " + "\n  ".join(differing) + "\nUse the same config and --set, "
+                f"--resume of {self.path} with other settings:\n  "
+                + "\n  ".join(differing)
+                + "\nUse the same config and --set, "
                 "or start another run with --set run.name=..."
             )
         dump_resolved(config, self.resolved)

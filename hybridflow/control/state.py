@@ -20,7 +20,7 @@ class GroupCounts(msgspec.Struct, kw_only=True):
 
 
 class RunState(msgspec.Struct, kw_only=True):
-    """Progress and running totals. Steps count from 0; `rl_step` is the number of RL steps done."""
+    """Progress and running totals. RL steps are numbered from 1; `rl_step` is the last one done."""
 
     warmup_stages_done: int = 0
     rl_step: int = 0

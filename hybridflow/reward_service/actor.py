@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+from hybridflow.observability.log import configure
+from hybridflow.observability.process_log import redirect_output
 from hybridflow.reward_service.worker import RewardWorkerLoop
 from hybridflow.rewards.registry import verify
 
@@ -11,12 +14,15 @@ from hybridflow.rewards.registry import verify
 class RewardWorker:
     """One reward worker process that scores by rule.
 
-    `run` occupies its thread until the stream closes: create the actor with max_concurrency=2, else `pid` waits for it.
+    `run` occupies its thread until the stream closes: create the actor with max_concurrency=2, or `ping` must wait.
 
         ray.remote(RewardWorker).options(num_cpus=0, max_concurrency=2).remote(endpoint, "reward-0", credits=8)
     """
 
-    def __init__(self, endpoint: str, worker_id: str, credits: int) -> None:
+    def __init__(self, endpoint: str, worker_id: str, credits: int, log_path: str | None = None) -> None:
+        if log_path is not None:
+            redirect_output(Path(log_path))
+            configure("reward")
         self._loop = RewardWorkerLoop(endpoint, worker_id, verify, credits)
 
     def run(self) -> int:
@@ -26,3 +32,7 @@ class RewardWorker:
     def pid(self) -> int:
         """Process id, for the supervisor."""
         return os.getpid()
+
+    def ping(self) -> int:
+        """Process id, by the name that every actor answers to."""
+        return self.pid()

@@ -55,7 +55,7 @@ def extract_choice(text: str) -> str:
     shown = after_thinking(text)
     tail = _after_last(_CHOICE_PHRASE, shown)
     if found := _CHOICE.match(tail):
-        if _SECOND_CHOICE.match(tail[found.end() :]):
+        if _SECOND_CHOICE.match(tail[found.end() : found.end() + 40]):
             return ""
         return (found.group(1) or found.group(2)).upper()
     bracketed = _IN_BRACKETS.findall(shown)

@@ -24,6 +24,7 @@ from hybridflow.weights.manifest import Bucket, TensorEntry, check_bucket
 
 T = TypeVar("T")
 
+
 def completion_seed(run_seed: int, completion_id: str) -> int:
     """Sampling seed in [0, 2^31) of one completion."""
     digest = hashlib.blake2b(f"{run_seed}/{completion_id}".encode(), digest_size=8).digest()
@@ -148,7 +149,9 @@ class SGLangEngine:
 
         self._session_version = version
         self._loaded = []
-        self._check(self._run(self._tokenizer_manager.begin_weight_update(io_struct.BeginWeightUpdateReqInput())), "begin")
+        self._check(
+            self._run(self._tokenizer_manager.begin_weight_update(io_struct.BeginWeightUpdateReqInput())), "begin"
+        )
 
     def load_bucket(self, bucket: Bucket) -> None:
         """Verifies a bucket and loads it under its HF names; SGLang slices for each of its TP ranks."""
@@ -156,7 +159,9 @@ class SGLangEngine:
         from sglang.srt.utils import MultiprocessingSerializer
 
         if bucket.version != self._session_version:
-            raise WeightSyncError(f"bucket of version {bucket.version} in a session for version {self._session_version}")
+            raise WeightSyncError(
+                f"bucket of version {bucket.version} in a session for version {self._session_version}"
+            )
         check_bucket(bucket)
         named = [(entry.name, tensor) for entry, tensor in zip(bucket.entries, bucket.tensors, strict=True)]
         ranks = self._engine.server_args.tp_size
@@ -178,7 +183,9 @@ class SGLangEngine:
         self._check(self._run(manager.end_weight_update(io_struct.EndWeightUpdateReqInput())), "end")
         flushed = self._run(manager.flush_cache())
         if not flushed.success:
-            raise WeightSyncError(f"SGLang could not flush its cache after weights version {version}: requests still run")
+            raise WeightSyncError(
+                f"SGLang could not flush its cache after weights version {version}: requests still run"
+            )
         self._run(manager.update_weight_version(io_struct.UpdateWeightVersionReqInput(new_version=str(version))))
         confirmed = self._engine.get_model_info()["weight_version"]
         if confirmed != str(version):

@@ -93,5 +93,3 @@ def sum_reports(reports: list[RolloutReport]) -> RolloutReport:
         cached_tokens=sum(r.cached_tokens for r in reports),
         response_tokens=sum(r.response_tokens for r in reports),
     )
-
-

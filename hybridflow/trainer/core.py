@@ -58,9 +58,7 @@ class TrainerCore:
         )
         shape = to_layout(layout)
         self.topology: Topology = init_distributed(rank, shape.world_size, master_addr, master_port, shape, seed)
-        self._policy = MegatronPolicy(
-            hf_dir, shape, self.topology, dtype=DTYPES[dtype], optimizer=self._options
-        )
+        self._policy = MegatronPolicy(hf_dir, shape, self.topology, dtype=DTYPES[dtype], optimizer=self._options)
         self._published: list[TensorEntry] = []
 
     @property
@@ -81,7 +79,13 @@ class TrainerCore:
         )
 
     def update(
-        self, batch: TrainBatch, learning_rate: float, *, algorithm: AlgorithmSection, temperature: float, num_updates: int
+        self,
+        batch: TrainBatch,
+        learning_rate: float,
+        *,
+        algorithm: AlgorithmSection,
+        temperature: float,
+        num_updates: int,
     ) -> UpdateReport:
         """`num_updates` policy gradient steps on one batch.
 

@@ -1,0 +1,126 @@
+"""The `hybridflow` command."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from hybridflow import __version__
+from hybridflow.errors import HybridFlowError
+
+EXIT_ERROR = 1
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="hybridflow",
+    help="Long-context GRPO: Megatron-Core training and SGLang rollout in one Ray job, from a laptop to a cluster.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+)
+
+
+def _mount() -> None:
+    from hybridflow.data.commands import app as data_app
+    from hybridflow.policy.commands import app as model_app
+
+    app.add_typer(data_app, name="data")
+    app.add_typer(model_app, name="model")
+
+
+@app.callback()
+def common(
+    context: typer.Context,
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show the traceback of an error.")] = False,
+) -> None:
+    context.obj = {"traceback": traceback}
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+@app.command()
+def train(
+    config: Annotated[
+        list[Path],
+        typer.Option("--config", "-c", help="TOML file; give several to lay them over each other, left to right."),
+    ],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", "-s", help="key.path=value, a TOML value or a bare word; may be repeated. Wins over files."
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run of this name from its latest checkpoint.")
+    ] = False,
+) -> None:
+    """Train: warm-up, then GRPO with rollouts, rewards and weight publishing, into `<run.directory>/<run.name>`.
+
+    \b
+    hybridflow train --config configs/quickstart.toml
+    hybridflow train --config configs/quickstart.toml --set train.num_steps=5 --set run.seed=1
+    hybridflow train --config configs/quickstart.toml --resume
+
+    Ctrl-C stops cleanly; --resume goes on from the last checkpoint with the numbers of an uninterrupted run.
+    """
+    from hybridflow.config.load import load_config
+    from hybridflow.config.sections import Config
+    from hybridflow.control.launch import run_training
+    from hybridflow.observability.log import configure
+
+    configure("driver", level="WARNING")
+    run_training(load_config(config, set_ or [], Config), resume=resume)
+
+
+def main() -> NoReturn:
+    """Entry point. Errors made for users are printed without a traceback; exit code 1, or 130 after Ctrl-C."""
+    _mount()
+    signal.signal(signal.SIGTERM, _interrupt)
+    arguments = _spread_values(sys.argv[1:], ("--config", "-c", "--set", "-s"))
+    try:
+        app(args=arguments, standalone_mode=False)
+    except HybridFlowError as error:
+        if "--traceback" in arguments:
+            raise
+        Console(stderr=True).print(f"[bold red]error:[/] {type(error).__name__}", highlight=False)
+        print(str(error), file=sys.stderr)
+        sys.exit(EXIT_ERROR)
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted; --resume continues from the last checkpoint", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    sys.exit(0)
+
+
+def _spread_values(arguments: list[str], names: tuple[str, ...]) -> list[str]:
+    """Lets `--set a=1 b=2` and `--config a.toml b.toml` mean what they say: one option, several values."""
+    spread: list[str] = []
+    current: str | None = None
+    for argument in arguments:
+        if argument.startswith("-"):
+            current = argument if argument in names else None
+            spread.append(argument)
+        elif current is not None and spread[-1] != current:
+            spread += [current, argument]
+        else:
+            spread.append(argument)
+    return spread
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

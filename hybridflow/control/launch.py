@@ -1,0 +1,163 @@
+"""From a configuration to a finished run folder."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from hybridflow.config.sections import Config
+from hybridflow.control.checkpoints import Checkpoints
+from hybridflow.control.prepare import Prepared, check_model, prepare
+from hybridflow.control.records import CompletionRecord
+from hybridflow.control.run import Run
+from hybridflow.control.run_folder import RunFolder
+from hybridflow.control.state import RunState, read_state
+from hybridflow.control.summary import build_summary, write_summary
+from hybridflow.control.system import System
+from hybridflow.control.train_loop import train
+from hybridflow.observability.display import LiveDisplay
+from hybridflow.observability.resources import PeakMemory
+from hybridflow.observability.trackers import JsonlTracker, Tracker, TrackerSet, WandbTracker
+
+SAMPLING_GUARANTEE = {
+    "cpu": "each completion follows from (run.seed, completion id, weights): same config and seed, same completions",
+    "cuda": "seeds are sent, and honoured only in SGLang's deterministic mode (rollout.sglang.enable_deterministic_inference)",
+}
+
+
+def run_training(config: Config, *, resume: bool) -> dict[str, Any]:
+    """Runs `config` to its end and returns what summary.json says.
+
+    `resume` continues the run of the same name from its latest checkpoint. The summary is written however the run ends, with
+    status "finished", "interrupted" or "failed". Raises what stopped the run.
+    """
+    check_model(config)
+    folder = RunFolder(config)
+    with ExitStack() as stack:
+        display = stack.enter_context(LiveDisplay(config.run.name))
+        saved = _open_folder(config, folder, resume, display)
+        prepared = prepare(config, folder)
+        memory = stack.enter_context(PeakMemory(period_s=2.0))
+        trackers = stack.enter_context(_Trackers(config, folder, saved))
+        system = stack.enter_context(System(config, prepared.hf_dir, folder.logs, display.note))
+        run = _build_run(config, folder, prepared, system, display, trackers, saved)
+        status = "failed"
+        try:
+            train(run)
+            status = "finished"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        finally:
+            run.state.peak_rss_gib = max(run.state.peak_rss_gib, memory.peak_gib)
+            summary = _summarise(run, status)
+            write_summary(summary, folder.summary)
+    display.summary(_table(summary, folder.path))
+    return summary
+
+
+def _open_folder(config: Config, folder: RunFolder, resume: bool, display: LiveDisplay) -> RunState | None:
+    """The state to continue from, or None for a new run."""
+    if not resume:
+        moved = folder.create(config)
+        if moved is not None:
+            display.note(f"an earlier run of this name is kept as {moved}")
+        return None
+    folder.reopen(config)
+    latest = Checkpoints(folder.checkpoints, config.checkpoint.keep_last).latest()
+    state = read_state(latest / "state.json")
+    display.note(f"resuming from {latest}: {state.rl_step} RL steps done")
+    CompletionRecord(folder.completions).truncate_after(state.rl_step)
+    CompletionRecord(folder.eval_completions).truncate_after(state.rl_step)
+    return state
+
+
+class _Trackers:
+    """Opens the metric files and the W&B run, and closes them."""
+
+    def __init__(self, config: Config, folder: RunFolder, saved: RunState | None) -> None:
+        metrics, self.warmup = JsonlTracker(folder.metrics), JsonlTracker(folder.warmup_metrics)
+        if saved is not None:
+            done = sum(stage.num_steps for stage in config.warmup.stages[: saved.warmup_stages_done])
+            metrics.truncate_after(saved.rl_step)
+            self.warmup.truncate_after(done - 1)
+        optional: list[Tracker] = []
+        if config.tracking.wandb != "disabled":
+            optional.append(
+                WandbTracker(
+                    folder.path,
+                    config.run.name,
+                    config.model_dump(mode="json"),
+                    config.tracking.wandb,
+                    project=config.tracking.wandb_project,
+                )
+            )
+        self.steps = TrackerSet([metrics], optional)
+
+    def __enter__(self) -> _Trackers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.steps.close()
+        self.warmup.close()
+
+
+def _build_run(
+    config: Config,
+    folder: RunFolder,
+    prepared: Prepared,
+    system: System,
+    display: LiveDisplay,
+    trackers: _Trackers,
+    saved: RunState | None,
+) -> Run:
+    state = RunState()
+    if saved is not None:
+        state = Checkpoints(folder.checkpoints, config.checkpoint.keep_last).restore(system.trainer)
+    return Run(
+        config=config,
+        folder=folder,
+        prepared=prepared,
+        trainer=system.trainer,
+        rollout=system.rollout,
+        stream=system.stream,
+        check_workers=system.check_workers,
+        display=display,
+        trackers=trackers.steps,
+        warmup_tracker=trackers.warmup,
+        state=state,
+    )
+
+
+def _summarise(run: Run, status: str) -> dict[str, Any]:
+    import torch
+
+    return build_summary(
+        run.state,
+        status=status,
+        wall_s=run.wall_s,
+        seed=run.config.run.seed,
+        sampling_guarantee=SAMPLING_GUARANTEE["cuda" if torch.cuda.is_available() else "cpu"],
+    )
+
+
+def _table(summary: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The rows of the end table."""
+    groups, seconds = summary["groups"], summary["phase_seconds"]
+    return {
+        "greedy accuracy before RL": summary["eval_accuracy_before"],
+        "greedy accuracy after RL": summary["eval_accuracy_after"],
+        "mean reward, first 5 steps": summary["reward_mean_first5"],
+        "mean reward, last 5 steps": summary["reward_mean_last5"],
+        "RL steps": summary["num_steps"],
+        "groups trained / started": f"{groups['trained']} / {groups['started']}",
+        "groups filtered": ", ".join(f"{k} {v}" for k, v in groups["filtered"].items()) or "none",
+        "trainer-engine logprob gap": summary["logprob_gap_mean_abs"],
+        "seconds in rollout / train / sync": " / ".join(
+            f"{seconds[name]:.1f}" for name in ("rollout", "train", "sync")
+        ),
+        "wall seconds": summary["wall_s"],
+        "peak memory, GiB": summary["peak_rss_gib"],
+        "run folder": str(path),
+    }

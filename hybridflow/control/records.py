@@ -1,0 +1,72 @@
+"""completions.jsonl: one line per completion, with what it got and why."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from hybridflow.errors import DataError
+from hybridflow.types import Group, Scored, ScoredCompletion
+
+
+class CompletionRecord:
+    """Appends whole steps to a JSONL file, groups in order; all but `time` is the same for the same config and seed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def append(self, step: int, groups: list[Group]) -> None:
+        """Writes every member of every group and has it on disk before it returns."""
+        now = time.time()
+        lines = [json.dumps(_line(step, member, now), ensure_ascii=False) for g in groups for member in g.members]
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write("".join(line + "\n" for line in lines))
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def truncate_after(self, step: int) -> None:
+        """Drops the lines of later steps, and a line that a crash left half written.
+
+        Raises DataError if a whole line is no record.
+        """
+        if not self._path.exists():
+            return
+        kept: list[bytes] = []
+        for number, line in enumerate(self._path.read_bytes().splitlines(keepends=True), start=1):
+            if not line.endswith(b"\n"):
+                continue
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line)
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataError(f"{self._path}, line {number}: not a completion record; move the file away") from error
+        unfinished = self._path.with_name(f".{self._path.name}.unfinished")
+        unfinished.write_bytes(b"".join(kept))
+        unfinished.replace(self._path)
+
+
+def _line(step: int, member: ScoredCompletion, now: float) -> dict[str, Any]:
+    completion, verdict = member.completion, member.verdict
+    scored = isinstance(verdict, Scored)
+    return {
+        "step": step,
+        "prompt_id": completion.prompt_id,
+        "group_id": completion.group_id,
+        "completion_id": completion.completion_id,
+        "policy_version": completion.policy_version,
+        "text": completion.text,
+        "verdict": {
+            "status": "scored" if scored else "unknown",
+            "rule": verdict.rule if scored else None,
+            "extracted": verdict.extracted if scored else None,
+            "why": verdict.why,
+        },
+        "reward": verdict.value if scored else None,
+        "finish_reason": completion.finish_reason,
+        "prompt_tokens": completion.prompt_tokens,
+        "response_tokens": len(completion.token_ids),
+        "time": round(now, 3),
+    }

@@ -1,0 +1,159 @@
+"""A run in progress: its parts, its state, and the verbs that the loop is written in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from hybridflow.config.sections import Config
+from hybridflow.control.batch import FilteredBatch
+from hybridflow.control.checkpoints import Checkpoints
+from hybridflow.control.collect import Collected, build_requests, collect_groups
+from hybridflow.control.evaluate import compute_accuracy, greedy
+from hybridflow.control.prepare import Prepared
+from hybridflow.control.publish import publish_weights
+from hybridflow.control.records import CompletionRecord
+from hybridflow.control.run_folder import RunFolder
+from hybridflow.control.state import RunState
+from hybridflow.control.step_metrics import add_to_state, build_metrics
+from hybridflow.observability.display import LiveDisplay
+from hybridflow.observability.trackers import JsonlTracker, TrackerSet
+from hybridflow.protocols import RewardStream, Rollout, Trainer
+from hybridflow.types import Prompt, SamplingParams, UpdateReport
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Run:
+    """What the loop works with. Attributes are parts; methods are the loop's verbs."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        folder: RunFolder,
+        prepared: Prepared,
+        trainer: Trainer,
+        rollout: Rollout,
+        stream: RewardStream,
+        check_workers: Callable[[], None],
+        display: LiveDisplay,
+        trackers: TrackerSet,
+        warmup_tracker: JsonlTracker,
+        state: RunState,
+    ) -> None:
+        self.config = config
+        self.folder = folder
+        self.tokenizer: PreTrainedTokenizerBase = prepared.tokenizer
+        self.trainer = trainer
+        self.rollout = rollout
+        self.display = display
+        self.warmup_tracker = warmup_tracker
+        self.state = state
+        self._prepared = prepared
+        self._stream = stream
+        self._check_workers = check_workers
+        self._trackers = trackers
+        self._checkpoints = Checkpoints(folder.checkpoints, config.checkpoint.keep_last)
+        self._completions = CompletionRecord(folder.completions)
+        self._eval_completions = CompletionRecord(folder.eval_completions)
+        self._sampling = SamplingParams(
+            temperature=config.rollout.temperature,
+            top_p=config.rollout.top_p,
+            max_new_tokens=config.rollout.max_new_tokens,
+            stop=config.rollout.stop,
+        )
+        self._step_seconds: dict[str, float] = {}
+        self._started = time.monotonic()
+        self._wall_before = state.wall_s
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Shows and times a phase; its seconds count for the run and for the step under way."""
+        self.display.phase(name.upper())
+        started = time.monotonic()
+        yield
+        seconds = time.monotonic() - started
+        self.state.add_seconds(name, seconds)
+        self._step_seconds[name] = seconds
+
+    def collect(self, step: int) -> Collected:
+        """The groups of a step, decoded and scored."""
+        prompts = self._prepared.train.prompts_for_step(step - 1, self.config.train.prompts_per_step)
+        return self._collect(f"t{step:05d}", prompts, self.config.algorithm.num_completions, self._sampling)
+
+    def publish(self) -> None:
+        """Gives the engines the present weights under the present version."""
+        with self.phase("sync"):
+            publish_weights(self.trainer, self.rollout, self.state.policy_version)
+
+    def evaluate(self) -> float | None:
+        """Greedy accuracy on the test prompts; None when evaluation is off."""
+        prompts = self._prepared.eval_prompts
+        if not prompts:
+            return None
+        step = self.state.rl_step
+        with self.phase("eval"):
+            groups = self._collect(f"e{step:05d}", prompts, 1, greedy(self._sampling)).groups
+        self._eval_completions.append(step, groups)
+        accuracy = compute_accuracy(groups)
+        self.display.note(f"greedy accuracy on {len(prompts)} test prompts after {step} RL steps: {accuracy:.3f}")
+        self._trackers.log(step, {"eval/accuracy": accuracy})
+        return accuracy
+
+    def evaluate_if_due(self) -> None:
+        every, step = self.config.eval.every_steps, self.state.rl_step
+        if every and step % every == 0 and step < self.config.train.num_steps:
+            self.state.eval_latest = self.evaluate()
+
+    def evaluate_at_end(self) -> float | None:
+        """Accuracy of the final weights; with no RL step done, what was measured before."""
+        return self.evaluate() if self.state.rl_step else self.state.eval_before
+
+    def record(self, step: int, collected: Collected, filtered: FilteredBatch, update: UpdateReport | None) -> None:
+        """Adds the step to the totals, the files, the trackers and the display."""
+        add_to_state(self.state, collected, filtered, update)
+        metrics = build_metrics(self.state, collected, filtered, update, self._step_seconds, self.learning_rate(step))
+        self._completions.append(step, collected.groups)
+        self._trackers.log(step, metrics)
+        self.display.step(step - 1, metrics)
+        self._step_seconds = {}
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up, then constant."""
+        warmup = max(self.config.train.lr_warmup_steps, 1)
+        return self.config.train.learning_rate * min(1.0, step / warmup)
+
+    def checkpoint_if_due(self) -> None:
+        every, step = self.config.checkpoint.every_steps, self.state.rl_step
+        if step == self.config.train.num_steps or (every and step % every == 0):
+            self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Saves weights, optimizer and state in one piece."""
+        with self.phase("checkpoint"):
+            self.state.wall_s = self.wall_s
+            self._checkpoints.save(self.trainer, self.state)
+
+    def export(self) -> None:
+        """Writes the final policy as a Hugging Face directory."""
+        with self.phase("export"):
+            self.trainer.save_hf(self.folder.hf_export)
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds of this run so far, earlier processes included."""
+        return self._wall_before + time.monotonic() - self._started
+
+    def _collect(self, prefix: str, prompts: list[Prompt], num_completions: int, sampling: SamplingParams) -> Collected:
+        return collect_groups(
+            build_requests(prefix, prompts, num_completions),
+            sampling,
+            rollout=self.rollout,
+            stream=self._stream,
+            verdict_timeout_s=self.config.reward.timeout_s,
+            check_workers=self._check_workers,
+        )

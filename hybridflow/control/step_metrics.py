@@ -1,0 +1,80 @@
+"""Numbers of a step: for the totals of the run, the files and the display."""
+
+from __future__ import annotations
+
+import math
+
+from hybridflow.control.batch import FilteredBatch
+from hybridflow.control.collect import Collected
+from hybridflow.control.evaluate import compute_accuracy
+from hybridflow.control.state import RunState
+from hybridflow.types import Unknown, UpdateReport
+
+
+def add_to_state(state: RunState, collected: Collected, filtered: FilteredBatch, update: UpdateReport | None) -> None:
+    """Adds one step to the running totals."""
+    state.groups.started += len(collected.groups)
+    state.groups.trained += filtered.num_groups
+    for reason, group_ids in filtered.dropped.items():
+        state.groups.filtered[reason] = state.groups.filtered.get(reason, 0) + len(group_ids)
+    state.reward_means.append(compute_accuracy(collected.groups))
+    state.prompt_tokens += collected.report.prompt_tokens
+    state.cached_tokens += collected.report.cached_tokens
+    state.num_truncated += sum(
+        member.completion.finish_reason == "length" for group in collected.groups for member in group.members
+    )
+    if update is not None:
+        state.num_skipped_updates += update.num_skipped
+        state.gap_sum += update.logprob_gap * update.num_tokens
+        state.gap_tokens += update.num_tokens
+
+
+def build_metrics(
+    state: RunState,
+    collected: Collected,
+    filtered: FilteredBatch,
+    update: UpdateReport | None,
+    seconds: dict[str, float],
+    learning_rate: float,
+) -> dict[str, float]:
+    """Metrics of one step by `room/name`; policy metrics are absent where nothing was trained on."""
+    members = [member for group in collected.groups for member in group.members]
+    report = collected.report
+    metrics = {
+        "reward/mean": state.reward_means[-1],
+        "reward/unknown": float(sum(isinstance(member.verdict, Unknown) for member in members)),
+        "rollout/response_tokens_mean": report.response_tokens / max(report.num_completions, 1),
+        "rollout/truncated_fraction": _fraction(members, "length"),
+        "rollout/prompt_tokens": float(report.prompt_tokens),
+        "rollout/cached_tokens": float(report.cached_tokens),
+        "rollout/cached_fraction": report.cached_tokens / max(report.prompt_tokens, 1),
+        "groups/started": float(len(collected.groups)),
+        "groups/trained": float(filtered.num_groups),
+        "policy/version": float(state.policy_version),
+        "train/learning_rate": learning_rate,
+    }
+    metrics |= {f"groups/filtered/{reason}": float(len(ids)) for reason, ids in filtered.dropped.items()}
+    metrics |= {f"time/{name}_s": value for name, value in seconds.items()}
+    if seconds.get("rollout"):
+        metrics["perf/rollout_tokens_per_s"] = report.response_tokens / seconds["rollout"]
+    if update is not None and filtered.batch is not None:
+        metrics |= {
+            "policy/loss": update.loss,
+            "policy/grad_norm": update.grad_norm,
+            "policy/entropy": update.entropy,
+            "policy/clip_fraction_low": update.clip_fraction_low,
+            "policy/clip_fraction_high": update.clip_fraction_high,
+            "policy/logprob_gap": update.logprob_gap,
+            "train/skipped": float(update.num_skipped),
+            "train/response_tokens": float(update.num_tokens),
+        }
+        packed = sum(sequence.num_tokens for sequence in filtered.batch.sequences)
+        if seconds.get("train"):
+            metrics["perf/train_tokens_per_s"] = packed / seconds["train"]
+    return metrics
+
+
+def _fraction(members: list, reason: str) -> float:
+    if not members:
+        return math.nan
+    return sum(member.completion.finish_reason == reason for member in members) / len(members)

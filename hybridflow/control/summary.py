@@ -1,0 +1,65 @@
+"""summary.json: the run in one page."""
+
+from __future__ import annotations
+
+import json
+import math
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hybridflow.control.state import RunState
+
+PACKAGES = {
+    "torch": "torch",
+    "megatron_core": "megatron-core",
+    "sglang": "sglang",
+    "ray": "ray",
+    "pyzmq": "pyzmq",
+    "wandb": "wandb",
+    "transformers": "transformers",
+}
+PHASES = ("rollout", "train", "sync")
+
+
+def build_summary(state: RunState, *, status: str, wall_s: float, seed: int, sampling_guarantee: str) -> dict[str, Any]:
+    """Everything that is said of a run at its end. A number that was never measured is null."""
+    seconds = dict.fromkeys(PHASES, 0.0) | state.phase_seconds
+    return {
+        "status": status,
+        "seed": seed,
+        "num_steps": state.rl_step,
+        "policy_version_final": state.policy_version,
+        "eval_accuracy_before": state.eval_before,
+        "eval_accuracy_after": state.eval_latest,
+        "reward_mean_first5": _mean(state.reward_means[:5]),
+        "reward_mean_last5": _mean(state.reward_means[-5:]),
+        "groups": {
+            "started": state.groups.started,
+            "trained": state.groups.trained,
+            "filtered": state.groups.filtered,
+        },
+        "logprob_gap_mean_abs": _finite(state.logprob_gap_mean_abs),
+        "num_skipped_updates": state.num_skipped_updates,
+        "num_truncated_completions": state.num_truncated,
+        "prompt_tokens": state.prompt_tokens,
+        "cached_tokens": state.cached_tokens,
+        "phase_seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "wall_s": round(wall_s, 3),
+        "peak_rss_gib": round(state.peak_rss_gib, 3),
+        "sampling": sampling_guarantee,
+        "versions": {name: version(package) for name, package in PACKAGES.items()},
+    }
+
+
+def write_summary(summary: dict[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _mean(values: list[float]) -> float | None:
+    known = [value for value in values if math.isfinite(value)]
+    return sum(known) / len(known) if known else None
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,144 @@
+"""Builds the parts of a run and takes them down: the only place that chooses and joins concrete ones."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+import ray
+
+from hybridflow.cluster.session import Slots, start_session, stop_session
+from hybridflow.cluster.workers import Call, Worker, are_ready, check_failed, gather
+from hybridflow.config.sections import Config
+from hybridflow.errors import RewardError
+from hybridflow.reward_service.actor import RewardWorker
+from hybridflow.rollout.group import RolloutGroup
+from hybridflow.trainer.group import TrainerGroup
+from hybridflow.wire.reward_stream import RewardStream
+
+logger = logging.getLogger(__name__)
+
+REWARD_SHARE = 0.2
+"""Part of a slot's logical CPU for all reward workers together."""
+CLOSE_TIMEOUT_S = 2.0
+"""Time that actors get to end by themselves before they are killed."""
+
+
+class System:
+    """All running parts. Used as a context manager: whatever happens inside, no process is left behind."""
+
+    def __init__(self, config: Config, hf_dir: Path, log_directory: Path, note: Callable[[str], None]) -> None:
+        """Starts Ray, the reward stream and every actor, and waits until each is ready."""
+        self._actors: list[Any] = []
+        self._engine_pids: list[int] = []
+        self._stream: RewardStream | None = None
+        # Processes must not be lost between their start and the first line that could end them.
+        try:
+            self._start(config, hf_dir, log_directory, note)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, config: Config, hf_dir: Path, log_directory: Path, note: Callable[[str], None]) -> None:
+        layout = config.train.layout
+        note("starting Ray")
+        start_session(layout.world_size)
+        slots = Slots(layout.world_size)
+        stream = self._stream = RewardStream()
+        note(
+            f"starting SGLang, and {layout.world_size} Megatron workers (TP {layout.tp} x PP {layout.pp} x DP {layout.dp})"
+        )
+        self.rollout = RolloutGroup(config, slots, hf_dir, stream.endpoint_completions, log_directory)
+        self._actors += [worker.actor for worker in self.rollout.workers]
+        self.trainer = TrainerGroup(config, slots, log_directory)
+        self._actors += [worker.actor for worker in self.trainer.workers]
+        self._start_rewards(config, slots, stream, log_directory)
+        gather(self.trainer.setup(hf_dir))
+        self.rollout.wait_ready()
+        self._engine_pids = self.rollout.child_pids
+        note("all workers are ready")
+
+    def _start_rewards(self, config: Config, slots: Slots, stream: RewardStream, log_directory: Path) -> None:
+        remote = ray.remote(RewardWorker)
+        self.reward_workers: list[Worker] = []
+        for index in range(config.reward.num_workers):
+            worker_id = f"reward-{index}"
+            actor = remote.options(
+                num_cpus=REWARD_SHARE / config.reward.num_workers,
+                scheduling_strategy=slots.strategy(0),
+                max_concurrency=2,
+            ).remote(stream.endpoint_workers, worker_id, config.reward.credits, str(log_directory / f"{worker_id}.log"))
+            self._actors.append(actor)
+            pid = ray.get(actor.ping.remote())
+            self.reward_workers.append(Worker(f"reward worker {index}", actor, RewardError, pid=pid))
+        self._scoring: list[Call] = [worker.call("run") for worker in self.reward_workers]
+
+    @property
+    def stream(self) -> RewardStream:
+        assert self._stream is not None
+        return self._stream
+
+    @property
+    def workers(self) -> list[Worker]:
+        return [*self.trainer.workers, *self.rollout.workers, *self.reward_workers]
+
+    def check_workers(self) -> None:
+        """Raises, naming it, if a reward worker has ended although the run goes on."""
+        for call in self._scoring:
+            if are_ready([call]):
+                check_failed(call, [call.worker])
+                raise RewardError(
+                    f"{call.worker.name} (process {call.worker.pid}) ended before the run did; its log is in logs/"
+                )
+
+    def close(self) -> None:
+        """Ends every process that this run started, within seconds, whatever state they are in."""
+        previous = _ignore_interrupts()
+        try:
+            if self._stream is not None:
+                self._stream.close()
+            for actor in self._actors:
+                with suppress(ray.exceptions.RayError, ValueError):
+                    ray.kill(actor)
+            if ray.is_initialized():
+                stop_session()
+            _end_processes(self._engine_pids)
+        finally:
+            _restore_interrupts(previous)
+
+    def __enter__(self) -> System:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _ignore_interrupts() -> Any:
+    """A second Ctrl-C must not cut the clean-up short."""
+    return signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _restore_interrupts(previous: Any) -> None:
+    signal.signal(signal.SIGINT, previous)
+
+
+def _end_processes(pids: list[int]) -> None:
+    """Engine processes normally end with their actor; whoever is still there on this machine is killed by id."""
+    alive: list[psutil.Process] = []
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            if "sglang" in process.name():
+                alive.append(process)
+    _, alive = psutil.wait_procs(alive, timeout=CLOSE_TIMEOUT_S)
+    for process in alive:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()

@@ -1,0 +1,54 @@
+"""The training loop. Read this first: everything else is called from here.
+
+restore -> warm up -> publish -> evaluate
+        -> for each step: collect groups -> build batch -> update -> publish -> record, evaluate, checkpoint
+        -> evaluate -> export
+"""
+
+from __future__ import annotations
+
+from hybridflow.control.batch import build_batch
+from hybridflow.control.run import Run
+from hybridflow.control.warmup import run_stage
+
+
+def train(run: Run) -> None:
+    """Runs, or continues, a whole training run. The state is saved with each checkpoint, so any exception can be resumed."""
+    warm_up(run)
+    run.publish()
+    if run.state.eval_before is None:
+        run.state.eval_before = run.evaluate()
+    run.display.start("RL", run.config.train.num_steps, run.state.rl_step)
+    while run.state.rl_step < run.config.train.num_steps:
+        train_step(run)
+        run.evaluate_if_due()
+        run.checkpoint_if_due()
+    run.state.eval_latest = run.evaluate_at_end()
+    run.export()
+
+
+def warm_up(run: Run) -> None:
+    """The supervised stages that are not done yet, each saved when it is; then RL starts with a fresh optimizer."""
+    for index in range(run.state.warmup_stages_done, len(run.config.warmup.stages)):
+        with run.phase("warmup"):
+            run_stage(index, run.config, run.tokenizer, run.trainer, run.display, run.warmup_tracker)
+        run.state.warmup_stages_done += 1
+        if run.state.warmup_stages_done == len(run.config.warmup.stages):
+            run.trainer.reset_optimizer()
+        run.checkpoint()
+
+
+def train_step(run: Run) -> None:
+    """One step of GRPO: ROLLOUT, TRAIN, SYNC. Steps are numbered from 1."""
+    step = run.state.rl_step + 1
+    with run.phase("rollout"):
+        collected = run.collect(step)
+    filtered = build_batch(collected.groups, run.config)
+    update = None
+    if filtered.batch is not None:
+        with run.phase("train"):
+            update = run.trainer.update(filtered.batch, run.learning_rate(step))
+    run.state.rl_step = step
+    run.state.policy_version += 1
+    run.publish()
+    run.record(step, collected, filtered, update)

@@ -1,0 +1,70 @@
+"""Supervised stages on generated conversations, before RL."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hybridflow.config.sections import Config, WarmupStage
+from hybridflow.control.batch import plan_batch
+from hybridflow.data.conversation import encode_conversation
+from hybridflow.data.synth.conversations import generate_conversations
+from hybridflow.observability.display import LiveDisplay
+from hybridflow.observability.trackers import JsonlTracker
+from hybridflow.protocols import Trainer
+from hybridflow.types import TrainBatch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SEEDS_PER_RUN = 1000
+"""Stages of one run draw from seeds that no other run seed reaches."""
+
+
+def run_stage(
+    index: int,
+    config: Config,
+    tokenizer: PreTrainedTokenizerBase,
+    trainer: Trainer,
+    display: LiveDisplay,
+    tracker: JsonlTracker,
+) -> None:
+    """One stage with a fresh optimizer. The next batch is made while the present one is trained on."""
+    stage = config.warmup.stages[index]
+    first_step = sum(earlier.num_steps for earlier in config.warmup.stages[:index])
+    display.start(f"warm-up: {stage.name}", stage.num_steps, 0)
+    display.phase("TRAIN")
+    trainer.reset_optimizer()
+    batch = build_stage_batch(stage, index, 0, config, tokenizer)
+    for step in range(stage.num_steps):
+        scale = min(1.0, (step + 1) / max(config.warmup.lr_warmup_steps, 1))
+        handle = trainer.start_sft_step(batch, stage.learning_rate * scale)
+        if step + 1 < stage.num_steps:
+            batch = build_stage_batch(stage, index, step + 1, config, tokenizer)
+        report = trainer.finish_sft_step(handle)
+        metrics = {
+            "policy/loss": report.loss,
+            "policy/grad_norm": report.grad_norm,
+            "train/skipped": float(report.num_skipped),
+        }
+        tracker.log(first_step + step, metrics)
+        display.step(step, metrics)
+
+
+def build_stage_batch(
+    stage: WarmupStage, index: int, step: int, config: Config, tokenizer: PreTrainedTokenizerBase
+) -> TrainBatch:
+    """The conversations of one step, tokenised and placed; a pure function of its arguments."""
+    conversations = generate_conversations(
+        stage.conversations_per_step,
+        stage.doc_tokens,
+        stage.num_records,
+        stage.num_questions,
+        stage.abstain_fraction,
+        seed=config.run.seed * SEEDS_PER_RUN + index,
+        first=step * stage.conversations_per_step,
+    )
+    sequences = [
+        encode_conversation(tokenizer, messages, f"{stage.name}-{step:05d}-{row:03d}")
+        for row, messages in enumerate(conversations)
+    ]
+    return plan_batch(sequences, config)
