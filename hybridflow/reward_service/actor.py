@@ -32,7 +32,3 @@ class RewardWorker:
     def pid(self) -> int:
         """Process id, for the supervisor."""
         return os.getpid()
-
-    def ping(self) -> int:
-        """Process id, by the name that every actor answers to."""
-        return self.pid()

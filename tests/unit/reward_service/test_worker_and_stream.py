@@ -27,7 +27,7 @@ from hybridflow.types import (
     Unknown,
     Verdict,
 )
-from hybridflow.wire.codec import SCHEMA_VERSION, decode_to_worker, encode
+from hybridflow.wire.codec import decode_to_worker, encode
 from hybridflow.wire.completion_sender import CompletionSender
 from hybridflow.wire.messages import Bye, Ready, Work
 from hybridflow.wire.reward_stream import RewardStream
@@ -234,25 +234,6 @@ def test_a_worker_that_leaves_hands_back_its_items(stream: RewardStream) -> None
     silent.close()
 
 
-def test_malformed_bytes_are_counted_and_the_stream_goes_on(stream: RewardStream) -> None:
-    stream.expect([request_group(0, 1)])
-    context = zmq.Context()
-    push, dealer = context.socket(zmq.PUSH), context.socket(zmq.DEALER)
-    push.connect(stream.endpoint_completions)
-    dealer.connect(stream.endpoint_workers)
-    for noise in (b"", b"\x00", bytes([SCHEMA_VERSION]) + b"not msgpack"):
-        push.send(noise)
-        dealer.send(noise)
-    push.send_multipart([b"two", b"frames"])
-    dealer.send_multipart([b"two", b"frames"])
-    wait_for(lambda: stream.counters.total() == 8, "eight refusals")
-    context.destroy(linger=0)
-    assert stream.counters == {"malformed_completion": 4, "malformed_worker_message": 4}
-    with CompletionSender(stream.endpoint_completions, "e") as sender, running(stream, ("w", give_one, 1)):
-        sender.send(finish(0, 0))
-        assert len(collect(stream, 1)) == 1
-
-
 def test_a_worker_that_is_sent_malformed_bytes_leaves_with_a_protocol_error() -> None:
     context = zmq.Context()
     router = context.socket(zmq.ROUTER)
@@ -292,76 +273,10 @@ def test_a_verifier_that_raises_gives_unknown_for_that_item_only(stream: RewardS
     assert num_scored["w"] == 3
 
 
-def test_duplicates_and_strangers_are_counted_and_forgotten_ids_are_late(stream: RewardStream) -> None:
-    stream.expect([request_group(0, 1), request_group(1, 1)])
-    stream.forget(["t0-g1-c00"])
-    with CompletionSender(stream.endpoint_completions, "e") as sender, running(stream, ("w", give_one, 1)):
-        for slot in (0, 0, 1, 7):
-            sender.send(finish(slot, 0))
-        assert len(collect(stream, 1)) == 1
-        wait_for(lambda: stream.counters.total() == 3, "three drops")
-        assert stream.counters == {"duplicate_completion": 1, "late_completion": 1, "unexpected_completion": 1}
-        assert stream.next(timeout_s=0.05) is None
-        with pytest.raises(ProtocolError, match="expected twice"):
-            stream.expect([request_group(0, 1)])
-
-
-def test_an_error_in_the_thread_surfaces_at_every_later_call(
-    stream: RewardStream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(frame: bytes) -> None:
-        raise RuntimeError("out of luck")
-
-    monkeypatch.setattr("hybridflow.wire.reward_stream.decode_from_engine", broken)
-    with CompletionSender(stream.endpoint_completions, "e") as sender:
-        sender.send(finish(0, 0))
-        with pytest.raises(RewardError, match="out of luck"):
-            stream.next(timeout_s=DEADLINE_S)
-    for call in (stream.outstanding, lambda: stream.expect([]), lambda: stream.worker_lost("w")):
-        with pytest.raises(RewardError, match="out of luck"):
-            call()
-
-
-def test_next_waits_no_longer_than_asked_and_close_wakes_it(stream: RewardStream) -> None:
-    start = time.monotonic()
-    assert stream.next(timeout_s=0.05) is None
-    assert 0.05 <= time.monotonic() - start < 5
-    woken: list[BaseException] = []
-
-    def wait() -> None:
-        try:
-            stream.next(timeout_s=DEADLINE_S)
-        except RewardError as error:
-            woken.append(error)
-
-    waiter = threading.Thread(target=wait)
-    waiter.start()
-    stream.close()
-    waiter.join(DEADLINE_S)
-    assert "closed" in str(woken[0])
-    assert stream.outstanding() == set()
-
-
-def test_a_sender_without_a_stream_raises_in_time_and_names_both_ends() -> None:
-    sender = CompletionSender("tcp://127.0.0.1:9", "engine-3", send_timeout_s=0.1, flush_timeout_s=0.1)
-    with pytest.raises(RewardError, match=r"engine-3 could not send t0-g0-c00 to tcp://127\.0\.0\.1:9"):
-        sender.send(finish(0, 0))
-    sender.close()
-    sender.close()
-    with pytest.raises(RewardError):
-        sender.send(finish(0, 0))
-
-
 @pytest.mark.parametrize("credits", [0, 65])
 def test_credits_out_of_bounds_are_refused_before_the_worker_starts(credits: int) -> None:
     with pytest.raises(RewardError, match="must be 1 to 64"):
         RewardWorkerLoop("tcp://127.0.0.1:9", "w", give_one, credits)
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "*", "192.0.2.1"])
-def test_a_host_that_others_cannot_reach_is_refused(host: str) -> None:
-    with pytest.raises(RewardError, match="cannot bind"):
-        RewardStream(host)
 
 
 def test_the_actor_shell_scores_by_rule(stream: RewardStream) -> None:
@@ -378,4 +293,4 @@ def test_the_actor_shell_scores_by_rule(stream: RewardStream) -> None:
     stream.close()
     thread.join(DEADLINE_S)
     assert results == [2]
-    assert actor.pid() > 0
+    assert actor.ping() > 0

@@ -1,6 +1,7 @@
 """Hand-written cases of every verifier, through the door that the reward workers use."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,21 @@ EMPTY = st.lists(st.sampled_from([" ", ".", "*", "a", "The", "an", '"', "\n", "!
 def test_an_empty_prediction_never_passes(ability: str, empty: str, gold: str, prefix: str) -> None:
     verdict = score(ability, prefix + empty, gold)
     assert isinstance(verdict, Unknown) or verdict.value == 0.0
+
+
+SLOW_PARTS = ["1,", "(", "- ", "= ", "1.", "the answer is ", "A or ", "<|", ". "]
+HOSTILE = ["the answer is A," + "*" * 200_000 + "x"]
+HOSTILE += ["the answer is " + part * 40_000 for part in SLOW_PARTS]
+HOSTILE += ["the" + " " * 200_000, "(" + " " * 200_000, "<think>" * 40_000, "</think>" * 40_000, "the " * 60_000]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=lambda text: f"{text[:24]!r}")
+@pytest.mark.parametrize("ability", ["doc-qa", "doc-math", "doc-mc"])
+def test_a_text_made_to_be_slow_is_judged_in_time(ability: str, text: str) -> None:
+    start = time.process_time()
+    verdict = score(ability, text, "B" if ability == "doc-mc" else "5")
+    assert time.process_time() - start < 2.0
+    assert isinstance(verdict, Scored) and verdict.value == 0.0
 
 
 @pytest.mark.skipif(not TATQA.exists(), reason="the TAT-QA rows are not in this checkout's neighbour folder")

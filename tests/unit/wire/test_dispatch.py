@@ -121,6 +121,7 @@ def test_an_item_that_kills_every_worker_ends_as_unknown() -> None:
     state = ScoreDispatch()
     state.expect([group(0)])
     state.finished(completion(0))
+    given_up = []
     for attempt in range(MAX_ATTEMPTS):
         state.ready(f"w{attempt}", 1)
         assert len(state.assign()) == 1
