@@ -6,8 +6,10 @@ has something to undo that a tiny model can undo in a few dozen steps.
 
 from __future__ import annotations
 
+import random
+
 from hybridflow.data.streams import derive_stream
-from hybridflow.data.synth.easy import build_question, check_easy_size, generate_document
+from hybridflow.data.synth.easy import Record, build_question, check_easy_size, generate_document
 from hybridflow.data.synth.easy_words import ABSTENTION
 from hybridflow.data.template import Message, build_answer, build_follow_up, build_prompt
 from hybridflow.errors import ConfigError
@@ -22,7 +24,10 @@ def generate_conversations(
     seed: int = 0,
     first: int = 0,
 ) -> list[list[Message]]:
-    """`num` conversations of `num_questions` questions each, drawn with replacement from the records of one document.
+    """`num` conversations of `num_questions` questions each about the records of one document.
+
+    No record is asked about again before all have been: an answer that can be copied from an earlier turn teaches the
+    model to look there, and look-up in the document comes later or, for some seeds, hardly at all.
 
     The first user message is the full template; later ones are the question and the format instruction. Conversation i
     depends on (seed, first + i) and the sizes alone, so a long stream can be made piece by piece.
@@ -46,10 +51,18 @@ def _conversation(
     stream = derive_stream("hybridflow.synth", "easy", "warmup", seed, index)
     document, records = generate_document(stream, doc_tokens, num_records)
     messages: list[Message] = []
-    for record in stream.choices(records, k=num_questions):
+    for record in _ask_in_rounds(stream, records, num_questions):
         question = build_question(record.attribute)
         content = build_follow_up(question) if messages else build_prompt(document, question)
         answer = ABSTENTION if stream.random() < abstain_fraction else record.value
         messages.append({"role": "user", "content": content})
         messages.append({"role": "assistant", "content": build_answer(answer)})
     return messages
+
+
+def _ask_in_rounds(stream: random.Random, records: list[Record], num_questions: int) -> list[Record]:
+    """Records to ask about: each round has every record once, in random order."""
+    asked: list[Record] = []
+    while len(asked) < num_questions:
+        asked += stream.sample(records, min(len(records), num_questions - len(asked)))
+    return asked

@@ -102,3 +102,14 @@ def test_tokenizer_without_template_is_refused() -> None:
     tokenizer.chat_template = None
     with pytest.raises(DataError, match="no chat template"):
         encode_conversation(tokenizer, generate_conversations(1, doc_tokens=64)[0])
+
+
+@pytest.mark.parametrize("num_questions", [3, 8, 19])
+def test_no_record_is_asked_about_again_before_all_have_been(num_questions: int) -> None:
+    for messages in generate_conversations(5, doc_tokens=64, num_questions=num_questions, seed=1):
+        asked = [message["content"].split("</text>\n\n")[-1] for message in messages if message["role"] == "user"]
+        assert len(asked) == num_questions
+        for start in range(0, num_questions, 8):
+            one_round = asked[start : start + 8]
+            assert len(set(one_round)) == len(one_round)
+        assert len(set(asked)) == min(num_questions, 8)
