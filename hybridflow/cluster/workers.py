@@ -46,6 +46,12 @@ class Call:
     ref: Any = field(repr=False)
 
 
+def identify(name: str, actor: Any, error: type[WorkerError]) -> Worker:
+    """Waits until the actor answers, and returns it with its process id. Raises `error` if it failed to start."""
+    (pid,) = gather([Worker(name, actor, error).call("ping")])
+    return Worker(name, actor, error, pid)
+
+
 def gather(calls: list[Call], watch: list[Worker] | None = None) -> list[Any]:
     """Results of the calls, in their order.
 
@@ -86,11 +92,11 @@ def check_failed(call: Call, watch: list[Worker]) -> None:
     try:
         ray.get(call.ref)
     except RayActorError as error:
-        raise _death(call.worker, call.method) from error
+        raise _death(call.worker, call.method, error) from error
     except RayTaskError as error:
         dead = find_dead(watch)
         if dead:
-            raise _death(dead[0], call.method) from error
+            raise _death(dead[0], call.method, None) from error
         cause = error.cause
         if isinstance(cause, HybridFlowError):
             raise cause from error
@@ -116,10 +122,15 @@ def _is_dead(ref: Any) -> bool:
     return False
 
 
-def _death(worker: Worker, method: str) -> WorkerError:
+def _death(worker: Worker, method: str, error: RayActorError | None) -> WorkerError:
+    """The error that names a worker whose process is gone, and says whether it ever started."""
+    log = "Its log is in the run folder under logs/"
+    if error is not None and "creation task" in str(error):
+        reason = str(error).strip().splitlines()[-1]
+        return worker.error(f"{worker.name} failed to start: {reason}. {log}")
     return worker.error(
-        f"{worker.name} (process {worker.pid}) died during {method}: killed, or out of memory. "
-        f"Its log is in the run folder under logs/; `--resume` continues from the last checkpoint"
+        f"{worker.name} (process {worker.pid}) died during {method}: killed, or out of memory. {log}; "
+        f"--resume continues from the last checkpoint"
     )
 
 
@@ -131,6 +142,6 @@ def stream(worker: Worker, method: str, *args: Any) -> Iterator[Any]:
         try:
             yield from generator
         except RayActorError as error:
-            raise _death(worker, method) from error
+            raise _death(worker, method, error) from error
 
     return references()

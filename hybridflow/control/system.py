@@ -14,7 +14,7 @@ import psutil
 import ray
 
 from hybridflow.cluster.session import Slots, start_session, stop_session
-from hybridflow.cluster.workers import Call, Worker, are_ready, check_failed, gather
+from hybridflow.cluster.workers import Call, Worker, are_ready, check_failed, gather, identify
 from hybridflow.config.sections import Config
 from hybridflow.errors import RewardError
 from hybridflow.reward_service.actor import RewardWorker
@@ -75,8 +75,7 @@ class System:
                 max_concurrency=2,
             ).remote(stream.endpoint_workers, worker_id, config.reward.credits, str(log_directory / f"{worker_id}.log"))
             self._actors.append(actor)
-            pid = ray.get(actor.ping.remote())
-            self.reward_workers.append(Worker(f"reward worker {index}", actor, RewardError, pid=pid))
+            self.reward_workers.append(identify(f"reward worker {index}", actor, RewardError))
         self._scoring: list[Call] = [worker.call("run") for worker in self.reward_workers]
 
     @property

@@ -29,6 +29,6 @@ class RewardWorker:
         """Scores until the stream stops it; returns the number of items scored."""
         return self._loop.run()
 
-    def pid(self) -> int:
+    def ping(self) -> int:
         """Process id, for the supervisor."""
         return os.getpid()

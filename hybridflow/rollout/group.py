@@ -9,7 +9,7 @@ from typing import Any
 import ray
 
 from hybridflow.cluster.session import Slots
-from hybridflow.cluster.workers import Call, Worker, are_ready, gather
+from hybridflow.cluster.workers import Call, Worker, are_ready, gather, identify
 from hybridflow.config.sections import Config
 from hybridflow.errors import RolloutError, WeightSyncError
 from hybridflow.rollout.actor import RolloutWorker
@@ -50,9 +50,8 @@ class RolloutGroup:
 
     def wait_ready(self) -> None:
         """Returns when the engine answers. Raises RolloutError if it failed to start."""
-        ready, children = self._worker.call("ping"), self._worker.call("child_pids")
-        pid, self.child_pids = gather([ready, children])
-        self._worker = Worker(self._worker.name, self._worker.actor, RolloutError, pid=pid)
+        self._worker = identify(self._worker.name, self._worker.actor, RolloutError)
+        (self.child_pids,) = gather([self._worker.call("child_pids")])
 
     def start(self, requests: list[GroupRequest], sampling: SamplingParams) -> None:
         """Starts decoding; completions go to the reward stream, each as soon as it ends."""

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 
 from hybridflow.cluster.session import Slots
-from hybridflow.cluster.workers import Call, Worker, gather, stream
+from hybridflow.cluster.workers import Call, gather, identify, stream
 from hybridflow.config.sections import Config
 from hybridflow.errors import TrainerError
 from hybridflow.trainer.actor import HEALTH, TrainWorker, worker_environment
@@ -39,7 +39,7 @@ class TrainerGroup:
             for rank in range(config.train.layout.world_size)
         ]
         self.workers = [
-            Worker(f"train worker {rank}", actor, TrainerError, pid=ray.get(actor.ping.remote()))
+            identify(f"train worker {rank}", actor, TrainerError)
             for rank, actor in enumerate(actors)
         ]
 
