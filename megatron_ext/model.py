@@ -11,6 +11,7 @@ from torch import Tensor
 from megatron_ext import platform
 from megatron_ext.attention import PackedSegments
 from megatron_ext.hf.config import HFConfig, padded_vocab_size, transformer_config
+from megatron_ext.hf.mapping import rule_for
 from megatron_ext.layer_specs import build_block_spec
 from megatron_ext.logprob import vocab_parallel_logprobs
 from megatron_ext.topology import Layout, Topology, check_layout
@@ -18,9 +19,8 @@ from megatron_ext.topology import Layout, Topology, check_layout
 platform.install()
 
 from megatron.core.models.gpt import GPTModel  # noqa: E402
-from megatron.core.tensor_parallel.mappings import (  # noqa: E402
-    reduce_from_tensor_model_parallel_region,
-)
+from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes  # noqa: E402
+from megatron.core.tensor_parallel.mappings import reduce_from_tensor_model_parallel_region  # noqa: E402
 
 
 class PolicyModel(GPTModel):
@@ -108,4 +108,22 @@ def build_model(hf_config: HFConfig, layout: Layout, topology: Topology, dtype: 
     )
     model.hf_config = hf_config
     model.topology = topology
+    _mark_cut_parameters(model)
     return model.to(topology.device)
+
+
+def first_layer_of(model: GPTModel) -> int:
+    """Index in the whole model of this stage's first layer."""
+    return model.decoder.layers[0].layer_number - 1
+
+
+def _mark_cut_parameters(model: PolicyModel) -> None:
+    """Says of each parameter whether tensor parallel ranks hold different parts of it.
+
+    Upstream marks a weight while it initialises it, which we skip since all are loaded. Without the mark the gradient
+    norm would count the part of rank 0 only.
+    """
+    for name, parameter in model.named_parameters():
+        cut_dim = rule_for(name, first_layer_of(model), model.hf_config).cut_dim
+        if cut_dim is not None and not hasattr(parameter, "tensor_model_parallel"):
+            set_tensor_model_parallel_attributes(parameter, is_parallel=True, dim=cut_dim, stride=1)

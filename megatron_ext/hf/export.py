@@ -13,9 +13,9 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
-from megatron_ext.hf.load import INDEX_NAME, SINGLE_NAME, first_layer_of
+from megatron_ext.hf.load import INDEX_NAME, SINGLE_NAME
 from megatron_ext.hf.mapping import rule_for, split_parts
-from megatron_ext.model import PolicyModel
+from megatron_ext.model import PolicyModel, first_layer_of
 from megatron_ext.topology import Topology
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json")

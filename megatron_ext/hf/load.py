@@ -13,7 +13,7 @@ from torch import Tensor
 
 from megatron_ext.hf.config import HFConfig
 from megatron_ext.hf.mapping import Rule, fuse_parts, hf_shapes, rank_range, rule_for
-from megatron_ext.model import PolicyModel
+from megatron_ext.model import PolicyModel, first_layer_of
 from megatron_ext.topology import Topology
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -42,11 +42,6 @@ def load_hf_weights(model: PolicyModel, hf_dir: str | Path, topology: Topology) 
                 parameter[: value.size(0)].copy_(value)
             else:
                 parameter.copy_(value)
-
-
-def first_layer_of(model: PolicyModel) -> int:
-    """Index in the whole model of this stage's first layer."""
-    return model.decoder.layers[0].layer_number - 1
 
 
 def _rank_value(checkpoint: HFCheckpoint, rule: Rule, hf_config: HFConfig, topology: Topology) -> Tensor:
