@@ -9,7 +9,7 @@ import torch
 
 from megatron_ext import platform
 from megatron_ext.model import PolicyModel
-from megatron_ext.torch_adamw import mend_torch_adamw
+from megatron_ext.optimizer_repairs import mend_optimizer
 
 platform.install()
 
@@ -68,7 +68,7 @@ def build_optimizer(model: DistributedDataParallel, options: OptimizerOptions) -
         use_distributed_optimizer=True,
     )
     optimizer = get_megatron_optimizer(config, [model])
-    mend_torch_adamw(optimizer)
+    mend_optimizer(optimizer)
     for group in optimizer.param_groups:
         # Upstream leaves this to its learning rate scheduler, which we do not use.
         group["weight_decay"] = options.weight_decay * group["wd_mult"]

@@ -15,7 +15,7 @@ from megatron_ext.policy import MegatronPolicy
 from megatron_ext.schedule import LossSums
 from megatron_ext.optimizer import OptimizerOptions
 from megatron_ext.topology import Topology
-from megatron_ext.torch_adamw import distributed_optimizers
+from megatron_ext.optimizer_repairs import distributed_optimizers
 from tests.dist_cpu.tiny_models import make_rows
 
 TEMPERATURE = 0.8

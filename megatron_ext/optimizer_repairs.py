@@ -1,13 +1,20 @@
-"""Mends Megatron's distributed optimizer where it runs on torch.optim.AdamW.
+"""Mends Megatron-Core 0.16.1's distributed optimizer where saving and loading lose or corrupt state.
 
-Without Apex or Transformer Engine (always so on a CPU) Megatron-Core 0.16.1 falls back to torch's AdamW, and saving and
-loading then have four faults. They are mended on the object, upstream's classes stay as they are:
+The repairs are made on the object; upstream's classes stay as they are.
+
+With torch.optim.AdamW, which it falls back to without Apex or Transformer Engine (always so on a CPU):
 
 1. AdamW makes its state at the first step, but `state_dict()` wants one `step` common to all parameters before.
 2. Loading copies every key of a parameter's state from the checkpoint, which has no `step`: KeyError 'step'.
 3. The copy writes in place into leaves that require grad, outside no_grad.
 4. Loading gives all parameters one shared `step` tensor; each step then counts it up once per parameter and the bias
    correction is silently wrong.
+
+With any AdamW:
+
+5. The "fully reshardable" state is cut out of a flat tensor without the padding between buckets, at positions that count
+   it. So behind a bucket that needed padding everything shifts, and weights are restored from their neighbours. A stage
+   that shares the embedding has such a bucket whenever the embedding is no multiple of lcm(dp, 128) elements.
 """
 
 from __future__ import annotations
@@ -31,9 +38,10 @@ def distributed_optimizers(optimizer: MegatronOptimizer) -> list[DistributedOpti
     return [member for member in chain if isinstance(member, DistributedOptimizer) and not member.is_stub_optimizer]
 
 
-def mend_torch_adamw(optimizer: MegatronOptimizer) -> None:
-    """Applies the four repairs to a new optimizer. Does nothing to parts that use a fused AdamW."""
+def mend_optimizer(optimizer: MegatronOptimizer) -> None:
+    """Applies the repairs to a new optimizer; 1 to 4 only to parts that use torch's AdamW."""
     for member in distributed_optimizers(optimizer):
+        member.get_parameter_state_dp_zero = _padded_state(member)  # type: ignore[method-assign]
         if isinstance(member.optimizer, torch.optim.AdamW):
             _fill_initial_state(member.optimizer)
             member._set_main_param_and_optimizer_states = _state_setter(member)  # type: ignore[method-assign]
@@ -69,3 +77,31 @@ def _loader(member: DistributedOptimizer, load: Callable[[dict[str, Any]], None]
             state["step"] = state["step"].clone()
 
     return load_state_dict
+
+
+def _padded_state(member: DistributedOptimizer) -> Callable[..., dict[Any, Any] | None]:
+    """`get_parameter_state_dp_zero` with the padding between buckets put back (repair 5)."""
+    gather = member.get_parameter_state_dp_zero
+
+    def gather_padded(*args: Any, **kwargs: Any) -> dict[Any, Any] | None:
+        state = gather(*args, **kwargs)
+        for index, buffer in enumerate(member.buffers if state is not None else ()):
+            for tensors in state[index].values():
+                for key, value in tensors.items():
+                    if torch.is_tensor(value):
+                        tensors[key] = _with_bucket_padding(value, buffer)
+        return state
+
+    return gather_padded
+
+
+def _with_bucket_padding(packed: torch.Tensor, buffer: Any) -> torch.Tensor:
+    """Each bucket's elements at the bucket's place in the buffer."""
+    if len(buffer.buckets) == 1:
+        return packed
+    padded = packed.new_zeros(buffer.numel)
+    for bucket, values in zip(
+        buffer.buckets, packed.split([bucket.numel_unpadded for bucket in buffer.buckets]), strict=True
+    ):
+        padded[bucket.offset : bucket.offset + values.numel()] = values
+    return padded
