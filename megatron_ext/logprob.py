@@ -86,9 +86,7 @@ class _VocabParallelLogprobs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None]:
         lse_N, target_logit_N, mean_logit_N = _reduce_rows(hidden_NH, weight_VH, head, with_entropy)
         if head.tp_size > 1 and hidden_NH.size(0) > 0:
-            lse_N, target_logit_N, mean_logit_N = _merge_ranks(
-                torch.stack([lse_N, target_logit_N, mean_logit_N]), head
-            )
+            lse_N, target_logit_N, mean_logit_N = _merge_ranks(torch.stack([lse_N, target_logit_N, mean_logit_N]), head)
         ctx.save_for_backward(hidden_NH, weight_VH, lse_N)
         ctx.head = head
         entropy_N = lse_N - mean_logit_N if with_entropy else None

@@ -9,7 +9,7 @@ import torch
 
 from megatron_ext import platform
 from megatron_ext.model import PolicyModel
-from megatron_ext.optimizer_repairs import mend_optimizer
+from megatron_ext.optimizer_repairs import distributed_optimizers, mend_optimizer
 
 platform.install()
 
@@ -69,10 +69,31 @@ def build_optimizer(model: DistributedDataParallel, options: OptimizerOptions) -
     )
     optimizer = get_megatron_optimizer(config, [model])
     mend_optimizer(optimizer)
+    _apply_options(optimizer, options)
+    return optimizer
+
+
+@torch.no_grad()
+def reset_optimizer(optimizer: MegatronOptimizer, options: OptimizerOptions) -> None:
+    """Back to zero moments and step 0, with new options; the master weights, and their precision, stay."""
+    _apply_options(optimizer, options)
+    for member in distributed_optimizers(optimizer):
+        for state in member.optimizer.state.values():
+            for value in state.values():
+                value.zero_()
+        for group in member.optimizer.param_groups:
+            if "step" in group:  # a fused AdamW counts steps here
+                group["step"] = 0
+
+
+def _apply_options(optimizer: MegatronOptimizer, options: OptimizerOptions) -> None:
     for group in optimizer.param_groups:
+        group["lr"] = options.lr * group["lr_mult"]
+        group["betas"] = options.betas
+        group["eps"] = options.eps
         # Upstream leaves this to its learning rate scheduler, which we do not use.
         group["weight_decay"] = options.weight_decay * group["wd_mult"]
-    return optimizer
+    optimizer.config.clip_grad = options.clip_grad
 
 
 @torch.no_grad()

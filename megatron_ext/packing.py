@@ -120,7 +120,9 @@ def _predicted_tokens(sequence: PackInput, number: int, names: list[str]) -> lis
         )
     predicted = [sequence.predict_from + i for i, mask in enumerate(sequence.predict_mask) if mask]
     if set(sequence.loss_inputs) != set(names):
-        raise ValueError(f"sequence {number}: loss_inputs are {sorted(sequence.loss_inputs)}, of the first {sorted(names)}")
+        raise ValueError(
+            f"sequence {number}: loss_inputs are {sorted(sequence.loss_inputs)}, of the first {sorted(names)}"
+        )
     for name, value in sequence.loss_inputs.items():
         if len(value) != len(predicted):
             raise ValueError(

@@ -14,7 +14,13 @@ from megatron_ext.hf import export
 from megatron_ext.hf.config import read_hf_config
 from megatron_ext.hf.load import load_hf_weights
 from megatron_ext.model import build_model
-from megatron_ext.optimizer import OptimizerOptions, build_optimizer, optimizer_step, wrap_data_parallel
+from megatron_ext.optimizer import (
+    OptimizerOptions,
+    build_optimizer,
+    optimizer_step,
+    reset_optimizer,
+    wrap_data_parallel,
+)
 from megatron_ext.packing import MicroBatch
 from megatron_ext.schedule import run_forward, run_forward_backward
 from megatron_ext.sums import LossFn
@@ -109,4 +115,4 @@ class MegatronPolicy:
 
     def reset_optimizer(self, options: OptimizerOptions) -> None:
         """Starts over with zero moments; the weights stay."""
-        self._optimizer = build_optimizer(self._parallel_model, options)
+        reset_optimizer(self._optimizer, options)

@@ -8,6 +8,7 @@ result and the gradients of real tokens are those of separate calls.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,7 +46,7 @@ def plan_blocks(cu_seqlens: Sequence[int]) -> tuple[list[SegmentBlock], Tensor |
 
     The second is None when the blocks leave the tokens where they are. Empty segments are ignored.
     """
-    segments = [(start, end - start) for start, end in zip(cu_seqlens, cu_seqlens[1:], strict=False) if end > start]
+    segments = [(start, end - start) for start, end in itertools.pairwise(cu_seqlens) if end > start]
     in_order = [_slice_block(run) for run in _equal_runs(segments)]
     if len(in_order) <= 2:
         return in_order, None

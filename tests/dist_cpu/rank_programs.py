@@ -10,12 +10,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from megatron_ext.layout import Layout
+from megatron_ext.logprob import vocab_parallel_logprobs
+from megatron_ext.optimizer import OptimizerOptions
+from megatron_ext.optimizer_repairs import distributed_optimizers
 from megatron_ext.packing import MicroBatch, PackInput, pack_sequences
 from megatron_ext.policy import MegatronPolicy
 from megatron_ext.schedule import LossSums
-from megatron_ext.optimizer import OptimizerOptions
 from megatron_ext.topology import Topology
-from megatron_ext.optimizer_repairs import distributed_optimizers
 from tests.dist_cpu.tiny_models import make_rows
 
 TEMPERATURE = 0.8
@@ -128,4 +129,86 @@ def resume(topology: Topology, layout: Layout, hf_dir: Path, checkpoints: list[P
         policy.load_checkpoint(checkpoint)
         steps = train(policy, rank_batches(topology, layout), 2)
         results.append({"steps": steps, "weights": exported(policy), "state": rank_state(policy)})
+    return results
+
+
+def train_packings(topology: Topology, layout: Layout, hf_dir: Path) -> list[dict[str, Any]]:
+    """Two steps on the same rows, packed in different ways; the first entry is one row per micro-batch."""
+    rows = make_rows()
+    nothing = PackInput([5, 6, 7], 1, [0, 0], {"weight": []})
+    longest_first = sorted(rows, key=lambda row: -len(row.token_ids))
+    packings = [
+        pack_rows(rows, 1, layout),
+        pack_rows(rows, len(rows), layout),
+        pack_rows(rows[::-1], 3, layout),
+        pack_rows([*longest_first, nothing], 1, layout),
+        [pack_sequences(rows, pad_to_multiple=64)],
+    ]
+    results = []
+    for packing in packings:
+        policy = open_policy(hf_dir, layout, topology)
+        results.append({"steps": train(policy, packing, 2), "weights": exported(policy)})
+    return results
+
+
+def compare_families(topology: Topology, layout: Layout, hf_dirs: dict[str, Path]) -> dict[str, Any]:
+    """Log-probabilities and entropies by model and temperature, and what loading and exporting changed."""
+    results = {}
+    for name, hf_dir in hf_dirs.items():
+        policy = open_policy(hf_dir, layout, topology)
+        micro_batches = pack_rows(make_rows(), 3, layout)
+        results[name] = {
+            temperature: policy.logprobs(micro_batches, temperature=temperature, with_entropy=True)
+            for temperature in (1.0, 0.6)
+        }
+        results[name]["changed_by_loading"] = changed_tensors(exported(policy), hf_dir)
+    return results
+
+
+def start_over(topology: Topology, layout: Layout, hf_dir: Path) -> dict[str, Any]:
+    """One step after a reset of the optimizer, and the same from a new policy with those weights and options."""
+    micro_batches = rank_batches(topology, layout)
+    options = OptimizerOptions(lr=LR, betas=(0.8, 0.9), eps=1e-3, weight_decay=0.1, clip_grad=0.2)
+    policy = open_policy(hf_dir, layout, topology)
+    train(policy, micro_batches, 2)
+    fresh = MegatronPolicy(str(hf_dir), layout, topology, dtype=torch.float32, optimizer=options)
+    fresh.model.load_state_dict(policy.model.state_dict())
+    policy.reset_optimizer(options)
+    return {
+        "steps": [train(policy, micro_batches, 1), train(fresh, micro_batches, 1)],
+        "states": [rank_state(policy), rank_state(fresh)],
+    }
+
+
+def load_broken(topology: Topology, layout: Layout, broken_dirs: list[Path]) -> list[str]:
+    """The message with which each directory is refused."""
+    messages = []
+    for hf_dir in broken_dirs:
+        try:
+            open_policy(hf_dir, layout, topology)
+        except ValueError as error:
+            messages.append(f"{type(error).__name__}: {error}")
+    return messages
+
+
+def head_gradients(topology: Topology, layout: Layout, cases: list[dict[str, Any]]) -> list[dict[str, Tensor]]:
+    """`vocab_parallel_logprobs` with its gradients on this rank's rows of a padded weight."""
+    results = []
+    for case in cases:
+        hidden = case["hidden"].clone().requires_grad_()
+        padding = torch.full((-case["weight"].size(0) % topology.tp_size, hidden.size(1)), 9.0)
+        weight = torch.cat([case["weight"], padding]).chunk(topology.tp_size)[topology.tp_rank].clone().requires_grad_()
+        logprobs_N, entropy_N = vocab_parallel_logprobs(
+            hidden,
+            weight,
+            case["targets"],
+            temperature=case["temperature"],
+            tp_group=topology.tp_group,
+            vocab_size=case["weight"].size(0),
+            chunk_tokens=case["chunk_tokens"],
+            with_entropy=True,
+        )
+        (logprobs_N * case["grad"]).sum().backward()
+        outputs = {"logprobs": logprobs_N.detach(), "entropy": entropy_N, "hidden_grad": hidden.grad}
+        results.append({**outputs, "weight_grad": weight.grad})
     return results
