@@ -23,6 +23,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
 )
 
 
@@ -79,7 +80,11 @@ def train(
     from hybridflow.observability.log import configure
 
     configure("driver", level="WARNING")
-    run_training(load_config(config, set_ or [], Config), resume=resume)
+    try:
+        run_training(load_config(config, set_ or [], Config), resume=resume)
+    except KeyboardInterrupt:
+        print("interrupted; --resume continues from the last checkpoint", file=sys.stderr)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 def main() -> NoReturn:
@@ -88,18 +93,13 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _interrupt)
     arguments = _spread_values(sys.argv[1:], ("--config", "-c", "--set", "-s"))
     try:
-        app(args=arguments, standalone_mode=False)
+        app(args=arguments)
     except HybridFlowError as error:
         if "--traceback" in arguments:
             raise
         Console(stderr=True).print(f"[bold red]error:[/] {type(error).__name__}", highlight=False)
         print(str(error), file=sys.stderr)
         sys.exit(EXIT_ERROR)
-    except (KeyboardInterrupt, typer.Abort):
-        print("interrupted; --resume continues from the last checkpoint", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
     sys.exit(0)
 
 

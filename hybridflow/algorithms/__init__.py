@@ -1,4 +1,4 @@
-"""Reinforcement learning as functions: advantages, group filters, the policy loss, the gap between trainer and engine.
+"""Reinforcement learning as functions: advantages, group filters, the policy loss.
 
-Pure. `losses.py` and `logprob_gap.py` need torch; the rest is plain Python.
+Pure. `losses.py` needs torch; the rest is plain Python.
 """

@@ -14,7 +14,7 @@ from hybridflow.data.rows import load_rows, write_rows
 from hybridflow.data.synth.spec import SynthSpec, generate_rows
 from hybridflow.errors import ConfigError, DataError
 from hybridflow.policy.init import write_policy
-from hybridflow.trainer.core import check_model_layout
+from hybridflow.trainer.layout import check_model_layout
 from hybridflow.types import Prompt
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from hybridflow.errors import ProtocolError, RolloutError, WeightSyncError
 from hybridflow.types import Completion, FinishReason, GroupRequest, SamplingParams
 from hybridflow.weights.manifest import Bucket, TensorEntry, check_bucket
+from hybridflow.wire.messages import build_completion_id
 
 T = TypeVar("T")
 
@@ -74,7 +75,7 @@ class SGLangEngine:
         # it: they find it in the cache even when the queue is too long for SGLang's own in-queue prefix matching (128).
         expected: list[tuple[GroupRequest, int, str]] = sorted(
             (
-                (request, index, f"{request.group_id}-c{index:02d}")
+                (request, index, build_completion_id(request.group_id, index))
                 for request in requests
                 for index in range(request.num_completions)
             ),

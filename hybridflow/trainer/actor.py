@@ -6,16 +6,18 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import torch
 
 from hybridflow.observability.log import configure
 from hybridflow.observability.process_log import redirect_output
-from hybridflow.trainer.core import TrainerCore
 from hybridflow.types import TrainBatch, UpdateReport
 from hybridflow.weights.manifest import Bucket, TensorEntry
+
+if TYPE_CHECKING:
+    from hybridflow.trainer.core import TrainerCore
 
 HEALTH = "health"
 """Concurrency group of the methods that answer while the rank computes."""
@@ -55,6 +57,9 @@ class TrainWorker:
 
     def setup(self, master: tuple[str, int], **arguments: Any) -> None:
         """Joins the process group and loads the policy; arguments as in `TrainerCore`."""
+        # Here and not at the top: the driver imports this module too, and must not load Megatron.
+        from hybridflow.trainer.core import TrainerCore
+
         self._core = TrainerCore(rank=self._rank, master_addr=master[0], master_port=master[1], **arguments)
 
     @property

@@ -9,30 +9,16 @@ from pathlib import Path
 import torch
 
 from hybridflow.config.sections import AlgorithmSection, LayoutSection, OptimizerSection
-from hybridflow.errors import ConfigError
 from hybridflow.trainer.batch import pack_rank
+from hybridflow.trainer.layout import to_layout
 from hybridflow.trainer.objectives import PolicyObjective, sft_objective
 from hybridflow.types import TrainBatch, UpdateReport
 from hybridflow.weights.manifest import Bucket, TensorEntry, iterate_buckets
-from megatron_ext.hf.config import read_hf_config
-from megatron_ext.layout import Layout, LayoutError, check_layout
 from megatron_ext.optimizer import OptimizerOptions
 from megatron_ext.policy import MegatronPolicy
 from megatron_ext.topology import Topology, init_distributed, shutdown_distributed
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-def to_layout(section: LayoutSection) -> Layout:
-    return Layout(tp=section.tp, pp=section.pp, dp=section.dp)
-
-
-def check_model_layout(hf_dir: str, section: LayoutSection) -> None:
-    """Raises ConfigError if the model cannot be cut that way; needs no process group."""
-    try:
-        check_layout(to_layout(section), read_hf_config(hf_dir))
-    except LayoutError as error:
-        raise ConfigError(f"train.layout does not fit the model: {error}") from error
 
 
 class TrainerCore:

@@ -38,10 +38,7 @@ class TrainerGroup:
             ).remote(rank, config.train.num_threads, str(log_directory / f"train-{rank}.log"))
             for rank in range(config.train.layout.world_size)
         ]
-        self.workers = [
-            identify(f"train worker {rank}", actor, TrainerError)
-            for rank, actor in enumerate(actors)
-        ]
+        self.workers = [identify(f"train worker {rank}", actor, TrainerError) for rank, actor in enumerate(actors)]
 
     def setup(self, hf_dir: Path) -> list[Call]:
         """Starts loading the policy of `hf_dir` on every rank; wait for the calls with `gather`."""

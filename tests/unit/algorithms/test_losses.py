@@ -12,7 +12,6 @@ import math
 import pytest
 import torch
 
-from hybridflow.algorithms.logprob_gap import LogprobGap, compute_logprob_gap
 from hybridflow.algorithms.losses import MAX_LOG_RATIO, policy_loss
 from hybridflow.errors import ProtocolError
 
@@ -110,22 +109,3 @@ def test_an_exploding_ratio_stays_finite() -> None:
 def test_shapes_that_would_broadcast_are_refused() -> None:
     with pytest.raises(ProtocolError, match=r"one shape.*\(4,\).*\(4, 1\)"):
         policy_loss(torch.zeros(4), torch.zeros(4), torch.zeros(4, 1), clip_low=LOW, clip_high=HIGH)
-    with pytest.raises(ProtocolError, match="one shape"):
-        compute_logprob_gap(torch.zeros(4), torch.zeros(4, 1))
-
-
-def test_logprob_gap_by_hand_and_in_parts() -> None:
-    old, rollout = torch.tensor([-1.0, -2.0, -3.0]), torch.tensor([-1.5, -2.0, -2.75])
-    whole = compute_logprob_gap(old, rollout)
-    assert whole == LogprobGap(sum_abs=0.75, max_abs=0.5, num_tokens=3)
-    assert whole.mean_abs == 0.25
-    parts = [compute_logprob_gap(old[cut], rollout[cut]) for cut in (slice(0, 1), slice(1, 3), slice(3, 3))]
-    assert sum(parts, LogprobGap()) == sum(reversed(parts), LogprobGap()) == whole
-    assert LogprobGap().mean_abs == 0.0
-
-
-def test_a_logprob_that_is_not_a_number_shows_in_the_gap() -> None:
-    broken = compute_logprob_gap(torch.tensor([math.nan, -1.0]), torch.tensor([-1.0, -1.0]))
-    fine = compute_logprob_gap(torch.tensor([-1.0]), torch.tensor([-2.0]))
-    for total in (broken + fine, fine + broken):
-        assert math.isnan(total.mean_abs) and math.isnan(total.max_abs)

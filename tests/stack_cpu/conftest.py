@@ -1,0 +1,66 @@
+"""A tiny policy that already answers some questions: what the tests here start from."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SKILL_STEPS = 330
+"""Enough for some answers to be right and some wrong: groups with variance, so that steps train on something."""
+
+
+def _warm_up(out_dir: str) -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import torch
+    from transformers import AutoTokenizer
+
+    torch.set_num_threads(1)
+    from hybridflow.config.load import load_config
+    from hybridflow.config.sections import Config
+    from hybridflow.control.warmup import build_stage_batch
+    from hybridflow.policy.init import write_policy
+    from hybridflow.trainer.core import TrainerCore
+
+    config = load_config([ROOT / "configs/quickstart.toml"], ["train.layout.tp=1"], Config)
+    tiny = ROOT / "configs/models/tiny"
+    start = Path(out_dir).with_name("start")
+    write_policy(tiny, start, seed=0)
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    core = TrainerCore(
+        hf_dir=str(start),
+        dtype="float32",
+        layout=config.train.layout,
+        optimizer=config.train.optimizer,
+        rank=0,
+        master_addr="127.0.0.1",
+        master_port=free_port(),
+        seed=0,
+    )
+    stage = config.warmup.stages[0]
+    for step in range(SKILL_STEPS):
+        batch = build_stage_batch(stage, 0, step, config, tokenizer)
+        core.sft_step(batch, stage.learning_rate * min(1.0, (step + 1) / 20))
+    core.save_hf(Path(out_dir))
+    core.close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def warm_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """HF directory of a half-skilled policy, trained by Megatron in one process."""
+    out_dir = tmp_path_factory.mktemp("policy") / "warm"
+    process = multiprocessing.get_context("spawn").Process(target=_warm_up, args=(str(out_dir),))
+    process.start()
+    process.join(timeout=170)
+    assert process.exitcode == 0, "the warm-up of the test policy failed"
+    return out_dir

@@ -1,0 +1,111 @@
+"""The whole command on the real stack: a run, a killed worker, a resume, and an interrupt.
+
+Chain of equalities: an uninterrupted run A of 4 steps; a run B of the same seed whose train worker is killed after its second
+step and which is then resumed. B's records equal A's, so (1) two runs of one seed agree, (2) a resumed run agrees with one that
+was never stopped, and (3) nothing was skipped or trained twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.stack_cpu.command import (
+    descendants,
+    read_lines,
+    run_train,
+    settings,
+    start_train,
+    still_alive,
+    wait_until,
+    without_times,
+)
+
+pytestmark = [pytest.mark.stack_cpu, pytest.mark.timeout(400)]
+
+
+@pytest.fixture(scope="module")
+def finished(warm_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of run A."""
+    directory = tmp_path_factory.mktemp("a")
+    log = directory / "output.txt"
+    code = run_train(["--set", *settings(warm_model, directory)], log)
+    assert code == 0, log.read_text()[-3000:]
+    return directory / "quickstart"
+
+
+def test_run_folder_is_complete(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert names >= {
+        "resolved.json", "metrics.jsonl", "completions.jsonl", "checkpoints", "hf", "wandb", "summary.json", "data", "logs",
+    }  # fmt: skip
+    assert [path.name for path in sorted((finished / "checkpoints").iterdir())] == ["rl-000003", "rl-000004"]
+    assert list((finished / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_summary_adds_up(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    groups = summary["groups"]
+    assert summary["status"] == "finished"
+    assert summary["num_steps"] == summary["policy_version_final"] == 4
+    assert groups["started"] == 4 * 8 == groups["trained"] + sum(groups["filtered"].values())
+    assert groups["trained"] > 0, "the test policy gave no group with variance: nothing was trained on"
+    assert summary["logprob_gap_mean_abs"] < 1e-4
+    assert summary["cached_tokens"] > 0, "no completion found its prompt in the cache of its group"
+    assert set(summary["phase_seconds"]) >= {"rollout", "train", "sync"}
+    assert set(summary["versions"]) == {"torch", "megatron_core", "sglang", "ray", "pyzmq", "wandb", "transformers"}
+
+
+def test_every_completion_has_a_verdict_and_the_right_version(finished: Path) -> None:
+    lines = read_lines(finished / "completions.jsonl")
+    assert len(lines) == 4 * 8 * 4
+    assert len({line["completion_id"] for line in lines}) == len(lines)
+    assert all(line["verdict"]["status"] == "scored" and line["reward"] in (0.0, 1.0) for line in lines)
+    assert all(line["policy_version"] == line["step"] - 1 for line in lines)
+
+
+def test_killed_worker_is_named_and_resume_equals_an_uninterrupted_run(
+    finished: Path, warm_model: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "output.txt"
+    run = tmp_path / "quickstart"
+    process = start_train(["--set", *settings(warm_model, tmp_path)], log)
+    wait_until(lambda: (run / "checkpoints/rl-000002/state.json").exists(), process)
+    children = descendants(process)
+    victim = next(child for child in children if "TrainWorker" in " ".join(child.cmdline()))
+    os.kill(victim.pid, signal.SIGKILL)
+    assert process.wait(timeout=60) == 1
+    output = log.read_text()
+    assert "train worker" in output and str(victim.pid) in output and "--resume" in output, output[-2000:]
+    assert "Traceback" not in output
+    assert still_alive(children, within_s=5) == []
+    assert json.loads((run / "summary.json").read_text())["status"] == "failed"
+
+    assert run_train(["--resume", "--set", *settings(warm_model, tmp_path)], log) == 0, log.read_text()[-3000:]
+    assert without_times(read_lines(run / "completions.jsonl")) == without_times(
+        read_lines(finished / "completions.jsonl")
+    )
+    assert without_times(read_lines(run / "metrics.jsonl")) == without_times(read_lines(finished / "metrics.jsonl"))
+    resumed, straight = (load_file(folder / "hf/model.safetensors") for folder in (run, finished))
+    assert resumed.keys() == straight.keys()
+    assert all(bool((resumed[name] == straight[name]).all()) for name in straight)
+
+
+def test_interrupt_ends_everything_within_ten_seconds(warm_model: Path, tmp_path: Path) -> None:
+    log = tmp_path / "output.txt"
+    process = start_train(["--set", *settings(warm_model, tmp_path, train__num_steps=500)], log)
+    wait_until(lambda: len(read_lines(tmp_path / "quickstart/metrics.jsonl")) >= 2, process)
+    children = descendants(process)
+    started = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    code = process.wait(timeout=30)
+    assert still_alive(children, within_s=max(0.1, 10 - (time.monotonic() - started))) == []
+    assert time.monotonic() - started < 10
+    assert code == 130
+    assert "Traceback" not in log.read_text()
