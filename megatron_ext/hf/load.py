@@ -88,6 +88,6 @@ class HFCheckpoint:
         if file_name is not None and file_name not in self._handles:
             path = str(self.hf_dir / file_name)
             self._handles[file_name] = self._open_files.enter_context(safe_open(path, framework="pt"))
-        if file_name is None or name not in self._handles[file_name]:
+        if file_name is None or name not in self._handles[file_name].keys():  # noqa: SIM118 - safe_open is no mapping
             raise WeightsError(f"{name} is not in {self.hf_dir}, but the model needs it")
         return self._handles[file_name]
