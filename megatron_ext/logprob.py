@@ -96,7 +96,8 @@ class _VocabParallelLogprobs(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_N: Tensor, grad_entropy_N: Tensor | None) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, Tensor, None, None]:
+        grad_N: Tensor = grad_outputs[0]  # the entropy has none
         hidden_NH, weight_VH, lse_N = ctx.saved_tensors
         head: _Head = ctx.head
         rows = head.num_rows

@@ -44,7 +44,7 @@ class StepResult:
 
 
 def wrap_data_parallel(model: PolicyModel) -> DistributedDataParallel:
-    """The model with contiguous float32 gradient buffers that are reduced over the data parallel ranks after backward."""
+    """The model with contiguous float32 gradient buffers, reduced over the data parallel ranks after backward."""
     ddp_config = DistributedDataParallelConfig(grad_reduce_in_fp32=True, use_distributed_optimizer=True)
     wrapped = DistributedDataParallel(model.config, ddp_config, model)
     model.config.finalize_model_grads_func = finalize_model_grads
@@ -100,8 +100,8 @@ def _apply_options(optimizer: MegatronOptimizer, options: OptimizerOptions) -> N
 def optimizer_step(optimizer: MegatronOptimizer, lr: float, *, loss: float = 0.0) -> StepResult:
     """Clips the gradients to the configured norm and takes one AdamW step at `lr`.
 
-    A non-finite norm, or a non-finite `loss` (give the global one), leaves weights and optimizer state as they were. The
-    norm is global, so every rank decides alike.
+    A non-finite norm, or a non-finite `loss` (give the global one), leaves weights and optimizer state as they were.
+    The norm is global, so every rank decides alike.
     """
     optimizer.prepare_grads()
     grad_norm = float(optimizer.get_grad_norm())

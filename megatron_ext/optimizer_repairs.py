@@ -12,9 +12,9 @@ With torch.optim.AdamW, which it falls back to without Apex or Transformer Engin
 
 With any AdamW:
 
-5. The "fully reshardable" state is cut out of a flat tensor without the padding between buckets, at positions that count
-   it. So behind a bucket that needed padding everything shifts, and weights are restored from their neighbours. A stage
-   that shares the embedding has such a bucket whenever the embedding is no multiple of lcm(dp, 128) elements.
+5. The "fully reshardable" state is cut out of a flat tensor without the padding between buckets, at positions that
+   count it. So behind a bucket that needed padding everything shifts, and weights are restored from their neighbours.
+   A stage that shares the embedding has such a bucket whenever the embedding is no multiple of lcm(dp, 128) elements.
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ def _padded_state(member: DistributedOptimizer) -> Callable[..., dict[Any, Any] 
 
     def gather_padded(*args: Any, **kwargs: Any) -> dict[Any, Any] | None:
         state = gather(*args, **kwargs)
-        for index, buffer in enumerate(member.buffers if state is not None else ()):
+        if state is None:  # only rank 0 was asked to hold it
+            return None
+        for index, buffer in enumerate(member.buffers):
             for tensors in state[index].values():
                 for key, value in tensors.items():
                     if torch.is_tensor(value):

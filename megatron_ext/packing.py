@@ -126,6 +126,7 @@ def _predicted_tokens(sequence: PackInput, number: int, names: list[str]) -> lis
     for name, value in sequence.loss_inputs.items():
         if len(value) != len(predicted):
             raise ValueError(
-                f"sequence {number}: loss_inputs[{name!r}] has {len(value)} values for {len(predicted)} predicted tokens"
+                f"sequence {number}: loss_inputs[{name!r}] has {len(value)} values "
+                f"for {len(predicted)} predicted tokens"
             )
     return predicted

@@ -59,6 +59,7 @@ class HFCheckpoint:
         self.hf_dir = hf_dir
         self._open_files = ExitStack()
         self._handles: dict[str, Any] = {}
+        self._names: dict[str, frozenset[str]] = {}
         self._file_of: dict[str, str] | None = None
         if (hf_dir / INDEX_NAME).exists():
             self._file_of = json.loads((hf_dir / INDEX_NAME).read_text())["weight_map"]
@@ -87,7 +88,8 @@ class HFCheckpoint:
         file_name = SINGLE_NAME if self._file_of is None else self._file_of.get(name)
         if file_name is not None and file_name not in self._handles:
             path = str(self.hf_dir / file_name)
-            self._handles[file_name] = self._open_files.enter_context(safe_open(path, framework="pt"))
-        if file_name is None or name not in self._handles[file_name].keys():  # noqa: SIM118 - safe_open is no mapping
+            handle = self._open_files.enter_context(safe_open(path, framework="pt"))
+            self._handles[file_name], self._names[file_name] = handle, frozenset(handle.keys())
+        if file_name is None or name not in self._names[file_name]:
             raise WeightsError(f"{name} is not in {self.hf_dir}, but the model needs it")
         return self._handles[file_name]

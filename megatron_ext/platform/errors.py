@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class PlatformError(ImportError):
-    """Megatron-Core cannot be used here: missing, of another version, imported too early, or without a symbol we patch."""
+    """Megatron-Core cannot be used here: missing, another version, imported too early, or lacking a symbol we patch."""

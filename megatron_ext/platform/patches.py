@@ -28,7 +28,7 @@ def require_symbol(owner: Any, name: str) -> Any:
 
 
 def patch_jit(module: ModuleType) -> None:
-    """Turns `jit_fuser` (torch.compile) off: on a CPU it would need a C++ compiler and minutes for each fused function."""
+    """Turns `jit_fuser` (torch.compile) off: on a CPU it needs a C++ compiler and seconds for each fused function."""
     require_symbol(module, "disable_jit_fuser")()
 
 
