@@ -54,7 +54,7 @@ def build_packed_segments(cu_seqlens: Tensor, max_seqlen: int, device: torch.dev
 
 
 class SegmentAttention(MegatronModule):
-    """Core attention of a layer: torch's scaled dot product attention over blocks of segments, grouped queries included.
+    """Core attention of a layer: torch's scaled dot product attention over blocks of segments, with grouped queries.
 
     It has no parameters, so nothing of it is in a checkpoint.
     """

@@ -96,7 +96,9 @@ class _VocabParallelLogprobs(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, Tensor, None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Any
+    ) -> tuple[Tensor, Tensor, None, None]:
         grad_N: Tensor = grad_outputs[0]  # the entropy has none
         hidden_NH, weight_VH, lse_N = ctx.saved_tensors
         head: _Head = ctx.head
@@ -141,7 +143,7 @@ def _reduce_rows(
 
 
 def _merge_ranks(mine_3N: Tensor, head: _Head) -> tuple[Tensor, Tensor, Tensor]:
-    """The three over the whole vocabulary, by the formulas at the top. One exchange, in rank order, hence equal bits."""
+    """The three over the whole vocabulary, by the formulas at the top. One exchange, in rank order: equal bits."""
     all_3N = mine_3N.new_empty((head.tp_size * mine_3N.size(0), mine_3N.size(1)))
     dist.all_gather_into_tensor(all_3N, mine_3N, group=head.tp_group)
     lse_RN, target_logit_RN, mean_logit_RN = all_3N.view(head.tp_size, *mine_3N.shape).unbind(1)

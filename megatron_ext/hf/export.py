@@ -27,7 +27,7 @@ def iterate_hf_tensors(model: PolicyModel, topology: Topology) -> Iterator[tuple
     """Name and full tensor of every weight of this pipeline stage, one at a time, in the dtype of training.
 
     Collective over the tensor parallel group: its ranks must iterate together to the end, and all get all tensors.
-    Values are the bits of the parameters. Vocabulary padding is cut off; tied embeddings come once, from the first stage.
+    Values are the bits of the parameters. Vocabulary padding is cut off; tied embeddings come once, from stage 0.
     """
     hf_config = model.hf_config
     kv_heads = hf_config.num_kv_heads // topology.tp_size

@@ -67,7 +67,7 @@ class UnmappedParameterError(KeyError):
 def rule_for(megatron_name: str, first_layer: int, hf_config: HFConfig) -> Rule:
     """The rule of a parameter of a stage, with full Hugging Face names. UnmappedParameterError if there is none.
 
-    `first_layer` is the model's index of the stage's layer 0. With tied embeddings the output layer reads the embedding.
+    `first_layer` is the model's index of the stage's layer 0. A tied output layer reads the embedding.
     """
     name, hf_prefix = megatron_name, ""
     if megatron_name.startswith(_LAYER_PREFIX):

@@ -97,7 +97,8 @@ def exercise(topology: Topology, layout: Layout, hf_dirs: dict[str, Path], out_d
         result["logprobs"] = policy.logprobs(micro_batches, temperature=TEMPERATURE, with_entropy=True)
 
         first_half = train(policy, micro_batches, 2)
-        policy.save_checkpoint(out_dir / f"{name}_checkpoint")
+        if name == "qwen3_tied":  # the harder of the two: a stage holds a copy of the embedding
+            policy.save_checkpoint(out_dir / f"{name}_checkpoint")
         result["steps"] = first_half + train(policy, micro_batches, 2)
         result["weights"] = exported(policy)
         result["state"] = rank_state(policy)
