@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 
 from megatron_ext import platform
-from megatron_ext.host_allocator import keep_freed_pages
 from megatron_ext.layout import Layout, LayoutError, check_layout
 
 platform.install()
@@ -72,8 +71,6 @@ def init_distributed(
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", torch.cuda.current_device())
-    else:
-        keep_freed_pages()
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
         init_method=f"tcp://{master_addr}:{master_port}",
