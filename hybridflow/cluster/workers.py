@@ -1,7 +1,7 @@
 """Calls to actors in which a dead or failing actor is always named.
 
-A `Worker` is an actor with a name for people. `gather` waits for calls to several at once; when one fails, it finds out which
-process really died, since a dead peer often shows first as a broken connection in another worker.
+A `Worker` is an actor with a name for people. `gather` waits for calls to several at once; when one fails, it finds out
+which process really died, since a dead peer often shows first as a broken connection in another worker.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def identify(name: str, actor: Any, error: type[WorkerError]) -> Worker:
 def gather(calls: list[Call], watch: list[Worker] | None = None) -> list[Any]:
     """Results of the calls, in their order.
 
-    Raises the worker's own HybridFlowError, or an error of its room that names the worker. `watch` lists the workers that may
-    be the cause of a failure although they are not called; by default those called.
+    Raises the worker's own HybridFlowError, or an error of its room that names the worker. `watch` lists the workers that
+    may be the cause of a failure although they are not called; by default those called.
     """
     pending = {call.ref: call for call in calls}
     started = time.monotonic()
@@ -140,7 +140,9 @@ def stream(worker: Worker, method: str, *args: Any) -> Iterator[Any]:
 
     def references() -> Iterator[Any]:
         try:
-            yield from generator
+            # A loop, not `yield from`: that would close Ray's generator when the reader stops, which it does not support.
+            for reference in generator:
+                yield reference
         except RayActorError as error:
             raise _death(worker, method, error) from error
 

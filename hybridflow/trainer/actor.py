@@ -67,6 +67,9 @@ class TrainWorker:
         assert self._core is not None, "setup was not called"
         return self._core
 
+    def logprobs(self, batch: TrainBatch, temperature: float) -> dict[int, list[float]]:
+        return self.core.logprobs(batch, temperature)
+
     def sft_step(self, batch: TrainBatch, learning_rate: float) -> UpdateReport:
         return self.core.sft_step(batch, learning_rate)
 

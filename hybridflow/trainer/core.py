@@ -52,6 +52,17 @@ class TrainerCore:
         """One rank of each pipeline stage hands its stage's tensors out."""
         return self.topology.tp_rank == 0 and self.topology.dp_rank == 0
 
+    def logprobs(self, batch: TrainBatch, temperature: float) -> dict[int, list[float]]:
+        """Row number -> logprob of each counted response token, for this rank's rows; empty but on the last stage."""
+        plan = batch.plan[self.topology.dp_rank]
+        outputs = self._policy.logprobs(pack_rank(batch, self.topology.dp_rank), temperature=temperature)
+        rows: dict[int, list[float]] = {}
+        for numbers, (logprobs_N, _) in zip(plan, outputs or [], strict=False):
+            counts = [sum(batch.sequences[number].loss_mask) for number in numbers]
+            pieces = logprobs_N.split(counts) if counts else []
+            rows |= {number: piece.tolist() for number, piece in zip(numbers, pieces, strict=True)}
+        return rows
+
     def sft_step(self, batch: TrainBatch, learning_rate: float) -> UpdateReport:
         """One supervised step: mean negative log-likelihood per counted token."""
         result = self._policy.train_step(

@@ -53,6 +53,13 @@ class TrainerGroup:
         }
         return [worker.call("setup", master, **arguments) for worker in self.workers]
 
+    def logprobs(self, batch: TrainBatch, temperature: float) -> list[list[float]]:
+        """Per row of the batch, the logprob of each counted response token."""
+        rows: dict[int, list[float]] = {}
+        for part in gather(self._start("logprobs", ray.put(batch), temperature)):
+            rows |= part
+        return [rows[number] for number in range(len(batch.sequences))]
+
     def start_sft_step(self, batch: TrainBatch, learning_rate: float) -> list[Call]:
         """Starts one supervised step; the next batch can be prepared meanwhile."""
         return self._start("sft_step", ray.put(batch), learning_rate)

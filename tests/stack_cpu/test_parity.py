@@ -1,0 +1,179 @@
+"""HF transformers, Megatron TP=2 and SGLang TP=1 are the same policy, before and after a weight update.
+
+One system (Ray, two train workers, one engine) serves all tests: the initial weights are published as version 0, one policy gradient
+step changes them, and the result is published as version 1. The reference is HF transformers on the exported weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from hybridflow.config.load import load_config
+from hybridflow.config.sections import Config
+from hybridflow.control.batch import plan_batch
+from hybridflow.control.collect import Collected, build_requests, collect_groups
+from hybridflow.control.publish import publish_weights
+from hybridflow.control.system import System
+from hybridflow.data.dataset import PromptDataset
+from hybridflow.data.synth.spec import SynthSpec, generate_rows
+from hybridflow.errors import RolloutError, WeightSyncError
+from hybridflow.types import Completion, Prompt, SamplingParams, TrainSequence
+from tests.stack_cpu.command import ROOT, settings
+
+pytestmark = [pytest.mark.stack_cpu, pytest.mark.timeout(300)]
+
+NUM_PROMPTS = 6
+GREEDY = SamplingParams(temperature=0.0, max_new_tokens=8)
+SAMPLED = SamplingParams(temperature=0.7, max_new_tokens=8)
+
+
+@dataclass
+class Stack:
+    """A running system and what it made."""
+
+    system: System
+    prompts: list[Prompt]
+    config: Config
+    exported: dict[int, Path]
+    """HF directory of each published version."""
+    greedy: dict[int, Collected]
+    sampled: Collected
+    """4 completions per prompt at temperature 0.7 from version 0."""
+
+
+@pytest.fixture(scope="module")
+def stack(warm_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("parity")
+    config = load_config([ROOT / "configs/quickstart.toml"], settings(warm_model, folder, rollout__temperature=0.7), Config)
+    spec = SynthSpec(tier="easy", doc_tokens=64, num_records=8, num_train=NUM_PROMPTS, num_test=1)
+    tokenizer = AutoTokenizer.from_pretrained(warm_model)
+    prompts = PromptDataset("parity", generate_rows(spec, "train", 5), tokenizer, 1000, seed=0).prompts
+    with System(config, warm_model, folder / "logs", note=lambda text: None) as system:
+        with pytest.raises(RolloutError, match="no confirmed weights version"):
+            generate(system, "early", prompts, 1, GREEDY)
+        publish(system, 0, folder)
+        greedy = {0: generate(system, "g0", prompts, 1, GREEDY)}
+        sampled = generate(system, "s0", prompts, 4, SAMPLED)
+        rows = [to_row(prompts, c, advantage=1.0 if c.index % 2 else -1.0) for c in completions(sampled)]
+        report = system.trainer.update(plan_batch(rows, config), learning_rate=3e-3)
+        assert report.num_skipped == 0 and report.grad_norm > 0
+        publish(system, 1, folder)
+        greedy[1] = generate(system, "g1", prompts, 1, GREEDY)
+        yield Stack(system, prompts, config, {0: folder / "v0", 1: folder / "v1"}, greedy, sampled)
+
+
+def publish(system: System, version: int, folder: Path) -> None:
+    system.trainer.save_hf(folder / f"v{version}")
+    publish_weights(system.trainer, system.rollout, version)
+
+
+def generate(system: System, prefix: str, prompts: list[Prompt], num: int, sampling: SamplingParams) -> Collected:
+    return collect_groups(
+        build_requests(prefix, prompts, num),
+        sampling,
+        rollout=system.rollout,
+        stream=system.stream,
+        verdict_timeout_s=60,
+    )
+
+
+def completions(collected: Collected) -> list[Completion]:
+    return [member.completion for group in collected.groups for member in group.members]
+
+
+def to_row(prompts: list[Prompt], completion: Completion, advantage: float = 0.0) -> TrainSequence:
+    prompt = next(p for p in prompts if p.prompt_id == completion.prompt_id)
+    return TrainSequence(
+        sequence_id=completion.completion_id,
+        prompt_token_ids=prompt.token_ids,
+        response_token_ids=completion.token_ids,
+        loss_mask=[1] * len(completion.token_ids),
+        advantage=advantage,
+        rollout_logprobs=completion.rollout_logprobs,
+    )
+
+
+@torch.no_grad()
+def hf_logprobs(directory: Path, rows: list[TrainSequence], temperature: float) -> list[list[float]]:
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    result = []
+    for row in rows:
+        start = len(row.prompt_token_ids)
+        logits = model(torch.tensor([row.prompt_token_ids + row.response_token_ids])).logits[0, start - 1 : -1]
+        targets = torch.tensor(row.response_token_ids)[:, None]
+        result.append(torch.log_softmax(logits / temperature, -1).gather(1, targets)[:, 0].tolist())
+    return result
+
+
+def largest_difference(a: list[list[float]], b: list[list[float]]) -> float:
+    return max(abs(x - y) for row_a, row_b in zip(a, b, strict=True) for x, y in zip(row_a, row_b, strict=True))
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_greedy_text_equals_hf_on_the_exported_weights(stack: Stack, version: int) -> None:
+    model = AutoModelForCausalLM.from_pretrained(stack.exported[version], dtype=torch.float32).eval()
+    for group in stack.greedy[version].groups:
+        prompt_ids = torch.tensor([group.prompt.token_ids])
+        expected = model.generate(prompt_ids, do_sample=False, max_new_tokens=GREEDY.max_new_tokens)
+        completion = group.members[0].completion
+        assert completion.policy_version == version
+        assert completion.token_ids == expected[0, prompt_ids.shape[1] :].tolist()
+
+
+def test_the_update_changed_the_weights_that_the_engine_uses(stack: Stack) -> None:
+    before, after = (completions(stack.greedy[version]) for version in (0, 1))
+    assert any(a.rollout_logprobs != b.rollout_logprobs for a, b in zip(before, after, strict=True))
+
+
+def test_hf_megatron_and_sglang_give_the_same_logprobs(stack: Stack) -> None:
+    """On the sampled tokens, at the sampling temperature; the trainer holds version 1, so HF is asked for both versions."""
+    sampled = completions(stack.sampled)
+    rows = [to_row(stack.prompts, completion) for completion in sampled]
+    engine = [completion.rollout_logprobs for completion in sampled]
+    assert largest_difference(engine, hf_logprobs(stack.exported[0], rows, SAMPLED.temperature)) < 1e-4
+    megatron = stack.system.trainer.logprobs(plan_batch(rows, stack.config), SAMPLED.temperature)
+    assert largest_difference(megatron, hf_logprobs(stack.exported[1], rows, SAMPLED.temperature)) < 1e-4
+
+
+def test_a_group_shares_the_cache_of_its_prompt(stack: Stack) -> None:
+    """One more group, of a prompt above a prefill chunk (4,096 tokens): only the leader computes the chunks before the last."""
+    tokens = (stack.prompts[0].token_ids[::-1] * 61)[:4500]
+    prompt = Prompt(prompt_id="long", token_ids=tokens, data_source="synth", ability="doc-qa", ground_truth="yen")
+    members = completions(generate(stack.system, "long", [prompt], 4, SAMPLED))
+    cached = sorted(member.cached_tokens for member in members)
+    assert cached[0] == 0
+    assert min(cached[1:]) >= 4096
+
+
+def test_abort_delivers_what_was_decoded(stack: Stack) -> None:
+    """Every request ends, with reason "abort" or a natural one, and no token is lost on the way."""
+    system, endless = stack.system, SamplingParams(temperature=1.0, max_new_tokens=4000)
+    requests = build_requests("abort", stack.prompts, 4)
+    system.stream.expect(requests)
+    system.rollout.start(requests, endless)
+    first = system.stream.next(timeout_s=60)
+    assert first is not None
+    system.rollout.abort()
+    rest = [system.stream.next(timeout_s=60) for _ in range(NUM_PROMPTS * 4 - 1)]
+    ended = [first, *[scored for scored in rest if scored is not None]]
+    assert len(ended) == NUM_PROMPTS * 4
+    for scored in ended:
+        assert len(scored.completion.token_ids) == len(scored.completion.rollout_logprobs)
+        assert scored.completion.finish_reason in ("abort", "stop", "length")
+
+
+def test_a_changed_tensor_is_named_and_stops_the_update(stack: Stack) -> None:
+    """The engine checks each tensor against its entry before it loads it."""
+    import ray
+
+    reference = next(iter(stack.system.trainer.stream_weights(7)))
+    bucket = ray.get(reference)
+    bucket.tensors[0] = bucket.tensors[0] + 1.0
+    with pytest.raises(WeightSyncError, match=bucket.entries[0].name.replace(".", r"\.")):
+        stack.system.rollout.load_weights([ray.put(bucket)], 7)
