@@ -72,6 +72,13 @@ def check_layout(layout: Layout, hf_config: HFConfig) -> None:
         remedy = 'or cp_comm = "all_gather", which needs no heads'
         _check_divides("cp", layout.cp, "attention heads of a rank", hf_config.num_heads // layout.tp, remedy)
         _check_divides("cp", layout.cp, "key-value heads of a rank", hf_config.num_kv_heads // layout.tp, remedy)
+    if hf_config.moe is not None:
+        _check_experts(layout)
+        _check_divides("ep", layout.ep, "experts", hf_config.moe.num_experts)
+        _check_divides("etp", layout.etp, "rows of an expert's feed-forward width", hf_config.moe.ffn_hidden_size)
+    elif layout.ep > 1 or layout.etp > 1:
+        key, size = ("ep", layout.ep) if layout.ep > 1 else ("etp", layout.etp)
+        raise LayoutError(f"{key} = {size}: model_type = {hf_config.model_type!r} has no experts; set {key} = 1")
 
 
 def _check_values(layout: Layout) -> None:
@@ -87,6 +94,20 @@ def _check_values(layout: Layout) -> None:
         raise LayoutError("sequence_parallel = true: it needs tp > 1; set sequence_parallel = false or raise tp")
     if layout.vpp > 1 and layout.pp == 1:
         raise LayoutError(f"vpp = {layout.vpp}: it splits pipeline stages, so it needs pp > 1; set vpp = 1 or raise pp")
+
+
+def _check_experts(layout: Layout) -> None:
+    if layout.tp > 1 and not layout.sequence_parallel:
+        raise LayoutError(
+            f"sequence_parallel = false: a mixture of experts with tp = {layout.tp} needs it, or every rank would send "
+            "the same tokens to the experts; set sequence_parallel = true"
+        )
+    ranks_of_stage = layout.world_size // layout.pp
+    if ranks_of_stage % (layout.ep * layout.etp):
+        raise LayoutError(
+            f"ep x etp = {layout.ep} x {layout.etp} = {layout.ep * layout.etp}: it must divide the {ranks_of_stage} "
+            "ranks of a pipeline stage (tp x cp x dp); change ep, etp or dp"
+        )
 
 
 def _check_divides(key: str, size: int, what: str, count: int, remedy: str = "") -> None:

@@ -94,8 +94,25 @@ def _with_cuda_type_names(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+def patch_moe_utils(module: ModuleType) -> None:
+    """Lets the all-to-all of expert parallel take split sizes that are on the CPU already.
+
+    Upstream turns them into the numpy array that `all_to_all_single` needs only on the way from a GPU.
+    """
+    move_to_cpu = require_symbol(module, "maybe_move_tensor_to_cpu")
+
+    @functools.wraps(move_to_cpu)
+    def move(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
+        if as_numpy and torch.is_tensor(tensor) and not tensor.is_cuda:
+            return tensor.numpy()
+        return move_to_cpu(tensor, as_numpy, record_stream)
+
+    module.__dict__["maybe_move_tensor_to_cpu"] = move
+
+
 PATCHES: dict[str, Callable[[ModuleType], None]] = {
     "megatron.core.jit": patch_jit,
     "megatron.core.tensor_parallel.random": patch_random,
     "megatron.core.optimizer.distrib_optimizer": patch_distributed_optimizer,
+    "megatron.core.transformer.moe.moe_utils": patch_moe_utils,
 }
