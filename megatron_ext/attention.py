@@ -1,20 +1,28 @@
-"""Causal attention within each segment of a packed micro-batch.
+"""Causal attention within each segment of a packed micro-batch, on one rank or spread over context parallel ranks.
 
-Shape legend: T packed tokens, B segments of a block, L their padded length, h query heads, g key-value heads, d head
-dim. Scores exist within segments only; there is never a T x T mask.
+Shape legend: T tokens of this rank, W of all context parallel ranks (T without context parallel), B segments of a block,
+L their padded length, h query heads, g key-value heads, d head dim. Scores exist within segments only; there is never a
+T x T mask, and memory is linear in T.
+
+What a layer attends to is data, not code: `PackedSegments` says which tokens are neighbours and the model takes each
+token's position as an input, so other segment layouts need no other module.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from megatron_ext import platform
+from megatron_ext.context_attention import ContextPlan, attend_exchanged, attend_gathered, plan_context
+from megatron_ext.context_split import RankBatch
 from megatron_ext.segments import SegmentBlock, plan_blocks
 
 platform.install()
@@ -23,6 +31,9 @@ from megatron.core.packed_seq_params import PackedSeqParams  # noqa: E402
 from megatron.core.transformer.enums import AttnMaskType  # noqa: E402
 from megatron.core.transformer.module import MegatronModule  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
+
+A2A = "a2a"
+"""Megatron's name for trading tokens against heads, in `cp_comm_type`."""
 
 
 @dataclass
@@ -35,21 +46,28 @@ class PackedSegments(PackedSeqParams):
     """
 
     blocks: tuple[SegmentBlock, ...] = ()
-    inverse_index_T: Tensor | None = None
-    """int64 [T], where in the blocks' concatenated outputs each token is; None when that is the identity."""
+    """How the segments in whole order are computed."""
+    inverse_index_W: Tensor | None = None
+    """int64 [W], where in the blocks' concatenated outputs each token is; None when that is the identity."""
+    context: ContextPlan | None = None
+    """How the segments are spread over ranks; None when this rank has them whole."""
 
 
-def build_packed_segments(cu_seqlens: Tensor, max_seqlen: int, device: torch.device) -> PackedSegments:
-    """Plans the attention of a micro-batch once, for all layers, from int32 [S+1] `cu_seqlens` on the CPU."""
-    blocks, inverse_index_T = plan_blocks(cu_seqlens.tolist())
+def build_packed_segments(rank_batch: RankBatch, cp_group: dist.ProcessGroup, device: torch.device) -> PackedSegments:
+    """Plans the attention of a micro-batch once, for all layers."""
+    whole_cu_seqlens = rank_batch.whole_cu_seqlens
+    blocks, inverse_index_W = plan_blocks(whole_cu_seqlens.tolist())
+    longest = int(whole_cu_seqlens.diff().max())
+    on_device = whole_cu_seqlens.to(device, non_blocking=True)
     return PackedSegments(
         qkv_format="sbhd",
-        cu_seqlens_q=cu_seqlens,
-        cu_seqlens_kv=cu_seqlens,
-        max_seqlen_q=max_seqlen,
-        max_seqlen_kv=max_seqlen,
+        cu_seqlens_q=on_device,
+        cu_seqlens_kv=on_device,
+        max_seqlen_q=longest,
+        max_seqlen_kv=longest,
         blocks=tuple(block.to(device) for block in blocks),
-        inverse_index_T=None if inverse_index_T is None else inverse_index_T.to(device),
+        inverse_index_W=None if inverse_index_W is None else inverse_index_W.to(device),
+        context=plan_context(whole_cu_seqlens, cp_group, device) if cp_group.size() > 1 else None,
     )
 
 
@@ -70,6 +88,7 @@ class SegmentAttention(MegatronModule):
     ) -> None:
         super().__init__(config=config)
         self.softmax_scale = 1.0 / math.sqrt(config.kv_channels) if softmax_scale is None else softmax_scale
+        self.trades_heads = config.cp_comm_type == A2A
 
     def sharded_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return {}
@@ -87,16 +106,32 @@ class SegmentAttention(MegatronModule):
         """query [T, 1, h, d], key and value [T, 1, g, d] -> [T, 1, h * d]. TypeError without PackedSegments."""
         if not isinstance(packed_seq_params, PackedSegments):
             raise TypeError(f"packed_seq_params must be PackedSegments, got {type(packed_seq_params).__name__}")
+        segments = packed_seq_params
         query, key, value = query[:, 0], key[:, 0], value[:, 0]
-        outputs = [self._attend(query, key, value, block) for block in packed_seq_params.blocks]
-        output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        if packed_seq_params.inverse_index_T is not None:
-            output = output.index_select(0, packed_seq_params.inverse_index_T)
-        return output.unsqueeze(1)
+        if segments.context is None:
+            output_Thd = self.attend_whole(query, key, value, segments)
+        elif self.trades_heads:
+            attend_heads = partial(self.attend_whole, segments=segments)
+            output_Thd = attend_exchanged(query, key, value, segments.context, attend_heads)
+        else:
+            output_Thd = self.attend_part(query, key, value, segments.context)
+        return output_Thd.reshape(output_Thd.size(0), 1, -1)
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, block: SegmentBlock) -> Tensor:
-        """[B * L, h * d] of one block."""
-        query_BhLd, key_BgLd, value_BgLd = (block.take(x) for x in (query, key, value))
+    def attend_whole(self, query_Whd: Tensor, key_Wgd: Tensor, value_Wgd: Tensor, segments: PackedSegments) -> Tensor:
+        """[W, h, d], all in whole order."""
+        outputs = [self._attend_block(query_Whd, key_Wgd, value_Wgd, block) for block in segments.blocks]
+        output_Whd = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        if segments.inverse_index_W is not None:
+            output_Whd = output_Whd.index_select(0, segments.inverse_index_W)
+        return output_Whd
+
+    def attend_part(self, query_Thd: Tensor, key_Tgd: Tensor, value_Tgd: Tensor, context: ContextPlan) -> Tensor:
+        """[T, h, d], all in rank order."""
+        return attend_gathered(query_Thd, key_Tgd, value_Tgd, self.softmax_scale, context)
+
+    def _attend_block(self, query_Whd: Tensor, key_Wgd: Tensor, value_Wgd: Tensor, block: SegmentBlock) -> Tensor:
+        """[B * L, h, d] of one block."""
+        query_BhLd, key_BgLd, value_BgLd = (block.take(x) for x in (query_Whd, key_Wgd, value_Wgd))
         output_BhLd = F.scaled_dot_product_attention(
             query_BhLd,
             key_BgLd,
@@ -105,4 +140,4 @@ class SegmentAttention(MegatronModule):
             scale=self.softmax_scale,
             enable_gqa=query_BhLd.size(1) != key_BgLd.size(1),
         )
-        return output_BhLd.transpose(1, 2).reshape(block.count * block.length, -1)
+        return output_BhLd.transpose(1, 2).flatten(0, 1)

@@ -207,6 +207,9 @@ def transformer_config(hf_config: HFConfig, layout: Layout, dtype: torch.dtype) 
         tensor_model_parallel_size=layout.tp,
         pipeline_model_parallel_size=layout.pp,
         sequence_parallel=layout.sequence_parallel,
+        **_context_options(layout),
+        **_pipeline_options(layout),
+        **_recompute_options(hf_config, layout),
         variable_seq_lengths=True,  # stages tell each other the length of each packed micro-batch
         moe_token_dispatcher_type="alltoall",  # variable_seq_lengths insists on it, for dense models too
         **_expert_options(hf_config, layout),
@@ -221,6 +224,35 @@ def transformer_config(hf_config: HFConfig, layout: Layout, dtype: torch.dtype) 
         apply_rope_fusion=False,
         persist_layer_norm=False,
     )
+
+
+def _context_options(layout: Layout) -> dict[str, Any]:
+    """Megatron calls trading tokens against heads a2a."""
+    if layout.cp == 1:
+        return {}
+    exchange = {"all_gather": "all_gather", "all_to_all": "a2a"}[layout.cp_comm]
+    return {"context_parallel_size": layout.cp, "cp_comm_type": exchange}
+
+
+def _pipeline_options(layout: Layout) -> dict[str, Any]:
+    """A virtual pipeline needs overlapped exchange: see `check_pipeline_exchange` in schedule.py."""
+    if layout.vpp == 1:
+        return {}
+    return {
+        "virtual_pipeline_model_parallel_size": layout.vpp,
+        "overlap_p2p_comm": True,
+        "batch_p2p_comm": False,
+    }
+
+
+def _recompute_options(hf_config: HFConfig, layout: Layout) -> dict[str, Any]:
+    """`full` keeps a layer's input only; `selective` keeps the projections and norms, which are cheap to hold."""
+    if layout.recompute == "none":
+        return {}
+    if layout.recompute == "full":
+        return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    modules = ["core_attn", "mlp"] if hf_config.moe is None else ["core_attn", "mlp", "moe"]
+    return {"recompute_granularity": "selective", "recompute_modules": modules}
 
 
 def _expert_options(hf_config: HFConfig, layout: Layout) -> dict[str, Any]:

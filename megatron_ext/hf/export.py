@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ WEIGHT_SUFFIXES = (".safetensors", ".partial", ".bin", ".pt", ".pth", ".gguf", "
 
 @torch.no_grad()
 def iterate_hf_tensors(model: PolicyModel, topology: Topology) -> Iterator[tuple[str, Tensor]]:
-    """Name and full tensor of every weight of this pipeline stage, one at a time, in the dtype of training.
+    """Name and full tensor of every weight of this pipeline stage or chunk, one at a time, in the dtype of training.
 
     Collective over the tensor parallel group and, with experts, over the expert group: their ranks must iterate
     together to the end, and all get all tensors. Values are the bits of the parameters. Vocabulary padding is cut off;
@@ -75,13 +75,15 @@ def _join(parts: list[Tensor], dim: int) -> Tensor:
 
 
 def save_hf(
-    model: PolicyModel,
+    chunks: Sequence[PolicyModel],
     topology: Topology,
     source_hf_dir: str | Path,
     out_dir: str | Path,
     max_file_bytes: int = 4 * 2**30,
 ) -> None:
     """Writes a complete Hugging Face directory: weights, config, tokenizer and generation files.
+
+    `chunks` are what this stage holds: one, or those of a virtual pipeline.
 
     Collective over all ranks; everything is on disk when it returns. One rank of each pipeline stage writes files of up
     to `max_file_bytes` as the tensors come, and never holds more than one file's. Everything but weights is copied from
@@ -91,15 +93,16 @@ def save_hf(
     out_dir.mkdir(parents=True, exist_ok=True)
     writer = _StageWriter(out_dir, topology.pp_rank, max_file_bytes)
     is_writer = topology.tp_rank == 0 and topology.replica_rank == 0
-    for name, tensor in iterate_hf_tensors(model, topology):
-        if is_writer:
-            writer.add(name, tensor)
+    for chunk in chunks:
+        for name, tensor in iterate_hf_tensors(chunk, topology):
+            if is_writer:
+                writer.add(name, tensor)
     if is_writer:
         writer.flush()
         stages: list[_StageFiles] = [[] for _ in range(topology.pp_size)]
         dist.all_gather_object(stages, writer.files, group=topology.pp_group)
         if topology.rank == 0:
-            _copy_other_files(Path(source_hf_dir), out_dir, model.config.params_dtype)
+            _copy_other_files(Path(source_hf_dir), out_dir, chunks[0].config.params_dtype)
             _name_files([file for files in stages for file in files], out_dir)
     dist.barrier()
 

@@ -73,7 +73,7 @@ def exported(policy: MegatronPolicy) -> dict[str, Tensor]:
 
 def rank_state(policy: MegatronPolicy) -> list[Tensor]:
     """Every bit that training changes on this rank: parameters, master weights, moments and step counts."""
-    state = [parameter.detach().clone() for parameter in policy.model.parameters()]
+    state = [parameter.detach().clone() for chunk in policy.chunks for parameter in chunk.parameters()]
     for member in distributed_optimizers(policy._optimizer):
         for group in member.optimizer.param_groups:
             for main in group["params"]:
@@ -84,6 +84,20 @@ def rank_state(policy: MegatronPolicy) -> list[Tensor]:
 
 def equal_bits(first: list[Tensor], second: list[Tensor]) -> bool:
     return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def short_run(topology: Topology, layout: Layout, hf_dirs: dict[str, Path]) -> dict[str, Any]:
+    """Per model: logprobs, two steps, the weights after them."""
+    results = {}
+    for name, hf_dir in hf_dirs.items():
+        policy = open_policy(hf_dir, layout, topology)
+        micro_batches = rank_batches(topology, layout)
+        results[name] = {
+            "logprobs": policy.logprobs(micro_batches, temperature=TEMPERATURE, with_entropy=True),
+            "steps": train(policy, micro_batches, 2),
+            "weights": exported(policy),
+        }
+    return results
 
 
 def exercise(topology: Topology, layout: Layout, hf_dirs: dict[str, Path], out_dir: Path) -> dict[str, Any]:
