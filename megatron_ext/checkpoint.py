@@ -48,7 +48,7 @@ class WrongModelError(ValueError):
 
 
 class CheckpointWriter:
-    """Saves checkpoints of one model and optimizer, at most one at a time. Every method is collective over all ranks."""
+    """Saves checkpoints of one model and optimizer, one at a time. Every method is collective over all ranks."""
 
     def __init__(
         self,
@@ -97,9 +97,7 @@ class CheckpointWriter:
         state["rng"] = _rng_shard(self._topology)
         metadata = {**_sharding(self._topology), LAYOUT_KEY: dataclasses.asdict(self._layout)}
         metadata.pop("dp_cp_group")  # a process group cannot be saved
-        request = dist_checkpointing.save(
-            state, str(folder), content_metadata=metadata, async_sharded_save=background
-        )
+        request = dist_checkpointing.save(state, str(folder), content_metadata=metadata, async_sharded_save=background)
         self._pending = (folder, target)
         if request is None:
             self._commit()
@@ -212,8 +210,8 @@ def check_model(saved: dict[str, Any], present: dict[str, Any], directory: str |
     ]
     if differing:
         raise WrongModelError(
-            f"{directory} is a checkpoint of another model: {'; '.join(differing)}. Name a checkpoint of this model, or "
-            "open the model it was made from"
+            f"{directory} is a checkpoint of another model: {'; '.join(differing)}. Name a checkpoint of this model, "
+            "or open the model it was made from"
         )
 
 
@@ -254,8 +252,7 @@ def _sharded_state(
 ) -> dict[str, Any]:
     sharding = _sharding(topology)
     state: dict[str, Any] = {
-        key: chunk.sharded_state_dict(metadata=sharding)
-        for key, chunk in zip(_chunk_keys(chunks), chunks, strict=True)
+        key: chunk.sharded_state_dict(metadata=sharding) for key, chunk in zip(_chunk_keys(chunks), chunks, strict=True)
     }
     if optimizer is not None:
         weights = state["model"] if len(chunks) == 1 else dict(state)

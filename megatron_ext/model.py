@@ -32,6 +32,8 @@ class PolicyModel(GPTModel):
 
     hf_config: HFConfig
     topology: Topology
+    fp32_head: bool = False
+    """Whether logits are computed in float32 from hidden states and weights of lower precision."""
 
     def forward(  # type: ignore[override]
         self,
@@ -68,6 +70,7 @@ class PolicyModel(GPTModel):
             tp_group=self.topology.tp_group,
             vocab_size=self.hf_config.vocab_size,
             with_entropy=with_entropy,
+            fp32_head=self.fp32_head,
         )
 
     def rotary_angles(self, position_ids: Tensor) -> Tensor:

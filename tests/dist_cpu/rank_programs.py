@@ -74,7 +74,7 @@ def exported(policy: MegatronPolicy) -> dict[str, Tensor]:
 def rank_state(policy: MegatronPolicy) -> list[Tensor]:
     """Every bit that training changes on this rank: parameters, master weights, moments and step counts."""
     state = [parameter.detach().clone() for chunk in policy.chunks for parameter in chunk.parameters()]
-    for member in distributed_optimizers(policy._optimizer):
+    for member in distributed_optimizers(policy.training.optimizer):
         for group in member.optimizer.param_groups:
             for main in group["params"]:
                 state.append(main.detach().clone())
