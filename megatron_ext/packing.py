@@ -53,15 +53,6 @@ class MicroBatch:
     def num_tokens(self) -> int:
         return self.tokens_T.numel()
 
-    def without_predictions(self) -> MicroBatch:
-        """The same tokens, of which none is predicted, so that it adds nothing to a loss."""
-        return dataclasses.replace(
-            self,
-            predict_index_N=self.predict_index_N[:0],
-            targets_N=self.targets_N[:0],
-            loss_inputs={name: value[:0] for name, value in self.loss_inputs.items()},
-        )
-
     def to(self, device: torch.device) -> MicroBatch:
         """The same on `device`; `cu_seqlens` stays on the CPU, where attention is planned."""
         if self.tokens_T.device == device:

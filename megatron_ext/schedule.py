@@ -116,8 +116,10 @@ def _prepare(
         raise ValueError("no micro-batches: a rank without rows passes one that predicts nothing")
     config = get_model_config(chunks[0])
     check_pipeline_exchange(config)
+    num_needed = _most_of_peers(len(micro_batches), topology)
     # A virtual pipeline takes micro-batches in groups of as many as there are stages.
-    num_missing = -len(micro_batches) % topology.pp_size if len(chunks) > 1 else 0
+    num_needed += -num_needed % topology.pp_size if len(chunks) > 1 else 0
+    num_missing = num_needed - len(micro_batches)
     pad_to_multiple = topology.tp_size if config.sequence_parallel else 1
     prepared = []
     for micro_batch in [*micro_batches, *[_empty_like(micro_batches[0])] * num_missing]:
@@ -125,6 +127,18 @@ def _prepare(
         cut = dataclasses.replace(cut, micro_batch=cut.micro_batch.to(topology.device))
         prepared.append(_Prepared(cut, build_packed_segments(cut, topology.cp_group, topology.device)))
     return prepared
+
+
+def _most_of_peers(num_micro_batches: int, topology: Topology) -> int:
+    """Micro-batches of the data parallel rank with the most, where ranks hold experts for each other; else one's own.
+
+    A rank that stopped earlier would leave the others waiting for its experts.
+    """
+    if topology.ep_size * topology.etp_size == 1 or topology.num_replicas == 1:
+        return num_micro_batches
+    most = torch.tensor(num_micro_batches, device=topology.device)
+    dist.all_reduce(most, op=dist.ReduceOp.MAX, group=topology.dp_group)
+    return int(most)
 
 
 def check_pipeline_exchange(config: TransformerConfig) -> None:
@@ -179,6 +193,8 @@ def _run(
             temperature=temperature,
             with_entropy=with_entropy,
         )
+        if isinstance(output, tuple):
+            output = Output(*output)
         return output, partial(consume, micro_batch)
 
     # Each chunk of a virtual pipeline goes through all micro-batches. Megatron wants lists then, and only then.
@@ -205,7 +221,7 @@ def _whole_output(micro_batch: MicroBatch, rank_batch: RankBatch, output: Output
     whole_KN = logprobs_R.new_zeros((len(parts), micro_batch.predict_index_N.numel()))
     whole_KN[:, rank_batch.predicted_R.to(whole_KN.device)] = torch.stack(parts)
     dist.all_reduce(whole_KN, group=topology.cp_group)  # every position is on one rank: a sum with zeros
-    return whole_KN[0], None if entropy_R is None else whole_KN[1]
+    return Output(whole_KN[0], None if entropy_R is None else whole_KN[1])
 
 
 def _sum_over_ranks(records: list[dict[str, Tensor]], topology: Topology) -> StepSums:

@@ -1,0 +1,147 @@
+"""Mixtures of experts train the same on every layout, export what they loaded, and agree with transformers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from megatron_ext.layout import Layout
+from tests.dist_cpu import moe_programs, rank_programs
+from tests.dist_cpu.launch import run_ranks
+from tests.dist_cpu.tiny_models import load_model, make_rows
+
+pytestmark = [pytest.mark.dist_cpu, pytest.mark.timeout(300)]
+
+LAYOUTS = {
+    "one": Layout(),
+    "ep2": Layout(dp=2, ep=2),
+    "dp2": Layout(dp=2),
+    "etp2": Layout(dp=2, etp=2),
+    "tp2_sp": Layout(tp=2, sequence_parallel=True),
+    "tp2_sp_ep2": Layout(tp=2, sequence_parallel=True, ep=2),
+    "tp2_sp_etp2": Layout(tp=2, sequence_parallel=True, etp=2),
+    "ep4": Layout(dp=4, ep=4),
+    "dp4_ep2": Layout(dp=4, ep=2),
+    "pp2_ep2": Layout(pp=2, dp=2, ep=2),
+    "tp2_sp_dp2_ep2_etp2": Layout(tp=2, sequence_parallel=True, dp=2, ep=2, etp=2),
+    "tp2_sp_pp2_ep2": Layout(tp=2, sequence_parallel=True, pp=2, ep=2),
+    "cp2_ep2": Layout(cp=2, ep=2),
+    "tp2_sp_cp2_ep4": Layout(tp=2, sequence_parallel=True, cp=2, ep=4),
+    "pp2_vpp2_ep2": Layout(pp=2, vpp=2, dp=2, ep=2),
+    "ep2_recompute_overlap": Layout(dp=2, ep=2, recompute="full", overlap=True),
+}
+PARALLEL = [name for name in LAYOUTS if name != "one"]
+MODELS = ("qwen3_moe", "qwen3_moe_mixed")
+
+Exercise = Callable[[str], list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def out_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("moe")
+
+
+@pytest.fixture(scope="module")
+def exercise(hf_dirs: dict[str, Path], out_dir: Path) -> Exercise:
+    """Results of `moe_programs.exercise` by layout name; each layout is started once."""
+
+    @functools.cache
+    def run(name: str) -> list[dict[str, Any]]:
+        models = {model: hf_dirs[model] for model in MODELS}
+        return run_ranks(LAYOUTS[name], moe_programs.exercise, models, out_dir / name)
+
+    return run
+
+
+def whole_model(ranks: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Weights of all stages together. Ranks that export the same tensor must agree on its bits."""
+    whole: dict[str, torch.Tensor] = {}
+    for rank in ranks:
+        for name, tensor in rank["weights"].items():
+            assert torch.equal(whole.setdefault(name, tensor), tensor), f"ranks disagree on {name}"
+    return whole
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("layout", PARALLEL)
+def test_three_steps_equal_one_process(exercise: Exercise, layout: str, model: str) -> None:
+    """Data parallel ranks have different numbers of micro-batches, so some wait with nothing to predict."""
+    expected = exercise("one")[0][model]
+    ranks = [rank[model] for rank in exercise(layout)]
+    for rank in ranks:
+        for step, expected_step in zip(rank["steps"], expected["steps"], strict=True):
+            assert step.loss == pytest.approx(expected_step.loss, rel=1e-5)
+            assert step.grad_norm == pytest.approx(expected_step.grad_norm, rel=1e-5)
+            assert step.sums == pytest.approx(expected_step.sums, rel=1e-5)
+    weights = whole_model(ranks)
+    assert weights.keys() == expected["weights"].keys()
+    for name, tensor in expected["weights"].items():
+        torch.testing.assert_close(
+            weights[name], tensor, rtol=0, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_export_gives_the_bits_that_were_loaded(exercise: Exercise, layout: str, model: str) -> None:
+    assert all(rank[model]["changed_by_loading"] == [] for rank in exercise(layout))
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_saved_model_opens_in_transformers(exercise: Exercise, out_dir: Path, layout: str, model: str) -> None:
+    weights = whole_model([rank[model] for rank in exercise(layout)])
+    on_disk: dict[str, torch.Tensor] = {}
+    for path in (out_dir / layout / model).glob("*.safetensors"):
+        on_disk.update(load_file(path))
+    assert on_disk.keys() == weights.keys()
+    assert all(torch.equal(on_disk[name], tensor) for name, tensor in weights.items())
+    logits = load_model(out_dir / layout / model)(torch.arange(5)[None]).logits
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_logprobs_are_those_of_transformers(
+    exercise: Exercise, hf_dirs: dict[str, Path], layout: str, model: str
+) -> None:
+    expected_N = transformers_logprobs(hf_dirs[model])
+    found = [rank[model]["logprobs"] for rank in exercise(layout)]
+    assert any(logprobs is not None for logprobs in found)
+    for logprobs in found:
+        if logprobs is not None:
+            torch.testing.assert_close(torch.cat([output[0] for output in logprobs]), expected_N, rtol=0, atol=1e-4)
+
+
+@functools.cache
+def transformers_logprobs(hf_dir: Path) -> torch.Tensor:
+    model = load_model(hf_dir)
+    logprobs = []
+    for batch in rank_programs.pack_rows(make_rows(), 1, Layout()):
+        with torch.no_grad():
+            logits = model(batch.tokens_T[None]).logits[0, batch.predict_index_N] / rank_programs.TEMPERATURE
+        logprobs.append(logits.log_softmax(-1).gather(1, batch.targets_N[:, None])[:, 0])
+    return torch.cat(logprobs)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_one_process_trains_as_transformers_does(exercise: Exercise, hf_dirs: dict[str, Path], model: str) -> None:
+    """Loss and gradient norm of the first step, rows one at a time, with torch and transformers alone."""
+    step = exercise("one")[0][model]["steps"][0]
+    reference = load_model(hf_dirs[model])
+    total, count = torch.zeros(()), 0
+    for batch in rank_programs.pack_rows(make_rows(), 1, Layout()):
+        logits = reference(batch.tokens_T[None]).logits[0, batch.predict_index_N] / rank_programs.TEMPERATURE
+        logprobs_N = logits.log_softmax(-1).gather(1, batch.targets_N[:, None])[:, 0]
+        total = total + rank_programs.weighted_loss(logprobs_N, None, batch).loss
+        count += logprobs_N.numel()
+    (total / count).backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in reference.parameters() if p.grad is not None])
+    assert step.loss == pytest.approx((total / count).item(), rel=1e-5)
+    assert step.grad_norm == pytest.approx(norm.item(), rel=1e-5)
