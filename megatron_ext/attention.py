@@ -1,8 +1,8 @@
 """Causal attention within each segment of a packed micro-batch, on one rank or spread over context parallel ranks.
 
-Shape legend: T tokens of this rank, W of all context parallel ranks (T without context parallel), B segments of a block,
-L their padded length, h query heads, g key-value heads, d head dim. Scores exist within segments only; there is never a
-T x T mask, and memory is linear in T.
+Shape legend: T tokens of this rank, W of all context parallel ranks (T without context parallel), B segments of a
+block, L their padded length, h query heads, g key-value heads, d head dim. Scores exist within segments only; there is
+never a T x T mask, and memory is linear in T.
 
 What a layer attends to is data, not code: `PackedSegments` says which tokens are neighbours and the model takes each
 token's position as an input, so other segment layouts need no other module.

@@ -42,7 +42,9 @@ def choose_attention(backend: AttentionBackend, device: torch.device, dtype: tor
     torch.
     """
     if backend not in get_args(AttentionBackend):
-        raise AttentionBackendError(f"attention = {backend!r}: it must be one of {', '.join(get_args(AttentionBackend))}")
+        raise AttentionBackendError(
+            f"attention = {backend!r}: it must be one of {', '.join(get_args(AttentionBackend))}"
+        )
     obstacle = _obstacle(device, dtype)
     if backend == "sdpa" or (backend == "auto" and obstacle):
         return SegmentAttention

@@ -7,17 +7,17 @@ Two ways, equal in result:
     all_to_all    ranks trade tokens for heads, attend over whole segments for h / cp heads, and trade back
                   (Jacobs et al. 2023, DeepSpeed Ulysses, arXiv 2309.14509).
 
-Memory is linear in tokens both ways. Gathered keys and values live only while a layer computes: the backward pass gathers
-them again.
+Memory is linear in tokens both ways. Gathered keys and values live only while a layer computes: the backward pass
+gathers them again.
 
-Shape legend: T tokens of this rank, W = cp * T tokens of all, h query heads, g key-value heads, d head dim. Tokens are in
-rank, gathered or whole order, as context_split defines them.
+Shape legend: T tokens of this rank, W = cp * T tokens of all, h query heads, g key-value heads, d head dim. Tokens are
+in rank, gathered or whole order, as context_split defines them.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -147,14 +147,16 @@ class _Exchange(torch.autograd.Function):
 
 class _GatheredAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query_Thd: Tensor, key_Tgd: Tensor, value_Tgd: Tensor, scale: float, plan: ContextPlan) -> Tensor:
+    def forward(
+        ctx: Any, query_Thd: Tensor, key_Tgd: Tensor, value_Tgd: Tensor, scale: float, plan: ContextPlan
+    ) -> Tensor:
         own_T2gd = torch.cat([key_Tgd, value_Tgd], dim=1)
         whole_W2gd = gather_whole(own_T2gd, plan)
         output_Thd = query_Thd.new_empty(query_Thd.shape)
         # The kernels keep the log-sum-exp in float32, or in the precision of the inputs where that is higher.
         lse_Th = query_Thd.new_empty(query_Thd.shape[:2], dtype=torch.promote_types(query_Thd.dtype, torch.float32))
         for part in _parts(plan, query_Thd, own_T2gd, whole_W2gd):
-            found, found_lse = attend(part.query, *part.key_value, scale, part.is_causal)
+            found, found_lse = attend(part.query, part.key, part.value, scale, part.is_causal)
             output, lse = part.places(output_Thd), part.lse_places(lse_Th)
             if part.is_causal:  # comes first, so the places hold nothing yet
                 output.copy_(found)
@@ -181,15 +183,16 @@ class _GatheredAttention(torch.autograd.Function):
             grad_query, grad_key, grad_value = attend_backward(
                 part.places(grad_Thd),
                 part.query,
-                *part.key_value,
+                part.key,
+                part.value,
                 part.places(output_Thd),
                 part.lse_places(lse_Th),
                 ctx.scale,
                 part.is_causal,
             )
             gradient.query.add_(grad_query)
-            for total, found in zip(gradient.key_value, (grad_key, grad_value), strict=True):
-                total.add_(found)
+            gradient.key.add_(grad_key)
+            gradient.value.add_(grad_value)
         grad_own_T2gd += scatter_whole(grad_whole_W2gd, plan)
         grad_key_Tgd, grad_value_Tgd = grad_own_T2gd.chunk(2, dim=1)
         return grad_query_Thd, grad_key_Tgd, grad_value_Tgd, None, None
@@ -197,10 +200,11 @@ class _GatheredAttention(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _Part:
-    """One kernel call: views [B, heads, length, d] of queries, and of keys and values, which share a tensor."""
+    """One kernel call: views [B, heads, length, d] of queries, keys and values."""
 
     query: Tensor
-    key_value: Sequence[Tensor]
+    key: Tensor
+    value: Tensor
     is_causal: bool
     places: Callable[[Tensor], Tensor]
     """[T, h, d] -> the view of it where this part's queries stand."""
@@ -218,13 +222,14 @@ def _parts(plan: ContextPlan, query_Thd: Tensor, own_T2gd: Tensor, whole_W2gd: T
         def both(tokens: Tensor, run: EqualSegments = run) -> Tensor:
             return run.own(tokens).flatten(0, 1).transpose(1, 2)
 
-        parts.append(_Part(both(query_Thd), both(own_T2gd).chunk(2, dim=1), True, both))
+        key, value = both(own_T2gd).chunk(2, dim=1)
+        parts.append(_Part(both(query_Thd), key, value, True, both))
         for which, number in enumerate(chunk_numbers(plan.size, plan.rank)):
 
             def one(tokens: Tensor, run: EqualSegments = run, which: int = which) -> Tensor:
                 return run.own(tokens)[:, which].transpose(1, 2)
 
             if number:
-                prefix = run.prefix(whole_W2gd, number, plan.size).transpose(1, 2)
-                parts.append(_Part(one(query_Thd), prefix.chunk(2, dim=1), False, one))
+                key, value = run.prefix(whole_W2gd, number, plan.size).transpose(1, 2).chunk(2, dim=1)
+                parts.append(_Part(one(query_Thd), key, value, False, one))
     return parts

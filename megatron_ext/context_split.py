@@ -9,8 +9,8 @@ Three orders of tokens:
     rank       what one rank holds: per segment its early chunk, then its late one
     gathered   the ranks' tokens one rank after another, as collectives deliver them
 
-Shape legend: T tokens of this rank, W = cp * T tokens of all, S segments, N predicted positions of the micro-batch, R of
-those the ones on this rank.
+Shape legend: T tokens of this rank, W = cp * T tokens of all, S segments, N predicted positions of the micro-batch, R
+of those the ones on this rank.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class RankBatch:
     """One rank's part of a micro-batch."""
 
     micro_batch: MicroBatch
-    """In rank order; its segments are this rank's chunks, its predicted positions and loss inputs those on this rank."""
+    """In rank order. Segments are this rank's chunks; predicted positions and loss inputs are those on this rank."""
     whole_cu_seqlens: Tensor
     """int32 [S + 1] on the CPU, where each padded segment starts in whole order."""
     predicted_R: Tensor

@@ -50,12 +50,10 @@ class TokenRMSNorm(torch.nn.RMSNorm):
 def build_block_spec(
     config: TransformerConfig, core_attention: type[MegatronModule], pp_rank: int, vp_stage: int | None = None
 ) -> TransformerBlockSubmodules:
-    """Layers of one (virtual) pipeline stage: pre-norm, grouped-query attention over packed segments, gated MLP or experts."""
+    """Layers of a (virtual) pipeline stage: pre-norm, grouped-query attention over packed segments, MLP or experts."""
     first = get_transformer_layer_offset(config, vp_stage=vp_stage, pp_rank=pp_rank)
     count = get_num_layers_to_build(config, vp_stage=vp_stage, pp_rank=pp_rank)
-    layers = [
-        _layer_spec(config, core_attention, _has_experts(config, layer)) for layer in range(first, first + count)
-    ]
+    layers = [_layer_spec(config, core_attention, _has_experts(config, layer)) for layer in range(first, first + count)]
     return TransformerBlockSubmodules(layer_specs=layers, layer_norm=TokenRMSNorm)
 
 

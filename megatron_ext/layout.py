@@ -114,7 +114,9 @@ def _check_divides(key: str, size: int, what: str, count: int, remedy: str = "")
     if count % size:
         choices = ", ".join(str(n) for n in range(1, min(count, 64) + 1) if count % n == 0)
         alternative = f" {remedy}" if remedy else ""
-        raise LayoutError(f"{key} = {size}: it must divide the model's {count} {what}; choose one of {choices}{alternative}")
+        raise LayoutError(
+            f"{key} = {size}: it must divide the model's {count} {what}; choose one of {choices}{alternative}"
+        )
 
 
 def padded_length(length: int, layout: Layout) -> int:

@@ -26,7 +26,7 @@ from megatron_ext.optimizer import (
 )
 from megatron_ext.packing import MicroBatch
 from megatron_ext.residency import PARTS, ActivationOffload, Moved, Part, Residency
-from megatron_ext.schedule import run_forward, run_forward_backward
+from megatron_ext.schedule import Output, run_forward, run_forward_backward
 from megatron_ext.sums import LossFn
 from megatron_ext.topology import Layout, Topology
 
@@ -99,7 +99,7 @@ class MegatronPolicy:
 
     def logprobs(
         self, micro_batches: Sequence[MicroBatch], *, temperature: float, with_entropy: bool = False
-    ) -> list[tuple[Tensor, Tensor | None]] | None:
+    ) -> list[Output] | None:
         """Per micro-batch float32 [N] log-probabilities and entropies (or None); None on all but the last stage.
 
         Every context parallel rank passes the same whole micro-batches and gets all N values, in their order.

@@ -6,7 +6,9 @@ second and shares the memory of the libraries. The process groups are made anew 
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import random
 import socket
 import tempfile
 from collections.abc import Callable
@@ -29,9 +31,7 @@ def run_ranks(layout: Layout, program: Callable[..., Any], *args: Any) -> list[A
     """
     with tempfile.TemporaryDirectory() as result_dir:
         context = (program, layout, _free_port(), result_dir, args)
-        torch.multiprocessing.start_processes(
-            _rank_main, context, nprocs=layout.world_size, start_method="forkserver"
-        )
+        torch.multiprocessing.start_processes(_rank_main, context, nprocs=layout.world_size, start_method="forkserver")
         paths = [Path(result_dir, f"{rank}.pt") for rank in range(layout.world_size)]
         return [torch.load(path, weights_only=False) for path in paths]
 
@@ -48,6 +48,9 @@ def _rank_main(
 
 
 def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """Below the range from which the system hands out ports, so that no one else's connection takes it meanwhile."""
+    while True:
+        port = random.SystemRandom().randrange(15_000, 30_000)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
