@@ -131,7 +131,7 @@ def _read_experts(config: Any) -> Experts:
         )
     if per_token == 1 and config.norm_topk_prob:
         raise UnsupportedModelError(
-            "norm_topk_prob = True with num_experts_per_tok = 1: every weight would be 1 and the router would not learn; "
+            "norm_topk_prob = True with num_experts_per_tok = 1: all weights are 1 and the router cannot learn; "
             "set norm_topk_prob = false or more experts per token"
         )
     dense = set(config.mlp_only_layers or ())
@@ -141,7 +141,8 @@ def _read_experts(config: Any) -> Experts:
     )
     if not any(layers):
         raise UnsupportedModelError(
-            f"decoder_sparse_step = {config.decoder_sparse_step}, mlp_only_layers = {sorted(dense)}: no layer has experts"
+            f"decoder_sparse_step = {config.decoder_sparse_step}, mlp_only_layers = {sorted(dense)}: "
+            "no layer has experts; give it as a dense qwen3"
         )
     return Experts(num_experts, per_token, config.moe_intermediate_size, bool(config.norm_topk_prob), layers)
 

@@ -119,8 +119,8 @@ class HFCheckpoint:
         if unused:
             others = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
             raise WeightsError(
-                f"{unused[0]}{others} in {self.hf_dir}: a {hf_config.model_type} with this config.json has no such tensor; "
-                "give the config.json that belongs to the weights"
+                f"{unused[0]}{others} in {self.hf_dir}: a {hf_config.model_type} with this config.json has no such "
+                "tensor; give the config.json that belongs to the weights"
             )
 
     def _handle(self, name: str) -> Any:
