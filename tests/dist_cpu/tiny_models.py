@@ -41,6 +41,8 @@ CLASSES = {
     "qwen3_tied": (Qwen3Config, Qwen3ForCausalLM, {"tie_word_embeddings": True}),
     "qwen3_untied": (Qwen3Config, Qwen3ForCausalLM, {"tie_word_embeddings": False}),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, {"tie_word_embeddings": False, "head_dim": 16}),
+    "qwen2_tied": (Qwen2Config, Qwen2ForCausalLM, {"tie_word_embeddings": True, "head_dim": 16}),
+    "llama_tied": (LlamaConfig, LlamaForCausalLM, {"tie_word_embeddings": True, "head_dim": 16}),
     "llama": (LlamaConfig, LlamaForCausalLM, {"tie_word_embeddings": False, "head_dim": 16}),
     "qwen3_moe": (Qwen3MoeConfig, Qwen3MoeForCausalLM, {"tie_word_embeddings": False, **EXPERTS}),
     "qwen3_moe_mixed": (
