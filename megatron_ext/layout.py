@@ -49,6 +49,8 @@ class Layout:
     """Expert parallel: ranks that share the experts of a mixture-of-experts layer; taken out of cp x dp (and tp)."""
     etp: int = 1
     """Expert tensor parallel: ranks that share every matrix of an expert."""
+    grouped_experts: bool = False
+    """Multiplies with all experts of a rank in one call. Needs CUDA and Transformer Engine; not tested yet."""
 
     @property
     def world_size(self) -> int:

@@ -6,6 +6,7 @@ of rope.py.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from megatron_ext.layout import LayoutError
 from megatron_ext.rope import RopeScaling, UnsupportedRopeError, attention_softmax_scale, read_rope
 
 if TYPE_CHECKING:
@@ -174,7 +176,7 @@ def padded_vocab_size(hf_config: HFConfig, tp: int) -> int:
 def transformer_config(hf_config: HFConfig, layout: Layout, dtype: torch.dtype) -> TransformerConfig:
     """Megatron's config for this model, layout and parameter dtype (float32 or bfloat16).
 
-    Raises UnsupportedModelError for another dtype.
+    Raises UnsupportedModelError for another dtype, LayoutError for grouped experts where they cannot run.
     """
     if dtype not in (torch.float32, torch.bfloat16):
         raise UnsupportedModelError(f"dtype = {dtype}: only float32 and bfloat16 are supported")
@@ -261,7 +263,13 @@ def _expert_options(hf_config: HFConfig, layout: Layout) -> dict[str, Any]:
     moe = hf_config.moe
     if moe is None:
         return {}
+    if layout.grouped_experts and not (torch.cuda.is_available() and importlib.util.find_spec("transformer_engine")):
+        raise LayoutError(
+            "grouped_experts = true: it needs CUDA and Transformer Engine, and one of them is missing here; "
+            "set grouped_experts = false"
+        )
     return {
+        "moe_grouped_gemm": layout.grouped_experts,
         "num_moe_experts": moe.num_experts,
         "moe_router_topk": moe.experts_per_token,
         "moe_ffn_hidden_size": moe.ffn_hidden_size,

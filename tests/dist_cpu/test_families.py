@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from megatron_ext.hf import load
-from megatron_ext.hf.config import Experts, HFConfig, UnsupportedModelError, read_hf_config
+from megatron_ext.hf.config import Experts, HFConfig, UnsupportedModelError, read_hf_config, transformer_config
 from megatron_ext.hf.export import save_hf
 from megatron_ext.hf.load import WeightsError, load_hf_weights
 from megatron_ext.hf.mapping import expected_names, rule_for, stacked_source, with_expert
@@ -290,3 +290,9 @@ def test_expert_ranks_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(LayoutError, match=message):
         check_layout(layout, read_hf_config(hf_dirs[model]))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine with CUDA may run them")
+def test_grouped_experts_need_a_gpu(hf_dirs: dict[str, Path]) -> None:
+    with pytest.raises(LayoutError, match="grouped_experts = true: it needs CUDA and Transformer Engine"):
+        transformer_config(read_hf_config(hf_dirs["qwen3_moe"]), Layout(grouped_experts=True), torch.float32)
