@@ -14,6 +14,7 @@ copied, training goes on, and processes forked for the purpose write the copy; i
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from megatron_ext.commit import BrokenCheckpointError, FileEntry
 from megatron_ext.hf.config import HFConfig
 from megatron_ext.model import PolicyModel
 from megatron_ext.topology import Layout, Topology
+from megatron_ext.writer_processes import prepare_results_queue, writers_end_with_parent
 
 platform.install()
 
@@ -92,17 +94,21 @@ class CheckpointWriter:
         """
         self.finish()
         target = Path(target)
-        folder = Path(_from_rank0(self._topology, lambda: str(self._begin(target))))
+        folder = Path(_from_rank0(self._topology, lambda: str(commit.begin(target))))
         state = _sharded_state(self._chunks, self._optimizer, self._topology, is_loading=False)
         state["rng"] = _rng_shard(self._topology)
         metadata = {**_sharding(self._topology), LAYOUT_KEY: dataclasses.asdict(self._layout)}
         metadata.pop("dp_cp_group")  # a process group cannot be saved
-        request = dist_checkpointing.save(state, str(folder), content_metadata=metadata, async_sharded_save=background)
-        self._pending = (folder, target)
+        prepare_results_queue()
+        with writers_end_with_parent():
+            request = dist_checkpointing.save(
+                state, str(folder), content_metadata=metadata, async_sharded_save=background
+            )
+            self._pending = (folder, target)
+            if request is not None:
+                self._queue.schedule_async_request(request)
         if request is None:
             self._commit()
-        else:
-            self._queue.schedule_async_request(request)
 
     def finish(self, *, wait: bool = True) -> bool:
         """Commits the background save under way if it is written on all ranks; whether none is under way any more.
@@ -126,21 +132,13 @@ class CheckpointWriter:
         self.finish()
         self._queue.close()
 
-    def _begin(self, target: Path) -> Path:
-        folder = commit.begin(target)
-        (folder / HF_FOLDER).mkdir()
-        for path in self._hf_dir.iterdir():
-            if path.is_file() and not path.name.endswith(WEIGHT_SUFFIXES):
-                shutil.copyfile(path, folder / HF_FOLDER / path.name)
-        return folder
-
     def _commit(self) -> None:
         """Every rank flushes and checks its share of the files, and rank 0 commits them."""
         assert self._pending is not None
         folder, target = self._pending
         self._pending = None
         dist.barrier()
-        names: list[str] = _from_rank0(self._topology, lambda: commit.list_files(folder))
+        names: list[str] = _from_rank0(self._topology, lambda: self._complete(folder))
         share = names[self._topology.rank :: dist.get_world_size()]
         parts = _on_every_rank(lambda: commit.measure_files(folder, share))
         files: dict[str, FileEntry] = {name: entry for part in parts for name, entry in part.items()}
@@ -149,6 +147,14 @@ class CheckpointWriter:
             MODEL_KEY: describe_model(self._chunks[0].hf_config),
         }
         _from_rank0(self._topology, lambda: commit.commit(folder, target, files=files, description=description))
+
+    def _complete(self, folder: Path) -> list[str]:
+        """Adds what Megatron does not write; returns the names of all files."""
+        (folder / HF_FOLDER).mkdir()
+        for path in self._hf_dir.iterdir():
+            if path.is_file() and not path.name.endswith(WEIGHT_SUFFIXES):
+                shutil.copyfile(path, folder / HF_FOLDER / path.name)
+        return commit.list_files(folder)
 
 
 def load_checkpoint(
@@ -198,7 +204,8 @@ def verify_checkpoint(directory: str | Path, topology: Topology) -> dict[str, An
 
 def describe_model(hf_config: HFConfig) -> dict[str, Any]:
     """Properties that tell models apart, as JSON gives them back."""
-    return {key: value for key, value in dataclasses.asdict(hf_config).items() if key not in MAY_DIFFER}
+    properties = json.loads(json.dumps(dataclasses.asdict(hf_config)))  # lists for tuples
+    return {key: value for key, value in properties.items() if key not in MAY_DIFFER}
 
 
 def check_model(saved: dict[str, Any], present: dict[str, Any], directory: str | Path) -> None:

@@ -3,8 +3,8 @@
     python tests/bench/logprob_memory.py --tokens 4096 --vocab 152064 --hidden 512 --response-fraction 0.15
 
 Both variants run forward and backward of the same policy-gradient-like loss over the response tokens, each in a process
-of its own. The naive one makes float32 logits and log_softmax at every position. A peak is the most resident memory on a
-CPU (allocated memory on CUDA) above what holds the hidden states, the weight and its gradient.
+of its own. The naive one makes float32 logits and log_softmax at every position. A peak is the most resident memory on
+a CPU (allocated memory on CUDA) above what holds the hidden states, the weight and its gradient.
 """
 
 from __future__ import annotations
