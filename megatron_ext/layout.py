@@ -64,7 +64,7 @@ class Layout:
 
 def check_layout(layout: Layout, hf_config: HFConfig) -> None:
     """Raises LayoutError unless every tensor of the model can be cut as `layout` asks."""
-    _check_values(layout)
+    check_values(layout)
     _check_divides("tp", layout.tp, "attention heads", hf_config.num_heads)
     _check_divides("tp", layout.tp, "key-value heads", hf_config.num_kv_heads)
     _check_divides("tp", layout.tp, "feed-forward width", hf_config.ffn_hidden_size)
@@ -83,8 +83,8 @@ def check_layout(layout: Layout, hf_config: HFConfig) -> None:
         raise LayoutError(f"{key} = {size}: model_type = {hf_config.model_type!r} has no experts; set {key} = 1")
 
 
-def _check_values(layout: Layout) -> None:
-    """What needs no model to be wrong."""
+def check_values(layout: Layout) -> None:
+    """Raises LayoutError for what is wrong whatever the model."""
     for key in ("tp", "pp", "dp", "cp", "vpp", "ep", "etp", "bucket_elements"):
         size = getattr(layout, key)
         if size < 1:
@@ -96,6 +96,12 @@ def _check_values(layout: Layout) -> None:
         raise LayoutError("sequence_parallel = true: it needs tp > 1; set sequence_parallel = false or raise tp")
     if layout.vpp > 1 and layout.pp == 1:
         raise LayoutError(f"vpp = {layout.vpp}: it splits pipeline stages, so it needs pp > 1; set vpp = 1 or raise pp")
+    ranks_of_stage = layout.world_size // layout.pp
+    if ranks_of_stage % (layout.ep * layout.etp):
+        raise LayoutError(
+            f"ep x etp = {layout.ep} x {layout.etp} = {layout.ep * layout.etp}: it must divide the {ranks_of_stage} "
+            "ranks of a pipeline stage (tp x cp x dp); change ep, etp or dp"
+        )
 
 
 def _check_experts(layout: Layout) -> None:
@@ -103,12 +109,6 @@ def _check_experts(layout: Layout) -> None:
         raise LayoutError(
             f"sequence_parallel = false: a mixture of experts with tp = {layout.tp} needs it, or every rank would send "
             "the same tokens to the experts; set sequence_parallel = true"
-        )
-    ranks_of_stage = layout.world_size // layout.pp
-    if ranks_of_stage % (layout.ep * layout.etp):
-        raise LayoutError(
-            f"ep x etp = {layout.ep} x {layout.etp} = {layout.ep * layout.etp}: it must divide the {ranks_of_stage} "
-            "ranks of a pipeline stage (tp x cp x dp); change ep, etp or dp"
         )
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_ext import platform
-from megatron_ext.layout import Layout, LayoutError, check_layout
+from megatron_ext.layout import Layout, LayoutError, check_layout, check_values
 
 platform.install()
 
@@ -80,8 +80,9 @@ def init_distributed(
     """Joins the process group (NCCL with CUDA, else gloo), makes Megatron's groups and seeds this process.
 
     Blocks until all `world_size` processes have called it. Raises LayoutError when the layout asks for another number
-    of processes; torch's DistStoreError or a timeout when some process does not come.
+    of processes or cannot be for any model; torch's DistStoreError or a timeout when some process does not come.
     """
+    check_values(layout)
     if layout.world_size != world_size:
         raise LayoutError(
             f"tp x cp x dp x pp = {layout.tp} x {layout.cp} x {layout.dp} x {layout.pp} = {layout.world_size}: "

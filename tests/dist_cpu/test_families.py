@@ -20,7 +20,7 @@ from megatron_ext.hf.load import WeightsError, load_hf_weights
 from megatron_ext.hf.mapping import expected_names, rule_for, stacked_source, with_expert
 from megatron_ext.layout import Layout, LayoutError, check_layout
 from megatron_ext.model import build_model
-from megatron_ext.topology import Topology
+from megatron_ext.topology import Topology, init_distributed
 from tests.dist_cpu.launch import run_ranks
 from tests.dist_cpu.tiny_models import CLASSES, load_model
 
@@ -296,3 +296,9 @@ def test_expert_ranks_that_do_not_fit_are_refused(
 def test_grouped_experts_need_a_gpu(hf_dirs: dict[str, Path]) -> None:
     with pytest.raises(LayoutError, match="grouped_experts = true: it needs CUDA and Transformer Engine"):
         transformer_config(read_hf_config(hf_dirs["qwen3_moe"]), Layout(grouped_experts=True), torch.float32)
+
+
+def test_expert_ranks_that_fit_no_model_are_refused_before_any_process_group() -> None:
+    with pytest.raises(LayoutError, match="ep x etp = 2 x 2 = 4: it must divide the 2 ranks"):
+        init_distributed(0, 2, "127.0.0.1", 1, Layout(dp=2, ep=2, etp=2), seed=1)
+    assert not torch.distributed.is_initialized()
