@@ -39,6 +39,7 @@ LAYOUTS = {
     "cp2_ep2": Layout(cp=2, ep=2),
     "tp2_sp_cp2_ep4": Layout(tp=2, sequence_parallel=True, cp=2, ep=4),
     "pp2_vpp2_ep2": Layout(pp=2, vpp=2, dp=2, ep=2),
+    "tp2_sp_ep2_selective": Layout(tp=2, sequence_parallel=True, ep=2, recompute="selective"),
     "ep2_recompute_overlap": Layout(dp=2, ep=2, recompute="full", overlap=True),
 }
 PARALLEL = [name for name in LAYOUTS if name != "one"]
