@@ -40,7 +40,7 @@ from megatron.core.optimizer import MegatronOptimizer  # noqa: E402
 
 HF_FOLDER = "hf"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json")
-LAYOUT_KEY, MODEL_KEY = "layout", "model"
+LAYOUT_KEY, MODEL_KEY, DTYPE_KEY = "layout", "model", "dtype"
 MAY_DIFFER = ("max_position_embeddings", "rope_theta", "rope_scaling")
 """What a later phase of training may change about a model: its window, and how positions are scaled to it."""
 
@@ -145,6 +145,7 @@ class CheckpointWriter:
         description = {
             LAYOUT_KEY: dataclasses.asdict(self._layout),
             MODEL_KEY: describe_model(self._chunks[0].hf_config),
+            DTYPE_KEY: str(self._chunks[0].config.params_dtype).removeprefix("torch."),
         }
         _from_rank0(self._topology, lambda: commit.commit(folder, target, files=files, description=description))
 

@@ -50,7 +50,7 @@ def learning_rate(schedule: LRSchedule, step: int) -> float:
         raise ValueError(f"step = {step}: steps are numbered from 1")
     first_at_peak = max(schedule.warmup_steps, 1)
     if step < first_at_peak:
-        return schedule.peak * step / first_at_peak
+        return schedule.peak * (step / first_at_peak)
     if schedule.kind == "constant":
         return schedule.peak
     progress = min(1.0, (step - first_at_peak) / max(schedule.total_steps - first_at_peak, 1))

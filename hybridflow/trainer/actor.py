@@ -70,8 +70,8 @@ class TrainWorker:
     def logprobs(self, batch: TrainBatch, temperature: float) -> dict[int, list[float]]:
         return self.core.logprobs(batch, temperature)
 
-    def sft_step(self, batch: TrainBatch, learning_rate: float) -> UpdateReport:
-        return self.core.sft_step(batch, learning_rate)
+    def sft_step(self, batch: TrainBatch, learning_rate: float, per_sequence: bool = False) -> UpdateReport:
+        return self.core.sft_step(batch, learning_rate, per_sequence)
 
     def update(self, batch: TrainBatch, learning_rate: float, options: dict[str, Any]) -> UpdateReport:
         return self.core.update(batch, learning_rate, **options)
@@ -85,8 +85,11 @@ class TrainWorker:
     def reset_optimizer(self) -> None:
         self.core.reset_optimizer()
 
-    def save_checkpoint(self, directory: str) -> None:
-        self.core.save_checkpoint(Path(directory))
+    def save_checkpoint(self, directory: str, background: bool = False) -> None:
+        self.core.save_checkpoint(Path(directory), background)
+
+    def finish_checkpoint(self) -> None:
+        self.core.finish_checkpoint()
 
     def load_checkpoint(self, directory: str) -> None:
         self.core.load_checkpoint(Path(directory))
