@@ -145,7 +145,7 @@ class MegatronPolicy:
         )
 
     def export_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Hugging Face name and full tensor of each weight of this stage; tensor parallel ranks iterate together."""
+        """Hugging Face name and full tensor of each weight of this stage; all ranks of a stage iterate together."""
         self._require("weights")
         self._finish_weights()
         for chunk in self.chunks:

@@ -60,7 +60,7 @@ def make_config(changes: dict[str, Any], head_dim: int = 128, window: int = 256)
 def test_frequencies_and_attention_factor_are_those_of_transformers(name: str, head_dim: int) -> None:
     config = make_config(SCALINGS[name], head_dim)
     theta, scaling = read_rope(config)
-    rope_type = config.rope_parameters["rope_type"]
+    rope_type = SCALINGS[name].get("rope_type", "yarn")
     expected, factor = ROPE_INIT_FUNCTIONS[rope_type](config, torch.device("cpu"))
     assert scaling is not None
     torch.testing.assert_close(rotary_frequencies(head_dim, theta, scaling), expected, rtol=1e-7, atol=0)
