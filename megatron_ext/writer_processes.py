@@ -2,44 +2,42 @@
 
 Upstream (Megatron-Core 0.16.1) leaves them behind when a trainer is killed: the server of its results queue waits for
 ever, and a forked writer may wait for a lock that died with its parent, holding a copy of the parent's memory.
+Upstream's server also imports the program's main module: with Ray that costs the first save seconds.
 """
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
-import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.managers import SyncManager
-from typing import Literal
+from types import ModuleType
 
 from megatron_ext import platform
+from megatron_ext.parent_death import end_with_parent
 
 platform.install()
 
 from megatron.core.dist_checkpointing.strategies import filesystem_async  # noqa: E402
 
-_PR_SET_PDEATHSIG = 1
 _managers: list[SyncManager] = []
 """Kept from the garbage collector: a manager that is collected ends its server."""
 _forking_writers = False
 
 
-def prepare_results_queue(start_method: Literal["spawn", "fork"] = "spawn") -> None:
-    """Gives Megatron the queue that it would make at the first save, from a server that ends with this process.
-
-    "spawn" imports the program's main module there, so it must be guarded by `if __name__ == "__main__"`.
-    """
+def prepare_results_queue() -> None:
+    """Gives Megatron the queue that it would make at the first save, from a server that ends with this process."""
     if not hasattr(filesystem_async, "_results_queue"):
         raise platform.PlatformError(
             "megatron.core.dist_checkpointing.strategies.filesystem_async._results_queue is gone: see whether the "
             "server of the results queue still outlives a killed trainer, and drop writer_processes.py if not"
         )
     if filesystem_async._results_queue is None:
-        manager = SyncManager(ctx=multiprocessing.get_context(start_method))
-        manager.start(initializer=_end_with_parent, initargs=(os.getpid(),))
+        manager = SyncManager(ctx=multiprocessing.get_context("spawn"))
+        with _without_main_module():
+            manager.start(initializer=end_with_parent, initargs=(os.getpid(),))
         _managers.append(manager)
         filesystem_async._results_queue = manager.Queue()
 
@@ -55,10 +53,15 @@ def writers_end_with_parent() -> Iterator[None]:
         _forking_writers = False
 
 
-def _end_with_parent(parent: int) -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it ended before the line above
-        os.kill(os.getpid(), signal.SIGKILL)
+@contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Inside, a spawned process does not import the program's main module, which takes seconds and may have effects."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 class _ForkHook:
@@ -71,7 +74,7 @@ class _ForkHook:
 
     def in_child(self) -> None:
         if _forking_writers:
-            _end_with_parent(self.parent)
+            end_with_parent(self.parent)
 
 
 _hook = _ForkHook()

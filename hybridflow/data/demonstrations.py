@@ -86,8 +86,8 @@ def read_conversation(record: Any, where: str) -> list[Message]:
         role, content = (message.get(key) for key in ("role", "content")) if isinstance(message, Mapping) else (0, 0)
         if not isinstance(role, str) or not isinstance(content, str) or not content:
             raise DataError(
-                f"{where}, messages[{index}]: got {str(message)[:80]}. Remedy: use {{'role': ..., 'content': ...}} with "
-                "texts that are not empty"
+                f"{where}, messages[{index}]: got {str(message)[:80]}. Remedy: use {{'role': ..., 'content': ...}} "
+                "with texts that are not empty"
             )
         messages.append({"role": role, "content": content})
     return messages

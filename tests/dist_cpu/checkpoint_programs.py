@@ -147,7 +147,7 @@ def save_for_ever(hf_dir: Path, directory: Path, ready: Any, background: bool) -
     layout = Layout()
     topology = init_distributed(0, 1, "127.0.0.1", free_port(), layout, seed=7, timeout_s=60)
     policy = open_policy(hf_dir, layout, topology)
-    prepare_results_queue("fork")  # starts in no time, so that kills hit saves and not the start of this server
+    prepare_results_queue()  # not at the first save: kills shall hit saves and not the start of this server
     whole = sorted(commit.list_committed(directory))
     number = 0
     if whole:
