@@ -40,7 +40,8 @@ class Bucket(msgspec.Struct, frozen=True, kw_only=True):
 
 def describe_tensor(name: str, tensor: torch.Tensor) -> TensorEntry:
     """Entry of a contiguous CPU tensor."""
-    checksum = zlib.crc32(tensor.view(torch.uint8).numpy() if tensor.numel() else b"")
+    # Flat first: a tensor without dimensions cannot be seen as bytes.
+    checksum = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return TensorEntry(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), checksum)
 
 
