@@ -203,26 +203,27 @@ class Config(Section):
         if longest > window:
             raise ValueError(
                 f"data.max_prompt_tokens ({self.data.max_prompt_tokens}) + rollout.max_new_tokens "
-                f"({self.rollout.max_new_tokens}) = {longest} is above rollout.context_tokens ({window}): "
-                f"lower one of the first two, or raise the window if the model allows it"
+                f"({self.rollout.max_new_tokens}) = {longest} is above rollout.context_tokens ({window}). "
+                f"Remedy: lower one of the first two, or raise the window if the model allows it"
             )
         budget = self.train.max_tokens_per_micro_batch
         if longest > budget:
             raise ValueError(
-                f"a sequence may have data.max_prompt_tokens + rollout.max_new_tokens = {longest} tokens, above "
-                f"train.max_tokens_per_micro_batch ({budget}): raise the budget or lower one of the first two"
+                f"data.max_prompt_tokens ({self.data.max_prompt_tokens}) + rollout.max_new_tokens "
+                f"({self.rollout.max_new_tokens}) = {longest} is above train.max_tokens_per_micro_batch ({budget}). "
+                f"Remedy: raise the budget, or lower one of the first two"
             )
         rows = self.train.prompts_per_step * self.algorithm.num_completions
         if rows % self.train.layout.dp:
             raise ValueError(
                 f"train.prompts_per_step x algorithm.num_completions = {self.train.prompts_per_step} x "
                 f"{self.algorithm.num_completions} = {rows} sequences do not divide by train.layout.dp "
-                f"({self.train.layout.dp}): choose a multiple of {self.train.layout.dp}"
+                f"({self.train.layout.dp}). Remedy: choose a multiple of {self.train.layout.dp}"
             )
         for index, stage in enumerate(self.warmup.stages):
             if stage.conversations_per_step % self.train.layout.dp:
                 raise ValueError(
                     f"warmup.stages.{index}.conversations_per_step ({stage.conversations_per_step}) does not divide by "
-                    f"train.layout.dp ({self.train.layout.dp}): choose a multiple of {self.train.layout.dp}"
+                    f"train.layout.dp ({self.train.layout.dp}). Remedy: choose a multiple of {self.train.layout.dp}"
                 )
         return self

@@ -41,8 +41,11 @@ class Checkpoints:
             unfinished.rename(target)
         except OSError as error:
             raise CheckpointError(
-                f"cannot write checkpoint {target}: {error}; earlier checkpoints are untouched. Make room and use --resume"
+                f"cannot write checkpoint {target}: {error}; earlier checkpoints are untouched. "
+                f"Make room and use --resume"
             ) from error
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
         for old in self.list()[: -self._keep_last]:
             shutil.rmtree(old)
         return target
@@ -55,7 +58,10 @@ class Checkpoints:
         return sorted(found, key=lambda path: (path.name.startswith("rl-"), path.name))
 
     def restore(self, trainer: Trainer) -> RunState:
-        """Loads the latest checkpoint into the trainer and returns its state. Raises CheckpointError if there is none."""
+        """Loads the latest checkpoint into the trainer and returns its state.
+
+        Raises CheckpointError if there is none.
+        """
         latest = self.latest()
         state = read_state(latest / "state.json")
         trainer.load_checkpoint(latest / "megatron")

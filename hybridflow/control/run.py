@@ -12,7 +12,7 @@ from hybridflow.control.batch import FilteredBatch
 from hybridflow.control.checkpoints import Checkpoints
 from hybridflow.control.collect import Collected, build_requests, collect_groups
 from hybridflow.control.evaluate import compute_accuracy, greedy
-from hybridflow.control.prepare import Prepared
+from hybridflow.control.prepare import Inputs
 from hybridflow.control.publish import publish_weights
 from hybridflow.control.records import CompletionRecord
 from hybridflow.control.run_folder import RunFolder
@@ -35,7 +35,7 @@ class Run:
         *,
         config: Config,
         folder: RunFolder,
-        prepared: Prepared,
+        inputs: Inputs,
         trainer: Trainer,
         rollout: Rollout,
         stream: RewardStream,
@@ -47,13 +47,13 @@ class Run:
     ) -> None:
         self.config = config
         self.folder = folder
-        self.tokenizer: PreTrainedTokenizerBase = prepared.tokenizer
+        self.tokenizer: PreTrainedTokenizerBase = inputs.tokenizer
         self.trainer = trainer
         self.rollout = rollout
         self.display = display
         self.warmup_tracker = warmup_tracker
         self.state = state
-        self._prepared = prepared
+        self._inputs = inputs
         self._stream = stream
         self._check_workers = check_workers
         self._trackers = trackers
@@ -82,7 +82,7 @@ class Run:
 
     def collect(self, step: int) -> Collected:
         """The groups of a step, decoded and scored."""
-        prompts = self._prepared.train.prompts_for_step(step - 1, self.config.train.prompts_per_step)
+        prompts = self._inputs.train.prompts_for_step(step - 1, self.config.train.prompts_per_step)
         return self._collect(f"t{step:05d}", prompts, self.config.algorithm.num_completions, self._sampling)
 
     def publish(self) -> None:
@@ -92,12 +92,13 @@ class Run:
 
     def evaluate(self) -> float | None:
         """Greedy accuracy on the test prompts; None when evaluation is off."""
-        prompts = self._prepared.eval_prompts
+        prompts = self._inputs.eval_prompts
         if not prompts:
             return None
         step = self.state.rl_step
         with self.phase("eval"):
             groups = self._collect(f"e{step:05d}", prompts, 1, greedy(self._sampling)).groups
+        self._eval_completions.truncate_after(step - 1)  # a resumed run may do the last evaluation again
         self._eval_completions.append(step, groups)
         accuracy = compute_accuracy(groups)
         self.display.note(f"greedy accuracy on {len(prompts)} test prompts after {step} RL steps: {accuracy:.3f}")

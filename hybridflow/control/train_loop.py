@@ -13,10 +13,13 @@ from hybridflow.control.warmup import run_stage
 
 
 def train(run: Run) -> None:
-    """Runs, or continues, a whole training run. The state is saved with each checkpoint, so any exception can be resumed."""
+    """Runs, or continues, a whole training run.
+
+    The state is saved with each checkpoint, so that a run which any exception stopped can be resumed.
+    """
     warm_up(run)
     run.publish()
-    if run.state.eval_before is None:
+    if run.state.eval_before is None and run.state.rl_step == 0:
         run.state.eval_before = run.evaluate()
     run.display.start("RL", run.config.train.num_steps, run.state.rl_step)
     while run.state.rl_step < run.config.train.num_steps:
