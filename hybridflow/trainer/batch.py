@@ -36,4 +36,4 @@ def _placeholder(sequences: list[TrainSequence]) -> PackInput:
     inputs: dict[str, list[float]] = {}
     if sequences[0].rollout_logprobs:
         inputs = {"advantages": [], "rollout_logprobs": []}
-    return PackInput(token_ids=sequences[0].prompt_token_ids[:2], predict_from=1, predict_mask=[0], loss_inputs=inputs)
+    return PackInput(token_ids=[0, 0], predict_from=1, predict_mask=[0], loss_inputs=inputs)
