@@ -78,6 +78,8 @@ def load_inputs(config: Config, saved: Path | None) -> Inputs:
         tokenizer = AutoTokenizer.from_pretrained(config.model.path, local_files_only=True)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model.path = {config.model.path!r}: cannot load its tokenizer: {error}") from error
+    if not tokenizer.encode("text", add_special_tokens=False):  # what transformers makes of a directory without one
+        raise ConfigError(f"model.path = {config.model.path!r}: no tokenizer files there. Add tokenizer.json")
     generated: dict[str, list[Row]] = {}
     train = _load_split(config, tokenizer, "train", saved, generated)
     eval_prompts: list[Prompt] = []

@@ -83,7 +83,7 @@ def compare_manifests(sent: list[TensorEntry], loaded: list[TensorEntry], versio
     sent_names, loaded_names = {e.name for e in sent}, {e.name for e in loaded}
     missing = sorted(sent_names - loaded_names)[:3]
     surplus = sorted(loaded_names - sent_names)[:3]
-    changed = sorted({e.name for e in sent} & {e.name for e in set(sent) ^ set(loaded)})[:3]
+    changed = sorted(sent_names & loaded_names & {e.name for e in set(sent) ^ set(loaded)})[:3]
     raise WeightSyncError(
         f"weights version {version}: the engine confirms {len(loaded)} tensors, {len(sent)} were sent "
         f"(missing {missing}, surplus {surplus}, differing {changed})"
