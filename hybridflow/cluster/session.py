@@ -28,14 +28,16 @@ def start_session(num_slots: int) -> None:
     os.environ.setdefault("RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address="auto", log_to_driver=False, logging_level=logging.CRITICAL)
     else:
+        # Ray's default, said aloud so that Ray does not warn about it: only holders of its token may talk to it.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
         ray.init(
             address="local",  # never the cluster of somebody else that happens to run on this machine
             num_cpus=num_slots,
             include_dashboard=False,
             log_to_driver=False,
-            logging_level=logging.ERROR,
+            logging_level=logging.CRITICAL,
             object_store_memory=LOCAL_OBJECT_STORE_BYTES,
             configure_logging=False,
         )
