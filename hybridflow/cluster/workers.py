@@ -7,6 +7,7 @@ which process really died, since a dead peer often shows first as a broken conne
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -73,8 +74,8 @@ def forget_workers() -> None:
 def gather(calls: list[Call], timeout_s: float | None = None) -> list[Any]:
     """Results of the calls, in their order.
 
-    Raises the worker's own HybridFlowError, or an error of its room that names the worker to blame: the one whose process is
-    gone, be it called or not. Also raises when not all have answered within `timeout_s`.
+    Raises the worker's own HybridFlowError, or an error of its room that names the worker to blame: the one whose
+    process is gone, be it called or not. Also raises when not all have answered within `timeout_s`.
     """
     pending = {call.ref: call for call in calls}
     started = time.monotonic()
@@ -126,9 +127,21 @@ def check_failed(call: Call) -> None:
         cause = error.cause
         if isinstance(cause, HybridFlowError):
             raise cause from error
-        raise call.worker.error(
-            f"{call.worker.name} failed in {call.method}: {type(cause).__name__}: {cause}. {LOG_HINT}"
-        ) from error
+        worker, during = _raised_by(error, call)
+        raise worker.error(f"{worker.name} failed {during}: {type(cause).__name__}: {cause}. {LOG_HINT}") from error
+
+
+def _raised_by(error: RayTaskError, call: Call) -> tuple[Worker, str]:
+    """The worker in whose process the error was raised, and when.
+
+    Not always the one that was called: where an argument was to come from another worker, Ray hands on what that one
+    raised.
+    """
+    pids = re.findall(r"\(pid=(\d+)", str(error))  # Ray writes each process that it went through, the origin last
+    other = next((worker for worker in _known if pids and worker.pid == int(pids[-1])), None)
+    if other is None or other.pid == call.worker.pid:
+        return call.worker, f"in {call.method}"
+    return other, f"to give {call.worker.name} what {call.method} needs"
 
 
 def find_dead(workers: list[Worker]) -> list[Worker]:

@@ -51,7 +51,10 @@ class RolloutGroup:
         return [self._worker]
 
     def wait_ready(self) -> None:
-        """Returns when the engine answers. Raises RolloutError if it failed to start, or not within `rollout.start_timeout_s`."""
+        """Returns when the engine answers.
+
+        Raises RolloutError if it failed to start, or did not within `rollout.start_timeout_s`.
+        """
         self._worker = identify(self._worker.name, self._worker.actor, RolloutError, self._start_timeout_s)
         (self.child_pids,) = gather([self._worker.call("child_pids")])
 
