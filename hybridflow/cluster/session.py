@@ -27,7 +27,7 @@ def start_session(num_slots: int) -> None:
     # Actors choose their devices themselves: engine and trainer of a slot must see the same ids for IPC handles.
     os.environ.setdefault("RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Ray's own notes (token authentication, a worker's exit code) would break the display; our errors say what is wrong.
+    # Ray's own notes (token authentication, a worker's exit code) break the display; our errors say what is wrong.
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     if os.environ.get("RAY_ADDRESS"):
         ray.init(address="auto", log_to_driver=False, logging_level=logging.CRITICAL)
