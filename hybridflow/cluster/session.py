@@ -29,9 +29,11 @@ def start_session(num_slots: int) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ray's own notes (token authentication, a worker's exit code) break the display; our errors say what is wrong.
     logging.getLogger("ray").setLevel(logging.CRITICAL)
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(address="auto", log_to_driver=False, logging_level=logging.CRITICAL)
-    else:
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            ray.init(address="auto", log_to_driver=False, logging_level=logging.CRITICAL)
+            return
         ray.init(
             address="local",  # never the cluster of somebody else that happens to run on this machine
             num_cpus=num_slots,
@@ -41,6 +43,9 @@ def start_session(num_slots: int) -> None:
             object_store_memory=LOCAL_OBJECT_STORE_BYTES,
             configure_logging=False,
         )
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = f"the Ray cluster at RAY_ADDRESS={address}" if address else "Ray on this machine"
+        raise PlacementError(f"cannot start {where}: {error}") from error
 
 
 class Slots:

@@ -119,7 +119,7 @@ class TrainSection(Section):
 class AlgorithmSection(Section):
     """GRPO with the DAPO changes (arXiv 2402.03300, 2503.14476)."""
 
-    num_completions: int = Field(default=8, ge=1)
+    num_completions: int = Field(default=8, ge=2)
     """Completions per prompt: the size of a group."""
     clip_low: float = Field(default=0.2, ge=0, le=1)
     clip_high: float = Field(default=0.28, ge=0)
@@ -150,7 +150,7 @@ class RewardSection(Section):
     """Reward workers."""
 
     num_workers: int = Field(default=2, ge=1)
-    credits: int = Field(default=8, ge=1)
+    credits: int = Field(default=8, ge=1, le=64)
     """Unanswered completions that one worker may hold."""
     timeout_s: float = Field(default=120.0, gt=0)
     """Longest wait for any verdict once decoding has ended."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +40,7 @@ def run_training(config: Config, *, resume: bool) -> dict[str, Any]:
     earlier run's folder is touched. Once every worker is ready, the summary is written however the run ends, with
     status "finished", "interrupted" or "failed". Raises what stopped the run.
     """
+    started = time.monotonic()
     folder = RunFolder(config)
     if resume:
         folder.check_same_run(config)
@@ -52,7 +54,7 @@ def run_training(config: Config, *, resume: bool) -> dict[str, Any]:
         memory = stack.enter_context(PeakMemory(period_s=2.0))
         trackers = stack.enter_context(_Trackers(config, folder, saved))
         system = stack.enter_context(System(config, hf_dir, folder.logs, display.note))
-        run = _build_run(config, folder, inputs, system, display, trackers, saved)
+        run = _build_run(config, folder, inputs, system, display, trackers, saved, started)
         status = "failed"
         try:
             train(run)
@@ -130,6 +132,7 @@ def _build_run(
     display: LiveDisplay,
     trackers: _Trackers,
     saved: RunState | None,
+    started: float,
 ) -> Run:
     state = RunState()
     if saved is not None:
@@ -146,6 +149,7 @@ def _build_run(
         trackers=trackers.steps,
         warmup_tracker=trackers.warmup,
         state=state,
+        started=started,
     )
 
 

@@ -19,6 +19,7 @@ from hybridflow.control.run_folder import RunFolder
 from hybridflow.control.state import RunState
 from hybridflow.control.step_metrics import add_to_state, build_metrics
 from hybridflow.observability.display import LiveDisplay
+from hybridflow.observability.log import set_step
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet
 from hybridflow.protocols import RewardStream, Rollout, Trainer
 from hybridflow.types import Prompt, SamplingParams, UpdateReport
@@ -44,7 +45,9 @@ class Run:
         trackers: TrackerSet,
         warmup_tracker: JsonlTracker,
         state: RunState,
+        started: float,
     ) -> None:
+        """`started` is the monotonic time at which this process began to work on the run."""
         self.config = config
         self.folder = folder
         self.tokenizer: PreTrainedTokenizerBase = inputs.tokenizer
@@ -67,7 +70,7 @@ class Run:
             stop=config.rollout.stop,
         )
         self._step_seconds: dict[str, float] = {}
-        self._started = time.monotonic()
+        self._started = started
         self._wall_before = state.wall_s
 
     @contextmanager
@@ -75,10 +78,18 @@ class Run:
         """Shows and times a phase; its seconds count for the run and for the step under way."""
         self.display.phase(name.upper())
         started = time.monotonic()
-        yield
-        seconds = time.monotonic() - started
-        self.state.add_seconds(name, seconds)
-        self._step_seconds[name] = seconds
+        try:
+            yield
+        finally:
+            seconds = time.monotonic() - started
+            self.state.add_seconds(name, seconds)
+            self._step_seconds[name] = seconds
+
+    def begin_step(self) -> int:
+        """Number of the step that begins now; what is timed from here on counts for it."""
+        self._step_seconds = {}
+        set_step(self.state.rl_step + 1)
+        return self.state.rl_step + 1
 
     def collect(self, step: int) -> Collected:
         """The groups of a step, decoded and scored."""
@@ -98,21 +109,22 @@ class Run:
         step = self.state.rl_step
         with self.phase("eval"):
             groups = self._collect(f"e{step:05d}", prompts, 1, greedy(self._sampling)).groups
-        self._eval_completions.truncate_after(step - 1)  # a resumed run may do the last evaluation again
         self._eval_completions.append(step, groups)
         accuracy = compute_accuracy(groups)
         self.display.note(f"greedy accuracy on {len(prompts)} test prompts after {step} RL steps: {accuracy:.3f}")
         self._trackers.log(step, {"eval/accuracy": accuracy})
         return accuracy
 
-    def evaluate_if_due(self) -> None:
-        every, step = self.config.eval.every_steps, self.state.rl_step
-        if every and step % every == 0 and step < self.config.train.num_steps:
-            self.state.eval_latest = self.evaluate()
+    def evaluate_before(self) -> None:
+        """What RL starts from; measured once, and never on weights that RL has changed."""
+        if self.state.eval_before is None and self.state.rl_step == 0:
+            self.state.eval_before = self.state.eval_latest = self.evaluate()
 
-    def evaluate_at_end(self) -> float | None:
-        """Accuracy of the final weights; with no RL step done, what was measured before."""
-        return self.evaluate() if self.state.rl_step else self.state.eval_before
+    def evaluate_if_due(self) -> None:
+        """Each `eval.every_steps`, and after the last step."""
+        every, step = self.config.eval.every_steps, self.state.rl_step
+        if step == self.config.train.num_steps or (every and step % every == 0):
+            self.state.eval_latest = self.evaluate()
 
     def record(self, step: int, collected: Collected, filtered: FilteredBatch, update: UpdateReport | None) -> None:
         """Adds the step to the totals, the files, the trackers and the display."""
@@ -121,7 +133,6 @@ class Run:
         self._completions.append(step, collected.groups)
         self._trackers.log(step, metrics)
         self.display.step(step - 1, metrics)
-        self._step_seconds = {}
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up, then constant."""

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 REWARD_SHARE = 0.2
 """Part of a slot's logical CPU for all reward workers together."""
 CLOSE_TIMEOUT_S = 2.0
-"""Time that actors get to end by themselves before they are killed."""
+"""Time that SGLang's processes get to end after their actor, before they are killed."""
 
 
 class System:

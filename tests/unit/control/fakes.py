@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -266,6 +267,7 @@ class FakeSystem:
             trackers=TrackerSet([JsonlTracker(self.folder.metrics)]),
             warmup_tracker=JsonlTracker(self.folder.warmup_metrics),
             state=state or RunState(),
+            started=time.monotonic(),
         )
 
     def metrics(self) -> list[dict[str, Any]]:

@@ -31,8 +31,8 @@ def test_phases_come_in_order(tmp_path: Path) -> None:
         *["reset optimizer", "sft", "reset optimizer", "save"],
         *["publish 0", "decode e00000"],
         *["decode t00001", "update", "publish 1"],
-        *["decode t00002", "update", "publish 2", "save"],
-        *["decode e00002", "export"],
+        *["decode t00002", "update", "publish 2"],
+        *["decode e00002", "save", "export"],
     ]
 
 
@@ -86,7 +86,7 @@ def test_checkpoint_and_evaluation_when_due(tmp_path: Path) -> None:
         *["publish 0", "decode e00000", "publish 1"],
         *["publish 2", "decode e00002", "save", "publish 3"],
         *["publish 4", "decode e00004", "save"],
-        *["publish 5", "save", "decode e00005"],
+        *["publish 5", "decode e00005", "save"],
     ]
 
 
@@ -148,8 +148,8 @@ def test_a_resumed_run_goes_on_where_the_checkpoint_is(tmp_path: Path) -> None:
     again = resumed(config)
     train(again.run)
     assert again.events == [
-        *["publish 2", "decode t00003", "update", "publish 3", "decode t00004", "update", "publish 4", "save"],
-        *["decode e00004", "export"],
+        *["publish 2", "decode t00003", "update", "publish 3", "decode t00004", "update", "publish 4"],
+        *["decode e00004", "save", "export"],
     ]
     assert again.rollout.loaded[0] == "weights after 2 updates"
     assert again.run.state.groups == straight.run.state.groups
@@ -202,9 +202,12 @@ def test_engines_that_confirm_other_weights_stop_the_run(tmp_path: Path) -> None
     assert not any(event.startswith("decode") for event in system.events)
 
 
-def test_an_evaluation_done_again_is_recorded_once(tmp_path: Path) -> None:
-    system = FakeSystem(build_config(tmp_path, train__num_steps=1))
-    train(system.run)
-    system.run.evaluate()
-    lines = [json.loads(line) for line in system.folder.eval_completions.read_text().splitlines()]
+def test_a_finished_run_that_is_resumed_evaluates_nothing_again(tmp_path: Path) -> None:
+    config = build_config(tmp_path, train__num_steps=1)
+    finished = FakeSystem(config)
+    train(finished.run)
+    resumed = FakeSystem(config, state=finished.run.state)
+    train(resumed.run)
+    lines = [json.loads(line) for line in resumed.folder.eval_completions.read_text().splitlines()]
     assert [line["step"] for line in lines] == [0] * 4 + [1] * 4
+    assert resumed.run.state.eval_latest == finished.run.state.eval_latest
