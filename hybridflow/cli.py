@@ -78,12 +78,15 @@ def train(
     """
     from hybridflow.config.load import load_config
     from hybridflow.config.sections import Config
-    from hybridflow.control.launch import run_training
     from hybridflow.observability.log import configure
 
     configure("driver", level="WARNING")
+    resolved = load_config(config, set_ or [], Config)
     try:
-        run_training(load_config(config, set_ or [], Config), resume=resume)
+        # After the configuration is known to be valid: this takes seconds.
+        from hybridflow.control.launch import run_training
+
+        run_training(resolved, resume=resume)
     except KeyboardInterrupt:
         print("interrupted; --resume continues from the last checkpoint", file=sys.stderr)
         raise typer.Exit(EXIT_INTERRUPTED) from None

@@ -4,13 +4,13 @@ All are frozen msgspec structs: they travel over ZeroMQ as msgpack, over Ray by 
 
 Identity. Every record carries ids that never change, so that a duplicate is recognised and a late message dropped:
 
-    prompt_id      "docqa-000017"            data set name and row index
+    prompt_id      "train-000017"            data set name and row index
     group_id       "t00003-g0005"            stage and step, slot within the step
     completion_id  "t00003-g0005-c02"        group, index within the group
 
 The four logprobs of a token are kept apart by name everywhere, all at the sampling temperature:
-`rollout_logprobs` (the engine, while decoding), `old_logprobs` (the trainer, before the update), `logprobs` (the trainer,
-in the update) and `ref_logprobs` (a reference policy).
+`rollout_logprobs` (the engine, while decoding), `old_logprobs` (the trainer, before the update), `logprobs` (the
+trainer, in the update) and `ref_logprobs` (a reference policy).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FinishReason = Literal["stop", "length", "abort"]
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     """One data row, ready to be generated from.
 
-    Example: Prompt(prompt_id="docqa-000017", token_ids=[5, 9, ...], data_source="synth_easy", ability="doc-qa",
+    Example: Prompt(prompt_id="train-000017", token_ids=[5, 9, ...], data_source="synth_easy", ability="doc-qa",
     ground_truth="Therefore, the answer is yen.")
     """
 
@@ -131,7 +131,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
 class TrainSequence(msgspec.Struct, frozen=True, kw_only=True):
     """One row of a training batch: a prompt and a response, with what the loss needs at response tokens.
 
-    T = len(response_token_ids). `advantages` and `old_logprobs` have length T where given; SFT rows have neither.
+    T = len(response_token_ids). SFT rows have neither advantage nor logprobs.
     """
 
     sequence_id: str
@@ -142,8 +142,6 @@ class TrainSequence(msgspec.Struct, frozen=True, kw_only=True):
     advantage: float = 0.0
     """Advantage of every token of this response."""
     rollout_logprobs: list[float] = []
-    """[T], or empty."""
-    old_logprobs: list[float] = []
     """[T], or empty."""
 
     @property

@@ -6,7 +6,7 @@ import logging
 import os
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from hybridflow.errors import PlacementError
@@ -27,44 +27,63 @@ def start_session(num_slots: int) -> None:
     # Actors choose their devices themselves: engine and trainer of a slot must see the same ids for IPC handles.
     os.environ.setdefault("RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
-    else:
+    # Ray's own notes (token authentication, a worker's exit code) break the display; our errors say what is wrong.
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            ray.init(address="auto", log_to_driver=False, logging_level=logging.CRITICAL)
+            return
         ray.init(
+            address="local",  # never the cluster of somebody else that happens to run on this machine
             num_cpus=num_slots,
             include_dashboard=False,
             log_to_driver=False,
-            logging_level=logging.ERROR,
+            logging_level=logging.CRITICAL,
             object_store_memory=LOCAL_OBJECT_STORE_BYTES,
             configure_logging=False,
         )
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = f"the Ray cluster at RAY_ADDRESS={address}" if address else "Ray on this machine"
+        raise PlacementError(f"cannot start {where}: {error}") from error
 
 
 class Slots:
     """One placement-group bundle per train worker; the engine that shares its device sits in the same bundle.
 
+    A bundle is one logical CPU and, where the cluster has GPUs, one GPU (that path is untested until it has been run).
     Raises PlacementError if the cluster cannot hold them within `PLACEMENT_TIMEOUT_S`; says each 30 s what is missing.
     """
 
     def __init__(self, num_slots: int) -> None:
-        self._group: PlacementGroup = placement_group([{"CPU": 1.0}] * num_slots, strategy="PACK")
+        self.gpus_per_slot = 1 if ray.cluster_resources().get("GPU", 0) else 0
+        bundle = {"CPU": 1.0} | ({"GPU": 1.0} if self.gpus_per_slot else {})
+        self._group: PlacementGroup = placement_group([bundle] * num_slots, strategy="PACK")
         waited = 0.0
         while not self._group.wait(timeout_seconds=WAIT_NOTICE_S):
             waited += WAIT_NOTICE_S
-            have, need = ray.cluster_resources().get("CPU", 0), num_slots
+            have = {name: ray.cluster_resources().get(name, 0) for name in bundle}
             if waited >= PLACEMENT_TIMEOUT_S:
                 raise PlacementError(
-                    f"no room for {need} slots of one CPU after {waited:.0f} s; the cluster has {have:g} CPUs: "
+                    f"no room for {num_slots} slots of {bundle} after {waited:.0f} s; the cluster has {have}: "
                     f"add nodes or choose a smaller train.layout"
                 )
-            logger.warning("waiting for %d slots of one CPU; the cluster has %g CPUs", need, have)
+            logger.warning("waiting for %d slots of %s; the cluster has %s", num_slots, bundle, have)
 
     def strategy(self, index: int) -> PlacementGroupSchedulingStrategy:
         """Scheduling strategy that puts an actor into slot `index`."""
         return PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=index)
 
-    def release(self) -> None:
-        remove_placement_group(self._group)
+
+def this_device() -> int | None:
+    """Inside an actor: index of the GPU of its slot on this node, None on a CPU."""
+    ids = ray.get_gpu_ids()
+    return int(ids[0]) if ids else None
+
+
+def node_address() -> str:
+    """Address by which other nodes reach this one; the loopback where Ray runs on this machine alone."""
+    return ray.util.get_node_ip_address() if os.environ.get("RAY_ADDRESS") else "127.0.0.1"
 
 
 def stop_session() -> None:

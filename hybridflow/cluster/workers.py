@@ -7,6 +7,7 @@ which process really died, since a dead peer often shows first as a broken conne
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,6 +22,10 @@ logger = logging.getLogger(__name__)
 
 WAIT_NOTICE_S = 30.0
 DIAGNOSIS_S = 3.0
+WAIT_STEP_S = 5.0
+MAX_UNREAD = 2
+"""Items that a streaming method may be ahead of its reader: with buckets, what bounds the memory on the way."""
+LOG_HINT = "Its log is in the run folder under logs/"
 
 
 @dataclass(frozen=True)
@@ -46,30 +51,47 @@ class Call:
     ref: Any = field(repr=False)
 
 
-def identify(name: str, actor: Any, error: type[WorkerError]) -> Worker:
-    """Waits until the actor answers, and returns it with its process id. Raises `error` if it failed to start."""
-    (pid,) = gather([Worker(name, actor, error).call("ping")])
-    return Worker(name, actor, error, pid)
+_known: list[Worker] = []
+"""Every worker of the present run: the one that died is looked for among all of them."""
 
 
-def gather(calls: list[Call], watch: list[Worker] | None = None) -> list[Any]:
+def identify(name: str, actor: Any, error: type[WorkerError], timeout_s: float | None = None) -> Worker:
+    """Waits until the actor answers, and returns it with its process id.
+
+    Raises `error` if it failed to start, or does not answer within `timeout_s`.
+    """
+    (pid,) = gather([Worker(name, actor, error).call("ping")], timeout_s)
+    worker = Worker(name, actor, error, pid)
+    _known.append(worker)
+    return worker
+
+
+def forget_workers() -> None:
+    """The run is over; none of its workers can be to blame for what comes."""
+    _known.clear()
+
+
+def gather(calls: list[Call], timeout_s: float | None = None) -> list[Any]:
     """Results of the calls, in their order.
 
-    Raises the worker's own HybridFlowError, or an error of its room that names the worker. `watch` lists the workers that
-    may be the cause of a failure although they are not called; by default those called.
+    Raises the worker's own HybridFlowError, or an error of its room that names the worker to blame: the one whose
+    process is gone, be it called or not. Also raises when not all have answered within `timeout_s`.
     """
     pending = {call.ref: call for call in calls}
     started = time.monotonic()
     noticed = started
     while pending:
-        ready, _ = ray.wait(list(pending), num_returns=1, timeout=5.0)
+        ready, _ = ray.wait(list(pending), num_returns=1, timeout=WAIT_STEP_S)
         for ref in ready:
-            call = pending.pop(ref)
-            check_failed(call, watch if watch is not None else [call.worker for call in calls])
-        if time.monotonic() - noticed > WAIT_NOTICE_S:
-            noticed = time.monotonic()
-            names = ", ".join(sorted({f"{call.worker.name} ({call.method})" for call in pending.values()}))
-            logger.warning("waiting for %s since %.0f s", names, noticed - started)
+            check_failed(pending.pop(ref))
+        now = time.monotonic()
+        names = ", ".join(sorted({f"{call.worker.name} ({call.method})" for call in pending.values()}))
+        if pending and timeout_s is not None and now - started > timeout_s:
+            late = next(iter(pending.values())).worker
+            raise late.error(f"no answer from {names} within {timeout_s:g} s. {LOG_HINT}")
+        if pending and now - noticed > WAIT_NOTICE_S:
+            noticed = now
+            logger.warning("waiting for %s since %.0f s", names, now - started)
     return [ray.get(call.ref) for call in calls]
 
 
@@ -84,25 +106,42 @@ def _is_failed(ref: Any) -> bool:
         ray.get(ref, timeout=0)
     except (RayActorError, RayTaskError):
         return True
+    except GetTimeoutError:
+        return False
     return False
 
 
-def check_failed(call: Call, watch: list[Worker]) -> None:
+def check_failed(call: Call) -> None:
     """Raises the error of a finished call, if it failed; see `gather`."""
     try:
         ray.get(call.ref)
     except RayActorError as error:
-        raise _death(call.worker, call.method, error) from error
+        # Also raised where an argument of the call was to come from another worker, and that one died.
+        dead = find_dead(_known)
+        raise _death(dead[0] if dead else call.worker, call.method, error) from error
     except RayTaskError as error:
-        dead = find_dead(watch)
+        # A dead peer often shows first as a broken connection in a worker that is alive.
+        dead = find_dead(_known)
         if dead:
             raise _death(dead[0], call.method, None) from error
         cause = error.cause
         if isinstance(cause, HybridFlowError):
             raise cause from error
-        raise call.worker.error(
-            f"{call.worker.name} failed in {call.method}: {type(cause).__name__}: {cause}"
-        ) from error
+        worker, during = _raised_by(error, call)
+        raise worker.error(f"{worker.name} failed {during}: {type(cause).__name__}: {cause}. {LOG_HINT}") from error
+
+
+def _raised_by(error: RayTaskError, call: Call) -> tuple[Worker, str]:
+    """The worker in whose process the error was raised, and when.
+
+    Not always the one that was called: where an argument was to come from another worker, Ray hands on what that one
+    raised.
+    """
+    pids = re.findall(r"\(pid=(\d+)", str(error))  # Ray writes each process that it went through, the origin last
+    other = next((worker for worker in _known if pids and worker.pid == int(pids[-1])), None)
+    if other is None or other.pid == call.worker.pid:
+        return call.worker, f"in {call.method}"
+    return other, f"to give {call.worker.name} what {call.method} needs"
 
 
 def find_dead(workers: list[Worker]) -> list[Worker]:
@@ -124,26 +163,29 @@ def _is_dead(ref: Any) -> bool:
 
 def _death(worker: Worker, method: str, error: RayActorError | None) -> WorkerError:
     """The error that names a worker whose process is gone, and says whether it ever started."""
-    log = "Its log is in the run folder under logs/"
     if error is not None and "creation task" in str(error):
         reason = str(error).strip().splitlines()[-1]
-        return worker.error(f"{worker.name} failed to start: {reason}. {log}")
+        return worker.error(f"{worker.name} failed to start: {reason}. {LOG_HINT}")
     return worker.error(
-        f"{worker.name} (process {worker.pid}) died during {method}: killed, or out of memory. {log}; "
+        f"{worker.name} (process {worker.pid}) died during {method}: killed, or out of memory. {LOG_HINT}; "
         f"--resume continues from the last checkpoint"
     )
 
 
 def stream(worker: Worker, method: str, *args: Any) -> Iterator[Any]:
-    """Starts a streaming method now, and returns an iterator over references to what it yields, as it yields."""
-    generator = getattr(worker.actor, method).options(num_returns="streaming").remote(*args)
+    """Starts a streaming method now, and returns an iterator over references to what it yields, as it yields.
+
+    The iterator raises the error of the worker's room, naming it, if its process is gone.
+    """
+    options = {"num_returns": "streaming", "_generator_backpressure_num_objects": MAX_UNREAD}
+    generator = getattr(worker.actor, method).options(**options).remote(*args)
 
     def references() -> Iterator[Any]:
-        try:
-            # A loop, not `yield from`: that would close Ray's generator when the reader stops, which it does not support.
-            for reference in generator:
-                yield reference
-        except RayActorError as error:
-            raise _death(worker, method, error) from error
+        # A loop, not `yield from`: that would close Ray's generator when the reader stops, and Ray does not support it.
+        for reference in generator:
+            # Nor does Ray raise here: a stream that broke off ends with the reference of the call itself.
+            if reference == generator.completed():
+                check_failed(Call(worker, method, reference))
+            yield reference
 
     return references()

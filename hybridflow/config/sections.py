@@ -142,7 +142,7 @@ class TrainSection(WorkerSection):
 class AlgorithmSection(Section):
     """GRPO with the DAPO changes (arXiv 2402.03300, 2503.14476)."""
 
-    num_completions: int = Field(default=8, ge=1)
+    num_completions: int = Field(default=8, ge=2)
     """Completions per prompt: the size of a group."""
     clip_low: float = Field(default=0.2, ge=0, le=1)
     clip_high: float = Field(default=0.28, ge=0)
@@ -173,7 +173,7 @@ class RewardSection(Section):
     """Reward workers."""
 
     num_workers: int = Field(default=2, ge=1)
-    credits: int = Field(default=8, ge=1)
+    credits: int = Field(default=8, ge=1, le=64)
     """Unanswered completions that one worker may hold."""
     timeout_s: float = Field(default=120.0, gt=0)
     """Longest wait for any verdict once decoding has ended."""
@@ -229,26 +229,27 @@ class Config(Section):
         if longest > window:
             raise ValueError(
                 f"data.max_prompt_tokens ({self.data.max_prompt_tokens}) + rollout.max_new_tokens "
-                f"({self.rollout.max_new_tokens}) = {longest} is above rollout.context_tokens ({window}): "
-                f"lower one of the first two, or raise the window if the model allows it"
+                f"({self.rollout.max_new_tokens}) = {longest} is above rollout.context_tokens ({window}). "
+                f"Remedy: lower one of the first two, or raise the window if the model allows it"
             )
         budget = self.train.max_tokens_per_micro_batch
         if longest > budget:
             raise ValueError(
-                f"a sequence may have data.max_prompt_tokens + rollout.max_new_tokens = {longest} tokens, above "
-                f"train.max_tokens_per_micro_batch ({budget}): raise the budget or lower one of the first two"
+                f"data.max_prompt_tokens ({self.data.max_prompt_tokens}) + rollout.max_new_tokens "
+                f"({self.rollout.max_new_tokens}) = {longest} is above train.max_tokens_per_micro_batch ({budget}). "
+                f"Remedy: raise the budget, or lower one of the first two"
             )
         rows = self.train.prompts_per_step * self.algorithm.num_completions
         if rows % self.train.layout.dp:
             raise ValueError(
                 f"train.prompts_per_step x algorithm.num_completions = {self.train.prompts_per_step} x "
                 f"{self.algorithm.num_completions} = {rows} sequences do not divide by train.layout.dp "
-                f"({self.train.layout.dp}): choose a multiple of {self.train.layout.dp}"
+                f"({self.train.layout.dp}). Remedy: choose a multiple of {self.train.layout.dp}"
             )
         for index, stage in enumerate(self.warmup.stages):
             if stage.conversations_per_step % self.train.layout.dp:
                 raise ValueError(
                     f"warmup.stages.{index}.conversations_per_step ({stage.conversations_per_step}) does not divide by "
-                    f"train.layout.dp ({self.train.layout.dp}): choose a multiple of {self.train.layout.dp}"
+                    f"train.layout.dp ({self.train.layout.dp}). Remedy: choose a multiple of {self.train.layout.dp}"
                 )
         return self

@@ -46,6 +46,7 @@ class Checkpoints:
         self.finish(trainer)
         name = f"rl-{state.rl_step:06d}" if state.rl_step else f"warmup-{state.warmup_stages_done:02d}"
         target = self._directory / name
+        folder: Path | None = None
         try:
             folder = commit.begin(target)
             write_state(state, folder / "state.json")
@@ -53,6 +54,9 @@ class Checkpoints:
             self._pending = _Pending(folder, target)
         except OSError as error:
             self._give_up(error, target)
+        finally:
+            if self._pending is None and folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
         if not self._in_background:
             self.finish(trainer)
         return target
@@ -84,7 +88,10 @@ class Checkpoints:
         return sorted(found, key=lambda path: (path.name.startswith("rl-"), path.name))
 
     def restore(self, trainer: Trainer) -> RunState:
-        """Loads the latest checkpoint into the trainer and returns its state. Raises CheckpointError if there is none."""
+        """Loads the latest checkpoint into the trainer and returns its state.
+
+        Raises CheckpointError if there is none.
+        """
         latest = self.latest()
         state = read_state(latest / "state.json")
         trainer.load_checkpoint(latest / "megatron")

@@ -40,8 +40,8 @@ def collect_groups(
 ) -> Collected:
     """Decodes and scores all requests.
 
-    Consumes scored completions in order of arrival; waits for the engines' reports and one verdict per completion; is unblocked by
-    each verdict, or each `POLL_S` to see whether an engine or a worker died (`check_workers` raises then).
+    Consumes scored completions in order of arrival; waits for the engines' reports and one verdict per completion; is
+    unblocked by each verdict, or each `POLL_S` to see whether an engine or a worker died (`check_workers` raises then).
     Raises RewardError, naming completions, if verdicts stay away for `verdict_timeout_s` after decoding has ended.
     """
     expected = sum(request.num_completions for request in requests)
@@ -67,8 +67,8 @@ def collect_groups(
         elif time.monotonic() - last_news > verdict_timeout_s:
             missing = sorted(stream.outstanding())
             raise RewardError(
-                f"no verdict for {len(missing)} of {expected} completions within reward.timeout_s = {verdict_timeout_s:g} s after "
-                f"decoding ended, among them {', '.join(missing[:3])}"
+                f"no verdict for {len(missing)} of {expected} completions within reward.timeout_s = "
+                f"{verdict_timeout_s:g} s after decoding ended, among them {', '.join(missing[:3])}"
             )
     groups = [
         Group(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hybridflow.config.sections import Config
 from hybridflow.control.checkpoints import Checkpoints
-from hybridflow.control.prepare import Prepared, check_model, prepare
+from hybridflow.control.prepare import Inputs, check_model, load_inputs, write_inputs
 from hybridflow.control.records import CompletionRecord
 from hybridflow.control.run import Run
 from hybridflow.control.run_folder import RunFolder
@@ -16,32 +18,43 @@ from hybridflow.control.state import RunState, read_state
 from hybridflow.control.summary import build_summary, write_summary
 from hybridflow.control.system import System
 from hybridflow.control.train_loop import train
+from hybridflow.errors import CheckpointError, ConfigError
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.resources import PeakMemory
 from hybridflow.observability.trackers import JsonlTracker, Tracker, TrackerSet, WandbTracker
+from hybridflow.rollout.arguments import check_names
+
+logger = logging.getLogger(__name__)
 
 SAMPLING_GUARANTEE = {
     "cpu": "each completion follows from (run.seed, completion id, weights): same config and seed, same completions",
-    "cuda": "seeds are sent, and honoured only in SGLang's deterministic mode (rollout.sglang.enable_deterministic_inference)",
+    "cuda": "seeds are sent, and honoured only in SGLang's deterministic mode "
+    "(rollout.sglang.enable_deterministic_inference)",
 }
 
 
 def run_training(config: Config, *, resume: bool) -> dict[str, Any]:
     """Runs `config` to its end and returns what summary.json says.
 
-    `resume` continues the run of the same name from its latest checkpoint. The summary is written however the run ends, with
+    `resume` continues the run of the same name from its latest checkpoint. All that can be checked is checked before an
+    earlier run's folder is touched. Once every worker is ready, the summary is written however the run ends, with
     status "finished", "interrupted" or "failed". Raises what stopped the run.
     """
-    check_model(config)
+    started = time.monotonic()
     folder = RunFolder(config)
+    if resume:
+        folder.check_same_run(config)
+    check_model(config)
+    check_names(config.rollout.sglang)
+    inputs = load_inputs(config, folder.data if resume else None)
     with ExitStack() as stack:
         display = stack.enter_context(LiveDisplay(config.run.name))
         saved = _open_folder(config, folder, resume, display)
-        prepared = prepare(config, folder)
+        hf_dir = write_inputs(config, inputs, folder)
         memory = stack.enter_context(PeakMemory(period_s=2.0))
         trackers = stack.enter_context(_Trackers(config, folder, saved))
-        system = stack.enter_context(System(config, prepared.hf_dir, folder.logs, display.note))
-        run = _build_run(config, folder, prepared, system, display, trackers, saved)
+        system = stack.enter_context(System(config, hf_dir, folder.logs, display.note))
+        run = _build_run(config, folder, inputs, system, display, trackers, saved, started)
         status = "failed"
         try:
             train(run)
@@ -52,7 +65,7 @@ def run_training(config: Config, *, resume: bool) -> dict[str, Any]:
         finally:
             run.state.peak_rss_gib = max(run.state.peak_rss_gib, memory.peak_gib)
             summary = _summarise(run, status)
-            write_summary(summary, folder.summary)
+            _write_summary(summary, folder.summary)
     display.summary(_table(summary, folder.path))
     return summary
 
@@ -69,7 +82,7 @@ def _open_folder(config: Config, folder: RunFolder, resume: bool, display: LiveD
     state = read_state(latest / "state.json")
     display.note(f"resuming from {latest}: {state.rl_step} RL steps done")
     CompletionRecord(folder.completions).truncate_after(state.rl_step)
-    CompletionRecord(folder.eval_completions).truncate_after(state.rl_step)
+    CompletionRecord(folder.eval_completions).truncate_after(state.last_recorded_step)
     return state
 
 
@@ -80,19 +93,11 @@ class _Trackers:
         metrics, self.warmup = JsonlTracker(folder.metrics), JsonlTracker(folder.warmup_metrics)
         if saved is not None:
             done = sum(stage.num_steps for stage in config.warmup.stages[: saved.warmup_stages_done])
-            metrics.truncate_after(saved.rl_step)
+            metrics.truncate_after(saved.last_recorded_step)
             self.warmup.truncate_after(done - 1)
         optional: list[Tracker] = []
         if config.tracking.wandb != "disabled":
-            optional.append(
-                WandbTracker(
-                    folder.path,
-                    config.run.name,
-                    config.model_dump(mode="json"),
-                    config.tracking.wandb,
-                    project=config.tracking.wandb_project,
-                )
-            )
+            optional.append(_start_wandb(config, folder.path, config.tracking.wandb))
         self.steps = TrackerSet([metrics], optional)
 
     def __enter__(self) -> _Trackers:
@@ -103,14 +108,31 @@ class _Trackers:
         self.warmup.close()
 
 
+def _start_wandb(config: Config, directory: Path, mode: Literal["offline", "online"]) -> WandbTracker:
+    try:
+        return WandbTracker(
+            directory,
+            config.run.name,
+            config.model_dump(mode="json"),
+            mode,
+            project=config.tracking.wandb_project,
+        )
+    except Exception as error:
+        raise ConfigError(
+            f"tracking.wandb = {mode!r}: Weights & Biases does not start: {error}. "
+            f'Install it and log in, or set tracking.wandb to "offline" or "disabled"'
+        ) from error
+
+
 def _build_run(
     config: Config,
     folder: RunFolder,
-    prepared: Prepared,
+    inputs: Inputs,
     system: System,
     display: LiveDisplay,
     trackers: _Trackers,
     saved: RunState | None,
+    started: float,
 ) -> Run:
     state = RunState()
     if saved is not None:
@@ -118,7 +140,7 @@ def _build_run(
     return Run(
         config=config,
         folder=folder,
-        prepared=prepared,
+        inputs=inputs,
         trainer=system.trainer,
         rollout=system.rollout,
         stream=system.stream,
@@ -127,7 +149,18 @@ def _build_run(
         trackers=trackers.steps,
         warmup_tracker=trackers.warmup,
         state=state,
+        started=started,
     )
+
+
+def _write_summary(summary: dict[str, Any], path: Path) -> None:
+    """A disk that refuses must not hide what stopped a run."""
+    try:
+        write_summary(summary, path)
+    except OSError as error:
+        if summary["status"] == "finished":
+            raise CheckpointError(f"the run is finished, but {path} cannot be written: {error}") from error
+        logger.warning("cannot write %s: %s", path, error)
 
 
 def _summarise(run: Run, status: str) -> dict[str, Any]:

@@ -1,17 +1,23 @@
-"""All that can be checked and made before an actor starts: data, tokenizer, policy, and whether they fit each other."""
+"""All that can be checked and made before an actor starts: data, tokenizer, policy, and whether they fit each other.
+
+`check_model` and `load_inputs` only read, so that a mistake is found before the folder of an earlier run is moved;
+`write_inputs` then puts what was generated into the new folder.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
 
 from hybridflow.batching.microbatch import check_budget
 from hybridflow.config.sections import Config, DataSection
 from hybridflow.control.run_folder import RunFolder
 from hybridflow.data.dataset import PromptDataset
-from hybridflow.data.rows import load_rows, write_rows
-from hybridflow.data.synth.spec import SynthSpec, generate_rows
+from hybridflow.data.rows import Row, load_rows, write_rows
+from hybridflow.data.synth.spec import Split, SynthSpec, generate_rows
 from hybridflow.errors import ConfigError, DataError
 from hybridflow.policy.init import write_policy
 from hybridflow.trainer.layout import check_model_layout
@@ -22,14 +28,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """Inputs of a run."""
+class Inputs:
+    """Prompts of a run, tokenised."""
 
-    hf_dir: Path
     tokenizer: PreTrainedTokenizerBase
     train: PromptDataset
     eval_prompts: list[Prompt]
     """Empty when evaluation is off."""
+    generated: dict[str, list[Row]] = field(default_factory=dict)
+    """Rows by split, where no file gave them: what the run folder is to keep."""
 
 
 def check_model(config: Config) -> None:
@@ -43,45 +50,76 @@ def check_model(config: Config) -> None:
         )
     if config.model.init == "weights" and not any(path.glob("*.safetensors")):
         raise ConfigError(
-            f'model.path = {config.model.path!r} has no safetensors. Download the weights, or set model.init = "seeded" '
-            f"to start from drawn ones"
+            f"model.path = {config.model.path!r} has no safetensors. Download the weights, or set "
+            f'model.init = "seeded" to start from drawn ones'
         )
-    window = AutoConfig.from_pretrained(path, local_files_only=True).max_position_embeddings
+    try:
+        check_model_layout(str(path), config.train.layout)
+        window = AutoConfig.from_pretrained(path, local_files_only=True).max_position_embeddings
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model.path = {config.model.path!r}: cannot read its config.json: {error}") from error
     if config.rollout.context_tokens > window:
         raise ConfigError(
             f"rollout.context_tokens = {config.rollout.context_tokens} is above the model's window of {window} tokens "
             f"(max_position_embeddings in {path / 'config.json'}): lower it"
         )
-    check_model_layout(str(path), config.train.layout)
 
 
-def prepare(config: Config, folder: RunFolder) -> Prepared:
-    """Loads or generates data, and draws the initial weights where the config asks for it.
+def load_inputs(config: Config, saved: Path | None) -> Inputs:
+    """Reads or generates the prompts; writes nothing.
 
+    Generated rows that an earlier process of this run has put into `saved` are read from there.
     Raises DataError for data that is missing, malformed or too long, ConfigError for what does not fit together.
     """
     from transformers import AutoTokenizer
 
     check_budget(config.data.max_prompt_tokens + config.rollout.max_new_tokens, config.train.max_tokens_per_micro_batch)
-    tokenizer = AutoTokenizer.from_pretrained(config.model.path, local_files_only=True)
-    train = _load_split(config, tokenizer, config.data.train_path, "train", folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(config.model.path, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model.path = {config.model.path!r}: cannot load its tokenizer: {error}") from error
+    if not tokenizer.encode("text", add_special_tokens=False):  # what transformers makes of a directory without one
+        raise ConfigError(f"model.path = {config.model.path!r}: no tokenizer files there. Add tokenizer.json")
+    generated: dict[str, list[Row]] = {}
+    train = _load_split(config, tokenizer, "train", saved, generated)
     eval_prompts: list[Prompt] = []
     if config.eval.num_prompts:
-        test = _load_split(config, tokenizer, config.data.test_path, "test", folder)
+        test = _load_split(config, tokenizer, "test", saved, generated)
         if len(test.prompts) < config.eval.num_prompts:
             raise ConfigError(
                 f"eval.num_prompts = {config.eval.num_prompts}, but the test split has {len(test.prompts)} prompts: "
                 f"lower it, or give more rows (data.test_path, data.synth.num_test)"
             )
         eval_prompts = test.prompts[: config.eval.num_prompts]
-    return Prepared(_make_policy(config, folder), tokenizer, train, eval_prompts)
+    return Inputs(tokenizer, train, eval_prompts, generated)
+
+
+def write_inputs(config: Config, inputs: Inputs, folder: RunFolder) -> Path:
+    """Keeps generated rows in the run folder; returns the model directory, drawn there where the config asks for it."""
+    for split, rows in inputs.generated.items():
+        write_rows(_data_file(folder.data, split), rows)
+    if config.model.init == "weights":
+        return Path(config.model.path)
+    if not (folder.initial_model / "model.safetensors").exists():
+        write_policy(config.model.path, folder.initial_model, config.run.seed)
+    return folder.initial_model
 
 
 def _load_split(
-    config: Config, tokenizer: PreTrainedTokenizerBase, path: str | None, split: str, folder: RunFolder
+    config: Config,
+    tokenizer: PreTrainedTokenizerBase,
+    split: Split,
+    saved: Path | None,
+    generated: dict[str, list[Row]],
 ) -> PromptDataset:
-    source = Path(path) if path else _write_synthetic(config.data, split, config.run.seed, folder)
-    rows = load_rows(source)
+    given = config.data.train_path if split == "train" else config.data.test_path
+    if given:
+        source, rows = given, load_rows(given)
+    elif saved is not None and _data_file(saved, split).exists():
+        source, rows = str(_data_file(saved, split)), load_rows(_data_file(saved, split))
+    else:
+        source, rows = "data.synth", _generate(config.data, split, config.run.seed)
+        generated[split] = rows
     try:
         return PromptDataset(
             split, rows, tokenizer, config.data.max_prompt_tokens, config.run.seed, overlong=config.data.overlong
@@ -90,18 +128,15 @@ def _load_split(
         raise DataError(f"{source}: {error}") from error
 
 
-def _write_synthetic(data: DataSection, split: str, seed: int, folder: RunFolder) -> Path:
-    """Generates a split into the run folder, the same rows as `hybridflow data synth` with these settings."""
-    target = folder.data / f"{split}.parquet"
-    if not target.exists():
+def _generate(data: DataSection, split: Split, seed: int) -> list[Row]:
+    """The same rows as `hybridflow data synth` with these settings."""
+    try:
         spec = SynthSpec(**data.synth.model_dump())
-        write_rows(target, generate_rows(spec, "train" if split == "train" else "test", seed))
-    return target
+    except ValidationError as error:
+        problems = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
+        raise ConfigError(f"data.synth: cannot generate this data set: {problems}") from error
+    return generate_rows(spec, split, seed)
 
 
-def _make_policy(config: Config, folder: RunFolder) -> Path:
-    if config.model.init == "weights":
-        return Path(config.model.path)
-    if not (folder.initial_model / "model.safetensors").exists():
-        write_policy(config.model.path, folder.initial_model, config.run.seed)
-    return folder.initial_model
+def _data_file(directory: Path, split: str) -> Path:
+    return directory / f"{split}.parquet"

@@ -9,8 +9,8 @@ from hybridflow.weights.manifest import compare_manifests
 def publish_weights(trainer: Trainer, rollout: Rollout, version: int) -> None:
     """Streams every tensor once and holds what the engines confirm against what was sent.
 
-    Raises WeightSyncError if a tensor changed or is missing, or if an engine reports another version. An engine that has not
-    confirmed refuses to generate.
+    Raises WeightSyncError if a tensor changed or is missing, or if an engine reports another version. An engine that
+    has not confirmed refuses to generate.
     """
     loaded = rollout.load_weights(trainer.stream_weights(version), version)
     compare_manifests(trainer.published_manifest(), loaded, version)

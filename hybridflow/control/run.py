@@ -12,13 +12,14 @@ from hybridflow.control.batch import FilteredBatch
 from hybridflow.control.checkpoints import Checkpoints
 from hybridflow.control.collect import Collected, build_requests, collect_groups
 from hybridflow.control.evaluate import compute_accuracy, greedy
-from hybridflow.control.prepare import Prepared
+from hybridflow.control.prepare import Inputs
 from hybridflow.control.publish import publish_weights
 from hybridflow.control.records import CompletionRecord
 from hybridflow.control.run_folder import RunFolder
 from hybridflow.control.state import RunState
 from hybridflow.control.step_metrics import add_to_state, build_metrics
 from hybridflow.observability.display import LiveDisplay
+from hybridflow.observability.log import set_step
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet
 from hybridflow.protocols import RewardStream, Rollout, Trainer
 from hybridflow.types import Prompt, SamplingParams, UpdateReport
@@ -36,7 +37,7 @@ class Run:
         *,
         config: Config,
         folder: RunFolder,
-        prepared: Prepared,
+        inputs: Inputs,
         trainer: Trainer,
         rollout: Rollout,
         stream: RewardStream,
@@ -45,16 +46,18 @@ class Run:
         trackers: TrackerSet,
         warmup_tracker: JsonlTracker,
         state: RunState,
+        started: float,
     ) -> None:
+        """`started` is the monotonic time at which this process began to work on the run."""
         self.config = config
         self.folder = folder
-        self.tokenizer: PreTrainedTokenizerBase = prepared.tokenizer
+        self.tokenizer: PreTrainedTokenizerBase = inputs.tokenizer
         self.trainer = trainer
         self.rollout = rollout
         self.display = display
         self.warmup_tracker = warmup_tracker
         self.state = state
-        self._prepared = prepared
+        self._inputs = inputs
         self._stream = stream
         self._check_workers = check_workers
         self._trackers = trackers
@@ -70,7 +73,7 @@ class Run:
             stop=config.rollout.stop,
         )
         self._step_seconds: dict[str, float] = {}
-        self._started = time.monotonic()
+        self._started = started
         self._wall_before = state.wall_s
 
     @contextmanager
@@ -78,14 +81,22 @@ class Run:
         """Shows and times a phase; its seconds count for the run and for the step under way."""
         self.display.phase(name.upper())
         started = time.monotonic()
-        yield
-        seconds = time.monotonic() - started
-        self.state.add_seconds(name, seconds)
-        self._step_seconds[name] = seconds
+        try:
+            yield
+        finally:
+            seconds = time.monotonic() - started
+            self.state.add_seconds(name, seconds)
+            self._step_seconds[name] = seconds
+
+    def begin_step(self) -> int:
+        """Number of the step that begins now; what is timed from here on counts for it."""
+        self._step_seconds = {}
+        set_step(self.state.rl_step + 1)
+        return self.state.rl_step + 1
 
     def collect(self, step: int) -> Collected:
         """The groups of a step, decoded and scored."""
-        prompts = self._prepared.train.prompts_for_step(step - 1, self.config.train.prompts_per_step)
+        prompts = self._inputs.train.prompts_for_step(step - 1, self.config.train.prompts_per_step)
         return self._collect(f"t{step:05d}", prompts, self.config.algorithm.num_completions, self._sampling)
 
     def publish(self) -> None:
@@ -95,7 +106,7 @@ class Run:
 
     def evaluate(self) -> float | None:
         """Greedy accuracy on the test prompts; None when evaluation is off."""
-        prompts = self._prepared.eval_prompts
+        prompts = self._inputs.eval_prompts
         if not prompts:
             return None
         step = self.state.rl_step
@@ -107,14 +118,16 @@ class Run:
         self._trackers.log(step, {"eval/accuracy": accuracy})
         return accuracy
 
-    def evaluate_if_due(self) -> None:
-        every, step = self.config.eval.every_steps, self.state.rl_step
-        if every and step % every == 0 and step < self.config.train.num_steps:
-            self.state.eval_latest = self.evaluate()
+    def evaluate_before(self) -> None:
+        """What RL starts from; measured once, and never on weights that RL has changed."""
+        if self.state.eval_before is None and self.state.rl_step == 0:
+            self.state.eval_before = self.state.eval_latest = self.evaluate()
 
-    def evaluate_at_end(self) -> float | None:
-        """Accuracy of the final weights; with no RL step done, what was measured before."""
-        return self.evaluate() if self.state.rl_step else self.state.eval_before
+    def evaluate_if_due(self) -> None:
+        """Each `eval.every_steps`, and after the last step."""
+        every, step = self.config.eval.every_steps, self.state.rl_step
+        if step == self.config.train.num_steps or (every and step % every == 0):
+            self.state.eval_latest = self.evaluate()
 
     def record(self, step: int, collected: Collected, filtered: FilteredBatch, update: UpdateReport | None) -> None:
         """Adds the step to the totals, the files, the trackers and the display."""
@@ -123,7 +136,6 @@ class Run:
         self._completions.append(step, collected.groups)
         self._trackers.log(step, metrics)
         self.display.step(step - 1, metrics)
-        self._step_seconds = {}
 
     def learning_rate(self, step: int) -> float:
         """Of RL step `step`, as train.lr_schedule says."""

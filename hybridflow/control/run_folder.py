@@ -32,19 +32,32 @@ class RunFolder:
         self.summary = self.path / "summary.json"
 
     def create(self, config: Config) -> Path | None:
-        """Makes the folder anew. One that is there is renamed, not deleted; returns its new path."""
+        """Makes the folder anew. One that is there is renamed, not deleted; returns its new path.
+
+        Raises ConfigError if the file system refuses.
+        """
         moved: Path | None = None
-        if self.path.exists():
-            number = 1
-            while (moved := self.path.with_name(f"{self.path.name}.{number}")).exists():
-                number += 1
-            self.path.rename(moved)
-        self.path.mkdir(parents=True)
-        dump_resolved(config, self.resolved)
+        try:
+            if self.path.exists():
+                number = 1
+                while (moved := self.path.with_name(f"{self.path.name}.{number}")).exists():
+                    number += 1
+                self.path.rename(moved)
+            self.path.mkdir(parents=True)
+            dump_resolved(config, self.resolved)
+        except OSError as error:
+            raise ConfigError(
+                f"run.directory = {config.run.directory!r}: cannot make the run folder {self.path}: {error}"
+            ) from error
         return moved
 
     def reopen(self, config: Config) -> None:
-        """Checks that `--resume` continues the run that is here, and notes the settings that changed.
+        """Takes over the settings that may change, once `check_same_run` finds nothing else changed."""
+        self.check_same_run(config)
+        dump_resolved(config, self.resolved)
+
+    def check_same_run(self, config: Config) -> None:
+        """Checks that `--resume` continues the run that is here.
 
         Raises CheckpointError if there is no run, and ConfigError if a setting differs that would change its numbers.
         """
@@ -61,10 +74,8 @@ class RunFolder:
             raise ConfigError(
                 f"--resume of {self.path} with other settings:\n  "
                 + "\n  ".join(differing)
-                + "\nUse the same config and --set, "
-                "or start another run with --set run.name=..."
+                + "\nUse the same config and --set, or start another run with --set run.name=..."
             )
-        dump_resolved(config, self.resolved)
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -25,11 +25,11 @@ class RunState(msgspec.Struct, kw_only=True):
     warmup_stages_done: int = 0
     rl_step: int = 0
     policy_version: int = 0
-    """Version of the present weights: the number of RL steps that shaped them."""
+    """Version of the present weights: the number of RL steps done when they were published."""
     groups: GroupCounts = msgspec.field(default_factory=GroupCounts)
     num_skipped_updates: int = 0
-    reward_means: list[float] = []
-    """Mean reward of each RL step, over all known verdicts, before filters."""
+    reward_means: list[float | None] = []
+    """Mean reward of each RL step, over all known verdicts, before filters; None where none was known."""
     gap_sum: float = 0.0
     """Sum of |old_logprobs - rollout_logprobs| over trained tokens."""
     gap_tokens: int = 0
@@ -43,6 +43,11 @@ class RunState(msgspec.Struct, kw_only=True):
     num_truncated: int = 0
     """Completions that reached max_new_tokens."""
     peak_rss_gib: float = 0.0
+
+    @property
+    def last_recorded_step(self) -> int:
+        """Step whose metrics and evaluation are the last that count; -1 before the evaluation that precedes RL."""
+        return -1 if self.rl_step == 0 and self.eval_before is None else self.rl_step
 
     @property
     def logprob_gap_mean_abs(self) -> float:

@@ -17,7 +17,8 @@ def add_to_state(state: RunState, collected: Collected, filtered: FilteredBatch,
     state.groups.trained += filtered.num_groups
     for reason, group_ids in filtered.dropped.items():
         state.groups.filtered[reason] = state.groups.filtered.get(reason, 0) + len(group_ids)
-    state.reward_means.append(compute_accuracy(collected.groups))
+    mean = compute_accuracy(collected.groups)
+    state.reward_means.append(mean if math.isfinite(mean) else None)
     state.prompt_tokens += collected.report.prompt_tokens
     state.cached_tokens += collected.report.cached_tokens
     state.num_truncated += sum(
@@ -25,8 +26,9 @@ def add_to_state(state: RunState, collected: Collected, filtered: FilteredBatch,
     )
     if update is not None:
         state.num_skipped_updates += update.num_skipped
-        state.gap_sum += update.logprob_gap * update.num_tokens
-        state.gap_tokens += update.num_tokens
+        if math.isfinite(update.logprob_gap):
+            state.gap_sum += update.logprob_gap * update.num_tokens
+            state.gap_tokens += update.num_tokens
 
 
 def build_metrics(
@@ -41,7 +43,7 @@ def build_metrics(
     members = [member for group in collected.groups for member in group.members]
     report = collected.report
     metrics = {
-        "reward/mean": state.reward_means[-1],
+        "reward/mean": compute_accuracy(collected.groups),
         "reward/unknown": float(sum(isinstance(member.verdict, Unknown) for member in members)),
         "rollout/response_tokens_mean": report.response_tokens / max(report.num_completions, 1),
         "rollout/truncated_fraction": _fraction(members, "length"),

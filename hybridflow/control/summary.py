@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ def build_summary(state: RunState, *, status: str, wall_s: float, seed: int, sam
         "seed": seed,
         "num_steps": state.rl_step,
         "policy_version_final": state.policy_version,
-        "eval_accuracy_before": state.eval_before,
-        "eval_accuracy_after": state.eval_latest,
+        "eval_accuracy_before": _finite(state.eval_before),
+        "eval_accuracy_after": _finite(state.eval_latest),
         "reward_mean_first5": _mean(state.reward_means[:5]),
         "reward_mean_last5": _mean(state.reward_means[-5:]),
         "groups": {
@@ -48,7 +48,7 @@ def build_summary(state: RunState, *, status: str, wall_s: float, seed: int, sam
         "wall_s": round(wall_s, 3),
         "peak_rss_gib": round(state.peak_rss_gib, 3),
         "sampling": sampling_guarantee,
-        "versions": {name: version(package) for name, package in PACKAGES.items()},
+        "versions": {name: _version(package) for name, package in PACKAGES.items()},
     }
 
 
@@ -56,10 +56,18 @@ def write_summary(summary: dict[str, Any], path: Path) -> None:
     path.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _mean(values: list[float]) -> float | None:
-    known = [value for value in values if math.isfinite(value)]
+def _version(package: str) -> str | None:
+    """What is installed; None for an optional package that is not."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -12,9 +12,10 @@ from typing import Any
 
 import psutil
 import ray
+from ray.exceptions import RayError
 
-from hybridflow.cluster.session import Slots, start_session, stop_session
-from hybridflow.cluster.workers import Call, Worker, are_ready, check_failed, gather, identify
+from hybridflow.cluster.session import Slots, node_address, start_session, stop_session
+from hybridflow.cluster.workers import Call, Worker, are_ready, check_failed, forget_workers, gather, identify
 from hybridflow.config.sections import Config
 from hybridflow.errors import RewardError
 from hybridflow.reward_service.actor import RewardWorker
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 REWARD_SHARE = 0.2
 """Part of a slot's logical CPU for all reward workers together."""
 CLOSE_TIMEOUT_S = 2.0
-"""Time that actors get to end by themselves before they are killed."""
+"""Time that SGLang's processes get to end after their actor, before they are killed."""
 
 
 class System:
@@ -50,9 +51,10 @@ class System:
         note("starting Ray")
         start_session(layout.world_size)
         slots = Slots(layout.world_size)
-        stream = self._stream = RewardStream()
+        stream = self._stream = RewardStream(node_address())
         note(
-            f"starting SGLang, and {layout.world_size} Megatron workers (TP {layout.tp} x PP {layout.pp} x DP {layout.dp})"
+            f"starting SGLang, and {layout.world_size} Megatron workers "
+            f"(TP {layout.tp} x PP {layout.pp} x DP {layout.dp})"
         )
         self.rollout = RolloutGroup(config, slots, hf_dir, stream.endpoint_completions, log_directory)
         self._actors += [worker.actor for worker in self.rollout.workers]
@@ -91,25 +93,30 @@ class System:
         """Raises, naming it, if a reward worker has ended although the run goes on."""
         for call in self._scoring:
             if are_ready([call]):
-                check_failed(call, [call.worker])
+                check_failed(call)
                 raise RewardError(
                     f"{call.worker.name} (process {call.worker.pid}) ended before the run did; its log is in logs/"
                 )
 
     def close(self) -> None:
-        """Ends every process that this run started, within seconds, whatever state they are in."""
-        previous = _ignore_interrupts()
+        """Ends every process that this run started, within seconds, whatever state they are in.
+
+        A second Ctrl-C or SIGTERM does not cut this short.
+        """
+        previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             if self._stream is not None:
                 self._stream.close()
             for actor in self._actors:
-                with suppress(ray.exceptions.RayError, ValueError):
+                with suppress(RayError, ValueError):
                     ray.kill(actor)
             if ray.is_initialized():
                 stop_session()
             _end_processes(self._engine_pids)
+            forget_workers()
         finally:
-            _restore_interrupts(previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
     def __enter__(self) -> System:
         return self
@@ -118,15 +125,6 @@ class System:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _ignore_interrupts() -> Any:
-    """A second Ctrl-C must not cut the clean-up short."""
-    return signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _restore_interrupts(previous: Any) -> None:
-    signal.signal(signal.SIGINT, previous)
 
 
 def _end_processes(pids: list[int]) -> None:

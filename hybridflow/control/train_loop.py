@@ -13,17 +13,18 @@ from hybridflow.control.warmup import run_stage
 
 
 def train(run: Run) -> None:
-    """Runs, or continues, a whole training run. The state is saved with each checkpoint, so any exception can be resumed."""
+    """Runs, or continues, a whole training run.
+
+    The state is saved with each checkpoint, so that a run which any exception stopped can be resumed.
+    """
     warm_up(run)
     run.publish()
-    if run.state.eval_before is None:
-        run.state.eval_before = run.evaluate()
+    run.evaluate_before()
     run.display.start("RL", run.config.train.num_steps, run.state.rl_step)
     while run.state.rl_step < run.config.train.num_steps:
         train_step(run)
         run.evaluate_if_due()
         run.checkpoint_if_due()
-    run.state.eval_latest = run.evaluate_at_end()
     run.export()
 
 
@@ -40,7 +41,7 @@ def warm_up(run: Run) -> None:
 
 def train_step(run: Run) -> None:
     """One step of GRPO: ROLLOUT, TRAIN, SYNC. Steps are numbered from 1."""
-    step = run.state.rl_step + 1
+    step = run.begin_step()
     with run.phase("rollout"):
         collected = run.collect(step)
     filtered = build_batch(collected.groups, run.config)

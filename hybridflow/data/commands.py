@@ -35,18 +35,22 @@ class FileFormat(StrEnum):
 @app.command()
 def synth(
     output: Annotated[Path, typer.Option(help="Folder for train and test files; made if it does not exist.")],
-    tier: Annotated[Tier, typer.Option(help="easy: word look-up for tiny models. hard: long reports.")] = Tier.easy,
+    tier: Annotated[
+        Tier, typer.Option(help="easy: word look-up for tiny models. hard: long reports and contracts.")
+    ] = Tier.easy,
     doc_tokens: Annotated[int, typer.Option(help="Document length; in the hard tier 4 characters are a token.")] = 128,
     num_train: Annotated[int, typer.Option(help="Rows in the train file.")] = 1024,
     num_test: Annotated[int, typer.Option(help="Rows in the test file.")] = 256,
-    num_records: Annotated[int, typer.Option(help="Records (easy) or issuers (hard) per document.")] = 8,
+    num_records: Annotated[
+        int, typer.Option(help="Records (easy), or issuers and agreements (hard), per document.")
+    ] = 8,
     seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
     file_format: Annotated[FileFormat, typer.Option("--format", help="File format.")] = FileFormat.parquet,
 ) -> None:
     """Generate documents with questions and exact gold answers.
 
     The easy tier is what a 160K-parameter model learns in a minute on a laptop. The hard tier reads like financial
-    reports, at any length, with look-up, two-hop, arithmetic and four-choice questions.
+    reports and bundles of contracts, at any length, with look-up, two-hop, arithmetic and four-choice questions.
 
     Example: hybridflow data synth --tier hard --doc-tokens 20000 --num-train 500 --num-test 50 --output runs/reports
     """

@@ -9,16 +9,11 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 FORMAT = "%(asctime)s %(levelname)-5s %(role)s%(rank)s%(step)s | %(message)s"
 OWN_LOGGERS = ("hybridflow", "megatron_ext")
 LOUD_AFTER_S = 30.0
 """A wait longer than this says what it waits for, and again each time as much has passed."""
-
-_log = logging.getLogger(__name__)
 
 
 class _Fields(logging.Filter):
@@ -71,23 +66,3 @@ def set_step(step: int | None) -> None:
     """Name `step` in all following log lines of this process; None names none."""
     if _fields is not None:
         _fields.step = step
-
-
-@contextmanager
-def announced_wait(what: str, *, every_s: float = LOUD_AFTER_S) -> Iterator[None]:
-    """While the body runs, log "still waiting for `what`" each `every_s` seconds; silent for a short wait."""
-    done = threading.Event()
-
-    def announce() -> None:
-        waited_s = every_s
-        while not done.wait(every_s):
-            _log.warning("still waiting for %s after %.0f s", what, waited_s)
-            waited_s += every_s
-
-    thread = threading.Thread(target=announce, name=f"wait for {what}", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()

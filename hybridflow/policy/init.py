@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, Qwen3Config
+from transformers.utils.logging import disable_progress_bar
 
 from hybridflow.errors import ConfigError
 from hybridflow.policy.tokenizer import END, MAX_LENGTH, PAD, SPECIAL_TOKENS, VOCAB_SIZE, build_tokenizer
@@ -34,6 +35,7 @@ def write_policy(config_dir: str | Path, out_dir: str | Path, seed: int) -> None
     fill_weights(model, seed, std=config.initializer_range)
     model.generation_config = GenerationConfig.from_model_config(config)
     out_dir.mkdir(parents=True, exist_ok=True)
+    disable_progress_bar()  # one small file
     model.save_pretrained(out_dir)
     tokenizer.save_pretrained(out_dir)
 

@@ -93,7 +93,7 @@ def _word_pieces() -> list[str]:
 
 
 def _train_merges() -> list[tuple[str, str]]:
-    """Merges, most frequent pair first, of financial text from the generator."""
+    """Merges, most frequent pair first, of reports and contracts from the generator."""
     spec = SynthSpec(tier="hard", doc_tokens=3000, num_records=4, num_train=48, num_test=0)
     texts = [row.prompt[0]["content"] for row in generate_rows(spec, "train", _TRAINING_SEED)]
     trained = Tokenizer(models.BPE())

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from hybridflow.cluster.session import this_device
 from hybridflow.observability.log import configure
 from hybridflow.observability.process_log import redirect_output
 from hybridflow.rollout.engine import SGLangEngine
@@ -22,7 +23,9 @@ class RolloutWorker:
     ) -> None:
         redirect_output(Path(log_path))
         configure("rollout")
-        self._engine = SGLangEngine(model_path, arguments, run_seed=run_seed)
+        device = this_device()
+        placed = {} if device is None else {"base_gpu_id": device}
+        self._engine = SGLangEngine(model_path, placed | arguments, run_seed=run_seed)
         self._sender = CompletionSender(endpoint, engine_id)
 
     def ping(self) -> int:

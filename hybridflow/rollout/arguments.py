@@ -22,7 +22,10 @@ def engine_environment(section: RolloutSection) -> dict[str, str]:
 
 
 def build_arguments(section: RolloutSection, *, dtype: str, seed: int) -> dict[str, Any]:
-    """ServerArgs fields; `rollout.sglang` has the last word. Raises ConfigError for a name that SGLang does not have."""
+    """ServerArgs fields; `rollout.sglang` has the last word.
+
+    Raises ConfigError for a name that SGLang does not have.
+    """
     arguments: dict[str, Any] = {
         "context_length": section.context_tokens,
         "max_running_requests": section.max_running_requests,
@@ -42,7 +45,9 @@ def build_arguments(section: RolloutSection, *, dtype: str, seed: int) -> dict[s
 
 def check_names(arguments: dict[str, Any]) -> None:
     """Raises ConfigError, with the nearest name, for an argument that the installed SGLang does not have."""
-    from sglang.srt.server_args import ServerArgs
+    if not arguments:
+        return
+    from sglang.srt.server_args import ServerArgs  # seconds and some 400 MB
 
     known = set(ServerArgs.__struct_fields__)
     for name in arguments:

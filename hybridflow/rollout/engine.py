@@ -2,12 +2,12 @@
 
 The `Engine` object rather than the HTTP server: weights are handed to the scheduler by shared memory without passing
 through JSON, and the tokenizer manager it holds gives everything that the server's endpoints give (abort, pause, weight
-sessions, memory release). Its event loop runs in a thread of its own, so that an abort or a health check is answered while
-completions are being decoded.
+sessions, memory release). Its event loop runs in a thread of its own, so that an abort or a health check is answered
+while completions are being decoded.
 
-Order and randomness. All completions of a call go to the scheduler in ONE message, so the batches that it forms depend on
-the requests alone and not on the speed of this process. Every completion carries its own seed, derived from the run seed
-and its id; on CPU a plugin makes SGLang honour it (`cpu_platform/plugin.py`).
+Order and randomness. All completions of a call go to the scheduler in ONE message, so the batches that it forms depend
+on the requests alone and not on the speed of this process. Every completion carries its own seed, derived from the run
+seed and its id; on CPU a plugin makes SGLang honour it (`cpu_platform/plugin.py`).
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class SGLangEngine:
     async def _generate(
         self, requests: list[GroupRequest], sampling: SamplingParams, deliver: Callable[[Completion], None]
     ) -> int:
-        # The first completion of every group leads, so that its prompt is prefilled before the others of the group ask for
-        # it: they find it in the cache even when the queue is too long for SGLang's own in-queue prefix matching (128).
+        # The first completion of every group leads, so that its prompt is prefilled before the others of the group ask
+        # for it: they find it in the cache even when the queue is too long for SGLang's in-queue prefix matching (128).
         expected: list[tuple[GroupRequest, int, str]] = sorted(
             (
                 (request, index, build_completion_id(request.group_id, index))
@@ -120,7 +120,8 @@ class SGLangEngine:
         version = int(meta["weight_version"])
         if version != self._version:
             raise ProtocolError(
-                f"completion {completion_id} was decoded by weights version {version}, the engine confirmed {self._version}"
+                f"completion {completion_id} was decoded by weights version {version}, "
+                f"the engine confirmed {self._version}"
             )
         logprobs = [float(entry[0]) for entry in meta["output_token_logprobs"]]
         finish: FinishReason = reason["type"]

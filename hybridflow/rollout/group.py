@@ -18,7 +18,7 @@ from hybridflow.types import GroupRequest, RolloutReport, SamplingParams
 from hybridflow.weights.manifest import TensorEntry
 
 SLOT_SHARE = 0.4
-"""Part of a slot's logical CPU that an engine takes beside the train worker of the slot."""
+"""Part of a slot that an engine takes beside the train worker of the slot."""
 CONCURRENCY = 4
 """generate, abort, ping and one spare."""
 
@@ -33,6 +33,7 @@ class RolloutGroup:
             ray.remote(RolloutWorker)
             .options(
                 num_cpus=SLOT_SHARE,
+                num_gpus=SLOT_SHARE * slots.gpus_per_slot,
                 scheduling_strategy=slots.strategy(0),
                 runtime_env={"env_vars": engine_environment(config.rollout)},
                 max_restarts=0,
@@ -41,6 +42,7 @@ class RolloutGroup:
             .remote("engine-0", str(hf_dir), arguments, config.run.seed, endpoint, str(log_directory / "rollout-0.log"))
         )
         self._worker = Worker("rollout worker 0", actor, RolloutError)
+        self._start_timeout_s = config.rollout.start_timeout_s
         self._decoding: list[Call] = []
         self.child_pids: list[int] = []
 
@@ -49,8 +51,11 @@ class RolloutGroup:
         return [self._worker]
 
     def wait_ready(self) -> None:
-        """Returns when the engine answers. Raises RolloutError if it failed to start."""
-        self._worker = identify(self._worker.name, self._worker.actor, RolloutError)
+        """Returns when the engine answers.
+
+        Raises RolloutError if it failed to start, or did not within `rollout.start_timeout_s`.
+        """
+        self._worker = identify(self._worker.name, self._worker.actor, RolloutError, self._start_timeout_s)
         (self.child_pids,) = gather([self._worker.call("child_pids")])
 
     def start(self, requests: list[GroupRequest], sampling: SamplingParams) -> None:

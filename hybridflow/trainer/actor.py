@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 import torch
 
+from hybridflow.cluster.session import this_device
 from hybridflow.observability.log import configure
 from hybridflow.observability.process_log import redirect_output
 from hybridflow.types import TrainBatch, UpdateReport
@@ -41,6 +42,9 @@ class TrainWorker:
         redirect_output(Path(log_path))
         configure("train", rank=rank)
         torch.set_num_threads(num_threads)
+        device = this_device()
+        if device is not None:
+            torch.cuda.set_device(device)
         self._rank = rank
         self._core: TrainerCore | None = None
 

@@ -40,4 +40,4 @@ def _placeholder(sequences: list[TrainSequence]) -> PackInput:
     """A row that predicts nothing, for a rank without rows: it takes part in collectives and adds nothing."""
     names = ("advantages", "rollout_logprobs") if sequences[0].rollout_logprobs else ("share", "first")
     inputs: dict[str, list[float]] = {name: [] for name in names}
-    return PackInput(token_ids=sequences[0].prompt_token_ids[:2], predict_from=1, predict_mask=[0], loss_inputs=inputs)
+    return PackInput(token_ids=[0, 0], predict_from=1, predict_mask=[0], loss_inputs=inputs)

@@ -1,4 +1,4 @@
-"""What one train worker does, without Ray. Every public method is collective: all ranks of the layout call it together."""
+"""What one train worker does, without Ray. Every public method is collective: all ranks of the layout call it."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class TrainerCore:
         )
 
     def iterate_weights(self, version: int, bucket_bytes: int) -> Iterator[Bucket]:
-        """This stage's tensors under HF names, bucket by bucket; the peers of the sender iterate too and yield nothing."""
+        """This stage's tensors under HF names, by buckets; the peers of the sender iterate too and yield nothing."""
         tensors = self._policy.export_tensors()
         self._published = []
         if not self.sends_weights:

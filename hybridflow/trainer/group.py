@@ -18,7 +18,7 @@ from hybridflow.types import TrainBatch, UpdateReport
 from hybridflow.weights.manifest import TensorEntry
 
 SLOT_SHARE = 0.4
-"""Part of a slot's logical CPU that a train worker takes; the rest is for the engine and reward workers beside it."""
+"""Part of a slot that a train worker takes; the rest is for the engine and reward workers beside it."""
 BUCKET_BYTES = 256 * 2**20
 
 
@@ -43,10 +43,12 @@ class PolicyGroup:
         self._settings = settings
         num_threads = settings.worker.num_threads
         environment = {"env_vars": worker_environment(num_threads)}
-        remote = ray.remote(concurrency_groups={HEALTH: 1})(TrainWorker)
+        # The types that Ray declares for it leave concurrency groups out.
+        remote = ray.remote(concurrency_groups={HEALTH: 1})(TrainWorker)  # pyright: ignore[reportCallIssue]
         actors = [
             remote.options(
                 num_cpus=SLOT_SHARE,
+                num_gpus=SLOT_SHARE * slots.gpus_per_slot,
                 scheduling_strategy=slots.strategy(rank),
                 runtime_env=environment,
                 max_restarts=0,

@@ -1,7 +1,7 @@
 """Loss callbacks: what Megatron's schedule calls with the logprobs of one micro-batch.
 
-Each returns SUMS over tokens; megatron_ext divides by the token count of the whole optimizer step, over all micro-batches
-and data parallel ranks. Shape legend: N predicted tokens of the micro-batch.
+Each returns SUMS over tokens; megatron_ext divides by the token count of the whole optimizer step, over all
+micro-batches and data parallel ranks. Shape legend: N predicted tokens of the micro-batch.
 """
 
 from __future__ import annotations

@@ -40,7 +40,8 @@ class Bucket(msgspec.Struct, frozen=True, kw_only=True):
 
 def describe_tensor(name: str, tensor: torch.Tensor) -> TensorEntry:
     """Entry of a contiguous CPU tensor."""
-    checksum = zlib.crc32(tensor.view(torch.uint8).numpy() if tensor.numel() else b"")
+    # Flat first: a tensor without dimensions cannot be seen as bytes.
+    checksum = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return TensorEntry(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), checksum)
 
 
@@ -82,7 +83,7 @@ def compare_manifests(sent: list[TensorEntry], loaded: list[TensorEntry], versio
     sent_names, loaded_names = {e.name for e in sent}, {e.name for e in loaded}
     missing = sorted(sent_names - loaded_names)[:3]
     surplus = sorted(loaded_names - sent_names)[:3]
-    changed = sorted({e.name for e in sent} & {e.name for e in set(sent) ^ set(loaded)})[:3]
+    changed = sorted(sent_names & loaded_names & {e.name for e in set(sent) ^ set(loaded)})[:3]
     raise WeightSyncError(
         f"weights version {version}: the engine confirms {len(loaded)} tensors, {len(sent)} were sent "
         f"(missing {missing}, surplus {surplus}, differing {changed})"

@@ -1,8 +1,8 @@
 """The engine's end of the reward stream.
 
-PUSH can lose what is in its buffers when this process dies: the driver sees those ids in outstanding() and has them
-decoded again. It loses nothing else: it queues for live connections only (ZMQ_IMMEDIATE), blocks at its high-water
-mark, and close() flushes for a bounded time.
+PUSH can lose what is in its buffers when this process dies: those ids stay in the stream's outstanding(), and the
+driver ends the run with an error that names them. It loses nothing else: it queues for live connections only
+(ZMQ_IMMEDIATE), blocks at its high-water mark, and close() flushes for a bounded time.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@
 What each socket can lose, and which bound makes that safe:
 
     PULL    nothing of its own: a sender blocks at the high-water mark instead of dropping. Completions that sit in the
-            buffers of an engine that dies are gone; they stay in outstanding(), and the driver decodes them again.
+            buffers of an engine that dies are gone; they stay in outstanding(), and the driver's wait for them
+            ends in an error that names them.
     ROUTER  drops what is sent to a peer it does not know or whose queue is full. ROUTER_MANDATORY turns both into
             errors: an unknown peer is a lost worker, whose items are queued again; a full queue cannot be, as a worker
             holds at most MAX_CREDITS unanswered items and the mark is four times that (ZeroMQ frees the slots of read

@@ -1,7 +1,8 @@
 """HF transformers, Megatron TP=2 and SGLang TP=1 are the same policy, before and after a weight update.
 
-One system (Ray, two train workers, one engine) serves all tests: the initial weights are published as version 0, one policy gradient
-step changes them, and the result is published as version 1. The reference is HF transformers on the exported weights.
+One system (Ray, two train workers, one engine) serves all tests: the initial weights are published as version 0, one
+policy gradient step changes them, and the result is published as version 1. The reference is HF transformers on the
+exported weights.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class Stack:
 @pytest.fixture(scope="module")
 def stack(warm_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("parity")
-    config = load_config([ROOT / "configs/quickstart.toml"], settings(warm_model, folder, rollout__temperature=0.7), Config)
+    overrides = settings(warm_model, folder, rollout__temperature=0.7)
+    config = load_config([ROOT / "configs/quickstart.toml"], overrides, Config)
     spec = SynthSpec(tier="easy", doc_tokens=64, num_records=8, num_train=NUM_PROMPTS, num_test=1)
     tokenizer = AutoTokenizer.from_pretrained(warm_model)
     prompts = PromptDataset("parity", generate_rows(spec, "train", 5), tokenizer, 1000, seed=0).prompts
@@ -132,7 +134,7 @@ def test_the_update_changed_the_weights_that_the_engine_uses(stack: Stack) -> No
 
 
 def test_hf_megatron_and_sglang_give_the_same_logprobs(stack: Stack) -> None:
-    """On the sampled tokens, at the sampling temperature; the trainer holds version 1, so HF is asked for both versions."""
+    """On the sampled tokens, at the sampling temperature; the trainer holds version 1, so HF is asked for both."""
     sampled = completions(stack.sampled)
     rows = [to_row(stack.prompts, completion) for completion in sampled]
     engine = [completion.rollout_logprobs for completion in sampled]
@@ -142,7 +144,7 @@ def test_hf_megatron_and_sglang_give_the_same_logprobs(stack: Stack) -> None:
 
 
 def test_a_group_shares_the_cache_of_its_prompt(stack: Stack) -> None:
-    """One more group, of a prompt above a prefill chunk (4,096 tokens): only the leader computes the chunks before the last."""
+    """A group of a prompt above a prefill chunk (4,096 tokens): only its leader computes the chunks before the last."""
     tokens = (stack.prompts[0].token_ids[::-1] * 61)[:4500]
     prompt = Prompt(prompt_id="long", token_ids=tokens, data_source="synth", ability="doc-qa", ground_truth="yen")
     members = completions(generate(stack.system, "long", [prompt], 4, SAMPLED))

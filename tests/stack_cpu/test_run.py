@@ -1,8 +1,8 @@
 """The whole command on the real stack: a run, a killed worker, a resume, and an interrupt.
 
 Chain of equalities: an uninterrupted run A of 4 steps; a run B of the same seed whose train worker is killed after its
-second step and which is then resumed. B's records equal A's, so (1) two runs of one seed agree, (2) a resumed run agrees
-with one that was never stopped, and (3) nothing was skipped or trained twice.
+second step and which is then resumed. B's records equal A's, so (1) two runs of one seed agree, (2) a resumed run
+agrees with one that was never stopped, and (3) nothing was skipped or trained twice.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The facts of a hard-tier document: companies with their officers, notes and accounts, as text blocks.
+"""The facts of a report: companies with their officers, notes and accounts, as text blocks.
 
 A fact is stated once, in a block of its own subject. The same block holds decoys: the auditor before, a loan repaid,
 the accounts of other years.
@@ -7,17 +7,16 @@ the accounts of other years.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from decimal import Decimal
 from typing import NamedTuple
 
+from hybridflow.data.synth.hard_facts import Fact, Facts, format_amount, make_names, make_person, write_block
 from hybridflow.data.synth.hard_words import (
     ACTIVITIES,
     BANK_FORMS,
     CITIES,
     CURRENCIES,
     FIRM_FORMS,
-    FIRST_NAMES,
     LEGAL_FORMS,
     LINE_ITEMS,
     NAME_STEMS,
@@ -25,25 +24,6 @@ from hybridflow.data.synth.hard_words import (
 )
 
 YEARS = ("2024", "2023", "2022", "2021")
-
-
-class Fact(NamedTuple):
-    """One value that the document states."""
-
-    name: str
-    subject: str
-    period: str
-    """Year of the accounts, or empty."""
-    value: str
-    """As written in the text; numbers with thousands separators, money in millions."""
-    text: str
-    """The sentence or table row that states it."""
-    heading: str
-    """First line of its block; unique in the document."""
-
-
-Facts = dict[tuple[str, str], Fact]
-"""Facts by (name, period)."""
 
 
 class Issuer(NamedTuple):
@@ -65,28 +45,12 @@ def generate_issuers(stream: random.Random, num_issuers: int) -> list[Issuer]:
     return [
         _generate_issuer(stream, company, bank, firm)
         for company, bank, firm in zip(
-            _names(stream, num_issuers, lambda: f"{stream.choice(ACTIVITIES)} {stream.choice(LEGAL_FORMS)}"),
-            _names(stream, num_issuers, lambda: stream.choice(BANK_FORMS)),
-            _names(stream, num_issuers, lambda: f"{stream.choice(SURNAMES)} {stream.choice(FIRM_FORMS)}"),
+            make_names(stream, num_issuers, lambda: f"{stream.choice(ACTIVITIES)} {stream.choice(LEGAL_FORMS)}"),
+            make_names(stream, num_issuers, lambda: stream.choice(BANK_FORMS)),
+            make_names(stream, num_issuers, lambda: f"{stream.choice(SURNAMES)} {stream.choice(FIRM_FORMS)}"),
             strict=True,
         )
     ]
-
-
-def make_person(stream: random.Random) -> str:
-    return f"{stream.choice(FIRST_NAMES)} {stream.choice(SURNAMES)}"
-
-
-def format_amount(value: Decimal) -> str:
-    """Thousands separators and the digits that the value has: 1,234.5"""
-    return f"{value:,f}"
-
-
-def _names(stream: random.Random, num: int, ending: Callable[[], str]) -> list[str]:
-    names: dict[str, None] = {}
-    while len(names) < num:
-        names[f"{stream.choice(NAME_STEMS)} {ending()}"] = None
-    return list(names)
 
 
 def _generate_issuer(stream: random.Random, company: str, bank: str, firm: str) -> Issuer:
@@ -101,14 +65,6 @@ def _generate_issuer(stream: random.Random, company: str, bank: str, firm: str) 
     return Issuer(company, currency, bank, firm, facts, blocks)
 
 
-def _block(heading: str, subject: str, stated: list[tuple[str, list[tuple[str, str]]]], facts: Facts) -> str:
-    """A heading and its sentences; each sentence comes with the (name, value) pairs that it states."""
-    for text, pairs in stated:
-        for name, value in pairs:
-            facts[name, ""] = Fact(name, subject, "", value, text, heading)
-    return heading + "\n" + " ".join(text for text, _ in stated)
-
-
 def _governance(stream: random.Random, company: str, firm: str, facts: Facts) -> str:
     chair, chair_before = make_person(stream), make_person(stream)
     city, city_before = stream.sample(CITIES, 2)
@@ -121,7 +77,7 @@ def _governance(stream: random.Random, company: str, firm: str, facts: Facts) ->
         (f"The accounts of {company} for 2024 were audited by {firm}.", [("auditor", firm)]),
         (f"Those for 2018 had been audited by {firm_before}.", []),
     ]
-    return _block(f"Governance of {company}", company, stated, facts)
+    return write_block(f"Governance of {company}", company, stated, facts)
 
 
 def _notes(stream: random.Random, company: str, bank: str, currency: str, facts: Facts) -> str:
@@ -143,14 +99,14 @@ def _notes(stream: random.Random, company: str, bank: str, currency: str, facts:
         (f"A loan of {currency} {format_amount(repaid)} million at {repaid_rate}% was repaid before the issue.", []),
         (f"The notes of {company} are guaranteed by {bank}.", [("guarantor", bank)]),
     ]
-    return _block(f"Notes issued by {company}", company, stated, facts)
+    return write_block(f"Notes issued by {company}", company, stated, facts)
 
 
 def _counterparties(stream: random.Random, company: str, bank: str, firm: str, facts: Facts) -> str:
     """Facts of the bank and the audit firm; the company that they serve is not named here."""
     bank_city, firm_city = stream.sample(CITIES, 2)
     bank_head, firm_head = make_person(stream), make_person(stream)
-    bank_block = _block(
+    bank_block = write_block(
         f"About {bank}",
         bank,
         [
@@ -159,7 +115,7 @@ def _counterparties(stream: random.Random, company: str, bank: str, firm: str, f
         ],
         facts,
     )
-    firm_block = _block(
+    firm_block = write_block(
         f"About {firm}",
         firm,
         [

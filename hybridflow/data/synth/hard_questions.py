@@ -1,4 +1,4 @@
-"""Questions of the hard tier, and their gold answers, computed from the facts with exact decimals."""
+"""Questions on reports, and their gold answers, computed from the facts with exact decimals."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Callable
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Literal, NamedTuple
 
-from hybridflow.data.synth.hard_issuers import YEARS, Fact, Issuer
+from hybridflow.data.synth.hard_facts import Fact
+from hybridflow.data.synth.hard_issuers import YEARS, Issuer
 from hybridflow.data.synth.hard_words import CITIES, LINE_ITEMS
 from hybridflow.data.template import CHOICE_LETTERS
 
@@ -62,8 +63,20 @@ def format_answer(value: Decimal) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def _number(fact: Fact) -> Decimal:
+def read_number(fact: Fact) -> Decimal:
+    """The value of a fact that is a number."""
     return Decimal(fact.value.replace(",", ""))
+
+
+def add_choices(stream: random.Random, base: Question, stated: set[str], all_values: set[str]) -> Question:
+    """`base` with four choices: the last fact's value and three wrong ones, those that the document states first."""
+    gold = base.facts[-1].value
+    wrong, unstated = sorted(stated - {gold}), sorted(all_values - stated - {gold})
+    stream.shuffle(wrong)
+    stream.shuffle(unstated)
+    choices = [gold, *(wrong + unstated)[: len(CHOICE_LETTERS) - 1]]
+    stream.shuffle(choices)
+    return base._replace(answer=CHOICE_LETTERS[choices.index(gold)], choices=choices)
 
 
 def _lookup(stream: random.Random, issuer: Issuer) -> Question:
@@ -80,7 +93,7 @@ def _two_hop(stream: random.Random, issuer: Issuer) -> Question:
 
 def _cost_and_interest(stream: random.Random, issuer: Issuer) -> Question:
     facts = [issuer.fact("principal"), issuer.fact("coupon"), issuer.fact("issue cost")]
-    principal, coupon, cost = map(_number, facts)
+    principal, coupon, cost = map(read_number, facts)
     text = f"What is the sum of the issue cost and the first year's interest of the notes of {issuer.name}?"
     answer = principal * coupon / 100 + cost
     return _numeric(text, issuer, answer, "principal * coupon / 100 + issue cost", facts)
@@ -88,7 +101,7 @@ def _cost_and_interest(stream: random.Random, issuer: Issuer) -> Question:
 
 def _simple_interest(stream: random.Random, issuer: Issuer) -> Question:
     facts = [issuer.fact("principal"), issuer.fact("coupon"), issuer.fact("term")]
-    principal, coupon, term = map(_number, facts)
+    principal, coupon, term = map(read_number, facts)
     text = f"How much simple interest do the notes of {issuer.name} bear from issue until they fall due?"
     return _numeric(text, issuer, principal * coupon / 100 * term, "principal * coupon / 100 * term", facts)
 
@@ -99,12 +112,12 @@ def _difference(stream: random.Random, issuer: Issuer) -> Question:
         f"By how much did the line '{item}' of {issuer.name} change from {earlier} to {later}? "
         "A decrease is a negative number."
     )
-    return _numeric(text, issuer, _number(facts[1]) - _number(facts[0]), "second - first", facts)
+    return _numeric(text, issuer, read_number(facts[1]) - read_number(facts[0]), "second - first", facts)
 
 
 def _percentage_change(stream: random.Random, issuer: Issuer) -> Question:
     item, later, earlier, facts = _two_years(stream, issuer)
-    first, second = map(_number, facts)
+    first, second = map(read_number, facts)
     percent = ((second - first) / first * 100).quantize(Decimal("0.01"), ROUND_HALF_UP)
     text = (
         f"By how many percent did the line '{item}' of {issuer.name} change from {earlier} to {later}? "
@@ -117,7 +130,7 @@ def _sum_items(stream: random.Random, issuer: Issuer) -> Question:
     year, items = stream.choice(YEARS), stream.sample(_COSTS, 3)
     facts = [issuer.fact(item, year) for item in items]
     text = f"What is the sum of the lines '{items[0]}', '{items[1]}' and '{items[2]}' of {issuer.name} in {year}?"
-    return _numeric(text, issuer, sum(map(_number, facts), Decimal(0)), "sum", facts)
+    return _numeric(text, issuer, sum(map(read_number, facts), Decimal(0)), "sum", facts)
 
 
 def _two_years(stream: random.Random, issuer: Issuer) -> tuple[str, str, str, list[Fact]]:
@@ -154,12 +167,5 @@ def _choice(stream: random.Random, issuer: Issuer, issuers: list[Issuer]) -> Que
     else:
         facts = [issuer.fact("guarantor"), issuer.fact(asked)]
         base = Question(_TWO_HOPS["guarantor", asked].format(company=issuer.name), "", "copy", facts, [])
-    gold = base.facts[-1].value
     stated = {other.fact(name).value for other in issuers for name in ("registered office", "bank city", "firm city")}
-    wrong = sorted(stated - {gold})
-    stream.shuffle(wrong)
-    unstated = sorted(set(CITIES) - stated)
-    stream.shuffle(unstated)
-    choices = [gold, *(wrong + unstated)[: len(CHOICE_LETTERS) - 1]]
-    stream.shuffle(choices)
-    return base._replace(answer=CHOICE_LETTERS[choices.index(gold)], choices=choices)
+    return add_choices(stream, base, stated, set(CITIES))

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from hybridflow.data.schema import Row
 from hybridflow.data.streams import derive_stream
 from hybridflow.data.synth.easy import check_easy_size, generate_easy_row
-from hybridflow.data.synth.hard import HardKind, check_hard_size, generate_hard_row
+from hybridflow.data.synth.hard import HardDocument, HardKind, check_hard_size, generate_hard_row
 
 Split = Literal["train", "test"]
 
@@ -23,11 +23,13 @@ class SynthSpec(BaseModel):
     doc_tokens: int = Field(gt=0)
     """Document length. easy: exact, in tokens of the tiny tokenizer. hard: 4 characters count as a token."""
     num_records: int = Field(default=8, gt=0)
-    """Records per document. easy: one-sentence records. hard: issuers, each with a report of its own."""
+    """Records per document. easy: one-sentence records. hard: issuers with a report each, and agreements."""
     num_train: int = Field(ge=0)
     num_test: int = Field(ge=0)
     kinds: tuple[HardKind, ...] = ("lookup", "two_hop", "arithmetic", "choice")
     """Question kinds of the hard tier, taken in turn. The easy tier only looks up."""
+    documents: tuple[HardDocument, ...] = ("report", "contracts", "mixed")
+    """What a document of the hard tier holds, drawn for each row; mixed is left out where there is one record."""
 
     @model_validator(mode="after")
     def _fits(self) -> SynthSpec:
@@ -36,7 +38,13 @@ class SynthSpec(BaseModel):
             raise ValueError(problem)
         if not self.kinds:
             raise ValueError("kinds is empty: name at least one question kind")
+        if self.tier == "hard" and not self.list_documents():
+            raise ValueError("documents has nothing to draw: name report or contracts, or mixed with 2 records or more")
         return self
+
+    def list_documents(self) -> list[HardDocument]:
+        """The documents that this number of records allows."""
+        return [layout for layout in self.documents if layout != "mixed" or self.num_records > 1]
 
 
 def generate_rows(spec: SynthSpec, split: Split, seed: int) -> list[Row]:
@@ -55,4 +63,5 @@ def generate_row(spec: SynthSpec, split: Split, seed: int, index: int) -> Row:
     if spec.tier == "easy":
         return generate_easy_row(stream, index, split, spec.doc_tokens, spec.num_records)
     kind = spec.kinds[index % len(spec.kinds)]
-    return generate_hard_row(stream, index, split, spec.doc_tokens, spec.num_records, kind)
+    layout = stream.choice(spec.list_documents())
+    return generate_hard_row(stream, index, split, spec.doc_tokens, spec.num_records, kind, layout)

@@ -1,8 +1,9 @@
 """What unmodified SGLang needs to run on a CPU without its CPU kernels.
 
-`path/` is put in front of PYTHONPATH for the rollout actor alone; SGLang's spawned processes inherit it. It holds two packages
-of names: `sgl_kernel`, whose CPU build needs AMX, and `torchvision`, whose published wheel needs CUDA. SGLang imports both at
-start-up and calls neither on this path; a call would raise and say so. `plugin.py` makes SGLang honour per-request seeds.
+`path/` is put in front of PYTHONPATH for the rollout actor alone; SGLang's spawned processes inherit it. It holds two
+packages of names: `sgl_kernel`, whose CPU build needs AMX, and `torchvision`, whose published wheel needs CUDA. SGLang
+imports both at start-up and calls one function of them on this path, which is there; any other call would raise and say
+so. `plugin.py` makes SGLang honour per-request seeds.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """SGLang plugin, loaded by SGLang itself in each of its processes (entry point group `sglang.srt.plugins`).
 
-On CPU SGLang 0.5.23 drops `sampling_seed`, which it honours on CUDA in deterministic mode only. The sampler beneath can do it
-anywhere: given a seed per request it draws by the Gumbel-max trick from a hash of (seed, position, token). The hook hands the
-seeds on, so that a completion depends on its own id and not on what else is in the batch. On CUDA it does nothing.
+On CPU SGLang 0.5.23 drops `sampling_seed`, which it honours on CUDA in deterministic mode only. The sampler beneath can
+do it anywhere: given a seed per request it draws by the Gumbel-max trick from a hash of (seed, position, token). The
+hook hands the seeds on, so that a completion depends on its own id and not on what else is in the batch. On CUDA it
+does nothing.
 """
 
 from __future__ import annotations

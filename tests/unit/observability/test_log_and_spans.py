@@ -1,14 +1,13 @@
-"""Log lines carry role, rank and step; waits speak up; spans measure with an injected clock."""
+"""Log lines carry role, rank and step; spans measure with an injected clock."""
 
 from __future__ import annotations
 
 import logging
-import threading
 
 import pytest
 
 from hybridflow.observability import log
-from hybridflow.observability.log import announced_wait, configure, set_step
+from hybridflow.observability.log import configure, set_step
 from hybridflow.observability.spans import span
 
 
@@ -49,19 +48,6 @@ def test_configuring_again_does_not_repeat_lines(capsys: pytest.CaptureFixture[s
 def test_unknown_level_is_refused() -> None:
     with pytest.raises(ValueError, match="LOUD"):
         configure("driver", "loud")
-
-
-def test_a_long_wait_says_what_it_waits_for(caplog: pytest.LogCaptureFixture) -> None:
-    with announced_wait("the rollout engines", every_s=0.02):
-        threading.Event().wait(0.2)
-    said = [record.getMessage() for record in caplog.records]
-    assert len(said) >= 2 and all(text.startswith("still waiting for the rollout engines after") for text in said)
-
-
-def test_a_short_wait_is_silent_and_passes_errors_on(caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(KeyError), announced_wait("nothing", every_s=60):
-        raise KeyError("x")
-    assert not caplog.records
 
 
 def test_spans_of_one_name_add_up(caplog: pytest.LogCaptureFixture) -> None:

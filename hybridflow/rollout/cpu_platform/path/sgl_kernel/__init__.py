@@ -1,7 +1,7 @@
 """Stands in for SGLang's compiled CPU kernels, whose build needs AMX.
 
-SGLang imports many names from here at start-up and checks for AMX before it calls them; they raise when called. One kernel is
-called without that check, by the seeded sampler: `murmur_hash32_cpu`, given here in torch operations.
+SGLang imports many names from here at start-up and checks for AMX before it calls them; they raise when called. One
+kernel is called without that check, by the seeded sampler: `murmur_hash32_cpu`, given here in torch operations.
 """
 
 from typing import NoReturn
@@ -26,8 +26,9 @@ def _mix_block(state: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
 def murmur_hash32(seed: torch.Tensor, positions: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     """MurmurHash3 x86_32 of the 16 bytes (seed low, seed high, position, column), initial state 0.
 
-    seed [N] 64-bit, positions [N], columns [M]; result uint32 [N, M]. Computed in int64, whose products wrap modulo 2^64, so the
-    low 32 bits are exact. The same function as SGLang's Triton kernel (sglang/kernels/ops/sampling/murmur_hash.py).
+    seed [N] 64-bit, positions [N], columns [M]; result uint32 [N, M]. Computed in int64, whose products wrap modulo
+    2^64, so the low 32 bits are exact. The same function as SGLang's Triton kernel
+    (sglang/kernels/ops/sampling/murmur_hash.py).
     """
     seed, positions, columns = seed.to(torch.int64), positions.to(torch.int64), columns.to(torch.int64)
     state = _mix_block(torch.zeros_like(seed), seed & _LOW_32)

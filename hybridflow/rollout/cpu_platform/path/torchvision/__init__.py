@@ -1,4 +1,4 @@
-"""Names of torchvision, for the modules of SGLang's vision models that are imported at start-up and never used by a text model."""
+"""Names of torchvision, for the modules of SGLang's vision models: imported at start-up, never used by a text model."""
 
 import sys
 from collections.abc import Sequence

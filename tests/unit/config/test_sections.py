@@ -1,0 +1,65 @@
+"""The configuration that ships, and the rules that join two sections."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hybridflow.config.load import load_config
+from hybridflow.config.sections import Config
+from hybridflow.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+QUICKSTART = CONFIGS / "quickstart.toml"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.toml")), ids=lambda path: path.name)
+def test_every_config_that_ships_is_valid(path: Path) -> None:
+    load_config([path], [], Config)
+
+
+def test_quickstart_is_the_job_that_it_says() -> None:
+    config = load_config([QUICKSTART], [], Config)
+    assert [stage.name for stage in config.warmup.stages] == ["skill", "habit"]
+    assert (config.train.num_steps, config.train.layout.world_size) == (30, 2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            ["data.max_prompt_tokens=500", "rollout.max_new_tokens=20", "rollout.context_tokens=512"],
+            [
+                "data.max_prompt_tokens (500)", "rollout.max_new_tokens (20)", "= 520", "rollout.context_tokens (512)",
+                "remedy: lower one of the first two",
+            ],
+        ),
+        (
+            ["data.max_prompt_tokens=500", "rollout.max_new_tokens=20", "train.max_tokens_per_micro_batch=512"],
+            [
+                "data.max_prompt_tokens (500)", "rollout.max_new_tokens (20)", "= 520",
+                "train.max_tokens_per_micro_batch (512)", "remedy: raise the budget",
+            ],
+        ),
+        (
+            ["train.prompts_per_step=3", "algorithm.num_completions=3", "train.layout.dp=2", "warmup.stages=[]"],
+            [
+                "train.prompts_per_step x algorithm.num_completions = 3 x 3 = 9", "train.layout.dp (2)",
+                "remedy: choose a multiple of 2",
+            ],
+        ),
+        (
+            ["warmup.stages.1.conversations_per_step=3", "train.layout.dp=2"],
+            [
+                "warmup.stages.1.conversations_per_step (3)", "train.layout.dp (2)", "remedy: choose a multiple of 2",
+            ],
+        ),
+    ],
+    ids=["window", "budget", "rows and dp", "conversations and dp"],
+)  # fmt: skip
+def test_rules_across_sections(overrides: list[str], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config([QUICKSTART], overrides, Config)
+    for word in words:
+        assert word in str(caught.value)

@@ -1,0 +1,194 @@
+"""Run folders, the record of completions, and the summary."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hybridflow.control import summary as summary_module
+from hybridflow.control.batch import FilteredBatch
+from hybridflow.control.collect import Collected, build_requests
+from hybridflow.control.records import CompletionRecord
+from hybridflow.control.run_folder import RunFolder
+from hybridflow.control.state import GroupCounts, RunState
+from hybridflow.control.step_metrics import add_to_state, build_metrics
+from hybridflow.control.summary import build_summary, write_summary
+from hybridflow.errors import CheckpointError, ConfigError, DataError
+from hybridflow.types import Prompt, RolloutReport, UpdateReport
+from tests.unit.control.fakes import build_config, build_group, read_lines
+
+PROMPT = Prompt(prompt_id="p0", token_ids=[1, 2], data_source="s", ability="doc-qa", ground_truth="yen")
+REQUESTS = build_requests("t00001", [PROMPT, PROMPT], 2)
+
+
+def test_an_earlier_run_is_renamed(tmp_path: Path) -> None:
+    config = build_config(tmp_path)
+    folder = RunFolder(config)
+    assert folder.create(config) is None
+    folder.metrics.write_text("first")
+    assert folder.create(config) == tmp_path / "quickstart.1"
+    folder.metrics.write_text("second")
+    assert folder.create(config) == tmp_path / "quickstart.2"
+    assert [(tmp_path / f"quickstart.{n}/metrics.jsonl").read_text() for n in (1, 2)] == ["first", "second"]
+    assert [path.name for path in folder.path.iterdir()] == ["resolved.json"]
+
+
+def test_a_folder_that_cannot_be_made_is_a_config_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    config = build_config(tmp_path / "file")
+    with pytest.raises(ConfigError, match=r"run.directory = .*cannot make the run folder"):
+        RunFolder(config).create(config)
+
+
+def test_resume_refuses_other_settings(tmp_path: Path) -> None:
+    config = build_config(tmp_path, train__learning_rate=1e-3)
+    folder = RunFolder(config)
+    folder.create(config)
+    other = build_config(tmp_path, train__learning_rate=2e-3)
+    with pytest.raises(ConfigError, match=r"train.learning_rate: was 0.001, is 0.002") as caught:
+        folder.reopen(other)
+    assert "train.num_steps" not in str(caught.value)
+    assert json.loads(folder.resolved.read_text())["train"]["learning_rate"] == 1e-3
+
+
+def test_resume_may_run_longer(tmp_path: Path) -> None:
+    config = build_config(tmp_path, train__num_steps=3)
+    folder = RunFolder(config)
+    folder.create(config)
+    folder.reopen(build_config(tmp_path, train__num_steps=9, eval__every_steps=2, checkpoint__keep_last=5))
+    assert json.loads(folder.resolved.read_text())["train"]["num_steps"] == 9
+
+
+def test_resume_of_nothing(tmp_path: Path) -> None:
+    config = build_config(tmp_path)
+    with pytest.raises(CheckpointError, match=r"nothing to resume.*without --resume"):
+        RunFolder(config).reopen(config)
+
+
+# ---------------------------------------------------------------------------------------------------------- records
+
+
+def write_steps(path: Path, *steps: int) -> CompletionRecord:
+    record = CompletionRecord(path)
+    for step in steps:
+        record.append(step, [build_group(REQUESTS[0], [1.0, None], version=step - 1)])
+    return record
+
+
+def test_a_record_says_what_was_decoded_and_why_it_got_its_reward(tmp_path: Path) -> None:
+    write_steps(tmp_path / "c.jsonl", 1)
+    first, second = read_lines(tmp_path / "c.jsonl")
+    assert first.pop("time") > 0
+    assert first == {
+        "step": 1,
+        "prompt_id": "p0",
+        "group_id": "t00001-g0000",
+        "completion_id": "t00001-g0000-c00",
+        "policy_version": 0,
+        "text": "The answer is yen.",
+        "verdict": {"status": "scored", "rule": "fake", "extracted": "", "why": "by the test"},
+        "reward": 1.0,
+        "finish_reason": "stop",
+        "prompt_tokens": 2,
+        "response_tokens": 2,
+    }
+    assert (second["reward"], second["verdict"]["status"]) == (None, "unknown")
+
+
+def test_truncation_drops_later_steps_and_half_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    record = write_steps(path, 1, 2, 3)
+    with path.open("a") as stream:
+        stream.write('{"step": 4, "prom')
+    record.truncate_after(2)
+    assert [line["step"] for line in read_lines(path)] == [1, 1, 2, 2]
+    assert [file.name for file in tmp_path.iterdir()] == ["c.jsonl"]
+
+
+def test_truncation_refuses_a_file_of_something_else(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    path.write_text('{"other": 1}\n')
+    with pytest.raises(DataError, match="line 1: not a completion record"):
+        CompletionRecord(path).truncate_after(2)
+    assert path.read_text() == '{"other": 1}\n'
+
+
+# ---------------------------------------------------------------------------------------------------------- numbers
+
+
+def one_step(state: RunState, update: UpdateReport | None) -> dict[str, float]:
+    groups = [build_group(REQUESTS[0], [1.0, 0.0]), build_group(REQUESTS[1], [1.0, None])]
+    report = RolloutReport(num_completions=4, prompt_tokens=80, cached_tokens=20, response_tokens=12)
+    collected = Collected(groups=groups, report=report)
+    filtered = FilteredBatch(None, 1, {"too_few_known": ["t00001-g0001"]})
+    add_to_state(state, collected, filtered, update)
+    return build_metrics(state, collected, filtered, update, {"rollout": 2.0}, 1e-3)
+
+
+def test_metrics_of_a_step() -> None:
+    state = RunState(policy_version=1)
+    metrics = one_step(state, None)
+    assert metrics["reward/mean"] == pytest.approx(2 / 3)  # over the three known verdicts
+    assert metrics["reward/unknown"] == 1.0
+    assert metrics["rollout/response_tokens_mean"] == 3.0
+    assert metrics["rollout/cached_fraction"] == 0.25
+    assert metrics["perf/rollout_tokens_per_s"] == 6.0
+    assert metrics["groups/filtered/too_few_known"] == 1.0
+    assert "policy/loss" not in metrics
+    assert state.groups == GroupCounts(started=2, trained=1, filtered={"too_few_known": 1})
+    assert (state.prompt_tokens, state.cached_tokens) == (80, 20)
+
+
+def test_gap_is_a_mean_over_the_tokens_of_finite_updates() -> None:
+    state = RunState()
+    for gap, tokens in ((0.1, 10), (math.nan, 1000), (0.4, 30)):
+        one_step(state, UpdateReport(loss=0.0, grad_norm=0.0, num_tokens=tokens, num_skipped=0, logprob_gap=gap))
+    assert state.logprob_gap_mean_abs == pytest.approx((0.1 * 10 + 0.4 * 30) / 40)
+
+
+def summarise(state: RunState) -> dict[str, Any]:
+    return build_summary(state, status="finished", wall_s=12.34567, seed=3, sampling_guarantee="none")
+
+
+def test_summary_has_what_a_reader_may_count_on(tmp_path: Path) -> None:
+    state = RunState(
+        rl_step=7,
+        policy_version=7,
+        reward_means=[0.0, 0.1, 0.2, 0.3, 0.4, 0.5, None],
+        eval_before=0.25,
+        eval_latest=0.75,
+        groups=GroupCounts(started=10, trained=6, filtered={"zero_variance_all_right": 4}),
+        gap_sum=2.0,
+        gap_tokens=8,
+        peak_rss_gib=1.23456,
+        phase_seconds={"rollout": 1.0, "eval": 2.0},
+    )
+    write_summary(summarise(state), tmp_path / "summary.json")
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["status"] == "finished"
+    assert (summary["num_steps"], summary["policy_version_final"]) == (7, 7)
+    assert (summary["eval_accuracy_before"], summary["eval_accuracy_after"]) == (0.25, 0.75)
+    assert summary["reward_mean_first5"] == pytest.approx(0.2)
+    assert summary["reward_mean_last5"] == pytest.approx(0.35)  # the step without a verdict does not count
+    assert summary["groups"] == {"started": 10, "trained": 6, "filtered": {"zero_variance_all_right": 4}}
+    assert summary["logprob_gap_mean_abs"] == 0.25
+    assert summary["phase_seconds"] == {"rollout": 1.0, "train": 0.0, "sync": 0.0, "eval": 2.0}
+    assert (summary["wall_s"], summary["peak_rss_gib"], summary["seed"]) == (12.346, 1.235, 3)
+    names = {"torch", "megatron_core", "sglang", "ray", "pyzmq", "wandb", "transformers"}
+    assert summary["versions"].keys() == names
+
+
+def test_what_was_never_measured_is_null(tmp_path: Path) -> None:
+    write_summary(summarise(RunState(eval_before=math.nan)), tmp_path / "summary.json")
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    unmeasured = ["eval_accuracy_before", "eval_accuracy_after", "reward_mean_first5", "reward_mean_last5"]
+    assert [summary[key] for key in [*unmeasured, "logprob_gap_mean_abs"]] == [None] * 5
+
+
+def test_a_package_that_is_not_installed_does_not_cost_the_summary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(summary_module.PACKAGES, "wandb", "no-such-package-here")
+    assert summarise(RunState())["versions"]["wandb"] is None

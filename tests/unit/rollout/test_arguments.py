@@ -1,0 +1,65 @@
+"""What is given to SGLang, checked against the installed version."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hybridflow.config.sections import RolloutSection
+from hybridflow.rollout.arguments import build_arguments
+from hybridflow.rollout.cpu_platform import IMPORT_PATH, cpu_environment
+
+ROOT = Path(__file__).parents[3]
+
+CODE = """
+import sys
+from hybridflow.config.sections import RolloutSection
+from hybridflow.errors import ConfigError
+from hybridflow.rollout.arguments import build_arguments
+given = build_arguments(RolloutSection(sglang={"max_running_requests": 3}), dtype="float32", seed=1)
+print(given["max_running_requests"])
+try:
+    build_arguments(RolloutSection(sglang={"chunked_prefil_size": 3}), dtype="float32", seed=1)
+except ConfigError as error:
+    print(error)
+"""
+
+
+def test_passed_arguments_win_and_an_unknown_one_is_named() -> None:
+    """In a process of its own: SGLang is not imported into the tests' process."""
+    result = subprocess.run(
+        [sys.executable, "-c", CODE],
+        cwd=ROOT,
+        env=os.environ | cpu_environment(1),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.stdout.splitlines() == [
+        "3",
+        "rollout.sglang.chunked_prefil_size: the installed SGLang has no such argument; "
+        "did you mean 'chunked_prefill_size'?",
+    ], result.stderr
+
+
+def test_without_passed_arguments_sglang_is_not_imported() -> None:
+    before = "sglang" in sys.modules
+    arguments = build_arguments(RolloutSection(kv_cache_tokens=4096, context_tokens=99), dtype="float32", seed=7)
+    assert ("sglang" in sys.modules) == before
+    assert arguments["max_total_tokens"] == 4096
+    assert (arguments["context_length"], arguments["random_seed"]) == (99, 7)
+
+
+def test_the_pool_is_left_to_the_engine_unless_given() -> None:
+    assert "max_total_tokens" not in build_arguments(RolloutSection(), dtype="float32", seed=0)
+
+
+def test_the_cpu_path_is_put_before_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    environment = cpu_environment(3)
+    assert environment["PYTHONPATH"] == f"{IMPORT_PATH}{os.pathsep}/elsewhere"
+    assert environment["OMP_NUM_THREADS"] == "3"
