@@ -21,8 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from megatron_ext import platform
+from megatron_ext.attention_kernels import attend_causal
 from megatron_ext.context_attention import ContextPlan, attend_exchanged, attend_gathered, plan_context
 from megatron_ext.context_split import RankBatch
+from megatron_ext.rotary import RotaryTable, rotate
 from megatron_ext.segments import SegmentBlock, plan_blocks
 
 platform.install()
@@ -40,9 +42,9 @@ A2A = "a2a"
 class PackedSegments(PackedSeqParams):
     """Segments of one packed micro-batch, as every attention layer of a forward pass needs them.
 
-    `qkv_format` is "sbhd" on purpose. For "thd" Megatron would rebuild the rotary angles from cu_seqlens in a Python
-    loop per layer, restarting at 0 in each segment; as sbhd with batch 1 it takes the angles that the model made from
-    the position ids, which may go on from a prompt held elsewhere.
+    The rotation by position is applied here, not by Megatron: for packed sequences that would rebuild the angles from
+    cu_seqlens in a Python loop per layer, restarting at 0 in each segment. The table comes from the position ids that
+    the model is given, which may go on from a prompt held elsewhere. `qkv_format` is "sbhd", with batch 1.
     """
 
     blocks: tuple[SegmentBlock, ...] = ()
@@ -51,6 +53,8 @@ class PackedSegments(PackedSeqParams):
     """int64 [W], where in the blocks' concatenated outputs each token is; None when that is the identity."""
     context: ContextPlan | None = None
     """How the segments are spread over ranks; None when this rank has them whole."""
+    rotary: RotaryTable | None = None
+    """Positions of this rank's tokens; None leaves queries and keys as they are."""
 
 
 def build_packed_segments(rank_batch: RankBatch, cp_group: dist.ProcessGroup, device: torch.device) -> PackedSegments:
@@ -71,24 +75,8 @@ def build_packed_segments(rank_batch: RankBatch, cp_group: dist.ProcessGroup, de
     )
 
 
-class SegmentAttention(MegatronModule):
-    """Core attention of a layer: torch's scaled dot product attention over blocks of segments, with grouped queries.
-
-    It has no parameters, so nothing of it is in a checkpoint.
-    """
-
-    def __init__(
-        self,
-        config: TransformerConfig,
-        layer_number: int,
-        attn_mask_type: AttnMaskType,
-        attention_type: str,
-        softmax_scale: float | None = None,
-        **unused: Any,
-    ) -> None:
-        super().__init__(config=config)
-        self.softmax_scale = 1.0 / math.sqrt(config.kv_channels) if softmax_scale is None else softmax_scale
-        self.trades_heads = config.cp_comm_type == A2A
+class PackedAttention(MegatronModule):
+    """Core attention of a layer, whatever computes it. It has no parameters, so nothing of it is in a checkpoint."""
 
     def sharded_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return {}
@@ -106,16 +94,40 @@ class SegmentAttention(MegatronModule):
         """query [T, 1, h, d], key and value [T, 1, g, d] -> [T, 1, h * d]. TypeError without PackedSegments."""
         if not isinstance(packed_seq_params, PackedSegments):
             raise TypeError(f"packed_seq_params must be PackedSegments, got {type(packed_seq_params).__name__}")
-        segments = packed_seq_params
         query, key, value = query[:, 0], key[:, 0], value[:, 0]
-        if segments.context is None:
-            output_Thd = self.attend_whole(query, key, value, segments)
-        elif self.trades_heads:
-            attend_heads = partial(self.attend_whole, segments=segments)
-            output_Thd = attend_exchanged(query, key, value, segments.context, attend_heads)
-        else:
-            output_Thd = self.attend_part(query, key, value, segments.context)
+        if packed_seq_params.rotary is not None:
+            query, key = (rotate(x, packed_seq_params.rotary) for x in (query, key))
+        output_Thd = self.attend(query, key, value, packed_seq_params)
         return output_Thd.reshape(output_Thd.size(0), 1, -1)
+
+    def attend(self, query_Thd: Tensor, key_Tgd: Tensor, value_Tgd: Tensor, segments: PackedSegments) -> Tensor:
+        """[T, h, d], all in rank order."""
+        raise NotImplementedError
+
+
+class SegmentAttention(PackedAttention):
+    """Torch's scaled dot product attention over blocks of segments, with grouped queries."""
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        layer_number: int,
+        attn_mask_type: AttnMaskType,
+        attention_type: str,
+        softmax_scale: float | None = None,
+        **unused: Any,
+    ) -> None:
+        super().__init__(config=config)
+        self.softmax_scale = 1.0 / math.sqrt(config.kv_channels) if softmax_scale is None else softmax_scale
+        self.trades_heads = config.cp_comm_type == A2A
+
+    def attend(self, query_Thd: Tensor, key_Tgd: Tensor, value_Tgd: Tensor, segments: PackedSegments) -> Tensor:
+        if segments.context is None:
+            return self.attend_whole(query_Thd, key_Tgd, value_Tgd, segments)
+        if self.trades_heads:
+            attend_heads = partial(self.attend_whole, segments=segments)
+            return attend_exchanged(query_Thd, key_Tgd, value_Tgd, segments.context, attend_heads)
+        return self.attend_part(query_Thd, key_Tgd, value_Tgd, segments.context)
 
     def attend_whole(self, query_Whd: Tensor, key_Wgd: Tensor, value_Wgd: Tensor, segments: PackedSegments) -> Tensor:
         """[W, h, d], all in whole order."""
@@ -132,12 +144,15 @@ class SegmentAttention(MegatronModule):
     def _attend_block(self, query_Whd: Tensor, key_Wgd: Tensor, value_Wgd: Tensor, block: SegmentBlock) -> Tensor:
         """[B * L, h, d] of one block."""
         query_BhLd, key_BgLd, value_BgLd = (block.take(x) for x in (query_Whd, key_Wgd, value_Wgd))
-        output_BhLd = F.scaled_dot_product_attention(
-            query_BhLd,
-            key_BgLd,
-            value_BgLd,
-            is_causal=True,
-            scale=self.softmax_scale,
-            enable_gqa=query_BhLd.size(1) != key_BgLd.size(1),
-        )
+        if query_BhLd.device.type == "cpu":
+            output_BhLd = attend_causal(query_BhLd, key_BgLd, value_BgLd, self.softmax_scale)
+        else:
+            output_BhLd = F.scaled_dot_product_attention(
+                query_BhLd,
+                key_BgLd,
+                value_BgLd,
+                is_causal=True,
+                scale=self.softmax_scale,
+                enable_gqa=query_BhLd.size(1) != key_BgLd.size(1),
+            )
         return output_BhLd.transpose(1, 2).flatten(0, 1)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from megatron_ext import platform
-from megatron_ext.attention import PackedSegments, SegmentAttention
+from megatron_ext.attention import PackedAttention, PackedSegments, SegmentAttention
 from megatron_ext.context_attention import ContextPlan, gather_whole, scatter_whole
 from megatron_ext.context_split import chunk_numbers
 
@@ -25,7 +25,6 @@ platform.install()
 
 from megatron.core.packed_seq_params import PackedSeqParams  # noqa: E402
 from megatron.core.transformer.enums import AttnMaskType  # noqa: E402
-from megatron.core.transformer.module import MegatronModule  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 
 AttentionBackend = Literal["auto", "sdpa", "varlen", "transformer_engine"]
@@ -35,7 +34,7 @@ class AttentionBackendError(ValueError):
     """The back end asked for cannot run here. The message says why, and what can."""
 
 
-def choose_attention(backend: AttentionBackend, device: torch.device, dtype: torch.dtype) -> type[MegatronModule]:
+def choose_attention(backend: AttentionBackend, device: torch.device, dtype: torch.dtype) -> type[PackedAttention]:
     """The core attention module. `auto` is `varlen` where it runs, else `sdpa`.
 
     Raises AttentionBackendError for a back end that is unknown or cannot run on this device, in this dtype or with this
@@ -153,7 +152,7 @@ class _GatherWhole(torch.autograd.Function):
         return scatter_whole(grad_outputs[0], ctx.plan), None
 
 
-class TransformerEngineAttention(MegatronModule):
+class TransformerEngineAttention(PackedAttention):
     """Transformer Engine's attention through Megatron's wrapper, which also does context parallel. Untested.
 
     Its packed layout over ranks is the zig-zag of context_split, so tokens need no reordering.
@@ -171,23 +170,8 @@ class TransformerEngineAttention(MegatronModule):
         options["attn_mask_type"] = AttnMaskType.padding_causal
         self.attention = TEDotProductAttention(config=config, layer_number=layer_number, **options)
 
-    def sharded_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        return {}
-
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None,
-        attn_mask_type: AttnMaskType | None = None,
-        attention_bias: Tensor | None = None,
-        packed_seq_params: PackedSegments | None = None,
-    ) -> Tensor:
-        """query [T, 1, h, d], key and value [T, 1, g, d] -> [T, 1, h * d]. TypeError without PackedSegments."""
-        if not isinstance(packed_seq_params, PackedSegments):
-            raise TypeError(f"packed_seq_params must be PackedSegments, got {type(packed_seq_params).__name__}")
-        starts, longest = packed_seq_params.cu_seqlens_q, packed_seq_params.max_seqlen_q
+    def attend(self, query_Thd: Tensor, key_Tgd: Tensor, value_Tgd: Tensor, segments: PackedSegments) -> Tensor:
+        starts, longest = segments.cu_seqlens_q, segments.max_seqlen_q
         packed = PackedSeqParams(
             qkv_format="thd",
             cu_seqlens_q=starts,
@@ -198,6 +182,6 @@ class TransformerEngineAttention(MegatronModule):
             max_seqlen_kv=longest,
         )
         output = self.attention(
-            query[:, 0], key[:, 0], value[:, 0], None, AttnMaskType.padding_causal, packed_seq_params=packed
+            query_Thd, key_Tgd, value_Tgd, None, AttnMaskType.padding_causal, packed_seq_params=packed
         )
-        return output.reshape(query.size(0), 1, -1)
+        return output.view(query_Thd.shape)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 
 from megatron_ext import platform
+from megatron_ext.attention import PackedAttention
+from megatron_ext.gated_mlp import GatedMLP
 
 platform.install()
 
@@ -13,8 +15,7 @@ from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParall
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules  # noqa: E402
 from megatron.core.transformer.enums import AttnMaskType  # noqa: E402
 from megatron.core.transformer.identity_op import IdentityOp  # noqa: E402
-from megatron.core.transformer.mlp import MLP, MLPSubmodules  # noqa: E402
-from megatron.core.transformer.module import MegatronModule  # noqa: E402
+from megatron.core.transformer.mlp import MLPSubmodules  # noqa: E402
 from megatron.core.transformer.moe import moe_utils  # noqa: E402
 from megatron.core.transformer.moe.experts import SequentialMLP  # noqa: E402
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules  # noqa: E402
@@ -48,7 +49,7 @@ class TokenRMSNorm(torch.nn.RMSNorm):
 
 
 def build_block_spec(
-    config: TransformerConfig, core_attention: type[MegatronModule], pp_rank: int, vp_stage: int | None = None
+    config: TransformerConfig, core_attention: type[PackedAttention], pp_rank: int, vp_stage: int | None = None
 ) -> TransformerBlockSubmodules:
     """Layers of a (virtual) pipeline stage: pre-norm, grouped-query attention over packed segments, MLP or experts."""
     first = get_transformer_layer_offset(config, vp_stage=vp_stage, pp_rank=pp_rank)
@@ -64,7 +65,7 @@ def _has_experts(config: TransformerConfig, layer: int) -> bool:
     return bool(frequency[layer]) if isinstance(frequency, list) else True
 
 
-def _layer_spec(config: TransformerConfig, core_attention: type[MegatronModule], has_experts: bool) -> ModuleSpec:
+def _layer_spec(config: TransformerConfig, core_attention: type[PackedAttention], has_experts: bool) -> ModuleSpec:
     head_norm = TokenRMSNorm if config.qk_layernorm else IdentityOp
     attention = ModuleSpec(
         module=SelfAttention,
@@ -84,7 +85,7 @@ def _layer_spec(config: TransformerConfig, core_attention: type[MegatronModule],
             self_attention=attention,
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=TokenRMSNorm,
-            mlp=_expert_spec(config) if has_experts else ModuleSpec(module=MLP, submodules=_gated_mlp()),
+            mlp=_expert_spec(config) if has_experts else ModuleSpec(module=GatedMLP, submodules=_gated_mlp()),
             mlp_bda=get_bias_dropout_add,
         ),
     )

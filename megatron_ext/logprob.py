@@ -3,9 +3,10 @@
 Shape legend: N predicted positions, C positions of one chunk, H hidden size, V vocabulary rows of this rank, B rows of
 one block of them, R ranks.
 
-The logits are never kept: each chunk's are made, reduced to three numbers per position, and made again in the backward
-pass, in one buffer [C, V] of at most `WORK_BYTES` however many positions there are. The gradient of the weight is added
-where it belongs, to Megatron's `main_grad`; nothing else of size [V, H] is made. Ranks exchange the three numbers once:
+Each chunk's logits are made, reduced to three numbers per position, and made again in the backward pass, in one buffer
+[C, V] of at most `WORK_BYTES` however many positions there are; only where that holds all positions does it stay for
+the backward pass. The gradient of the weight is added where it belongs, to Megatron's `main_grad`; nothing else of size
+[V, H] is made. Ranks exchange the three numbers once:
 
     logsumexp over all  = logsumexp over ranks of each rank's logsumexp
     logit of the target = sum over ranks (0 where the rank does not hold it)
@@ -15,6 +16,7 @@ where it belongs, to Megatron's `main_grad`; nothing else of size [V, H] is made
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -147,7 +149,7 @@ class _VocabParallelLogprobs(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, head: _Head, with_entropy: bool
     ) -> tuple[Tensor, Tensor | None]:
-        lse_N, target_logit_N, mean_logit_N = _reduce_rows(hidden_NH, weight_VH, head, with_entropy)
+        (lse_N, target_logit_N, mean_logit_N), ctx.kept = _reduce_rows(hidden_NH, weight_VH, head, with_entropy)
         if head.tp_size > 1 and hidden_NH.size(0) > 0:
             lse_N, target_logit_N, mean_logit_N = _merge_ranks(torch.stack([lse_N, target_logit_N, mean_logit_N]), head)
         ctx.save_for_backward(hidden_NH, weight_VH, lse_N)
@@ -171,12 +173,17 @@ class _VocabParallelLogprobs(torch.autograd.Function):
             grad_weight_VH = head.main_grad
             if grad_weight_VH is None:
                 grad_weight_VH = torch.zeros_like(weight_VH, dtype=torch.float32)
-        for chunk, hidden_CH, grad_CV in head.chunks(hidden_NH):
-            head.fill_logits(hidden_CH, weight_VH, grad_CV)
-            grad_CV.sub_(lse_N[chunk, None]).exp_()  # probabilities
+        kept, ctx.kept = ctx.kept, None  # a second backward pass computes it again
+        for chunk, hidden_CH, room_CV in (
+            [(kept.place, kept.hidden_CH, kept.exp_CV)] if kept else head.chunks(hidden_NH)
+        ):
             # d logprob / d logit = [is target] - p, and a logit is the product divided by the temperature.
             grad_C = grad_N[chunk].float() / head.temperature
-            grad_CV.mul_(-grad_C[:, None])
+            if kept:
+                grad_CV = room_CV.mul_((-grad_C * (kept.shift_C - lse_N).exp())[:, None])
+            else:
+                head.fill_logits(hidden_CH, weight_VH, room_CV)
+                grad_CV = room_CV.sub_(lse_N[chunk, None]).exp_().mul_(-grad_C[:, None])
             if head.num_rows:
                 at_target_C1 = torch.where(head.is_local_N[chunk], grad_C, 0.0)[:, None]
                 grad_CV.scatter_add_(1, head.local_target_N[chunk, None], at_target_C1)
@@ -195,10 +202,25 @@ def _no_gradient(weight_VH: Tensor) -> Tensor:
     return torch.sparse_coo_tensor(indices, values, weight_VH.shape, check_invariants=False)
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """Exponentials of the only chunk, kept for the backward pass: what one chunk takes is within the bound anyway."""
+
+    place: slice
+    hidden_CH: Tensor
+    exp_CV: Tensor
+    """exp(logit - shift) of each position, so probability * exp(logsumexp - shift)."""
+    shift_C: Tensor
+
+
 def _reduce_rows(
     hidden_NH: Tensor, weight_VH: Tensor, head: _Head, with_entropy: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """This rank's logsumexp, target logit (0 where not here) and mean logit under its own probabilities, each [N]."""
+) -> tuple[tuple[Tensor, Tensor, Tensor], _Kept | None]:
+    """This rank's logsumexp, target logit (0 where not here) and mean logit under its own probabilities, each [N].
+
+    And the exponentials, if there is one chunk.
+    """
+    kept: _Kept | None = None
     lse_N = hidden_NH.new_empty(hidden_NH.size(0), dtype=torch.float32)
     target_logit_N, mean_logit_N = torch.zeros_like(lse_N), torch.zeros_like(lse_N)
     for chunk, hidden_CH, logits_CV in head.chunks(hidden_NH):
@@ -210,12 +232,15 @@ def _reduce_rows(
         target_logit_N[chunk] = torch.where(head.is_local_N[chunk], picked_C, 0.0)
         if with_entropy:
             lse_N[chunk] = torch.logsumexp(logits_CV, dim=-1)
-            probs_CV = (logits_CV - lse_N[chunk, None]).exp_()
-            mean_logit_N[chunk] = probs_CV.mul_(logits_CV).sum(-1)
+            shift_C, exp_CV = lse_N[chunk], (logits_CV - lse_N[chunk, None]).exp_()
+            mean_logit_N[chunk] = logits_CV.mul_(exp_CV).sum(-1)
         else:  # in place: torch.logsumexp would make a second [C, V]
-            largest_C = logits_CV.amax(-1)
-            lse_N[chunk] = logits_CV.sub_(largest_C[:, None]).exp_().sum(-1).log_().add_(largest_C)
-    return lse_N, target_logit_N, mean_logit_N
+            shift_C = logits_CV.amax(-1)
+            exp_CV = logits_CV.sub_(shift_C[:, None]).exp_()
+            lse_N[chunk] = exp_CV.sum(-1).log_().add_(shift_C)
+        if hidden_NH.size(0) <= head.chunk_tokens:
+            kept = _Kept(chunk, hidden_CH, exp_CV, shift_C)
+    return (lse_N, target_logit_N, mean_logit_N), kept
 
 
 def _merge_ranks(mine_3N: Tensor, head: _Head) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,21 +1,24 @@
 """A GPT model that yields log-probabilities of chosen positions instead of logits of all.
 
-Shape legend: T packed tokens, N predicted positions, H hidden size, D rotary dim.
+Shape legend: T packed tokens, N predicted positions, H hidden size.
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 import torch
 from torch import Tensor
 
 from megatron_ext import platform
-from megatron_ext.attention import PackedSegments
+from megatron_ext.attention import PackedAttention, PackedSegments
 from megatron_ext.attention_cuda import AttentionBackend, choose_attention
 from megatron_ext.hf.config import HFConfig, padded_vocab_size, transformer_config
 from megatron_ext.hf.mapping import rule_for
 from megatron_ext.layer_specs import build_block_spec
 from megatron_ext.logprob import vocab_parallel_logprobs
 from megatron_ext.rope import rotary_frequencies
+from megatron_ext.rotary import build_rotary_table
 from megatron_ext.topology import Layout, Topology, check_layout
 
 platform.install()
@@ -23,7 +26,6 @@ platform.install()
 from megatron.core.models.gpt import GPTModel  # noqa: E402
 from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes  # noqa: E402
 from megatron.core.tensor_parallel.mappings import reduce_from_tensor_model_parallel_region  # noqa: E402
-from megatron.core.transformer.module import MegatronModule  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 
 
@@ -55,8 +57,7 @@ class PolicyModel(GPTModel):
         hidden = self.decoder(
             hidden_states=embedded,
             attention_mask=None,
-            rotary_pos_emb=self.rotary_angles(position_ids),
-            packed_seq_params=packed_seq_params,
+            packed_seq_params=self._with_positions(packed_seq_params, position_ids),
         )
         if not self.post_process:
             return hidden
@@ -73,13 +74,13 @@ class PolicyModel(GPTModel):
             fp32_head=self.fp32_head,
         )
 
-    def rotary_angles(self, position_ids: Tensor) -> Tensor:
-        """float32 [T, 1, 1, D] angles of each token from its own position, not from its place in the pack."""
+    def _with_positions(self, segments: PackedSegments, position_ids_T: Tensor) -> PackedSegments:
+        """The segments with the rotation of each token by its own position, not by its place in the pack."""
         rotary = self.rotary_pos_emb
-        if rotary.inv_freq.device != position_ids.device:  # made on the CPU, moved at the first micro-batch
-            rotary.inv_freq = rotary.inv_freq.to(position_ids.device)
-        angles = torch.outer(position_ids.float(), rotary.inv_freq)
-        return torch.cat((angles, angles), dim=-1)[:, None, None, :]
+        if rotary.inv_freq.device != position_ids_T.device:  # made on the CPU, moved at the first micro-batch
+            rotary.inv_freq = rotary.inv_freq.to(position_ids_T.device)
+        table = build_rotary_table(position_ids_T, rotary.inv_freq, self.config.params_dtype)
+        return dataclasses.replace(segments, rotary=table)
 
     def _select_positions(self, hidden: Tensor, predict_index_N: Tensor) -> Tensor:
         """[N, H], equal on every tensor parallel rank, from [T, H] or from this rank's [T / tp, H]."""
@@ -119,7 +120,7 @@ def _build_chunk(
     config: TransformerConfig,
     layout: Layout,
     topology: Topology,
-    core_attention: type[MegatronModule],
+    core_attention: type[PackedAttention],
     vp_stage: int | None,
 ) -> PolicyModel:
     model = PolicyModel(

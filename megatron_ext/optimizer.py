@@ -62,6 +62,8 @@ def wrap_data_parallel(chunks: Sequence[PolicyModel], layout: Layout) -> list[Di
         )
         # Later chunks of a virtual pipeline go as one bucket: their reduction is hidden behind the chunks before.
         wrapped.append(DistributedDataParallel(config, ddp_config, chunk, disable_bucketing=number > 0))
+        if not layout.overlap:
+            _skip_exchange_of_one(wrapped[-1])
     config.finalize_model_grads_func = finalize_model_grads
     no_sync = [chunk.no_sync for chunk in wrapped]
     config.no_sync_func = no_sync if len(wrapped) > 1 else no_sync[0]
@@ -69,6 +71,14 @@ def wrap_data_parallel(chunks: Sequence[PolicyModel], layout: Layout) -> list[Di
         config.grad_sync_func = [chunk.start_grad_sync for chunk in wrapped]
         config.param_sync_func = [chunk.start_param_sync for chunk in wrapped]
     return wrapped
+
+
+def _skip_exchange_of_one(wrapped: DistributedDataParallel) -> None:
+    """Where no other rank holds the same weights, upstream reduces and gathers with itself: copies of everything."""
+    for group in [*wrapped.bucket_groups, *wrapped.expert_parallel_bucket_groups]:
+        if group.intra_distributed_optimizer_instance_size == 1:
+            group.start_grad_sync = lambda force_all_reduce=False: None
+            group.start_param_sync = lambda force_sync=False: None
 
 
 def finish_weight_gather(chunks: Sequence[DistributedDataParallel], layout: Layout) -> None:

@@ -14,7 +14,6 @@ from megatron_ext.optimizer_repairs import distributed_optimizers
 from megatron_ext.policy import MegatronPolicy
 from megatron_ext.residency import ActivationOffload, ResidencyError
 from megatron_ext.topology import Topology, init_distributed
-from megatron_ext.writer_processes import prepare_results_queue
 from tests.dist_cpu.launch import free_port
 from tests.dist_cpu.rank_programs import equal_bits, exported, open_policy, rank_batches, rank_state, train
 
@@ -147,14 +146,16 @@ def save_for_ever(hf_dir: Path, directory: Path, ready: Any, background: bool) -
     layout = Layout()
     topology = init_distributed(0, 1, "127.0.0.1", free_port(), layout, seed=7, timeout_s=60)
     policy = open_policy(hf_dir, layout, topology)
-    prepare_results_queue()  # not at the first save: kills shall hit saves and not the start of this server
     whole = sorted(commit.list_committed(directory))
     number = 0
     if whole:
         policy.load_checkpoint(whole[-1])
         number = int(whole[-1].name)
-    ready.set()
     batches = rank_batches(topology, layout)
+    # Kills shall hit saves, and not what a process does at its first step and save only.
+    train(policy, batches, 1)
+    policy.save_checkpoint(directory.with_name("warm-up"))
+    ready.set()
     while True:
         number += 1
         train(policy, batches, 1)

@@ -30,7 +30,7 @@ def run_ranks(layout: Layout, program: Callable[..., Any], *args: Any) -> list[A
     `program` must be importable; results travel through torch.save. A failing rank's exception is raised here.
     """
     with tempfile.TemporaryDirectory() as result_dir:
-        context = (program, layout, _free_port(), result_dir, args)
+        context = (program, layout, free_port(), result_dir, args)
         torch.multiprocessing.start_processes(_rank_main, context, nprocs=layout.world_size, start_method="forkserver")
         paths = [Path(result_dir, f"{rank}.pt") for rank in range(layout.world_size)]
         return [torch.load(path, weights_only=False) for path in paths]
@@ -47,7 +47,7 @@ def _rank_main(
     shutdown_distributed()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Below the range from which the system hands out ports, so that no one else's connection takes it meanwhile."""
     while True:
         port = random.SystemRandom().randrange(15_000, 30_000)

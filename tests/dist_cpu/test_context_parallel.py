@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from megatron_ext.attention_kernels import attend_causal
 from megatron_ext.context_split import cut_micro_batch, gathered_order, rank_order
 from megatron_ext.layout import Layout, padded_length
 from megatron_ext.packing import PackInput, pack_sequences
@@ -120,6 +121,21 @@ def test_attention_over_ranks_equals_separate_calls(cp_size: int) -> None:
                 torch.testing.assert_close(
                     result[way][name], whole[mine_T], rtol=1e-10, atol=1e-10, msg=f"{way} {name}"
                 )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("length", [128, 129, 255, 300, 513, 1100])
+def test_causal_attention_in_halves_equals_one_call(length: int, dtype: torch.dtype) -> None:
+    """Output and gradients, grouped queries, the layout of packed tokens; bfloat16 is not cut, so it is one call."""
+    generator = torch.Generator().manual_seed(length)
+    shapes = [(2, length, heads, 8) for heads in (4, 2, 2, 4)]
+    query, key, value, grad = (torch.randn(shape, generator=generator).to(dtype).transpose(1, 2) for shape in shapes)
+    inputs = [x.requires_grad_() for x in (query, key, value)]
+    found = attend_causal(query, key, value, 0.3)
+    expected = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=0.3, enable_gqa=True)
+    torch.testing.assert_close(found, expected)
+    grads = [torch.autograd.grad(output, inputs, grad) for output in (found, expected)]
+    torch.testing.assert_close(*grads)
 
 
 def test_bfloat16_attention_over_ranks_is_as_close_as_in_one_process() -> None:
