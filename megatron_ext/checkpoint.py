@@ -41,6 +41,8 @@ from megatron.core.optimizer import MegatronOptimizer  # noqa: E402
 HF_FOLDER = "hf"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json")
 LAYOUT_KEY, MODEL_KEY, DTYPE_KEY = "layout", "model", "dtype"
+GRID = ("tp", "pp", "dp", "cp", "vpp", "ep", "etp")
+"""Keys of the layout that decide what a rank is."""
 MAY_DIFFER = ("max_position_embeddings", "rope_theta", "rope_scaling")
 """What a later phase of training may change about a model: its window, and how positions are scaled to it."""
 
@@ -173,7 +175,8 @@ def load_checkpoint(
     """
     saved = verify_checkpoint(directory, topology)
     check_model(saved[MODEL_KEY], describe_model(chunks[0].hf_config), directory)
-    same_layout = saved[LAYOUT_KEY] == dataclasses.asdict(layout)
+    present = dataclasses.asdict(layout)
+    same_layout = all(saved[LAYOUT_KEY].get(key) == present[key] for key in GRID)
     state = _sharded_state(chunks, optimizer, topology, is_loading=True)
     if same_layout and optimizer is not None:
         state["rng"] = _rng_shard(topology)
