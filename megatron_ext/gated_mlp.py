@@ -1,7 +1,7 @@
 """The feed-forward of a dense layer: down(silu(gate) * up).
 
 Megatron's own computes the same, but without its fused kernels at more than twice the time of this part: it adds a zero
-offset to `up` on the way, and works on slices of a wider tensor where copies are faster.
+offset to `up` on the way, and puts the gradients of gate and up together with copies.
 
 Shape legend: T tokens, H hidden size, F feed-forward width of this rank.
 """
@@ -19,11 +19,16 @@ from megatron_ext import platform
 
 platform.install()
 
-from megatron.core.transformer.mlp import MLP  # noqa: E402
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear  # noqa: E402
+from megatron.core.transformer.mlp import MLP, MLPSubmodules  # noqa: E402
+from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 
 
 class GatedMLP(MLP):
     """Megatron's MLP, for SiLU gates without biases; weights, cuts and checkpoints are upstream's."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config, MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear))
 
     def forward(  # type: ignore[override]
         self, hidden_states: Tensor, per_token_scale: None = None, **unused: Any
@@ -42,7 +47,7 @@ class _SiluGate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
         gate, up = gate_up.chunk(2, dim=-1)
-        activated = F.silu(gate.contiguous(), inplace=True)
+        activated = F.silu(gate)
         ctx.save_for_backward(gate_up, activated)
         return activated * up
 

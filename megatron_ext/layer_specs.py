@@ -85,14 +85,10 @@ def _layer_spec(config: TransformerConfig, core_attention: type[PackedAttention]
             self_attention=attention,
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=TokenRMSNorm,
-            mlp=_expert_spec(config) if has_experts else ModuleSpec(module=GatedMLP, submodules=_gated_mlp()),
+            mlp=_expert_spec(config) if has_experts else GatedMLP,
             mlp_bda=get_bias_dropout_add,
         ),
     )
-
-
-def _gated_mlp() -> MLPSubmodules:
-    return MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
 
 
 def _expert_spec(config: TransformerConfig) -> ModuleSpec:
@@ -102,5 +98,6 @@ def _expert_spec(config: TransformerConfig) -> ModuleSpec:
         from megatron.core.models.gpt.moe_module_specs import get_moe_module_spec
 
         return get_moe_module_spec(use_te=True, num_experts=config.num_moe_experts, moe_grouped_gemm=True)
-    experts = ModuleSpec(module=SequentialMLP, submodules=_gated_mlp())
+    expert = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+    experts = ModuleSpec(module=SequentialMLP, submodules=expert)
     return ModuleSpec(module=MoELayer, submodules=MoESubmodules(experts=experts))

@@ -44,12 +44,12 @@ def export_checkpoint(
 def find_weights(checkpoint: Path) -> Path:
     """The folder that Megatron's files are in. Raises CheckpointError if there is none, or a file has a wrong size."""
     folder = checkpoint / WEIGHTS_FOLDER if (checkpoint / WEIGHTS_FOLDER).is_dir() else checkpoint
-    if not (folder / HF_FOLDER).is_dir():
+    if not ((folder / HF_FOLDER).is_dir() and (folder / commit.MANIFEST_NAME).is_file()):
         nearby = sorted(str(path) for path in checkpoint.glob(f"**/{WEIGHTS_FOLDER}") if (path / HF_FOLDER).is_dir())
         hint = f". Checkpoints below it: {', '.join(nearby[-3:])}" if nearby else ""
         raise CheckpointError(
-            f"--checkpoint {checkpoint} is no checkpoint: it has no {WEIGHTS_FOLDER}/{HF_FOLDER}. Name a folder under "
-            f"<run>/checkpoints{hint}"
+            f"--checkpoint {checkpoint} is no checkpoint: it has no {WEIGHTS_FOLDER}/{commit.MANIFEST_NAME}. "
+            f"Name a folder under <run>/checkpoints{hint}"
         )
     try:
         commit.check_sizes(checkpoint)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,9 +57,7 @@ class TrainWorker:
 
     def rendezvous(self) -> tuple[str, int]:
         """Address and free port of this worker's node, for rank 0."""
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+        return ray.util.get_node_ip_address(), _free_port()
 
     def setup(self, master: tuple[str, int], **arguments: Any) -> None:
         """Joins the process group and loads the policy; arguments as in `TrainerCore`."""
@@ -104,3 +104,12 @@ class TrainWorker:
     def close(self) -> None:
         if self._core is not None:
             self._core.close()
+
+
+def _free_port() -> int:
+    """Below the range from which the system hands out ports, so that no one else's connection takes it meanwhile."""
+    while True:
+        port = random.SystemRandom().randrange(15_000, 30_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return port

@@ -145,6 +145,18 @@ def changed_tensors(tensors: dict[str, Tensor], hf_dir: Path) -> list[str]:
     return [name for name, tensor in tensors.items() if not torch.equal(tensor, on_disk[name])]
 
 
+def train_four_steps(topology: Topology, layout: Layout, hf_dir: Path) -> list[Any]:
+    return train(open_policy(hf_dir, layout, topology), rank_batches(topology, layout), 4)
+
+
+def save_after_two_steps(topology: Topology, layout: Layout, hf_dir: Path, checkpoint: Path, out_dir: Path) -> None:
+    """And goes no further; writes the model in Hugging Face form too."""
+    policy = open_policy(hf_dir, layout, topology)
+    train(policy, rank_batches(topology, layout), 2)
+    policy.save_checkpoint(checkpoint)
+    policy.save_hf(out_dir)
+
+
 def resume(topology: Topology, layout: Layout, hf_dir: Path, checkpoints: list[Path]) -> list[dict[str, Any]]:
     """Per checkpoint: loads it over fresh weights and goes on for two steps."""
     results = []

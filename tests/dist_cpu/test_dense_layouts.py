@@ -11,6 +11,7 @@ import torch
 from megatron_ext.layout import Layout
 from tests.dist_cpu import rank_programs
 from tests.dist_cpu.launch import run_ranks
+from tests.dist_cpu.tiny_models import load_model
 
 pytestmark = [pytest.mark.dist_cpu, pytest.mark.timeout(300)]
 
@@ -95,3 +96,20 @@ def test_logprobs_come_back_in_the_order_of_the_rows(
         for (logprobs_N, entropy_N), (expected_N, expected_entropy_N) in zip(found, expected, strict=True):
             torch.testing.assert_close(logprobs_N, expected_N, rtol=1e-5, atol=1e-5)
             torch.testing.assert_close(entropy_N, expected_entropy_N, rtol=1e-5, atol=1e-5)
+
+
+def test_a_checkpoint_moves_between_layouts(one: dict[str, Any], hf_dirs: dict[str, Path], tmp_path: Path) -> None:
+    """Saved by a virtual pipeline over context parallel ranks and by overlapped ones, it goes on at the other."""
+    model = "qwen3_tied"
+    layouts = [Layout(pp=2, vpp=2, cp=2), Layout(dp=2, cp=2, overlap=True, bucket_elements=20_000)]
+    straight = run_ranks(Layout(), rank_programs.train_four_steps, hf_dirs[model])[0]
+    for number, (saver, loader) in enumerate([layouts, layouts[::-1]]):
+        checkpoint, out_dir = tmp_path / f"{number}_checkpoint", tmp_path / f"{number}_hf"
+        run_ranks(saver, rank_programs.save_after_two_steps, hf_dirs[model], checkpoint, out_dir)
+        reopened = load_model(out_dir).state_dict()
+        for name, expected in one[model]["weights"].items():
+            assert (reopened[name] - expected).abs().max() < 1e-6, name
+        for rank in run_ranks(loader, rank_programs.resume, hf_dirs[model], [checkpoint]):
+            for step, expected in zip(rank[0]["steps"], straight[2:], strict=True):
+                assert step.loss == pytest.approx(expected.loss, abs=1e-5)
+                assert step.grad_norm == pytest.approx(expected.grad_norm, rel=1e-5)
