@@ -11,6 +11,7 @@ twice the tokens; a mask or scores of T x T would quadruple it.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import itertools
 import json
 import os
@@ -36,6 +37,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig  # is
 HEADS, KV_HEADS, HEAD_DIM = 16, 4, 64
 EXCHANGES = {"all_gather": "all_gather", "all_to_all": A2A}
 WARM_UP_TOKENS = 256
+M_MMAP_THRESHOLD = -3
+"""Of mallopt(3)."""
 
 
 def main() -> None:
@@ -55,6 +58,7 @@ def main() -> None:
 
 def measure(topology: Topology, layout: Layout, exchange: str, num_tokens: int) -> float:
     """MiB of peak memory of one forward and backward on this rank."""
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 64 * 1024)  # every tensor has pages of its own, given back at once
     config = TransformerConfig(
         num_layers=1, hidden_size=HEADS * HEAD_DIM, num_attention_heads=HEADS, cp_comm_type=EXCHANGES[exchange]
     )

@@ -154,7 +154,7 @@ def test_logprobs_equal_transformers_and_resume(trained: Path, tmp_path: Path) -
     model_dir, source, output = trained / "hf", tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
     generator = torch.Generator().manual_seed(0)
     rows: list[dict[str, Any]] = [
-        {"input_ids": torch.randint(0, 1024, (length,), generator=generator).tolist()} for length in (70, 1, 2, 33, 200)
+        {"input_ids": torch.randint(0, 1024, (length,), generator=generator).tolist()} for length in (70, 33, 1, 2, 200)
     ]
     rows.append({"text": "The rate is rate_7 . What is the rate ?"})
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
