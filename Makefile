@@ -1,7 +1,7 @@
 # `make` alone prints this list.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test check bench clean
+.PHONY: help setup quickstart test check clean
 
 BIN := .venv/bin
 # make test ARGS="tests/unit -k aggregate"
@@ -28,9 +28,6 @@ check: setup ## lint, formatting, types, layers
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright --warnings
 	@$(BIN)/lint-imports
-
-bench: setup ## measure what the README claims; results name the machine
-	@set -e; for script in tests/bench/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
 
 clean: ## remove build products and caches; keeps .venv and runs/
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -53,7 +53,7 @@ if [[ -x .venv/bin/python && "$(cat "$stamp" 2>/dev/null)" == "$wanted" ]]; then
     exit 0
 fi
 
-[[ "$(uname -s)-$(uname -m)" == Linux-x86_64 ]] || fail "the lock holds wheels for Linux x86-64; this is $(uname -s) $(uname -m). Use docker/Dockerfile"
+[[ "$(uname -s)-$(uname -m)" == Linux-x86_64 ]] || fail "the lock holds wheels for Linux x86-64; this is $(uname -s) $(uname -m), for which there is no lock yet"
 started=$SECONDS
 
 if [[ -e "$unfinished" ]] || ! is_python_311 .venv/bin/python || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
