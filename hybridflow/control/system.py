@@ -85,10 +85,6 @@ class System:
         assert self._stream is not None
         return self._stream
 
-    @property
-    def workers(self) -> list[Worker]:
-        return [*self.trainer.workers, *self.rollout.workers, *self.reward_workers]
-
     def check_workers(self) -> None:
         """Raises, naming it, if a reward worker has ended although the run goes on."""
         for call in self._scoring:

@@ -153,6 +153,14 @@ def test_a_group_shares_the_cache_of_its_prompt(stack: Stack) -> None:
     assert min(cached[1:]) >= 4096
 
 
+def test_a_stop_string_ends_a_completion(stack: Stack) -> None:
+    """Every answer of the policy opens with the same phrase, one token; a stop string within it ends decoding there."""
+    stopping = SamplingParams(temperature=0.0, max_new_tokens=GREEDY.max_new_tokens, stop=["answer is"])
+    for completion in completions(generate(stack.system, "stop", stack.prompts, 1, stopping)):
+        assert completion.finish_reason == "stop"
+        assert len(completion.token_ids) == 1
+
+
 def test_abort_delivers_what_was_decoded(stack: Stack) -> None:
     """Every request ends, with reason "abort" or a natural one, and no token is lost on the way."""
     system, endless = stack.system, SamplingParams(temperature=1.0, max_new_tokens=4000)

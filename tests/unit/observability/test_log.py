@@ -1,4 +1,4 @@
-"""Log lines carry role, rank and step; spans measure with an injected clock."""
+"""Log lines carry role, rank and step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import pytest
 
 from hybridflow.observability import log
 from hybridflow.observability.log import configure, set_step
-from hybridflow.observability.spans import span
 
 
 @pytest.fixture(autouse=True)
@@ -48,30 +47,3 @@ def test_configuring_again_does_not_repeat_lines(capsys: pytest.CaptureFixture[s
 def test_unknown_level_is_refused() -> None:
     with pytest.raises(ValueError, match="LOUD"):
         configure("driver", "loud")
-
-
-def test_spans_of_one_name_add_up(caplog: pytest.LogCaptureFixture) -> None:
-    times = iter([10.0, 12.5, 20.0, 21.0])
-    metrics: dict[str, float] = {}
-    with caplog.at_level(logging.DEBUG, logger="hybridflow"):
-        for _ in range(2):
-            with span("rollout", 3, metrics, clock=lambda: next(times)):
-                pass
-    assert metrics == {"time/rollout_s": 3.5}
-    assert [record.getMessage() for record in caplog.records] == [
-        "step 3: rollout took 2.500 s",
-        "step 3: rollout took 1.000 s",
-    ]
-
-
-def test_a_failed_span_keeps_its_seconds(caplog: pytest.LogCaptureFixture) -> None:
-    times = iter([0.0, 4.0])
-    metrics: dict[str, float] = {}
-    with (
-        caplog.at_level(logging.DEBUG, logger="hybridflow"),
-        pytest.raises(ZeroDivisionError),
-        span("train", 0, metrics, clock=lambda: next(times)),
-    ):
-        _ = 1 / 0
-    assert metrics == {"time/train_s": 4.0}
-    assert caplog.records[0].getMessage() == "step 0: train failed after 4.000 s"
