@@ -30,9 +30,11 @@ app = typer.Typer(
 def _mount() -> None:
     from hybridflow.data.commands import app as data_app
     from hybridflow.policy.commands import app as model_app
+    from hybridflow.tools.commands import mount as mount_tools
 
     app.add_typer(data_app, name="data")
     app.add_typer(model_app, name="model")
+    mount_tools(app)
 
 
 @app.callback()

@@ -1,77 +1,273 @@
 """Saves and restores weights, optimizer and random state through Megatron's distributed checkpoints.
 
 Restoring at the same layout continues bit for bit. Weights and optimizer state can be restored at any other layout.
+
+    <checkpoint>/
+        *.distcp, .metadata, common.pt, metadata.json      Megatron's files
+        hf/                                                config and tokenizer of the model, without weights
+        manifest.json                                      size and checksum of each file; layout and model
+
+A checkpoint appears in one rename when all of it is on the disk (commit.py). With `background=True` the state is
+copied, training goes on, and processes forked for the purpose write the copy; it appears when `finish` finds them done.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from megatron_ext import platform
+from megatron_ext import commit, platform
+from megatron_ext.commit import BrokenCheckpointError, FileEntry
+from megatron_ext.hf.config import HFConfig
 from megatron_ext.model import PolicyModel
 from megatron_ext.topology import Layout, Topology
+from megatron_ext.writer_processes import prepare_results_queue, writers_end_with_parent
 
 platform.install()
 
 from megatron.core import dist_checkpointing  # noqa: E402
+from megatron.core.dist_checkpointing.core import CheckpointingException  # noqa: E402
 from megatron.core.dist_checkpointing.mapping import ShardedObject  # noqa: E402
+from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue  # noqa: E402
 from megatron.core.optimizer import MegatronOptimizer  # noqa: E402
 
-LAYOUT_KEY = "layout"
+HF_FOLDER = "hf"
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json")
+LAYOUT_KEY, MODEL_KEY, DTYPE_KEY = "layout", "model", "dtype"
+GRID = ("tp", "pp", "dp", "cp", "vpp", "ep", "etp")
+"""Keys of the layout that decide what a rank is."""
+MAY_DIFFER = ("max_position_embeddings", "rope_theta", "rope_scaling")
+"""What a later phase of training may change about a model: its window, and how positions are scaled to it."""
 
 
-def save_checkpoint(
-    directory: str | Path, model: PolicyModel, optimizer: MegatronOptimizer, topology: Topology, layout: Layout
-) -> None:
-    """Writes a checkpoint into `directory` (made if missing, should be empty); it is complete when this returns.
+class WrongModelError(ValueError):
+    """A checkpoint belongs to another model. The message names what differs."""
 
-    Collective over all ranks. Making the directory's appearance atomic is the caller's business.
-    """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    dist.barrier()
-    state = _sharded_state(model, optimizer, topology, is_loading=False)
-    state["rng"] = _rng_shard(topology)
-    metadata = {**_sharding(topology), LAYOUT_KEY: dataclasses.asdict(layout)}
-    metadata.pop("dp_cp_group")  # a process group cannot be saved
-    dist_checkpointing.save(state, str(directory), content_metadata=metadata)
-    dist.barrier()
+
+class CheckpointWriter:
+    """Saves checkpoints of one model and optimizer, one at a time. Every method is collective over all ranks."""
+
+    def __init__(
+        self,
+        chunks: Sequence[PolicyModel],
+        optimizer: MegatronOptimizer,
+        topology: Topology,
+        layout: Layout,
+        hf_dir: str | Path,
+        *,
+        persistent_worker: bool = False,
+    ) -> None:
+        """`chunks` are this rank's parts of the model: one, or several with virtual pipeline stages.
+
+        `persistent_worker` keeps one process for all background saves. ValueError without CUDA: upstream's worker
+        divides by the number of devices, dies, and the rank waits for it for ever (Megatron-Core 0.16.1).
+        """
+        if persistent_worker and not torch.cuda.is_available():
+            raise ValueError(
+                "persistent_worker = true: Megatron's persistent writer never answers on a machine without CUDA; "
+                "leave it false"
+            )
+        self._chunks = chunks
+        self._optimizer = optimizer
+        self._topology = topology
+        self._layout = layout
+        self._hf_dir = Path(hf_dir)
+        self._queue = AsyncCallsQueue(persistent=persistent_worker)
+        self._pending: tuple[Path, Path] | None = None
+        """Folder being written and its place-to-be, while a background save is under way."""
+
+    @property
+    def is_saving(self) -> bool:
+        return self._pending is not None
+
+    def save(self, target: str | Path, *, background: bool = False) -> None:
+        """Saves to the folder `target`, replacing what is there.
+
+        In the foreground it is complete on return. In the background it appears during a later call of `finish`, or of
+        `save`, which finishes the earlier one first. Raises OSError on every rank if the disk refuses on one; what was
+        there before is then untouched.
+        """
+        self.finish()
+        target = Path(target)
+        folder = Path(_from_rank0(self._topology, lambda: str(commit.begin(target))))
+        state = _sharded_state(self._chunks, self._optimizer, self._topology, is_loading=False)
+        state["rng"] = _rng_shard(self._topology)
+        metadata = {**_sharding(self._topology), LAYOUT_KEY: dataclasses.asdict(self._layout)}
+        metadata.pop("dp_cp_group")  # a process group cannot be saved
+        prepare_results_queue()
+        with writers_end_with_parent():
+            request = dist_checkpointing.save(
+                state, str(folder), content_metadata=metadata, async_sharded_save=background
+            )
+            self._pending = (folder, target)
+            if request is not None:
+                self._queue.schedule_async_request(request)
+        if request is None:
+            self._commit()
+
+    def finish(self, *, wait: bool = True) -> bool:
+        """Commits the background save under way if it is written on all ranks; whether none is under way any more.
+
+        With `wait` it is, on return. Raises what went wrong in writing.
+        """
+        if self._pending is None:
+            return True
+        try:
+            self._queue.maybe_finalize_async_calls(blocking=wait)
+        except Exception:
+            self._pending = None
+            raise
+        if self._queue.get_num_unfinalized_calls():
+            return False
+        self._commit()
+        return True
+
+    def close(self) -> None:
+        """Finishes the save under way and ends the writer process, if there is one."""
+        self.finish()
+        self._queue.close()
+
+    def _commit(self) -> None:
+        """Every rank flushes and checks its share of the files, and rank 0 commits them."""
+        assert self._pending is not None
+        folder, target = self._pending
+        self._pending = None
+        dist.barrier()
+        names: list[str] = _from_rank0(self._topology, lambda: self._complete(folder))
+        share = names[self._topology.rank :: dist.get_world_size()]
+        parts = _on_every_rank(lambda: commit.measure_files(folder, share))
+        files: dict[str, FileEntry] = {name: entry for part in parts for name, entry in part.items()}
+        description = {
+            LAYOUT_KEY: dataclasses.asdict(self._layout),
+            MODEL_KEY: describe_model(self._chunks[0].hf_config),
+            DTYPE_KEY: str(self._chunks[0].config.params_dtype).removeprefix("torch."),
+        }
+        _from_rank0(self._topology, lambda: commit.commit(folder, target, files=files, description=description))
+
+    def _complete(self, folder: Path) -> list[str]:
+        """Adds what Megatron does not write; returns the names of all files."""
+        (folder / HF_FOLDER).mkdir()
+        for path in self._hf_dir.iterdir():
+            if path.is_file() and not path.name.endswith(WEIGHT_SUFFIXES):
+                shutil.copyfile(path, folder / HF_FOLDER / path.name)
+        return commit.list_files(folder)
 
 
 def load_checkpoint(
-    directory: str | Path, model: PolicyModel, optimizer: MegatronOptimizer, topology: Topology, layout: Layout
+    directory: str | Path,
+    chunks: Sequence[PolicyModel],
+    optimizer: MegatronOptimizer | None,
+    topology: Topology,
+    layout: Layout,
 ) -> None:
-    """Restores what `save_checkpoint` wrote. Collective over all ranks.
+    """Restores what `CheckpointWriter.save` wrote; without `optimizer` only the weights. Collective over all ranks.
 
-    At another layout the random state stays as it is: it belongs to ranks that no longer exist. Raises Megatron's
-    CheckpointingException for a directory that is no checkpoint or lacks something.
+    At another layout the random state stays as it is: it belongs to ranks that no longer exist. Everything is checked
+    before anything is changed, and all ranks raise alike: BrokenCheckpointError for a folder that is no checkpoint, or
+    of which a file is missing or changed; WrongModelError for a checkpoint of another model.
     """
-    saved = dist_checkpointing.load_content_metadata(str(directory)) or {}
-    same_layout = saved.get(LAYOUT_KEY) == dataclasses.asdict(layout)
-    state = _sharded_state(model, optimizer, topology, is_loading=True)
-    if same_layout:
+    saved = verify_checkpoint(directory, topology)
+    check_model(saved[MODEL_KEY], describe_model(chunks[0].hf_config), directory)
+    present = dataclasses.asdict(layout)
+    same_layout = all(saved[LAYOUT_KEY].get(key) == present[key] for key in GRID)
+    state = _sharded_state(chunks, optimizer, topology, is_loading=True)
+    if same_layout and optimizer is not None:
         state["rng"] = _rng_shard(topology)
-    loaded = dist_checkpointing.load(state, str(directory))
-    model.load_state_dict(loaded["model"])
-    optimizer.load_state_dict(loaded["optimizer"])
-    if same_layout:
+    try:
+        loaded = dist_checkpointing.load(state, str(directory))
+    except CheckpointingException as error:
+        raise BrokenCheckpointError(f"{directory} lacks something that this model has: {error}") from error
+    for key, chunk in zip(_chunk_keys(chunks), chunks, strict=True):
+        chunk.load_state_dict(loaded[key])
+    if optimizer is not None:
+        optimizer.load_state_dict(loaded["optimizer"])
+    if "rng" in loaded:
         torch.set_rng_state(loaded["rng"]["cpu"])
         if topology.device.type == "cuda":
             torch.cuda.set_rng_state(loaded["rng"]["cuda"])
     dist.barrier()
 
 
+def verify_checkpoint(directory: str | Path, topology: Topology) -> dict[str, Any]:
+    """What the writer said of a checkpoint, after every byte of it has been checked, each by one of the ranks."""
+
+    def check_share() -> dict[str, Any]:
+        commit.check_sizes(directory)
+        commit.check_contents(directory, part=topology.rank, num_parts=dist.get_world_size())
+        return commit.read_manifest(directory).description
+
+    return _on_every_rank(check_share)[0]
+
+
+def describe_model(hf_config: HFConfig) -> dict[str, Any]:
+    """Properties that tell models apart, as JSON gives them back."""
+    properties = json.loads(json.dumps(dataclasses.asdict(hf_config)))  # lists for tuples
+    return {key: value for key, value in properties.items() if key not in MAY_DIFFER}
+
+
+def check_model(saved: dict[str, Any], present: dict[str, Any], directory: str | Path) -> None:
+    """Raises WrongModelError naming each property in which the models differ."""
+    differing = [
+        f"{key} = {saved.get(key)!r} in the checkpoint, {present.get(key)!r} in the model"
+        for key in sorted(saved.keys() | present.keys())
+        if saved.get(key) != present.get(key)
+    ]
+    if differing:
+        raise WrongModelError(
+            f"{directory} is a checkpoint of another model: {'; '.join(differing)}. Name a checkpoint of this model, "
+            "or open the model it was made from"
+        )
+
+
+def _from_rank0(topology: Topology, function: Callable[[], Any]) -> Any:
+    """What `function` returns on rank 0, on every rank; its exception too."""
+    message: list[Any] = [_outcome(function) if topology.rank == 0 else None]
+    dist.broadcast_object_list(message, src=0)
+    return _result(message[0])
+
+
+def _on_every_rank(function: Callable[[], Any]) -> list[Any]:
+    """What `function` returns on each rank, on every rank; the first exception too."""
+    outcomes: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(outcomes, _outcome(function))
+    return [_result(outcome) for outcome in outcomes]
+
+
+def _outcome(function: Callable[[], Any]) -> Any:
+    """The result, or the exception as a value: a rank that raised alone would leave the others waiting."""
+    try:
+        return function()
+    except (OSError, ValueError) as error:
+        return error
+
+
+def _result(outcome: Any) -> Any:
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def _chunk_keys(chunks: Sequence[PolicyModel]) -> list[str]:
+    return ["model"] if len(chunks) == 1 else [f"model{index}" for index in range(len(chunks))]
+
+
 def _sharded_state(
-    model: PolicyModel, optimizer: MegatronOptimizer, topology: Topology, is_loading: bool
+    chunks: Sequence[PolicyModel], optimizer: MegatronOptimizer | None, topology: Topology, is_loading: bool
 ) -> dict[str, Any]:
     sharding = _sharding(topology)
-    state: dict[str, Any] = {"model": model.sharded_state_dict(metadata=sharding)}
-    state["optimizer"] = optimizer.sharded_state_dict(state["model"], is_loading=is_loading, metadata=sharding)
+    state: dict[str, Any] = {
+        key: chunk.sharded_state_dict(metadata=sharding) for key, chunk in zip(_chunk_keys(chunks), chunks, strict=True)
+    }
+    if optimizer is not None:
+        weights = state["model"] if len(chunks) == 1 else dict(state)
+        state["optimizer"] = optimizer.sharded_state_dict(weights, is_loading=is_loading, metadata=sharding)
     return state
 
 
@@ -91,5 +287,4 @@ def _rng_shard(topology: Topology) -> ShardedObject:
     state = {"cpu": torch.get_rng_state()}
     if topology.device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state()
-    shape = (topology.pp_size, topology.dp_size, topology.tp_size)
-    return ShardedObject("rng", state, shape, (topology.pp_rank, topology.dp_rank, topology.tp_rank))
+    return ShardedObject("rng", state, (dist.get_world_size(),), (topology.rank,))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from megatron_ext import platform
-from megatron_ext.attention import SegmentAttention
+from megatron_ext.attention import PackedAttention
+from megatron_ext.gated_mlp import GatedMLP
 
 platform.install()
 
@@ -14,14 +15,25 @@ from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParall
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules  # noqa: E402
 from megatron.core.transformer.enums import AttnMaskType  # noqa: E402
 from megatron.core.transformer.identity_op import IdentityOp  # noqa: E402
-from megatron.core.transformer.mlp import MLP, MLPSubmodules  # noqa: E402
+from megatron.core.transformer.mlp import MLPSubmodules  # noqa: E402
+from megatron.core.transformer.moe import moe_utils  # noqa: E402
+from megatron.core.transformer.moe.experts import SequentialMLP  # noqa: E402
+from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules  # noqa: E402
 from megatron.core.transformer.spec_utils import ModuleSpec  # noqa: E402
 from megatron.core.transformer.transformer_block import (  # noqa: E402
     TransformerBlockSubmodules,
     get_num_layers_to_build,
 )
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
-from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules  # noqa: E402
+from megatron.core.transformer.transformer_layer import (  # noqa: E402
+    TransformerLayer,
+    TransformerLayerSubmodules,
+    get_transformer_layer_offset,
+)
+
+# Upstream imports this name with Transformer Engine only, and then asks whether it is None (0.16.1, moe_utils.py).
+if not hasattr(moe_utils, "te_general_gemm"):
+    moe_utils.te_general_gemm = None
 
 
 class TokenRMSNorm(torch.nn.RMSNorm):
@@ -36,28 +48,35 @@ class TokenRMSNorm(torch.nn.RMSNorm):
         self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
 
 
-def build_block_spec(config: TransformerConfig, pp_rank: int) -> TransformerBlockSubmodules:
-    """Layers of one pipeline stage: pre-norm, grouped-query attention over packed segments, gated MLP."""
-    layer = _layer_spec(config)
-    count = get_num_layers_to_build(config, vp_stage=None, pp_rank=pp_rank)
-    return TransformerBlockSubmodules(layer_specs=[layer] * count, layer_norm=TokenRMSNorm)
+def build_block_spec(
+    config: TransformerConfig, core_attention: type[PackedAttention], pp_rank: int, vp_stage: int | None = None
+) -> TransformerBlockSubmodules:
+    """Layers of a (virtual) pipeline stage: pre-norm, grouped-query attention over packed segments, MLP or experts."""
+    first = get_transformer_layer_offset(config, vp_stage=vp_stage, pp_rank=pp_rank)
+    count = get_num_layers_to_build(config, vp_stage=vp_stage, pp_rank=pp_rank)
+    layers = [_layer_spec(config, core_attention, _has_experts(config, layer)) for layer in range(first, first + count)]
+    return TransformerBlockSubmodules(layer_specs=layers, layer_norm=TokenRMSNorm)
 
 
-def _layer_spec(config: TransformerConfig) -> ModuleSpec:
+def _has_experts(config: TransformerConfig, layer: int) -> bool:
+    if config.num_moe_experts is None:
+        return False
+    frequency = config.moe_layer_freq
+    return bool(frequency[layer]) if isinstance(frequency, list) else True
+
+
+def _layer_spec(config: TransformerConfig, core_attention: type[PackedAttention], has_experts: bool) -> ModuleSpec:
     head_norm = TokenRMSNorm if config.qk_layernorm else IdentityOp
     attention = ModuleSpec(
         module=SelfAttention,
         params={"attn_mask_type": AttnMaskType.causal},
         submodules=SelfAttentionSubmodules(
             linear_qkv=ColumnParallelLinear,
-            core_attention=SegmentAttention,
+            core_attention=core_attention,
             linear_proj=RowParallelLinear,
             q_layernorm=head_norm,
             k_layernorm=head_norm,
         ),
-    )
-    mlp = ModuleSpec(
-        module=MLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
     )
     return ModuleSpec(
         module=TransformerLayer,
@@ -66,7 +85,19 @@ def _layer_spec(config: TransformerConfig) -> ModuleSpec:
             self_attention=attention,
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=TokenRMSNorm,
-            mlp=mlp,
+            mlp=_expert_spec(config) if has_experts else GatedMLP,
             mlp_bda=get_bias_dropout_add,
         ),
     )
+
+
+def _expert_spec(config: TransformerConfig) -> ModuleSpec:
+    """Router, dispatch and experts. Each expert is a module of its own, unless the config asks for grouped products,
+    which need Transformer Engine."""
+    if config.moe_grouped_gemm:
+        from megatron.core.models.gpt.moe_module_specs import get_moe_module_spec
+
+        return get_moe_module_spec(use_te=True, num_experts=config.num_moe_experts, moe_grouped_gemm=True)
+    expert = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+    experts = ModuleSpec(module=SequentialMLP, submodules=expert)
+    return ModuleSpec(module=MoELayer, submodules=MoESubmodules(experts=experts))

@@ -5,11 +5,15 @@ No Megatron here, so that a driver or a planner can use it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     from megatron_ext.hf.config import HFConfig
+
+ContextExchange = Literal["all_gather", "all_to_all"]
+Recompute = Literal["none", "full", "selective"]
 
 
 class LayoutError(ValueError):
@@ -18,7 +22,7 @@ class LayoutError(ValueError):
 
 @dataclass(frozen=True)
 class Layout:
-    """Sizes of the parallel dimensions. Ranks are ordered tp fastest, then dp, then pp (Megatron's order)."""
+    """Sizes of the parallel dimensions. Ranks are ordered tp fastest, then cp, then dp, then pp (Megatron's order)."""
 
     tp: int = 1
     """Tensor parallel: ranks that share every matrix."""
@@ -28,31 +32,97 @@ class Layout:
     """Data parallel: replicas that share the rows and the optimizer state."""
     sequence_parallel: bool = False
     """Cuts the activations between tensor parallel regions along the tokens."""
+    cp: int = 1
+    """Context parallel: ranks that share the tokens of every row, each two chunks of it (zig-zag)."""
+    cp_comm: ContextExchange = "all_gather"
+    """What context parallel ranks exchange in attention: all keys and values, or tokens against heads (Ulysses)."""
+    vpp: int = 1
+    """Virtual pipeline: groups of layers that each pipeline stage holds; more of them means smaller bubbles."""
+    recompute: Recompute = "none"
+    """What backward computes again instead of keeping: nothing, whole layers, or attention and MLP within a layer."""
+    overlap: bool = False
+    """Reduces gradients while backward runs, and gathers updated weights while the next forward runs."""
+    bucket_elements: int = 40_000_000
+    """Parameters that are reduced together under `overlap`."""
+
+    ep: int = 1
+    """Expert parallel: ranks that share the experts of a mixture-of-experts layer; taken out of cp x dp (and tp)."""
+    etp: int = 1
+    """Expert tensor parallel: ranks that share every matrix of an expert."""
+    grouped_experts: bool = False
+    """Multiplies with all experts of a rank in one call. Needs CUDA and Transformer Engine; not tested yet."""
 
     @property
     def world_size(self) -> int:
-        return self.tp * self.pp * self.dp
+        return self.tp * self.cp * self.dp * self.pp
 
     @property
     def pad_to_multiple(self) -> int:
-        """Packed micro-batches must have a multiple of this many tokens."""
+        """A rank's part of a packed micro-batch has a multiple of this many tokens."""
         return self.tp if self.sequence_parallel else 1
 
 
 def check_layout(layout: Layout, hf_config: HFConfig) -> None:
     """Raises LayoutError unless every tensor of the model can be cut as `layout` asks."""
-    for key, size in (("tp", layout.tp), ("pp", layout.pp), ("dp", layout.dp)):
+    check_values(layout)
+    _check_divides("tp", layout.tp, "attention heads", hf_config.num_heads)
+    _check_divides("tp", layout.tp, "key-value heads", hf_config.num_kv_heads)
+    _check_divides("tp", layout.tp, "feed-forward width", hf_config.ffn_hidden_size)
+    _check_divides("pp", layout.pp, "layers", hf_config.num_layers)
+    _check_divides("vpp", layout.vpp, "layers of a pipeline stage", hf_config.num_layers // layout.pp)
+    if layout.cp_comm == "all_to_all":
+        remedy = 'or cp_comm = "all_gather", which needs no heads'
+        _check_divides("cp", layout.cp, "attention heads of a rank", hf_config.num_heads // layout.tp, remedy)
+        _check_divides("cp", layout.cp, "key-value heads of a rank", hf_config.num_kv_heads // layout.tp, remedy)
+    if hf_config.moe is not None:
+        _check_experts(layout)
+        _check_divides("ep", layout.ep, "experts", hf_config.moe.num_experts)
+        _check_divides("etp", layout.etp, "rows of an expert's feed-forward width", hf_config.moe.ffn_hidden_size)
+    elif layout.ep > 1 or layout.etp > 1:
+        key, size = ("ep", layout.ep) if layout.ep > 1 else ("etp", layout.etp)
+        raise LayoutError(f"{key} = {size}: model_type = {hf_config.model_type!r} has no experts; set {key} = 1")
+
+
+def check_values(layout: Layout) -> None:
+    """Raises LayoutError for what is wrong whatever the model."""
+    for key in ("tp", "pp", "dp", "cp", "vpp", "ep", "etp", "bucket_elements"):
+        size = getattr(layout, key)
         if size < 1:
             raise LayoutError(f"{key} = {size}: a parallel size must be at least 1; use 1 for none")
+    for key, choices in (("cp_comm", get_args(ContextExchange)), ("recompute", get_args(Recompute))):
+        if getattr(layout, key) not in choices:
+            raise LayoutError(f"{key} = {getattr(layout, key)!r}: it must be one of {', '.join(choices)}")
     if layout.sequence_parallel and layout.tp == 1:
         raise LayoutError("sequence_parallel = true: it needs tp > 1; set sequence_parallel = false or raise tp")
-    divisible = (
-        ("tp", layout.tp, "attention heads", hf_config.num_heads),
-        ("tp", layout.tp, "key-value heads", hf_config.num_kv_heads),
-        ("tp", layout.tp, "feed-forward width", hf_config.ffn_hidden_size),
-        ("pp", layout.pp, "layers", hf_config.num_layers),
-    )
-    for key, size, what, count in divisible:
-        if count % size:
-            choices = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0 and n <= 64)
-            raise LayoutError(f"{key} = {size}: it must divide the model's {count} {what}; choose one of {choices}")
+    if layout.vpp > 1 and layout.pp == 1:
+        raise LayoutError(f"vpp = {layout.vpp}: it splits pipeline stages, so it needs pp > 1; set vpp = 1 or raise pp")
+    ranks_of_stage = layout.world_size // layout.pp
+    if ranks_of_stage % (layout.ep * layout.etp):
+        raise LayoutError(
+            f"ep x etp = {layout.ep} x {layout.etp} = {layout.ep * layout.etp}: it must divide the {ranks_of_stage} "
+            "ranks of a pipeline stage (tp x cp x dp); change ep, etp or dp"
+        )
+
+
+def _check_experts(layout: Layout) -> None:
+    if layout.tp > 1 and not layout.sequence_parallel:
+        raise LayoutError(
+            f"sequence_parallel = false: a mixture of experts with tp = {layout.tp} needs it, or every rank would send "
+            "the same tokens to the experts; set sequence_parallel = true"
+        )
+
+
+def _check_divides(key: str, size: int, what: str, count: int, remedy: str = "") -> None:
+    if count % size:
+        choices = ", ".join(str(n) for n in range(1, min(count, 64) + 1) if count % n == 0)
+        alternative = f" {remedy}" if remedy else ""
+        raise LayoutError(
+            f"{key} = {size}: it must divide the model's {count} {what}; choose one of {choices}{alternative}"
+        )
+
+
+def padded_length(length: int, layout: Layout) -> int:
+    """Tokens that a micro-batch with one row of `length` takes, over all context parallel ranks, padding included."""
+    row = -(-length // (2 * layout.cp)) * (2 * layout.cp) if layout.cp > 1 else length
+    whole = layout.cp * (math.lcm(2, layout.pad_to_multiple) if layout.cp > 1 else layout.pad_to_multiple)
+    return -(-row // whole) * whole

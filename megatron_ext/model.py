@@ -1,19 +1,24 @@
 """A GPT model that yields log-probabilities of chosen positions instead of logits of all.
 
-Shape legend: T packed tokens, N predicted positions, H hidden size, D rotary dim.
+Shape legend: T packed tokens, N predicted positions, H hidden size.
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 import torch
 from torch import Tensor
 
 from megatron_ext import platform
-from megatron_ext.attention import PackedSegments
+from megatron_ext.attention import PackedAttention, PackedSegments
+from megatron_ext.attention_cuda import AttentionBackend, choose_attention
 from megatron_ext.hf.config import HFConfig, padded_vocab_size, transformer_config
 from megatron_ext.hf.mapping import rule_for
 from megatron_ext.layer_specs import build_block_spec
 from megatron_ext.logprob import vocab_parallel_logprobs
+from megatron_ext.rope import rotary_frequencies
+from megatron_ext.rotary import build_rotary_table
 from megatron_ext.topology import Layout, Topology, check_layout
 
 platform.install()
@@ -21,13 +26,16 @@ platform.install()
 from megatron.core.models.gpt import GPTModel  # noqa: E402
 from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes  # noqa: E402
 from megatron.core.tensor_parallel.mappings import reduce_from_tensor_model_parallel_region  # noqa: E402
+from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 
 
 class PolicyModel(GPTModel):
-    """One pipeline stage of a policy."""
+    """One pipeline stage of a policy, or one of its chunks in a virtual pipeline."""
 
     hf_config: HFConfig
     topology: Topology
+    fp32_head: bool = False
+    """Whether logits are computed in float32 from hidden states and weights of lower precision."""
 
     def forward(  # type: ignore[override]
         self,
@@ -49,8 +57,7 @@ class PolicyModel(GPTModel):
         hidden = self.decoder(
             hidden_states=embedded,
             attention_mask=None,
-            rotary_pos_emb=self.rotary_angles(position_ids),
-            packed_seq_params=packed_seq_params,
+            packed_seq_params=self._with_positions(packed_seq_params, position_ids),
         )
         if not self.post_process:
             return hidden
@@ -64,15 +71,16 @@ class PolicyModel(GPTModel):
             tp_group=self.topology.tp_group,
             vocab_size=self.hf_config.vocab_size,
             with_entropy=with_entropy,
+            fp32_head=self.fp32_head,
         )
 
-    def rotary_angles(self, position_ids: Tensor) -> Tensor:
-        """float32 [T, 1, 1, D] angles of each token from its own position, not from its place in the pack."""
+    def _with_positions(self, segments: PackedSegments, position_ids_T: Tensor) -> PackedSegments:
+        """The segments with the rotation of each token by its own position, not by its place in the pack."""
         rotary = self.rotary_pos_emb
-        if rotary.inv_freq.device != position_ids.device:  # made on the CPU, moved at the first micro-batch
-            rotary.inv_freq = rotary.inv_freq.to(position_ids.device)
-        angles = torch.outer(position_ids.float(), rotary.inv_freq)
-        return torch.cat((angles, angles), dim=-1)[:, None, None, :]
+        if rotary.inv_freq.device != position_ids_T.device:  # made on the CPU, moved at the first micro-batch
+            rotary.inv_freq = rotary.inv_freq.to(position_ids_T.device)
+        table = build_rotary_table(position_ids_T, rotary.inv_freq, self.config.params_dtype)
+        return dataclasses.replace(segments, rotary=table)
 
     def _select_positions(self, hidden: Tensor, predict_index_N: Tensor) -> Tensor:
         """[N, H], equal on every tensor parallel rank, from [T, H] or from this rank's [T / tp, H]."""
@@ -87,25 +95,48 @@ class PolicyModel(GPTModel):
         return reduce_from_tensor_model_parallel_region(mine_NH, group=self.topology.tp_group)
 
 
-def build_model(hf_config: HFConfig, layout: Layout, topology: Topology, dtype: torch.dtype) -> PolicyModel:
+def build_model(
+    hf_config: HFConfig,
+    layout: Layout,
+    topology: Topology,
+    dtype: torch.dtype,
+    attention: AttentionBackend = "auto",
+) -> list[PolicyModel]:
     """This rank's part of the model, on `topology.device`, with weights that still have to be loaded.
 
-    Raises LayoutError when the model cannot be cut so.
+    One element, or as many as `layout.vpp`: the chunks of this stage in a virtual pipeline, first layers first.
+
+    Raises LayoutError when the model cannot be cut so, AttentionBackendError when `attention` cannot run here.
     """
     check_layout(layout, hf_config)
+    core_attention = choose_attention(attention, topology.device, dtype)
     config = transformer_config(hf_config, layout, dtype)
+    stages = [None] if layout.vpp == 1 else range(layout.vpp)
+    return [_build_chunk(hf_config, config, layout, topology, core_attention, vp_stage) for vp_stage in stages]
+
+
+def _build_chunk(
+    hf_config: HFConfig,
+    config: TransformerConfig,
+    layout: Layout,
+    topology: Topology,
+    core_attention: type[PackedAttention],
+    vp_stage: int | None,
+) -> PolicyModel:
     model = PolicyModel(
         config=config,
-        transformer_layer_spec=build_block_spec(config, topology.pp_rank),
+        transformer_layer_spec=build_block_spec(config, core_attention, topology.pp_rank, vp_stage),
         vocab_size=padded_vocab_size(hf_config, layout.tp),
         max_sequence_length=hf_config.max_position_embeddings,
-        pre_process=topology.is_first_stage,
-        post_process=topology.is_last_stage,
+        pre_process=topology.is_first_stage and vp_stage in (None, 0),
+        post_process=topology.is_last_stage and vp_stage in (None, layout.vpp - 1),
         parallel_output=True,
         share_embeddings_and_output_weights=hf_config.tied_embeddings,
         position_embedding_type="rope",
         rotary_base=hf_config.rope_theta,  # type: ignore[arg-type]
+        vp_stage=vp_stage,
     )
+    model.rotary_pos_emb.inv_freq = rotary_frequencies(hf_config.head_dim, hf_config.rope_theta, hf_config.rope_scaling)
     model.hf_config = hf_config
     model.topology = topology
     _mark_cut_parameters(model)
@@ -117,13 +148,24 @@ def first_layer_of(model: GPTModel) -> int:
     return model.decoder.layers[0].layer_number - 1
 
 
+def first_expert_of(hf_config: HFConfig, topology: Topology) -> int:
+    """Index in a layer of the first expert that this rank holds; 0 without experts."""
+    return 0 if hf_config.moe is None else topology.ep_rank * (hf_config.moe.num_experts // topology.ep_size)
+
+
 def _mark_cut_parameters(model: PolicyModel) -> None:
-    """Says of each parameter whether tensor parallel ranks hold different parts of it.
+    """Says of each parameter whether ranks hold different parts of it, and over which ranks its gradient is summed.
 
     Upstream marks a weight while it initialises it, which we skip since all are loaded. Without the mark the gradient
-    norm would count the part of rank 0 only.
+    norm would count the part of rank 0 only. The weights of experts carry it even where `etp` = 1: what tensor parallel
+    ranks hold are then other experts, or replicas that the distributed optimizer cuts.
+
+    Upstream sums an expert's gradient over the expert data parallel ranks only if `ep` > 1. With `ep` = 1 and
+    `etp` != `tp` it would miss tokens, so every expert is marked; where the groups are equal it changes nothing.
     """
     for name, parameter in model.named_parameters():
-        cut_dim = rule_for(name, first_layer_of(model), model.hf_config).cut_dim
-        if cut_dim is not None and not hasattr(parameter, "tensor_model_parallel"):
-            set_tensor_model_parallel_attributes(parameter, is_parallel=True, dim=cut_dim, stride=1)
+        rule = rule_for(name, first_layer_of(model), model.hf_config)
+        if rule.cut_dim is not None and not hasattr(parameter, "tensor_model_parallel"):
+            set_tensor_model_parallel_attributes(parameter, is_parallel=True, dim=rule.cut_dim, stride=1)
+        if rule.is_expert:
+            parameter.allreduce = False

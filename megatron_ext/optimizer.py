@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from megatron_ext import platform
+from megatron_ext.layout import Layout
 from megatron_ext.model import PolicyModel
 from megatron_ext.optimizer_repairs import distributed_optimizers, mend_optimizer
 
@@ -43,17 +45,57 @@ class StepResult:
     skipped: bool
 
 
-def wrap_data_parallel(model: PolicyModel) -> DistributedDataParallel:
-    """The model with contiguous float32 gradient buffers, reduced over the data parallel ranks after backward."""
-    ddp_config = DistributedDataParallelConfig(grad_reduce_in_fp32=True, use_distributed_optimizer=True)
-    wrapped = DistributedDataParallel(model.config, ddp_config, model)
-    model.config.finalize_model_grads_func = finalize_model_grads
-    model.config.no_sync_func = wrapped.no_sync
+def wrap_data_parallel(chunks: Sequence[PolicyModel], layout: Layout) -> list[DistributedDataParallel]:
+    """The chunks with contiguous float32 gradient buffers, reduced over the ranks that hold the same weights.
+
+    That happens after backward or, with `layout.overlap`, bucket by bucket while it runs.
+    """
+    config = chunks[0].config
+    wrapped = []
+    for number, chunk in enumerate(chunks):
+        ddp_config = DistributedDataParallelConfig(
+            grad_reduce_in_fp32=True,
+            use_distributed_optimizer=True,
+            overlap_grad_reduce=layout.overlap,
+            overlap_param_gather=layout.overlap,
+            bucket_size=layout.bucket_elements,
+        )
+        # Later chunks of a virtual pipeline go as one bucket: their reduction is hidden behind the chunks before.
+        wrapped.append(DistributedDataParallel(config, ddp_config, chunk, disable_bucketing=number > 0))
+        if not layout.overlap:
+            _skip_exchange_of_one(wrapped[-1])
+    config.finalize_model_grads_func = finalize_model_grads
+    no_sync = [chunk.no_sync for chunk in wrapped]
+    config.no_sync_func = no_sync if len(wrapped) > 1 else no_sync[0]
+    if layout.overlap and len(wrapped) > 1:
+        config.grad_sync_func = [chunk.start_grad_sync for chunk in wrapped]
+        config.param_sync_func = [chunk.start_param_sync for chunk in wrapped]
     return wrapped
 
 
-def build_optimizer(model: DistributedDataParallel, options: OptimizerOptions) -> MegatronOptimizer:
+def _skip_exchange_of_one(wrapped: DistributedDataParallel) -> None:
+    """Where no other rank holds the same weights, upstream reduces and gathers with itself: copies of everything."""
+    for group in [*wrapped.bucket_groups, *wrapped.expert_parallel_bucket_groups]:
+        if group.intra_distributed_optimizer_instance_size == 1:
+            group.start_grad_sync = lambda force_all_reduce=False: None
+            group.start_param_sync = lambda force_sync=False: None
+
+
+def finish_weight_gather(chunks: Sequence[DistributedDataParallel], layout: Layout) -> None:
+    """Ends a gather of updated weights that `layout.overlap` left to the next forward. Collective.
+
+    To be called before weights are read in any other way than by a forward pass.
+    """
+    if layout.overlap:
+        for chunk in chunks:
+            chunk.start_param_sync(force_sync=True)
+
+
+def build_optimizer(
+    chunks: Sequence[DistributedDataParallel], options: OptimizerOptions, layout: Layout
+) -> MegatronOptimizer:
     """A fresh optimizer; its float32 master weights are the model's weights as they are now."""
+    model_config = chunks[0].config
     config = OptimizerConfig(
         optimizer="adam",
         lr=options.lr,
@@ -63,11 +105,12 @@ def build_optimizer(model: DistributedDataParallel, options: OptimizerOptions) -
         adam_beta2=options.betas[1],
         adam_eps=options.eps,
         clip_grad=options.clip_grad,
-        params_dtype=model.config.params_dtype,
-        bf16=model.config.bf16,
+        params_dtype=model_config.params_dtype,
+        bf16=model_config.bf16,
         use_distributed_optimizer=True,
+        overlap_param_gather=layout.overlap,
     )
-    optimizer = get_megatron_optimizer(config, [model])
+    optimizer = get_megatron_optimizer(config, list(chunks))
     mend_optimizer(optimizer)
     _apply_options(optimizer, options)
     return optimizer

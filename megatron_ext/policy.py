@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from megatron_ext import checkpoint
+from megatron_ext.attention_cuda import AttentionBackend
+from megatron_ext.checkpoint import CheckpointWriter, load_checkpoint
 from megatron_ext.hf import export
 from megatron_ext.hf.config import read_hf_config
 from megatron_ext.hf.load import load_hf_weights
-from megatron_ext.model import build_model
+from megatron_ext.model import PolicyModel, build_model
 from megatron_ext.optimizer import (
     OptimizerOptions,
     build_optimizer,
+    finish_weight_gather,
     optimizer_step,
     reset_optimizer,
     wrap_data_parallel,
 )
 from megatron_ext.packing import MicroBatch
-from megatron_ext.schedule import run_forward, run_forward_backward
+from megatron_ext.residency import PARTS, ActivationOffload, Moved, Part, Residency
+from megatron_ext.schedule import Output, run_forward, run_forward_backward
 from megatron_ext.sums import LossFn
 from megatron_ext.topology import Layout, Topology
 
@@ -45,28 +49,64 @@ class MegatronPolicy:
     """A Hugging Face model, cut for this rank, with its optimizer."""
 
     def __init__(
-        self, hf_dir: str, layout: Layout, topology: Topology, *, dtype: torch.dtype, optimizer: OptimizerOptions
+        self,
+        hf_dir: str,
+        layout: Layout,
+        topology: Topology,
+        *,
+        dtype: torch.dtype,
+        optimizer: OptimizerOptions | None,
+        attention: AttentionBackend = "auto",
+        load_weights: bool = True,
+        fp32_head: bool = False,
+        activation_offload: bool = False,
     ) -> None:
-        """Builds the model, loads the weights and makes a fresh optimizer.
+        """Builds the model, loads the weights and makes a fresh optimizer; without `optimizer` it cannot train.
 
-        Raises UnsupportedModelError, LayoutError or WeightsError, each with what is wrong and the remedy.
+        `load_weights=False` leaves the weights to `load_checkpoint`. `fp32_head` computes logits in float32 from lower
+        precision. `activation_offload` keeps on the host what forward saves for backward.
+
+        Raises UnsupportedModelError, LayoutError, AttentionBackendError or WeightsError, each with what is wrong and
+        the remedy.
         """
         self.hf_dir = hf_dir
         self.layout = layout
         self.topology = topology
         self.hf_config = read_hf_config(hf_dir)
-        self.model = build_model(self.hf_config, layout, topology, dtype)
-        load_hf_weights(self.model, hf_dir, topology)
-        self._parallel_model = wrap_data_parallel(self.model)
-        self._optimizer = build_optimizer(self._parallel_model, optimizer)
+        self.chunks = build_model(self.hf_config, layout, topology, dtype, attention)
+        for chunk in self.chunks:
+            chunk.fp32_head = fp32_head
+            if load_weights:
+                load_hf_weights(chunk, hf_dir, topology)
+        self._training = None
+        if optimizer is not None:
+            self._training = _Training(self.chunks, optimizer, topology, layout, hf_dir)
+        self._offload: Callable[[], AbstractContextManager[None]] = nullcontext
+        if activation_offload:
+            self._offload = ActivationOffload(p for chunk in self.chunks for p in chunk.parameters())
+
+    @property
+    def model(self) -> PolicyModel:
+        """This stage's layers; with a virtual pipeline only the first of its `chunks`."""
+        return self.chunks[0]
+
+    @property
+    def training(self) -> _Training:
+        """Optimizer, checkpoints and memory of a policy that was opened with an optimizer; RuntimeError for others."""
+        if self._training is None:
+            raise RuntimeError("this policy was opened without an optimizer: it can be read and exported, not trained")
+        return self._training
 
     def logprobs(
         self, micro_batches: Sequence[MicroBatch], *, temperature: float, with_entropy: bool = False
-    ) -> list[tuple[Tensor, Tensor | None]] | None:
-        """Per micro-batch float32 [N] log-probabilities and entropies (or None); None on all but the last stage."""
-        return run_forward(
-            self._parallel_model, self.topology, micro_batches, temperature=temperature, with_entropy=with_entropy
-        )
+    ) -> list[Output] | None:
+        """Per micro-batch float32 [N] log-probabilities and entropies (or None); None on all but the last stage.
+
+        Every context parallel rank passes the same whole micro-batches and gets all N values, in their order.
+        """
+        self._require("weights")
+        chunks = self.chunks if self._training is None else self._training.chunks
+        return run_forward(chunks, self.topology, micro_batches, temperature=temperature, with_entropy=with_entropy)
 
     def train_step(
         self,
@@ -77,18 +117,25 @@ class MegatronPolicy:
         temperature: float,
         with_entropy: bool = False,
     ) -> TrainStepResult:
-        """Gradient of the loss per token over all micro-batches and data parallel ranks, then one AdamW step."""
-        self._parallel_model.zero_grad_buffer()
-        self._optimizer.zero_grad()
-        sums = run_forward_backward(
-            self._parallel_model,
-            self.topology,
-            micro_batches,
-            loss_fn,
-            temperature=temperature,
-            with_entropy=with_entropy,
-        )
-        step = optimizer_step(self._optimizer, lr, loss=sums.loss)
+        """Gradient of the loss per token over all micro-batches and data parallel ranks, then one AdamW step.
+
+        Every context parallel rank passes the same whole micro-batches; the loss callback gets its part of each.
+        """
+        training = self.training
+        training.residency.require(*PARTS)
+        for chunk in training.chunks:
+            chunk.zero_grad_buffer()
+        training.optimizer.zero_grad()
+        with self._offload():
+            sums = run_forward_backward(
+                training.chunks,
+                self.topology,
+                micro_batches,
+                loss_fn,
+                temperature=temperature,
+                with_entropy=with_entropy,
+            )
+        step = optimizer_step(training.optimizer, lr, loss=sums.loss)
         return TrainStepResult(
             loss=sums.mean_loss,
             num_tokens=sums.num_tokens,
@@ -98,21 +145,77 @@ class MegatronPolicy:
         )
 
     def export_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Hugging Face name and full tensor of each weight of this stage; tensor parallel ranks iterate together."""
-        return export.iterate_hf_tensors(self.model, self.topology)
+        """Hugging Face name and full tensor of each weight of this stage; all ranks of a stage iterate together."""
+        self._require("weights")
+        self._finish_weights()
+        for chunk in self.chunks:
+            yield from export.iterate_hf_tensors(chunk, self.topology)
 
     def save_hf(self, out_dir: str | Path) -> None:
         """Writes a complete Hugging Face directory."""
-        export.save_hf(self.model, self.topology, self.hf_dir, out_dir)
+        self._require("weights")
+        self._finish_weights()
+        export.save_hf(self.chunks, self.topology, self.hf_dir, out_dir)
 
-    def save_checkpoint(self, directory: str | Path) -> None:
-        """Writes weights, optimizer and random state."""
-        checkpoint.save_checkpoint(directory, self.model, self._optimizer, self.topology, self.layout)
+    def save_checkpoint(self, directory: str | Path, *, background: bool = False) -> None:
+        """Writes weights, optimizer and random state, as a whole or not at all; see `CheckpointWriter.save`."""
+        self.training.residency.require("weights", "optimizer")
+        self._finish_weights()
+        self.training.writer.save(directory, background=background)
+
+    def finish_checkpoint(self, *, wait: bool = True) -> bool:
+        """Commits a background save once it is written; whether none is under way any more."""
+        return self.training.writer.finish(wait=wait)
 
     def load_checkpoint(self, directory: str | Path) -> None:
-        """Restores them, from any layout; bit for bit from the same."""
-        checkpoint.load_checkpoint(directory, self.model, self._optimizer, self.topology, self.layout)
+        """Restores a checkpoint, from any layout; bit for bit from the same. See `checkpoint.load_checkpoint`."""
+        optimizer = None
+        if self._training is not None:
+            self._training.residency.require("weights", "optimizer")
+            optimizer = self._training.optimizer
+        load_checkpoint(directory, self.chunks, optimizer, self.topology, self.layout)
 
     def reset_optimizer(self, options: OptimizerOptions) -> None:
         """Starts over with zero moments; the weights stay."""
-        reset_optimizer(self._optimizer, options)
+        self.training.residency.require("optimizer")
+        reset_optimizer(self.training.optimizer, options)
+
+    def to_host(self, *parts: Part) -> Moved:
+        """Frees this rank's device memory of these parts (default: all) between phases."""
+        self._finish_weights()
+        return self.training.residency.to_host(*parts)
+
+    def to_device(self, *parts: Part) -> Moved:
+        """Brings them back; gradients come back as zeros."""
+        return self.training.residency.to_device(*parts)
+
+    def close(self) -> None:
+        """Finishes what is being saved."""
+        if self._training is not None:
+            self._training.writer.close()
+
+    def _require(self, part: Part) -> None:
+        if self._training is not None:
+            self._training.residency.require(part)
+
+    def _finish_weights(self) -> None:
+        """Makes the weights whole for a reader that is no forward pass."""
+        if self._training is not None and self._training.residency.is_on_device("weights"):
+            finish_weight_gather(self._training.chunks, self.layout)
+
+
+class _Training:
+    """What training adds to the model."""
+
+    def __init__(
+        self,
+        chunks: list[PolicyModel],
+        options: OptimizerOptions,
+        topology: Topology,
+        layout: Layout,
+        hf_dir: str,
+    ) -> None:
+        self.chunks = wrap_data_parallel(chunks, layout)
+        self.optimizer = build_optimizer(self.chunks, options, layout)
+        self.residency = Residency(self.chunks, self.optimizer)
+        self.writer = CheckpointWriter(chunks, self.optimizer, topology, layout, hf_dir)

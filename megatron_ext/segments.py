@@ -35,7 +35,7 @@ class SegmentBlock:
             rows = packed[self.start : self.start + self.count * self.length]
         else:
             rows = packed.index_select(0, self.index)
-        return rows.view(self.count, self.length, *packed.shape[1:]).transpose(1, 2)
+        return rows.unflatten(0, (self.count, self.length)).transpose(1, 2)
 
     def to(self, device: torch.device) -> SegmentBlock:
         return self if self.index is None else dataclasses.replace(self, index=self.index.to(device))

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_ext import platform
-from megatron_ext.layout import Layout, LayoutError, check_layout
+from megatron_ext.layout import Layout, LayoutError, check_layout, check_values
 
 platform.install()
 
@@ -31,14 +31,33 @@ class Topology:
     tp_size: int
     pp_rank: int
     pp_size: int
+    cp_rank: int
+    cp_size: int
     dp_rank: int
     dp_size: int
     tp_group: dist.ProcessGroup
     pp_group: dist.ProcessGroup
+    cp_group: dist.ProcessGroup
     dp_group: dist.ProcessGroup
+    """Every replica of this rank's weights: data parallel x context parallel ranks, context fastest."""
+    ep_rank: int
+    ep_size: int
+    etp_rank: int
+    etp_size: int
+    expert_group: dist.ProcessGroup
+    """The ep x etp ranks that hold all parts of all experts of a stage, etp fastest."""
     last_stage_rank: int
     """Global rank of the last stage of this rank's pipeline."""
     device: torch.device
+
+    @property
+    def replica_rank(self) -> int:
+        """Rank within `dp_group`: of the ranks that hold the same weights, 0 is the one that writes them."""
+        return self.dp_rank * self.cp_size + self.cp_rank
+
+    @property
+    def num_replicas(self) -> int:
+        return self.dp_size * self.cp_size
 
     @property
     def is_first_stage(self) -> bool:
@@ -61,12 +80,13 @@ def init_distributed(
     """Joins the process group (NCCL with CUDA, else gloo), makes Megatron's groups and seeds this process.
 
     Blocks until all `world_size` processes have called it. Raises LayoutError when the layout asks for another number
-    of processes; torch's DistStoreError or a timeout when some process does not come.
+    of processes or cannot be for any model; torch's DistStoreError or a timeout when some process does not come.
     """
+    check_values(layout)
     if layout.world_size != world_size:
         raise LayoutError(
-            f"tp x pp x dp = {layout.tp} x {layout.pp} x {layout.dp} = {layout.world_size}: it must equal the "
-            f"{world_size} processes; change dp or the number of processes"
+            f"tp x cp x dp x pp = {layout.tp} x {layout.cp} x {layout.dp} x {layout.pp} = {layout.world_size}: "
+            f"it must equal the {world_size} processes; change dp or the number of processes"
         )
     device = torch.device("cpu")
     if torch.cuda.is_available():
@@ -81,6 +101,10 @@ def init_distributed(
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=layout.tp,
         pipeline_model_parallel_size=layout.pp,
+        virtual_pipeline_model_parallel_size=layout.vpp if layout.vpp > 1 else None,
+        context_parallel_size=layout.cp,
+        expert_model_parallel_size=layout.ep,
+        expert_tensor_parallel_size=layout.etp,
         distributed_timeout_minutes=math.ceil(timeout_s / 60),
     )
     # Megatron names its CUDA generator by rank; on a CPU the platform points it at torch's only generator.
@@ -103,11 +127,19 @@ def _read_topology(device: torch.device) -> Topology:
         tp_size=parallel_state.get_tensor_model_parallel_world_size(),
         pp_rank=parallel_state.get_pipeline_model_parallel_rank(),
         pp_size=parallel_state.get_pipeline_model_parallel_world_size(),
+        cp_rank=parallel_state.get_context_parallel_rank(),
+        cp_size=parallel_state.get_context_parallel_world_size(),
         dp_rank=parallel_state.get_data_parallel_rank(),
         dp_size=parallel_state.get_data_parallel_world_size(),
         tp_group=parallel_state.get_tensor_model_parallel_group(),
         pp_group=parallel_state.get_pipeline_model_parallel_group(),
+        cp_group=parallel_state.get_context_parallel_group(),
         dp_group=parallel_state.get_data_parallel_group(with_context_parallel=True),
+        ep_rank=parallel_state.get_expert_model_parallel_rank(),
+        ep_size=parallel_state.get_expert_model_parallel_world_size(),
+        etp_rank=parallel_state.get_expert_tensor_parallel_rank(),
+        etp_size=parallel_state.get_expert_tensor_parallel_world_size(),
+        expert_group=parallel_state.get_expert_tensor_and_model_parallel_group(),
         last_stage_rank=parallel_state.get_pipeline_model_parallel_last_rank(),
         device=device,
     )

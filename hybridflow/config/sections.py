@@ -77,15 +77,23 @@ class WarmupSection(Section):
 
 
 class LayoutSection(Section):
-    """Megatron parallel layout; the number of train workers is tp x pp x dp."""
+    """Megatron parallel layout; the number of train workers is tp x cp x dp x pp. Meanings: megatron_ext/layout.py."""
 
     tp: int = Field(default=1, ge=1)
     pp: int = Field(default=1, ge=1)
     dp: int = Field(default=1, ge=1)
+    sequence_parallel: bool = False
+    cp: int = Field(default=1, ge=1)
+    cp_comm: Literal["all_gather", "all_to_all"] = "all_gather"
+    vpp: int = Field(default=1, ge=1)
+    recompute: Literal["none", "full", "selective"] = "none"
+    overlap: bool = False
+    ep: int = Field(default=1, ge=1)
+    etp: int = Field(default=1, ge=1)
 
     @property
     def world_size(self) -> int:
-        return self.tp * self.pp * self.dp
+        return self.tp * self.cp * self.dp * self.pp
 
 
 class OptimizerSection(Section):
@@ -99,7 +107,23 @@ class OptimizerSection(Section):
     """Global gradient norm above which gradients are scaled down."""
 
 
-class TrainSection(Section):
+class WorkerSection(Section):
+    """What every tool that opens a policy on train workers can set."""
+
+    layout: LayoutSection = LayoutSection()
+    max_tokens_per_micro_batch: int = Field(default=16_384, ge=1)
+    """No micro-batch is ever above this."""
+    num_threads: int = Field(default=1, ge=1)
+    """CPU threads of each train worker."""
+    attention: Literal["auto", "sdpa", "varlen", "transformer_engine"] = "auto"
+    """Attention kernels; "auto" takes the best that this machine has."""
+    fp32_head: bool = False
+    """Compute logits in float32 from bfloat16 hidden states and weights."""
+    offload_activations: bool = False
+    """Keep on the host what forward saves for backward."""
+
+
+class TrainSection(WorkerSection):
     """The trainer and the length of the run."""
 
     num_steps: int = Field(default=30, ge=0)
@@ -108,12 +132,11 @@ class TrainSection(Section):
     """Optimizer steps on one batch; above 1 the later ones are off-policy and the clip matters."""
     learning_rate: float = Field(default=1e-6, gt=0)
     lr_warmup_steps: int = Field(default=0, ge=0)
-    max_tokens_per_micro_batch: int = Field(default=16_384, ge=1)
-    """No micro-batch is ever above this."""
-    layout: LayoutSection = LayoutSection()
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """What follows the warm-up; the decays end at `num_steps`."""
+    lr_min_ratio: float = Field(default=0.1, ge=0, le=1)
+    """Share of `learning_rate` that a decay ends at."""
     optimizer: OptimizerSection = OptimizerSection()
-    num_threads: int = Field(default=1, ge=1)
-    """CPU threads of each train worker."""
 
 
 class AlgorithmSection(Section):
@@ -167,6 +190,9 @@ class EvalSection(Section):
 
 class CheckpointSection(Section):
     """Resumable state under `<run>/checkpoints`."""
+
+    in_background: bool = False
+    """Write while training goes on; a checkpoint then appears when the next one is due, or at the end."""
 
     every_steps: int = Field(default=10, ge=0)
     """0: only after the warm-up and at the end."""

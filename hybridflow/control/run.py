@@ -23,6 +23,7 @@ from hybridflow.observability.log import set_step
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet
 from hybridflow.protocols import RewardStream, Rollout, Trainer
 from hybridflow.types import Prompt, SamplingParams, UpdateReport
+from megatron_ext.lr import LRSchedule, learning_rate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -60,7 +61,9 @@ class Run:
         self._stream = stream
         self._check_workers = check_workers
         self._trackers = trackers
-        self._checkpoints = Checkpoints(folder.checkpoints, config.checkpoint.keep_last)
+        self._checkpoints = Checkpoints(
+            folder.checkpoints, config.checkpoint.keep_last, config.checkpoint.in_background
+        )
         self._completions = CompletionRecord(folder.completions)
         self._eval_completions = CompletionRecord(folder.eval_completions)
         self._sampling = SamplingParams(
@@ -135,9 +138,16 @@ class Run:
         self.display.step(step - 1, metrics)
 
     def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then constant."""
-        warmup = max(self.config.train.lr_warmup_steps, 1)
-        return self.config.train.learning_rate * min(1.0, step / warmup)
+        """Of RL step `step`, as train.lr_schedule says."""
+        train = self.config.train
+        schedule = LRSchedule(
+            peak=train.learning_rate,
+            kind=train.lr_schedule,
+            warmup_steps=train.lr_warmup_steps,
+            total_steps=max(train.num_steps, train.lr_warmup_steps, 1),
+            min_ratio=train.lr_min_ratio,
+        )
+        return learning_rate(schedule, step)
 
     def checkpoint_if_due(self) -> None:
         every, step = self.config.checkpoint.every_steps, self.state.rl_step
@@ -151,7 +161,8 @@ class Run:
             self._checkpoints.save(self.trainer, self.state)
 
     def export(self) -> None:
-        """Writes the final policy as a Hugging Face directory."""
+        """Writes the final policy as a Hugging Face directory, once the last checkpoint is on the disk."""
+        self._checkpoints.finish(self.trainer)
         with self.phase("export"):
             self.trainer.save_hf(self.folder.hf_export)
 

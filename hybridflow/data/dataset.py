@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from hybridflow.data.schema import Row
-from hybridflow.data.streams import derive_stream
+from hybridflow.data.streams import draw_indices
 from hybridflow.data.template import encode_chat
 from hybridflow.errors import ConfigError, DataError
 from hybridflow.types import Prompt
@@ -81,15 +81,5 @@ class PromptDataset:
         """
         if step < 0 or num_prompts < 1:
             raise ConfigError(f"step must be >= 0 and num_prompts >= 1; got step={step}, num_prompts={num_prompts}")
-        chosen: list[Prompt] = []
-        epoch, offset = divmod(step * num_prompts, len(self.prompts))
-        while len(chosen) < num_prompts:
-            order = self._permutation(epoch)[offset : offset + num_prompts - len(chosen)]
-            chosen += [self.prompts[index] for index in order]
-            epoch, offset = epoch + 1, 0
-        return chosen
-
-    def _permutation(self, epoch: int) -> list[int]:
-        order = list(range(len(self.prompts)))
-        derive_stream("hybridflow.order", self.name, self.seed, epoch).shuffle(order)
-        return order
+        names = ("hybridflow.order", self.name, self.seed)
+        return [self.prompts[index] for index in draw_indices(names, len(self.prompts), step, num_prompts)]

@@ -28,14 +28,24 @@ def load_rows(path: str | Path) -> list[Row]:
 
     Raises DataError, naming file, row (counted from 0), column, value and remedy, for whatever a row needs and lacks.
     """
+    if Path(path).suffix == ".parquet" and Path(path).is_file():  # all rows lack what the table lacks
+        check_columns(_read_table(Path(path)).column_names, str(path))
+    return [parse_row(value, where) for where, value in load_records(path)]
+
+
+def load_records(path: str | Path) -> list[tuple[str, Any]]:
+    """Each row of such a file as it is there, with the name of file and row for errors.
+
+    Raises DataError for a file that is missing, malformed or empty.
+    """
     path = Path(path)
     _check_suffix(path)
     if not path.is_file():
         _refuse_missing(path)
-    rows = _load_parquet(path) if path.suffix == ".parquet" else _load_json_lines(path)
-    if not rows:
+    records = _load_parquet(path) if path.suffix == ".parquet" else _load_json_lines(path)
+    if not records:
         raise DataError(f"{path}: the file has no rows. Remedy: write at least one")
-    return rows
+    return records
 
 
 def write_rows(path: str | Path, rows: Sequence[Row]) -> None:
@@ -77,17 +87,19 @@ def _refuse_missing(path: Path) -> NoReturn:
     raise DataError(f"{path}: no such file. Remedy: check the path; {hint}")
 
 
-def _load_parquet(path: Path) -> list[Row]:
+def _load_parquet(path: Path) -> list[tuple[str, Any]]:
+    return [(f"{path}, row {index}", value) for index, value in enumerate(_read_table(path).to_pylist())]
+
+
+def _read_table(path: Path) -> pa.Table:
     try:
-        table = pq.read_table(path)
+        return pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable Parquet file: {error}. Remedy: write or download it again") from error
-    check_columns(table.column_names, str(path))
-    return [parse_row(value, f"{path}, row {index}") for index, value in enumerate(table.to_pylist())]
 
 
-def _load_json_lines(path: Path) -> list[Row]:
-    rows: list[Row] = []
+def _load_json_lines(path: Path) -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
     try:
         # Not splitlines(): JSON strings may hold U+2028 and its like unescaped.
         with path.open(encoding="utf-8", newline="\n") as file:
@@ -99,7 +111,7 @@ def _load_json_lines(path: Path) -> list[Row]:
     return rows
 
 
-def _parse_line(line: str, path: Path, number: int, index: int) -> Row:
+def _parse_line(line: str, path: Path, number: int, index: int) -> tuple[str, Any]:
     where = f"{path}, line {number}, row {index}"
     try:
         value = json.loads(line)
@@ -108,4 +120,4 @@ def _parse_line(line: str, path: Path, number: int, index: int) -> Row:
         if number == 1 and line.lstrip().startswith("["):
             remedy += ", not one list of them"
         raise DataError(f"{where}: broken JSON at column {error.colno}: {error.msg}. Remedy: {remedy}") from error
-    return parse_row(value, where)
+    return where, value

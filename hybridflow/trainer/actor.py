@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,9 +57,7 @@ class TrainWorker:
 
     def rendezvous(self) -> tuple[str, int]:
         """Address and free port of this worker's node, for rank 0."""
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+        return ray.util.get_node_ip_address(), _free_port()
 
     def setup(self, master: tuple[str, int], **arguments: Any) -> None:
         """Joins the process group and loads the policy; arguments as in `TrainerCore`."""
@@ -74,8 +74,8 @@ class TrainWorker:
     def logprobs(self, batch: TrainBatch, temperature: float) -> dict[int, list[float]]:
         return self.core.logprobs(batch, temperature)
 
-    def sft_step(self, batch: TrainBatch, learning_rate: float) -> UpdateReport:
-        return self.core.sft_step(batch, learning_rate)
+    def sft_step(self, batch: TrainBatch, learning_rate: float, per_sequence: bool = False) -> UpdateReport:
+        return self.core.sft_step(batch, learning_rate, per_sequence)
 
     def update(self, batch: TrainBatch, learning_rate: float, options: dict[str, Any]) -> UpdateReport:
         return self.core.update(batch, learning_rate, **options)
@@ -89,8 +89,11 @@ class TrainWorker:
     def reset_optimizer(self) -> None:
         self.core.reset_optimizer()
 
-    def save_checkpoint(self, directory: str) -> None:
-        self.core.save_checkpoint(Path(directory))
+    def save_checkpoint(self, directory: str, background: bool = False) -> None:
+        self.core.save_checkpoint(Path(directory), background)
+
+    def finish_checkpoint(self) -> None:
+        self.core.finish_checkpoint()
 
     def load_checkpoint(self, directory: str) -> None:
         self.core.load_checkpoint(Path(directory))
@@ -101,3 +104,12 @@ class TrainWorker:
     def close(self) -> None:
         if self._core is not None:
             self._core.close()
+
+
+def _free_port() -> int:
+    """Below the range from which the system hands out ports, so that no one else's connection takes it meanwhile."""
+    while True:
+        port = random.SystemRandom().randrange(15_000, 30_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return port

@@ -9,7 +9,8 @@ from megatron_ext.packing import MicroBatch, PackInput, pack_sequences
 def pack_rank(batch: TrainBatch, dp_rank: int) -> list[MicroBatch]:
     """Packed micro-batches of a rank, in plan order. Loss inputs are one value per counted response token:
 
-    `advantages` and `rollout_logprobs` where the rows have them (RL), none otherwise (SFT).
+    `advantages` and `rollout_logprobs` where the rows have them (RL); otherwise (SFT) `share`, 1 / the row's number of
+    counted tokens, and `first`, 1 at the first of them and 0 at the others.
     """
     return [
         pack_sequences([_pack_input(batch.sequences[row]) for row in rows] or [_placeholder(batch.sequences)])
@@ -18,11 +19,15 @@ def pack_rank(batch: TrainBatch, dp_rank: int) -> list[MicroBatch]:
 
 
 def _pack_input(sequence: TrainSequence) -> PackInput:
-    inputs: dict[str, list[float]] = {}
+    counted = [i for i, mask in enumerate(sequence.loss_mask) if mask]
     if sequence.rollout_logprobs:
-        counted = [i for i, mask in enumerate(sequence.loss_mask) if mask]
-        inputs["advantages"] = [sequence.advantage] * len(counted)
-        inputs["rollout_logprobs"] = [sequence.rollout_logprobs[i] for i in counted]
+        inputs = {
+            "advantages": [sequence.advantage] * len(counted),
+            "rollout_logprobs": [sequence.rollout_logprobs[i] for i in counted],
+        }
+    else:
+        inputs = {"share": [1 / len(counted)] * len(counted) if counted else [], "first": [1.0, *[0.0] * len(counted)]}
+        inputs["first"] = inputs["first"][: len(counted)]
     return PackInput(
         token_ids=sequence.prompt_token_ids + sequence.response_token_ids,
         predict_from=len(sequence.prompt_token_ids),
@@ -33,7 +38,6 @@ def _pack_input(sequence: TrainSequence) -> PackInput:
 
 def _placeholder(sequences: list[TrainSequence]) -> PackInput:
     """A row that predicts nothing, for a rank without rows: it takes part in collectives and adds nothing."""
-    inputs: dict[str, list[float]] = {}
-    if sequences[0].rollout_logprobs:
-        inputs = {"advantages": [], "rollout_logprobs": []}
+    names = ("advantages", "rollout_logprobs") if sequences[0].rollout_logprobs else ("share", "first")
+    inputs: dict[str, list[float]] = {name: [] for name in names}
     return PackInput(token_ids=[0, 0], predict_from=1, predict_mask=[0], loss_inputs=inputs)

@@ -9,11 +9,15 @@ from pathlib import Path
 import torch
 
 from hybridflow.config.sections import AlgorithmSection, LayoutSection, OptimizerSection
+from hybridflow.errors import CheckpointError
 from hybridflow.trainer.batch import pack_rank
 from hybridflow.trainer.layout import to_layout
-from hybridflow.trainer.objectives import PolicyObjective, sft_objective
+from hybridflow.trainer.objectives import PolicyObjective, sequence_mean_objective, sft_objective
 from hybridflow.types import TrainBatch, UpdateReport
 from hybridflow.weights.manifest import Bucket, TensorEntry, iterate_buckets
+from megatron_ext.attention_cuda import AttentionBackend
+from megatron_ext.checkpoint import WrongModelError
+from megatron_ext.commit import BrokenCheckpointError
 from megatron_ext.optimizer import OptimizerOptions
 from megatron_ext.policy import MegatronPolicy
 from megatron_ext.topology import Topology, init_distributed, shutdown_distributed
@@ -30,27 +34,44 @@ class TrainerCore:
         hf_dir: str,
         dtype: str,
         layout: LayoutSection,
-        optimizer: OptimizerSection,
+        optimizer: OptimizerSection | None,
         rank: int,
         master_addr: str,
         master_port: int,
         seed: int,
+        attention: AttentionBackend = "auto",
+        fp32_head: bool = False,
+        offload_activations: bool = False,
+        load_weights: bool = True,
     ) -> None:
-        self._options = OptimizerOptions(
-            betas=(optimizer.beta1, optimizer.beta2),
-            eps=optimizer.eps,
-            weight_decay=optimizer.weight_decay,
-            clip_grad=optimizer.clip_grad,
-        )
+        """Without `optimizer` the policy can be read and exported; `load_weights=False` expects a checkpoint."""
+        self._options = None
+        if optimizer is not None:
+            self._options = OptimizerOptions(
+                betas=(optimizer.beta1, optimizer.beta2),
+                eps=optimizer.eps,
+                weight_decay=optimizer.weight_decay,
+                clip_grad=optimizer.clip_grad,
+            )
         shape = to_layout(layout)
         self.topology: Topology = init_distributed(rank, shape.world_size, master_addr, master_port, shape, seed)
-        self._policy = MegatronPolicy(hf_dir, shape, self.topology, dtype=DTYPES[dtype], optimizer=self._options)
+        self._policy = MegatronPolicy(
+            hf_dir,
+            shape,
+            self.topology,
+            dtype=DTYPES[dtype],
+            optimizer=self._options,
+            attention=attention,
+            load_weights=load_weights,
+            fp32_head=fp32_head,
+            activation_offload=offload_activations,
+        )
         self._published: list[TensorEntry] = []
 
     @property
     def sends_weights(self) -> bool:
         """One rank of each pipeline stage hands its stage's tensors out."""
-        return self.topology.tp_rank == 0 and self.topology.dp_rank == 0
+        return self.topology.tp_rank == 0 and self.topology.replica_rank == 0
 
     def logprobs(self, batch: TrainBatch, temperature: float) -> dict[int, list[float]]:
         """Row number -> logprob of each counted response token, for this rank's rows; empty but on the last stage."""
@@ -63,10 +84,14 @@ class TrainerCore:
             rows |= {number: piece.tolist() for number, piece in zip(numbers, pieces, strict=True)}
         return rows
 
-    def sft_step(self, batch: TrainBatch, learning_rate: float) -> UpdateReport:
-        """One supervised step: mean negative log-likelihood per counted token."""
+    def sft_step(self, batch: TrainBatch, learning_rate: float, per_sequence: bool = False) -> UpdateReport:
+        """One supervised step: mean negative log-likelihood per counted token, or first per sequence.
+
+        With `per_sequence` the report counts sequences as tokens.
+        """
+        objective = sequence_mean_objective if per_sequence else sft_objective
         result = self._policy.train_step(
-            pack_rank(batch, self.topology.dp_rank), sft_objective, lr=learning_rate, temperature=1.0
+            pack_rank(batch, self.topology.dp_rank), objective, lr=learning_rate, temperature=1.0
         )
         return UpdateReport(
             loss=result.loss,
@@ -98,9 +123,13 @@ class TrainerCore:
         objective = PolicyObjective(clip_low=algorithm.clip_low, clip_high=algorithm.clip_high)
         results = [
             self._policy.train_step(
-                micro_batches, objective, lr=learning_rate, temperature=temperature, with_entropy=True
+                micro_batches,
+                objective,
+                lr=learning_rate,
+                temperature=temperature,
+                with_entropy=number == 0,  # it is reported of the policy that decoded, and is not free
             )
-            for _ in range(num_updates)
+            for number in range(num_updates)
         ]
         first, last = results[0], results[-1]
         tokens = max(last.num_tokens, 1)
@@ -133,16 +162,26 @@ class TrainerCore:
         return self._published
 
     def reset_optimizer(self) -> None:
+        assert self._options is not None, "the policy was opened without an optimizer"
         self._policy.reset_optimizer(self._options)
 
-    def save_checkpoint(self, directory: Path) -> None:
-        self._policy.save_checkpoint(directory)
+    def save_checkpoint(self, directory: Path, background: bool = False) -> None:
+        """Complete on return, or, in the background, when `finish_checkpoint` returns."""
+        self._policy.save_checkpoint(directory, background=background)
+
+    def finish_checkpoint(self) -> None:
+        self._policy.finish_checkpoint()
 
     def load_checkpoint(self, directory: Path) -> None:
-        self._policy.load_checkpoint(directory)
+        """Raises CheckpointError, before anything changes, for one that is damaged or of another model."""
+        try:
+            self._policy.load_checkpoint(directory)
+        except (BrokenCheckpointError, WrongModelError) as error:
+            raise CheckpointError(str(error)) from error
 
     def save_hf(self, directory: Path) -> None:
         self._policy.save_hf(directory)
 
     def close(self) -> None:
+        self._policy.close()
         shutdown_distributed()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import ray
 
 from hybridflow.cluster.session import Slots
 from hybridflow.cluster.workers import Call, gather, identify, stream
-from hybridflow.config.sections import Config
+from hybridflow.config.sections import Config, OptimizerSection, WorkerSection
 from hybridflow.errors import TrainerError
 from hybridflow.trainer.actor import HEALTH, TrainWorker, worker_environment
 from hybridflow.types import TrainBatch, UpdateReport
@@ -21,13 +22,27 @@ SLOT_SHARE = 0.4
 BUCKET_BYTES = 256 * 2**20
 
 
-class TrainerGroup:
+@dataclass(frozen=True)
+class PolicySettings:
+    """How a policy is opened on its workers."""
+
+    worker: WorkerSection
+    dtype: str
+    seed: int
+    optimizer: OptimizerSection | None
+    """None: it is read, not trained."""
+    load_weights: bool = True
+    """Otherwise a checkpoint follows."""
+
+
+class PolicyGroup:
     """Train workers, ranks 0 .. world_size - 1. Errors name the worker, see `cluster.workers.gather`."""
 
-    def __init__(self, config: Config, slots: Slots, log_directory: Path) -> None:
+    def __init__(self, settings: PolicySettings, slots: Slots, log_directory: Path) -> None:
         """Creates the actors; `setup` makes them ready."""
-        self._config = config
-        environment = {"env_vars": worker_environment(config.train.num_threads)}
+        self._settings = settings
+        num_threads = settings.worker.num_threads
+        environment = {"env_vars": worker_environment(num_threads)}
         # The types that Ray declares for it leave concurrency groups out.
         remote = ray.remote(concurrency_groups={HEALTH: 1})(TrainWorker)  # pyright: ignore[reportCallIssue]
         actors = [
@@ -37,21 +52,25 @@ class TrainerGroup:
                 scheduling_strategy=slots.strategy(rank),
                 runtime_env=environment,
                 max_restarts=0,
-            ).remote(rank, config.train.num_threads, str(log_directory / f"train-{rank}.log"))
-            for rank in range(config.train.layout.world_size)
+            ).remote(rank, num_threads, str(log_directory / f"train-{rank}.log"))
+            for rank in range(settings.worker.layout.world_size)
         ]
         self.workers = [identify(f"train worker {rank}", actor, TrainerError) for rank, actor in enumerate(actors)]
 
     def setup(self, hf_dir: Path) -> list[Call]:
         """Starts loading the policy of `hf_dir` on every rank; wait for the calls with `gather`."""
-        config = self._config
+        settings, section = self._settings, self._settings.worker
         (master,) = gather([self.workers[0].call("rendezvous")])
         arguments: dict[str, Any] = {
             "hf_dir": str(hf_dir),
-            "dtype": config.model.dtype,
-            "layout": config.train.layout,
-            "optimizer": config.train.optimizer,
-            "seed": config.run.seed,
+            "dtype": settings.dtype,
+            "layout": section.layout,
+            "optimizer": settings.optimizer,
+            "seed": settings.seed,
+            "attention": section.attention,
+            "fp32_head": section.fp32_head,
+            "offload_activations": section.offload_activations,
+            "load_weights": settings.load_weights,
         }
         return [worker.call("setup", master, **arguments) for worker in self.workers]
 
@@ -62,28 +81,23 @@ class TrainerGroup:
             rows |= part
         return [rows[number] for number in range(len(batch.sequences))]
 
-    def start_sft_step(self, batch: TrainBatch, learning_rate: float) -> list[Call]:
+    def start_sft_step(self, batch: TrainBatch, learning_rate: float, per_sequence: bool = False) -> list[Call]:
         """Starts one supervised step; the next batch can be prepared meanwhile."""
-        return self._start("sft_step", ray.put(batch), learning_rate)
+        return self._start("sft_step", ray.put(batch), learning_rate, per_sequence)
 
     def finish_sft_step(self, handle: list[Call]) -> UpdateReport:
         return gather(handle)[0]
-
-    def update(self, batch: TrainBatch, learning_rate: float) -> UpdateReport:
-        """Policy gradient steps on one batch."""
-        options = {
-            "algorithm": self._config.algorithm,
-            "temperature": self._config.rollout.temperature,
-            "num_updates": self._config.train.num_updates_per_step,
-        }
-        return gather(self._start("update", ray.put(batch), learning_rate, options))[0]
 
     def reset_optimizer(self) -> None:
         """Zero moments; the weights stay."""
         gather(self._start("reset_optimizer"))
 
-    def save_checkpoint(self, directory: Path) -> None:
-        gather(self._start("save_checkpoint", str(directory)))
+    def save_checkpoint(self, directory: Path, background: bool = False) -> None:
+        """With `background` the workers only copy their state; it is on the disk when `finish_checkpoint` returns."""
+        gather(self._start("save_checkpoint", str(directory), background))
+
+    def finish_checkpoint(self) -> None:
+        gather(self._start("finish_checkpoint"))
 
     def load_checkpoint(self, directory: Path) -> None:
         gather(self._start("load_checkpoint", str(directory)))
@@ -103,3 +117,24 @@ class TrainerGroup:
 
     def _start(self, method: str, *args: Any) -> list[Call]:
         return [worker.call(method, *args) for worker in self.workers]
+
+
+class TrainerGroup(PolicyGroup):
+    """The workers of a whole run."""
+
+    def __init__(self, config: Config, slots: Slots, log_directory: Path) -> None:
+        super().__init__(
+            PolicySettings(config.train, config.model.dtype, config.run.seed, config.train.optimizer),
+            slots,
+            log_directory,
+        )
+        self._config = config
+
+    def update(self, batch: TrainBatch, learning_rate: float) -> UpdateReport:
+        """Policy gradient steps on one batch."""
+        options = {
+            "algorithm": self._config.algorithm,
+            "temperature": self._config.rollout.temperature,
+            "num_updates": self._config.train.num_updates_per_step,
+        }
+        return gather(self._start("update", ray.put(batch), learning_rate, options))[0]

@@ -9,7 +9,7 @@ from megatron_ext.layout import Layout, LayoutError, check_layout
 
 
 def to_layout(section: LayoutSection) -> Layout:
-    return Layout(tp=section.tp, pp=section.pp, dp=section.dp)
+    return Layout(**section.model_dump())
 
 
 def check_model_layout(hf_dir: str, section: LayoutSection) -> None:

@@ -21,6 +21,20 @@ def sft_objective(logprobs_N: Tensor, entropy_N: Tensor | None, micro_batch: Mic
     return LossSums(loss=-logprobs_N.sum(), num_tokens=logprobs_N.numel(), metrics={})
 
 
+def sequence_mean_objective(logprobs_N: Tensor, entropy_N: Tensor | None, micro_batch: MicroBatch) -> LossSums:
+    """Mean over sequences of each sequence's mean negative log-likelihood (QwenLong-L1, arXiv 2505.17667, eq. 11).
+
+    The denominator counts sequences, at their first counted token, so that each is counted once however it is cut.
+    Metric sums: `nll` and `tokens`.
+    """
+    inputs = micro_batch.loss_inputs
+    return LossSums(
+        loss=-(inputs["share"] * logprobs_N).sum(),
+        num_tokens=inputs["first"].sum(),
+        metrics={"nll": -logprobs_N.sum(), "tokens": torch.tensor(float(logprobs_N.numel()), device=logprobs_N.device)},
+    )
+
+
 @dataclass(frozen=True)
 class PolicyObjective:
     """Clipped GRPO/DAPO surrogate; needs `advantages`, `old_logprobs` and `rollout_logprobs` as loss inputs.

@@ -1,15 +1,21 @@
 """Reads a Hugging Face config and turns it into Megatron's.
 
-Supported: dense Qwen3, Qwen2 (so Qwen2.5 and the R1 distillations of it) and Llama without rope scaling.
+Supported: Qwen2 (so Qwen2.5 and the R1 distillations of it), Qwen3, Qwen3-MoE and Llama, with the position encodings
+of rope.py.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from megatron_ext.layout import LayoutError
+from megatron_ext.rope import RopeScaling, UnsupportedRopeError, attention_softmax_scale, read_rope
 
 if TYPE_CHECKING:
     from megatron.core.transformer import TransformerConfig
@@ -27,13 +33,29 @@ class Family:
 
     qk_norm: bool
     qkv_bias: bool
+    has_experts: bool = False
 
 
 FAMILIES = {
     "qwen3": Family(qk_norm=True, qkv_bias=False),
+    "qwen3_moe": Family(qk_norm=True, qkv_bias=False, has_experts=True),
     "qwen2": Family(qk_norm=False, qkv_bias=True),
     "llama": Family(qk_norm=False, qkv_bias=False),
 }
+
+
+@dataclass(frozen=True)
+class Experts:
+    """A mixture of experts: which layers have it, and its shape there."""
+
+    num_experts: int
+    experts_per_token: int
+    ffn_hidden_size: int
+    """Width of one expert."""
+    norm_topk_prob: bool
+    """Whether the weights of a token's experts are scaled to sum to 1."""
+    layers: tuple[bool, ...]
+    """For each layer of the model, whether it has experts; the others have a plain feed-forward."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +77,14 @@ class HFConfig:
     tied_embeddings: bool
     qk_norm: bool
     qkv_bias: bool
+    rope_scaling: RopeScaling | None = None
+    moe: Experts | None = None
+
+    @property
+    def window_tokens(self) -> int:
+        """Longest sequence that the position encoding was made for."""
+        window = self.max_position_embeddings
+        return window if self.rope_scaling is None else self.rope_scaling.window_tokens(window)
 
 
 def read_hf_config(hf_dir: str | Path) -> HFConfig:
@@ -64,11 +94,16 @@ def read_hf_config(hf_dir: str | Path) -> HFConfig:
     """
     from transformers import AutoConfig  # seconds to import, and not needed by those who only want HFConfig
 
-    config = AutoConfig.from_pretrained(str(hf_dir), local_files_only=True)
-    family = FAMILIES.get(config.model_type)
+    model_type = json.loads((Path(hf_dir) / "config.json").read_text()).get("model_type")
+    family = FAMILIES.get(model_type)
     if family is None:
-        raise UnsupportedModelError(f"model_type = {config.model_type!r}: supported are {', '.join(sorted(FAMILIES))}")
+        raise UnsupportedModelError(f"model_type = {model_type!r}: supported are {', '.join(sorted(FAMILIES))}")
+    config = AutoConfig.from_pretrained(str(hf_dir), local_files_only=True)
     _refuse_unsupported(config)
+    try:
+        rope_theta, rope_scaling = read_rope(config)
+    except UnsupportedRopeError as error:
+        raise UnsupportedModelError(str(error)) from error
     return HFConfig(
         model_type=config.model_type,
         num_layers=config.num_hidden_layers,
@@ -80,26 +115,38 @@ def read_hf_config(hf_dir: str | Path) -> HFConfig:
         vocab_size=config.vocab_size,
         max_position_embeddings=config.max_position_embeddings,
         rms_norm_eps=config.rms_norm_eps,
-        rope_theta=read_rope_theta(config),
+        rope_theta=rope_theta,
         tied_embeddings=bool(config.tie_word_embeddings),
         qk_norm=family.qk_norm,
         qkv_bias=family.qkv_bias,
+        rope_scaling=rope_scaling,
+        moe=_read_experts(config) if family.has_experts else None,
     )
 
 
-def read_rope_theta(config: Any) -> float:
-    """Base of the rotary embedding: `rope_parameters` (transformers 5) or `rope_theta` (before).
-
-    Raises UnsupportedModelError for any rope scaling, and when no base is given.
-    """
-    parameters = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    rope_type = parameters.get("rope_type", parameters.get("type", "default"))
-    if rope_type != "default":
-        raise UnsupportedModelError(f"rope_type = {rope_type!r}: rope scaling is not supported yet, only 'default'")
-    theta = parameters.get("rope_theta", getattr(config, "rope_theta", None))
-    if theta is None:
-        raise UnsupportedModelError("neither rope_parameters.rope_theta nor rope_theta is in the config")
-    return float(theta)
+def _read_experts(config: Any) -> Experts:
+    """Raises UnsupportedModelError for values that no layer could have."""
+    num_experts, per_token = config.num_experts, config.num_experts_per_tok
+    if not 1 <= per_token <= num_experts:
+        raise UnsupportedModelError(
+            f"num_experts_per_tok = {per_token}: it must be between 1 and num_experts = {num_experts}"
+        )
+    if per_token == 1 and config.norm_topk_prob:
+        raise UnsupportedModelError(
+            "norm_topk_prob = True with num_experts_per_tok = 1: all weights are 1 and the router cannot learn; "
+            "set norm_topk_prob = false or more experts per token"
+        )
+    dense = set(config.mlp_only_layers or ())
+    layers = tuple(
+        layer not in dense and (layer + 1) % config.decoder_sparse_step == 0
+        for layer in range(config.num_hidden_layers)
+    )
+    if not any(layers):
+        raise UnsupportedModelError(
+            f"decoder_sparse_step = {config.decoder_sparse_step}, mlp_only_layers = {sorted(dense)}: "
+            "no layer has experts; give it as a dense qwen3"
+        )
+    return Experts(num_experts, per_token, config.moe_intermediate_size, bool(config.norm_topk_prob), layers)
 
 
 def _refuse_unsupported(config: Any) -> None:
@@ -108,11 +155,17 @@ def _refuse_unsupported(config: Any) -> None:
         "use_sliding_window": False,
         "attention_bias": False,
         "mlp_bias": False,
+        "quantization_config": None,
     }
     for key, wanted in required.items():
         value = getattr(config, key, wanted)
         if value != wanted:
             raise UnsupportedModelError(f"{key} = {value!r} ({config.model_type}): only {wanted!r} is supported")
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    if kinds:
+        raise UnsupportedModelError(
+            f"layer_types has {sorted(kinds)[0]!r} ({config.model_type}): only 'full_attention' is supported"
+        )
 
 
 def padded_vocab_size(hf_config: HFConfig, tp: int) -> int:
@@ -123,7 +176,7 @@ def padded_vocab_size(hf_config: HFConfig, tp: int) -> int:
 def transformer_config(hf_config: HFConfig, layout: Layout, dtype: torch.dtype) -> TransformerConfig:
     """Megatron's config for this model, layout and parameter dtype (float32 or bfloat16).
 
-    Raises UnsupportedModelError for another dtype.
+    Raises UnsupportedModelError for another dtype, LayoutError for grouped experts where they cannot run.
     """
     if dtype not in (torch.float32, torch.bfloat16):
         raise UnsupportedModelError(f"dtype = {dtype}: only float32 and bfloat16 are supported")
@@ -147,6 +200,7 @@ def transformer_config(hf_config: HFConfig, layout: Layout, dtype: torch.dtype) 
         add_bias_linear=False,
         add_qkv_bias=hf_config.qkv_bias,
         qk_layernorm=hf_config.qk_norm,
+        softmax_scale=attention_softmax_scale(hf_config),
         attention_dropout=0.0,
         hidden_dropout=0.0,
         params_dtype=dtype,
@@ -156,8 +210,12 @@ def transformer_config(hf_config: HFConfig, layout: Layout, dtype: torch.dtype) 
         tensor_model_parallel_size=layout.tp,
         pipeline_model_parallel_size=layout.pp,
         sequence_parallel=layout.sequence_parallel,
+        **_context_options(layout),
+        **_pipeline_options(layout),
+        **_recompute_options(hf_config, layout),
         variable_seq_lengths=True,  # stages tell each other the length of each packed micro-batch
         moe_token_dispatcher_type="alltoall",  # variable_seq_lengths insists on it, for dense models too
+        **_expert_options(hf_config, layout),
         calculate_per_token_loss=True,  # gradients are divided once, by the tokens of the whole step
         use_cpu_initialization=not torch.cuda.is_available(),
         perform_initialization=False,  # every weight is loaded; see hf/load.py
@@ -169,3 +227,58 @@ def transformer_config(hf_config: HFConfig, layout: Layout, dtype: torch.dtype) 
         apply_rope_fusion=False,
         persist_layer_norm=False,
     )
+
+
+def _context_options(layout: Layout) -> dict[str, Any]:
+    """Megatron calls trading tokens against heads a2a."""
+    if layout.cp == 1:
+        return {}
+    exchange = {"all_gather": "all_gather", "all_to_all": "a2a"}[layout.cp_comm]
+    return {"context_parallel_size": layout.cp, "cp_comm_type": exchange}
+
+
+def _pipeline_options(layout: Layout) -> dict[str, Any]:
+    """A virtual pipeline needs overlapped exchange: see `check_pipeline_exchange` in schedule.py."""
+    if layout.vpp == 1:
+        return {}
+    return {
+        "virtual_pipeline_model_parallel_size": layout.vpp,
+        "overlap_p2p_comm": True,
+        "batch_p2p_comm": False,
+    }
+
+
+def _recompute_options(hf_config: HFConfig, layout: Layout) -> dict[str, Any]:
+    """`full` keeps a layer's input only; `selective` keeps the projections and norms, which are cheap to hold."""
+    if layout.recompute == "none":
+        return {}
+    if layout.recompute == "full":
+        return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    modules = ["core_attn", "mlp"] if hf_config.moe is None else ["core_attn", "mlp", "moe"]
+    return {"recompute_granularity": "selective", "recompute_modules": modules}
+
+
+def _expert_options(hf_config: HFConfig, layout: Layout) -> dict[str, Any]:
+    """The part of Megatron's config that a mixture of experts adds. No load balancing loss: GRPO has its own loss."""
+    moe = hf_config.moe
+    if moe is None:
+        return {}
+    if layout.grouped_experts and not (torch.cuda.is_available() and importlib.util.find_spec("transformer_engine")):
+        raise LayoutError(
+            "grouped_experts = true: it needs CUDA and Transformer Engine, and one of them is missing here; "
+            "set grouped_experts = false"
+        )
+    return {
+        "moe_grouped_gemm": layout.grouped_experts,
+        "num_moe_experts": moe.num_experts,
+        "moe_router_topk": moe.experts_per_token,
+        "moe_ffn_hidden_size": moe.ffn_hidden_size,
+        # Softmax over all experts and then the best k, or over the best k: the second sums to 1.
+        "moe_router_pre_softmax": not moe.norm_topk_prob,
+        "moe_router_dtype": "fp32",
+        "moe_router_load_balancing_type": "none",
+        # A list makes checkpoints name each layer; a number lets them stack equal layers.
+        "moe_layer_freq": 1 if all(moe.layers) else [int(has_experts) for has_experts in moe.layers],
+        "expert_model_parallel_size": layout.ep,
+        "expert_tensor_parallel_size": layout.etp,
+    }

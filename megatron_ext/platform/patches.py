@@ -94,8 +94,59 @@ def _with_cuda_type_names(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+def patch_mappings(module: ModuleType) -> None:
+    """Gathers and reduce-scatters parts of unequal length, which gloo refuses and NCCL does not.
+
+    Expert tensor parallel ranks exchange as many tokens as the router happens to send to each.
+    """
+    gather = require_symbol(module, "_gather_along_first_dim")
+    reduce_scatter = require_symbol(module, "_reduce_scatter_along_first_dim")
+
+    @functools.wraps(gather)
+    def gather_parts(
+        input_: torch.Tensor, group: Any, output_split_sizes: list[int] | None = None, use_global_buffer: bool = False
+    ) -> torch.Tensor:
+        if output_split_sizes is None or group.size() == 1:
+            return gather(input_, group, output_split_sizes, use_global_buffer)
+        padded = input_.new_zeros((max(output_split_sizes), *input_.shape[1:]))
+        padded[: input_.size(0)] = input_
+        parts = [torch.empty_like(padded) for _ in output_split_sizes]
+        torch.distributed.all_gather(parts, padded, group=group)
+        return torch.cat([part[:size] for part, size in zip(parts, output_split_sizes, strict=True)])
+
+    @functools.wraps(reduce_scatter)
+    def reduce_scatter_parts(
+        input_: torch.Tensor, group: Any, input_split_sizes: list[int] | None = None, use_global_buffer: bool = False
+    ) -> torch.Tensor:
+        if input_split_sizes is None or group.size() == 1:
+            return reduce_scatter(input_, group, input_split_sizes, use_global_buffer)
+        total = input_.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(total, group=group)
+        return total.split(input_split_sizes)[group.rank()].clone()
+
+    module.__dict__.update(_gather_along_first_dim=gather_parts, _reduce_scatter_along_first_dim=reduce_scatter_parts)
+
+
+def patch_moe_utils(module: ModuleType) -> None:
+    """Lets the all-to-all of expert parallel take split sizes that are on the CPU already.
+
+    Upstream turns them into the numpy array that `all_to_all_single` needs only on the way from a GPU.
+    """
+    move_to_cpu = require_symbol(module, "maybe_move_tensor_to_cpu")
+
+    @functools.wraps(move_to_cpu)
+    def move(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
+        if as_numpy and torch.is_tensor(tensor) and not tensor.is_cuda:
+            return tensor.numpy()
+        return move_to_cpu(tensor, as_numpy, record_stream)
+
+    module.__dict__["maybe_move_tensor_to_cpu"] = move
+
+
 PATCHES: dict[str, Callable[[ModuleType], None]] = {
     "megatron.core.jit": patch_jit,
+    "megatron.core.tensor_parallel.mappings": patch_mappings,
     "megatron.core.tensor_parallel.random": patch_random,
     "megatron.core.optimizer.distrib_optimizer": patch_distributed_optimizer,
+    "megatron.core.transformer.moe.moe_utils": patch_moe_utils,
 }

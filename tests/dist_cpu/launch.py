@@ -1,7 +1,14 @@
-"""Runs a function in one process per rank of a layout, joined over gloo on this machine."""
+"""Runs a function in one process per rank of a layout, joined over gloo on this machine.
+
+Ranks are forked from one server process that has imported Megatron once, so a layout of 8 starts in a fraction of a
+second and shares the memory of the libraries. The process groups are made anew for each layout.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+import random
 import socket
 import tempfile
 from collections.abc import Callable
@@ -14,6 +21,8 @@ from megatron_ext.layout import Layout
 
 TIMEOUT_S = 120.0
 
+multiprocessing.set_forkserver_preload(["tests.dist_cpu.rank_programs"])
+
 
 def run_ranks(layout: Layout, program: Callable[..., Any], *args: Any) -> list[Any]:
     """What `program(topology, layout, *args)` returned on each rank, in rank order, from fresh processes.
@@ -21,8 +30,8 @@ def run_ranks(layout: Layout, program: Callable[..., Any], *args: Any) -> list[A
     `program` must be importable; results travel through torch.save. A failing rank's exception is raised here.
     """
     with tempfile.TemporaryDirectory() as result_dir:
-        context = (program, layout, _free_port(), result_dir, args)
-        torch.multiprocessing.spawn(_rank_main, context, nprocs=layout.world_size)
+        context = (program, layout, free_port(), result_dir, args)
+        torch.multiprocessing.start_processes(_rank_main, context, nprocs=layout.world_size, start_method="forkserver")
         paths = [Path(result_dir, f"{rank}.pt") for rank in range(layout.world_size)]
         return [torch.load(path, weights_only=False) for path in paths]
 
@@ -38,7 +47,10 @@ def _rank_main(
     shutdown_distributed()
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+def free_port() -> int:
+    """Below the range from which the system hands out ports, so that no one else's connection takes it meanwhile."""
+    while True:
+        port = random.SystemRandom().randrange(15_000, 30_000)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port

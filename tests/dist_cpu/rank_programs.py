@@ -6,9 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.attention import varlen
 
+from megatron_ext import schedule
+from megatron_ext.attention import A2A, SegmentAttention, build_packed_segments
+from megatron_ext.attention_cuda import VarlenAttention
+from megatron_ext.context_split import RankBatch, rank_order
 from megatron_ext.layout import Layout
 from megatron_ext.logprob import vocab_parallel_logprobs
 from megatron_ext.optimizer import OptimizerOptions
@@ -18,6 +24,9 @@ from megatron_ext.policy import MegatronPolicy
 from megatron_ext.schedule import LossSums
 from megatron_ext.topology import Topology
 from tests.dist_cpu.tiny_models import make_rows
+
+from megatron.core.transformer.enums import AttnMaskType  # isort: skip
+from megatron.core.transformer.transformer_config import TransformerConfig  # isort: skip
 
 TEMPERATURE = 0.8
 LR = 1e-3
@@ -56,8 +65,8 @@ def rank_batches(topology: Topology, layout: Layout, rows_per_micro_batch: int =
     return pack_rows(mine, rows_per_micro_batch, layout)
 
 
-def open_policy(hf_dir: Path, layout: Layout, topology: Topology) -> MegatronPolicy:
-    return MegatronPolicy(str(hf_dir), layout, topology, dtype=torch.float32, optimizer=OPTIONS)
+def open_policy(hf_dir: Path, layout: Layout, topology: Topology, dtype: torch.dtype = torch.float32) -> MegatronPolicy:
+    return MegatronPolicy(str(hf_dir), layout, topology, dtype=dtype, optimizer=OPTIONS)
 
 
 def train(policy: MegatronPolicy, micro_batches: list[MicroBatch], steps: int) -> list[Any]:
@@ -73,8 +82,8 @@ def exported(policy: MegatronPolicy) -> dict[str, Tensor]:
 
 def rank_state(policy: MegatronPolicy) -> list[Tensor]:
     """Every bit that training changes on this rank: parameters, master weights, moments and step counts."""
-    state = [parameter.detach().clone() for parameter in policy.model.parameters()]
-    for member in distributed_optimizers(policy._optimizer):
+    state = [parameter.detach().clone() for chunk in policy.chunks for parameter in chunk.parameters()]
+    for member in distributed_optimizers(policy.training.optimizer):
         for group in member.optimizer.param_groups:
             for main in group["params"]:
                 state.append(main.detach().clone())
@@ -84,6 +93,20 @@ def rank_state(policy: MegatronPolicy) -> list[Tensor]:
 
 def equal_bits(first: list[Tensor], second: list[Tensor]) -> bool:
     return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def short_run(topology: Topology, layout: Layout, hf_dirs: dict[str, Path]) -> dict[str, Any]:
+    """Per model: logprobs, two steps, the weights after them."""
+    results = {}
+    for name, hf_dir in hf_dirs.items():
+        policy = open_policy(hf_dir, layout, topology)
+        micro_batches = rank_batches(topology, layout)
+        results[name] = {
+            "logprobs": policy.logprobs(micro_batches, temperature=TEMPERATURE, with_entropy=True),
+            "steps": train(policy, micro_batches, 2),
+            "weights": exported(policy),
+        }
+    return results
 
 
 def exercise(topology: Topology, layout: Layout, hf_dirs: dict[str, Path], out_dir: Path) -> dict[str, Any]:
@@ -120,6 +143,18 @@ def changed_tensors(tensors: dict[str, Tensor], hf_dir: Path) -> list[str]:
     """Names whose bits are not those on disk."""
     on_disk = load_file(hf_dir / "model.safetensors")
     return [name for name, tensor in tensors.items() if not torch.equal(tensor, on_disk[name])]
+
+
+def train_four_steps(topology: Topology, layout: Layout, hf_dir: Path) -> list[Any]:
+    return train(open_policy(hf_dir, layout, topology), rank_batches(topology, layout), 4)
+
+
+def save_after_two_steps(topology: Topology, layout: Layout, hf_dir: Path, checkpoint: Path, out_dir: Path) -> None:
+    """And goes no further; writes the model in Hugging Face form too."""
+    policy = open_policy(hf_dir, layout, topology)
+    train(policy, rank_batches(topology, layout), 2)
+    policy.save_checkpoint(checkpoint)
+    policy.save_hf(out_dir)
 
 
 def resume(topology: Topology, layout: Layout, hf_dir: Path, checkpoints: list[Path]) -> list[dict[str, Any]]:
@@ -213,3 +248,104 @@ def head_gradients(topology: Topology, layout: Layout, cases: list[dict[str, Any
         outputs = {"logprobs": logprobs_N.detach(), "entropy": entropy_N, "hidden_grad": hidden.grad}
         results.append({**outputs, "weight_grad": weight.grad})
     return results
+
+
+def attend_over_ranks(topology: Topology, layout: Layout, case: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """Attention of this rank's tokens of `case` and its gradients, by each exchange; on a CPU varlen is written out."""
+    segments = build_packed_segments(
+        RankBatch(pack_sequences([PackInput([0], 1, [])]), case["cu_seqlens"], torch.empty(0)),
+        topology.cp_group,
+        topology.device,
+    )
+    mine_T = rank_order(case["cu_seqlens"], topology.cp_size, topology.cp_rank)
+    varlen.varlen_attn = varlen_by_hand  # type: ignore[assignment]
+    results = {}
+    for way, module, exchange in (
+        ("all_gather", SegmentAttention, "all_gather"),
+        ("all_to_all", SegmentAttention, A2A),
+        ("varlen", VarlenAttention, "all_gather"),
+    ):
+        config = TransformerConfig(num_layers=1, hidden_size=64, num_attention_heads=8, cp_comm_type=exchange)
+        attention = module(config, 1, AttnMaskType.causal, "self", softmax_scale=case["scale"])
+        inputs = {name: case[name][mine_T].requires_grad_() for name in ("query", "key", "value")}
+        output = attention(*(x[:, None] for x in inputs.values()), None, packed_seq_params=segments)
+        output = output.view_as(inputs["query"])
+        (output * case["grad"][mine_T]).sum().backward()
+        results[way] = {"output": output.detach(), **{name: x.grad for name, x in inputs.items()}}
+    return results
+
+
+def varlen_by_hand(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seq_q: Tensor,
+    cu_seq_k: Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float,
+    window_size: tuple[int, int],
+    enable_gqa: bool,
+) -> Tensor:
+    """What torch documents of its function: causal, the last query of each segment aligned with its last key."""
+    assert window_size == (-1, 0)
+    assert max_q == cu_seq_q.diff().max() and max_k == cu_seq_k.diff().max()
+    outputs = []
+    for q, k, v in zip(
+        query.split(cu_seq_q.diff().tolist()),
+        key.split(cu_seq_k.diff().tolist()),
+        value.split(cu_seq_k.diff().tolist()),
+        strict=True,
+    ):
+        mask = torch.ones(q.size(0), k.size(0), dtype=torch.bool).tril(k.size(0) - q.size(0))
+        rows = (x.transpose(0, 1)[None] for x in (q, k, v))
+        output = F.scaled_dot_product_attention(*rows, attn_mask=mask, scale=scale, enable_gqa=enable_gqa)
+        outputs.append(output[0].transpose(0, 1))
+    return torch.cat(outputs)
+
+
+def batched_exchange(topology: Topology, layout: Layout, hf_dir: Path) -> dict[str, Any]:
+    """A step as it should be, the refusal of batched exchange, and the step that it would have made."""
+    rows = [PackInput([number, *range(1, 24)], 8, [1] * 16, {"weight": [1.0] * 16}) for number in range(4)]
+    micro_batches = pack_rows(rows, 1, layout)  # of equal length: nothing else would go unnoticed
+    good = train(open_policy(hf_dir, layout, topology), micro_batches, 1)[0]
+    policy = open_policy(hf_dir, layout, topology)
+    policy.model.config.overlap_p2p_comm, policy.model.config.batch_p2p_comm = False, True
+    try:
+        train(policy, micro_batches, 1)
+        refusal = "none"
+    except ValueError as error:
+        refusal = str(error)
+    schedule.check_pipeline_exchange = lambda config: None
+    batched = train(policy, micro_batches, 1)[0]
+    return {"grad_norm": good.grad_norm, "refusal": refusal, "batched_grad_norm": batched.grad_norm}
+
+
+def train_bfloat16(topology: Topology, layout: Layout, hf_dir: Path) -> dict[str, Any]:
+    """Two steps with parameters in bfloat16, and whether each is its float32 master weight, rounded."""
+    policy = MegatronPolicy(str(hf_dir), layout, topology, dtype=torch.bfloat16, optimizer=OPTIONS)
+    before = exported(policy)
+    steps = train(policy, rank_batches(topology, layout), 2)
+    pairs = [
+        (main, shard)
+        for member in distributed_optimizers(policy.training.optimizer)
+        for mains, shards in zip(member.shard_fp32_from_float16_groups, member.shard_float16_groups, strict=True)
+        for main, shard in zip(mains, shards, strict=True)
+    ]
+    masters_agree = bool(pairs) and all(
+        main.dtype == torch.float32 and torch.equal(main.bfloat16(), shard) for main, shard in pairs
+    )
+    return {"before": before, "steps": steps, "weights": exported(policy), "masters_agree": masters_agree}
+
+
+def count_attention_calls(topology: Topology, layout: Layout, hf_dir: Path) -> int:
+    """How often a layer's attention runs in a training step of one micro-batch."""
+    policy = open_policy(hf_dir, layout, topology)
+    calls = []
+    for chunk in policy.chunks:
+        for module in chunk.modules():
+            if isinstance(module, SegmentAttention):
+                module.register_forward_hook(lambda *_: calls.append(1))
+    train(policy, pack_rows(make_rows(), 8, layout), 1)
+    return len(calls)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from megatron_ext.layout import Layout
-from megatron_ext.logprob import vocab_parallel_logprobs
+from megatron_ext.logprob import WORK_BYTES, vocab_parallel_logprobs
 from tests.dist_cpu import rank_programs
 from tests.dist_cpu.launch import run_ranks
 
@@ -83,3 +83,58 @@ def test_temperature_zero_is_refused() -> None:
     empty = torch.zeros(0, 4), torch.zeros(3, 4), torch.zeros(0, dtype=torch.int64)
     with pytest.raises(ValueError, match="temperature = 0"):
         vocab_parallel_logprobs(*empty, temperature=0.0, tp_group=None, vocab_size=3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_weight_gradient_is_added_to_main_grad(dtype: torch.dtype) -> None:
+    """Twice the gradient in `main_grad` after two passes, and from autograd a zero that takes no memory."""
+    case = make_case(11, 37, 4, 0.7, 5)
+    hidden, weight = case["hidden"].to(dtype).requires_grad_(), case["weight"].to(dtype).requires_grad_()
+    weight.main_grad = torch.zeros(37, 16)  # type: ignore[attr-defined]
+    for _ in range(2):
+        head_logprobs(case, hidden, weight, fp32_head=True).backward()
+    assert weight.grad is not None and weight.grad.is_sparse and weight.grad._nnz() == 0
+    expected = float64_reference(case | {"hidden": hidden.detach(), "weight": weight.detach()})
+    torch.testing.assert_close(weight.main_grad.double(), 2 * expected["weight_grad"], rtol=1e-5, atol=1e-5)  # type: ignore[attr-defined]
+
+
+def test_fp32_head_is_exact_where_the_low_precision_head_is_not() -> None:
+    """On hidden states and weights in bfloat16; the fp32 head works through the weight in several blocks."""
+    case = make_case(300, 517, 64, 0.7, 6)
+    hidden, weight = case["hidden"].bfloat16(), case["weight"].bfloat16()
+    expected = (float64_reference(case | {"hidden": hidden, "weight": weight})["logprobs"] * case["grad"]).sum()
+    errors = [
+        abs(head_logprobs(case, hidden, weight, fp32_head=fp32_head).item() - expected.item())
+        for fp32_head in (True, False)
+    ]
+    assert errors[0] < 1e-3 < errors[1]
+
+
+def test_blocks_of_a_low_precision_weight_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for 3 rows of float32 weight at a time gives what room for all gives."""
+    case = make_case(11, 37, 4, 0.7, 7)
+    results = []
+    for work_bytes in (64 * 2**20, 3 * 16 * 4):
+        monkeypatch.setitem(WORK_BYTES, "cpu", work_bytes)
+        hidden = case["hidden"].bfloat16().requires_grad_()
+        weight = case["weight"].bfloat16().requires_grad_()
+        head_logprobs(case, hidden, weight, fp32_head=True).backward()
+        results.append((hidden.grad, weight.grad))
+    for whole, blocks in zip(*results, strict=True):
+        torch.testing.assert_close(blocks, whole, rtol=1e-2, atol=1e-3)
+
+
+def head_logprobs(case: dict[str, Any], hidden: torch.Tensor, weight: torch.Tensor, fp32_head: bool) -> torch.Tensor:
+    """The case's scalar, from the tensors given."""
+    logprobs_N, entropy_N = vocab_parallel_logprobs(
+        hidden,
+        weight,
+        case["targets"],
+        temperature=case["temperature"],
+        tp_group=None,
+        vocab_size=weight.size(0),
+        chunk_tokens=case["chunk_tokens"],
+        fp32_head=fp32_head,
+    )
+    assert entropy_N is None
+    return (logprobs_N * case["grad"]).sum()

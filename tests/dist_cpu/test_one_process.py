@@ -36,7 +36,7 @@ def run_all(topology: Any, layout: Layout, hf_dirs: dict[str, Path], broken: lis
 
 
 def write_broken_models(hf_dir: Path, root: Path) -> list[Path]:
-    """One without a tensor, one with a tensor of another shape, one with rope scaling."""
+    """One without a tensor, one with a tensor of another shape, one with a rope scaling that is not supported."""
     missing, misshapen, scaled = (shutil.copytree(hf_dir, root / name) for name in ("missing", "misshapen", "scaled"))
     tensors = load_file(hf_dir / "model.safetensors")
     without = {name: tensor for name, tensor in tensors.items() if name != "model.layers.2.mlp.up_proj.weight"}
@@ -44,7 +44,7 @@ def write_broken_models(hf_dir: Path, root: Path) -> list[Path]:
     cut = {**tensors, "model.layers.1.self_attn.k_norm.weight": torch.ones(16)}
     save_file(cut, misshapen / "model.safetensors")
     config = json.loads((hf_dir / "config.json").read_text())
-    config["rope_parameters"] = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}
+    config["rope_parameters"] = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
     (scaled / "config.json").write_text(json.dumps(config))
     return [missing, misshapen, scaled]
 
@@ -95,4 +95,4 @@ def test_refusals_name_what_is_wrong(one: dict[str, Any]) -> None:
     assert missing.startswith("WeightsError: model.layers.2.mlp.up_proj.weight is not in")
     assert "model.layers.1.self_attn.k_norm.weight" in misshapen
     assert "[16]" in misshapen and "[32]" in misshapen
-    assert scaled.startswith("UnsupportedModelError: rope_type = 'linear'")
+    assert scaled.startswith("UnsupportedModelError: rope_type = 'dynamic'")

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import sys
 import types
+from typing import Any
 
 import pytest
 import torch
 
 from megatron_ext import platform
+from megatron_ext.attention import SegmentAttention
+from megatron_ext.attention_cuda import AttentionBackendError, choose_attention
 from megatron_ext.hf.config import HFConfig
 from megatron_ext.layout import Layout, LayoutError, check_layout
 from megatron_ext.platform import patches
 from megatron_ext.platform.import_hook import MegatronImportHook
+from megatron_ext.topology import init_distributed
 
 needs_no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="the platform does nothing with CUDA")
 
@@ -98,11 +102,41 @@ def test_another_version_is_refused() -> None:
         (Layout(pp=4), r"pp = 4: it must divide the model's 6 layers; choose one of 1, 2, 3, 6"),
         (Layout(dp=0), r"dp = 0: a parallel size must be at least 1"),
         (Layout(sequence_parallel=True), r"sequence_parallel = true: it needs tp > 1"),
+        (Layout(cp=0), r"cp = 0: a parallel size must be at least 1"),
+        (Layout(vpp=2), r"vpp = 2: it splits pipeline stages, so it needs pp > 1; set vpp = 1 or raise pp"),
+        (Layout(pp=2, vpp=2), r"vpp = 2: it must divide the model's 3 layers of a pipeline stage; choose one of 1, 3"),
+        (
+            Layout(cp=8, cp_comm="all_to_all"),
+            r"cp = 8: it must divide the model's 4 key-value heads of a rank; choose one of 1, 2, 4 or cp_comm = .",
+        ),
+        (
+            Layout(tp=4, cp=2, cp_comm="all_to_all"),
+            r"cp = 2: it must divide the model's 1 key-value heads of a rank; choose one of 1 or cp_comm",
+        ),
+        (Layout(cp_comm="ring"), r"cp_comm = 'ring': it must be one of all_gather, all_to_all"),  # type: ignore[arg-type]
+        (Layout(recompute="some"), r"recompute = 'some': it must be one of none, full, selective"),  # type: ignore[arg-type]
     ],
 )
 def test_a_layout_that_does_not_fit_says_why(layout: Layout, message: str) -> None:
     with pytest.raises(LayoutError, match=message):
         check_layout(layout, MODEL)
+
+
+def test_another_number_of_processes_is_refused_before_any_group_is_made() -> None:
+    layout = Layout(tp=2, pp=2, vpp=2, cp=3)
+    with pytest.raises(LayoutError, match=r"tp x cp x dp x pp = 2 x 3 x 1 x 2 = 12: it must equal the 8 processes"):
+        init_distributed(0, 8, "127.0.0.1", 1, layout, seed=1)
+    assert not torch.distributed.is_initialized()
+
+
+@needs_no_cuda
+@pytest.mark.parametrize("backend", ["varlen", "transformer_engine"])
+def test_an_attention_that_cannot_run_here_is_refused(backend: Any) -> None:
+    with pytest.raises(
+        AttentionBackendError, match=rf'attention = "{backend}": it needs CUDA, this is cpu; use "sdpa"'
+    ):
+        choose_attention(backend, torch.device("cpu"), torch.bfloat16)
+    assert choose_attention("auto", torch.device("cpu"), torch.bfloat16) is SegmentAttention
 
 
 def test_a_layout_that_fits_passes() -> None:

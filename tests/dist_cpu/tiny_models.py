@@ -14,6 +14,8 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 from megatron_ext.packing import PackInput
@@ -32,11 +34,22 @@ SHAPE = {
     "head_dim": 32,
 }
 
+EXPERTS = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 40, "norm_topk_prob": True}
+"""More experts than hidden size would suggest, so that some get few tokens of a row or none."""
+
 CLASSES = {
     "qwen3_tied": (Qwen3Config, Qwen3ForCausalLM, {"tie_word_embeddings": True}),
     "qwen3_untied": (Qwen3Config, Qwen3ForCausalLM, {"tie_word_embeddings": False}),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, {"tie_word_embeddings": False, "head_dim": 16}),
+    "qwen2_tied": (Qwen2Config, Qwen2ForCausalLM, {"tie_word_embeddings": True, "head_dim": 16}),
+    "llama_tied": (LlamaConfig, LlamaForCausalLM, {"tie_word_embeddings": True, "head_dim": 16}),
     "llama": (LlamaConfig, LlamaForCausalLM, {"tie_word_embeddings": False, "head_dim": 16}),
+    "qwen3_moe": (Qwen3MoeConfig, Qwen3MoeForCausalLM, {"tie_word_embeddings": False, **EXPERTS}),
+    "qwen3_moe_mixed": (
+        Qwen3MoeConfig,
+        Qwen3MoeForCausalLM,
+        {"tie_word_embeddings": True, **EXPERTS, "norm_topk_prob": False, "mlp_only_layers": [1]},
+    ),
 }
 
 

@@ -93,11 +93,15 @@ class FakeTrainer:
     def reset_optimizer(self) -> None:
         self.events.append("reset optimizer")
 
-    def save_checkpoint(self, directory: Path) -> None:
+    def save_checkpoint(self, directory: Path, background: bool = False) -> None:
         self.events.append("save")
+        directory.mkdir(parents=True, exist_ok=True)
         (directory / "weights").write_text(str(self.weights))
         if self.fail_save is not None:
             raise self.fail_save
+
+    def finish_checkpoint(self) -> None:
+        self.events.append("finish save")
 
     def load_checkpoint(self, directory: Path) -> None:
         self.weights = int((directory / "weights").read_text())

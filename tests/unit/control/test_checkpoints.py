@@ -78,7 +78,7 @@ def test_a_full_disk_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_killed_save_is_not_taken_for_a_checkpoint(tmp_path: Path) -> None:
-    (tmp_path / "rl-000002.unfinished" / "megatron").mkdir(parents=True)
+    (tmp_path / "rl-000002.0badc0de.unfinished" / "megatron").mkdir(parents=True)
     checkpoints = Checkpoints(tmp_path, keep_last=1)
     with pytest.raises(CheckpointError, match="without --resume"):
         checkpoints.restore(FakeTrainer([]))

@@ -1,0 +1,99 @@
+"""Conversations to imitate, out of files: what supervised training reads.
+
+A row is either a conversation, `{"messages": [{"role": "user", "content": ...}, {"role": "assistant", ...}]}`, or a row
+of the DocQA-RL schema. The answer to imitate is then its column `response` or, where that is missing or empty, the gold
+answer `reward_model.ground_truth`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hybridflow.data.conversation import encode_conversation
+from hybridflow.data.rows import load_records
+from hybridflow.data.schema import parse_row
+from hybridflow.data.streams import draw_indices
+from hybridflow.data.template import Message
+from hybridflow.errors import DataError
+from hybridflow.types import TrainSequence
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class DemonstrationSet:
+    """The tokenised demonstrations of one file, in file order."""
+
+    sequences: list[TrainSequence]
+    num_dropped: int
+    """Rows left out because they are longer than the limit."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_tokens: int,
+        seed: int,
+        overlong: Literal["error", "drop"] = "error",
+    ) -> None:
+        """Raises DataError, naming file, row and remedy, for a row that is malformed or above `max_tokens`."""
+        self._seed = seed
+        self.sequences = []
+        self.num_dropped = 0
+        for number, (where, record) in enumerate(load_records(path)):
+            sequence = encode_conversation(tokenizer, read_conversation(record, where), f"sft-{number:06d}")
+            if sequence.num_tokens <= max_tokens:
+                self.sequences.append(sequence)
+            elif overlong == "drop":
+                self.num_dropped += 1
+            else:
+                raise DataError(
+                    f"{where}: the conversation has {sequence.num_tokens} tokens, the window data.max_tokens is "
+                    f'{max_tokens}. Remedy: raise it, shorten the row, or set data.overlong = "drop"'
+                )
+        if not self.sequences:
+            raise DataError(f"{path}: all {self.num_dropped} rows are longer than data.max_tokens = {max_tokens}")
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def sequences_for_step(self, step: int, num_sequences: int) -> list[TrainSequence]:
+        """The rows of step `step` (from 0); see `draw_indices`."""
+        names = ("hybridflow.sft", self._seed)
+        return [self.sequences[index] for index in draw_indices(names, len(self.sequences), step, num_sequences)]
+
+
+def read_conversation(record: Any, where: str) -> list[Message]:
+    """The messages of one row, the last of them to be imitated. Raises DataError."""
+    if not isinstance(record, Mapping):
+        raise DataError(f"{where}: got {type(record).__name__}. Remedy: write one JSON object per row")
+    if "messages" not in record:
+        if "prompt" not in record:
+            raise DataError(
+                f"{where}: neither 'messages' (a conversation) nor 'prompt' (DocQA-RL schema) is there; found "
+                f"{', '.join(map(str, record)) or 'nothing'}. Remedy: add one of the two"
+            )
+        row = parse_row(record, where)
+        answer = record.get("response") or row.reward_model.ground_truth
+        if not isinstance(answer, str):
+            raise DataError(f"{where}, column 'response': got {type(answer).__name__}. Remedy: use a string")
+        return [*row.prompt, {"role": "assistant", "content": answer}]
+    messages: list[Message] = []
+    for index, message in enumerate(_list_of(record["messages"], where)):
+        role, content = (message.get(key) for key in ("role", "content")) if isinstance(message, Mapping) else (0, 0)
+        if not isinstance(role, str) or not isinstance(content, str) or not content:
+            raise DataError(
+                f"{where}, messages[{index}]: got {str(message)[:80]}. Remedy: use {{'role': ..., 'content': ...}} "
+                "with texts that are not empty"
+            )
+        messages.append({"role": role, "content": content})
+    return messages
+
+
+def _list_of(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list) or not value:
+        raise DataError(f"{where}, column 'messages': got {str(value)[:80]}. Remedy: use a list of messages")
+    return value

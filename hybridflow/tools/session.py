@@ -1,0 +1,40 @@
+"""Train workers for the time of one command."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import ray
+from ray.exceptions import RayError
+
+from hybridflow.cluster.session import Slots, start_session, stop_session
+from hybridflow.cluster.workers import gather
+from hybridflow.trainer.group import PolicyGroup, PolicySettings
+
+CLOSE_TIMEOUT_S = 10.0
+
+
+@contextmanager
+def open_policy(settings: PolicySettings, hf_dir: Path, log_directory: Path) -> Iterator[PolicyGroup]:
+    """The policy of `hf_dir` on its workers, the same Ray actors as in training. Leaves no process behind."""
+    group: PolicyGroup | None = None
+    try:
+        start_session(settings.worker.layout.world_size)
+        group = PolicyGroup(settings, Slots(settings.worker.layout.world_size), log_directory)
+        gather(group.setup(hf_dir))
+        yield group
+        closing = [worker.actor.close.remote() for worker in group.workers]
+        ray.wait(closing, num_returns=len(closing), timeout=CLOSE_TIMEOUT_S)
+    finally:
+        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cut this short
+        try:
+            for worker in group.workers if group else []:
+                with suppress(RayError, ValueError):
+                    ray.kill(worker.actor)
+            if ray.is_initialized():
+                stop_session()
+        finally:
+            signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,172 @@
+"""What the ranks of the checkpoint and residency tests do. Each function runs in every process of a layout."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megatron_ext import commit
+from megatron_ext.layout import Layout
+from megatron_ext.optimizer_repairs import distributed_optimizers
+from megatron_ext.policy import MegatronPolicy
+from megatron_ext.residency import ActivationOffload, ResidencyError
+from megatron_ext.topology import Topology, init_distributed
+from tests.dist_cpu.launch import free_port
+from tests.dist_cpu.rank_programs import equal_bits, exported, open_policy, rank_batches, rank_state, train
+
+
+def save_both_ways(topology: Topology, layout: Layout, hf_dir: Path, out_dir: Path) -> dict[str, Any]:
+    """Four steps. After the second a save in the foreground and one in the background, which steps 3 and 4 overtake."""
+    policy = open_policy(hf_dir, layout, topology)
+    batches = rank_batches(topology, layout)
+    train(policy, batches, 2)
+    state = rank_state(policy)
+    policy.save_checkpoint(out_dir / "foreground")
+    policy.save_checkpoint(out_dir / "background", background=True)
+    appeared_early = (out_dir / "background").exists()
+    steps = train(policy, batches, 2)
+    policy.finish_checkpoint()
+    return {
+        "state": state,
+        "steps": steps,
+        "final_state": rank_state(policy),
+        "appeared_early": appeared_early,
+        "names": sorted(path.name for path in out_dir.iterdir()),
+    }
+
+
+def go_on(topology: Topology, layout: Layout, hf_dir: Path, checkpoints: list[Path]) -> list[dict[str, Any]]:
+    """Per checkpoint: what was loaded, and two more steps."""
+    results = []
+    for checkpoint in checkpoints:
+        policy = open_policy(hf_dir, layout, topology)
+        policy.load_checkpoint(checkpoint)
+        state = rank_state(policy)
+        steps = train(policy, rank_batches(topology, layout), 2)
+        results.append({"state": state, "steps": steps, "final_state": rank_state(policy)})
+    return results
+
+
+def refusals(topology: Topology, layout: Layout, hf_dir: Path, checkpoints: list[Path]) -> list[tuple[str, bool]]:
+    """Per checkpoint, the error of loading it, and whether the policy stayed as it was."""
+    policy = open_policy(hf_dir, layout, topology)
+    before = rank_state(policy)
+    results = []
+    for checkpoint in checkpoints:
+        try:
+            policy.load_checkpoint(checkpoint)
+        except ValueError as error:
+            results.append((f"{type(error).__name__}: {error}", equal_bits(rank_state(policy), before)))
+    return results
+
+
+def open_for_reading(topology: Topology, layout: Layout, checkpoint: Path, out_dir: Path) -> dict[str, Any]:
+    """Loads the weights of a checkpoint alone, from its own config, and writes them for transformers."""
+    policy = MegatronPolicy(
+        str(checkpoint / "hf"), layout, topology, dtype=torch.float32, optimizer=None, load_weights=False
+    )
+    policy.load_checkpoint(checkpoint)
+    policy.save_hf(out_dir)
+    logprobs = policy.logprobs(rank_batches(topology, layout), temperature=1.0)
+    return {"weights": exported(policy), "logprobs": logprobs}
+
+
+def leave_and_return(topology: Topology, layout: Layout, hf_dir: Path, dtype: torch.dtype) -> dict[str, Any]:
+    """Steps with and without a stay on the host in between, and what is refused meanwhile."""
+    batches = rank_batches(topology, layout)
+    stayed = open_policy(hf_dir, layout, topology, dtype=dtype)
+    left = open_policy(hf_dir, layout, topology, dtype=dtype)
+    for policy in (stayed, left):
+        train(policy, batches, 1)
+    before, sizes = rank_state(left), {part: left.training.residency.num_bytes(part) for part in _PARTS}
+    away = left.to_host()
+    resident_while_away = sum(parameter.untyped_storage().nbytes() for parameter in left.model.parameters())
+    refused = []
+    for call in (
+        lambda: left.logprobs(batches, temperature=1.0),
+        lambda: train(left, batches, 1),
+        lambda: list(left.export_tensors()),
+        lambda: left.save_checkpoint("nowhere"),
+    ):
+        try:
+            call()
+        except ResidencyError as error:
+            refused.append(str(error))
+    back = [left.to_device("weights"), left.to_device()]
+    return {
+        "away": away,
+        "again": left.to_device(),
+        "back": back,
+        "resident_while_away": resident_while_away,
+        "sizes": sizes,
+        "expected_sizes": _count_bytes(left),
+        "refused": refused,
+        "equal": equal_bits(before, rank_state(left)),
+        "steps": [train(stayed, batches, 2), train(left, batches, 2)],
+        "states": [rank_state(stayed), rank_state(left)],
+    }
+
+
+_PARTS = ("weights", "gradients", "optimizer")
+
+
+def _count_bytes(policy: MegatronPolicy) -> dict[str, int]:
+    """The same, from Megatron's buffers and the optimizer's tensors."""
+    buffers = [buffer for chunk in policy.training.chunks for buffer in chunk.buffers]
+    optimizer = 0
+    for member in distributed_optimizers(policy.training.optimizer):
+        for group in member.optimizer.param_groups:
+            for main_param in group["params"]:
+                state = member.optimizer.state[main_param]
+                optimizer += state["exp_avg"].nbytes + state["exp_avg_sq"].nbytes
+                optimizer += main_param.nbytes if policy.model.config.bf16 else 0
+    weights = sum(buffer.param_data.nbytes for buffer in buffers)
+    return {"weights": weights, "gradients": sum(b.grad_data.nbytes for b in buffers), "optimizer": optimizer}
+
+
+def offload_activations(topology: Topology, layout: Layout, hf_dir: Path) -> dict[str, Any]:
+    """Two steps with everything that forward saves moved, against two without."""
+    batches = rank_batches(topology, layout)
+    plain, offloading = (open_policy(hf_dir, layout, topology) for _ in range(2))
+    hooks = ActivationOffload(offloading.model.parameters(), min_bytes=1024)
+    offloading._offload = hooks
+    return {
+        "steps": [train(policy, batches, 2) for policy in (plain, offloading)],
+        "states": [rank_state(policy) for policy in (plain, offloading)],
+        "moved_bytes": hooks.moved_bytes,
+    }
+
+
+def save_for_ever(hf_dir: Path, directory: Path, ready: Any, background: bool) -> None:
+    """Loads the latest checkpoint, if any, then trains and saves until it is killed. Says when it has loaded."""
+    torch.set_num_threads(1)
+    layout = Layout()
+    topology = init_distributed(0, 1, "127.0.0.1", free_port(), layout, seed=7, timeout_s=60)
+    policy = open_policy(hf_dir, layout, topology)
+    whole = sorted(commit.list_committed(directory))
+    number = 0
+    if whole:
+        policy.load_checkpoint(whole[-1])
+        number = int(whole[-1].name)
+    batches = rank_batches(topology, layout)
+    # Kills shall hit saves, and not what a process does at its first step and save only.
+    train(policy, batches, 1)
+    policy.save_checkpoint(directory.with_name("warm-up"))
+    ready.set()
+    while True:
+        number += 1
+        train(policy, batches, 1)
+        policy.save_checkpoint(directory / f"{number:06d}", background=background)
+        commit.keep_last(sorted(commit.list_committed(directory)), 2)
+
+
+def start_saving(hf_dir: Path, directory: Path, background: bool) -> tuple[Any, Any]:
+    """`save_for_ever` in a process that starts at once: forked from the one that launch.py keeps, with all imported."""
+    context = multiprocessing.get_context("forkserver")
+    ready = context.Event()
+    process = context.Process(target=save_for_ever, args=(hf_dir, directory, ready, background))
+    process.start()
+    return process, ready

@@ -1,0 +1,46 @@
+"""A stay on the host changes no bit, frees what it says, and is noticed by whoever needs what is away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from megatron_ext.layout import Layout
+from tests.dist_cpu import checkpoint_programs, rank_programs
+from tests.dist_cpu.launch import run_ranks
+
+pytestmark = [pytest.mark.dist_cpu, pytest.mark.timeout(300)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_round_trip(hf_dirs: dict[str, Path], dtype: torch.dtype) -> None:
+    for rank in run_ranks(Layout(dp=2), checkpoint_programs.leave_and_return, hf_dirs["qwen3_untied"], dtype):
+        sizes = rank["sizes"]
+        assert sizes == rank["expected_sizes"]
+        assert rank["away"].freed_bytes == sum(sizes.values())
+        assert rank["away"].copied_bytes == sizes["weights"] + sizes["optimizer"]
+        assert rank["resident_while_away"] == 0
+        weights, rest = rank["back"]
+        assert (weights.freed_bytes, weights.copied_bytes) == (-sizes["weights"], sizes["weights"])
+        assert (rest.freed_bytes, rest.copied_bytes) == (-sizes["gradients"] - sizes["optimizer"], sizes["optimizer"])
+        assert rank["again"].freed_bytes == rank["again"].copied_bytes == 0
+        assert rank["equal"]
+        assert rank["steps"][0] == rank["steps"][1]
+        assert rank_programs.equal_bits(*rank["states"])
+
+
+def test_what_needs_the_device_says_so(hf_dirs: dict[str, Path]) -> None:
+    (rank,) = run_ranks(Layout(), checkpoint_programs.leave_and_return, hf_dirs["qwen3_untied"], torch.float32)
+    assert len(rank["refused"]) == 4
+    assert rank["refused"][0] == "weights on the host: call to_device('weights') before this"
+    assert rank["refused"][1].startswith("weights, gradients, optimizer on the host")
+
+
+@pytest.mark.parametrize("layout", [Layout(), Layout(pp=2)], ids=["one", "pp2"])
+def test_offloaded_activations_give_the_same_steps(hf_dirs: dict[str, Path], layout: Layout) -> None:
+    for rank in run_ranks(layout, checkpoint_programs.offload_activations, hf_dirs["qwen3_tied"]):
+        assert rank["moved_bytes"] > 100_000
+        assert rank["steps"][0] == rank["steps"][1]
+        assert rank_programs.equal_bits(*rank["states"])

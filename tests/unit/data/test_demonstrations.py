@@ -1,0 +1,81 @@
+"""Demonstrations out of files: which text is imitated, in which order, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hybridflow.data.demonstrations import DemonstrationSet, read_conversation
+from hybridflow.data.streams import draw_indices
+from hybridflow.errors import DataError
+from hybridflow.policy.tokenizer import build_tokenizer
+
+TOKENIZER = build_tokenizer()
+QUESTION = {"role": "user", "content": "What is the rate ?"}
+DOCQA = {
+    "data_source": "synth",
+    "prompt": [QUESTION],
+    "ability": "doc-qa",
+    "reward_model": {"style": "rule", "ground_truth": "Therefore, the answer is yen."},
+    "extra_info": {"index": 0},
+}
+
+
+def write(path: Path, *rows: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_what_is_imitated(tmp_path: Path) -> None:
+    """A conversation's assistant turns; a response before the gold answer; the gold answer."""
+    conversation = {"messages": [QUESTION, {"role": "assistant", "content": "It is yen."}]}
+    rows = [conversation, DOCQA | {"response": "I think it is yen."}, DOCQA, DOCQA | {"response": None}]
+    found = DemonstrationSet(write(tmp_path / "a.jsonl", *rows), TOKENIZER, max_tokens=100, seed=0)
+    texts = [TOKENIZER.decode(sequence.response_token_ids) for sequence in found.sequences]
+    gold = "Therefore, the answer is yen.<|end|>"
+    assert texts == ["It is yen.<|end|>", "I think it is yen.<|end|>", gold, gold]
+    for sequence in found.sequences:
+        assert TOKENIZER.decode(sequence.prompt_token_ids) == "<|user|>What is the rate ?<|assistant|>"
+        assert sequence.loss_mask == [1] * len(sequence.response_token_ids)
+
+
+def test_long_rows_are_named_or_dropped(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", DOCQA, DOCQA | {"response": "yen " * 50})
+    with pytest.raises(
+        DataError, match=r"a.jsonl, line 2, row 1: the conversation has \d+ tokens, the window .* is 40"
+    ):
+        DemonstrationSet(path, TOKENIZER, max_tokens=40, seed=0)
+    kept = DemonstrationSet(path, TOKENIZER, max_tokens=40, seed=0, overlong="drop")
+    assert (len(kept), kept.num_dropped) == (1, 1)
+    with pytest.raises(DataError, match="all 2 rows are longer"):
+        DemonstrationSet(path, TOKENIZER, max_tokens=2, seed=0, overlong="drop")
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ([1], "got list"),
+        ({"text": "x"}, "neither 'messages' .* nor 'prompt' .* found text"),
+        ({"messages": []}, "column 'messages'"),
+        ({"messages": [QUESTION, {"role": "assistant"}]}, r"messages\[1\]"),
+        (DOCQA | {"response": 5}, "column 'response': got int"),
+        (DOCQA | {"reward_model": {}}, "ground_truth"),
+    ],
+)
+def test_malformed_rows_are_named(record: Any, said: str) -> None:
+    with pytest.raises(DataError, match=f"row 7.*{said}"):
+        read_conversation(record, "row 7")
+
+
+def test_every_epoch_has_every_row_once_and_steps_need_no_cursor() -> None:
+    """5 items, 3 a step: step 1 takes the last two of the first epoch and the first of the second."""
+    drawn = [index for step in range(5) for index in draw_indices(("a", 0), 5, step, 3)]
+    assert [sorted(drawn[start : start + 5]) for start in (0, 5, 10)] == [[0, 1, 2, 3, 4]] * 3
+    assert len({tuple(drawn[start : start + 5]) for start in (0, 5, 10)}) > 1
+    assert draw_indices(("a", 0), 5, 3, 3) == drawn[9:12]
+    assert draw_indices(("a", 1), 50, 0, 50) != draw_indices(("a", 0), 50, 0, 50)
+    assert Counter(draw_indices(("a", 0), 2, 0, 7)) in (Counter({0: 4, 1: 3}), Counter({0: 3, 1: 4}))
