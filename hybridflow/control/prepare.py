@@ -20,7 +20,7 @@ from hybridflow.data.rows import Row, load_rows, write_rows
 from hybridflow.data.synth.spec import Split, SynthSpec, generate_rows
 from hybridflow.errors import ConfigError, DataError
 from hybridflow.policy.init import write_policy
-from hybridflow.trainer.layout import check_model_layout
+from hybridflow.trainer.layout import check_model_layout, check_model_weights
 from hybridflow.types import Prompt
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Inputs:
 
 
 def check_model(config: Config) -> None:
-    """Raises ConfigError unless the model directory is there, can be cut as asked, and has the window asked for."""
+    """Raises ConfigError unless the model is there, whole, can be cut as asked, and has the window asked for."""
     from transformers import AutoConfig
 
     path = Path(config.model.path)
@@ -53,8 +53,10 @@ def check_model(config: Config) -> None:
             f"model.path = {config.model.path!r} has no safetensors. Download the weights, or set "
             f'model.init = "seeded" to start from drawn ones'
         )
+    hf_config = check_model_layout(path, config.train.layout)
+    if config.model.init == "weights":
+        check_model_weights(path, hf_config)
     try:
-        check_model_layout(str(path), config.train.layout)
         window = AutoConfig.from_pretrained(path, local_files_only=True).max_position_embeddings
     except (OSError, ValueError) as error:
         raise ConfigError(f"model.path = {config.model.path!r}: cannot read its config.json: {error}") from error
