@@ -2,7 +2,8 @@
 
 Upstream (Megatron-Core 0.16.1) leaves processes when a trainer is killed: the server of its results queue waits for
 ever, and a forked writer may wait for a lock that died with its parent, holding a copy of the parent's memory. Here
-the results need no server (results_queue.py), and a writer ends with the process whose state it writes.
+the results need no server (results_queue.py), and a writer ends with the process whose state it writes. Whether
+upstream still needs it says test_upstream_leaves_processes_of_a_killed_trainer in tests/dist_cpu/test_patches.py.
 """
 
 from __future__ import annotations
