@@ -75,41 +75,64 @@ def build_with_upstream_types(hf_dir: Path, layout: Layout, topology: Topology) 
         return complaint(lambda: open_policy(hf_dir, layout, topology))
 
 
-def save_at_once(hf_dir: Path, layout: Layout, topology: Topology) -> str:
+def save_at_once(hf_dir: Path, layout: Layout, topology: Topology) -> list[str]:
+    """Before any step: without the repair, and with it."""
     _, member = open_without((optimizer_repairs.fill_initial_state,), hf_dir, layout, topology)
-    return complaint(member.state_dict)
+    theirs = complaint(member.state_dict)
+    optimizer_repairs.fill_initial_state(member)
+    return [theirs, complaint(member.state_dict)]
 
 
 def load_a_state(hf_dir: Path, layout: Layout, topology: Topology) -> list[str]:
-    """Of a parameter: without a step, as it comes from a checkpoint, and whole."""
+    """Of a parameter: without a step, as it comes from a checkpoint; whole; and without a step by the repair."""
     _, member = open_without((optimizer_repairs.load_state_without_step,), hf_dir, layout, topology)
     parameter = next(iter(member.model_param_group_index_map))
     state = member._get_main_param_and_optimizer_states(parameter)
     saved = {name: value for name, value in state.items() if name != "step"}
     load = member._set_main_param_and_optimizer_states
-    return [complaint(lambda: torch.no_grad()(load)(parameter, saved)), complaint(lambda: load(parameter, state))]
+    theirs = [complaint(lambda: torch.no_grad()(load)(parameter, saved)), complaint(lambda: load(parameter, state))]
+    optimizer_repairs.load_state_without_step(member)
+    return [*theirs, complaint(lambda: member._set_main_param_and_optimizer_states(parameter, saved))]
 
 
-def count_steps_after_loading(hf_dir: Path, layout: Layout, topology: Topology) -> set[float]:
-    """The step counts of all parameters after two steps with a save and load in between."""
+def count_steps_after_loading(hf_dir: Path, layout: Layout, topology: Topology) -> list[float]:
+    """What one step after loading adds to the step counts: without the repair, and with it."""
     policy, member = open_without((optimizer_repairs.separate_step_counts,), hf_dir, layout, topology)
     micro_batches = rank_batches(topology, layout)
-    train(policy, micro_batches, 1)
-    member.load_state_dict(member.state_dict())
-    train(policy, micro_batches, 1)
-    return {state["step"].item() for state in member.optimizer.state.values()}
+
+    def added() -> float:
+        member.load_state_dict(member.state_dict())
+        before = step_count(member)
+        train(policy, micro_batches, 1)
+        return step_count(member) - before
+
+    theirs = added()
+    optimizer_repairs.separate_step_counts(member)
+    return [theirs, added()]
 
 
-def misplaced_parameters(hf_dir: Path, layout: Layout, topology: Topology) -> int:
-    """How many parameters are not where upstream looks for them in the gathered state of several buckets."""
+def step_count(member: DistributedOptimizer) -> float:
+    """That of every parameter; ValueError when they differ."""
+    (count,) = {state["step"].item() for state in member.optimizer.state.values()}
+    return count
+
+
+def misplaced_parameters(hf_dir: Path, layout: Layout, topology: Topology) -> list[int]:
+    """How many parameters are not where upstream looks for them in the gathered state: without the repair, with it."""
     _, member = open_without((optimizer_repairs.keep_bucket_padding,), hf_dir, layout, topology)
-    state = member.get_parameter_state_dp_zero(use_gloo_comm=False)
-    return sum(
-        not torch.equal(tensors["param"][start:end], parameter.flatten())
-        for index, buffer in enumerate(member.buffers)
-        for tensors in state[index].values()
-        for parameter, (start, end, _) in buffer.param_index_map.items()
-    )
+
+    def count() -> int:
+        state = member.get_parameter_state_dp_zero(use_gloo_comm=False)
+        return sum(
+            not torch.equal(tensors["param"][start:end], parameter.flatten())
+            for index, buffer in enumerate(member.buffers)
+            for tensors in state[index].values()
+            for parameter, (start, end, _) in buffer.param_index_map.items()
+        )
+
+    theirs = count()
+    optimizer_repairs.keep_bucket_padding(member)
+    return [theirs, count()]
 
 
 def gather_with_upstream_cuda(hf_dir: Path, layout: Layout, topology: Topology) -> str:
