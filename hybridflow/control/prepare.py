@@ -20,6 +20,7 @@ from hybridflow.data.rows import Row, load_rows, write_rows
 from hybridflow.data.synth.spec import Split, SynthSpec, generate_rows
 from hybridflow.errors import ConfigError, DataError
 from hybridflow.policy.init import write_policy
+from hybridflow.policy.load import load_tokenizer
 from hybridflow.trainer.layout import check_model_layout, check_model_weights
 from hybridflow.types import Prompt
 
@@ -73,15 +74,8 @@ def load_inputs(config: Config, saved: Path | None) -> Inputs:
     Generated rows that an earlier process of this run has put into `saved` are read from there.
     Raises DataError for data that is missing, malformed or too long, ConfigError for what does not fit together.
     """
-    from transformers import AutoTokenizer
-
     check_budget(config.data.max_prompt_tokens + config.rollout.max_new_tokens, config.train.max_tokens_per_micro_batch)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(config.model.path, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model.path = {config.model.path!r}: cannot load its tokenizer: {error}") from error
-    if not tokenizer.encode("text", add_special_tokens=False):  # what transformers makes of a directory without one
-        raise ConfigError(f"model.path = {config.model.path!r}: no tokenizer files there. Add tokenizer.json")
+    tokenizer = load_tokenizer(config.model.path)
     generated: dict[str, list[Row]] = {}
     train = _load_split(config, tokenizer, "train", saved, generated)
     eval_prompts: list[Prompt] = []
