@@ -53,7 +53,7 @@ def run_training(config: Config, *, resume: bool) -> dict[str, Any]:
         hf_dir = write_inputs(config, inputs, folder)
         memory = stack.enter_context(PeakMemory(period_s=2.0))
         trackers = stack.enter_context(_Trackers(config, folder, saved))
-        system = stack.enter_context(System(config, hf_dir, folder.logs, display.note))
+        system = stack.enter_context(System(config, hf_dir, folder.logs, display.note, display.progress))
         run = _build_run(config, folder, inputs, system, display, trackers, saved, started)
         status = "failed"
         try:

@@ -30,7 +30,8 @@ class TokenBudget:
 
     def finished(self, num_retractions: int) -> None:
         """A completion ended that SGLang retracted so many times."""
-        changed = self._limit * DECREASE**num_retractions if num_retractions else self._limit + INCREASE * self._capacity
+        calm = self._limit + INCREASE * self._capacity
+        changed = self._limit * DECREASE**num_retractions if num_retractions else calm
         self._limit = min(HIGHEST * self._capacity, max(LOWEST * self._capacity, changed))
 
 

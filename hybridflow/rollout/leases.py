@@ -94,8 +94,8 @@ class LeaseDispatch:
         self._queue = deque(sorted(waiting, key=lambda group_id: -self._cost(self._groups[group_id])))
 
     def engine_up(self, engine: str, capacity_tokens: int) -> None:
-        """The engine may get leases. Its budget starts at its KV pool; one that was known keeps what it has learnt."""
-        self._budgets.setdefault(engine, TokenBudget(capacity_tokens))
+        """The engine may get leases. Its budget starts at its KV pool; what was learnt before is dropped."""
+        self._budgets[engine] = TokenBudget(capacity_tokens)
 
     def engine_down(self, engine: str) -> list[str]:
         """No more leases for this engine; what it has not delivered is queued again, ahead of the rest.

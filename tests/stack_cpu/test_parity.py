@@ -186,4 +186,4 @@ def test_a_changed_tensor_is_named_and_stops_the_update(stack: Stack) -> None:
     bucket = ray.get(reference)
     bucket.tensors[0] = bucket.tensors[0] + 1.0
     with pytest.raises(WeightSyncError, match=bucket.entries[0].name.replace(".", r"\.")):
-        stack.system.rollout.load_weights([ray.put(bucket)], 7)
+        stack.system.rollout.load_weights(lambda version: [ray.put(bucket)], 7)
