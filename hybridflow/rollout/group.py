@@ -127,6 +127,15 @@ class RolloutGroup:
         """Processes of all engines that have started."""
         return [pid for member in self._members.values() for pid in member.pids]
 
+    def engine_pids(self, name: str) -> list[int]:
+        """Processes of one engine, its actor first; none while it starts."""
+        return self._members[name].pids
+
+    def in_flight(self) -> dict[str, int]:
+        """By engine: completions that it owes."""
+        with self._lock:
+            return {name: self._dispatch.num_in_flight(name) for name in self._members}
+
     def _welcome(self, member: EngineMember, num_ready: int) -> None:
         self._note(
             f"{member.name} is ready after {member.seconds_since_start:.0f} s ({num_ready} of {len(self._members)})"
@@ -245,11 +254,11 @@ class RolloutGroup:
     def _say_progress(self) -> None:
         with self._lock:
             left = self._dispatch.num_unfinished
-            held = {name: self._dispatch.num_in_flight(name) for name in self._members}
             queued = self._dispatch.num_queued
         if left:
             engines = ", ".join(
-                f"{name} {num}" if self._members[name].facts else f"{name} starting" for name, num in held.items()
+                f"{name} {num}" if self._members[name].facts else f"{name} starting"
+                for name, num in self.in_flight().items()
             )
             self._progress(f"{left} completions to come ({engines}); {queued} groups queued")
 

@@ -39,7 +39,7 @@ class _Group:
 
 
 class LeaseDispatch:
-    """Leases groups longest first, each to the engine with most free tokens, within every engine's budget.
+    """Leases groups longest first, each to the engine that holds fewest tokens, within every engine's budget.
 
     The cost of a group is its prompt, held once, plus the expected length of each completion that has not arrived. The
     same events in the same order give the same leases.
@@ -125,9 +125,11 @@ class LeaseDispatch:
         while self._queue and self._budgets:
             group = self._groups[self._queue[0]]
             held = {name: self.tokens_in_flight(name) for name in self._budgets}
-            engine = min(held, key=lambda name: (held[name] - self._budgets[name].limit, name))
-            if held[engine] and held[engine] + self._cost(group) > self._budgets[engine].limit:
+            cost = self._cost(group)
+            open_to_it = [name for name in held if not held[name] or held[name] + cost <= self._budgets[name].limit]
+            if not open_to_it:
                 break
+            engine = min(open_to_it, key=lambda name: (held[name], name))
             self._queue.popleft()
             group.attempt += 1
             group.engine = engine

@@ -45,11 +45,16 @@ def ids(leases: list[Lease]) -> list[str]:
     return [lease.request.group_id for lease in leases]
 
 
-def test_longest_first_to_the_engine_with_most_room() -> None:
-    """Costs 10 + 2 x 5 = 20, 30, 40, 50: 50 to e0, 40 to e1, 30 to e1 (60 left against 50), 20 to e0."""
+def test_longest_first_to_the_engine_that_holds_least() -> None:
+    """Costs 10 + 2 x 5 = 20, 30, 40, 50: 50 to e0, 40 to e1, 30 to e1 (holds 40 against 50), 20 to e0 (50, 70)."""
     groups = [request("a", 10), request("b", 20), request("c", 30), request("d", 40)]
     leases = dispatch_with(*groups, engines={"e0": 100, "e1": 100}).assign()
     assert {name: ids(given) for name, given in leases.items()} == {"e0": ["d", "a"], "e1": ["c", "b"]}
+
+
+def test_a_larger_pool_does_not_draw_all_work() -> None:
+    leases = dispatch_with(request("a"), request("b"), engines={"e0": 10_000, "e1": 100}).assign()
+    assert {name: ids(given) for name, given in leases.items()} == {"e0": ["a"], "e1": ["b"]}
 
 
 def test_a_group_goes_whole_to_one_engine() -> None:
