@@ -185,6 +185,10 @@ class UpdateReport(msgspec.Struct, frozen=True, kw_only=True):
     clip_fraction_high: float = math.nan
     logprob_gap: float = math.nan
     """Mean |old_logprobs - rollout_logprobs|."""
+    logprob_gap_max: float = math.nan
+    """Largest |old_logprobs - rollout_logprobs|."""
+    logprob_kl: float = math.nan
+    """Mean estimate of KL(engine || trainer), see `algorithms.mismatch`."""
 
 
 class RolloutReport(msgspec.Struct, frozen=True, kw_only=True):

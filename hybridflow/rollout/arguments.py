@@ -40,6 +40,8 @@ def build_arguments(section: RolloutSection, *, dtype: str, seed: int) -> dict[s
         # Requests that share a prefix wait until one of them has put it into the cache.
         "schedule_policy": "lpm",
         "skip_server_warmup": True,
+        # Else the scheduler spins on a core while it has nothing to do: in TRAIN, beside the trainer.
+        "sleep_on_idle": True,
         "log_level": "error",
     }
     if section.kv_cache_tokens is not None:
@@ -47,6 +49,19 @@ def build_arguments(section: RolloutSection, *, dtype: str, seed: int) -> dict[s
     arguments |= {"dtype": dtype} if torch.cuda.is_available() else cpu_arguments(dtype)
     check_names(section.sglang)
     return arguments | section.sglang
+
+
+def check_engine_layout(num_attention_heads: int, tp_size: int, named: str) -> None:
+    """Raises ConfigError for ranks over which SGLang cannot cut the attention heads; `named` is how the user said it.
+
+    Key-value heads need not divide: SGLang repeats them.
+    """
+    if num_attention_heads % tp_size:
+        fitting = [size for size in range(1, num_attention_heads + 1) if num_attention_heads % size == 0]
+        raise ConfigError(
+            f"{named}: it must divide the model's {num_attention_heads} attention heads; choose one of "
+            f"{', '.join(map(str, fitting))}"
+        )
 
 
 def check_names(arguments: dict[str, Any]) -> None:
