@@ -21,6 +21,8 @@ def add_to_state(state: RunState, collected: Collected, filtered: FilteredBatch,
     state.reward_means.append(mean if math.isfinite(mean) else None)
     state.prompt_tokens += collected.report.prompt_tokens
     state.cached_tokens += collected.report.cached_tokens
+    for name, number in collected.report.events.items():
+        state.rollout_events[name] = state.rollout_events.get(name, 0) + number
     state.num_truncated += sum(
         member.completion.finish_reason == "length" for group in collected.groups for member in group.members
     )

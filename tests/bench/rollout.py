@@ -45,7 +45,7 @@ Round = tuple[float, int, int]
 
 def main() -> None:
     options = parse_arguments()
-    section = RolloutSection(num_threads=1, context_tokens=4096, kv_cache_tokens=65_536)
+    section = RolloutSection(num_threads=1, context_tokens=4096, kv_cache_tokens=65_536, start_timeout_s=600)
     sampling = SamplingParams(temperature=1.0, max_new_tokens=options.response_tokens)
     with tempfile.TemporaryDirectory() as folder:
         hf_dir = Path(folder) / "hf"
@@ -143,6 +143,8 @@ class BareEngine:
 
 
 def serve_bare(pipe: Connection, hf_dir: str, arguments: dict[str, Any]) -> None:
+    # A spawned process takes over the search path of its parent, without what the environment adds.
+    sys.path[:0] = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     from sglang.srt.entrypoints.engine import Engine
 
     logging.getLogger().setLevel(logging.ERROR)
