@@ -18,12 +18,7 @@ NEVER_STREAM_PARTIAL = 1 << 30
 
 def engine_environment(section: RolloutSection, index: int) -> dict[str, str]:
     """Environment variables that the process of engine `index` needs from its start."""
-    # Else followers of a group whose prompt is longer than a prefill chunk join the leader's last chunk and compute it
-    # too: SGLang looks for the same prompt in its queue only where the cache holds no more of it than this.
-    environment = {"IN_BATCH_PREFIX_CACHING_CHECK_THRESHOLD": str(1 << 30)}
-    if torch.cuda.is_available():
-        return environment
-    return environment | cpu_environment(section.num_threads, section.tp_size, index)
+    return {} if torch.cuda.is_available() else cpu_environment(section.num_threads, section.tp_size, index)
 
 
 def build_arguments(section: RolloutSection, *, dtype: str, seed: int) -> dict[str, Any]:

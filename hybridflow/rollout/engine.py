@@ -5,9 +5,10 @@ through JSON, and the tokenizer manager it holds gives everything that the serve
 sessions, memory release). Its event loop runs in a thread of its own, so that an abort or a health check is answered
 while completions are being decoded.
 
-Order and randomness. All completions of a `submit` go to the scheduler in ONE message, so the batches that it forms
-depend on the requests alone and not on the speed of this process. Every completion carries its own seed, derived from
-the run seed and its id; on CPU a plugin makes SGLang honour it (`cpu_platform/plugin.py`).
+Order and randomness. All prompts of a `submit` go to the scheduler in ONE message, and when they are in its cache all
+completions in another, so the batches that it forms depend on the requests alone and not on the speed of this process.
+Every completion carries its own seed, derived from the run seed and its id; on CPU a plugin makes SGLang honour it
+(`cpu_platform/plugin.py`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+import msgspec
 
 from hybridflow.errors import ProtocolError, RolloutError, WeightSyncError
 from hybridflow.types import Completion, FinishReason, GroupRequest, Lease, SamplingParams
@@ -74,6 +77,7 @@ class SGLangEngine:
         self._session_version: int | None = None
         self._num_in_flight = 0
         self._num_delivered = 0
+        self._num_aborts = 0
         self._failure: BaseException | None = None
 
     # ------------------------------------------------------------------------------------------------ generation
@@ -92,19 +96,20 @@ class SGLangEngine:
         future.add_done_callback(self._note_failure)
 
     async def _generate(self, leases: list[Lease], sampling: SamplingParams, deliver: Deliver) -> None:
-        # The first completion of every group leads, so that its prompt is prefilled before the others of the group ask
-        # for it: they find it in the cache even when the queue is too long for SGLang's in-queue prefix matching (128).
-        asked = sorted(
-            ((lease, place, index) for lease in leases for place, index in enumerate(lease.indices)),
-            key=lambda item: item[1] > 0,
-        )
-        # A lease that comes back to this engine must not meet its old requests; no id is the beginning of another, as
-        # SGLang aborts by prefix.
+        # No id is the beginning of another, as SGLang aborts by prefix; and a lease that comes back to this engine must
+        # not meet its old requests.
         by_id = {
             f"{build_completion_id(lease.request.group_id, index)}/{lease.attempt}/": (lease, index)
-            for lease, _, index in asked
+            for lease in leases
+            for index in lease.indices
         }
         if not by_id:
+            return
+        num_aborts = self._num_aborts
+        cached = await self._prefill_prompts(leases)
+        if self._num_aborts != num_aborts:
+            for lease, index in by_id.values():
+                self._deliver(deliver, lease, self._undecoded(lease.request, index))
             return
         stream = await self._engine.async_generate(
             input_ids=[lease.request.prompt.token_ids for lease, _ in by_id.values()],
@@ -120,11 +125,63 @@ class SGLangEngine:
             if output["meta_info"]["finish_reason"] is None:
                 continue
             lease, index = by_id.pop(output["meta_info"]["id"])
-            deliver(lease.attempt, self._to_completion(lease.request, index, output))
-            self._num_in_flight -= 1
-            self._num_delivered += 1
+            completion = self._to_completion(lease.request, index, output)
+            if index == lease.indices[0] and lease.request.group_id in cached:
+                completion = msgspec.structs.replace(completion, cached_tokens=cached[lease.request.group_id])
+            self._deliver(deliver, lease, completion)
         if by_id:
             raise RolloutError(f"SGLang ended the stream without {len(by_id)} completions, among them {min(by_id)}")
+
+    async def _prefill_prompts(self, leases: list[Lease]) -> dict[str, int]:
+        """Puts the prompt of each group into the prefix cache; by group, how much of it was there before.
+
+        Left to itself SGLang fills up a prefill batch with the beginning of another completion of the group, which then
+        computes the whole prompt again. One token is decoded with it, and dropped. The first completion of the lease
+        accounts for what was computed here.
+        """
+        shared = [lease for lease in leases if len(lease.indices) > 1]
+        if not shared:
+            return {}
+        # A seed, as seeds count only in a batch where every request has one.
+        sampling = {"temperature": 0.0, "max_new_tokens": 1, "sampling_seed": 0}
+        outputs = await self._engine.async_generate(
+            input_ids=[lease.request.prompt.token_ids for lease in shared],
+            sampling_params=[sampling] * len(shared),
+            rid=[f"{lease.request.group_id}/prompt/{lease.attempt}/" for lease in shared],
+        )
+        for lease, output in zip(shared, outputs, strict=True):
+            self._check_reason(output["meta_info"]["finish_reason"], f"the prompt of group {lease.request.group_id}")
+        return {
+            lease.request.group_id: int(output["meta_info"].get("cached_tokens", 0))  # none where it was aborted
+            for lease, output in zip(shared, outputs, strict=True)
+        }
+
+    def _deliver(self, deliver: Deliver, lease: Lease, completion: Completion) -> None:
+        deliver(lease.attempt, completion)
+        self._num_in_flight -= 1
+        self._num_delivered += 1
+
+    def _undecoded(self, request: GroupRequest, index: int) -> Completion:
+        """A completion that was aborted before its first token."""
+        assert self._version is not None
+        return Completion(
+            completion_id=build_completion_id(request.group_id, index),
+            group_id=request.group_id,
+            prompt_id=request.prompt.prompt_id,
+            index=index,
+            token_ids=[],
+            rollout_logprobs=[],
+            text="",
+            finish_reason="abort",
+            policy_version=self._version,
+            prompt_tokens=len(request.prompt.token_ids),
+            cached_tokens=len(request.prompt.token_ids),
+        )
+
+    @staticmethod
+    def _check_reason(reason: dict[str, Any], what: str) -> None:
+        if reason["type"] not in ("stop", "length", "abort") or reason.get("status_code"):
+            raise RolloutError(f"SGLang refused {what}: {reason}")
 
     def _note_failure(self, future: Future[None]) -> None:
         if not future.cancelled() and self._failure is None:
@@ -161,8 +218,7 @@ class SGLangEngine:
         meta = output["meta_info"]
         completion_id = build_completion_id(request.group_id, index)
         reason = meta["finish_reason"]
-        if reason["type"] not in ("stop", "length", "abort") or reason.get("status_code"):
-            raise RolloutError(f"SGLang refused completion {completion_id}: {reason}")
+        self._check_reason(reason, f"completion {completion_id}")
         version = int(meta["weight_version"])
         if version != self._version:
             raise ProtocolError(
@@ -188,7 +244,12 @@ class SGLangEngine:
 
     def abort(self) -> None:
         """Ends every running request; each is delivered with what it has, finish_reason "abort"."""
-        self._loop.call_soon_threadsafe(lambda: self._tokenizer_manager.abort_request(abort_all=True))
+
+        def end_all() -> None:
+            self._num_aborts += 1
+            self._tokenizer_manager.abort_request(abort_all=True)
+
+        self._loop.call_soon_threadsafe(end_all)
 
     # --------------------------------------------------------------------------------------------------- weights
 

@@ -55,8 +55,8 @@ def main() -> None:
         edit_json(hf_dir / "generation_config.json", eos_token_id=None)
         edit_json(hf_dir / "tokenizer_config.json", eos_token=None)
         settings = RolloutSettings(section, "float32", seed=0, initial_version=0)
-        bare = BareEngine(hf_dir, build_arguments(section, dtype="float32", seed=0), engine_environment(section, 0))
         with open_engines(settings, hf_dir, Path(folder) / "logs", note=lambda text: None) as engines:
+            bare = BareEngine(hf_dir, build_arguments(section, dtype="float32", seed=0), engine_environment(section, 0))
             rounds: dict[str, list[Round]] = {"ours": [], "bare": []}
             for number in range(options.rounds + 1):
                 prompts = draw_prompts(number, options)
@@ -65,7 +65,7 @@ def main() -> None:
                 if number:  # the first warms up
                     rounds["ours"].append(ours)
                     rounds["bare"].append(theirs)
-        bare.close()
+            bare.close()
     speed = {side: statistics.median(tokens / seconds for seconds, tokens, _ in rounds[side]) for side in rounds}
     result = {
         "ratio": round(speed["ours"] / speed["bare"], 3),
@@ -129,13 +129,18 @@ class BareEngine:
                 target=serve_bare, args=(theirs, str(hf_dir), arguments)
             )
             self._process.start()
+            theirs.close()  # so that its end is seen here
         finally:
             os.environ.clear()
             os.environ.update(before)
 
     def round(self, prompts: list[list[int]], num: int, max_new_tokens: int) -> Round:
-        self._pipe.send((prompts, num, max_new_tokens))
-        return self._pipe.recv()
+        try:
+            self._pipe.send((prompts, num, max_new_tokens))
+            return self._pipe.recv()
+        except (BrokenPipeError, EOFError) as error:
+            self._process.join(timeout=10)
+            raise RuntimeError(f"the bare engine ended with exit code {self._process.exitcode}") from error
 
     def close(self) -> None:
         self._pipe.send(None)
