@@ -144,7 +144,7 @@ def test_hf_megatron_and_sglang_give_the_same_logprobs(stack: Stack) -> None:
 
 
 def test_a_group_shares_the_cache_of_its_prompt(stack: Stack) -> None:
-    """A prompt above a prefill chunk (4,096 tokens) is computed once; the others compute its last token, for its logits."""
+    """A prompt above a prefill chunk (4,096 tokens) is computed once; the others compute its last token alone."""
     tokens = (stack.prompts[0].token_ids[::-1] * 61)[:4500]
     prompt = Prompt(prompt_id="long", token_ids=tokens, data_source="synth", ability="doc-qa", ground_truth="yen")
     members = completions(generate(stack.system, "long", [prompt], 4, SAMPLED))
