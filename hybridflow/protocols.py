@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,11 +52,14 @@ class Rollout(Protocol):
         ...
 
     def poll(self) -> RolloutReport | None:
-        """The report once decoding has ended, None before. Raises what an engine raised."""
+        """Keeps the engines at work; the report once decoding has ended, None before. Raises what an engine raised."""
         ...
 
-    def load_weights(self, buckets: Iterable[Any], version: int) -> list[Any]:
-        """Loads buckets into every engine; returns what they confirmed for `version`."""
+    def load_weights(self, stream_weights: Callable[[int], Iterable[Any]], version: int) -> dict[str, list[Any]]:
+        """Loads the buckets of `version` into every engine; returns what each confirmed, by engine.
+
+        `stream_weights` is called again for an engine that is started anew before the next version.
+        """
         ...
 
 

@@ -49,6 +49,16 @@ class GroupRequest(msgspec.Struct, frozen=True, kw_only=True):
     num_completions: int
 
 
+class Lease(msgspec.Struct, frozen=True, kw_only=True):
+    """A group, or what is left of it, in the hands of one engine."""
+
+    request: GroupRequest
+    attempt: int
+    """Counts the leases of this group from 1; a completion of an earlier one is late."""
+    indices: list[int]
+    """Completions to decode, by index within the group."""
+
+
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """How completions are drawn. Temperature 0 is greedy."""
 
@@ -79,6 +89,8 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     cached_tokens: int
     """Prompt tokens whose keys and values were already in the engine's cache."""
+    num_retractions: int = 0
+    """How often the engine dropped it from its full KV pool and computed it again."""
 
 
 class Scored(msgspec.Struct, frozen=True, kw_only=True, tag="scored"):
@@ -173,10 +185,14 @@ class UpdateReport(msgspec.Struct, frozen=True, kw_only=True):
     clip_fraction_high: float = math.nan
     logprob_gap: float = math.nan
     """Mean |old_logprobs - rollout_logprobs|."""
+    logprob_gap_max: float = math.nan
+    """Largest |old_logprobs - rollout_logprobs|."""
+    logprob_kl: float = math.nan
+    """Mean estimate of KL(engine || trainer), see `algorithms.mismatch`."""
 
 
 class RolloutReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Totals of the generation of one step, in tokens where not said otherwise."""
+    """Totals of the generation of one step over all engines, in tokens where not said otherwise."""
 
     num_completions: int
     prompt_tokens: int
@@ -184,3 +200,12 @@ class RolloutReport(msgspec.Struct, frozen=True, kw_only=True):
     cached_tokens: int
     """Of these, found in the cache: computed once for the group, not again."""
     response_tokens: int
+    num_retractions: int = 0
+    """Completions dropped from a full KV pool and computed again; one may count several times."""
+    events: dict[str, int] = {}
+    """What else happened, by name: leases and engines lost, completions dropped."""
+
+    @property
+    def prefill_tokens(self) -> int:
+        """Prompt tokens that were computed."""
+        return self.prompt_tokens - self.cached_tokens

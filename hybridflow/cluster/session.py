@@ -29,6 +29,8 @@ def start_session(num_slots: int) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ray's own notes (token authentication, a worker's exit code) break the display; our errors say what is wrong.
     logging.getLogger("ray").setLevel(logging.CRITICAL)
+    # Ray prints its own account of each worker that was killed to the driver's output; there is no public switch.
+    ray._private.worker._worker_logs_enabled = False  # pyright: ignore[reportAttributeAccessIssue]
     address = os.environ.get("RAY_ADDRESS")
     try:
         if address:

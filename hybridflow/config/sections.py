@@ -151,7 +151,12 @@ class AlgorithmSection(Section):
 
 
 class RolloutSection(Section):
-    """Sampling and the engine."""
+    """Sampling and the engines."""
+
+    num_engines: int = Field(default=1, ge=1)
+    """Engines, each in slots of its own; a group is decoded by one of them."""
+    tp_size: int = Field(default=1, ge=1)
+    """Tensor parallel: ranks of each engine."""
 
     temperature: float = Field(default=1.0, gt=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -163,10 +168,30 @@ class RolloutSection(Section):
     max_running_requests: int = Field(default=64, ge=1)
     stop: list[str] = []
     start_timeout_s: float = Field(default=180.0, gt=0)
+    heartbeat_s: float = Field(default=1.0, gt=0)
+    """Time between two looks at an engine."""
+    hang_timeout_s: float = Field(default=120.0, gt=0)
+    """An engine that does not answer, or has work and does not move, for so long is killed and started again."""
+    max_restarts: int = Field(default=3, ge=0)
+    """Starts in a row of one engine without a completion in between, before the run ends with an error."""
     num_threads: int = Field(default=2, ge=1)
-    """CPU threads of the engine."""
+    """CPU threads of each rank of an engine."""
     sglang: dict[str, Any] = {}
     """Passed to SGLang's ServerArgs as it is, checked against the installed version."""
+
+    @model_validator(mode="after")
+    def _check(self) -> RolloutSection:
+        if "tp_size" in self.sglang:
+            raise ValueError(
+                f"rollout.sglang.tp_size ({self.sglang['tp_size']}) would not be known to the placement of engines. "
+                f"Remedy: set rollout.tp_size"
+            )
+        if self.hang_timeout_s <= self.heartbeat_s:
+            raise ValueError(
+                f"rollout.hang_timeout_s ({self.hang_timeout_s:g}) is not above rollout.heartbeat_s "
+                f"({self.heartbeat_s:g}): every engine would be taken for hung. Remedy: raise the first"
+            )
+        return self
 
 
 class RewardSection(Section):

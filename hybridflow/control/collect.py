@@ -10,7 +10,8 @@ from hybridflow.errors import RewardError
 from hybridflow.protocols import RewardStream, Rollout
 from hybridflow.types import Group, GroupRequest, Prompt, RolloutReport, SamplingParams, ScoredCompletion
 
-POLL_S = 0.5
+POLL_S = 0.1
+"""Longest time between two looks at the engines, which wait for more work, or have to be replaced."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,9 @@ def collect_groups(
 ) -> Collected:
     """Decodes and scores all requests.
 
-    Consumes scored completions in order of arrival; waits for the engines' reports and one verdict per completion; is
-    unblocked by each verdict, or each `POLL_S` to see whether an engine or a worker died (`check_workers` raises then).
+    Consumes scored completions in order of arrival; waits for the engines' report and one verdict per completion; is
+    unblocked by each verdict, or each `POLL_S`, to keep the engines at work and to see whether a worker died
+    (`check_workers` raises then).
     Raises RewardError, naming completions, if verdicts stay away for `verdict_timeout_s` after decoding has ended.
     """
     expected = sum(request.num_completions for request in requests)
@@ -53,6 +55,9 @@ def collect_groups(
     last_news = time.monotonic()
     while arrived < expected or report is None:
         item = stream.next(timeout_s=POLL_S if arrived < expected else 0.0)
+        if report is None:
+            report = rollout.poll()
+            last_news = time.monotonic()
         if item is not None:
             scored[item.completion.group_id].append(item)
             arrived += 1
@@ -60,11 +65,8 @@ def collect_groups(
             continue
         check_workers()
         if report is None:
-            report = rollout.poll()
-            last_news = time.monotonic()
-            if report is None and arrived == expected:
-                time.sleep(0.01)
-        elif time.monotonic() - last_news > verdict_timeout_s:
+            continue
+        if time.monotonic() - last_news > verdict_timeout_s:
             missing = sorted(stream.outstanding())
             raise RewardError(
                 f"no verdict for {len(missing)} of {expected} completions within reward.timeout_s = "

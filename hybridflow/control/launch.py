@@ -26,7 +26,8 @@ from hybridflow.run_folder.summary import write_summary
 from hybridflow.trainer.layout import check_saved_weights, read_model
 
 SAMPLING_GUARANTEE = {
-    "cpu": "each completion follows from (run.seed, completion id, weights): same config and seed, same completions",
+    "cpu": "each completion follows from (run.seed, completion id, weights): same config and seed, same completions; "
+    "to rounding only after a step in which rollout_events were counted or groups waited for room in an engine",
     "cuda": "seeds are sent, and honoured only in SGLang's deterministic mode "
     "(rollout.sglang.enable_deterministic_inference)",
 }
@@ -52,7 +53,7 @@ def run_training(config: Config, *, resume: bool) -> dict[str, Any]:
         hf_dir = write_inputs(config, inputs, folder)
         memory = stack.enter_context(PeakMemory(period_s=2.0))
         trackers = stack.enter_context(_Trackers(config, folder, saved))
-        system = stack.enter_context(System(config, hf_dir, folder.logs, display.note))
+        system = stack.enter_context(System(config, hf_dir, folder.logs, display.note, display.progress))
         run = _build_run(config, folder, inputs, system, display, trackers, saved, started)
         status = "failed"
         try:

@@ -21,6 +21,7 @@ from hybridflow.data.synth.spec import Split, SynthSpec, generate_rows
 from hybridflow.errors import ConfigError, DataError
 from hybridflow.policy.init import write_policy
 from hybridflow.policy.load import load_tokenizer
+from hybridflow.rollout.arguments import check_engine_layout
 from hybridflow.trainer.layout import check_model_layout, check_model_weights
 from hybridflow.types import Prompt
 
@@ -55,6 +56,7 @@ def check_model(config: Config) -> None:
             f'model.init = "seeded" to start from drawn ones'
         )
     hf_config = check_model_layout(path, config.train.layout)
+    check_engine_layout(hf_config.num_heads, config.rollout.tp_size, f"rollout.tp_size = {config.rollout.tp_size}")
     if config.model.init == "weights":
         check_model_weights(path, hf_config)
     try:

@@ -5,8 +5,20 @@ from __future__ import annotations
 from hybridflow.config.sections import Config
 from hybridflow.run_folder import folder
 
-# A resumed run may be longer, and be checkpointed, evaluated and tracked otherwise; all else decides its numbers.
-MAY_CHANGE_ON_RESUME = ("run.directory", "train.num_steps", "eval", "checkpoint", "tracking", "reward.timeout_s")
+# A resumed run may be longer, be checkpointed, evaluated and tracked otherwise, and wait longer; all else decides its
+# numbers.
+MAY_CHANGE_ON_RESUME = (
+    "run.directory",
+    "train.num_steps",
+    "eval",
+    "checkpoint",
+    "tracking",
+    "reward.timeout_s",
+    "rollout.start_timeout_s",
+    "rollout.heartbeat_s",
+    "rollout.hang_timeout_s",
+    "rollout.max_restarts",
+)
 
 
 class RunFolder(folder.RunFolder):

@@ -35,6 +35,8 @@ class RunState(msgspec.Struct, kw_only=True):
     gap_tokens: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    rollout_events: dict[str, int] = {}
+    """Leases and engines lost and completions dropped, by name; evaluation not included."""
     phase_seconds: dict[str, float] = {}
     wall_s: float = 0.0
     """Seconds of earlier processes of this run; the present one comes on top."""

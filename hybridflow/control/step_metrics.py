@@ -21,6 +21,8 @@ def add_to_state(state: RunState, collected: Collected, filtered: FilteredBatch,
     state.reward_means.append(mean if math.isfinite(mean) else None)
     state.prompt_tokens += collected.report.prompt_tokens
     state.cached_tokens += collected.report.cached_tokens
+    for name, number in collected.report.events.items():
+        state.rollout_events[name] = state.rollout_events.get(name, 0) + number
     state.num_truncated += sum(
         member.completion.finish_reason == "length" for group in collected.groups for member in group.members
     )
@@ -49,6 +51,8 @@ def build_metrics(
         "rollout/truncated_fraction": _fraction(members, "length"),
         "rollout/prompt_tokens": float(report.prompt_tokens),
         "rollout/cached_tokens": float(report.cached_tokens),
+        "rollout/prefill_tokens": float(report.prefill_tokens),
+        "rollout/retractions": float(report.num_retractions),
         "rollout/cached_fraction": report.cached_tokens / max(report.prompt_tokens, 1),
         "groups/started": float(len(collected.groups)),
         "groups/trained": float(filtered.num_groups),
@@ -56,6 +60,7 @@ def build_metrics(
         "train/learning_rate": learning_rate,
     }
     metrics |= {f"groups/filtered/{reason}": float(len(ids)) for reason, ids in filtered.dropped.items()}
+    metrics |= {f"rollout/events/{name}": float(number) for name, number in report.events.items()}
     metrics |= {f"time/{name}_s": value for name, value in seconds.items()}
     if seconds.get("rollout"):
         metrics["perf/rollout_tokens_per_s"] = report.response_tokens / seconds["rollout"]
@@ -67,6 +72,8 @@ def build_metrics(
             "policy/clip_fraction_low": update.clip_fraction_low,
             "policy/clip_fraction_high": update.clip_fraction_high,
             "policy/logprob_gap": update.logprob_gap,
+            "policy/logprob_gap_max": update.logprob_gap_max,
+            "policy/logprob_kl": update.logprob_kl,
             "train/skipped": float(update.num_skipped),
             "train/response_tokens": float(update.num_tokens),
         }

@@ -33,6 +33,7 @@ def build_summary(state: RunState, *, status: str, wall_s: float, seed: int, sam
         "num_truncated_completions": state.num_truncated,
         "prompt_tokens": state.prompt_tokens,
         "cached_tokens": state.cached_tokens,
+        "rollout_events": state.rollout_events,
         "phase_seconds": {name: round(value, 3) for name, value in seconds.items()},
         "wall_s": round(wall_s, 3),
         "peak_rss_gib": round(state.peak_rss_gib, 3),

@@ -10,16 +10,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import psutil
 import ray
 from ray.exceptions import RayError
 
+from hybridflow.cluster.processes import end_processes
 from hybridflow.cluster.session import Slots, node_address, start_session, stop_session
 from hybridflow.cluster.workers import Call, Worker, are_ready, check_failed, forget_workers, gather, identify
 from hybridflow.config.sections import Config
 from hybridflow.errors import RewardError
 from hybridflow.reward_service.actor import RewardWorker
-from hybridflow.rollout.group import RolloutGroup
+from hybridflow.rollout.group import RolloutGroup, RolloutSettings
 from hybridflow.trainer.group import TrainerGroup
 from hybridflow.wire.reward_stream import RewardStream
 
@@ -28,17 +28,28 @@ logger = logging.getLogger(__name__)
 REWARD_SHARE = 0.2
 """Part of a slot's logical CPU for all reward workers together."""
 CLOSE_TIMEOUT_S = 2.0
-"""Time that SGLang's processes get to end after their actor, before they are killed."""
+"""Time that processes of this machine's engines get to end after Ray ended their actors, before they are killed."""
 
 
 class System:
     """All running parts. Used as a context manager: whatever happens inside, no process is left behind."""
 
-    def __init__(self, config: Config, hf_dir: Path, log_directory: Path, note: Callable[[str], None]) -> None:
-        """Starts Ray, the reward stream and every actor, and waits until each is ready."""
+    def __init__(
+        self,
+        config: Config,
+        hf_dir: Path,
+        log_directory: Path,
+        note: Callable[[str], None],
+        progress: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """Starts Ray, the reward stream and every actor, and waits until each is ready.
+
+        `note` is told what a user must know, `progress` what is going on right now.
+        """
         self._actors: list[Any] = []
-        self._engine_pids: list[int] = []
         self._stream: RewardStream | None = None
+        settings = RolloutSettings(config.rollout, config.model.dtype, config.run.seed)
+        self.rollout = RolloutGroup(settings, note, progress)
         # Processes must not be lost between their start and the first line that could end them.
         try:
             self._start(config, hf_dir, log_directory, note)
@@ -47,23 +58,22 @@ class System:
             raise
 
     def _start(self, config: Config, hf_dir: Path, log_directory: Path, note: Callable[[str], None]) -> None:
-        layout = config.train.layout
+        layout, engines = config.train.layout, config.rollout
         note("starting Ray")
-        start_session(layout.world_size)
-        slots = Slots(layout.world_size)
-        stream = self._stream = RewardStream(node_address())
+        num_slots = max(layout.world_size, engines.num_engines * engines.tp_size)
+        start_session(num_slots)
+        slots = Slots(num_slots)
+        stream = self._stream = RewardStream(node_address(), self.rollout.admit)
         note(
-            f"starting SGLang, and {layout.world_size} Megatron workers "
-            f"(TP {layout.tp} x PP {layout.pp} x DP {layout.dp})"
+            f"starting {engines.num_engines} SGLang engines (TP {engines.tp_size}), and {layout.world_size} Megatron "
+            f"workers (TP {layout.tp} x PP {layout.pp} x DP {layout.dp})"
         )
-        self.rollout = RolloutGroup(config, slots, hf_dir, stream.endpoint_completions, log_directory)
-        self._actors += [worker.actor for worker in self.rollout.workers]
+        self.rollout.launch(slots, hf_dir, stream.endpoint_completions, log_directory)
         self.trainer = TrainerGroup(config, slots, log_directory)
         self._actors += [worker.actor for worker in self.trainer.workers]
         self._start_rewards(config, slots, stream, log_directory)
         gather(self.trainer.setup(hf_dir))
         self.rollout.wait_ready()
-        self._engine_pids = self.rollout.child_pids
         note("all workers are ready")
 
     def _start_rewards(self, config: Config, slots: Slots, stream: RewardStream, log_directory: Path) -> None:
@@ -103,12 +113,13 @@ class System:
         try:
             if self._stream is not None:
                 self._stream.close()
-            for actor in self._actors:
+            for actor in [*self._actors, *self.rollout.actors]:
                 with suppress(RayError, ValueError):
                     ray.kill(actor)
             if ray.is_initialized():
                 stop_session()
-            _end_processes(self._engine_pids)
+            for name_part in ("sglang", "RolloutWorker"):
+                end_processes(self.rollout.pids, name_part, CLOSE_TIMEOUT_S)
             forget_workers()
         finally:
             for number, handler in previous.items():
@@ -121,17 +132,3 @@ class System:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _end_processes(pids: list[int]) -> None:
-    """Engine processes normally end with their actor; whoever is still there on this machine is killed by id."""
-    alive: list[psutil.Process] = []
-    for pid in pids:
-        with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(pid)
-            if "sglang" in process.name():
-                alive.append(process)
-    _, alive = psutil.wait_procs(alive, timeout=CLOSE_TIMEOUT_S)
-    for process in alive:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()

@@ -70,6 +70,11 @@ class LiveDisplay:
         with self._lock:
             self._state.enter_phase(name, self._clock())
 
+    def progress(self, text: str) -> None:
+        """What is going on within the phase; replaces what was said before. A wait that is announced ends with it."""
+        with self._lock:
+            self._state.progress = text
+
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Step `step` (counted from 0) is done."""
         with self._lock:
@@ -120,10 +125,12 @@ class LiveDisplay:
             with self._lock:
                 now, since = self._clock(), self._state.news_at
                 phase, step = self._state.phase or "the first phase", self._state.next_step
+                progress = self._state.progress
             if now - max(since, said_at) < self._loud_after_s:
                 continue
             said_at = now
             text = f"still in {phase} of step {step + 1} after {format_duration(now - since)}"
+            text += f": {progress}" if progress else ""
             if self._live is None:
                 self._say(text)
             else:

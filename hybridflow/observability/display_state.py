@@ -34,6 +34,8 @@ class DisplayState:
     messages: deque[str]
     stage: str = ""
     phase: str = ""
+    progress: str = ""
+    """What is going on within the phase."""
     total_steps: int = 0
     first_step: int = 0
     next_step: int = 0
@@ -48,11 +50,12 @@ class DisplayState:
     def enter_stage(self, stage: str, total_steps: int, first_step: int, now: float) -> None:
         self.stage, self.total_steps, self.first_step, self.next_step = stage, total_steps, first_step, first_step
         self.phase, self.stage_started_at, self.phase_started_at, self.news_at = "", now, now, now
+        self.progress = ""
         self.last = {}
         self.rewards.clear()
 
     def enter_phase(self, name: str, now: float) -> None:
-        self.phase, self.phase_started_at, self.news_at = name, now, now
+        self.phase, self.progress, self.phase_started_at, self.news_at = name, "", now, now
 
     def finish_step(self, step: int, metrics: Mapping[str, float], now: float) -> None:
         self.next_step, self.last, self.news_at = step + 1, dict(metrics), now

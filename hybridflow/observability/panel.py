@@ -19,6 +19,8 @@ def render(state: DisplayState, now: float) -> Table:
     panel.add_column(ratio=1)
     panel.add_row("stage", Text(state.stage, style="bold"))
     panel.add_row("phase", _phases(state, now))
+    if state.progress:
+        panel.add_row("", Text(state.progress, style="dim"))
     panel.add_row("step", _progress(state))
     for label, value in state.facts().items():
         panel.add_row(label, value)

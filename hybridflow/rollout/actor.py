@@ -3,52 +3,75 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import ray
 
 from hybridflow.cluster.session import this_device
 from hybridflow.observability.log import configure
 from hybridflow.observability.process_log import redirect_output
-from hybridflow.rollout.engine import SGLangEngine
-from hybridflow.types import Completion, GroupRequest, RolloutReport, SamplingParams
+from hybridflow.rollout.engine import EngineStatus, SGLangEngine
+from hybridflow.types import Completion, Lease, SamplingParams
 from hybridflow.weights.manifest import Bucket, TensorEntry
 from hybridflow.wire.completion_sender import CompletionSender
 
 
+@dataclass(frozen=True)
+class EngineFacts:
+    """What the driver must know of an engine that has started."""
+
+    pid: int
+    child_pids: list[int]
+    """SGLang's own processes."""
+    node_id: str
+    kv_cache_tokens: int
+
+
 class RolloutWorker:
-    """One engine. Created with max_concurrency above 1, so that `abort` and `ping` answer while `generate` runs."""
+    """One engine. Created with max_concurrency above 1, so that `status` answers while weights are loaded."""
 
     def __init__(
-        self, engine_id: str, model_path: str, arguments: dict[str, Any], run_seed: int, endpoint: str, log_path: str
+        self,
+        engine_id: str,
+        model_path: str,
+        arguments: dict[str, Any],
+        run_seed: int,
+        endpoint: str,
+        log_path: str,
+        initial_version: int | None,
     ) -> None:
         redirect_output(Path(log_path))
-        configure("rollout")
+        configure(engine_id)
         device = this_device()
         placed = {} if device is None else {"base_gpu_id": device}
-        self._engine = SGLangEngine(model_path, placed | arguments, run_seed=run_seed)
+        self._engine = SGLangEngine(model_path, placed | arguments, run_seed=run_seed, initial_version=initial_version)
         self._sender = CompletionSender(endpoint, engine_id)
 
     def ping(self) -> int:
         """Process id."""
         return os.getpid()
 
-    def child_pids(self) -> list[int]:
-        """Process ids of the engine's own processes."""
-        return self._engine.child_pids()
-
-    def generate(self, requests: list[GroupRequest], sampling: SamplingParams) -> RolloutReport:
-        """Decodes the groups; each completion goes to the reward stream as soon as it ends."""
-        finished: list[tuple[int, int, int]] = []
-
-        def deliver(completion: Completion) -> None:
-            self._sender.send(completion)
-            finished.append((completion.prompt_tokens, completion.cached_tokens, len(completion.token_ids)))
-
-        number = self._engine.generate(requests, sampling, deliver)
-        prompt, cached, response = (sum(column) for column in zip(*finished, strict=True)) if finished else (0, 0, 0)
-        return RolloutReport(
-            num_completions=number, prompt_tokens=prompt, cached_tokens=cached, response_tokens=response
+    def describe(self) -> EngineFacts:
+        return EngineFacts(
+            pid=os.getpid(),
+            child_pids=self._engine.child_pids(),
+            node_id=ray.get_runtime_context().get_node_id(),
+            kv_cache_tokens=self._engine.kv_cache_tokens(),
         )
+
+    def status(self) -> EngineStatus:
+        """Load and progress; raises what went wrong in decoding."""
+        return self._engine.status()
+
+    def submit(self, leases: list[Lease], sampling: SamplingParams) -> None:
+        """Starts decoding; each completion goes to the driver as soon as it ends, with the attempt of its lease."""
+
+        def deliver(attempt: int, completion: Completion) -> None:
+            self._sender.send(completion, attempt)
+
+        self._engine.submit(leases, sampling, deliver)
 
     def abort(self) -> None:
         self._engine.abort()

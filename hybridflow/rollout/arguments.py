@@ -16,9 +16,9 @@ from hybridflow.rollout.cpu_platform import cpu_arguments, cpu_environment
 NEVER_STREAM_PARTIAL = 1 << 30
 
 
-def engine_environment(section: RolloutSection) -> dict[str, str]:
-    """Environment variables that the engine's process needs from its start."""
-    return {} if torch.cuda.is_available() else cpu_environment(section.num_threads)
+def engine_environment(section: RolloutSection, index: int) -> dict[str, str]:
+    """Environment variables that the process of engine `index` needs from its start."""
+    return {} if torch.cuda.is_available() else cpu_environment(section.num_threads, section.tp_size, index)
 
 
 def build_arguments(section: RolloutSection, *, dtype: str, seed: int) -> dict[str, Any]:
@@ -27,6 +27,7 @@ def build_arguments(section: RolloutSection, *, dtype: str, seed: int) -> dict[s
     Raises ConfigError for a name that SGLang does not have.
     """
     arguments: dict[str, Any] = {
+        "tp_size": section.tp_size,
         "context_length": section.context_tokens,
         "max_running_requests": section.max_running_requests,
         "random_seed": seed,
@@ -34,6 +35,8 @@ def build_arguments(section: RolloutSection, *, dtype: str, seed: int) -> dict[s
         # Requests that share a prefix wait until one of them has put it into the cache.
         "schedule_policy": "lpm",
         "skip_server_warmup": True,
+        # Else the scheduler spins on a core while it has nothing to do: in TRAIN, beside the trainer.
+        "sleep_on_idle": True,
         "log_level": "error",
     }
     if section.kv_cache_tokens is not None:
@@ -41,6 +44,19 @@ def build_arguments(section: RolloutSection, *, dtype: str, seed: int) -> dict[s
     arguments |= {"dtype": dtype} if torch.cuda.is_available() else cpu_arguments(dtype)
     check_names(section.sglang)
     return arguments | section.sglang
+
+
+def check_engine_layout(num_attention_heads: int, tp_size: int, named: str) -> None:
+    """Raises ConfigError for ranks over which SGLang cannot cut the attention heads; `named` is how the user said it.
+
+    Key-value heads need not divide: SGLang repeats them.
+    """
+    if num_attention_heads % tp_size:
+        fitting = [size for size in range(1, num_attention_heads + 1) if num_attention_heads % size == 0]
+        raise ConfigError(
+            f"{named}: it must divide the model's {num_attention_heads} attention heads; choose one of "
+            f"{', '.join(map(str, fitting))}"
+        )
 
 
 def check_names(arguments: dict[str, Any]) -> None:

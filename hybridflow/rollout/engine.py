@@ -5,9 +5,10 @@ through JSON, and the tokenizer manager it holds gives everything that the serve
 sessions, memory release). Its event loop runs in a thread of its own, so that an abort or a health check is answered
 while completions are being decoded.
 
-Order and randomness. All completions of a call go to the scheduler in ONE message, so the batches that it forms depend
-on the requests alone and not on the speed of this process. Every completion carries its own seed, derived from the run
-seed and its id; on CPU a plugin makes SGLang honour it (`cpu_platform/plugin.py`).
+Order and randomness. All prompts of a `submit` go to the scheduler in ONE message, and when they are in its cache all
+completions in another, so the batches that it forms depend on the requests alone and not on the speed of this process.
+Every completion carries its own seed, derived from the run seed and its id; on CPU a plugin makes SGLang honour it
+(`cpu_platform/plugin.py`).
 """
 
 from __future__ import annotations
@@ -16,20 +17,36 @@ import asyncio
 import hashlib
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import msgspec
+
 from hybridflow.errors import ProtocolError, RolloutError, WeightSyncError
-from hybridflow.types import Completion, FinishReason, GroupRequest, SamplingParams
+from hybridflow.types import Completion, FinishReason, GroupRequest, Lease, SamplingParams
 from hybridflow.weights.manifest import Bucket, TensorEntry, check_bucket
 from hybridflow.wire.messages import build_completion_id
 
 T = TypeVar("T")
+Deliver = Callable[[int, Completion], None]
+"""Takes the attempt of a lease and a completion decoded under it."""
 
 
 def completion_seed(run_seed: int, completion_id: str) -> int:
     """Sampling seed in [0, 2^31) of one completion."""
     digest = hashlib.blake2b(f"{run_seed}/{completion_id}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % (1 << 31)
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """How an engine is doing."""
+
+    progress: tuple[int, ...]
+    """Changes while the engine works: completions delivered, and what SGLang's scheduler says of its load."""
+    num_in_flight: int
+    """Completions that it owes."""
 
 
 class SGLangEngine:
@@ -39,67 +56,153 @@ class SGLangEngine:
         model_path: HF directory; architecture, tokenizer and first weights come from it.
         arguments: SGLang ServerArgs fields (`arguments.build_arguments` makes them).
         run_seed: enters every completion's seed.
+        initial_version: confirms the weights of `model_path` under this version; otherwise they have to be published.
     """
 
-    def __init__(self, model_path: str, arguments: dict[str, Any], *, run_seed: int) -> None:
+    def __init__(
+        self, model_path: str, arguments: dict[str, Any], *, run_seed: int, initial_version: int | None = None
+    ) -> None:
         from sglang.srt.entrypoints.engine import Engine
 
         self._run_seed = run_seed
+        if initial_version is not None:
+            arguments = arguments | {"weight_version": str(initial_version)}
         self._engine = Engine(model_path=model_path, **arguments)
         self._tokenizer_manager: Any = self._engine.tokenizer_manager
         self._loop = self._engine.loop
         self._thread = threading.Thread(target=self._loop.run_forever, name="sglang-loop", daemon=True)
         self._thread.start()
-        self._version: int | None = None
+        self._version = initial_version
         self._loaded: list[TensorEntry] = []
         self._session_version: int | None = None
+        self._num_in_flight = 0
+        self._num_delivered = 0
+        self._num_aborts = 0
+        self._failure: BaseException | None = None
 
     # ------------------------------------------------------------------------------------------------ generation
 
-    def generate(
-        self, requests: list[GroupRequest], sampling: SamplingParams, deliver: Callable[[Completion], None]
-    ) -> int:
-        """Decodes every completion of every group; `deliver` gets each as soon as it ends. Returns their number.
+    def submit(self, leases: list[Lease], sampling: SamplingParams, deliver: Deliver) -> None:
+        """Starts decoding what these leases ask for and returns; `deliver` gets each completion as soon as it ends.
 
-        Raises RolloutError if no weights version was confirmed or SGLang refuses a request, and ProtocolError if a
-        completion was decoded by another version than the one confirmed.
+        Raises RolloutError if no weights version was confirmed. What goes wrong later is raised by `status`:
+        RolloutError if SGLang refuses a request, ProtocolError if a completion was decoded by another version than the
+        one confirmed.
         """
         if self._version is None or self._session_version is not None:
             raise RolloutError("the engine has no confirmed weights version: publish weights before generating")
-        return self._run(self._generate(requests, sampling, deliver))
+        self._num_in_flight += sum(len(lease.indices) for lease in leases)
+        future = asyncio.run_coroutine_threadsafe(self._generate(leases, sampling, deliver), self._loop)
+        future.add_done_callback(self._note_failure)
 
-    async def _generate(
-        self, requests: list[GroupRequest], sampling: SamplingParams, deliver: Callable[[Completion], None]
-    ) -> int:
-        # The first completion of every group leads, so that its prompt is prefilled before the others of the group ask
-        # for it: they find it in the cache even when the queue is too long for SGLang's in-queue prefix matching (128).
-        expected: list[tuple[GroupRequest, int, str]] = sorted(
-            (
-                (request, index, build_completion_id(request.group_id, index))
-                for request in requests
-                for index in range(request.num_completions)
-            ),
-            key=lambda item: item[1] > 0,
-        )
-        if not expected:
-            return 0
+    async def _generate(self, leases: list[Lease], sampling: SamplingParams, deliver: Deliver) -> None:
+        # No id is the beginning of another, as SGLang aborts by prefix; and a lease that comes back to this engine must
+        # not meet its old requests.
+        by_id = {
+            f"{build_completion_id(lease.request.group_id, index)}/{lease.attempt}/": (lease, index)
+            for lease in leases
+            for index in lease.indices
+        }
+        if not by_id:
+            return
+        num_aborts = self._num_aborts
+        cached = await self._prefill_prompts(leases)
+        if self._num_aborts != num_aborts:
+            for lease, index in by_id.values():
+                self._deliver(deliver, lease, self._undecoded(lease.request, index))
+            return
         stream = await self._engine.async_generate(
-            input_ids=[request.prompt.token_ids for request, _, _ in expected],
-            sampling_params=[self._sglang_sampling(sampling, completion_id) for _, _, completion_id in expected],
-            rid=[completion_id for _, _, completion_id in expected],
-            return_logprob=[True] * len(expected),
+            input_ids=[lease.request.prompt.token_ids for lease, _ in by_id.values()],
+            sampling_params=[
+                self._sglang_sampling(sampling, build_completion_id(lease.request.group_id, index))
+                for lease, index in by_id.values()
+            ],
+            rid=list(by_id),
+            return_logprob=[True] * len(by_id),
             stream=True,
         )
-        by_id = {completion_id: (request, index) for request, index, completion_id in expected}
         async for output in stream:
-            reason = output["meta_info"]["finish_reason"]
-            if reason is None:
+            if output["meta_info"]["finish_reason"] is None:
                 continue
-            request, index = by_id.pop(output["meta_info"]["id"])
-            deliver(self._to_completion(request, index, output))
+            lease, index = by_id.pop(output["meta_info"]["id"])
+            completion = self._to_completion(lease.request, index, output)
+            if index == lease.indices[0] and lease.request.group_id in cached:
+                completion = msgspec.structs.replace(completion, cached_tokens=cached[lease.request.group_id])
+            self._deliver(deliver, lease, completion)
         if by_id:
             raise RolloutError(f"SGLang ended the stream without {len(by_id)} completions, among them {min(by_id)}")
-        return len(expected)
+
+    async def _prefill_prompts(self, leases: list[Lease]) -> dict[str, int]:
+        """Puts the prompt of each group into the prefix cache; by group, how much of it was there before.
+
+        Left to itself SGLang fills up a prefill batch with the beginning of another completion of the group, which then
+        computes the whole prompt again. One token is decoded with it, and dropped. The first completion of the lease
+        accounts for what was computed here.
+        """
+        shared = [lease for lease in leases if len(lease.indices) > 1]
+        if not shared:
+            return {}
+        # A seed, as seeds count only in a batch where every request has one.
+        sampling = {"temperature": 0.0, "max_new_tokens": 1, "sampling_seed": 0}
+        outputs = await self._engine.async_generate(
+            input_ids=[lease.request.prompt.token_ids for lease in shared],
+            sampling_params=[sampling] * len(shared),
+            rid=[f"{lease.request.group_id}/prompt/{lease.attempt}/" for lease in shared],
+        )
+        for lease, output in zip(shared, outputs, strict=True):
+            self._check_reason(output["meta_info"]["finish_reason"], f"the prompt of group {lease.request.group_id}")
+        return {
+            lease.request.group_id: int(output["meta_info"].get("cached_tokens", 0))  # none where it was aborted
+            for lease, output in zip(shared, outputs, strict=True)
+        }
+
+    def _deliver(self, deliver: Deliver, lease: Lease, completion: Completion) -> None:
+        deliver(lease.attempt, completion)
+        self._num_in_flight -= 1
+        self._num_delivered += 1
+
+    def _undecoded(self, request: GroupRequest, index: int) -> Completion:
+        """A completion that was aborted before its first token."""
+        assert self._version is not None
+        return Completion(
+            completion_id=build_completion_id(request.group_id, index),
+            group_id=request.group_id,
+            prompt_id=request.prompt.prompt_id,
+            index=index,
+            token_ids=[],
+            rollout_logprobs=[],
+            text="",
+            finish_reason="abort",
+            policy_version=self._version,
+            prompt_tokens=len(request.prompt.token_ids),
+            cached_tokens=len(request.prompt.token_ids),
+        )
+
+    @staticmethod
+    def _check_reason(reason: dict[str, Any], what: str) -> None:
+        if reason["type"] not in ("stop", "length", "abort") or reason.get("status_code"):
+            raise RolloutError(f"SGLang refused {what}: {reason}")
+
+    def _note_failure(self, future: Future[None]) -> None:
+        if not future.cancelled() and self._failure is None:
+            self._failure = future.exception()
+
+    def status(self) -> EngineStatus:
+        """Load and progress. Raises what went wrong in decoding."""
+        if self._failure is not None:
+            raise self._failure
+        loads = self._run(self._tokenizer_manager.get_loads())
+        moving = [
+            number
+            for load in loads
+            for number in (
+                load.num_running_reqs,
+                load.num_waiting_reqs,
+                load.num_used_tokens,
+                load.total_prefill_uncached_tokens,
+            )
+        ]
+        return EngineStatus((self._num_delivered, *moving), self._num_in_flight)
 
     def _sglang_sampling(self, sampling: SamplingParams, completion_id: str) -> dict[str, Any]:
         return {
@@ -113,10 +216,9 @@ class SGLangEngine:
 
     def _to_completion(self, request: GroupRequest, index: int, output: dict[str, Any]) -> Completion:
         meta = output["meta_info"]
-        completion_id = meta["id"]
+        completion_id = build_completion_id(request.group_id, index)
         reason = meta["finish_reason"]
-        if reason["type"] not in ("stop", "length", "abort") or reason.get("status_code"):
-            raise RolloutError(f"SGLang refused completion {completion_id}: {reason}")
+        self._check_reason(reason, f"completion {completion_id}")
         version = int(meta["weight_version"])
         if version != self._version:
             raise ProtocolError(
@@ -137,11 +239,17 @@ class SGLangEngine:
             policy_version=version,
             prompt_tokens=int(meta["prompt_tokens"]),
             cached_tokens=int(meta["cached_tokens"]),
+            num_retractions=int(meta.get("num_retractions", 0)),
         )
 
     def abort(self) -> None:
         """Ends every running request; each is delivered with what it has, finish_reason "abort"."""
-        self._loop.call_soon_threadsafe(lambda: self._tokenizer_manager.abort_request(abort_all=True))
+
+        def end_all() -> None:
+            self._num_aborts += 1
+            self._tokenizer_manager.abort_request(abort_all=True)
+
+        self._loop.call_soon_threadsafe(end_all)
 
     # --------------------------------------------------------------------------------------------------- weights
 
@@ -208,6 +316,11 @@ class SGLangEngine:
     def child_pids(self) -> list[int]:
         """Process ids of the scheduler and detokenizer."""
         return self._engine.get_all_child_pids()
+
+    def kv_cache_tokens(self) -> int:
+        """Size of the KV pool."""
+        (state,) = self._run(self._tokenizer_manager.get_internal_state())
+        return int(state["memory_usage"]["token_capacity"])
 
     def shutdown(self) -> None:
         """Ends SGLang's processes; the engine cannot be used afterwards."""

@@ -1,99 +1,315 @@
-"""The driver's view of the rollout engines."""
+"""All rollout engines as one: they are started side by side, given the same weights, and kept alive.
+
+Everything here runs in the driver's main thread, but `admit`, which the thread that receives completions calls. An
+engine that dies or hangs is killed, its unfinished groups are leased to others, and it is started again; as soon as it
+answers it gets the present weights, and takes part again. That happens in `poll`, while groups are decoded: the trainer
+is idle then and can hand its weights out once more.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from hybridflow.cluster.session import Slots
-from hybridflow.cluster.workers import Call, Worker, are_ready, gather, identify
-from hybridflow.config.sections import Config
-from hybridflow.errors import RolloutError, WeightSyncError
+from hybridflow.config.sections import RolloutSection
+from hybridflow.errors import RolloutError
 from hybridflow.rollout.actor import RolloutWorker
 from hybridflow.rollout.arguments import build_arguments, engine_environment
+from hybridflow.rollout.leases import LeaseDispatch
+from hybridflow.rollout.member import EngineDiedError, EngineMember
+from hybridflow.rollout.report import Totals
+from hybridflow.rollout.weight_session import WeightSession
 from hybridflow.types import GroupRequest, RolloutReport, SamplingParams
-from hybridflow.weights.manifest import TensorEntry
+from hybridflow.weights.manifest import TensorEntry, compare_manifests
+from hybridflow.wire.messages import Finished, build_completion_id
+
+logger = logging.getLogger(__name__)
 
 SLOT_SHARE = 0.4
 """Part of a slot that an engine takes beside the train worker of the slot."""
-CONCURRENCY = 4
-"""generate, abort, ping and one spare."""
+CONCURRENCY = 6
+"""Methods of an engine's actor that may run at once: two loads of buckets, status, submit, abort and one spare."""
+LOOK_S = 0.1
+"""Shortest time between two looks at all engines."""
+
+StreamWeights = Callable[[int], Iterable[Any]]
+"""Makes references to the buckets of a weights version, as often as it is asked."""
+
+
+@dataclass(frozen=True)
+class RolloutSettings:
+    """How engines are opened."""
+
+    section: RolloutSection
+    dtype: str
+    seed: int
+    initial_version: int | None = None
+    """Version under which the weights of the model directory count as confirmed; None: weights are published."""
+
+    @property
+    def num_slots(self) -> int:
+        return self.section.num_engines * self.section.tp_size
 
 
 class RolloutGroup:
-    """One engine, for now; its worker answers `abort` while it decodes."""
+    """Engines engine-0, engine-1, ...; `launch` starts them and `wait_ready` waits until all answer."""
 
-    def __init__(self, config: Config, slots: Slots, hf_dir: Path, endpoint: str, log_directory: Path) -> None:
-        """Starts the engine in slot 0; `wait_ready` waits for it."""
-        arguments = build_arguments(config.rollout, dtype=config.model.dtype, seed=config.run.seed)
-        actor = (
-            ray.remote(RolloutWorker)
-            .options(
+    def __init__(self, settings: RolloutSettings, note: Callable[[str], None], progress: Callable[[str], None]) -> None:
+        """`note` is told what a user must know, `progress` what is going on right now."""
+        self._settings = settings
+        self._note = note
+        self._progress = progress
+        self._members: dict[str, EngineMember] = {}
+        self._lock = threading.Lock()  # guards the two below
+        self._dispatch = LeaseDispatch()
+        self._totals = Totals()
+        self._events: Counter[str] = Counter()
+        self._sampling: SamplingParams | None = None
+        self._version: int | None = settings.initial_version
+        self._stream_weights: StreamWeights | None = None
+        self._manifest: list[TensorEntry] = []
+        self._look_at = 0.0
+
+    # -------------------------------------------------------------------------------------------------- life cycle
+
+    def launch(self, slots: Slots, hf_dir: Path, endpoint: str, log_directory: Path) -> None:
+        """Starts every engine in the first of its `tp_size` slots; completions are sent to `endpoint`."""
+        section, settings = self._settings.section, self._settings
+        arguments = build_arguments(section, dtype=settings.dtype, seed=settings.seed)
+        remote = ray.remote(RolloutWorker)
+        for index in range(section.num_engines):
+            name = f"engine-{index}"
+            options = remote.options(
                 num_cpus=SLOT_SHARE,
                 num_gpus=SLOT_SHARE * slots.gpus_per_slot,
-                scheduling_strategy=slots.strategy(0),
-                runtime_env={"env_vars": engine_environment(config.rollout)},
+                scheduling_strategy=slots.strategy(index * section.tp_size),
+                runtime_env={"env_vars": engine_environment(section, index)},
                 max_restarts=0,
                 max_concurrency=CONCURRENCY,
             )
-            .remote("engine-0", str(hf_dir), arguments, config.run.seed, endpoint, str(log_directory / "rollout-0.log"))
-        )
-        self._worker = Worker("rollout worker 0", actor, RolloutError)
-        self._start_timeout_s = config.rollout.start_timeout_s
-        self._decoding: list[Call] = []
-        self.child_pids: list[int] = []
-
-    @property
-    def workers(self) -> list[Worker]:
-        return [self._worker]
+            log = str(log_directory / f"{name}.log")
+            given = (name, str(hf_dir), arguments, settings.seed, endpoint, log, settings.initial_version)
+            self._members[name] = EngineMember(
+                name,
+                lambda options=options, given=given: options.remote(*given),
+                heartbeat_s=section.heartbeat_s,
+                hang_timeout_s=section.hang_timeout_s,
+                start_timeout_s=section.start_timeout_s,
+                initial_version=settings.initial_version,
+            )
 
     def wait_ready(self) -> None:
-        """Returns when the engine answers.
+        """Returns when every engine answers.
 
-        Raises RolloutError if it failed to start, or did not within `rollout.start_timeout_s`.
+        Raises RolloutError if one failed to start, or did not within `rollout.start_timeout_s`.
         """
-        self._worker = identify(self._worker.name, self._worker.actor, RolloutError, self._start_timeout_s)
-        (self.child_pids,) = gather([self._worker.call("child_pids")])
+        starting = list(self._members.values())
+        while starting:
+            for member in [member for member in starting if member.check_ready(timeout_s=LOOK_S)]:
+                starting.remove(member)
+                self._welcome(member, len(self._members) - len(starting))
+
+    @property
+    def actors(self) -> list[Any]:
+        return [member.worker.actor for member in self._members.values()]
+
+    @property
+    def pids(self) -> list[int]:
+        """Processes of all engines that have started."""
+        return [pid for member in self._members.values() for pid in member.pids]
+
+    def engine_pids(self, name: str) -> list[int]:
+        """Processes of one engine, its actor first; none while it starts."""
+        return self._members[name].pids
+
+    def in_flight(self) -> dict[str, int]:
+        """By engine: completions that it owes."""
+        with self._lock:
+            return {name: self._dispatch.num_in_flight(name) for name in self._members}
+
+    def _welcome(self, member: EngineMember, num_ready: int) -> None:
+        self._note(
+            f"{member.name} is ready after {member.seconds_since_start:.0f} s ({num_ready} of {len(self._members)})"
+        )
+        if member.version is not None:
+            self._open(member, member.version)
+
+    def _open(self, member: EngineMember, version: int) -> None:
+        assert member.facts is not None
+        member.version = version
+        with self._lock:
+            self._dispatch.engine_up(member.name, member.facts.kv_cache_tokens)
+
+    # ---------------------------------------------------------------------------------------------------- decoding
+
+    def admit(self, message: Finished) -> bool:
+        """Whether a finished completion counts, see `leases`. Called from any thread."""
+        with self._lock:
+            if not self._dispatch.admit(message.attempt, message.completion):
+                return False
+            self._totals.add(message.completion)
+        self._members[message.engine_id].num_restarts = 0
+        return True
 
     def start(self, requests: list[GroupRequest], sampling: SamplingParams) -> None:
-        """Starts decoding; completions go to the reward stream, each as soon as it ends."""
-        self._decoding = [self._worker.call("generate", requests, sampling)]
+        """Leases the groups to the engines; completions leave them each as soon as it ends.
+
+        Raises RolloutError if no weights were published.
+        """
+        if self._version is None:
+            raise RolloutError("the engines have no confirmed weights version: publish weights before generating")
+        with self._lock:
+            self._totals = Totals()
+            self._dispatch.add(requests, sampling.max_new_tokens)
+        self._sampling = sampling
+        self._hand_out()
 
     def poll(self) -> RolloutReport | None:
-        """The report once every engine has ended, None before. Raises what an engine raised."""
-        if not are_ready(self._decoding):
-            return None
-        return sum_reports(gather(self._decoding))
+        """Keeps the engines busy and alive; the report once every completion has been admitted, None before.
 
-    def abort(self) -> None:
-        gather([self._worker.call("abort")])
-
-    def load_weights(self, buckets: Iterable[Any], version: int) -> list[TensorEntry]:
-        """Hands bucket references to the engine as they come; returns what it confirmed for `version`.
-
-        Two buckets are under way at most, so the next is made while the last is loaded.
+        Raises what an engine refused to do, and RolloutError for an engine that does not stay alive.
         """
-        gather([self._worker.call("begin_weights", version)])
-        under_way: list[Call] = []
-        for bucket in buckets:
-            under_way.append(self._worker.call("load_bucket", bucket))
-            if len(under_way) == 2:
-                gather([under_way.pop(0)])
-        gather(under_way)
-        confirmed, entries = gather([self._worker.call("end_weights")])[0]
-        if confirmed != version:
-            raise WeightSyncError(f"{self._worker.name} confirms weights version {confirmed}, {version} was sent")
-        return entries
+        if time.monotonic() >= self._look_at:
+            self._look_after()
+            self._look_at = time.monotonic() + LOOK_S
+        self._hand_out()
+        with self._lock:
+            if self._dispatch.num_unfinished:
+                return None
+            events = self._events + self._dispatch.counters  # since the report before: also what happened in between
+            self._events, self._dispatch.counters = Counter(), Counter()
+            return self._totals.report(events)
 
+    def abort(self) -> list[str]:
+        """Ends every running completion; each is delivered with what it has, finish_reason "abort".
 
-def sum_reports(reports: list[RolloutReport]) -> RolloutReport:
-    """Totals over engines."""
-    return RolloutReport(
-        num_completions=sum(r.num_completions for r in reports),
-        prompt_tokens=sum(r.prompt_tokens for r in reports),
-        cached_tokens=sum(r.cached_tokens for r in reports),
-        response_tokens=sum(r.response_tokens for r in reports),
-    )
+        Groups that no engine had begun are given up: returns the ids of their completions, which will not come.
+        """
+        with self._lock:
+            dropped = self._dispatch.drop_queued()
+        calls = [(member, member.worker.call("abort")) for member in self._members.values() if member.facts]
+        for member, call in calls:
+            member.result(call)
+        return [
+            build_completion_id(group.group_id, index) for group in dropped for index in range(group.num_completions)
+        ]
+
+    def _hand_out(self) -> None:
+        if self._sampling is None:
+            return
+        with self._lock:
+            leases = self._dispatch.assign()
+        for name, given in leases.items():
+            self._members[name].submit(given, self._sampling)
+
+    # --------------------------------------------------------------------------------------------------- supervision
+
+    def _look_after(self) -> None:
+        """Replaces engines that are gone or hang, and brings in those that have started."""
+        for member in self._members.values():
+            try:
+                if member.facts is not None:
+                    member.check_alive()
+                elif self._check_started(member):
+                    self._welcome(member, sum(other.facts is not None for other in self._members.values()))
+            except EngineDiedError as error:
+                self._replace(member, str(error))
+        late = [member for member in self._members.values() if member.facts is not None and member.version is None]
+        if late and self._version is not None:
+            self._bring_in(late, self._version)
+        self._say_progress()
+
+    def _check_started(self, member: EngineMember) -> bool:
+        try:
+            return member.check_ready()
+        except RolloutError as error:
+            raise EngineDiedError(f"did not start: {error}") from error
+
+    def _replace(self, member: EngineMember, reason: str) -> None:
+        """Kills the engine, gives its groups to others and starts it again."""
+        with self._lock:
+            lost = self._dispatch.engine_down(member.name)
+        member.end()
+        self._events["restarted_engine"] += 1
+        member.num_restarts += 1
+        pid = f" (process {member.facts.pid})" if member.facts else ""
+        if member.num_restarts > self._settings.section.max_restarts:
+            raise RolloutError(
+                f"{member.name}{pid} {reason}. It has been started {member.num_restarts} times without delivering "
+                f"anything, above rollout.max_restarts = {self._settings.section.max_restarts}. Its log is in the run "
+                f"folder under logs/; --resume continues from the last checkpoint"
+            )
+        self._note(f"{member.name}{pid} {reason}; {len(lost)} groups are leased again, the engine is started again")
+        logger.warning("%s%s %s: %d groups are leased again; starting it again", member.name, pid, reason, len(lost))
+        member.start()
+
+    def _say_progress(self) -> None:
+        with self._lock:
+            left = self._dispatch.num_unfinished
+            queued = self._dispatch.num_queued
+        if left:
+            engines = ", ".join(
+                f"{name} {num}" if self._members[name].facts else f"{name} starting"
+                for name, num in self.in_flight().items()
+            )
+            self._progress(f"{left} completions to come ({engines}); {queued} groups queued")
+
+    # ------------------------------------------------------------------------------------------------------ weights
+
+    def load_weights(self, stream_weights: StreamWeights, version: int) -> dict[str, list[TensorEntry]]:
+        """Gives every engine the weights of `version`; returns what each confirmed, by engine, of at least one.
+
+        An engine that is starting, or dies meanwhile, gets them when it is there again; until then it serves nothing.
+        """
+        self._stream_weights, self._version = stream_weights, version
+        with self._lock:
+            for member in self._members.values():
+                self._dispatch.engine_down(member.name)
+                member.version = None
+        while True:
+            started = self._wait_for_any()
+            confirmed = self._load(started, version)
+            if confirmed:
+                self._manifest = next(iter(confirmed.values()))
+                return confirmed
+
+    def _bring_in(self, members: list[EngineMember], version: int) -> None:
+        """Gives late engines the present weights, and holds what they confirm against what the others did."""
+        assert self._stream_weights is not None
+        for name, entries in self._load(members, version).items():
+            compare_manifests(self._manifest, entries, version)
+            self._note(f"{name} has weights version {version} and takes part again")
+
+    def _load(self, members: list[EngineMember], version: int) -> dict[str, list[TensorEntry]]:
+        assert self._stream_weights is not None
+        result = WeightSession(members, version, self._progress).load(self._stream_weights(version))
+        for name, reason in result.died.items():
+            self._replace(self._members[name], reason)
+        for name in result.confirmed:
+            self._open(self._members[name], version)
+        return result.confirmed
+
+    def _wait_for_any(self) -> list[EngineMember]:
+        """Engines that have started; where none has, waits for the first."""
+        while True:
+            for member in self._members.values():
+                if member.facts is not None:
+                    continue
+                try:
+                    if self._check_started(member):
+                        self._welcome(member, sum(other.facts is not None for other in self._members.values()))
+                except EngineDiedError as error:
+                    self._replace(member, str(error))
+            started = [member for member in self._members.values() if member.facts is not None]
+            if started:
+                return started
+            time.sleep(LOOK_S)

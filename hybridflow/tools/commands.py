@@ -1,4 +1,4 @@
-"""The commands `hybridflow logprobs`, `export` and `sft`."""
+"""The commands `hybridflow logprobs`, `generate`, `export` and `sft`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Dtype(StrEnum):
 def mount(app: typer.Typer) -> None:
     """Adds the commands to `app`."""
     app.command()(logprobs)
+    app.command()(generate)
     app.command()(export)
     app.command()(sft)
 
@@ -72,6 +73,66 @@ def logprobs(
         )
         with RowProgress() as progress:
             written = write_logprobs(job, progress)
+    typer.echo(f"{output}: {written} rows written" if written else f"{output}: complete already, nothing to do")
+
+
+def generate(
+    model: Annotated[Path, typer.Option(help="Hugging Face directory: config, safetensors and tokenizer.")],
+    prompts: Annotated[
+        Path, typer.Option(help='JSON lines, each {"text": "..."}, {"messages": [...]} or {"input_ids": [...]}.')
+    ],
+    output: Annotated[Path, typer.Option(help='JSON lines, each {"row": i, "completions": [...]}, in their order.')],
+    num_completions: Annotated[int, typer.Option("--num-completions", "-n", help="Completions of each prompt.")] = 1,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest completion.")] = 512,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="Nucleus sampling; 1 for none.")] = 1.0,
+    stop: Annotated[list[str] | None, typer.Option(help="A text that ends a completion; may be repeated.")] = None,
+    seed: Annotated[int, typer.Option(help="Completions follow from it, the row and the place in the row.")] = 0,
+    engines: Annotated[int, typer.Option(help="SGLang engines, side by side.")] = 1,
+    tp: Annotated[int, typer.Option("--tp", help="Tensor parallel: ranks of each engine.")] = 1,
+    dtype: Annotated[Dtype, typer.Option(help="Precision of weights and computation.")] = Dtype.float32,
+    kv_cache_tokens: Annotated[
+        int | None, typer.Option(help="Size of each engine's KV pool; default: as memory allows.")
+    ] = None,
+    num_threads: Threads = 1,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew where the output is there.")] = False,
+) -> None:
+    """Completions of each prompt, decoded by the engines that training uses.
+
+    \b
+    hybridflow generate --model Qwen3-8B --prompts rows.jsonl --output out.jsonl
+    hybridflow generate --model Qwen3-8B --prompts rows.jsonl --output out.jsonl -n 8 --temperature 0.7 --engines 4
+    hybridflow generate --model Qwen3-32B --prompts rows.jsonl --output out.jsonl --tp 4 --dtype bfloat16
+
+    The completions of a prompt go to one engine, which computes the prompt once.
+    An engine that dies is started again, and nothing is lost.
+    Interrupted, the same command goes on after the last whole line of the output.
+    """
+    from hybridflow.observability.log import configure
+
+    configure("driver", level="WARNING")
+    with _interruptible("the same command goes on where it stopped"):
+        from hybridflow.tools.generate import GenerateJob, write_completions  # this takes seconds
+        from hybridflow.types import SamplingParams
+
+        job = GenerateJob(
+            model=model,
+            prompts=prompts,
+            output=output,
+            num_completions=num_completions,
+            sampling=SamplingParams(
+                temperature=temperature, max_new_tokens=max_new_tokens, top_p=top_p, stop=stop or []
+            ),
+            seed=seed,
+            engines=engines,
+            tp=tp,
+            num_threads=num_threads,
+            dtype=dtype.value,
+            kv_cache_tokens=kv_cache_tokens,
+            overwrite=overwrite,
+        )
+        with RowProgress() as progress:
+            written = write_completions(job, progress)
     typer.echo(f"{output}: {written} rows written" if written else f"{output}: complete already, nothing to do")
 
 

@@ -1,4 +1,4 @@
-"""The input of `hybridflow logprobs`: JSON lines of token ids or texts, read one at a time."""
+"""The input of `hybridflow logprobs` and `generate`: JSON lines of token ids or texts, read one at a time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,19 @@ class InputSummary:
 class TokenRows:
     """Rows of one file. Each pass reads it anew, so that it need not fit into memory."""
 
-    def __init__(self, path: Path, encode: Callable[[str], list[int]], *, window: int, vocab_size: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        encode: Callable[[str], list[int]],
+        *,
+        window: int,
+        vocab_size: int,
+        named: str = "--input",
+        encode_chat: Callable[[list[dict[str, Any]]], list[int]] | None = None,
+    ) -> None:
+        """`named` is the option that gave the path; `encode_chat` reads conversations, which are refused without it."""
+        self._named = named
+        self._encode_chat = encode_chat
         self._path = path
         self._encode = encode
         self._window = window
@@ -34,13 +46,13 @@ class TokenRows:
     def check(self) -> InputSummary:
         """Reads every row. Raises DataError for the first that is malformed, naming row, value and remedy."""
         if not self._path.is_file():
-            raise DataError(f"--input {self._path}: no such file. Remedy: check the path")
+            raise DataError(f"{self._named} {self._path}: no such file. Remedy: check the path")
         num_rows, longest, digest = 0, 0, hashlib.sha256()
         for token_ids in self:
             num_rows, longest = num_rows + 1, max(longest, len(token_ids))
             digest.update(json.dumps(token_ids).encode())
         if not num_rows:
-            raise DataError(f"--input {self._path}: the file has no rows. Remedy: write one JSON object per line")
+            raise DataError(f"{self._named} {self._path}: the file has no rows. Remedy: write one JSON object per line")
         return InputSummary(num_rows, longest, digest.hexdigest())
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -66,11 +78,24 @@ class TokenRows:
                 token_ids = self._encode(value["text"])
             except ConfigError as error:
                 raise DataError(f"{where}: the text cannot be read: {error}, or use input_ids") from error
+        elif isinstance(value, dict) and isinstance(value.get("messages"), list) and self._encode_chat is not None:
+            token_ids = self._read_chat(value["messages"], where)
         else:
             got = line.strip()[:60].decode(errors="replace")
-            raise DataError(f'{where}: got {got}. Remedy: use {{"input_ids": [...]}} or {{"text": "..."}}')
+            chat = ', or {"messages": [...]}' if self._encode_chat is not None else ""
+            raise DataError(f'{where}: got {got}. Remedy: use {{"input_ids": [...]}} or {{"text": "..."}}{chat}')
         self._check_tokens(token_ids, where)
         return token_ids
+
+    def _read_chat(self, messages: list[dict[str, Any]], where: str) -> list[int]:
+        assert self._encode_chat is not None
+        try:
+            return self._encode_chat(messages)
+        except Exception as error:  # each model's template raises its own
+            raise DataError(
+                f"{where}: the model's chat template does not take these messages: {error}. Remedy: give a list of "
+                '{"role": "user", "content": "..."}, or use text'
+            ) from error
 
     def _check_tokens(self, token_ids: list[int], where: str) -> None:
         if not token_ids:

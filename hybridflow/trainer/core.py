@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from hybridflow.algorithms.mismatch import largest_gap
 from hybridflow.config.sections import AlgorithmSection, LayoutSection, OptimizerSection
 from hybridflow.errors import CheckpointError
 from hybridflow.trainer.batch import pack_rank
@@ -19,6 +20,7 @@ from megatron_ext.attention_cuda import AttentionBackend
 from megatron_ext.commit import BrokenCheckpointError
 from megatron_ext.hf.identity import WrongModelError
 from megatron_ext.optimizer import OptimizerOptions
+from megatron_ext.packing import MicroBatch
 from megatron_ext.policy import MegatronPolicy
 from megatron_ext.topology import Topology, init_distributed, shutdown_distributed
 
@@ -120,6 +122,7 @@ class TrainerCore:
                 dataclasses.replace(mb, loss_inputs=mb.loss_inputs | {"old_logprobs": logprobs_N})
                 for mb, (logprobs_N, _) in zip(micro_batches, outputs, strict=True)
             ]
+        largest = self._largest_gap(micro_batches)
         objective = PolicyObjective(clip_low=algorithm.clip_low, clip_high=algorithm.clip_high)
         results = [
             self._policy.train_step(
@@ -142,7 +145,20 @@ class TrainerCore:
             clip_fraction_low=last.sums["clipped_low"] / tokens,
             clip_fraction_high=last.sums["clipped_high"] / tokens,
             logprob_gap=first.sums["logprob_gap"] / tokens,
+            logprob_gap_max=largest,
+            logprob_kl=first.sums["logprob_kl"] / tokens,
         )
+
+    def _largest_gap(self, micro_batches: list[MicroBatch]) -> float:
+        """Largest |old - rollout| over all ranks; the last pipeline stage has the old ones."""
+        largest = torch.zeros((), device=self.topology.device)
+        for micro_batch in micro_batches:
+            inputs = micro_batch.loss_inputs
+            if "old_logprobs" in inputs:
+                gap = largest_gap(inputs["old_logprobs"].cpu(), inputs["rollout_logprobs"].cpu())
+                largest = torch.maximum(largest, gap.to(largest))
+        torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+        return largest.item()
 
     def iterate_weights(self, version: int, bucket_bytes: int) -> Iterator[Bucket]:
         """This stage's tensors under HF names, by buckets; the peers of the sender iterate too and yield nothing."""

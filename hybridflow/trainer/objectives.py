@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hybridflow.algorithms.losses import policy_loss
+from hybridflow.algorithms.mismatch import mismatch_sums
 from megatron_ext.packing import MicroBatch
 from megatron_ext.sums import LossSums
 
@@ -39,7 +40,8 @@ def sequence_mean_objective(logprobs_N: Tensor, entropy_N: Tensor | None, micro_
 class PolicyObjective:
     """Clipped GRPO/DAPO surrogate; needs `advantages`, `old_logprobs` and `rollout_logprobs` as loss inputs.
 
-    Metric sums: `entropy`, `clipped_low`, `clipped_high` (tokens), `logprob_gap` (|old - rollout|).
+    Metric sums: `entropy`, `clipped_low`, `clipped_high` (tokens), `logprob_gap` (|old - rollout|), `logprob_kl`
+    (of the engine's distribution against the trainer's).
     """
 
     clip_low: float
@@ -51,6 +53,7 @@ class PolicyObjective:
         loss_N, low_N, high_N = policy_loss(
             logprobs_N, old_N, inputs["advantages"], clip_low=self.clip_low, clip_high=self.clip_high
         )
+        gap, kl = mismatch_sums(old_N, inputs["rollout_logprobs"])
         entropy = entropy_N.sum() if entropy_N is not None else torch.zeros((), device=logprobs_N.device)
         return LossSums(
             loss=loss_N.sum(),
@@ -59,6 +62,7 @@ class PolicyObjective:
                 "entropy": entropy,
                 "clipped_low": low_N.sum(),
                 "clipped_high": high_N.sum(),
-                "logprob_gap": (old_N - inputs["rollout_logprobs"]).abs().sum(),
+                "logprob_gap": gap,
+                "logprob_kl": kl,
             },
         )

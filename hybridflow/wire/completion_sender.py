@@ -1,7 +1,7 @@
 """The engine's end of the reward stream.
 
-PUSH can lose what is in its buffers when this process dies: those ids stay in the stream's outstanding(), and the
-driver ends the run with an error that names them. It loses nothing else: it queues for live connections only
+PUSH can lose what is in its buffers when this process dies: those completions stay unfinished in the driver's leases,
+and another engine decodes them again. It loses nothing else: it queues for live connections only
 (ZMQ_IMMEDIATE), blocks at its high-water mark, and close() flushes for a bounded time.
 """
 
@@ -46,14 +46,16 @@ class CompletionSender:
         self._socket.set(zmq.SNDTIMEO, int(send_timeout_s * 1000))
         self._socket.connect(endpoint)
 
-    def send(self, completion: Completion) -> None:
-        """Hands one completion over; blocks while the buffers are full or the stream is not reachable.
+    def send(self, completion: Completion, attempt: int = 0) -> None:
+        """Hands one completion over, with the attempt of the lease under which it was decoded.
+
+        Blocks while the buffers are full or the stream is not reachable.
 
         Raises:
             ProtocolError: the completion contradicts itself or is too large.
             RewardError: the stream took nothing for `send_timeout_s`, or this sender is closed.
         """
-        frame = encode(_finished(self._engine_id, completion))
+        frame = encode(_finished(self._engine_id, completion, attempt))
         with self._lock:
             try:
                 self._socket.send(frame)
@@ -79,8 +81,8 @@ class CompletionSender:
         self.close()
 
 
-def _finished(engine_id: str, completion: Completion) -> Finished:
+def _finished(engine_id: str, completion: Completion, attempt: int) -> Finished:
     try:
-        return Finished(engine_id, completion)
+        return Finished(engine_id, completion, attempt)
     except ValueError as error:
         raise ProtocolError(f"engine {engine_id}: {error}") from error

@@ -55,6 +55,8 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
 
     engine_id: str
     completion: Completion
+    attempt: int = 0
+    """Of the lease under which it was decoded: tells a completion of a lost lease from one of the present."""
 
     def __post_init__(self) -> None:
         num_tokens, num_logprobs = len(self.completion.token_ids), len(self.completion.rollout_logprobs)

@@ -8,8 +8,7 @@
 What each socket can lose, and which bound makes that safe:
 
     PULL    nothing of its own: a sender blocks at the high-water mark instead of dropping. Completions that sit in the
-            buffers of an engine that dies are gone; they stay in outstanding(), and the driver's wait for them
-            ends in an error that names them.
+            buffers of an engine that dies are gone; their leases go to another engine.
     ROUTER  drops what is sent to a peer it does not know or whose queue is full. ROUTER_MANDATORY turns both into
             errors: an unknown peer is a lost worker, whose items are queued again; a full queue cannot be, as a worker
             holds at most MAX_CREDITS unanswered items and the mark is four times that (ZeroMQ frees the slots of read
@@ -30,9 +29,10 @@ import zmq
 
 from hybridflow.errors import ProtocolError, RewardError
 from hybridflow.types import GroupRequest, ScoredCompletion
+from hybridflow.wire.binding import bind
 from hybridflow.wire.codec import MAX_FRAME_BYTES, decode_from_engine, decode_from_worker, encode
 from hybridflow.wire.dispatch import ScoreDispatch
-from hybridflow.wire.messages import MAX_CREDITS, Bye, FromWorker, Message, Ready, ScoreReply, Stop, Work
+from hybridflow.wire.messages import MAX_CREDITS, Bye, Finished, FromWorker, Message, Ready, ScoreReply, Stop, Work
 
 POLL_MS = 20
 """Longest time until a call of worker_lost() or close() is acted on."""
@@ -60,9 +60,12 @@ class RewardStream:
     Args:
         host: Address to bind, one that engines and workers can reach: the loopback for one machine, else this node's
             IP. No wildcard, as the endpoints are handed out as bound.
+        admit: Says whether a finished completion counts, see `rollout.leases`; one that does not is dropped, and
+            counted there. Called from the stream's thread. Without it every completion counts.
     """
 
-    def __init__(self, host: str = "127.0.0.1") -> None:
+    def __init__(self, host: str = "127.0.0.1", admit: Callable[[Finished], bool] = lambda message: True) -> None:
+        self._admit = admit
         self._state = ScoreDispatch()
         self._changed = threading.Condition()  # guards every attribute below and the state
         self._scored: deque[ScoredCompletion] = deque()
@@ -78,8 +81,8 @@ class RewardStream:
             socket.set(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
             socket.set(zmq.LINGER, int(STOP_LINGER_S * 1000))
         try:
-            self.endpoint_completions = _bind(self._completions, host)
-            self.endpoint_workers = _bind(self._workers, host)
+            self.endpoint_completions = bind(self._completions, host)
+            self.endpoint_workers = bind(self._workers, host)
         except RewardError:
             self._context.destroy(linger=0)
             raise
@@ -189,6 +192,8 @@ class RewardStream:
         except (ProtocolError, ValueError) as error:
             self._refuse("malformed_completion", error)
             return
+        if not self._admit(message):
+            return
         with self._changed:
             self._state.finished(message.completion)
 
@@ -247,17 +252,3 @@ class RewardStream:
         _logger.warning("dropped a message: %s: %s", reason, error)
         with self._changed:
             self._state.counters[reason] += 1
-
-
-def _bind(socket: zmq.Socket[bytes], host: str) -> str:
-    if host in ("*", "0.0.0.0", "::"):
-        raise RewardError(
-            f"the reward stream cannot bind {host!r}: give the address by which other nodes reach this one"
-        )
-    try:
-        socket.bind(f"tcp://{host}:*")
-    except zmq.ZMQError as error:
-        raise RewardError(
-            f"cannot bind the reward stream to {host!r}: {error}; name an address of this node"
-        ) from error
-    return socket.get_string(zmq.LAST_ENDPOINT)

@@ -144,13 +144,12 @@ def test_hf_megatron_and_sglang_give_the_same_logprobs(stack: Stack) -> None:
 
 
 def test_a_group_shares_the_cache_of_its_prompt(stack: Stack) -> None:
-    """A group of a prompt above a prefill chunk (4,096 tokens): only its leader computes the chunks before the last."""
+    """A prompt above a prefill chunk (4,096 tokens) is computed once; the others compute its last token alone."""
     tokens = (stack.prompts[0].token_ids[::-1] * 61)[:4500]
     prompt = Prompt(prompt_id="long", token_ids=tokens, data_source="synth", ability="doc-qa", ground_truth="yen")
     members = completions(generate(stack.system, "long", [prompt], 4, SAMPLED))
     cached = sorted(member.cached_tokens for member in members)
-    assert cached[0] == 0
-    assert min(cached[1:]) >= 4096
+    assert cached == [0, 4499, 4499, 4499]
 
 
 def test_a_stop_string_ends_a_completion(stack: Stack) -> None:
@@ -186,4 +185,4 @@ def test_a_changed_tensor_is_named_and_stops_the_update(stack: Stack) -> None:
     bucket = ray.get(reference)
     bucket.tensors[0] = bucket.tensors[0] + 1.0
     with pytest.raises(WeightSyncError, match=bucket.entries[0].name.replace(".", r"\.")):
-        stack.system.rollout.load_weights([ray.put(bucket)], 7)
+        stack.system.rollout.load_weights(lambda version: [ray.put(bucket)], 7)

@@ -15,10 +15,11 @@ from typing import Any
 IMPORT_PATH = Path(__file__).parent / "path"
 
 
-def cpu_environment(num_threads: int) -> dict[str, str]:
-    """Environment of the actor process that starts SGLang on a CPU; must be set before Python starts there."""
+def cpu_environment(num_threads: int, num_ranks: int = 1, index: int = 0) -> dict[str, str]:
+    """Environment of the actor process that starts engine `index` on a CPU; must be set before Python starts there."""
     inherited = os.environ.get("PYTHONPATH")
-    return {
+    cores = {"SGLANG_CPU_OMP_THREADS_BIND": core_lists(num_threads, num_ranks, index)} if num_ranks > 1 else {}
+    return cores | {
         "PYTHONPATH": os.pathsep.join([str(IMPORT_PATH), *([inherited] if inherited else [])]),
         "SGLANG_USE_CPU_ENGINE": "1",
         "OMP_NUM_THREADS": str(num_threads),
@@ -29,6 +30,18 @@ def cpu_environment(num_threads: int) -> dict[str, str]:
         "TRANSFORMERS_OFFLINE": "1",
         "PYTHONWARNINGS": "ignore",
     }
+
+
+def core_lists(num_threads: int, num_ranks: int, index: int) -> str:
+    """Cores of each rank of engine `index`, as SGLang reads them: "0,1|2,3" for two ranks of two threads.
+
+    SGLang wants them named for tensor parallel ranks on one NUMA node. Engines and ranks follow one another over the
+    cores that this process may use, and share them where there are too few.
+    """
+    usable = sorted(os.sched_getaffinity(0))
+    first = index * num_ranks * num_threads
+    ranks = [range(first + rank * num_threads, first + (rank + 1) * num_threads) for rank in range(num_ranks)]
+    return "|".join(",".join(sorted({str(usable[core % len(usable)]) for core in rank})) for rank in ranks)
 
 
 def cpu_arguments(dtype: str) -> dict[str, Any]:

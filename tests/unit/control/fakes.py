@@ -182,10 +182,12 @@ class FakeRollout:
             raise self.error
         return self._report
 
-    def load_weights(self, buckets: Iterable[Any], version: int) -> list[TensorEntry]:
-        self.loaded += list(buckets)
+    def load_weights(
+        self, stream_weights: Callable[[int], Iterable[Any]], version: int
+    ) -> dict[str, list[TensorEntry]]:
+        self.loaded += list(stream_weights(version))
         self.version = version
-        return [TensorEntry("w", (1,), "float32", int(self.loaded[-1].split()[2]))]
+        return {"engine-0": [TensorEntry("w", (1,), "float32", int(self.loaded[-1].split()[2]))]}
 
 
 def build_completion(request: GroupRequest, index: int, version: int, finish_reason: str = "stop") -> Completion:

@@ -45,8 +45,8 @@ def test_a_verdict_that_never_comes_is_named() -> None:
 
 
 def test_an_engine_error_comes_through() -> None:
-    with pytest.raises(RolloutError, match="rollout worker 0 died"):
-        collect(error=RolloutError("rollout worker 0 died"))
+    with pytest.raises(RolloutError, match="engine-0 died"):
+        collect(error=RolloutError("engine-0 died"))
 
 
 def test_a_dead_reward_worker_ends_the_wait_before_the_timeout() -> None:

@@ -1,0 +1,183 @@
+"""Which engine decodes what: the groups of a step as a pure machine. Events go in; leases to hand out come out.
+
+Life of one group:
+
+    queued --assign--> leased to an engine, attempt a --every completion admitted--> done
+       ^                          |
+       '------ engine lost -------'   only the completions that have not arrived; attempt a + 1
+
+All completions of a group go to one engine, so that a long prompt is prefilled and held once. A completion counts if it
+carries the present attempt of its group; any other is dropped and counted by reason in `counters`. So whatever engines
+do, each completion id is admitted once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable
+
+from hybridflow.errors import ProtocolError, RolloutError
+from hybridflow.rollout.budget import LengthEstimate, TokenBudget
+from hybridflow.types import Completion, GroupRequest, Lease
+
+MAX_ATTEMPTS = 3
+"""Engines lost on one group before it is given up: a prompt that kills its engine must not kill them all in turn."""
+NUM_REMEMBERED = 100_000
+"""Groups done whose late completions are still told apart from completions never asked for."""
+
+
+class _Group:
+    def __init__(self, request: GroupRequest) -> None:
+        self.request = request
+        self.remaining = set(range(request.num_completions))
+        self.attempt = 0
+        self.engine: str | None = None
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.request.prompt.token_ids)
+
+
+class LeaseDispatch:
+    """Leases groups longest first, each to the engine that holds fewest tokens, within every engine's budget.
+
+    The cost of a group is its prompt, held once, plus the expected length of each completion that has not arrived. The
+    same events in the same order give the same leases.
+    """
+
+    def __init__(self) -> None:
+        self.counters: Counter[str] = Counter()
+        self._groups: dict[str, _Group] = {}  # not done
+        self._queue: deque[str] = deque()
+        self._budgets: dict[str, TokenBudget] = {}  # of engines that may get leases
+        self._done: dict[str, None] = {}  # ordered set of group ids, oldest first
+        self._lengths = LengthEstimate(1)
+
+    # -------------------------------------------------------------------------------------------------- questions
+
+    @property
+    def num_unfinished(self) -> int:
+        """Completions that are still to come."""
+        return sum(len(group.remaining) for group in self._groups.values())
+
+    @property
+    def num_queued(self) -> int:
+        """Groups that no engine holds."""
+        return len(self._queue)
+
+    def num_in_flight(self, engine: str) -> int:
+        """Completions that this engine owes."""
+        return sum(len(group.remaining) for group in self._held_by(engine))
+
+    def tokens_in_flight(self, engine: str) -> int:
+        """Expected size of what this engine holds."""
+        return sum(self._cost(group) for group in self._held_by(engine))
+
+    def budget(self, engine: str) -> TokenBudget:
+        return self._budgets[engine]
+
+    # ----------------------------------------------------------------------------------------------------- events
+
+    def add(self, requests: Iterable[GroupRequest], max_new_tokens: int) -> None:
+        """Queues groups, longest first; equal ones in the order given.
+
+        Lengths are learnt anew from the first completions of these groups, so that what is leased when follows from
+        the requests alone and a resumed run leases as the first one did. ProtocolError for a group asked for before.
+        """
+        requests = list(requests)
+        for request in requests:
+            if request.group_id in self._groups or request.group_id in self._done:
+                raise ProtocolError(f"group {request.group_id} is asked for twice: group ids must be new")
+        self._lengths = LengthEstimate(max_new_tokens)
+        self._groups |= {request.group_id: _Group(request) for request in requests}
+        waiting = [*self._queue, *(request.group_id for request in requests)]
+        self._queue = deque(sorted(waiting, key=lambda group_id: -self._cost(self._groups[group_id])))
+
+    def engine_up(self, engine: str, capacity_tokens: int) -> None:
+        """The engine may get leases. Its budget starts at its KV pool; what was learnt before is dropped."""
+        self._budgets[engine] = TokenBudget(capacity_tokens)
+
+    def engine_down(self, engine: str) -> list[str]:
+        """No more leases for this engine; what it has not delivered is queued again, ahead of the rest.
+
+        Returns the ids of these groups. RolloutError for one that has been lost `MAX_ATTEMPTS` times.
+        """
+        self._budgets.pop(engine, None)
+        lost = [group.request.group_id for group in self._held_by(engine)]
+        for group_id in reversed(lost):
+            self._groups[group_id].engine = None
+            self._queue.appendleft(group_id)
+        self.counters["lost_lease"] += len(lost)
+        for group_id in lost:
+            if self._groups[group_id].attempt >= MAX_ATTEMPTS:
+                raise RolloutError(
+                    f"group {group_id} (prompt {self._groups[group_id].request.prompt.prompt_id}) was lost with its "
+                    f"engine {MAX_ATTEMPTS} times: this prompt may be what ends them. See logs/engine-*.log"
+                )
+        return lost
+
+    def assign(self) -> dict[str, list[Lease]]:
+        """Leases for each engine, in the order in which it should decode them.
+
+        The longest group waits for room rather than being overtaken; an engine that holds nothing takes any group.
+        """
+        leases: dict[str, list[Lease]] = {}
+        while self._queue and self._budgets:
+            group = self._groups[self._queue[0]]
+            held = {name: self.tokens_in_flight(name) for name in self._budgets}
+            cost = self._cost(group)
+            open_to_it = [name for name in held if not held[name] or held[name] + cost <= self._budgets[name].limit]
+            if not open_to_it:
+                break
+            engine = min(open_to_it, key=lambda name: (held[name], name))
+            self._queue.popleft()
+            group.attempt += 1
+            group.engine = engine
+            lease = Lease(request=group.request, attempt=group.attempt, indices=sorted(group.remaining))
+            leases.setdefault(engine, []).append(lease)
+        return leases
+
+    def admit(self, attempt: int, completion: Completion) -> bool:
+        """Whether this completion counts: it is of the present lease of its group, and the first for its id."""
+        group = self._groups.get(completion.group_id)
+        if group is None:
+            known = completion.group_id in self._done
+            self.counters["late_completion" if known else "unexpected_completion"] += 1
+            return False
+        if group.engine is None or attempt != group.attempt:
+            self.counters["late_completion"] += 1
+            return False
+        if completion.index not in group.remaining:
+            self.counters["duplicate_completion"] += 1
+            return False
+        group.remaining.discard(completion.index)
+        self._lengths.observe(len(completion.token_ids))
+        if budget := self._budgets.get(group.engine):
+            budget.finished(completion.num_retractions)
+        if not group.remaining:
+            self._finish(completion.group_id)
+        return True
+
+    def drop_queued(self) -> list[GroupRequest]:
+        """Gives up the groups that no engine holds; returns them. One that has completions already is kept queued."""
+        begun = [group_id for group_id in self._queue if self._groups[group_id].attempt]
+        dropped = [group_id for group_id in self._queue if not self._groups[group_id].attempt]
+        self._queue = deque(begun)
+        requests = [self._groups[group_id].request for group_id in dropped]
+        for group_id in dropped:
+            self._finish(group_id)
+        return requests
+
+    # ----------------------------------------------------------------------------------------------------- inside
+
+    def _cost(self, group: _Group) -> int:
+        return group.prompt_tokens + len(group.remaining) * self._lengths.expected
+
+    def _held_by(self, engine: str) -> list[_Group]:
+        return [group for group in self._groups.values() if group.engine == engine]
+
+    def _finish(self, group_id: str) -> None:
+        del self._groups[group_id]
+        self._done[group_id] = None
+        if len(self._done) > NUM_REMEMBERED:
+            del self._done[next(iter(self._done))]

@@ -1,0 +1,72 @@
+"""Rollout engines for the time of one command: no trainer, no reward workers."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import ray
+from ray.exceptions import RayError
+
+from hybridflow.cluster.processes import end_processes
+from hybridflow.cluster.session import Slots, node_address, start_session, stop_session
+from hybridflow.rollout.group import RolloutGroup, RolloutSettings
+from hybridflow.types import Completion, GroupRequest, SamplingParams
+from hybridflow.wire.completion_receiver import CompletionReceiver
+
+CLOSE_TIMEOUT_S = 2.0
+"""Time that engine processes get to end after Ray ended their actors, before they are killed."""
+POLL_S = 0.1
+"""Longest time between two looks at the engines."""
+
+
+class Engines:
+    """Engines that are ready, with the weights of their model directory."""
+
+    def __init__(self, group: RolloutGroup, receiver: CompletionReceiver) -> None:
+        self.group = group
+        self._receiver = receiver
+
+    def generate(self, requests: list[GroupRequest], sampling: SamplingParams) -> Iterator[Completion]:
+        """Completions in the order in which they end; each exactly once, also if engines die meanwhile."""
+        left = sum(request.num_completions for request in requests)
+        self.group.start(requests, sampling)
+        while left:
+            completion = self._receiver.next(timeout_s=POLL_S)
+            self.group.poll()
+            if completion is not None:
+                left -= 1
+                yield completion
+
+
+@contextmanager
+def open_engines(
+    settings: RolloutSettings, hf_dir: Path, log_directory: Path, note: Callable[[str], None]
+) -> Iterator[Engines]:
+    """The engines of a run, without the rest of it. Leaves no process behind."""
+    group = RolloutGroup(settings, note, progress=lambda text: None)
+    receiver: CompletionReceiver | None = None
+    try:
+        start_session(settings.num_slots)
+        receiver = CompletionReceiver(node_address(), group.admit)
+        group.launch(Slots(settings.num_slots), hf_dir, receiver.endpoint_completions, log_directory)
+        group.wait_ready()
+        yield Engines(group, receiver)
+    finally:
+        # A second Ctrl-C or SIGTERM must not cut this short.
+        previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            for actor in group.actors:
+                with suppress(RayError, ValueError):
+                    ray.kill(actor)
+            if ray.is_initialized():
+                stop_session()
+            for name_part in ("sglang", "RolloutWorker"):
+                end_processes(group.pids, name_part, CLOSE_TIMEOUT_S)
+            if receiver is not None:
+                receiver.close()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)

@@ -1,0 +1,202 @@
+"""Leases of groups under any order of events: each completion once, whatever engines do."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hybridflow.errors import ProtocolError, RolloutError
+from hybridflow.rollout.leases import MAX_ATTEMPTS, LeaseDispatch
+from hybridflow.types import Completion, GroupRequest, Lease, Prompt
+
+
+def request(name: str, prompt_tokens: int = 10, num: int = 2) -> GroupRequest:
+    prompt = Prompt(prompt_id=name, token_ids=[1] * prompt_tokens, data_source="s", ability="a", ground_truth="g")
+    return GroupRequest(group_id=name, prompt=prompt, num_completions=num)
+
+
+def completion(lease: Lease, index: int, *, tokens: int = 3, retractions: int = 0) -> Completion:
+    return Completion(
+        completion_id=f"{lease.request.group_id}-c{index:02d}",
+        group_id=lease.request.group_id,
+        prompt_id=lease.request.prompt.prompt_id,
+        index=index,
+        token_ids=[7] * tokens,
+        rollout_logprobs=[-1.0] * tokens,
+        text="",
+        finish_reason="stop",
+        policy_version=0,
+        prompt_tokens=len(lease.request.prompt.token_ids),
+        cached_tokens=0,
+        num_retractions=retractions,
+    )
+
+
+def dispatch_with(*requests: GroupRequest, engines: dict[str, int], max_new_tokens: int = 5) -> LeaseDispatch:
+    dispatch = LeaseDispatch()
+    for name, capacity in engines.items():
+        dispatch.engine_up(name, capacity)
+    dispatch.add(requests, max_new_tokens)
+    return dispatch
+
+
+def ids(leases: list[Lease]) -> list[str]:
+    return [lease.request.group_id for lease in leases]
+
+
+def test_longest_first_to_the_engine_that_holds_least() -> None:
+    """Costs 10 + 2 x 5 = 20, 30, 40, 50: 50 to e0, 40 to e1, 30 to e1 (holds 40 against 50), 20 to e0 (50, 70)."""
+    groups = [request("a", 10), request("b", 20), request("c", 30), request("d", 40)]
+    leases = dispatch_with(*groups, engines={"e0": 100, "e1": 100}).assign()
+    assert {name: ids(given) for name, given in leases.items()} == {"e0": ["d", "a"], "e1": ["c", "b"]}
+
+
+def test_a_larger_pool_does_not_draw_all_work() -> None:
+    leases = dispatch_with(request("a"), request("b"), engines={"e0": 10_000, "e1": 100}).assign()
+    assert {name: ids(given) for name, given in leases.items()} == {"e0": ["a"], "e1": ["b"]}
+
+
+def test_a_group_goes_whole_to_one_engine() -> None:
+    leases = dispatch_with(request("a", num=8), engines={"e0": 1000, "e1": 1000}).assign()
+    assert [lease.indices for given in leases.values() for lease in given] == [list(range(8))]
+
+
+def test_what_does_not_fit_waits_until_tokens_are_free() -> None:
+    dispatch = dispatch_with(request("a"), request("b"), engines={"e0": 30})
+    (lease,) = dispatch.assign()["e0"]
+    assert dispatch.assign() == {}
+    assert dispatch.admit(1, completion(lease, 0, tokens=5))
+    assert dispatch.assign() == {}  # 15 held, 20 asked
+    assert dispatch.admit(1, completion(lease, 1, tokens=5))
+    assert ids(dispatch.assign()["e0"]) == ["b"]
+
+
+def test_an_idle_engine_takes_a_group_above_its_budget() -> None:
+    assert ids(dispatch_with(request("a", 900), engines={"e0": 100}).assign()["e0"]) == ["a"]
+
+
+def test_expected_length_is_learnt_from_what_ended() -> None:
+    """1,000 tokens expected at first, then 3: the second group fits as soon as one completion has ended."""
+    dispatch = dispatch_with(request("a"), request("b"), engines={"e0": 2500}, max_new_tokens=1000)
+    (lease,) = dispatch.assign()["e0"]
+    assert dispatch.tokens_in_flight("e0") == 10 + 2 * 1000
+    dispatch.admit(1, completion(lease, 0, tokens=3))
+    assert dispatch.tokens_in_flight("e0") == 10 + 3
+    assert ids(dispatch.assign()["e0"]) == ["b"]
+
+
+def test_retractions_lower_the_budget_and_calm_raises_it() -> None:
+    dispatch = dispatch_with(request("a", num=4), engines={"e0": 1000})
+    (lease,) = dispatch.assign()["e0"]
+    dispatch.admit(1, completion(lease, 0, retractions=2))
+    assert dispatch.budget("e0").limit == 902  # 1000 x 0.95^2
+    dispatch.admit(1, completion(lease, 1))
+    assert dispatch.budget("e0").limit == 912
+
+
+def test_only_what_is_missing_of_a_lost_group_is_leased_again() -> None:
+    dispatch = dispatch_with(request("a", num=3), engines={"e0": 100, "e1": 100})
+    (lease,) = dispatch.assign()["e0"]
+    dispatch.admit(1, completion(lease, 1))
+    assert dispatch.engine_down("e0") == ["a"]
+    (again,) = dispatch.assign()["e1"]
+    assert (again.attempt, again.indices) == (2, [0, 2])
+
+
+def test_a_completion_of_an_earlier_lease_is_late() -> None:
+    dispatch = dispatch_with(request("a"), engines={"e0": 100, "e1": 100})
+    (lease,) = dispatch.assign()["e0"]
+    dispatch.engine_down("e0")
+    assert not dispatch.admit(1, completion(lease, 0))  # queued, leased to nobody
+    dispatch.assign()
+    assert not dispatch.admit(1, completion(lease, 0))
+    assert dispatch.admit(2, completion(lease, 0)) and dispatch.admit(2, completion(lease, 1))
+    assert not dispatch.admit(1, completion(lease, 1))
+    assert dispatch.counters == {"late_completion": 3, "lost_lease": 1}
+
+
+def test_what_was_never_asked_for_or_comes_twice_is_dropped() -> None:
+    dispatch = dispatch_with(request("a"), engines={"e0": 100})
+    (lease,) = dispatch.assign()["e0"]
+    assert dispatch.admit(1, completion(lease, 0))
+    assert not dispatch.admit(1, completion(lease, 0))
+    stranger = Lease(request=request("z"), attempt=1, indices=[0])
+    assert not dispatch.admit(1, completion(stranger, 0))
+    assert dispatch.counters == {"duplicate_completion": 1, "unexpected_completion": 1}
+
+
+def test_a_group_that_loses_every_engine_is_named() -> None:
+    dispatch = dispatch_with(request("a"), engines={})
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        dispatch.engine_up("e0", 100)
+        assert dispatch.assign()["e0"][0].attempt == attempt
+        if attempt < MAX_ATTEMPTS:
+            dispatch.engine_down("e0")
+    with pytest.raises(RolloutError, match=rf"group a \(prompt a\) was lost with its engine {MAX_ATTEMPTS} times"):
+        dispatch.engine_down("e0")
+
+
+def test_a_group_cannot_be_asked_for_twice() -> None:
+    dispatch = dispatch_with(request("a"), engines={})
+    with pytest.raises(ProtocolError, match="group a is asked for twice"):
+        dispatch.add([request("a")], 5)
+
+
+def test_queued_groups_can_be_given_up() -> None:
+    dispatch = dispatch_with(request("a", 20), request("b"), engines={"e0": 30})
+    dispatch.assign()
+    assert [dropped.group_id for dropped in dispatch.drop_queued()] == ["b"]
+    assert (dispatch.num_queued, dispatch.num_unfinished) == (0, 2)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), lengths=st.lists(st.integers(1, 50), min_size=1, max_size=6), num=st.integers(1, 4))
+def test_any_order_of_events_admits_each_completion_once(data: st.DataObject, lengths: list[int], num: int) -> None:
+    """Engines go up and down at random, completions arrive late, twice and out of order; then calm returns."""
+    engines = ["e0", "e1", "e2"]
+    dispatch = LeaseDispatch()
+    dispatch.add([request(f"g{n}", tokens, num) for n, tokens in enumerate(lengths)], max_new_tokens=8)
+    sent: list[tuple[str, Lease, int]] = []
+    admitted: list[str] = []
+    losses: dict[str, int] = {}
+    up: set[str] = set()
+
+    def assign() -> None:
+        for engine, leases in dispatch.assign().items():
+            assert engine in up
+            sent.extend((engine, lease, index) for lease in leases for index in lease.indices)
+
+    def arrive(at: int) -> None:
+        _, lease, index = sent[at]
+        found = completion(lease, index, tokens=data.draw(st.integers(0, 8)), retractions=data.draw(st.integers(0, 2)))
+        if dispatch.admit(lease.attempt, found):
+            admitted.append(found.completion_id)
+
+    for _ in range(data.draw(st.integers(0, 30))):
+        event = data.draw(st.sampled_from(["up", "down", "arrive", "assign"]))
+        engine = data.draw(st.sampled_from(engines))
+        if event == "up":
+            dispatch.engine_up(engine, 60)
+            up.add(engine)
+        elif event == "down" and all(
+            losses.get(lease.request.group_id, 0) < MAX_ATTEMPTS - 1 for name, lease, _ in sent if name == engine
+        ):
+            for group_id in dispatch.engine_down(engine):
+                losses[group_id] = losses.get(group_id, 0) + 1
+            up.discard(engine)
+        elif event == "arrive" and sent:
+            arrive(data.draw(st.integers(0, len(sent) - 1)))
+        elif event == "assign":
+            assign()
+        assert all(dispatch.tokens_in_flight(name) == 0 for name in engines if name not in up)
+
+    dispatch.engine_up("e0", 60)
+    up.add("e0")
+    while dispatch.num_unfinished:
+        before = dispatch.num_unfinished
+        assign()
+        for at in range(len(sent)):
+            arrive(at)
+        assert dispatch.num_unfinished < before, "nothing moves although an engine is up"
+    assert sorted(admitted) == sorted(f"g{n}-c{index:02d}" for n in range(len(lengths)) for index in range(num))
