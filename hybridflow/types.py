@@ -39,6 +39,8 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     """doc-qa, doc-math or doc-mc."""
     ground_truth: str
     """Gold answer as stored: a full sentence or the bare answer."""
+    question: str = ""
+    """The question alone, without its document: all that a judge is told of the prompt."""
 
 
 class GroupRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,12 +93,18 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True, tag="scored"):
     extracted: str
     """Answer found in the completion; empty where none was."""
     why: str
+    judge: float | None = None
+    """What the judge gave, 0 or 1; None where it was not asked. `value` is the larger of this and the rule's."""
 
 
 class Unknown(msgspec.Struct, frozen=True, kw_only=True, tag="unknown"):
     """No verdict could be reached. It is not a reward of 0: its completion leaves the statistics of its group."""
 
     why: str
+    rule: str = ""
+    """Name of the rule that had something to say before this became unknown, or that could not say it."""
+    extracted: str = ""
+    """Answer found in the completion, where that much is known."""
 
 
 Verdict = Scored | Unknown
@@ -110,6 +118,7 @@ class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True):
     ability: str
     ground_truth: str
     text: str
+    question: str = ""
 
 
 class ScoredCompletion(msgspec.Struct, frozen=True, kw_only=True):

@@ -146,6 +146,7 @@ class ScoreDispatch:
                 ability=prompt.ability,
                 ground_truth=prompt.ground_truth,
                 text=completion.text,
+                question=prompt.question,
             )
             assigned.append((worker_id, request))
         return assigned
