@@ -60,7 +60,8 @@ class CheckpointWriter:
         """`chunks` are this rank's parts of the model: one, or several with virtual pipeline stages.
 
         `persistent_worker` keeps one process for all background saves. ValueError without CUDA: upstream's worker
-        divides by the number of devices, dies, and the rank waits for it for ever (Megatron-Core 0.16.1).
+        divides by the number of devices, dies, and the rank waits for it for ever (Megatron-Core 0.16.1). Whether it
+        still does says test_a_persistent_background_worker_is_refused_without_a_device in tests/dist_cpu.
         """
         if persistent_worker and not torch.cuda.is_available():
             raise ValueError(

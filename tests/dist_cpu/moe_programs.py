@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import Tensor
 
 from megatron_ext.layout import Layout
 from megatron_ext.packing import MicroBatch
@@ -79,32 +77,3 @@ def train_bf16(topology: Topology, layout: Layout, hf_dir: Path) -> dict[str, An
     for layer in policy.model.decoder.layers:
         layer.mlp.router.register_forward_hook(lambda module, inputs, output: dtypes.add(output[0].dtype))
     return {"steps": train(policy, uneven_batches(topology, layout), 2), "router_dtypes": dtypes}
-
-
-def exchange_unequal_parts(topology: Topology, layout: Layout) -> dict[str, Any]:
-    """Two ranks gather 3 and 1 rows, weigh them and scatter the sum back; what plain gloo says to the first."""
-    from megatron.core.tensor_parallel.mappings import (
-        gather_from_sequence_parallel_region,
-        reduce_scatter_to_sequence_parallel_region,
-    )
-
-    sizes, rank = [3, 1], topology.rank
-    mine = torch.arange(2.0 * sizes[rank]).view(-1, 2).add(10 * rank).requires_grad_()
-    whole = gather_from_sequence_parallel_region(mine, group=topology.expert_group, output_split_sizes=sizes)
-    summed = reduce_scatter_to_sequence_parallel_region(
-        whole * (rank + 1), group=topology.expert_group, input_split_sizes=sizes
-    )
-    (summed * (rank + 2)).sum().backward()
-    try:
-        parts: list[Tensor] = [torch.empty(size, 2) for size in sizes]
-        dist.all_gather(parts, mine.detach(), group=topology.expert_group)
-        refusal = ""
-    except RuntimeError as error:
-        refusal = str(error)
-    return {
-        "mine": mine.detach(),
-        "whole": whole.detach(),
-        "summed": summed.detach(),
-        "grad": mine.grad,
-        "gloo": refusal,
-    }

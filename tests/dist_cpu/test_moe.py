@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
-import inspect
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from megatron_ext import platform
 from megatron_ext.layout import Layout
-from megatron_ext.platform import patches
 from tests.dist_cpu import moe_programs, rank_programs
 from tests.dist_cpu.launch import run_ranks
 from tests.dist_cpu.tiny_models import load_model, make_rows
@@ -176,43 +171,3 @@ def test_bfloat16_routes_in_float32(hf_dirs: dict[str, Path], layout: str) -> No
         for step, expected in zip(rank["steps"], one["steps"], strict=True):
             assert step.loss == pytest.approx(expected.loss, rel=0.02)
             assert step.grad_norm == pytest.approx(expected.grad_norm, rel=0.1)
-
-
-needs_no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="the platform does nothing with CUDA")
-
-
-@needs_no_cuda
-def test_unequal_parts_are_exchanged_on_gloo() -> None:
-    """Values and gradients by hand. Once gloo itself takes unequal parts, `patches.patch_mappings` can go."""
-    first, second = run_ranks(Layout(dp=2, etp=2), moe_programs.exchange_unequal_parts)
-    whole = torch.cat([first["mine"], second["mine"]])
-    assert torch.equal(first["whole"], whole) and torch.equal(second["whole"], whole)
-    assert torch.equal(first["summed"], whole[:3] * 3) and torch.equal(second["summed"], whole[3:] * 3)
-    # Each row was weighed by 1 and by 2, and its sum by 2 on the first rank and by 3 on the second.
-    assert torch.equal(first["grad"], torch.full((3, 2), 6.0)) and torch.equal(second["grad"], torch.full((1, 2), 9.0))
-    assert "invalid tensor size" in first["gloo"]
-
-
-@needs_no_cuda
-def test_upstream_still_needs_what_is_mended() -> None:
-    """When this fails, upstream has mended it: drop `patches.patch_moe_utils` or the name set in layer_specs.py."""
-    platform.install()
-    from megatron.core.transformer.moe import moe_utils
-
-    upstream = moe_utils.maybe_move_tensor_to_cpu.__wrapped__
-    assert torch.is_tensor(upstream(torch.tensor([1, 2]), as_numpy=True))
-    assert moe_utils.maybe_move_tensor_to_cpu(torch.tensor([1, 2]), as_numpy=True).tolist() == [1, 2]
-    if importlib.util.find_spec("transformer_engine") is None:
-        assert "te_general_gemm = None" not in inspect.getsource(moe_utils)
-
-
-@pytest.mark.parametrize(
-    ("module_name", "symbol"),
-    [
-        ("megatron.core.transformer.moe.moe_utils", "maybe_move_tensor_to_cpu"),
-        ("megatron.core.tensor_parallel.mappings", "_gather_along_first_dim"),
-    ],
-)
-def test_a_missing_symbol_is_named(module_name: str, symbol: str) -> None:
-    with pytest.raises(platform.PlatformError, match=f"{module_name}.{symbol} does not exist"):
-        patches.PATCHES[module_name](types.ModuleType(module_name))
