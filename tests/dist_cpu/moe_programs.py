@@ -13,38 +13,45 @@ from megatron_ext.topology import Topology
 from tests.dist_cpu.rank_programs import (
     TEMPERATURE,
     changed_tensors,
+    copy_weights,
     equal_bits,
     exported,
     open_policy,
     pack_rows,
     rank_state,
+    sft_step,
     train,
 )
 from tests.dist_cpu.tiny_models import make_rows
 
 
-def uneven_batches(topology: Topology, layout: Layout) -> list[MicroBatch]:
+def uneven_batches(topology: Topology, layout: Layout, rows_per_micro_batch: int = 2) -> list[MicroBatch]:
     """This data parallel rank's micro-batches: rank 0 has one row, the last has most, so their numbers differ too."""
     rows = make_rows()
     size = topology.dp_size
     cuts = [0, *(1 + number * (len(rows) - 2) // size for number in range(size - 1)), len(rows)]
-    return pack_rows(rows[cuts[topology.dp_rank] : cuts[topology.dp_rank + 1]], 2, layout)
+    return pack_rows(rows[cuts[topology.dp_rank] : cuts[topology.dp_rank + 1]], rows_per_micro_batch, layout)
 
 
 def exercise(topology: Topology, layout: Layout, hf_dirs: dict[str, Path], out_dir: Path) -> dict[str, Any]:
-    """Per model: what loading changed, log-probabilities of all rows, three steps, weights after, a saved model."""
+    """Per model: what loading changed, log-probabilities of all rows, two steps, weights after, a saved model.
+
+    And a supervised step on fewer, longer packs.
+    """
     results = {}
     for name, hf_dir in hf_dirs.items():
         policy = open_policy(hf_dir, layout, topology)
+        at_start = copy_weights(policy)
         changed = changed_tensors(exported(policy), hf_dir)
         logprobs = policy.logprobs(pack_rows(make_rows(), 3, layout), temperature=TEMPERATURE)
-        steps = train(policy, uneven_batches(topology, layout), 3)
+        steps = train(policy, uneven_batches(topology, layout), 2)
         policy.save_hf(out_dir / name)
         results[name] = {
             "changed_by_loading": changed,
             "logprobs": logprobs,
             "steps": steps,
             "weights": exported(policy),
+            "sft": sft_step(policy, at_start, uneven_batches(topology, layout, rows_per_micro_batch=4)),
         }
     return results
 

@@ -1,4 +1,4 @@
-"""What the processes of tests/dist_cpu/test_patches.py do: upstream's code, each time without one of our patches."""
+"""What the processes of test_patches.py and test_pipeline_exchange.py do: upstream's code without a patch or guard."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from megatron_ext import optimizer, optimizer_repairs
+from megatron_ext import optimizer, optimizer_repairs, schedule
 from megatron_ext.layout import Layout
 from megatron_ext.optimizer_repairs import distributed_optimizers
+from megatron_ext.packing import PackInput
 from megatron_ext.platform.patch import Patch
 from megatron_ext.policy import MegatronPolicy
 from megatron_ext.topology import Topology, init_distributed
 from tests.dist_cpu.launch import free_port
-from tests.dist_cpu.rank_programs import open_policy, rank_batches, train
+from tests.dist_cpu.rank_programs import open_policy, pack_rows, rank_batches, train
 
 from megatron.core.dist_checkpointing.strategies import filesystem_async  # isort: skip
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest, TemporalAsyncCaller  # isort: skip
@@ -215,6 +216,23 @@ def exchange_unequal_parts(topology: Topology, layout: Layout) -> dict[str, Any]
         "gather": complaint(lambda: gather(mine.detach(), group, sizes)),
         "all_to_all": complaint(lambda: dist.all_to_all_single(torch.empty(4), torch.ones(4), splits, splits, group)),
     }
+
+
+def batched_exchange(topology: Topology, layout: Layout, hf_dir: Path) -> dict[str, Any]:
+    """A step as it should be, the refusal of batched exchange, and the step that it would have made."""
+    rows = [PackInput([number, *range(1, 24)], 8, [1] * 16, {"weight": [1.0] * 16}) for number in range(4)]
+    micro_batches = pack_rows(rows, 1, layout)  # of equal length: nothing else would go unnoticed
+    good = train(open_policy(hf_dir, layout, topology), micro_batches, 1)[0]
+    policy = open_policy(hf_dir, layout, topology)
+    policy.model.config.overlap_p2p_comm, policy.model.config.batch_p2p_comm = False, True
+    try:
+        train(policy, micro_batches, 1)
+        refusal = "none"
+    except ValueError as error:
+        refusal = str(error)
+    schedule.check_pipeline_exchange = lambda config: None
+    batched = train(policy, micro_batches, 1)[0]
+    return {"grad_norm": good.grad_norm, "refusal": refusal, "batched_grad_norm": batched.grad_norm}
 
 
 def start_upstream_writers(connection: Any) -> None:
