@@ -93,8 +93,6 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True, tag="scored"):
     extracted: str
     """Answer found in the completion; empty where none was."""
     why: str
-    judge: float | None = None
-    """What the judge gave, 0 or 1; None where it was not asked. `value` is the larger of this and the rule's."""
 
 
 class Unknown(msgspec.Struct, frozen=True, kw_only=True, tag="unknown"):

@@ -6,9 +6,10 @@ Units stand in the names: `_s` seconds, `_tokens`, `_gib`; counts begin with `nu
 from __future__ import annotations
 
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from hybridflow.config.judge_section import JudgeSection
 
 
 class Section(BaseModel):
@@ -170,74 +171,16 @@ class RolloutSection(Section):
     """Passed to SGLang's ServerArgs as it is, checked against the installed version."""
 
 
-class JudgeSection(Section):
-    """A language model that compares an answer with the gold where the rule gave less than full reward.
-
-    It sees the question and both answers, never the document.
-    """
-
-    endpoints: list[str] = []
-    """OpenAI-compatible servers, such as "http://127.0.0.1:30000/v1"; empty: rules alone."""
-    model: str = Field(default="judge", min_length=1)
-    """Name of the model at the servers; `hybridflow judge serve` serves under this one unless told otherwise."""
-    api_key_env: str = "OPENAI_API_KEY"
-    """Environment variable that holds the key, where the servers want one."""
-    num_votes: int = Field(default=1, ge=1)
-    """Odd; the majority decides."""
-    max_tokens: int = Field(default=512, ge=1)
-    """Longest explanation and verdict."""
-    max_unreadable: int = Field(default=5, ge=1)
-    """Answers without exactly one kind of verdict after which a vote is unknown."""
-    max_concurrency: int = Field(default=16, ge=1)
-    """Requests in flight at each endpoint, from each reward worker."""
-    max_requests_per_s: float | None = Field(default=None, gt=0)
-    """At each endpoint, from each reward worker; empty: no limit."""
-    late_after_s: float = Field(default=10.0, gt=0)
-    """A request without an answer for so long is sent elsewhere too; less where the last answers were all faster."""
-    request_timeout_s: float = Field(default=60.0, gt=0)
-    deadline_s: float = Field(default=120.0, gt=0)
-    """Longest time for a verdict, with all its votes, pauses and repeats; then it is unknown."""
-    cache_path: str | None = None
-    """SQLite file, on a local disk, that keeps verdicts for later runs; empty: none."""
-    price_per_million_prompt_tokens: float = Field(default=0.0, ge=0)
-    price_per_million_completion_tokens: float = Field(default=0.0, ge=0)
-
-    @field_validator("endpoints")
-    @classmethod
-    def _check_urls(cls, urls: list[str]) -> list[str]:
-        return [complete_judge_url(url) for url in urls]
-
-    @model_validator(mode="after")
-    def _check_votes(self) -> JudgeSection:
-        if self.num_votes % 2 == 0:
-            raise ValueError(f"num_votes ({self.num_votes}) is even, so votes may tie. Remedy: use an odd number")
-        if len(set(self.endpoints)) < len(self.endpoints):
-            raise ValueError(
-                f"endpoints {self.endpoints} name one server twice. Remedy: name it once, and raise max_concurrency"
-            )
-        return self
-
-
-def complete_judge_url(url: str) -> str:
-    """The base URL of a server: "http://host:30000" and a "/" at its end are completed to "http://host:30000/v1"."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{url!r} is no URL of a server. Remedy: write one such as http://127.0.0.1:30000/v1")
-    if parts.query or parts.fragment:
-        raise ValueError(f"{url!r} has more than a path. Remedy: write one such as http://127.0.0.1:30000/v1")
-    path = parts.path.rstrip("/").removesuffix("/chat/completions")
-    return f"{parts.scheme}://{parts.netloc}{path or '/v1'}"
-
-
 class RewardSection(Section):
     """Reward workers."""
 
+    judge: JudgeSection = JudgeSection()
+    """Asked after the rules; without endpoints, rules decide alone."""
     num_workers: int = Field(default=2, ge=1)
     credits: int = Field(default=8, ge=1, le=64)
     """Unanswered completions that one worker may hold."""
     timeout_s: float = Field(default=120.0, gt=0)
     """Longest wait for any verdict once decoding has ended."""
-    judge: JudgeSection = JudgeSection()
 
 
 class EvalSection(Section):
@@ -285,6 +228,12 @@ class Config(Section):
     @model_validator(mode="after")
     def _check_across_sections(self) -> Config:
         """Rules that join two sections; each message names both keys, their values and the remedy."""
+        judge, wait_s = self.reward.judge, self.reward.timeout_s
+        if judge.endpoints and judge.deadline_s >= wait_s:
+            raise ValueError(
+                f"reward.judge.deadline_s ({judge.deadline_s:g}) is not below reward.timeout_s ({wait_s:g}): the run "
+                "would end before the judge may be late. Remedy: lower the first, or raise the second"
+            )
         window = self.rollout.context_tokens
         longest = self.data.max_prompt_tokens + self.rollout.max_new_tokens
         if longest > window:
