@@ -22,6 +22,7 @@ from hybridflow.errors import CheckpointError, ConfigError
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.resources import PeakMemory
 from hybridflow.observability.trackers import JsonlTracker, Tracker, TrackerSet, WandbTracker
+from hybridflow.rewards.registry import Registry
 from hybridflow.rollout.arguments import check_names
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ def run_training(config: Config, *, resume: bool) -> dict[str, Any]:
         folder.check_same_run(config)
     check_model(config)
     check_names(config.rollout.sglang)
+    Registry(config.rewards)  # finds every verifier, or says which one is missing
     inputs = load_inputs(config, folder.data if resume else None)
     with ExitStack() as stack:
         display = stack.enter_context(LiveDisplay(config.run.name))
