@@ -89,10 +89,18 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True, tag="scored"):
     value: float
     """Reward in [0, 1]."""
     rule: str
-    """Name of the verifier that decided."""
+    """Name of the rule that decided."""
     extracted: str
     """Answer found in the completion; empty where none was."""
     why: str
+    predicted_form: str = ""
+    """What was compared of the completion: normalised text, the number read, the letter; empty where nothing was."""
+    gold_form: str = ""
+    """What it was compared with."""
+    judge: str = ""
+    """Name of the model judge that was asked after the rule; empty where none was."""
+    judge_vote: Literal["", "yes", "no"] = ""
+    """What it said."""
 
 
 class Unknown(msgspec.Struct, frozen=True, kw_only=True, tag="unknown"):

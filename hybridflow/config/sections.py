@@ -5,11 +5,14 @@ Units stand in the names: `_s` seconds, `_tokens`, `_gib`; counts begin with `nu
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from hybridflow.config.judge_section import JudgeSection
+
+_VERIFIER_NAME = re.compile(r"[A-Za-z_][\w.-]*(?::[A-Za-z_][\w.]*)?")
 
 
 class Section(BaseModel):
@@ -183,6 +186,32 @@ class RewardSection(Section):
     """Longest wait for any verdict once decoding has ended."""
 
 
+class RewardsSection(Section):
+    """How completions are judged."""
+
+    compat: Literal["none", "qwenlong_l1"] = "none"
+    """"qwenlong_l1" follows the rules of the released QwenLong-L1 code, holes included, for comparison with it."""
+    verifiers: dict[str, str] = {}
+    """Key: an ability, or a part of a data_source. Value: docqa, docqa_exact, docmath, multiple_choice, the name of an
+    entry point of the group hybridflow.verifiers, or "module:function". Read in order, before the built-in table."""
+
+    @field_validator("verifiers")
+    @classmethod
+    def _check_verifiers(cls, verifiers: dict[str, str]) -> dict[str, str]:
+        for key, name in verifiers.items():
+            if not key.strip():
+                raise ValueError(
+                    f"the key of {name!r} is empty, which stands in every data_source. Remedy: name an ability "
+                    f"(doc-qa, doc-math, doc-mc) or a part of a data_source"
+                )
+            if not _VERIFIER_NAME.fullmatch(name):
+                raise ValueError(
+                    f"{key!r} is given {name!r}, which is neither a name nor a function. Remedy: give the name of a "
+                    f'verifier, such as "docqa", or a function as "package.module:function"'
+                )
+        return verifiers
+
+
 class EvalSection(Section):
     """Greedy accuracy on the test split."""
 
@@ -221,6 +250,7 @@ class Config(Section):
     algorithm: AlgorithmSection = AlgorithmSection()
     rollout: RolloutSection = RolloutSection()
     reward: RewardSection = RewardSection()
+    rewards: RewardsSection = RewardsSection()
     eval: EvalSection = EvalSection()
     checkpoint: CheckpointSection = CheckpointSection()
     tracking: TrackingSection = TrackingSection()

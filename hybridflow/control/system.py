@@ -75,7 +75,13 @@ class System:
                 num_cpus=REWARD_SHARE / config.reward.num_workers,
                 scheduling_strategy=slots.strategy(0),
                 max_concurrency=2,
-            ).remote(stream.endpoint_workers, worker_id, config.reward.credits, str(log_directory / f"{worker_id}.log"))
+            ).remote(
+                stream.endpoint_workers,
+                worker_id,
+                config.reward.credits,
+                str(log_directory / f"{worker_id}.log"),
+                config.rewards,
+            )
             self._actors.append(actor)
             self.reward_workers.append(identify(f"reward worker {index}", actor, RewardError))
         self._scoring: list[Call] = [worker.call("run") for worker in self.reward_workers]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from hybridflow.config.sections import RewardsSection
 from hybridflow.observability.log import configure
 from hybridflow.observability.process_log import redirect_output
 from hybridflow.reward_service.worker import RewardWorkerLoop
-from hybridflow.rewards.registry import verify
+from hybridflow.rewards.registry import Registry
 
 
 class RewardWorker:
@@ -19,11 +20,19 @@ class RewardWorker:
         ray.remote(RewardWorker).options(num_cpus=0, max_concurrency=2).remote(endpoint, "reward-0", credits=8)
     """
 
-    def __init__(self, endpoint: str, worker_id: str, credits: int, log_path: str | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        worker_id: str,
+        credits: int,
+        log_path: str | None = None,
+        rewards: RewardsSection | None = None,
+    ) -> None:
         if log_path is not None:
             redirect_output(Path(log_path))
             configure("reward")
-        self._loop = RewardWorkerLoop(endpoint, worker_id, verify, credits)
+        registry = Registry(rewards or RewardsSection())
+        self._loop = RewardWorkerLoop(endpoint, worker_id, registry.verify, credits)
 
     def run(self) -> int:
         """Scores until the stream stops it; returns the number of items scored."""

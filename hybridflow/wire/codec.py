@@ -12,7 +12,7 @@ import msgspec
 from hybridflow.errors import ProtocolError
 from hybridflow.wire.messages import FromEngine, FromWorker, Message, ToWorker
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised by one whenever a message or a record in it changes."""
 
 MAX_FRAME_BYTES = 64 * 2**20
