@@ -6,33 +6,24 @@ disk; a cache on a network file system is not safe.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sqlite3
 import time
 from pathlib import Path
 
 from hybridflow.errors import RewardError
+from hybridflow.rewards.judge_vote import Vote
 
 BUSY_S = 10.0
 """Longest wait for another process that writes."""
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS verdicts (
-    key BLOB PRIMARY KEY,
-    is_equal INTEGER NOT NULL CHECK (is_equal IN (0, 1)),
+    key TEXT PRIMARY KEY,
+    vote TEXT NOT NULL CHECK (vote IN ('yes', 'no')),
     why TEXT NOT NULL,
     written_at REAL NOT NULL
 ) WITHOUT ROWID
 """
-
-
-def build_key(judge: str, question: str, gold: str, prediction: str) -> bytes:
-    """SHA-256 over the four, told apart also where one holds what separates them.
-
-    `judge` names all that decides how the others are judged: model, wording and number of votes.
-    """
-    return hashlib.sha256(json.dumps([judge, question, gold, prediction]).encode()).digest()
 
 
 class JudgeCache:
@@ -53,16 +44,13 @@ class JudgeCache:
                 "reward.judge.cache_path, or move this one away"
             ) from error
 
-    def get(self, key: bytes) -> tuple[bool, str] | None:
-        """(whether the answers are equal, why), or None where this was never asked."""
-        row = self._database.execute("SELECT is_equal, why FROM verdicts WHERE key = ?", (key,)).fetchone()
-        return None if row is None else (bool(row[0]), row[1])
+    def get(self, key: str) -> tuple[Vote, str] | None:
+        """(vote, why) under a key of `compute_cache_key`, or None where this was never decided."""
+        return self._database.execute("SELECT vote, why FROM verdicts WHERE key = ?", (key,)).fetchone()
 
-    def put(self, key: bytes, is_equal: bool, why: str) -> None:
-        """Keeps a verdict; the first one stays where two processes asked the same."""
-        self._database.execute(
-            "INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?, ?)", (key, int(is_equal), why, time.time())
-        )
+    def put(self, key: str, vote: Vote, why: str) -> None:
+        """Keeps a vote, yes or no; the first one stays where two processes asked the same."""
+        self._database.execute("INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?, ?)", (key, vote, why, time.time()))
 
     def close(self) -> None:
         self._database.close()

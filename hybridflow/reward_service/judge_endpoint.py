@@ -12,9 +12,9 @@ import httpx
 import msgspec
 import openai
 
-from hybridflow.config.sections import JudgeSection
-from hybridflow.data.template import Message
+from hybridflow.config.judge_section import JudgeSection
 from hybridflow.reward_service.judge_timing import read_retry_after_s
+from hybridflow.rewards.judge_prompt import JudgeMessage
 
 NO_KEY = "none"
 """Sent as the key where the environment has none: the client insists on one, local servers ignore it."""
@@ -43,6 +43,7 @@ class _Message(msgspec.Struct):
 
 class _Choice(msgspec.Struct):
     message: _Message
+    finish_reason: str | None = None
 
 
 class _Usage(msgspec.Struct):
@@ -59,6 +60,8 @@ class Answer(msgspec.Struct, frozen=True):
     """What the model wrote, and the tokens that the server counted (0 where it did not say)."""
 
     text: str
+    was_cut_off: bool
+    """It ended at its token limit."""
     prompt_tokens: int
     completion_tokens: int
 
@@ -80,7 +83,7 @@ class EndpointClient:
             http_client=self._http,
         )
 
-    async def ask(self, messages: Sequence[Message]) -> Answer:
+    async def ask(self, messages: Sequence[JudgeMessage]) -> Answer:
         """The completion of these messages at temperature 0.
 
         Raises:
@@ -89,14 +92,18 @@ class EndpointClient:
         limit_s = self._section.request_timeout_s
         try:
             async with asyncio.timeout(limit_s):
-                response = await self._client.chat.completions.with_raw_response.create(
-                    model=self._section.model,
-                    messages=[{"role": message["role"], "content": message["content"]} for message in messages],  # pyright: ignore
-                    temperature=0.0,
-                    max_tokens=self._section.max_tokens,
-                    timeout=limit_s,
+                # `post`, and not `chat.completions.create`, which spends a quarter of all time here on its types.
+                response = await self._client.post(
+                    "/chat/completions",
+                    cast_to=httpx.Response,
+                    body={
+                        "model": self._section.model,
+                        "messages": list(messages),
+                        "temperature": 0.0,
+                        "max_tokens": self._section.max_tokens,
+                    },
+                    options={"timeout": limit_s},
                 )
-                body = response.http_response.content
         except (TimeoutError, openai.APITimeoutError) as error:
             raise AskError("timeout", f"{self.url}: no answer within {limit_s:g} s") from error
         except openai.APIStatusError as error:
@@ -104,7 +111,7 @@ class EndpointClient:
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
             raise AskError("unreachable", f"{self.url}: {type(cause).__name__}: {cause}") from error
-        return _read(self.url, body)
+        return _read(self.url, response.content)
 
     async def close(self) -> None:
         await self._client.close()
@@ -131,5 +138,7 @@ def _read(url: str, body: bytes) -> Answer:
         raise AskError("malformed", f"{url}: not a chat completion: {error}; got {shown!r}") from error
     if not response.choices:
         raise AskError("malformed", f"{url}: a chat completion without choices")
-    usage = response.usage or _Usage()
-    return Answer(response.choices[0].message.content or "", usage.prompt_tokens, usage.completion_tokens)
+    usage, choice = response.usage or _Usage(), response.choices[0]
+    return Answer(
+        choice.message.content or "", choice.finish_reason == "length", usage.prompt_tokens, usage.completion_tokens
+    )

@@ -25,7 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from hybridflow.config.sections import JudgeSection
+from hybridflow.config.judge_section import JudgeSection
 from hybridflow.reward_service.judge_client import JudgeClient, Judgement
 from tests.bench.judge_server import BUSY, ERROR, FAULTY_TWENTY, GARBAGE, NEVER, RIGHT, JudgeServer
 
@@ -87,9 +87,9 @@ async def judge_all(section: JudgeSection, options: argparse.Namespace) -> dict[
     await client.close()
     return {
         "verdicts": options.verdicts,
-        "right": sum(j.is_equal is bool(number % 2) for number, j in enumerate(judgements)),
-        "wrong": sum(j.is_equal is (not number % 2) for number, j in enumerate(judgements)),
-        "unknown": sum(j.is_equal is None for j in judgements),
+        "right": sum(j.vote == ("yes" if number % 2 else "no") for number, j in enumerate(judgements)),
+        "wrong": sum(j.vote == ("no" if number % 2 else "yes") for number, j in enumerate(judgements)),
+        "unknown": sum(j.vote == "unknown" for j in judgements),
         "seconds": round(seconds, 3),
         "verdicts_per_s": round(options.verdicts / seconds, 2),
         "longest_s": round(longest, 3),
