@@ -8,6 +8,8 @@ best client there can be: one that loses no time but what the server costs it. O
 refusals and failures cost nothing, an answer, right or garbage, 275 ms of its slot, and one that never comes 500 ms, as
 only then it is certain that it will not. `ratio_to_faultless` is over what a server without faults would permit.
 
+On a machine with other work, `--slower 8` makes what that work costs the client small beside the server's times.
+
 With `--down`, nobody listens at either of two endpoints: all verdicts must be unknown, within the deadline.
 """
 
@@ -41,6 +43,7 @@ def main() -> None:
     parser.add_argument("--votes", type=int, default=1)
     parser.add_argument("--deadline-s", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--slower", type=float, default=1.0, help="the server's times are multiplied by this")
     parser.add_argument("--down", action="store_true")
     options = parser.parse_args()
     settings = {
@@ -52,11 +55,12 @@ def main() -> None:
         )
         print(json.dumps(asyncio.run(judge_all(section, options))))
         return
-    with JudgeServer(plan=FAULTY_TWENTY, delay_s=DELAY_S, seed=options.seed).serving() as server:
+    delay_s = (DELAY_S[0] * options.slower, DELAY_S[1] * options.slower)
+    with JudgeServer(plan=FAULTY_TWENTY, delay_s=delay_s, seed=options.seed).serving() as server:
         result = asyncio.run(judge_all(JudgeSection(endpoints=[server.url], **settings), options))
     votes_needed = options.votes // 2 + 1
-    faultless = options.concurrency / (sum(DELAY_S) / 2) / votes_needed
-    permitted = options.concurrency / SLOT_S_PER_RIGHT_ANSWER / votes_needed
+    faultless = options.concurrency / (sum(delay_s) / 2) / votes_needed
+    permitted = options.concurrency / (SLOT_S_PER_RIGHT_ANSWER * options.slower) / votes_needed
     result |= {
         "permitted_per_s": round(permitted, 2),
         "ratio": round(result["verdicts_per_s"] / permitted, 3),
