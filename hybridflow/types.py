@@ -97,6 +97,10 @@ class Unknown(msgspec.Struct, frozen=True, kw_only=True, tag="unknown"):
     """No verdict could be reached. It is not a reward of 0: its completion leaves the statistics of its group."""
 
     why: str
+    rule: str = ""
+    """Name of the rule that had something to say before this became unknown, or that could not say it."""
+    extracted: str = ""
+    """Answer found in the completion, where that much is known."""
 
 
 Verdict = Scored | Unknown
