@@ -184,6 +184,20 @@ class RewardSection(Section):
     """Unanswered completions that one worker may hold."""
     timeout_s: float = Field(default=120.0, gt=0)
     """Longest wait for any verdict once decoding has ended."""
+    lease_s: float = Field(default=10.0, ge=3.0)
+    """Silence after which a worker loses what it holds; workers speak once a second."""
+    cpu_limit_s: float = Field(default=10.0, gt=0)
+    """CPU seconds that scoring one completion may take; more makes it unknown."""
+    item_timeout_s: float = Field(default=30.0, gt=0)
+    """The same by the clock."""
+    memory_limit_gib: float = Field(default=4.0, ge=0.5)
+    """Address space of a scoring process; a completion that needs more is unknown."""
+    unknown_retries: int = Field(default=1, ge=0)
+    """Times that a completion whose verdict is unknown is scored again."""
+    max_unknown_fraction: float = Field(default=0.1, ge=0, le=1)
+    """Share of the last 1,000 verdicts that may be unknown; above it the run stops and says why."""
+    max_pending_mib: float = Field(default=64.0, gt=0)
+    """Completions that wait for a verdict, in MiB, above which engines are held back."""
 
 
 class RewardsSection(Section):

@@ -6,7 +6,11 @@ from hybridflow.config.sections import Config
 from hybridflow.run_folder import folder
 
 # A resumed run may be longer, and be checkpointed, evaluated and tracked otherwise; all else decides its numbers.
-MAY_CHANGE_ON_RESUME = ("run.directory", "train.num_steps", "eval", "checkpoint", "tracking", "reward.timeout_s")
+MAY_CHANGE_ON_RESUME = (
+    *("run.directory", "train.num_steps", "eval", "checkpoint", "tracking"),
+    *("reward.timeout_s", "reward.lease_s", "reward.cpu_limit_s", "reward.item_timeout_s", "reward.memory_limit_gib"),
+    *("reward.unknown_retries", "reward.max_unknown_fraction", "reward.max_pending_mib"),
+)
 
 
 class RunFolder(folder.RunFolder):

@@ -15,18 +15,16 @@ import ray
 from ray.exceptions import RayError
 
 from hybridflow.cluster.session import Slots, node_address, start_session, stop_session
-from hybridflow.cluster.workers import Call, Worker, are_ready, check_failed, forget_workers, gather, identify
+from hybridflow.cluster.workers import forget_workers, gather
 from hybridflow.config.sections import Config
-from hybridflow.errors import RewardError
-from hybridflow.reward_service.actor import RewardWorker
+from hybridflow.reward_service.group import RewardGroup, setup_of
+from hybridflow.reward_service.rules import BUILD_RULES
 from hybridflow.rollout.group import RolloutGroup
 from hybridflow.trainer.group import TrainerGroup
 from hybridflow.wire.reward_stream import RewardStream
 
 logger = logging.getLogger(__name__)
 
-REWARD_SHARE = 0.2
-"""Part of a slot's logical CPU for all reward workers together."""
 CLOSE_TIMEOUT_S = 2.0
 """Time that SGLang's processes get to end after their actor, before they are killed."""
 
@@ -39,6 +37,7 @@ class System:
         self._actors: list[Any] = []
         self._engine_pids: list[int] = []
         self._stream: RewardStream | None = None
+        self._rewards: RewardGroup | None = None
         # Processes must not be lost between their start and the first line that could end them.
         try:
             self._start(config, hf_dir, log_directory, note)
@@ -51,7 +50,12 @@ class System:
         note("starting Ray")
         start_session(layout.world_size)
         slots = Slots(layout.world_size)
-        stream = self._stream = RewardStream(node_address())
+        stream = self._stream = RewardStream(
+            node_address(),
+            lease_s=config.reward.lease_s,
+            num_unknown_retries=config.reward.unknown_retries,
+            max_pending_bytes=int(config.reward.max_pending_mib * 2**20),
+        )
         note(
             f"starting SGLang, and {layout.world_size} Megatron workers "
             f"(TP {layout.tp} x PP {layout.pp} x DP {layout.dp})"
@@ -60,31 +64,13 @@ class System:
         self._actors += [worker.actor for worker in self.rollout.workers]
         self.trainer = TrainerGroup(config, slots, log_directory)
         self._actors += [worker.actor for worker in self.trainer.workers]
-        self._start_rewards(config, slots, stream, log_directory)
+        setup = setup_of(config.reward, BUILD_RULES, rewards=config.rewards.model_dump())
+        self._rewards = RewardGroup(config.reward, setup, stream, slots, log_directory, note)
         gather(self.trainer.setup(hf_dir))
         self.rollout.wait_ready()
         self._engine_pids = self.rollout.child_pids
+        self._rewards.wait_ready()
         note("all workers are ready")
-
-    def _start_rewards(self, config: Config, slots: Slots, stream: RewardStream, log_directory: Path) -> None:
-        remote = ray.remote(RewardWorker)
-        self.reward_workers: list[Worker] = []
-        for index in range(config.reward.num_workers):
-            worker_id = f"reward-{index}"
-            actor = remote.options(
-                num_cpus=REWARD_SHARE / config.reward.num_workers,
-                scheduling_strategy=slots.strategy(0),
-                max_concurrency=2,
-            ).remote(
-                stream.endpoint_workers,
-                worker_id,
-                config.reward.credits,
-                str(log_directory / f"{worker_id}.log"),
-                config.rewards,
-            )
-            self._actors.append(actor)
-            self.reward_workers.append(identify(f"reward worker {index}", actor, RewardError))
-        self._scoring: list[Call] = [worker.call("run") for worker in self.reward_workers]
 
     @property
     def stream(self) -> RewardStream:
@@ -92,13 +78,9 @@ class System:
         return self._stream
 
     def check_workers(self) -> None:
-        """Raises, naming it, if a reward worker has ended although the run goes on."""
-        for call in self._scoring:
-            if are_ready([call]):
-                check_failed(call)
-                raise RewardError(
-                    f"{call.worker.name} (process {call.worker.pid}) ended before the run did; its log is in logs/"
-                )
+        """Replaces reward workers that have ended although the run goes on; raises where that does not help."""
+        assert self._rewards is not None
+        self._rewards.check()
 
     def close(self) -> None:
         """Ends every process that this run started, within seconds, whatever state they are in.
@@ -109,7 +91,7 @@ class System:
         try:
             if self._stream is not None:
                 self._stream.close()
-            for actor in self._actors:
+            for actor in [*self._actors, *(self._rewards.actors if self._rewards else [])]:
                 with suppress(RayError, ValueError):
                     ray.kill(actor)
             if ray.is_initialized():

@@ -13,13 +13,20 @@ from hybridflow.rollout.engine import SGLangEngine
 from hybridflow.types import Completion, GroupRequest, RolloutReport, SamplingParams
 from hybridflow.weights.manifest import Bucket, TensorEntry
 from hybridflow.wire.completion_sender import CompletionSender
+from hybridflow.wire.endpoint import Endpoint
 
 
 class RolloutWorker:
     """One engine. Created with max_concurrency above 1, so that `abort` and `ping` answer while `generate` runs."""
 
     def __init__(
-        self, engine_id: str, model_path: str, arguments: dict[str, Any], run_seed: int, endpoint: str, log_path: str
+        self,
+        engine_id: str,
+        model_path: str,
+        arguments: dict[str, Any],
+        run_seed: int,
+        endpoint: Endpoint,
+        log_path: str,
     ) -> None:
         redirect_output(Path(log_path))
         configure("rollout")

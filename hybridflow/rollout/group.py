@@ -16,6 +16,7 @@ from hybridflow.rollout.actor import RolloutWorker
 from hybridflow.rollout.arguments import build_arguments, engine_environment
 from hybridflow.types import GroupRequest, RolloutReport, SamplingParams
 from hybridflow.weights.manifest import TensorEntry
+from hybridflow.wire.endpoint import Endpoint
 
 SLOT_SHARE = 0.4
 """Part of a slot that an engine takes beside the train worker of the slot."""
@@ -26,7 +27,7 @@ CONCURRENCY = 4
 class RolloutGroup:
     """One engine, for now; its worker answers `abort` while it decodes."""
 
-    def __init__(self, config: Config, slots: Slots, hf_dir: Path, endpoint: str, log_directory: Path) -> None:
+    def __init__(self, config: Config, slots: Slots, hf_dir: Path, endpoint: Endpoint, log_directory: Path) -> None:
         """Starts the engine in slot 0; `wait_ready` waits for it."""
         arguments = build_arguments(config.rollout, dtype=config.model.dtype, seed=config.run.seed)
         actor = (
