@@ -6,11 +6,17 @@ from hybridflow.config.sections import Config
 from hybridflow.run_folder import folder
 
 # A resumed run may be longer, and be checkpointed, evaluated and tracked otherwise; all else decides its numbers.
+# Of the judge, model, wording and votes decide verdicts; where it is and how it is asked do not.
+_JUDGE_SERVING = (
+    *("endpoints", "api_key_env", "max_concurrency", "max_requests_per_s", "late_after_s", "request_timeout_s"),
+    *("deadline_s", "cache_path", "price_per_million_prompt_tokens", "price_per_million_completion_tokens"),
+)
 MAY_CHANGE_ON_RESUME = (
     *("run.directory", "train.num_steps", "eval", "checkpoint", "tracking"),
     *("reward.timeout_s", "reward.lease_s", "reward.cpu_limit_s", "reward.item_timeout_s", "reward.memory_limit_gib"),
     *("reward.unknown_retries", "reward.max_unknown_fraction", "reward.max_pending_mib"),
 )
+MAY_CHANGE_ON_RESUME += tuple(f"reward.judge.{key}" for key in _JUDGE_SERVING)
 
 
 class RunFolder(folder.RunFolder):

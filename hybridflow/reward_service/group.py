@@ -148,6 +148,7 @@ class RewardGroup:
                 self._section.credits,
                 self._setup,
                 str(self._log_directory / f"{worker_id}.log"),
+                self._section.judge,
             )
         )
         return _Running(worker_id, actor, actor.ping.remote(), actor.run.remote(), time.monotonic())
