@@ -31,10 +31,14 @@ def _mount() -> None:
     from hybridflow.data.commands import app as data_app
     from hybridflow.policy.commands import app as model_app
     from hybridflow.tools.commands import mount as mount_tools
+    from hybridflow.tools.judge_commands import mount as mount_judge
+    from hybridflow.tools.score_commands import mount as mount_score
 
     app.add_typer(data_app, name="data")
     app.add_typer(model_app, name="model")
     mount_tools(app)
+    mount_judge(app)
+    mount_score(app)
 
 
 @app.callback()
@@ -96,7 +100,7 @@ def main() -> NoReturn:
     """Entry point. Errors made for users are printed without a traceback; exit code 1, or 130 after Ctrl-C."""
     _mount()
     signal.signal(signal.SIGTERM, _interrupt)
-    arguments = _spread_values(sys.argv[1:], ("--config", "-c", "--set", "-s"))
+    arguments = _spread_values(sys.argv[1:], ("--config", "-c", "--set", "-s", "--judge-url"))
     try:
         app(args=arguments)
     except HybridFlowError as error:

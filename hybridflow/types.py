@@ -39,6 +39,8 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     """doc-qa, doc-math or doc-mc."""
     ground_truth: str
     """Gold answer as stored: a full sentence or the bare answer."""
+    question: str = ""
+    """The question alone, without its document: all that a judge is told of the prompt."""
 
 
 class GroupRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,16 +101,28 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True, tag="scored"):
     value: float
     """Reward in [0, 1]."""
     rule: str
-    """Name of the verifier that decided."""
+    """Name of the rule that decided."""
     extracted: str
     """Answer found in the completion; empty where none was."""
     why: str
+    predicted_form: str = ""
+    """What was compared of the completion: normalised text, the number read, the letter; empty where nothing was."""
+    gold_form: str = ""
+    """What it was compared with."""
+    judge: str = ""
+    """Name of the model judge that was asked after the rule; empty where none was."""
+    judge_vote: Literal["", "yes", "no"] = ""
+    """What it said."""
 
 
 class Unknown(msgspec.Struct, frozen=True, kw_only=True, tag="unknown"):
     """No verdict could be reached. It is not a reward of 0: its completion leaves the statistics of its group."""
 
     why: str
+    rule: str = ""
+    """Name of the rule that had something to say before this became unknown, or that could not say it."""
+    extracted: str = ""
+    """Answer found in the completion, where that much is known."""
 
 
 Verdict = Scored | Unknown
@@ -122,6 +136,7 @@ class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True):
     ability: str
     ground_truth: str
     text: str
+    question: str = ""
 
 
 class ScoredCompletion(msgspec.Struct, frozen=True, kw_only=True):

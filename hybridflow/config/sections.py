@@ -5,9 +5,14 @@ Units stand in the names: `_s` seconds, `_tokens`, `_gib`; counts begin with `nu
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from hybridflow.config.judge_section import JudgeSection
+
+_VERIFIER_NAME = re.compile(r"[A-Za-z_][\w.-]*(?::[A-Za-z_][\w.]*)?")
 
 
 class Section(BaseModel):
@@ -197,11 +202,53 @@ class RolloutSection(Section):
 class RewardSection(Section):
     """Reward workers."""
 
+    judge: JudgeSection = JudgeSection()
+    """Asked after the rules; without endpoints, rules decide alone."""
     num_workers: int = Field(default=2, ge=1)
     credits: int = Field(default=8, ge=1, le=64)
     """Unanswered completions that one worker may hold."""
     timeout_s: float = Field(default=120.0, gt=0)
     """Longest wait for any verdict once decoding has ended."""
+    lease_s: float = Field(default=10.0, ge=3.0)
+    """Silence after which a worker loses what it holds; workers speak once a second."""
+    cpu_limit_s: float = Field(default=10.0, gt=0)
+    """CPU seconds that scoring one completion may take; more makes it unknown."""
+    item_timeout_s: float = Field(default=30.0, gt=0)
+    """The same by the clock."""
+    memory_limit_gib: float = Field(default=4.0, ge=0.5)
+    """Address space of a scoring process; a completion that needs more is unknown."""
+    unknown_retries: int = Field(default=1, ge=0)
+    """Times that a completion whose verdict is unknown is scored again."""
+    max_unknown_fraction: float = Field(default=0.1, ge=0, le=1)
+    """Share of the last 1,000 verdicts that may be unknown; above it the run stops and says why."""
+    max_pending_mib: float = Field(default=64.0, gt=0)
+    """Completions that wait for a verdict, in MiB, above which engines are held back."""
+
+
+class RewardsSection(Section):
+    """How completions are judged."""
+
+    compat: Literal["none", "qwenlong_l1"] = "none"
+    """"qwenlong_l1" follows the rules of the released QwenLong-L1 code, holes included, for comparison with it."""
+    verifiers: dict[str, str] = {}
+    """Key: an ability, or a part of a data_source. Value: docqa, docqa_exact, docmath, multiple_choice, the name of an
+    entry point of the group hybridflow.verifiers, or "module:function". Read in order, before the built-in table."""
+
+    @field_validator("verifiers")
+    @classmethod
+    def _check_verifiers(cls, verifiers: dict[str, str]) -> dict[str, str]:
+        for key, name in verifiers.items():
+            if not key.strip():
+                raise ValueError(
+                    f"the key of {name!r} is empty, which stands in every data_source. Remedy: name an ability "
+                    f"(doc-qa, doc-math, doc-mc) or a part of a data_source"
+                )
+            if not _VERIFIER_NAME.fullmatch(name):
+                raise ValueError(
+                    f"{key!r} is given {name!r}, which is neither a name nor a function. Remedy: give the name of a "
+                    f'verifier, such as "docqa", or a function as "package.module:function"'
+                )
+        return verifiers
 
 
 class EvalSection(Section):
@@ -242,6 +289,7 @@ class Config(Section):
     algorithm: AlgorithmSection = AlgorithmSection()
     rollout: RolloutSection = RolloutSection()
     reward: RewardSection = RewardSection()
+    rewards: RewardsSection = RewardsSection()
     eval: EvalSection = EvalSection()
     checkpoint: CheckpointSection = CheckpointSection()
     tracking: TrackingSection = TrackingSection()
@@ -249,6 +297,12 @@ class Config(Section):
     @model_validator(mode="after")
     def _check_across_sections(self) -> Config:
         """Rules that join two sections; each message names both keys, their values and the remedy."""
+        judge, wait_s = self.reward.judge, self.reward.timeout_s
+        if judge.endpoints and judge.deadline_s >= wait_s:
+            raise ValueError(
+                f"reward.judge.deadline_s ({judge.deadline_s:g}) is not below reward.timeout_s ({wait_s:g}): the run "
+                "would end before the judge may be late. Remedy: lower the first, or raise the second"
+            )
         window = self.rollout.context_tokens
         longest = self.data.max_prompt_tokens + self.rollout.max_new_tokens
         if longest > window:

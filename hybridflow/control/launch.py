@@ -20,6 +20,7 @@ from hybridflow.control.train_loop import train
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.resources import PeakMemory
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet, start_wandb
+from hybridflow.rewards.registry import Registry
 from hybridflow.rollout.arguments import check_names
 from hybridflow.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER
 from hybridflow.run_folder.summary import write_summary
@@ -46,6 +47,7 @@ def run_training(config: Config, *, resume: bool) -> dict[str, Any]:
         folder.check_same_run(config)
     check_model(config)
     check_names(config.rollout.sglang)
+    Registry(config.rewards)  # finds every verifier, or says which one is missing
     inputs = load_inputs(config, folder.data if resume else None)
     with ExitStack() as stack:
         display = stack.enter_context(LiveDisplay(config.run.name))

@@ -62,6 +62,8 @@ def _line(step: int, member: ScoredCompletion, now: float) -> dict[str, Any]:
             "status": "scored" if scored else "unknown",
             "rule": verdict.rule if scored else None,
             "extracted": verdict.extracted if scored else None,
+            "predicted_form": verdict.predicted_form if scored else None,
+            "gold_form": verdict.gold_form if scored else None,
             "why": verdict.why,
         },
         "reward": verdict.value if scored else None,

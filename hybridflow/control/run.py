@@ -18,6 +18,7 @@ from hybridflow.control.records import CompletionRecord
 from hybridflow.control.run_folder import RunFolder
 from hybridflow.control.state import RunState
 from hybridflow.control.step_metrics import add_to_state, build_metrics
+from hybridflow.control.unknowns import UnknownGuard
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.log import set_step
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet
@@ -61,6 +62,7 @@ class Run:
         self._stream = stream
         self._check_workers = check_workers
         self._trackers = trackers
+        self._unknowns = UnknownGuard(config.reward.max_unknown_fraction)
         self._checkpoints = Checkpoints(
             folder.checkpoints, config.checkpoint.keep_last, config.checkpoint.in_background
         )
@@ -133,6 +135,7 @@ class Run:
         """Adds the step to the totals, the files, the trackers and the display."""
         add_to_state(self.state, collected, filtered, update)
         metrics = build_metrics(self.state, collected, filtered, update, self._step_seconds, self.learning_rate(step))
+        metrics |= self._stream.take_metrics()
         self._completions.append(step, collected.groups)
         self._trackers.log(step, metrics)
         self.display.step(step - 1, metrics)
@@ -172,7 +175,7 @@ class Run:
         return self._wall_before + time.monotonic() - self._started
 
     def _collect(self, prefix: str, prompts: list[Prompt], num_completions: int, sampling: SamplingParams) -> Collected:
-        return collect_groups(
+        collected = collect_groups(
             build_requests(prefix, prompts, num_completions),
             sampling,
             rollout=self.rollout,
@@ -180,3 +183,5 @@ class Run:
             verdict_timeout_s=self.config.reward.timeout_s,
             check_workers=self._check_workers,
         )
+        self._unknowns.add(collected.groups)
+        return collected

@@ -7,18 +7,18 @@ from hybridflow.run_folder import folder
 
 # A resumed run may be longer, be checkpointed, evaluated and tracked otherwise, and wait longer; all else decides its
 # numbers.
-MAY_CHANGE_ON_RESUME = (
-    "run.directory",
-    "train.num_steps",
-    "eval",
-    "checkpoint",
-    "tracking",
-    "reward.timeout_s",
-    "rollout.start_timeout_s",
-    "rollout.heartbeat_s",
-    "rollout.hang_timeout_s",
-    "rollout.max_restarts",
+# Of the judge, model, wording and votes decide verdicts; where it is and how it is asked do not.
+_JUDGE_SERVING = (
+    *("endpoints", "api_key_env", "max_concurrency", "max_requests_per_s", "late_after_s", "request_timeout_s"),
+    *("deadline_s", "cache_path", "price_per_million_prompt_tokens", "price_per_million_completion_tokens"),
 )
+MAY_CHANGE_ON_RESUME = (
+    *("run.directory", "train.num_steps", "eval", "checkpoint", "tracking"),
+    *("reward.timeout_s", "reward.lease_s", "reward.cpu_limit_s", "reward.item_timeout_s", "reward.memory_limit_gib"),
+    *("rollout.start_timeout_s", "rollout.heartbeat_s", "rollout.hang_timeout_s", "rollout.max_restarts"),
+    *("reward.unknown_retries", "reward.max_unknown_fraction", "reward.max_pending_mib"),
+)
+MAY_CHANGE_ON_RESUME += tuple(f"reward.judge.{key}" for key in _JUDGE_SERVING)
 
 
 class RunFolder(folder.RunFolder):

@@ -15,18 +15,16 @@ from ray.exceptions import RayError
 
 from hybridflow.cluster.processes import end_processes
 from hybridflow.cluster.session import Slots, node_address, start_session, stop_session
-from hybridflow.cluster.workers import Call, Worker, are_ready, check_failed, forget_workers, gather, identify
+from hybridflow.cluster.workers import forget_workers, gather
 from hybridflow.config.sections import Config
-from hybridflow.errors import RewardError
-from hybridflow.reward_service.actor import RewardWorker
+from hybridflow.reward_service.group import RewardGroup, setup_of
+from hybridflow.reward_service.rules import BUILD_RULES
 from hybridflow.rollout.group import RolloutGroup, RolloutSettings
 from hybridflow.trainer.group import TrainerGroup
 from hybridflow.wire.reward_stream import RewardStream
 
 logger = logging.getLogger(__name__)
 
-REWARD_SHARE = 0.2
-"""Part of a slot's logical CPU for all reward workers together."""
 CLOSE_TIMEOUT_S = 2.0
 """Time that processes of this machine's engines get to end after Ray ended their actors, before they are killed."""
 
@@ -48,6 +46,7 @@ class System:
         """
         self._actors: list[Any] = []
         self._stream: RewardStream | None = None
+        self._rewards: RewardGroup | None = None
         settings = RolloutSettings(config.rollout, config.model.dtype, config.run.seed)
         self.rollout = RolloutGroup(settings, note, progress)
         # Processes must not be lost between their start and the first line that could end them.
@@ -63,7 +62,13 @@ class System:
         num_slots = max(layout.world_size, engines.num_engines * engines.tp_size)
         start_session(num_slots)
         slots = Slots(num_slots)
-        stream = self._stream = RewardStream(node_address(), self.rollout.admit)
+        stream = self._stream = RewardStream(
+            node_address(),
+            self.rollout.admit,
+            lease_s=config.reward.lease_s,
+            num_unknown_retries=config.reward.unknown_retries,
+            max_pending_bytes=int(config.reward.max_pending_mib * 2**20),
+        )
         note(
             f"starting {engines.num_engines} SGLang engines (TP {engines.tp_size}), and {layout.world_size} Megatron "
             f"workers (TP {layout.tp} x PP {layout.pp} x DP {layout.dp})"
@@ -71,24 +76,12 @@ class System:
         self.rollout.launch(slots, hf_dir, stream.endpoint_completions, log_directory)
         self.trainer = TrainerGroup(config, slots, log_directory)
         self._actors += [worker.actor for worker in self.trainer.workers]
-        self._start_rewards(config, slots, stream, log_directory)
+        setup = setup_of(config.reward, BUILD_RULES, rewards=config.rewards.model_dump())
+        self._rewards = RewardGroup(config.reward, setup, stream, slots, log_directory, note)
         gather(self.trainer.setup(hf_dir))
         self.rollout.wait_ready()
+        self._rewards.wait_ready()
         note("all workers are ready")
-
-    def _start_rewards(self, config: Config, slots: Slots, stream: RewardStream, log_directory: Path) -> None:
-        remote = ray.remote(RewardWorker)
-        self.reward_workers: list[Worker] = []
-        for index in range(config.reward.num_workers):
-            worker_id = f"reward-{index}"
-            actor = remote.options(
-                num_cpus=REWARD_SHARE / config.reward.num_workers,
-                scheduling_strategy=slots.strategy(0),
-                max_concurrency=2,
-            ).remote(stream.endpoint_workers, worker_id, config.reward.credits, str(log_directory / f"{worker_id}.log"))
-            self._actors.append(actor)
-            self.reward_workers.append(identify(f"reward worker {index}", actor, RewardError))
-        self._scoring: list[Call] = [worker.call("run") for worker in self.reward_workers]
 
     @property
     def stream(self) -> RewardStream:
@@ -96,13 +89,9 @@ class System:
         return self._stream
 
     def check_workers(self) -> None:
-        """Raises, naming it, if a reward worker has ended although the run goes on."""
-        for call in self._scoring:
-            if are_ready([call]):
-                check_failed(call)
-                raise RewardError(
-                    f"{call.worker.name} (process {call.worker.pid}) ended before the run did; its log is in logs/"
-                )
+        """Replaces reward workers that have ended although the run goes on; raises where that does not help."""
+        assert self._rewards is not None
+        self._rewards.check()
 
     def close(self) -> None:
         """Ends every process that this run started, within seconds, whatever state they are in.
@@ -113,7 +102,8 @@ class System:
         try:
             if self._stream is not None:
                 self._stream.close()
-            for actor in [*self._actors, *self.rollout.actors]:
+            rewards = self._rewards.actors if self._rewards else []
+            for actor in [*self._actors, *self.rollout.actors, *rewards]:
                 with suppress(RayError, ValueError):
                     ray.kill(actor)
             if ray.is_initialized():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from hybridflow.data.schema import Row
 from hybridflow.data.streams import draw_indices
-from hybridflow.data.template import encode_chat
+from hybridflow.data.template import encode_chat, read_question
 from hybridflow.errors import ConfigError, DataError
 from hybridflow.types import Prompt
 
@@ -62,6 +62,7 @@ class PromptDataset:
                     data_source=row.data_source,
                     ability=row.ability,
                     ground_truth=row.reward_model.ground_truth,
+                    question=read_question(row.prompt),
                 )
             )
         if not self.prompts:

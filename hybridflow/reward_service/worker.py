@@ -1,40 +1,40 @@
-"""The loop of a reward worker: take work, verify, reply."""
+"""The loop of a reward worker: take work, have it scored, reply, and say all the time what it holds."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+import time
 
 from hybridflow.errors import RewardError
-from hybridflow.types import ScoreRequest, Unknown, Verdict
+from hybridflow.reward_service.scorer import Scorer
+from hybridflow.wire.endpoint import Endpoint
 from hybridflow.wire.messages import MAX_CREDITS, Stop
 from hybridflow.wire.worker_channel import WorkerChannel
 
 ANNOUNCE_INTERVAL_S = 1.0
-"""An idle worker says that it is there this often."""
-
-_logger = logging.getLogger(__name__)
+"""The worker says that it is there, and which items it holds, this often."""
+TICK_S = 0.1
+"""Longest wait for anything; within this time the scorer looks at its deadlines."""
 
 
 class RewardWorkerLoop:
     """Scores what the stream hands out until it is told to stop.
 
-    A verifier that raises costs its item a verdict (Unknown), never the worker. One that hangs holds this worker's
-    credits: the other workers go on, and the supervisor decides when the worker is lost.
+    This thread never runs a verifier: it goes on speaking to the stream whatever one does. So a worker that is silent
+    is dead, stopped or cut off, and the stream gives its items to others.
 
     Args:
         endpoint: `RewardStream.endpoint_workers`.
         worker_id: Unique among live workers; a restarted worker may take over the id of the dead one.
-        verify: Gives the verdict on one request.
+        scorer: Gives the verdicts; closed by `run`.
         credits: Unanswered items that this worker holds at most, 1 to MAX_CREDITS; 2 or more hide the round trip.
     """
 
-    def __init__(self, endpoint: str, worker_id: str, verify: Callable[[ScoreRequest], Verdict], credits: int) -> None:
+    def __init__(self, endpoint: Endpoint, worker_id: str, scorer: Scorer, credits: int) -> None:
         if not 1 <= credits <= MAX_CREDITS:
             raise RewardError(f"credits of {worker_id} are {credits}, must be 1 to {MAX_CREDITS}")
         self._endpoint = endpoint
         self._worker_id = worker_id
-        self._verify = verify
+        self._scorer = scorer
         self._credits = credits
 
     def run(self) -> int:
@@ -42,29 +42,32 @@ class RewardWorkerLoop:
 
         Raises:
             ProtocolError: the stream sent what this version does not understand; this worker leaves first.
+            RewardError: the scorer cannot go on.
         """
         channel = WorkerChannel(self._endpoint, self._worker_id, self._credits)
+        holding: dict[str, None] = {}
         num_scored = 0
+        announce_at = 0.0
         try:
-            channel.announce()
             while True:
-                message = channel.receive(ANNOUNCE_INTERVAL_S)
-                if message is None:
-                    channel.announce()
-                elif isinstance(message, Stop):
-                    return num_scored
-                else:
-                    channel.reply(message.request.completion_id, self._score(message.request))
+                now = time.monotonic()
+                if now >= announce_at:
+                    channel.announce(holding)
+                    announce_at = now + ANNOUNCE_INTERVAL_S
+                channel.wait(min(TICK_S, max(0.0, announce_at - now)), *self._scorer.descriptors())
+                for message in channel.receive():
+                    if isinstance(message, Stop):
+                        return num_scored
+                    # An item comes twice where the stream took its lease away and gave it back.
+                    if message.request.completion_id not in holding:
+                        holding[message.request.completion_id] = None
+                        self._scorer.submit(message.request)
+                for completion_id, verdict in self._scorer.take_verdicts():
+                    del holding[completion_id]
+                    channel.reply(completion_id, verdict)
                     num_scored += 1
-        except BaseException:
-            channel.leave()
-            raise
+                channel.flush()
         finally:
+            channel.leave()
+            self._scorer.close()
             channel.close()
-
-    def _score(self, request: ScoreRequest) -> Verdict:
-        try:
-            return self._verify(request)
-        except Exception as error:
-            _logger.exception("the verifier raised on %s", request.completion_id)
-            return Unknown(why=f"the verifier raised {type(error).__name__}: {error}")

@@ -1,21 +1,36 @@
-"""Rule for numeric answers: within 0.15% of the gold, sign and scale included.
+"""Rule for numeric answers: within 0.15% of the gold, sign, scale and unit included.
 
 Source: the 0.15% of DocMath-Eval as used by QwenLong-L1 (recipe section 4). Not taken over: equality up to any power
-of ten, up to sign, or after rounding up to three decimals. A bare "60.5" does not match "60.5 million": the scale is
-part of the answer, as in the TAT-QA metric (Zhu et al. 2021).
+of ten, up to sign, or after rounding up to three decimals (`compat = "qwenlong_l1"` keeps those). Decided:
+
+- A scale word is part of the number: "4.2 million" is 4,200,000, and "60.5" is not "60.5 million", as in the TAT-QA
+  metric (Zhu et al. 2021).
+- A unit may be left out, because golds do so: "40" answers "40 percent". One that contradicts the gold's fails: "$40".
+- "0.12" is not "12%". A percent sign is a unit like any other: the gold 6.45 means 6.45%, and a rule that took a
+  hundredth for the same would pass an answer that is wrong by a factor of 100.
+- Words before the number are read over ("the total was 5"), unless they could change it: "under 5", "a decrease of 5".
 """
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 
 from hybridflow.rewards.docqa import verify_docqa
 from hybridflow.rewards.extract import extract_answer, extract_gold
-from hybridflow.rewards.numbers import are_close, parse_number
-from hybridflow.types import Scored, Verdict
+from hybridflow.rewards.findings import Finding, no_answer, to_verdict
+from hybridflow.rewards.normalise import split_words
+from hybridflow.rewards.numbers import Quantity, are_close, parse_quantity
+from hybridflow.rewards.units import can_be_same
+from hybridflow.rewards.wording import ALTERNATIVES, COMPARISONS, MONTHS, NEGATIONS, SIGN_WORDS
+from hybridflow.types import Verdict
 
 RULE = "docmath_number"
 RELATIVE_TOLERANCE = Decimal("0.0015")
+_BASIS_POINTS_PER_PERCENT = 100
+_MOST_WORDS_BEFORE = 12
+_NUMBER_BEGINS = re.compile(r"(?<![^\s(])(?:[-+\u2212\u2013(]|(?:us|s|a|c|hk|nz)?[$£€¥])*\.?\d", re.IGNORECASE)
+_CHANGE_A_NUMBER = NEGATIONS | COMPARISONS | SIGN_WORDS | ALTERNATIVES | MONTHS.keys()
 
 
 def verify_docmath(text: str, ground_truth: str) -> Verdict:
@@ -23,14 +38,45 @@ def verify_docmath(text: str, ground_truth: str) -> Verdict:
 
     A gold that is no number is judged by the docqa rule.
     """
-    gold = parse_number(extract_gold(ground_truth))
+    gold = parse_quantity(extract_gold(ground_truth).text)
     if gold is None:
         return verify_docqa(text, ground_truth)
-    extracted = extract_answer(text)
-    predicted = parse_number(extracted)
-    if predicted is None:
-        why = f"no single number in {extracted[:80]!r}" if extracted else "no answer found after 'the answer is'"
-        return Scored(value=0.0, rule=RULE, extracted=extracted, why=why)
-    is_equal = are_close(predicted, gold, RELATIVE_TOLERANCE)
-    why = f"{float(predicted):.12g} is {'' if is_equal else 'not '}within {RELATIVE_TOLERANCE:%} of {float(gold):.12g}"
-    return Scored(value=float(is_equal), rule=RULE, extracted=extracted, why=why)
+    answer = extract_answer(text)
+    if not answer.text:
+        return no_answer(str(gold))
+    if answer.is_taken_back:
+        why = "what follows the first sentence denies it, or offers another answer"
+        return to_verdict(Finding(False, RULE, why, "", str(gold)), answer.text)
+    return to_verdict(_find(answer.text, gold), answer.text)
+
+
+def _find(answer: str, gold: Quantity) -> Finding:
+    said = parse_quantity(answer) or _parse_behind_words(answer)
+    if said is None:
+        return Finding(False, RULE, f"no single number in {answer[:80]!r}", "", str(gold))
+    forms = (str(said), str(gold))
+    if said.unit != gold.unit and said.unit and gold.unit:
+        said, gold = _in_percent(said), _in_percent(gold)
+    if not can_be_same(said.unit, gold.unit):
+        return Finding(False, RULE, f"{forms[0]} and {forms[1]} have different units", *forms)
+    is_close = are_close(said.value, gold.value, RELATIVE_TOLERANCE)
+    numbers = f"{float(said.value):.12g} is {'' if is_close else 'not '}within {RELATIVE_TOLERANCE:%} of"
+    return Finding(is_close, RULE, f"{numbers} {float(gold.value):.12g}", *forms)
+
+
+def _parse_behind_words(answer: str) -> Quantity | None:
+    """The number of a short sentence such as "the total was $5 million", which holds one number."""
+    found = _NUMBER_BEGINS.search(answer[:200])
+    if found is None:
+        return None
+    before = [word.text for word in split_words(answer[: found.start()])]
+    if len(before) > _MOST_WORDS_BEFORE or _CHANGE_A_NUMBER.intersection(before):
+        return None
+    return parse_quantity(answer[found.start() :])
+
+
+def _in_percent(quantity: Quantity) -> Quantity:
+    """Basis points as percent; anything else as it is."""
+    if quantity.unit != frozenset({"basis_point"}):
+        return quantity
+    return Quantity(quantity.value / _BASIS_POINTS_PER_PERCENT, frozenset({"percent"}), quantity.rest)

@@ -1,20 +1,76 @@
-"""The form in which two free-text answers are compared.
+"""The form in which two free-text answers are compared: their words.
 
 Source: the SQuAD normalisation that QwenLong-L1 uses (recipe section 4): lower case, no punctuation, no articles,
-single spaces. Deviations, each of which closes a hole: NFKC first, so that full-width text compares; punctuation of
-every script and currency signs go, not only ASCII; and what makes a number another number stays, which is the decimal
-point between digits ("1.3" is not "13") and the minus before a digit ("-298" is not "298").
+single spaces. Deviations, each of which closes a hole:
+
+- Full-width, accented and invisible characters compare; Chinese is parted from digits and Latin letters.
+- What makes a number another number stays: the decimal point ("1.3" is not "13"), the sign ("-298" is not "298"),
+  "<" and ">" before a number, and "%", which is the word "percent".
+- Punctuation inside a word goes ("U.S." is "us"); between words it parts them ("2019,2020" is not "20192020").
+- "+" and "-" behind a grade stay ("AA-" is not "AA", "C++" is not "C").
 """
 
 from __future__ import annotations
 
 import re
-import string
-import unicodedata
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
 
-_DASHES = str.maketrans({"\u2212": "-", "\u2013": "-", "\u2014": "-", "\u2010": "-", "\u2011": "-"})
-_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-_SIGN_COMES_AFTER = frozenset(" \t\n(" + "$\u00a3\u20ac\u00a5")
+from hybridflow.rewards.characters import CJK, fold_accents, unify
+
+_MINUS = "\x00"
+"""The sign of a number while other dashes are told apart from it; `unify` leaves none in a text."""
+_CURRENCY = "$£€¥"
+_COMPARISONS = {"<": " less than ", ">": " more than ", "<=": " at most ", ">=": " at least "}
+_STEPS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
+    (re.compile(r"(?<=\s)&(?=\s)"), "and"),
+    (re.compile(r"(?<=\w)['&](?=\w)"), ""),
+    (re.compile(r"\b([A-Z]{1,4})\+(?![\w+])"), r"\1plus "),
+    (re.compile(r"\b([A-Z])\+\+(?!\w)"), r"\1plusplus "),
+    (re.compile(r"\b([A-D]{1,3})-(?!\w)"), r"\1minus "),
+    (re.compile(r"\bC#"), "Csharp "),
+    (re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])"), lambda found: found.group().replace(",", "")),
+    (re.compile(r"(?<=\d)\u2009(?=\d{3}(?!\d))"), ""),
+    (re.compile(rf"(?<![^\s(\[:=])([{_CURRENCY}]?\s?)-(?=(?:[A-Z]{{0,2}}[{_CURRENCY}])?\s?\.?\d)"), rf"\1{_MINUS}"),
+    (re.compile(rf"{_MINUS}([A-Z]{{0,2}})[{_CURRENCY}]\s?"), rf"\1 {_MINUS}"),
+    (re.compile(r"(?<![\w.])\.(?=\d)"), "0."),
+    (re.compile(r"%|\bper\s?cent\b", re.IGNORECASE), " percent "),
+    (re.compile(r"(?<=[^\W\d])\.(?=[^\W\d])"), ""),
+)
+_COMPARED = re.compile(rf"([<>]=?)\s*(?=[{_CURRENCY}]?\s?[-\x00]?\.?\d)")
+_LETTER = rf"(?![{CJK}])(?:[^\W\d_]|[\u0300-\u036f\u0590-\u05cf\u0610-\u06ed\u0900-\u0dff\u0e31-\u0e4e])"
+_WORD = re.compile(rf"(?P<join>[-/_])?(?:(?P<number>{_MINUS}?\d+(?:\.\d+)*)|(?P<cjk>[{CJK}]+)|(?:{_LETTER})+)")
+_LABEL = re.compile(r"\w[\s-]A(?!\w)")
+ARTICLES = frozenset({"a", "an", "the"})
+
+
+_NUM_REMEMBERED = 256
+"""Texts whose words are kept: the rules for one answer ask for the same ones again and again."""
+
+
+class Word(NamedTuple):
+    """A word of an answer in its compared form."""
+
+    text: str
+    is_joined: bool
+    """It hangs on the word before it: "low-fat", "2007-2011", "Paris/London", "12th"."""
+
+
+@lru_cache(maxsize=_NUM_REMEMBERED)
+def split_words(text: str, *, keep_a: bool = False) -> tuple[Word, ...]:
+    """The words of `text` in their compared form, articles left out. `keep_a` keeps "a", which may be a label."""
+    plain = _prepare(text)
+    words: list[Word] = []
+    end, was_cjk = -1, False
+    for found in _WORD.finditer(plain):
+        is_cjk = found["cjk"] is not None
+        is_joined = found.start() == end and (found["join"] is not None or not (is_cjk or was_cjk))
+        word = found.group().removeprefix(found["join"] or "").replace(_MINUS, "-")
+        if word not in ARTICLES or (keep_a and word == "a"):
+            words.append(Word(word, is_joined and bool(words)))
+        end, was_cjk = found.end(), is_cjk
+    return tuple(words)
 
 
 def normalise(text: str) -> str:
@@ -22,20 +78,21 @@ def normalise(text: str) -> str:
 
     Example: normalise("The  U.S. Dollar, $1,234.5!") == "us dollar 1234.5"
     """
-    folded = unicodedata.normalize("NFKC", text).translate(_DASHES).lower()
-    kept = "".join(char for at, char in enumerate(folded) if not _is_dropped(folded, at))
-    return " ".join(_ARTICLES.sub(" ", kept).split())
+    return " ".join(word.text for word in split_words(text))
 
 
-def _is_dropped(text: str, at: int) -> bool:
-    char = text[at]
-    before = text[at - 1] if at else " "
-    after = text[at + 1 : at + 2]
-    if char == "." and before.isdigit() and after.isdigit():
-        return False
-    if char == "-" and before in _SIGN_COMES_AFTER:
-        return not re.match(r"[$\u00a3\u20ac\u00a5]?\.?\d", text[at + 1 : at + 4])
-    if char in string.punctuation:
-        return True
-    category = unicodedata.category(char)
-    return (category[0] in "PC" and not char.isspace()) or category == "Sc"
+def holds_label(text: str) -> bool:
+    """Whether a capital A in `text` names something, as in "Vitamin A" or "Class A shares", and is no article."""
+    return bool(_LABEL.search(unify(text)))
+
+
+def currencies(text: str) -> frozenset[str]:
+    """The currency signs in `text`; the compared form leaves them out."""
+    return frozenset(unify(text)) & frozenset(_CURRENCY)
+
+
+def _prepare(text: str) -> str:
+    plain = fold_accents(unify(text))
+    for pattern, replacement in _STEPS:
+        plain = pattern.sub(replacement, plain)
+    return _COMPARED.sub(lambda found: _COMPARISONS[found[1]], plain).casefold()

@@ -1,64 +1,114 @@
-"""Reads one number out of an answer, exactly and without evaluating anything.
+"""Reads one number with its unit out of an answer, exactly and without evaluating anything.
 
 Source: the forms that DocMath-Eval accepts (recipe section 4), less its `eval`, its powers of ten and its blindness to
-sign.
+sign. Read are
+
+- thousands separators: ",", a thin space, and the Indian 12,34,567;
+- a sign before or behind the currency, "minus", and the brackets of book-keeping: "(1,234)" is -1234;
+- fractions, "1/2", "2 1/2", "½", except where the denominator divides the numerator: "10/2" is a sum not worked out;
+- "1.5e3", "1.5 x 10^3", "10³"; scale words, which multiply: "60.5 million", "$4.2M", "5 (in thousands)", "3亿";
+- whole numbers in words up to ninety-nine, also with a scale, where nothing follows but a unit: "twenty-five million";
+- what follows the last "=": "100 - 95 = 5" is 5.
+
+Not read, because they could be two numbers: "1.234,5" and "1.234.567", "12,34", "5 or 6", "2-10". A percent sign is a
+unit: "40%" is 40 percent, and never 0.4.
 """
 
 from __future__ import annotations
 
 import re
 from decimal import Context, Decimal, InvalidOperation
+from typing import NamedTuple
+
+from hybridflow.rewards.characters import CJK, unify
+from hybridflow.rewards.latex import drop_latex
+from hybridflow.rewards.normalise import split_words
+from hybridflow.rewards.number_words import NUMBER_WORDS, value_of
+from hybridflow.rewards.units import CURRENCY, NO_UNIT, UNIT, Unit, meaning_of, name_of
+from hybridflow.rewards.wording import (
+    ALTERNATIVES,
+    MONTHS,
+    NEGATIONS,
+    SCALE_LETTERS,
+    SCALES,
+    SMALL_WORDS,
+    is_scale,
+)
 
 _CONTEXT = Context(prec=60)
 _LARGEST_EXPONENT = 300
 _READ_CHARS = 200
 """A number and its unit are at the start of an answer; more than this is not read."""
 
-_PLAIN = str.maketrans("\u2212\u2013\u2014\uff0d\u00a0\u202f", "----  ", "\\")
-_SENTENCE_END = re.compile(r"[\n;]|[.!?](?=\s|\Z)")
-_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "mn": 6, "billion": 9, "bn": 9, "trillion": 12}
-_CURRENCY = r"(?:(?:us|s|a|c|hk|nz)?[$\u00a3\u20ac\u00a5]|usd|eur|gbp|rmb|cny|yen)"
-_NUMBER = re.compile(
-    rf"""
-    \A \s* (?: (?:approximately|about|around|roughly) \s+ | [=~\u2248] \s* )*
-    (?P<sign>[-+])? \s* (?:{_CURRENCY}\s*)?
-    (?P<open>\()? \s* (?:{_CURRENCY}\s*)? (?P<inner>[-+])? \s*
-    (?P<digits> (?:\d{{1,3}}(?:,\d{{3}})+ | \d+) (?:\.\d*)? | \.\d+ ) (?![\d,]*\d)
-    (?: [eE](?P<exp>[-+]?\d{{1,4}}) | \s*[x\u00d7*]\s*10\s*(?:\^|\*\*)\s*[{{(]?(?P<pow>[-+]?\d{{1,4}})[}})]? )?
-    \s* (?P<close_early>\))?
-    \s* (?: (?:%|per\s?cent\b|percentage\ points?\b) | (?P<scale>{"|".join(_SCALES)})s?\b )?
-    \s* (?P<close>\))?
-    (?P<rest>.*) \Z
-    """,
-    re.VERBOSE | re.IGNORECASE | re.DOTALL,
+_SCALE = "|".join(f"{word}s?\\b" if word.isascii() else word for word in sorted(SCALES, key=len, reverse=True))
+_SCALE_ASIDE = re.compile(
+    rf"(?:\(\s?|,\s?)(?:in\s)?({_SCALE})(?:\s?\)|(?=\s?\Z))|\bin\s({_SCALE})(?=\s?\Z)",
+    re.IGNORECASE,
 )
+_EQUALS = re.compile("(?<![<>!=])[=≈](?!=)")
+_ABOUT = re.compile(
+    r"(?:(?:approximately|approx\.?|about|around|roughly|nearly|almost|circa|exactly|just|only|a\stotal\sof)\s"
+    "|大约|大概|[约共~=≈]) ?",
+    re.IGNORECASE,
+)
+_SIGN = re.compile("[-+]|(?:minus|negative) |负", re.IGNORECASE)
+_PERCENT_BEFORE = re.compile("百分之")
+_OPEN, _CLOSE = re.compile(r"\("), re.compile(r" ?\)")
+_FRACTION = re.compile(r"(?:(\d{1,9}) )?(\d{1,18}) ?/ ?(\d{1,18})(?![\d.,/])")
+_DIGITS = re.compile(
+    r"(?:(?:\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d{2})+,\d{3}|\d{1,3}(?:\u2009\d{3})+|\d+)(?:\.\d*)?|\.\d+)(?![\d,\u2009]*\d)"
+)
+_POWER = re.compile(
+    "e(?P<e>[-+]?[0-9]{1,4})(?![0-9])| ?[x×*\u00b7] ?10 ?(?:\\^|\\*\\*) ?[{(]?(?P<ten>[-+]?[0-9]{1,4})[})]?(?![0-9])",
+    re.IGNORECASE,
+)
+_POWER_ALONE = re.compile(r"10 ?(?:\^|\*\*) ?[{(]?([-+]?[0-9]{1,4})[})]?(?![0-9])")
+_LETTER = re.compile(rf" ?({'|'.join(sorted(SCALE_LETTERS, key=len, reverse=True))})(?![^\W_])", re.IGNORECASE)
+_SCALE_WORD = re.compile(rf" ?({_SCALE})", re.IGNORECASE)
+_UNIT = re.compile(rf" ?(?:{UNIT.pattern})", re.IGNORECASE)
+_YEAR = rf"(?:(?:{'|'.join(MONTHS)})\.? (?:\d{{1,2}},? )?)?(?:19|20)\d\d\b"
+_TIME = re.compile(
+    rf"\b(?:in|for|during|of|at|on|by|since|from|between|ended|ending|over)"
+    rf" (?:(?:the|fiscal|year|years|fy|ended|ending|end|of) ){{0,4}}{_YEAR}(?: ?(?:to|and|through|-) ?{_YEAR})?",
+    re.IGNORECASE,
+)
+_UNSURE = (NEGATIONS | ALTERNATIVES | {"to", "times"}) - {
+    "and",
+    "but",
+    "except",
+    "excluding",
+    "without",
+    "ex",
+    "either",
+}
 
 
-def parse_number(answer: str) -> Decimal | None:
+class Quantity(NamedTuple):
+    """A number as an answer states it."""
+
+    value: Decimal
+    unit: Unit
+    """What it counts; empty where the answer does not say, or in words that are not known."""
+    rest: str
+    """Words behind it, such as "employees"."""
+
+    def __str__(self) -> str:
+        return " ".join([f"{float(self.value):.12g}", name_of(self.unit)]).strip()
+
+
+def parse_quantity(answer: str) -> Quantity | None:
     """The number that `answer` starts with, or None where it states none, or more than one.
 
-    Read: thousands separators, $ £ € ¥ and common currency codes, "(1.5)" for minus 1.5, "1.5e3", "1.5 x 10^3" and the
-    scale words hundred .. trillion, which multiply ("60.5 million" is 60500000). A percent sign or word is a unit and
-    is dropped: "40%" is 40. Words may follow ("12 years"); another digit in the same sentence may not ("5 or 6",
-    "1/2", "2019-2020").
+    Words may follow ("12 years"), and the time for which it holds ("5% in 2019"); another number may not.
+    Example: parse_quantity("$(1.2) billion").value == -1200000000
     """
-    text = answer[:_READ_CHARS].translate(_PLAIN)
-    if end := _SENTENCE_END.search(text):
-        text = text[: end.start()]
-    found = _NUMBER.match(text)
-    if found is None or not _is_whole(found):
-        return None
-    try:
-        value = Decimal(found["digits"].replace(",", ""))
-        shift = int(found["exp"] or found["pow"] or 0) + _SCALES.get((found["scale"] or "").lower(), 0)
-        value = value.scaleb(shift, _CONTEXT)
-    except InvalidOperation:
-        return None
-    if value and abs(value.adjusted()) > _LARGEST_EXPONENT:
-        return None
-    if found["open"] and not (found["sign"] or found["inner"]):
-        return -value
-    return -value if (found["sign"] == "-") != (found["inner"] == "-") else value
+    text = drop_latex(unify(answer[:_READ_CHARS])).replace("\\", "")
+    text = _SCALE_ASIDE.sub(lambda found: f" {found[1] or found[2]} ", text)
+    text = re.sub(r"[ \t\n]+", " ", text).strip()
+    quantity = _Reader(text).read()
+    if quantity is None and (equals := list(_EQUALS.finditer(text))):
+        quantity = _Reader(text[equals[-1].end() :].strip()).read()
+    return quantity
 
 
 def are_close(predicted: Decimal, gold: Decimal, relative_tolerance: Decimal) -> bool:
@@ -67,11 +117,112 @@ def are_close(predicted: Decimal, gold: Decimal, relative_tolerance: Decimal) ->
     return difference <= _CONTEXT.multiply(relative_tolerance, abs(gold))
 
 
-def _is_whole(found: re.Match[str]) -> bool:
-    """Brackets pair up, and what follows the number is words, not more of it."""
-    is_open = bool(found["open"])
-    num_closed = bool(found["close_early"]) + bool(found["close"])
-    rest: str = found["rest"]
-    is_separated = not rest or found.string[found.start("rest") - 1] in " %)"
-    glued = not is_separated and (rest[0].isalnum() or rest[0] in "_/^")
-    return num_closed == is_open and not glued and not any(char.isdigit() for char in rest)
+class _Reader:
+    """Takes an answer apart from the left: about, sign and currency and bracket, number, scale, unit, rest."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = 0
+        self._sign: str | None = None
+        self._num_open = self._num_closed = 0
+        self._unit = NO_UNIT
+        self._in_words = False
+
+    def read(self) -> Quantity | None:
+        while self._take(_ABOUT):
+            pass
+        if self._take(_PERCENT_BEFORE):
+            self._unit = meaning_of("%")
+        if not self._take_lead():
+            return None
+        value = self._take_value()
+        self._close()
+        shift = self._take_scale()
+        self._close()
+        if found := self._take(_UNIT):
+            self._join(meaning_of(found.group().lstrip()))
+        self._close()
+        rest = self._text[self._at :]
+        if value is None or self._num_open != self._num_closed or not self._is_clear(rest):
+            return None
+        try:
+            value = value.scaleb(shift, _CONTEXT)
+        except InvalidOperation:
+            return None
+        if value and abs(value.adjusted()) > _LARGEST_EXPONENT:
+            return None
+        is_negative = self._sign == "-" or (self._num_open == 1 and self._sign is None)
+        return Quantity(-value if is_negative else value, self._unit, rest.strip())
+
+    def _take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        found = pattern.match(self._text, self._at)
+        if found:
+            self._at = found.end()
+        return found
+
+    def _take_lead(self) -> bool:
+        """Sign, currency and opening bracket in any order, each at most once."""
+        while True:
+            if found := self._take(_SIGN):
+                if self._sign is not None:
+                    return False
+                self._sign = "+" if found.group() == "+" else "-"
+            elif found := self._take(CURRENCY):
+                self._join(meaning_of(found.group()))
+            elif self._take(_OPEN):
+                self._num_open += 1
+            elif self._text[self._at : self._at + 1] == " ":
+                self._at += 1
+            else:
+                return self._num_open <= 1
+
+    def _take_value(self) -> Decimal | None:
+        if found := self._take(_FRACTION):
+            whole, above, below = int(found[1] or 0), int(found[2]), int(found[3])
+            if below == 0 or above % below == 0:
+                return None
+            return _CONTEXT.divide(Decimal(whole * below + above), Decimal(below))
+        if found := self._take(_POWER_ALONE):
+            return Decimal(1).scaleb(int(found[1]), _CONTEXT)
+        if found := self._take(_DIGITS):
+            value = Decimal(found.group().replace(",", "").replace("\u2009", ""))
+            if power := self._take(_POWER):
+                value = value.scaleb(int(power["e"] or power["ten"]), _CONTEXT)
+            return value
+        if found := self._take(NUMBER_WORDS):
+            self._in_words = True
+            return Decimal(value_of(found))
+        return None
+
+    def _take_scale(self) -> int:
+        if self._unit and (found := self._take(_LETTER)):
+            return SCALE_LETTERS[found[1].lower()]
+        shift = 0
+        while found := self._take(_SCALE_WORD):
+            word = found[1].lower()
+            shift += SCALES.get(word) or SCALES[word.removesuffix("s")]
+        return shift
+
+    def _close(self) -> None:
+        if self._num_closed < self._num_open and self._take(_CLOSE):
+            self._num_closed += 1
+
+    def _join(self, unit: Unit) -> None:
+        """Narrows the unit: "$5 USD" is US dollars. Of two that contradict each other the last one stands."""
+        self._unit = self._unit & unit or unit
+
+    def _is_clear(self, rest: str) -> bool:
+        """Whether what follows the number is words, and not more of it, another one, or a doubt."""
+        before = self._text[self._at - 1 : self._at]
+        is_glued = before.isascii() and before.isalnum() and rest[:1].isalnum() and not re.match(f"[{CJK}]", rest)
+        if is_glued or rest[:1] in ("_", "/", "^", ")"):
+            return False
+        without_time = _TIME.sub(" ", re.sub(r"\(((?:19|20)\d\d)\)", " ", rest))
+        words = [word.text for word in split_words(without_time)]
+        if words[:1] and words[0] in SCALE_LETTERS:
+            return False
+        if any(is_scale(word) or word in _UNSURE or any(map(str.isdigit, word)) for word in words):
+            return False
+        if self._in_words:
+            return len(words) <= 2 and not SMALL_WORDS.intersection(words)
+        return all(found.group().lower() == "one" for found in NUMBER_WORDS.finditer(without_time))

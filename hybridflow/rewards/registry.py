@@ -1,41 +1,154 @@
-"""Chooses the verifier of a request, in one table read from the top.
+"""Chooses the verifier of a request, in tables read from the top.
 
-| data_source contains | or ability is | verifier        |
-|----------------------|---------------|-----------------|
-| long_toc_choices     | doc-mc        | multiple_choice |
-| docmath              | doc-math      | docmath         |
-| anything             | anything      | docqa           |
+| where                         | part of data_source, or ability       | verifier                        |
+|-------------------------------|---------------------------------------|---------------------------------|
+| config, `[rewards.verifiers]` | the key                               | a name, or "module:function"    |
+| entry points of installed     | the name of the entry point, in the   | what it loads                   |
+| packages                      | group `hybridflow.verifiers`          |                                 |
+| built in                      | long_toc_choices, doc-mc              | multiple_choice                 |
+|                               | docmath, doc-math                     | docmath                         |
+|                               | synth_easy: a closed list of words    | docqa_exact                     |
+|                               | anything                              | docqa                           |
 
 Source: the dispatch of QwenLong-L1 by substring of data_source (recipe section 4); `ability` is added so that other
-data sets need no special name.
+data sets need no special name. `compat = "qwenlong_l1"` puts the released rules in place of the built-in ones.
+
+A verifier of one's own is a pure function of (text of the completion, ground truth as stored). It gives a Verdict, or a
+number from 0 to 1; what it raises makes the verdict Unknown where it runs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 
+from hybridflow.config.sections import RewardsSection
+from hybridflow.errors import ConfigError
+from hybridflow.rewards import qwenlong_l1
 from hybridflow.rewards.docmath import verify_docmath
-from hybridflow.rewards.docqa import verify_docqa
+from hybridflow.rewards.docqa import verify_docqa, verify_docqa_exact
 from hybridflow.rewards.multiple_choice import verify_multiple_choice
-from hybridflow.types import ScoreRequest, Verdict
+from hybridflow.types import Scored, ScoreRequest, Unknown, Verdict
 
 Verifier = Callable[[str, str], Verdict]
-"""(text of the completion, ground truth as stored) -> verdict. Pure; raises nothing on any text."""
+"""(text of the completion, ground truth as stored) -> verdict."""
 
-_TABLE: tuple[tuple[str, str, Verifier], ...] = (
-    ("long_toc_choices", "doc-mc", verify_multiple_choice),
-    ("docmath", "doc-math", verify_docmath),
+ENTRY_POINT_GROUP = "hybridflow.verifiers"
+_STRICT: dict[str, Verifier] = {
+    "docqa": verify_docqa,
+    "docqa_exact": verify_docqa_exact,
+    "docmath": verify_docmath,
+    "multiple_choice": verify_multiple_choice,
+}
+_QWENLONG_L1: dict[str, Verifier] = {
+    "docqa": qwenlong_l1.verify_docqa,
+    "docqa_exact": qwenlong_l1.verify_docqa,
+    "docmath": qwenlong_l1.verify_docmath,
+    "multiple_choice": qwenlong_l1.verify_multiple_choice,
+}
+_BUILT_IN = {"none": _STRICT, "qwenlong_l1": _QWENLONG_L1}
+_TABLE = (
+    ("long_toc_choices", "multiple_choice"),
+    ("doc-mc", "multiple_choice"),
+    ("docmath", "docmath"),
+    ("doc-math", "docmath"),
+    ("synth_easy", "docqa_exact"),
 )
+_DEFAULT = "docqa"
+
+
+class Registry:
+    """The verifiers of a run.
+
+    Args:
+        section: `[rewards]` of the configuration.
+
+    Raises:
+        ConfigError: a verifier that the section names cannot be found or called, or an installed package offers one
+            under the name of a built-in one.
+    """
+
+    def __init__(self, section: RewardsSection) -> None:
+        built_in = _BUILT_IN[section.compat]
+        offered = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+        if taken := sorted(offered.keys() & built_in.keys()):
+            raise ConfigError(
+                f"the package of {offered[taken[0]].value!r} offers a verifier {taken[0]!r} (entry point group "
+                f"{ENTRY_POINT_GROUP}), which is the name of a built-in one. Remedy: rename or remove it"
+            )
+        named = [(key, _find(key, name, built_in, offered)) for key, name in section.verifiers.items()]
+        named += [(name, _load(f"entry point {name}", point)) for name, point in offered.items()]
+        self._table = [*named, *((key, built_in[name]) for key, name in _TABLE)]
+        self._default = built_in[_DEFAULT]
+
+    def choose(self, data_source: str, ability: str) -> Verifier:
+        """The first row that fits: its key is the ability, or stands in the data_source; docqa where none does."""
+        for key, verifier in self._table:
+            if key == ability or key in data_source:
+                return verifier
+        return self._default
+
+    def verify(self, request: ScoreRequest) -> Verdict:
+        """The verdict by rule on one completion: Scored, or Unknown where the gold cannot be compared with."""
+        return self.choose(request.data_source, request.ability)(request.text, request.ground_truth)
+
+
+@cache
+def _default_registry() -> Registry:
+    return Registry(RewardsSection())
 
 
 def choose_verifier(data_source: str, ability: str) -> Verifier:
-    """The first row of the table that fits; docqa where none does."""
-    for source_part, ability_name, verifier in _TABLE:
-        if source_part in data_source or ability == ability_name:
-            return verifier
-    return verify_docqa
+    """What a run without `[rewards]` chooses."""
+    return _default_registry().choose(data_source, ability)
 
 
 def verify(request: ScoreRequest) -> Verdict:
-    """The verdict by rule on one completion: Scored 0.0 or 1.0, or Unknown where the gold cannot be compared with."""
-    return choose_verifier(request.data_source, request.ability)(request.text, request.ground_truth)
+    """What a run without `[rewards]` says."""
+    return _default_registry().verify(request)
+
+
+def _find(key: str, name: str, built_in: dict[str, Verifier], offered: dict[str, EntryPoint]) -> Verifier:
+    where = f"rewards.verifiers.{key} = {name!r}"
+    if name in built_in:
+        return built_in[name]
+    if name in offered:
+        return _load(where, offered[name])
+    if ":" not in name:
+        known = ", ".join([*built_in, *offered])
+        raise ConfigError(f'{where}: no verifier has this name. Remedy: use one of {known}, or "module:function"')
+    return _load(where, EntryPoint(name, name, ENTRY_POINT_GROUP))
+
+
+def _load(where: str, point: EntryPoint) -> Verifier:
+    try:
+        function = point.load()
+    except Exception as error:  # a module of someone else may raise anything while it is imported
+        raise ConfigError(
+            f"{where}: {point.value!r} does not load: {type(error).__name__}: {error}. Remedy: name a module that can "
+            f"be imported on every node, and a function in it"
+        ) from error
+    if not callable(function):
+        raise ConfigError(f"{where}: {point.value!r} is a {type(function).__name__}. Remedy: name a function")
+    return _checked(point.value, function)
+
+
+def _checked(name: str, function: Callable[[str, str], object]) -> Verifier:
+    """`function`, with a plain number made a verdict, and anything that is none made Unknown."""
+
+    def verify(text: str, ground_truth: str) -> Verdict:
+        result = function(text, ground_truth)
+        value = result.value if isinstance(result, Scored) else result
+        if isinstance(value, Unknown):
+            return value
+        if not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value <= 1:
+            return Unknown(
+                why=f"the verifier {name} gave {result!r:.200}, which is no verdict and no number from 0 to 1"
+            )
+        if isinstance(result, Scored):
+            return result
+        return Scored(value=float(value), rule=name, extracted="", why="as the verifier says")
+
+    return verify

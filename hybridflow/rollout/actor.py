@@ -16,6 +16,7 @@ from hybridflow.rollout.engine import EngineStatus, SGLangEngine
 from hybridflow.types import Completion, Lease, SamplingParams
 from hybridflow.weights.manifest import Bucket, TensorEntry
 from hybridflow.wire.completion_sender import CompletionSender
+from hybridflow.wire.endpoint import Endpoint
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class RolloutWorker:
         model_path: str,
         arguments: dict[str, Any],
         run_seed: int,
-        endpoint: str,
+        endpoint: Endpoint,
         log_path: str,
         initial_version: int | None,
     ) -> None:

@@ -30,6 +30,7 @@ from hybridflow.rollout.report import Totals
 from hybridflow.rollout.weight_session import WeightSession
 from hybridflow.types import GroupRequest, RolloutReport, SamplingParams
 from hybridflow.weights.manifest import TensorEntry, compare_manifests
+from hybridflow.wire.endpoint import Endpoint
 from hybridflow.wire.messages import Finished, build_completion_id
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ class RolloutGroup:
 
     # -------------------------------------------------------------------------------------------------- life cycle
 
-    def launch(self, slots: Slots, hf_dir: Path, endpoint: str, log_directory: Path) -> None:
+    def launch(self, slots: Slots, hf_dir: Path, endpoint: Endpoint, log_directory: Path) -> None:
         """Starts every engine in the first of its `tp_size` slots; completions are sent to `endpoint`."""
         section, settings = self._settings.section, self._settings
         arguments = build_arguments(section, dtype=settings.dtype, seed=settings.seed)

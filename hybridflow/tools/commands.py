@@ -65,7 +65,7 @@ def logprobs(
 
     configure("driver", level="WARNING")
     layout = LayoutRequest(tp, pp, cp, dp, ep, etp, sequence_parallel)
-    with _interruptible("the same command goes on where it stopped"):
+    with interruptible("the same command goes on where it stopped"):
         from hybridflow.tools.logprobs import LogprobsJob, write_logprobs  # this takes seconds
 
         job = LogprobsJob(
@@ -111,7 +111,7 @@ def generate(
     from hybridflow.observability.log import configure
 
     configure("driver", level="WARNING")
-    with _interruptible("the same command goes on where it stopped"):
+    with interruptible("the same command goes on where it stopped"):
         from hybridflow.tools.generate import GenerateJob, write_completions  # this takes seconds
         from hybridflow.types import SamplingParams
 
@@ -164,7 +164,7 @@ def export(
 
     configure("driver", level="WARNING")
     layout = LayoutRequest(tp=tp, pp=pp, dp=dp, ep=ep, etp=etp, sequence_parallel=sequence_parallel)
-    with _interruptible("the output is not complete"):
+    with interruptible("the output is not complete"):
         from hybridflow.tools.export import ExportJob, export_checkpoint  # this takes seconds
 
         export_checkpoint(ExportJob(checkpoint, output, layout, num_threads, overwrite), note)
@@ -205,14 +205,14 @@ def sft(
 
     configure("driver", level="WARNING")
     resolved = load_config(config, set_ or [], SftConfig)
-    with _interruptible("--resume continues from the last checkpoint"):
+    with interruptible("--resume continues from the last checkpoint"):
         from hybridflow.tools.sft import run_sft  # after the configuration is known to be valid: this takes seconds
 
         run_sft(resolved, resume=resume)
 
 
 @contextmanager
-def _interruptible(remedy: str) -> Iterator[None]:
+def interruptible(remedy: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:

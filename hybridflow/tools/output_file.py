@@ -1,4 +1,4 @@
-"""The output of `logprobs` and `generate`: one line per row, continued after an interruption, never mixed or lost.
+"""The output of a command: one line per row, continued after an interruption, never mixed or lost.
 
 Beside `<output>` stands `<output>.meta.json`, which says what the lines were made from.
 """
@@ -16,14 +16,14 @@ from hybridflow.errors import ConfigError
 class OutputFile:
     """Lines of one job in `path`."""
 
-    def __init__(self, path: Path, source: Path, source_named: str = "--input") -> None:
+    def __init__(self, path: Path, source: Path, source_option: str = "--input") -> None:
         """ConfigError for a path that cannot be the output of rows in `source`; writes nothing."""
         self.path = path
         self._marker = path.with_name(path.name + ".meta.json")
         if path.is_dir():
-            raise ConfigError(f"--output {path} is a directory. Name a file in it, such as {path / 'out.jsonl'}")
+            raise ConfigError(f"--output {path} is a directory. Name a file in it, such as {path / 'output.jsonl'}")
         if path.exists() and source.exists() and path.samefile(source):
-            raise ConfigError(f"--output {path} is the file of {source_named}. Name another one")
+            raise ConfigError(f"--output {path} is the file of {source_option}. Name another one")
 
     def resume(self, job: dict[str, Any], *, overwrite: bool) -> tuple[int, Path | None]:
         """How many rows of `job` are there already, after a half-written line is cut off.

@@ -10,18 +10,19 @@ from typing import TypeVar
 import msgspec
 
 from hybridflow.errors import ProtocolError
-from hybridflow.wire.messages import FromEngine, FromWorker, Message, ToWorker
+from hybridflow.wire.messages import FromEngine, FromWorker, Message, ToEngine, ToWorker
 
 SCHEMA_VERSION = 2
 """Raised by one whenever a message or a record in it changes."""
 
 MAX_FRAME_BYTES = 64 * 2**20
-"""A completion of 120K tokens is about 3 MiB; whatever is above this bound was not sent by an engine of ours."""
+"""A completion of 120K tokens is about 2 MiB; whatever is above this bound was not sent by an engine of ours."""
 
 _T = TypeVar("_T")
 _encoder = msgspec.msgpack.Encoder()
 _from_worker: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
 _from_engine: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
+_to_engine: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
 _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
 
 
@@ -45,8 +46,13 @@ def decode_from_worker(frame: bytes) -> FromWorker:
 
 
 def decode_from_engine(frame: bytes) -> FromEngine:
-    """Finished; ProtocolError on anything else."""
+    """Finished or Hello; ProtocolError on anything else."""
     return _decode(frame, _from_engine, "rollout engine")
+
+
+def decode_to_engine(frame: bytes) -> ToEngine:
+    """Accepted; ProtocolError on anything else."""
+    return _decode(frame, _to_engine, "reward stream")
 
 
 def decode_to_worker(frame: bytes) -> ToWorker:

@@ -1,24 +1,43 @@
 """The engine's end of the reward stream.
 
-PUSH can lose what is in its buffers when this process dies: those completions stay unfinished in the driver's leases,
-and another engine decodes them again. It loses nothing else: it queues for live connections only
-(ZMQ_IMMEDIATE), blocks at its high-water mark, and close() flushes for a bounded time.
+    consumes     completions of send(), and what the stream answers
+    waits for    either, at most TICK_S
+    unblocked by send(), an answer, or close()
+    produces     Finished messages, within the window that the stream grants
+
+A completion stays here until the stream has accepted it, and is sent again where a connection broke under it. So only
+the death of this process loses completions: those ids stay in the stream's outstanding(). The copies are bounded by
+MAX_KEPT and MAX_KEPT_BYTES; above either, send() blocks, and the engine waits for the rewards.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
+import time
+from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 
 import zmq
 
-from hybridflow.errors import ProtocolError, RewardError
+from hybridflow.errors import RewardError
 from hybridflow.types import Completion
-from hybridflow.wire.codec import encode
-from hybridflow.wire.messages import Finished
+from hybridflow.wire.codec import MAX_FRAME_BYTES, decode_to_engine, encode
+from hybridflow.wire.endpoint import Endpoint
+from hybridflow.wire.messages import Accepted, Finished, Hello
+from hybridflow.wire.packed import pack_completion
 
-HIGH_WATER_MARK = 256
-"""Completions buffered in this process before send() blocks."""
+MAX_KEPT = 64
+MAX_KEPT_BYTES = 16 * 2**20
+"""Completions, and bytes of them, that are not accepted before send() blocks; one is always taken, however large."""
+TICK_S = 0.5
+"""While anything is not accepted, the stream is asked this often."""
+LOUD_AFTER_S = 30.0
+"""A send() that is held back longer says so, and again each time as much has passed."""
+
+_logger = logging.getLogger(__name__)
 
 
 class CompletionSender:
@@ -27,50 +46,80 @@ class CompletionSender:
     Args:
         endpoint: `RewardStream.endpoint_completions`.
         engine_id: Name of the engine, for messages.
-        send_timeout_s: Longest time that `send` blocks.
-        flush_timeout_s: Longest time that `close` waits until everything sent has left this process.
+        send_timeout_s: Longest silence of the stream that `send` bears. A stream that holds engines back is not silent.
+        flush_timeout_s: Longest time that `close` waits until everything sent is accepted.
     """
 
     def __init__(
-        self, endpoint: str, engine_id: str, *, send_timeout_s: float = 60.0, flush_timeout_s: float = 10.0
+        self, endpoint: Endpoint, engine_id: str, *, send_timeout_s: float = 60.0, flush_timeout_s: float = 10.0
     ) -> None:
         self._endpoint = endpoint
         self._engine_id = engine_id
         self._send_timeout_s = send_timeout_s
         self._flush_timeout_s = flush_timeout_s
-        self._lock = threading.Lock()  # a ZeroMQ socket belongs to one thread at a time
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.PUSH)
-        self._socket.set(zmq.IMMEDIATE, 1)
-        self._socket.set(zmq.SNDHWM, HIGH_WATER_MARK)
-        self._socket.set(zmq.SNDTIMEO, int(send_timeout_s * 1000))
-        self._socket.connect(endpoint)
+        self._changed = threading.Condition()  # guards every attribute below
+        self._frames: dict[int, bytes] = {}  # number -> frame; not accepted yet
+        self._frame_bytes = 0
+        self._unsent: deque[int] = deque()
+        self._sent_after: dict[int, int] = {}  # number -> Hellos sent before it
+        self._last_number = 0
+        self._num_hellos = 0
+        self._window = 0
+        self._heard_at: float | None = None
+        self._waits_since: float | None = None  # since when something has been kept without a sign of the stream
+        self._held_s = 0.0
+        self._failure: BaseException | None = None
+        self._is_closing = False
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK)
+        self._thread = threading.Thread(target=self._run, name=f"send-{engine_id}", daemon=True)
+        self._thread.start()
 
     def send(self, completion: Completion, attempt: int = 0) -> None:
         """Hands one completion over, with the attempt of the lease under which it was decoded.
 
-        Blocks while the buffers are full or the stream is not reachable.
+        Blocks while the stream holds engines back or has not answered yet.
 
         Raises:
             ProtocolError: the completion contradicts itself or is too large.
-            RewardError: the stream took nothing for `send_timeout_s`, or this sender is closed.
+            RewardError: nothing was heard of the stream for `send_timeout_s`, or this sender is closed.
         """
-        frame = encode(_finished(self._engine_id, completion, attempt))
-        with self._lock:
-            try:
-                self._socket.send(frame)
-            except zmq.Again as error:
-                raise RewardError(
-                    f"engine {self._engine_id} could not send {completion.completion_id} to {self._endpoint} within "
-                    f"{self._send_timeout_s} s: is the driver alive and reachable from this node?"
-                ) from error
-            except zmq.ZMQError as error:
-                raise RewardError(f"engine {self._engine_id} could not send to {self._endpoint}: {error}") from error
+        packed = pack_completion(completion)
+        with self._changed:
+            self._check(completion.completion_id)
+            self._last_number += 1
+            self._keep(self._last_number, encode(Finished(self._engine_id, self._last_number, packed, attempt)))
+            if self._heard_at is None:
+                self._wait_for(lambda: self._heard_at is not None, completion.completion_id)
+            if self._is_full():
+                started = time.monotonic()
+                try:
+                    self._wait_for(lambda: not self._is_full(), completion.completion_id)
+                finally:
+                    self._held_s += time.monotonic() - started
+
+    @property
+    def held_s(self) -> float:
+        """Seconds that send() was held back, since the start."""
+        with self._changed:
+            return self._held_s
 
     def close(self) -> None:
-        """Flushes for at most `flush_timeout_s`, then drops what is left. May be called twice."""
-        with self._lock:
-            self._context.destroy(linger=int(self._flush_timeout_s * 1000))
+        """Waits for acceptance for at most `flush_timeout_s`, then drops what is left. May be called twice."""
+        deadline = time.monotonic() + self._flush_timeout_s
+        with self._changed:
+            while self._frames and self._failure is None and not self._is_closing and time.monotonic() < deadline:
+                self._changed.wait(deadline - time.monotonic())
+            if self._frames and not self._is_closing:
+                _logger.warning(
+                    "engine %s drops %d completions that %s did not accept within %g s",
+                    *(self._engine_id, len(self._frames), self._endpoint, self._flush_timeout_s),
+                )
+            was_closing, self._is_closing = self._is_closing, True
+            self._changed.notify_all()
+        if not was_closing:
+            os.eventfd_write(self._wake, 1)
+            self._thread.join()
+            os.close(self._wake)
 
     def __enter__(self) -> CompletionSender:
         return self
@@ -80,9 +129,125 @@ class CompletionSender:
     ) -> None:
         self.close()
 
+    def _keep(self, number: int, frame: bytes) -> None:
+        if not self._frames:
+            self._waits_since = time.monotonic()
+        self._frames[number] = frame
+        self._frame_bytes += len(frame)
+        self._unsent.append(number)
+        os.eventfd_write(self._wake, 1)
 
-def _finished(engine_id: str, completion: Completion, attempt: int) -> Finished:
-    try:
-        return Finished(engine_id, completion, attempt)
-    except ValueError as error:
-        raise ProtocolError(f"engine {engine_id}: {error}") from error
+    def _is_full(self) -> bool:
+        return len(self._frames) > 1 and (len(self._frames) >= MAX_KEPT or self._frame_bytes >= MAX_KEPT_BYTES)
+
+    def _wait_for(self, is_true: Callable[[], bool], completion_id: str) -> None:
+        loud_at = time.monotonic() + LOUD_AFTER_S
+        while not is_true():
+            self._check(completion_id)
+            self._changed.wait(min(TICK_S, self._send_timeout_s))
+            if time.monotonic() > loud_at and not is_true():
+                loud_at += LOUD_AFTER_S
+                why = "it has not answered yet" if self._heard_at is None else "rewards lag"
+                _logger.warning(
+                    "engine %s waits for the reward stream at %s: %d completions are not accepted: %s",
+                    *(self._engine_id, self._endpoint, len(self._frames), why),
+                )
+
+    def _check(self, completion_id: str) -> None:
+        if self._failure is not None:
+            raise RewardError(f"engine {self._engine_id} cannot send: {self._failure!r}") from self._failure
+        if self._is_closing:
+            raise RewardError(f"engine {self._engine_id} could not send {completion_id}: its sender is closed")
+        if self._waits_since is not None and time.monotonic() - self._waits_since > self._send_timeout_s:
+            raise RewardError(
+                f"engine {self._engine_id} could not send {completion_id} to {self._endpoint}: nothing was heard of it "
+                f"for {self._send_timeout_s} s: is the driver alive and reachable from this node?"
+            )
+
+    def _run(self) -> None:
+        context = zmq.Context()
+        try:
+            socket = context.socket(zmq.DEALER)
+            socket.set(zmq.IMMEDIATE, 1)  # nothing is queued for a connection that is not there
+            socket.set(zmq.LINGER, 0)
+            socket.set(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+            socket.set(zmq.RECONNECT_IVL, 50)
+            socket.set(zmq.RECONNECT_IVL_MAX, 1000)
+            self._endpoint.connect(socket)
+            self._exchange(socket)
+        except BaseException as error:
+            _logger.exception("the sender of engine %s has failed", self._engine_id)
+            with self._changed:
+                self._failure = error
+                self._changed.notify_all()
+        finally:
+            context.destroy(linger=0)
+
+    def _exchange(self, socket: zmq.Socket[bytes]) -> None:
+        poller = zmq.Poller()
+        poller.register(self._wake, zmq.POLLIN)
+        asked_at = 0.0
+        while True:
+            with self._changed:
+                if self._is_closing:
+                    return
+                wants_out = self._may_send() or (bool(self._frames) and time.monotonic() - asked_at >= TICK_S)
+            poller.register(socket, zmq.POLLIN | (zmq.POLLOUT if wants_out else 0))
+            ready = dict(poller.poll(int(TICK_S * 1000)))
+            if self._wake in ready:
+                os.eventfd_read(self._wake)
+            while ready.get(socket, 0) & zmq.POLLIN:
+                try:
+                    self._take(decode_to_engine(socket.recv(zmq.NOBLOCK)))
+                except zmq.Again:
+                    break
+            self._send_unsent(socket)
+            with self._changed:
+                asks = bool(self._frames) and time.monotonic() - asked_at >= TICK_S
+            if asks and self._ask(socket):
+                asked_at = time.monotonic()
+
+    def _may_send(self) -> bool:
+        return bool(self._unsent) and len(self._sent_after) < self._window
+
+    def _send_unsent(self, socket: zmq.Socket[bytes]) -> None:
+        while True:
+            with self._changed:
+                if not self._may_send():
+                    return
+                number = self._unsent[0]
+                frame = self._frames.get(number)
+                if frame is None:  # accepted after all, before it was sent again
+                    self._unsent.popleft()
+                    continue
+            try:
+                socket.send(frame, zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            with self._changed:
+                self._unsent.popleft()
+                self._sent_after[number] = self._num_hellos
+
+    def _ask(self, socket: zmq.Socket[bytes]) -> bool:
+        try:
+            socket.send(encode(Hello(self._engine_id, self._num_hellos + 1)), zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        self._num_hellos += 1
+        return True
+
+    def _take(self, message: Accepted) -> None:
+        with self._changed:
+            self._heard_at = time.monotonic()
+            self._window = message.window
+            for number in message.numbers:
+                self._frame_bytes -= len(self._frames.pop(number, b""))
+                self._sent_after.pop(number, None)
+            lost = [number for number, hellos in self._sent_after.items() if hellos < message.hello]
+            for number in lost:
+                del self._sent_after[number]
+            if lost:
+                _logger.warning("engine %s sends %d completions again: a connection broke", self._engine_id, len(lost))
+                self._unsent = deque(sorted([*lost, *self._unsent]))
+            self._waits_since = self._heard_at if self._frames else None
+            self._changed.notify_all()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hybridflow.config.judge_section import JudgeSection
 from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
 from hybridflow.errors import ConfigError
@@ -58,11 +59,28 @@ def test_quickstart_is_the_job_that_it_says() -> None:
                 "warmup.stages.1.conversations_per_step (3)", "train.layout.dp (2)", "remedy: choose a multiple of 2",
             ],
         ),
+        (
+            ['reward.judge.endpoints=["http://h:1"]', "reward.judge.deadline_s=120"],
+            ["reward.judge.deadline_s (120)", "reward.timeout_s (120)", "remedy: lower the first"],
+        ),
     ],
-    ids=["window", "budget", "rows and dp", "conversations and dp"],
+    ids=["window", "budget", "rows and dp", "conversations and dp", "judge and wait"],
 )  # fmt: skip
 def test_rules_across_sections(overrides: list[str], words: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config([QUICKSTART], overrides, Config)
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "completed"),
+    [
+        ("http://h:30000", "http://h:30000/v1"),
+        ("http://h:30000/", "http://h:30000/v1"),
+        ("http://h:30000/v1/", "http://h:30000/v1"),
+        ("https://h/api/v3/chat/completions", "https://h/api/v3"),
+    ],
+)
+def test_urls_of_a_judge_are_completed(given: str, completed: str) -> None:
+    assert JudgeSection(endpoints=[given]).endpoints == [completed]

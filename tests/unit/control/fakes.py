@@ -148,6 +148,9 @@ class FakeStream:
     def outstanding(self) -> set[str]:
         return set(self._outstanding)
 
+    def take_metrics(self) -> dict[str, float]:
+        return {"time/held_back_s": 0.0}
+
 
 class FakeRollout:
     """Decodes everything at once when started, with the version it was last given."""

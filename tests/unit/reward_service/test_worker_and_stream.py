@@ -16,6 +16,9 @@ import zmq
 
 from hybridflow.errors import ProtocolError, RewardError
 from hybridflow.reward_service.actor import RewardWorker
+from hybridflow.reward_service.limits import Setup
+from hybridflow.reward_service.rules import BUILD_RULES
+from hybridflow.reward_service.scorer import ThreadScorer
 from hybridflow.reward_service.worker import RewardWorkerLoop
 from hybridflow.types import (
     Completion,
@@ -29,6 +32,7 @@ from hybridflow.types import (
 )
 from hybridflow.wire.codec import decode_to_worker, encode
 from hybridflow.wire.completion_sender import CompletionSender
+from hybridflow.wire.endpoint import Endpoint
 from hybridflow.wire.messages import Bye, Ready, Work
 from hybridflow.wire.reward_stream import RewardStream
 
@@ -78,7 +82,7 @@ def collect(stream: RewardStream, number: int) -> list[ScoredCompletion]:
 
 @pytest.fixture
 def stream() -> Iterator[RewardStream]:
-    stream = RewardStream()
+    stream = RewardStream(lease_s=600)  # workers here are silent on purpose, and the machine may be busy
     yield stream
     stream.close()
 
@@ -91,7 +95,9 @@ def running(
     num_scored: Counter[str] = Counter()
 
     def run(worker_id: str, verify: Callable[[ScoreRequest], Verdict], credits: int) -> None:
-        num_scored[worker_id] = RewardWorkerLoop(stream.endpoint_workers, worker_id, verify, credits).run()
+        num_scored[worker_id] = RewardWorkerLoop(
+            stream.endpoint_workers, worker_id, ThreadScorer(verify), credits
+        ).run()
 
     threads = [threading.Thread(target=run, args=worker, daemon=True) for worker in workers]
     for thread in threads:
@@ -110,9 +116,9 @@ class SilentWorker:
     def __init__(self, stream: RewardStream, worker_id: str, credits: int) -> None:
         self.context = zmq.Context()
         self.socket = self.context.socket(zmq.DEALER)
-        self.socket.connect(stream.endpoint_workers)
+        self.socket.connect(stream.endpoint_workers.address)
         before = stream.num_workers_ready
-        self.socket.send(encode(Ready(worker_id, credits)))
+        self.socket.send(encode(Ready(worker_id, worker_id, credits)))
         wait_for(lambda: stream.num_workers_ready > before, worker_id)
 
     def take(self, number: int) -> list[str]:
@@ -242,7 +248,7 @@ def test_a_worker_that_is_sent_malformed_bytes_leaves_with_a_protocol_error() ->
 
     def run() -> None:
         try:
-            RewardWorkerLoop(f"tcp://127.0.0.1:{port}", "w", give_one, 1).run()
+            RewardWorkerLoop(Endpoint(f"tcp://127.0.0.1:{port}"), "w", ThreadScorer(give_one), 1).run()
         except ProtocolError as error:
             raised.append(error)
 
@@ -276,11 +282,11 @@ def test_a_verifier_that_raises_gives_unknown_for_that_item_only(stream: RewardS
 @pytest.mark.parametrize("credits", [0, 65])
 def test_credits_out_of_bounds_are_refused_before_the_worker_starts(credits: int) -> None:
     with pytest.raises(RewardError, match="must be 1 to 64"):
-        RewardWorkerLoop("tcp://127.0.0.1:9", "w", give_one, credits)
+        RewardWorkerLoop(Endpoint("tcp://127.0.0.1:9"), "w", ThreadScorer(give_one), credits)
 
 
 def test_the_actor_shell_scores_by_rule(stream: RewardStream) -> None:
-    actor = RewardWorker(stream.endpoint_workers, "r0", credits=2)
+    actor = RewardWorker(stream.endpoint_workers, "r0", 2, Setup(build_verify=BUILD_RULES))
     results: list[int] = []
     thread = threading.Thread(target=lambda: results.append(actor.run()), daemon=True)
     thread.start()

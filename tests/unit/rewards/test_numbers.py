@@ -7,7 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridflow.rewards.normalise import normalise
-from hybridflow.rewards.numbers import are_close, parse_number
+from hybridflow.rewards.numbers import are_close, parse_quantity
+
+
+def value_of(text: str) -> Decimal | None:
+    quantity = parse_quantity(text)
+    return None if quantity is None else quantity.value
 
 
 @pytest.mark.parametrize(
@@ -21,23 +26,24 @@ from hybridflow.rewards.numbers import are_close, parse_number
         ("2.98 percent", "2.98"),
         ("3 \u00d7 10^{-2}", "0.03"),
         ("= 7", "7"),
+        ("1/2", "0.5"),
     ],
 )
 def test_forms_that_are_read(text: str, value: str) -> None:
-    assert parse_number(text) == Decimal(value)
+    assert value_of(text) == Decimal(value)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "-", "(", "()", "5x", "3rd", "(5", "5)", "1/2", "5\u00b2", "1234,567", "5k", "Q3"]
+    "text", ["", "-", "(", "()", "5x", "3rd", "(5", "5)", "10/2", "5\u00b2", "1234,567", "5k", "Q3"]
 )
 def test_forms_that_are_refused(text: str) -> None:
-    assert parse_number(text) is None
+    assert parse_quantity(text) is None
 
 
 @settings(deadline=None)
 @given(st.decimals(allow_nan=False, allow_infinity=False, places=4, min_value=-(10**12), max_value=10**12))
 def test_a_printed_number_is_read_back(value: Decimal) -> None:
-    assert parse_number(f"{value:,}") == parse_number(f"${value}") == value
+    assert value_of(f"{value:,}") == value_of(f"${value}") == value
     assert are_close(value, value, Decimal(0))
 
 

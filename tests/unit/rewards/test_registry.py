@@ -164,7 +164,12 @@ def test_the_verifier_follows_source_then_ability(data_source: str, ability: str
 def test_the_verdict_names_rule_and_what_was_extracted() -> None:
     verdict = score("doc-math", "Therefore, the answer is $5 million.", "5,001 thousand")
     assert verdict == Scored(
-        value=1.0, rule="docmath_number", extracted="$5 million", why="5000000 is within 0.15% of 5001000"
+        value=1.0,
+        rule="docmath_number",
+        extracted="$5 million",
+        why="5000000 is within 0.15% of 5001000",
+        predicted_form="5000000 dollar",
+        gold_form="5001000",
     )
 
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from hybridflow.errors import ProtocolError
 from hybridflow.types import Completion, Scored, ScoreRequest, Unknown
 from hybridflow.wire import codec
-from hybridflow.wire.messages import Bye, Finished, Ready, ScoreReply, Stop, Work, build_completion_id
+from hybridflow.wire.messages import Accepted, Bye, Finished, Hello, Ready, ScoreReply, Stop, Work, build_completion_id
+from hybridflow.wire.packed import pack_completion, unpack_completion
 
 COMPLETION = Completion(
     completion_id="t00000-g0000-c00",
@@ -24,13 +25,15 @@ COMPLETION = Completion(
     cached_tokens=1,
 )
 REQUEST = ScoreRequest(completion_id="c", data_source="s", ability="doc-qa", ground_truth="g", text="t")
-DECODERS = [codec.decode_from_worker, codec.decode_from_engine, codec.decode_to_worker]
+PACKED = pack_completion(COMPLETION)
+DECODERS = [codec.decode_from_worker, codec.decode_from_engine, codec.decode_to_worker, codec.decode_to_engine]
 
 
 @pytest.mark.parametrize(
     "message",
     [
-        Ready("w", 4),
+        Ready("w", "p", 4),
+        Ready("w", "p", 4, ["c1", "c2"]),
         ScoreReply("w", "c", Scored(value=0.5, rule="r", extracted="e", why="y")),
         ScoreReply("w", "c", Unknown(why="y")),
         Bye("w"),
@@ -41,7 +44,9 @@ def test_worker_messages_survive(message: Ready | ScoreReply | Bye) -> None:
 
 
 def test_other_messages_survive() -> None:
-    assert codec.decode_from_engine(codec.encode(Finished("e", COMPLETION))) == Finished("e", COMPLETION)
+    for message in (Finished("e", 1, PACKED), Hello("e", 3)):
+        assert codec.decode_from_engine(codec.encode(message)) == message
+    assert codec.decode_to_engine(codec.encode(Accepted([1, 2], 0, 3))) == Accepted([1, 2], 0, 3)
     assert codec.decode_to_worker(codec.encode(Work(REQUEST))) == Work(REQUEST)
     assert codec.decode_to_worker(codec.encode(Stop())) == Stop()
 
@@ -60,32 +65,51 @@ def test_a_message_of_another_direction_is_refused() -> None:
 @pytest.mark.parametrize("cut", [0, 1, 2, 10, -1])
 def test_a_cut_frame_is_refused(cut: int) -> None:
     with pytest.raises(ProtocolError):
-        codec.decode_from_engine(codec.encode(Finished("e", COMPLETION))[:cut])
+        codec.decode_from_engine(codec.encode(Finished("e", 1, PACKED))[:cut])
 
 
 @pytest.mark.parametrize("credits", [0, -1, 65])
 def test_credits_out_of_bounds_are_refused_on_arrival(credits: int) -> None:
     frame = bytes([codec.SCHEMA_VERSION]) + msgspec.msgpack.encode(
-        {"type": "ready", "worker_id": "w", "credits": credits}
+        {"type": "ready", "worker_id": "w", "process": "p", "credits": credits}
     )
     with pytest.raises(ProtocolError, match="credits"):
         codec.decode_from_worker(frame)
 
 
-def test_tokens_without_logprobs_are_refused() -> None:
-    torn = msgspec.structs.replace(COMPLETION, rollout_logprobs=[-0.5])
+@pytest.mark.parametrize(
+    ("field", "data", "message"),
+    [("rollout_logprobs", b"8 bytes.", "2 tokens but 1 logprobs"), ("token_ids", b"9 bytes..", "middle of a number")],
+)
+def test_numbers_that_do_not_fit_each_other_are_refused(field: str, data: bytes, message: str) -> None:
+    torn = msgspec.to_builtins(PACKED, builtin_types=(bytes,)) | {field: data}
     frame = bytes([codec.SCHEMA_VERSION]) + msgspec.msgpack.encode(
-        {"type": "finished", "engine_id": "e", "completion": torn}
+        {"type": "finished", "engine_id": "e", "number": 1, "packed": torn}
     )
-    with pytest.raises(ProtocolError, match="2 tokens but 1 logprobs"):
+    with pytest.raises(ProtocolError, match=message):
         codec.decode_from_engine(frame)
 
 
+def test_packed_numbers_come_back_as_they_were() -> None:
+    numbers = [-0.1, 0.0, -1e-300, -745.13321910194122, float("-inf")]
+    completion = msgspec.structs.replace(
+        COMPLETION, token_ids=[0, 1, 255, 151_935, 2**31 - 1], rollout_logprobs=numbers
+    )
+    assert unpack_completion(pack_completion(completion)) == completion
+    assert PACKED.token_ids == b"\x03\0\0\0\x04\0\0\0", "little-endian, 4 bytes each"
+
+
+@pytest.mark.parametrize("token_ids", [[3], [3, 2**31]])
+def test_a_completion_that_contradicts_itself_is_not_packed(token_ids: list[int]) -> None:
+    with pytest.raises(ProtocolError, match="t00000-g0000-c00 cannot be sent"):
+        pack_completion(msgspec.structs.replace(COMPLETION, token_ids=token_ids))
+
+
 def test_a_frame_above_the_limit_is_refused_at_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    frame = codec.encode(Finished("e", COMPLETION))
+    frame = codec.encode(Finished("e", 1, PACKED))
     monkeypatch.setattr(codec, "MAX_FRAME_BYTES", len(frame) - 1)
     with pytest.raises(ProtocolError, match="above the limit"):
-        codec.encode(Finished("e", COMPLETION))
+        codec.encode(Finished("e", 1, PACKED))
     with pytest.raises(ProtocolError, match="must be 1 to"):
         codec.decode_from_engine(frame)
 

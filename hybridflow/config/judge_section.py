@@ -1,0 +1,68 @@
+"""`[reward.judge]`: the language model that is asked where the rule gave less than full reward."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+
+class JudgeSection(BaseModel):
+    """A language model that compares an answer with the gold where the rule gave less than full reward.
+
+    It sees the question and both answers, never the document.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    endpoints: list[str] = []
+    """OpenAI-compatible servers, such as "http://127.0.0.1:30000/v1"; empty: rules alone."""
+    model: str = Field(default="judge", min_length=1)
+    """Name of the model at the servers; `hybridflow judge serve` serves under this one unless told otherwise."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key, where the servers want one."""
+    num_votes: int = Field(default=1, ge=1)
+    """Odd; the majority decides."""
+    max_tokens: int = Field(default=512, ge=1)
+    """Longest explanation and verdict."""
+    max_unreadable: int = Field(default=5, ge=1)
+    """Answers without exactly one kind of verdict after which a vote is unknown."""
+    max_concurrency: int = Field(default=16, ge=1)
+    """Requests in flight at each endpoint, from each reward worker."""
+    max_requests_per_s: float | None = Field(default=None, gt=0)
+    """At each endpoint, from each reward worker; empty: no limit."""
+    late_after_s: float = Field(default=10.0, gt=0)
+    """A request without an answer for so long is sent elsewhere too; less where the last answers were all faster."""
+    request_timeout_s: float = Field(default=30.0, gt=0)
+    deadline_s: float = Field(default=50.0, gt=0)
+    """Longest time for a verdict, with all its votes, pauses and repeats; then it is unknown."""
+    cache_path: str | None = None
+    """SQLite file, on a local disk, that keeps verdicts for later runs; empty: none."""
+    price_per_million_prompt_tokens: float = Field(default=0.0, ge=0)
+    price_per_million_completion_tokens: float = Field(default=0.0, ge=0)
+
+    @field_validator("endpoints")
+    @classmethod
+    def _check_urls(cls, urls: list[str]) -> list[str]:
+        whole = [complete_judge_url(url) for url in urls]
+        if len(set(whole)) < len(whole):
+            raise ValueError(f"{whole} name one server twice. Remedy: name it once, and raise its concurrency")
+        return whole
+
+    @field_validator("num_votes")
+    @classmethod
+    def _check_votes(cls, num_votes: int) -> int:
+        if num_votes % 2 == 0:
+            raise ValueError(f"{num_votes} votes may tie. Remedy: use an odd number")
+        return num_votes
+
+
+def complete_judge_url(url: str) -> str:
+    """The base URL of a server: "http://host:30000" and a "/" at its end are completed to "http://host:30000/v1"."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{url!r} is no URL of a server. Remedy: write one such as http://127.0.0.1:30000/v1")
+    if parts.query or parts.fragment:
+        raise ValueError(f"{url!r} has more than a path. Remedy: write one such as http://127.0.0.1:30000/v1")
+    path = parts.path.rstrip("/").removesuffix("/chat/completions")
+    return f"{parts.scheme}://{parts.netloc}{path or '/v1'}"

@@ -1,0 +1,160 @@
+"""Asks a language model whether two answers say the same, and is right or unknown however the servers behave.
+
+A verdict is the majority of `num_votes` votes. A vote is a question that is asked until its answer can be read: again
+after a pause where it is refused for the moment (429), fails or is garbled, and elsewhere too where its answer is late.
+All of it has to fit into `deadline_s`; what does not is unknown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hybridflow.config.judge_section import JudgeSection
+from hybridflow.reward_service.judge_ask import Asker, Question, cancel
+from hybridflow.reward_service.judge_cache import JudgeCache
+from hybridflow.reward_service.judge_counts import JudgeCounts
+from hybridflow.reward_service.judge_endpoint import AskError
+from hybridflow.rewards.judge_prompt import JudgeMessage, build_judge_messages, compute_cache_key
+from hybridflow.rewards.judge_vote import Vote, decide, parse_vote
+
+ADMITTED_PER_SLOT = 2
+"""Verdicts under way for each slot: some pause while others use it."""
+OUTAGE_FRACTION = 0.5
+"""Part of a deadline after which nobody waits for servers that are all down."""
+CHECK_S = 0.25
+"""Deadlines are looked at this often."""
+
+
+class Judgement(msgspec.Struct, frozen=True):
+    """What the judge says of two answers, and why."""
+
+    vote: Vote
+    why: str
+
+
+class JudgeClient:
+    """A judge behind one or more endpoints. Made and used within one event loop; `decide` may run many times at once.
+
+    Args:
+        rng: Jitter of the pauses.
+
+    Raises:
+        RewardError: the cache cannot be opened.
+    """
+
+    def __init__(self, section: JudgeSection, rng: random.Random | None = None) -> None:
+        self.counts = JudgeCounts()
+        self._section = section
+        self._loop = asyncio.get_running_loop()
+        self._cache = JudgeCache(Path(section.cache_path)) if section.cache_path else None
+        self._asker = Asker(section, self.counts, rng or random.Random())
+        self._name = f"{section.model} x {section.num_votes}"
+        self._tickets = itertools.count()
+        self._admission = asyncio.Semaphore(ADMITTED_PER_SLOT * section.max_concurrency * len(section.endpoints))
+        self._running: dict[str, asyncio.Task[Judgement]] = {}
+
+    async def decide(self, question: str, prediction: str, gold: str) -> Judgement:
+        """Whether `prediction` says the same as `gold`; from the cache, or within `deadline_s` of being taken up.
+
+        No more than ADMITTED_PER_SLOT verdicts per slot are taken up at a time. The same question asked twice at a
+        time is sent once.
+        """
+        key = compute_cache_key(self._name, question, prediction, gold)
+        if self._cache is not None and (known := self._cache.get(key)):
+            self.counts.verdicts += 1
+            self.counts.cached += 1
+            return Judgement(*known)
+        running = self._running.get(key)
+        if running is None:
+            running = self._loop.create_task(self._decide(key, build_judge_messages(question, prediction, gold)))
+            self._running[key] = running
+            running.add_done_callback(lambda _: self._running.pop(key, None))
+        return await asyncio.shield(running)
+
+    def report(self) -> dict[str, Any]:
+        """Counts, and the state of every endpoint."""
+        endpoints = {
+            endpoint.url: {
+                "state": endpoint.breaker.state,
+                "num_opened": endpoint.breaker.num_opened,
+                "why": endpoint.breaker.why,
+            }
+            for endpoint in self._asker.pool.endpoints
+        }
+        return {**msgspec.to_builtins(self.counts), "endpoints": endpoints}
+
+    async def close(self) -> None:
+        """Gives up what is running and closes the connections."""
+        await cancel(list(self._running.values()))
+        await self._asker.close()
+        if self._cache is not None:
+            self._cache.close()
+
+    async def _decide(self, key: str, messages: Sequence[JudgeMessage]) -> Judgement:
+        async with self._admission:
+            judgement = await self._count_votes(messages)
+        if judgement.vote == "unknown":
+            self.counts.unknown += 1
+            return judgement
+        self.counts.verdicts += 1
+        if self._cache is not None:
+            self._cache.put(key, judgement.vote, judgement.why)
+        return judgement
+
+    async def _count_votes(self, messages: Sequence[JudgeMessage]) -> Judgement:
+        """The majority of all votes, as soon as it is certain."""
+        ticket, num_votes = next(self._tickets), self._section.num_votes
+        questions = [Question(messages, ticket) for _ in range(num_votes)]
+        pending = {asyncio.create_task(self._vote(question)) for question in questions}
+        ends_at = self._loop.time() + self._section.deadline_s
+        votes: list[Vote] = []
+        why = ""
+        try:
+            while pending and not why and decide(votes, num_votes) == "unknown":
+                done, pending = await asyncio.wait(pending, timeout=CHECK_S, return_when=asyncio.FIRST_COMPLETED)
+                votes.extend(task.result() for task in done)
+                why = self._why_too_late(ends_at)
+        finally:
+            await cancel(pending)
+        decision = decide(votes, num_votes)
+        if decision == "unknown":
+            reasons = "; ".join(sorted({question.why for question in questions}))
+            return Judgement("unknown", f"{why or f'no majority of {num_votes} votes'}: {reasons}")
+        return Judgement(decision, f"{decision}, {votes.count(decision)} of {len(votes)} votes")
+
+    def _why_too_late(self, ends_at: float) -> str:
+        """Not empty where a verdict that has until `ends_at` is given up now."""
+        now, limit_s = self._loop.time(), self._section.deadline_s
+        if now >= ends_at:
+            return f"no verdict within {limit_s:g} s"
+        down_since = self._asker.pool.down_since
+        if down_since is None or now - down_since < OUTAGE_FRACTION * limit_s:
+            return ""
+        whys = "; ".join(endpoint.breaker.why for endpoint in self._asker.pool.endpoints)
+        return f"every judge endpoint has been down for {now - down_since:.0f} s ({whys})"
+
+    async def _vote(self, question: Question) -> Vote:
+        """One readable verdict, however often it has to be asked; unknown where no endpoint will ever give one."""
+        num_unreadable = 0
+        while not self._asker.is_refused_everywhere(question):
+            try:
+                answer = await self._asker.ask(question)
+            except AskError as error:
+                question.why = error.why
+                continue
+            vote = parse_vote(answer.text, was_cut_off=answer.was_cut_off)
+            if vote != "unknown":
+                return vote
+            self.counts.unreadable += 1
+            num_unreadable += 1
+            question.why = f"{num_unreadable} answers without one verdict, last: {answer.text[-100:]!r}"
+            if num_unreadable >= self._section.max_unreadable:
+                break
+        return "unknown"

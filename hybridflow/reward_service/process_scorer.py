@@ -1,0 +1,199 @@
+"""Scores in a process that stays alive from item to item and is killed for the one that goes too far.
+
+The process works through requests in order, so what it is killed for is always the oldest one that has no verdict.
+That one is Unknown with the reason; those behind it go to the next process. Starting one takes some tenths of a second.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+
+import msgspec
+
+from hybridflow.errors import RewardError
+from hybridflow.reward_service.frames import (
+    FAILED,
+    READY,
+    REQUEST,
+    SETUP,
+    VERDICT_THEN_END,
+    FrameReader,
+    write_frame,
+)
+from hybridflow.reward_service.limits import Setup
+from hybridflow.types import ScoreRequest, Unknown, Verdict
+
+START_TIMEOUT_S = 120.0
+"""For the import of verifiers on a loaded machine."""
+MAX_FAILED_STARTS = 3
+"""Processes that ended before they were ready, one after the other, before this worker gives up."""
+SCORING_PROCESS = "hybridflow.reward_service.scoring_process"
+_READ_BYTES = 1 << 17
+
+_logger = logging.getLogger(__name__)
+_encoder = msgspec.msgpack.Encoder()
+_verdicts: msgspec.msgpack.Decoder[Verdict] = msgspec.msgpack.Decoder(Verdict)
+
+
+class ProcessScorer:
+    """A `Scorer`. Memory: the requests that it was given, twice at most.
+
+    Args:
+        setup: Code and limits.
+
+    Raises:
+        RewardError: from the constructor or `take_verdicts`: the code cannot be loaded, or the process does not start.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._waiting: deque[tuple[str, bytes]] = deque()  # (completion id, frame); the first is being scored
+        self._unsent = bytearray()
+        self._head_since = 0.0  # when the process could begin with the first
+        self._num_failed_starts = 0
+        self._start()
+        while not self._is_ready:
+            self._read(block=True)
+            self._check_start()
+
+    @property
+    def pid(self) -> int:
+        """Of the present process."""
+        return self._process.pid
+
+    def submit(self, request: ScoreRequest) -> None:
+        frame = write_frame(REQUEST, _encoder.encode(request))
+        if not self._waiting:
+            self._head_since = time.monotonic()
+        self._waiting.append((request.completion_id, frame))
+        self._unsent += frame
+        self._write()
+
+    def take_verdicts(self) -> list[tuple[str, Verdict]]:
+        verdicts = self._read(block=False)
+        self._check_start()
+        self._write()
+        limit_s = self._setup.limits.wall_s
+        if self._is_ready and self._waiting and time.monotonic() - self._head_since > limit_s:
+            verdicts.append(self._end(f"the verifier took longer than {limit_s:g} s"))
+        return verdicts
+
+    def descriptors(self) -> tuple[list[int], list[int]]:
+        number = self._channel.fileno()
+        return [number], [number] if self._unsent else []
+
+    def close(self) -> None:
+        self._kill()
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        self._channel, self._reader = ours, FrameReader()
+        self._is_ready = False
+        self._started_at = time.monotonic()
+        self._unsent = bytearray(write_frame(SETUP, _encoder.encode(self._setup)))
+        for _, frame in self._waiting:
+            self._unsent += frame
+        ours.setblocking(False)
+        with theirs:
+            self._process = subprocess.Popen(
+                # -P, and this process's own path: it finds the modules that this one finds, and no others.
+                [sys.executable, "-P", "-m", SCORING_PROCESS, str(theirs.fileno()), str(os.getpid())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+            )
+        self._write()
+
+    def _check_start(self) -> None:
+        if self._is_ready or time.monotonic() - self._started_at < START_TIMEOUT_S:
+            return
+        self._kill()
+        raise RewardError(f"a scoring process was not ready within {START_TIMEOUT_S:g} s")
+
+    def _write(self) -> None:
+        while self._unsent:
+            try:
+                sent = self._channel.send(self._unsent[: 1 << 18])
+            except BlockingIOError:
+                return
+            except (BrokenPipeError, ConnectionResetError):
+                return  # it ended; reading says so too, behind the verdicts that it left
+            del self._unsent[:sent]
+
+    def _read(self, block: bool) -> list[tuple[str, Verdict]]:
+        verdicts: list[tuple[str, Verdict]] = []
+        if block:
+            self._channel.settimeout(START_TIMEOUT_S)
+        try:
+            data = self._channel.recv(_READ_BYTES)
+        except BlockingIOError:
+            return []
+        except ConnectionResetError:
+            data = b""
+        except TimeoutError:
+            return []
+        finally:
+            self._channel.setblocking(False)
+        if not data:
+            return self._ended()
+        for kind, content in self._reader.feed(data):
+            if kind == READY:
+                self._is_ready, self._num_failed_starts = True, 0
+                self._head_since = time.monotonic()
+                continue
+            if kind == FAILED:
+                self._kill()
+                raise RewardError(f"verifier {self._setup.build_verify} cannot be loaded: {content.decode()}")
+            completion_id, _ = self._waiting.popleft()
+            self._head_since = time.monotonic()
+            verdicts.append((completion_id, _verdicts.decode(content)))
+            if kind == VERDICT_THEN_END:
+                self._kill()
+                self._start()
+                break
+        return verdicts
+
+    def _ended(self) -> list[tuple[str, Verdict]]:
+        """The process is gone: the oldest item pays for it, if it was ready at all."""
+        code = self._process.wait()
+        if not self._is_ready:
+            self._num_failed_starts += 1
+            if self._num_failed_starts >= MAX_FAILED_STARTS:
+                self._channel.close()
+                raise RewardError(
+                    f"{MAX_FAILED_STARTS} scoring processes ended before they were ready, the last with {_how(code)}; "
+                    f"its output is in this worker's log. Remedy: raise reward.memory_limit_mib if it is out of memory"
+                )
+        if code == -signal.SIGPROF:
+            why = f"the verifier used more than {self._setup.limits.cpu_s:g} s of CPU time"
+        else:
+            why = f"its scoring process ended with {_how(code)}"
+        if self._waiting and self._is_ready:
+            return [self._end(why)]
+        self._kill()
+        self._start()
+        return []
+
+    def _end(self, why: str) -> tuple[str, Verdict]:
+        """Unknown for the oldest item; the process is started anew for the others."""
+        completion_id, _ = self._waiting.popleft()
+        _logger.warning("%s is unknown: %s; its scoring process is started anew", completion_id, why)
+        self._kill()
+        self._start()
+        return completion_id, Unknown(why=why)
+
+    def _kill(self) -> None:
+        self._channel.close()
+        self._process.kill()
+        self._process.wait()
+
+
+def _how(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

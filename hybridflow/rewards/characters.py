@@ -1,0 +1,63 @@
+"""One form for characters that are written in several: widths, dashes, spaces, quotes, superscripts, fractions.
+
+Unlike NFKC, a character never runs into its neighbour: a superscript stays apart ("5²" becomes "5^2", not "52"), and
+so does a fraction ("2½" becomes "2 1/2").
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+CJK = "\u3005\u3007\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+"""Inside of a character class: the scripts written without spaces between words (Chinese, Japanese)."""
+
+_FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
+_DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63"), "-")
+_SPACES = dict.fromkeys(map(ord, "\u00a0\u1680\u2007\u2008\u205f\u3000\x0b\x0c\r"), " ")
+_THIN_SPACES = dict.fromkeys(map(ord, "\u2009\u202f"), "\u2009")
+_QUOTES = {
+    **dict.fromkeys(map(ord, "\u2018\u2019\u201a\u02bc\u00b4"), "'"),
+    **dict.fromkeys(map(ord, "\u201c\u201d\u201e"), '"'),
+}
+_OTHER = {
+    0xFFE0: "\u00a2",
+    0xFFE1: "£",
+    0xFFE5: "¥",
+    0x22C5: "\u00b7",
+    0x2044: "/",
+    0x2264: "<=",
+    0x2265: ">=",
+    0xFF61: "\u3002",
+    0xFF64: "\u3001",
+}
+_ONE_FORM = _FULL_WIDTH | _DASHES | _SPACES | _THIN_SPACES | _QUOTES | _OTHER
+_SUPERSCRIPTS = "\u2070\u00b9²³\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b"
+_RAISED = str.maketrans(_SUPERSCRIPTS, "0123456789+-")
+_RAISED_RUN = re.compile(f"[{_SUPERSCRIPTS}]+")
+_INVISIBLE = re.compile(
+    "[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff\x00-\x08\x0e-\x1f\x7f]"
+)
+_FRACTIONS = re.compile("[\u00bc-\u00be\u2150-\u215e\u2189]")
+
+
+def unify(text: str) -> str:
+    """`text` with ASCII forms of full-width characters, dashes and quotes, and without invisible characters.
+
+    Thousands that are set off by a thin space keep it (U+2009), because an ordinary space also parts two numbers.
+    Example: unify("\uff21\uff11\uff0c\u22125²") == "A1,-5^2"
+    """
+    text = _INVISIBLE.sub("", text).translate(_ONE_FORM)
+    text = _RAISED_RUN.sub(lambda found: "^" + found.group().translate(_RAISED), text)
+    return _FRACTIONS.sub(lambda found: " " + unicodedata.normalize("NFKC", found.group()).replace("\u2044", "/"), text)
+
+
+def fold_accents(text: str) -> str:
+    """Latin letters without accents: "São" becomes "Sao". Other scripts stay: a mark makes another letter there."""
+    if text.isascii():
+        return text
+    kept: list[str] = []
+    for char in text:
+        parts = unicodedata.normalize("NFD", char)
+        kept.append(parts[0] if len(parts) > 1 and parts[0].isascii() and parts[0].isalpha() else char)
+    return "".join(kept)

@@ -1,0 +1,73 @@
+"""Reads a date in the forms that reports use, so that "March 3, 2020" and "2020-03-03" are the same answer.
+
+Two numbers that could be day and month either way ("03/04/2020") are no date: which one is meant cannot be told.
+"""
+
+from __future__ import annotations
+
+import re
+from calendar import monthrange
+from typing import NamedTuple
+
+from hybridflow.rewards.characters import unify
+from hybridflow.rewards.wording import MONTHS
+
+_MONTH = rf"(?P<month>{'|'.join(sorted(MONTHS, key=len, reverse=True))})\.?"
+_DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?"
+_YEAR = r"(?P<year>(?:1[5-9]|20|21)\d\d)"
+_WEEKDAY = r"(?:(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?\.?,? )?"
+_FORMS = [
+    re.compile(rf"\A(?:on |in |by |dated )?{_WEEKDAY}(?:the )?{form}\Z", re.IGNORECASE)
+    for form in (
+        rf"{_MONTH} {_DAY}(?:,? {_YEAR})?",
+        rf"{_DAY}(?: of)? {_MONTH}(?:,? {_YEAR})?",
+        rf"{_DAY}-{_MONTH}-{_YEAR}",
+        rf"{_MONTH},? (?:of )?{_YEAR}",
+        rf"{_YEAR}[-/](?P<month>\d{{1,2}})(?:[-/]{_DAY})?",
+        rf"{_YEAR} ?年 ?(?P<month>\d{{1,2}}) ?月(?: ?{_DAY} ?[日号])?",
+    )
+]
+_SLASHED = re.compile(rf"\A(\d{{1,2}})[/.-](\d{{1,2}})[/.-]{_YEAR}\Z")
+
+
+_MAX_CHARS = 80
+
+
+class Date(NamedTuple):
+    """A date as precise as it was given; None where it says nothing."""
+
+    year: int | None
+    month: int
+    day: int | None
+
+    def __str__(self) -> str:
+        year = "????" if self.year is None else f"{self.year:04d}"
+        return f"{year}-{self.month:02d}" + ("" if self.day is None else f"-{self.day:02d}")
+
+
+def parse_date(answer: str) -> Date | None:
+    """The date that all of `answer` is, at least a month with a day or a year; None where it is none.
+
+    Example: parse_date("3rd of March 2020") == Date(2020, 3, 3)
+    """
+    if len(answer) > _MAX_CHARS:
+        return None
+    text = re.sub(r"\s+", " ", unify(answer)).strip(" .,;")
+    if found := _SLASHED.match(text):
+        first, second = int(found[1]), int(found[2])
+        if first != second and max(first, second) <= 12:
+            return None
+        return _checked(int(found["year"]), min(first, second), max(first, second))
+    for form in _FORMS:
+        if found := form.match(text):
+            parts = found.groupdict()
+            month, day, year = parts["month"].lower(), parts.get("day"), parts.get("year")
+            return _checked(int(year) if year else None, MONTHS.get(month) or int(month), int(day) if day else None)
+    return None
+
+
+def _checked(year: int | None, month: int, day: int | None) -> Date | None:
+    """The date, or None where the calendar has no such day."""
+    if not 1 <= month <= 12 or (day is not None and not 1 <= day <= monthrange(year or 2000, month)[1]):
+        return None
+    return Date(year, month, day)

@@ -1,0 +1,29 @@
+"""SGLang's own HTTP server as a process: `python -m hybridflow.rollout.http_server '<ServerArgs fields as JSON>'`.
+
+`sglang.launch_server` takes command line options and no fields; the fields are what `cpu_platform` gives.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+
+def main(arguments: str) -> None:
+    """Serves until SIGTERM or SIGINT, and leaves no process behind."""
+    from sglang.srt.plugins import load_plugins
+
+    load_plugins()  # before ServerArgs: a plugin may change it
+    from sglang.srt.entrypoints.http_server import launch_server
+    from sglang.srt.server_args import ServerArgs
+    from sglang.srt.utils import kill_process_tree
+
+    try:
+        launch_server(ServerArgs(**json.loads(arguments)))
+    finally:
+        kill_process_tree(os.getpid(), include_parent=False)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

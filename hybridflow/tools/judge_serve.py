@@ -1,0 +1,198 @@
+"""`hybridflow judge serve`: an OpenAI-compatible server for one model, by SGLang, on this machine's GPU or CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from hybridflow.errors import ConfigError, RolloutError
+
+HEALTH_TIMEOUT_S = 10.0
+POLL_S = 0.5
+NOTICE_S = 30.0
+"""A longer wait is said again this often."""
+CLOSE_TIMEOUT_S = 10.0
+"""Time that the server's processes get to end by themselves."""
+
+
+@dataclass(frozen=True)
+class JudgeServerJob:
+    """What is asked for."""
+
+    model: Path
+    port: int
+    host: str = "127.0.0.1"
+    name: str = "judge"
+    """Under which requests name the model."""
+    dtype: str = "auto"
+    tp: int = 1
+    context_tokens: int | None = None
+    num_threads: int = 2
+    start_timeout_s: float = 900.0
+    log: Path | None = None
+    """File for SGLang's own output; None: this process's standard error."""
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}/v1"
+
+
+@contextmanager
+def serving(job: JudgeServerJob, note: Callable[[str], None]) -> Iterator[subprocess.Popen[bytes]]:
+    """A server that answers; after the block none of its processes is left.
+
+    Raises:
+        ConfigError: the model is no Hugging Face directory, or the port is taken; found before anything starts.
+        RolloutError: SGLang ended or did not answer within `start_timeout_s`.
+    """
+    _check(job)
+    process = _start(job)
+    try:
+        note(f"SGLang loads {job.model} (process {process.pid})")
+        _wait_until_healthy(job, process, note)
+        yield process
+    finally:
+        _end(process)
+
+
+def serve_judge(job: JudgeServerJob, note: Callable[[str], None]) -> None:
+    """Prints the base URL on standard output and serves until interrupted. RolloutError where SGLang ends by itself."""
+    with serving(job, note) as process:
+        note(f"model {job.name!r} is ready; Ctrl-C ends it")
+        print(job.url, flush=True)
+        code = process.wait()
+        raise RolloutError(f"SGLang at {job.url} ended with exit code {code}. {_remedy(job)}")
+
+
+def build_server_arguments(job: JudgeServerJob) -> dict[str, Any]:
+    """ServerArgs fields."""
+    import torch
+
+    from hybridflow.rollout.cpu_platform import cpu_arguments
+
+    arguments: dict[str, Any] = {
+        "model_path": str(job.model),
+        "served_model_name": job.name,
+        "host": job.host,
+        "port": job.port,
+        "tp_size": job.tp,
+        "random_seed": 0,
+        "log_level": "warning",
+        "dtype": job.dtype,
+    }
+    if job.context_tokens is not None:
+        arguments["context_length"] = job.context_tokens
+    if not torch.cuda.is_available():
+        dtype = "float32" if job.dtype == "auto" else job.dtype  # without AMX, bfloat16 is the slower on a CPU
+        arguments |= cpu_arguments(dtype) | {"skip_server_warmup": True}
+    return arguments
+
+
+def _check(job: JudgeServerJob) -> None:
+    if not (job.model / "config.json").is_file() or not any(job.model.glob("*.safetensors")):
+        raise ConfigError(
+            f"--model {job.model}: no config.json with safetensors there. Remedy: name a Hugging Face model directory"
+        )
+    if not (job.model / "tokenizer_config.json").is_file():
+        raise ConfigError(f"--model {job.model}: no tokenizer there. Remedy: put the model's tokenizer files beside it")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((job.host, job.port))
+        except (OSError, OverflowError) as error:
+            raise ConfigError(
+                f"--host {job.host} --port {job.port}: cannot listen there: {error}. Remedy: name a free port, and an "
+                "address of this machine"
+            ) from error
+
+
+def _start(job: JudgeServerJob) -> subprocess.Popen[bytes]:
+    """In a session of its own: Ctrl-C reaches this process alone, which then ends the server in order."""
+    import torch
+
+    from hybridflow.rollout.cpu_platform import cpu_environment
+
+    environment = {} if torch.cuda.is_available() else cpu_environment(job.num_threads)
+    output = job.log.open("ab") if job.log else None
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "hybridflow.rollout.http_server", json.dumps(build_server_arguments(job))],
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=output or sys.stderr.fileno(),
+            stderr=output or sys.stderr.fileno(),
+            start_new_session=True,
+        )
+    finally:
+        if output is not None:
+            output.close()
+
+
+def _wait_until_healthy(job: JudgeServerJob, process: subprocess.Popen[bytes], note: Callable[[str], None]) -> None:
+    started = said_at = time.monotonic()
+    while True:
+        code = process.poll()
+        if code is not None:
+            raise RolloutError(f"SGLang ended with exit code {code} before it was ready. {_remedy(job)}")
+        if _is_healthy(job):
+            return
+        now = time.monotonic()
+        if now - started > job.start_timeout_s:
+            raise RolloutError(
+                f"SGLang has not answered within {job.start_timeout_s:g} s. Remedy: raise --start-timeout-s, or take a "
+                "smaller model"
+            )
+        if now - said_at > NOTICE_S:
+            said_at = now
+            note(f"still waits for SGLang to load {job.model}, {now - started:.0f} s so far")
+        time.sleep(POLL_S)
+
+
+def _is_healthy(job: JudgeServerJob) -> bool:
+    """Whether it has generated a token: /health does that."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"http://{job.host}:{job.port}/health", timeout=HEALTH_TIMEOUT_S) as response:
+            return response.status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _remedy(job: JudgeServerJob) -> str:
+    return f"Remedy: see {job.log}" if job.log else "Remedy: read what it said above"
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, then, for what is left of its processes, SIGKILL. A second Ctrl-C does not cut this short."""
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        children: list[psutil.Process] = []
+        with suppress(psutil.NoSuchProcess):
+            children = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        try:
+            process.wait(CLOSE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        _, alive = psutil.wait_procs(children, timeout=CLOSE_TIMEOUT_S)
+        for child in alive:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

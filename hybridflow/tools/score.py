@@ -1,0 +1,196 @@
+"""`hybridflow score`: a verdict on each response, by the service that training uses, in file order, resumable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from hybridflow.config.judge_section import JudgeSection
+from hybridflow.config.sections import RewardsSection
+from hybridflow.data.rows import Row, load_rows
+from hybridflow.data.template import read_question
+from hybridflow.errors import ConfigError
+from hybridflow.tools.output_file import OutputFile
+from hybridflow.tools.progress import RowProgress
+from hybridflow.tools.score_input import Response, ResponseFile
+from hybridflow.tools.score_service import ScoreService, open_service
+from hybridflow.types import Completion, GroupRequest, Prompt, Scored, Verdict
+from hybridflow.wire.messages import build_completion_id
+
+MAX_PENDING = 1024
+"""Responses that are being scored or wait for an earlier one."""
+MAX_PENDING_CHARS = 8 * 2**20
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """What is asked for."""
+
+    data: Path
+    responses: Path
+    output: Path
+    rewards: RewardsSection = field(default_factory=RewardsSection)
+    judge: JudgeSection = field(default_factory=JudgeSection)
+    num_workers: int = 1
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class ScoreSummary:
+    """Totals of the whole output, lines of an earlier run included."""
+
+    num_written: int
+    """Of these, by this run."""
+    num_scored: int
+    num_unknown: int
+    reward_sum: float
+    judge: list[dict[str, Any]]
+    """What the judge's client of each worker reports; empty without a judge."""
+
+    def lines(self, output: Path) -> Iterator[str]:
+        """For the user."""
+        mean = f", mean reward {self.reward_sum / self.num_scored:.4f}" if self.num_scored else ""
+        yield f"{output}: {self.num_written} written; {self.num_scored} scored{mean}, {self.num_unknown} unknown"
+        for report in self.judge:
+            tokens = report["prompt_tokens"] + report["completion_tokens"]
+            yield (
+                f"judge: {report['verdicts']} verdicts ({report['cached']} from the cache), {report['unknown']} "
+                f"unknown, {report['requests']} requests, {tokens} tokens, failures {report['failures'] or 'none'}"
+            )
+            for url, endpoint in report["endpoints"].items():
+                if number := endpoint["num_opened"]:
+                    yield f"judge {url}: {endpoint['state']}, was cut off {number} times, last for {endpoint['why']}"
+
+
+def write_verdicts(job: ScoreJob, progress: RowProgress) -> ScoreSummary:
+    """Appends the verdicts that are missing; line n is the verdict on response n.
+
+        {"index", "k", "status": "scored" | "unknown", "reward", "rule", "judge", "extracted", "why"}
+
+    `k` counts the responses to one row, `reward` is null where the verdict is unknown, `rule` names the rule that
+    looked at the answer, `judge` is "yes", "no" or null where none was asked or it did not say. Raises DataError or
+    ConfigError, with nothing written, before any work is done, and RewardError if the service fails.
+    """
+    if job.num_workers < 1:
+        raise ConfigError(f"--num-workers {job.num_workers}: it must be at least 1")
+    rows = load_rows(job.data)
+    output = OutputFile(job.output, job.responses, "--responses")
+    responses = ResponseFile(job.responses, len(rows), job.data)
+    total, digest = responses.check()
+    done, moved = output.resume(_describe(job, rows, digest), overwrite=job.overwrite)
+    if moved is not None:
+        progress.note(f"{job.output} held something else, which is kept as {moved}")
+    progress(done, total)
+    reports: list[dict[str, Any]] = []
+    if done < total:
+        with (
+            open_service(job.rewards, job.judge, job.num_workers) as service,
+            job.output.open("a", encoding="utf-8") as file,
+        ):
+            for number, (response, verdict) in enumerate(_score(service, rows, responses, done), start=done + 1):
+                file.write(json.dumps(_line(response, verdict), ensure_ascii=False) + "\n")
+                file.flush()
+                progress(number, total)
+            reports = service.judge_reports()
+    return _summarise(job.output, max(total - done, 0), reports)
+
+
+def _describe(job: ScoreJob, rows: list[Row], responses_sha256: str) -> dict[str, Any]:
+    """What decides the verdicts."""
+    judge = job.judge
+    return {
+        "data": str(job.data.resolve()),
+        "data_rows": len(rows),
+        "data_bytes": job.data.stat().st_size,
+        "responses_sha256": responses_sha256,
+        "rewards": job.rewards.model_dump(),
+        "judge": [judge.model, judge.num_votes, judge.max_tokens] if judge.endpoints else None,
+    }
+
+
+def _score(
+    service: ScoreService, rows: list[Row], responses: ResponseFile, skip: int
+) -> Iterator[tuple[Response, Verdict]]:
+    """Each response with its verdict, in order, while later ones are being scored."""
+    source = enumerate(islice(responses, skip, None), start=skip)
+    pending: dict[str, Response] = {}  # in order
+    num_chars = 0
+    known: dict[str, Verdict] = {}
+    is_exhausted = False
+    while not is_exhausted or pending:
+        while not is_exhausted and len(pending) < MAX_PENDING and num_chars < MAX_PENDING_CHARS:
+            number, response = next(source, (0, None))
+            if response is None:
+                is_exhausted = True
+                break
+            request, completion = _build(number, response, rows[response.index])
+            service.submit(request, completion)
+            pending[completion.completion_id] = response
+            num_chars += len(response.text)
+        while pending and (first := next(iter(pending))) in known:
+            response = pending.pop(first)
+            num_chars -= len(response.text)
+            yield response, known.pop(first)
+        if pending:
+            completion_id, verdict = service.next()
+            known[completion_id] = verdict
+
+
+def _build(number: int, response: Response, row: Row) -> tuple[GroupRequest, Completion]:
+    """A response as a group of one completion, as the stream knows it."""
+    group_id = f"score-{number:09d}"
+    prompt = Prompt(
+        prompt_id=f"row-{response.index:06d}",
+        token_ids=[],
+        data_source=row.data_source,
+        ability=row.ability,
+        ground_truth=row.reward_model.ground_truth,
+        question=read_question(row.prompt),
+    )
+    request = GroupRequest(group_id=group_id, prompt=prompt, num_completions=1)
+    completion = Completion(
+        completion_id=build_completion_id(group_id, 0),
+        group_id=group_id,
+        prompt_id=prompt.prompt_id,
+        index=0,
+        token_ids=[],
+        rollout_logprobs=[],
+        text=response.text,
+        finish_reason="stop",
+        policy_version=0,
+        prompt_tokens=0,
+        cached_tokens=0,
+    )
+    return request, completion
+
+
+def _line(response: Response, verdict: Verdict) -> dict[str, Any]:
+    is_scored = isinstance(verdict, Scored)
+    return {
+        "index": response.index,
+        "k": response.k,
+        "status": "scored" if is_scored else "unknown",
+        "reward": verdict.value if is_scored else None,
+        "rule": verdict.rule or None,
+        "judge": verdict.judge_vote or None if is_scored else None,
+        "extracted": verdict.extracted,
+        "why": verdict.why,
+    }
+
+
+def _summarise(path: Path, num_written: int, reports: list[dict[str, Any]]) -> ScoreSummary:
+    num_scored = num_unknown = 0
+    reward_sum = 0.0
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            verdict = json.loads(line)
+            if verdict["status"] == "scored":
+                num_scored += 1
+                reward_sum += verdict["reward"]
+            else:
+                num_unknown += 1
+    return ScoreSummary(num_written, num_scored, num_unknown, reward_sum, reports)

@@ -1,0 +1,78 @@
+"""A completion as it travels: numbers packed, 4 bytes for a token id and 8 for a logprob, both little-endian.
+
+The reward stream forwards and stores completions and reads no number of them. Packed, 10,000 tokens take 120 KB where
+Python lists take 560 KB, and they become lists only in the consumer's thread.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from array import array
+
+import msgspec
+
+from hybridflow.errors import ProtocolError
+from hybridflow.types import Completion
+
+ID_BYTES = 4
+LOGPROB_BYTES = 8
+OVERHEAD_BYTES = 1024
+"""What one completion costs besides text and numbers: Python objects and table entries, rounded up."""
+
+
+class PackedCompletion(msgspec.Struct, frozen=True, kw_only=True):
+    """A completion with its numbers apart; ValueError where their counts differ, or the last one is cut."""
+
+    head: Completion
+    """Everything but the numbers: both lists are empty."""
+    token_ids: bytes
+    """[T] int32."""
+    rollout_logprobs: bytes
+    """[T] float64."""
+
+    def __post_init__(self) -> None:
+        num_tokens, cut_id = divmod(len(self.token_ids), ID_BYTES)
+        num_logprobs, cut_logprob = divmod(len(self.rollout_logprobs), LOGPROB_BYTES)
+        if cut_id or cut_logprob:
+            raise ValueError(f"{self.head.completion_id}: ids or logprobs end in the middle of a number")
+        if num_tokens != num_logprobs:
+            raise ValueError(f"{self.head.completion_id}: {num_tokens} tokens but {num_logprobs} logprobs")
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory held, about."""
+        return OVERHEAD_BYTES + len(self.token_ids) + len(self.rollout_logprobs) + len(self.head.text)
+
+
+def pack_completion(completion: Completion) -> PackedCompletion:
+    """Raises ProtocolError: ids and logprobs differ in number, or a token id does not fit 32 bits."""
+    try:
+        return PackedCompletion(
+            head=msgspec.structs.replace(completion, token_ids=[], rollout_logprobs=[]),
+            token_ids=_to_bytes("i", completion.token_ids),
+            rollout_logprobs=_to_bytes("d", completion.rollout_logprobs),
+        )
+    except (ValueError, struct.error) as error:
+        raise ProtocolError(f"completion {completion.completion_id} cannot be sent: {error}") from error
+
+
+def unpack_completion(packed: PackedCompletion) -> Completion:
+    """The very completion that was packed."""
+    return msgspec.structs.replace(
+        packed.head,
+        token_ids=_from_bytes("i", packed.token_ids),
+        rollout_logprobs=_from_bytes("d", packed.rollout_logprobs),
+    )
+
+
+def _to_bytes(code: str, numbers: list[int] | list[float]) -> bytes:
+    return struct.pack(f"<{len(numbers)}{code}", *numbers)
+
+
+def _from_bytes(code: str, data: bytes) -> list:
+    packed = array(code)
+    packed.frombytes(data)
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return packed.tolist()

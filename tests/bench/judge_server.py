@@ -1,0 +1,153 @@
+"""An OpenAI-compatible server on the loopback that knows every answer and misbehaves as it is told.
+
+It answers [[YES]] where the gold answer has the word "agrees" in it, else [[NO]]. No library of HTTP: what it does
+wrong on the wire is done on purpose.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import random
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+RIGHT, BUSY, ERROR, NEVER, GARBAGE = "right", "busy", "error", "never", "garbage"
+UNREADABLE, WRONG, BAD_REQUEST = "unreadable", "wrong", "bad_request"
+FAULTY_TWENTY = [BUSY] * 4 + [ERROR, NEVER, GARBAGE] + [RIGHT] * 13
+"""20% 429, 5% 500, 5% never, 5% garbage, of each twenty requests."""
+_GARBAGE = [
+    b"<html>gateway</html>",
+    b'{"choices": []}',
+    json.dumps({"choices": [{"message": {"content": "I think YES."}}]}).encode(),
+    json.dumps({"choices": [{"message": {"content": "[[NO]] or rather [[YES]]"}}]}).encode(),
+    b'{"choices": [{"message": {"content": null}}]}',
+    b"",
+]
+_STATUS = {BUSY: 429, ERROR: 500, BAD_REQUEST: 400}
+
+
+@dataclass
+class JudgeServer:
+    """Behaviour of the next requests: one of `plan` each, shuffled anew by `seed` whenever it is used up."""
+
+    plan: list[str] = field(default_factory=lambda: [RIGHT])
+    delay_s: tuple[float, float] = (0.0, 0.0)
+    """Shortest and longest time until an answer, right or garbage; refusals are immediate."""
+    retry_after: str | None = None
+    seed: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    bodies: list[str] = field(default_factory=list)
+    """What was asked."""
+    keys: list[str] = field(default_factory=list)
+    """Authorization headers."""
+    most_in_flight: int = 0
+    pauses_after_busy_s: list[float] = field(default_factory=list)
+    """From each refusal of a body to the next request with the same one."""
+    url: str = ""
+
+    def __post_init__(self) -> None:
+        self._rng = random.Random(self.seed)
+        self._in_flight = 0
+        self._garbage = itertools.cycle(_GARBAGE)
+        self._next: list[str] = []
+        self._refused_at: dict[str, float] = {}
+
+    @contextmanager
+    def serving(self) -> Iterator[JudgeServer]:
+        """Runs in a thread of its own until the block ends."""
+        ready, loop = threading.Event(), asyncio.new_event_loop()
+
+        async def serve() -> None:
+            server = await asyncio.start_server(self._handle, "127.0.0.1", 0)
+            self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+            ready.set()
+
+        def run() -> None:
+            asyncio.set_event_loop(loop)
+            loop.create_task(serve())
+            loop.run_forever()
+            for task in asyncio.all_tasks(loop):
+                task.cancel()
+            loop.run_until_complete(asyncio.sleep(0))
+            loop.close()
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        ready.wait()
+        try:
+            yield self
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+
+    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while (received := await _read_request(reader)) is not None:
+                request, key = received
+                self.bodies.append(request)
+                self.keys.append(key)
+                await self._answer(request, reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            self.counts["disconnected"] += 1
+        finally:
+            writer.close()
+
+    async def _answer(self, request: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self._in_flight)
+        try:
+            kind = self._next_kind()
+            self.counts[kind] += 1
+            now = asyncio.get_running_loop().time()
+            if request in self._refused_at:
+                self.pauses_after_busy_s.append(now - self._refused_at.pop(request))
+            if kind == BUSY:
+                self._refused_at[request] = now
+            if kind == NEVER:
+                await reader.read()  # until the client hangs up
+                return
+            if kind in _STATUS:
+                await _send(writer, _STATUS[kind], b'{"error": {"message": "not now"}}', self.retry_after)
+                return
+            await asyncio.sleep(self._rng.uniform(*self.delay_s))
+            await _send(writer, 200, next(self._garbage) if kind == GARBAGE else _answer(request, kind), None)
+        finally:
+            self._in_flight -= 1
+
+    def _next_kind(self) -> str:
+        if not self._next:
+            self._next = self._rng.sample(self.plan, len(self.plan))
+        return self._next.pop()
+
+
+def _answer(request: str, kind: str) -> bytes:
+    verdict = "[[YES]]" if ("agrees" in request) == (kind == RIGHT) else "[[NO]]"
+    content = "Who knows." if kind == UNREADABLE else f"Compared word by word.\n{verdict}"
+    message = {"role": "assistant", "content": content}
+    usage = {"prompt_tokens": 200, "completion_tokens": 10, "total_tokens": 210}
+    return json.dumps({"id": "1", "choices": [{"index": 0, "message": message}], "usage": usage}).encode()
+
+
+async def _read_request(reader: asyncio.StreamReader) -> tuple[str, str] | None:
+    """Body and Authorization header of the next request; None where the client is gone."""
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError:
+        return None
+    lines = (line.partition(":") for line in head.decode("latin-1").split("\r\n"))
+    headers = {name.lower(): value.strip() for name, _, value in lines}
+    body = await reader.readexactly(int(headers["content-length"]))
+    return body.decode(), headers.get("authorization", "")
+
+
+async def _send(writer: asyncio.StreamWriter, status: int, body: bytes, retry_after: str | None) -> None:
+    head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    if retry_after is not None and status == 429:
+        head += f"Retry-After: {retry_after}\r\n"
+    writer.write(f"{head}\r\n".encode() + body)
+    await writer.drain()

@@ -1,0 +1,346 @@
+"""Completions per second through the reward stream, against bare pyzmq; prints one JSON line.
+
+    python tests/bench/reward_stream.py --items 20000 --payload-kib 40 --workers 2
+
+The stream: an engine process that sends finished completions of `--payload-kib` on the wire (token ids, logprobs and
+text as a model of 4 characters per token gives them), this process with broker and consumer, and `--workers` reward
+workers, each with its scoring process. The verifier gives every item the same verdict, so that what is measured is the
+service: packing, leases, acceptance, pipes, checks.
+
+Bare pyzmq: as many processes and sockets, and frames of the same sizes: an engine that sends (DEALER to ROUTER, at most
+as many without an answer as the stream allows), this process that hands each on to the worker with most free credits,
+and workers that answer with as many bytes as a verdict has, each beside a process of its own to which it hands the
+item over a socket pair. Nothing is encoded, checked, leased or remembered.
+
+Both run in turns, `--repeat` times, and medians are compared: the load of other programs moves both. Latency is
+from send() to next(). Memory is the peak of this process, in a process of its own for each number of items.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import resource
+import socket as sockets
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import msgspec
+import zmq
+
+from hybridflow.reward_service.limits import Setup
+from hybridflow.reward_service.process_scorer import ProcessScorer
+from hybridflow.reward_service.scorer import Verify
+from hybridflow.reward_service.worker import RewardWorkerLoop
+from hybridflow.types import Completion, GroupRequest, Prompt, Scored, ScoreRequest, Verdict
+from hybridflow.wire.codec import encode
+from hybridflow.wire.completion_sender import CompletionSender
+from hybridflow.wire.endpoint import Endpoint
+from hybridflow.wire.flow import WINDOW
+from hybridflow.wire.messages import Finished, ScoreReply, Work
+from hybridflow.wire.packed import pack_completion
+from hybridflow.wire.reward_stream import RewardStream
+
+GROUP_SIZE = 8
+CREDITS = 16
+WIRE_BYTES_PER_TOKEN = 16
+"""4 for the id, 8 for the logprob, 4 of text."""
+WAIT_S = 120.0
+
+_VERDICT = Scored(value=1.0, rule="constant", extracted="yen", why="every answer is right")
+
+
+def build_constant() -> Verify:
+    """A verifier that takes no time."""
+
+    def verify(request: ScoreRequest) -> Verdict:
+        return _VERDICT
+
+    return verify
+
+
+def build_completion(number: int, num_tokens: int, text: str) -> Completion:
+    group = number // GROUP_SIZE
+    return Completion(
+        completion_id=f"t0-g{group:05d}-c{number % GROUP_SIZE:02d}",
+        group_id=f"t0-g{group:05d}",
+        prompt_id=f"p{group}",
+        index=number % GROUP_SIZE,
+        token_ids=list(range(1000, 1000 + num_tokens)),
+        rollout_logprobs=[-0.1 * (n % 17) for n in range(num_tokens)],
+        text=text,
+        finish_reason="stop",
+        policy_version=0,
+        prompt_tokens=60_000,
+        cached_tokens=59_000,
+    )
+
+
+def build_requests(num_items: int) -> list[GroupRequest]:
+    return [
+        GroupRequest(
+            group_id=f"t0-g{group:05d}",
+            prompt=Prompt(
+                prompt_id=f"p{group}", token_ids=[1], data_source="bench", ability="doc-qa", ground_truth="yen"
+            ),
+            num_completions=min(GROUP_SIZE, num_items - group * GROUP_SIZE),
+        )
+        for group in range((num_items + GROUP_SIZE - 1) // GROUP_SIZE)
+    ]
+
+
+def text_of(num_tokens: int) -> str:
+    return ("The rate is five. " * num_tokens)[: 4 * num_tokens]
+
+
+# ------------------------------------------------------------------------------------------------------ the stream
+
+
+def run_engine(endpoint: Endpoint, num_items: int, num_tokens: int, sent: Any) -> None:
+    """Writes into `sent[i]` when item i was handed over."""
+    template = build_completion(0, num_tokens, text_of(num_tokens))
+    with CompletionSender(endpoint, "engine-0", flush_timeout_s=WAIT_S, send_timeout_s=WAIT_S) as sender:
+        for number in range(num_items):
+            group, index = f"t0-g{number // GROUP_SIZE:05d}", number % GROUP_SIZE
+            completion = msgspec.structs.replace(
+                template,
+                completion_id=f"{group}-c{index:02d}",
+                group_id=group,
+                prompt_id=f"p{number // GROUP_SIZE}",
+                index=index,
+            )
+            sent[number] = time.monotonic()
+            sender.send(completion)
+
+
+def run_worker(endpoint: Endpoint, worker_id: str) -> None:
+    scorer = ProcessScorer(Setup(build_verify="tests.bench.reward_stream:build_constant"))
+    RewardWorkerLoop(endpoint, worker_id, scorer, CREDITS).run()
+
+
+def measure_stream(num_items: int, num_tokens: int, num_workers: int) -> dict[str, Any]:
+    context = multiprocessing.get_context("spawn")
+    stream = RewardStream()
+    workers = [
+        context.Process(target=run_worker, args=(stream.endpoint_workers, f"w{n}"), daemon=True)
+        for n in range(num_workers)
+    ]
+    for worker in workers:
+        worker.start()
+    while stream.num_workers_ready < num_workers:
+        time.sleep(0.05)
+    stream.expect(build_requests(num_items))
+    sent = context.Array("d", num_items, lock=False)
+    engine = context.Process(
+        target=run_engine, args=(stream.endpoint_completions, num_items, num_tokens, sent), daemon=True
+    )
+    engine.start()
+    seen: Counter[str] = Counter()
+    latencies: list[float] = []
+    for _ in range(num_items):
+        item = stream.next(WAIT_S)
+        if item is None:
+            break
+        completion = item.completion
+        seen[completion.completion_id] += 1
+        latencies.append(time.monotonic() - sent[int(completion.prompt_id[1:]) * GROUP_SIZE + completion.index])
+    seconds = time.monotonic() - sent[0]
+    more = stream.next(0.2)
+    duplicated = sum(number - 1 for number in seen.values()) + (more is not None)
+    stream.close()
+    for process in (engine, *workers):
+        process.join(WAIT_S)
+    return {
+        "items_per_s": num_items / seconds,
+        "p50_ms": 1000 * statistics.median(latencies),
+        "p99_ms": 1000 * statistics.quantiles(latencies, n=100)[98],
+        "lost": num_items - len(seen),
+        "duplicated": duplicated,
+        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+# ------------------------------------------------------------------------------------------------------ bare pyzmq
+
+
+def run_bare_engine(address: str, num_items: int, frame: bytes, started: Any) -> None:
+    socket = zmq.Context().socket(zmq.DEALER)
+    socket.connect(address)
+    in_flight = 0
+    started.value = time.monotonic()
+    for _ in range(num_items):
+        while in_flight >= WINDOW or socket.poll(0):
+            in_flight -= int.from_bytes(socket.recv(), "little")
+        socket.send(frame)
+        in_flight += 1
+    while in_flight:
+        in_flight -= int.from_bytes(socket.recv(), "little")
+
+
+def run_bare_worker(address: str, reply: bytes, size: int) -> None:
+    """Beside it stands a process that gets each item over a socket pair and sends the reply back."""
+    ours, theirs = sockets.socketpair()
+    program = "\n".join(
+        [
+            "import socket, sys",
+            "channel = socket.socket(fileno=int(sys.argv[1]))",
+            "size, reply, have = int(sys.argv[2]), bytes.fromhex(sys.argv[3]), 0",
+            "while data := channel.recv(1 << 17):",
+            "    have += len(data)",
+            "    while have >= size: have -= size; channel.sendall(reply)",
+        ]
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, str(theirs.fileno()), str(size), reply.hex()], pass_fds=[theirs.fileno()]
+    )
+    theirs.close()
+    context = zmq.Context()
+    socket = context.socket(zmq.DEALER)
+    socket.connect(address)
+    socket.send(b"ready")
+    poller = zmq.Poller()
+    poller.register(socket, zmq.POLLIN)
+    poller.register(ours.fileno(), zmq.POLLIN)
+    have = 0
+    while True:
+        ready = dict(poller.poll())
+        if socket in ready:
+            try:
+                while work := socket.recv(zmq.NOBLOCK):
+                    ours.sendall(work)
+                else:
+                    break
+            except zmq.Again:
+                pass
+        if ours.fileno() in ready:
+            have += len(ours.recv(1 << 17))
+            while have >= len(reply):
+                have -= len(reply)
+                socket.send(reply)
+    ours.close()
+    child.wait()
+
+
+def measure_bare(num_items: int, num_tokens: int, num_workers: int) -> dict[str, Any]:
+    packed = pack_completion(build_completion(0, num_tokens, text_of(num_tokens)))
+    finished = encode(Finished("engine-0", 1, packed))
+    request = ScoreRequest(
+        completion_id=packed.head.completion_id,
+        data_source="bench",
+        ability="doc-qa",
+        ground_truth="yen",
+        text=packed.head.text,
+    )
+    work, reply = encode(Work(request)), encode(ScoreReply("w0", packed.head.completion_id, _VERDICT))
+    context = zmq.Context()
+    completions, workers = context.socket(zmq.ROUTER), context.socket(zmq.ROUTER)
+    addresses = [
+        f"tcp://127.0.0.1:{socket.bind_to_random_port('tcp://127.0.0.1')}" for socket in (completions, workers)
+    ]
+    spawn = multiprocessing.get_context("spawn")
+    started = spawn.Value("d", 0.0)
+    processes = [
+        spawn.Process(target=run_bare_worker, args=(addresses[1], reply, len(work)), daemon=False)
+        for _ in range(num_workers)
+    ]
+    for process in processes:
+        process.start()
+    free: dict[bytes, int] = {}
+    while len(free) < num_workers:
+        identity, _ = workers.recv_multipart()
+        free[identity] = CREDITS
+    engine = spawn.Process(target=run_bare_engine, args=(addresses[0], num_items, finished, started), daemon=True)
+    engine.start()
+    poller = zmq.Poller()
+    poller.register(completions, zmq.POLLIN)
+    poller.register(workers, zmq.POLLIN)
+    queued = num_done = 0
+    while num_done < num_items:
+        ready = dict(poller.poll())
+        taken: Counter[bytes] = Counter()
+        for socket in ready:
+            try:
+                for _ in range(256):
+                    identity, _ = socket.recv_multipart(zmq.NOBLOCK)
+                    if socket is completions:
+                        taken[identity] += 1
+                    else:
+                        free[identity] += 1
+                        num_done += 1
+            except zmq.Again:
+                pass
+        queued += taken.total()
+        for identity, number in taken.items():
+            completions.send_multipart([identity, number.to_bytes(2, "little")])
+        while queued and (best := max(free, key=free.__getitem__)) and free[best]:
+            workers.send_multipart([best, work])
+            free[best] -= 1
+            queued -= 1
+    seconds = time.monotonic() - started.value
+    for identity in free:
+        workers.send_multipart([identity, b""])
+    for process in (engine, *processes):
+        process.join(WAIT_S)
+    context.destroy(linger=0)
+    return {"items_per_s": num_items / seconds}
+
+
+# ------------------------------------------------------------------------------------------------------------ figures
+
+
+def in_process(what: str, num_items: int, options: argparse.Namespace) -> dict[str, Any]:
+    """One measurement in a fresh process, so that its peak of memory is its own."""
+    command = [sys.executable, __file__, "--only", what, "--items", str(num_items)]
+    command += ["--payload-kib", str(options.payload_kib), "--workers", str(options.workers)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=Path(__file__).parents[2])
+    return json.loads(done.stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, default=20_000)
+    parser.add_argument("--payload-kib", type=float, default=40.0, help="size of a finished completion on the wire")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--only", choices=["stream", "bare"], help="one measurement, for internal use")
+    options = parser.parse_args()
+    num_tokens = int(options.payload_kib * 1024 / WIRE_BYTES_PER_TOKEN)
+    if options.only:
+        measure = {"stream": measure_stream, "bare": measure_bare}[options.only]
+        print(json.dumps(measure(options.items, num_tokens, options.workers)))
+        return
+    runs = [
+        (in_process("stream", options.items, options), in_process("bare", options.items, options))
+        for _ in range(options.repeat)
+    ]
+    fewer = in_process("stream", max(options.items // 10, 1), options)
+    stream = {key: statistics.median(run[key] for run, _ in runs) for key in runs[0][0]}
+    bare = statistics.median(run["items_per_s"] for _, run in runs)
+    peak = max(run["peak_rss_mib"] for run, _ in runs)
+    figures = {
+        "items_per_s": round(stream["items_per_s"], 1),
+        "raw_pyzmq_items_per_s": round(bare, 1),
+        "ratio": round(stream["items_per_s"] / bare, 3),
+        "p50_ms": round(stream["p50_ms"], 2),
+        "p99_ms": round(stream["p99_ms"], 2),
+        "peak_rss_mib": round(peak, 1),
+        "peak_rss_mib_tenth": round(fewer["peak_rss_mib"], 1),
+        "rss_ratio": round(peak / fewer["peak_rss_mib"], 3),
+        "lost": sum(run["lost"] for run, _ in runs),
+        "duplicated": sum(run["duplicated"] for run, _ in runs),
+    }
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Where the answer of a completion stands, and how much of the text is the answer."""
+
+from __future__ import annotations
+
+import pytest
+
+from hybridflow.rewards.extract import extract_answer, extract_gold
+from hybridflow.rewards.latex import drop_latex, find_last_boxed
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("Therefore, the answer is Paris.", "Paris"),
+        ("the answer is A, no: THE ANSWER IS **Rome**!", "Rome"),
+        ("the answer is U.S. Steel. It is large.", "U.S. Steel"),
+        ("the answer is Dr. J. Smith. He is old.", "Dr. J. Smith"),
+        ("the answer is No. 5. It is old.", "No. 5"),
+        ("the answer is 12.5. That is more.", "12.5"),
+        ("the answer is:\n\nParis\n\nI looked.", "Paris"),
+        ("the answer is Paris\nThe table says so", "Paris"),
+        ("the answer is:\n- Paris\n- Rome", "- Paris\n- Rome"),
+        ("the answer is:\n1. Paris\n2. Rome", "1. Paris\n2. Rome"),
+        ("\\boxed{a_{1}} and \\boxed{b^{2}}", "b^{2}"),
+        ("\\boxed{60.5} million dollars", "60.5 million"),
+        ("the answer is \\boxed{open", ""),
+        ("\\boxed{Rome}. So the answer is Paris", "Paris"),
+        ("**Final Answer**: Paris", "Paris"),
+        ("Question: where?\nAnswer: Paris\n", "Paris"),
+        ("The correct answer is Paris", "Paris"),
+        ("答案：「北京」。谢谢", "北京"),
+        ("an answer is Paris", ""),
+        ("the answering is Paris", ""),
+        ("<think>the answer is Rome", ""),
+        ("<think>the answer is Rome</think>", ""),
+    ],
+)
+def test_the_answer_stands_behind_the_last_mark_up_to_the_end_of_its_sentence(text: str, answer: str) -> None:
+    assert extract_answer(text).text == answer
+
+
+@pytest.mark.parametrize(
+    "text", ["the answer is Paris. No, Rome", "the answer is Paris. Wait, it is Rome", "the answer is 5\nor 6"]
+)
+def test_an_answer_that_is_taken_back_is_read_whole(text: str) -> None:
+    answer = extract_answer(text)
+    assert answer.is_taken_back and answer.readings == (text.removeprefix("the answer is "),)
+
+
+def test_an_answer_may_hold_a_full_stop_of_its_own() -> None:
+    assert extract_answer("the answer is It rose. It fell. Both.").readings == (
+        "It rose",
+        "It rose. It fell",
+        "It rose. It fell. Both",
+    )
+
+
+@pytest.mark.parametrize(
+    ("stored", "gold"),
+    [
+        ("Therefore, the answer is 6.4492577269408615.", "6.4492577269408615"),
+        ("Paris", "Paris"),
+        ("Therefore, the answer is below under “Segment Results.”.", 'below under "Segment Results'),
+        ("Therefore, the answer is It rose. It fell.", "It rose. It fell"),
+        ("Therefore, the answer is .", ""),
+        (" . ", ""),
+    ],
+)
+def test_a_gold_is_read_whole_in_its_sentence_or_bare(stored: str, gold: str) -> None:
+    assert extract_gold(stored).text == gold
+
+
+def test_the_last_box_is_found_with_its_braces_paired() -> None:
+    found = find_last_boxed(r"\boxed{1} then \boxed{\frac{a}{b} \} c} million")
+    assert found == (15, r"\frac{a}{b} \} c", " million")
+    assert find_last_boxed("no box") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        (r"\text{the yen}", "the yen"),
+        (r"\textbf{\text{yen}}", "yen"),
+        (r"$5\%$", "5%"),
+        ("$5 to $6", "$5 to $6"),
+        (r"2\frac{1}{2}", "2 1/2"),
+        (r"1{,}234", "1,234"),
+        ("{a}", "{a}"),
+    ],
+)
+def test_latex_is_read_as_it_looks(text: str, plain: str) -> None:
+    assert drop_latex(text).strip() == plain

@@ -1,0 +1,93 @@
+"""Encrypted sockets admit the run's own key and nobody else; a key is in no text."""
+
+from __future__ import annotations
+
+import pickle
+import time
+
+import pytest
+import zmq
+
+from hybridflow.errors import RewardError
+from hybridflow.types import Completion, GroupRequest, Prompt
+from hybridflow.wire.completion_sender import CompletionSender
+from hybridflow.wire.endpoint import ClientKeys, Endpoint, is_loopback
+from hybridflow.wire.reward_stream import RewardStream
+from hybridflow.wire.worker_channel import WorkerChannel
+
+COMPLETION = Completion(
+    completion_id="g-c00",
+    group_id="g",
+    prompt_id="p",
+    index=0,
+    token_ids=[2],
+    rollout_logprobs=[-1.0],
+    text="t",
+    finish_reason="stop",
+    policy_version=0,
+    prompt_tokens=1,
+    cached_tokens=0,
+)
+PROMPT = Prompt(prompt_id="p", token_ids=[1], data_source="s", ability="doc-qa", ground_truth="g")
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("127.0.0.1", True), ("127.3.2.1", True), ("localhost", True), ("10.0.0.1", False), ("node-7", False)],
+)
+def test_what_counts_as_the_loopback(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected
+
+
+def test_the_loopback_is_not_encrypted_unless_asked() -> None:
+    plain, encrypted = RewardStream(), RewardStream(is_encrypted=True)
+    assert plain.endpoint_workers.keys is None and encrypted.endpoint_workers.keys is not None
+    plain.close()
+    encrypted.close()
+
+
+def test_keys_travel_by_pickle_and_show_in_no_text() -> None:
+    keys = ClientKeys(b"server-public", b"public", b"secret")
+    endpoint = Endpoint("tcp://10.0.0.1:5", keys)
+    assert pickle.loads(pickle.dumps(endpoint)) == endpoint
+    for text in (str(endpoint), repr(endpoint), repr(keys)):
+        assert "secret" not in text.replace("ClientKeys", "") and "public" not in text
+
+
+def test_with_the_run_s_key_completions_and_workers_come_through_also_after_a_restart() -> None:
+    stream = RewardStream(is_encrypted=True)
+    channel = WorkerChannel(stream.endpoint_workers, "w", 1)
+    channel.announce([])
+    wait_for_workers(stream, 1)
+    stream.expect([GroupRequest(group_id="g", prompt=PROMPT, num_completions=1)])
+    stream.restart("a test wants it")
+    with CompletionSender(stream.endpoint_completions, "e") as sender:
+        sender.send(COMPLETION)
+    assert stream.outstanding() == {"g-c00"}
+    assert stream.counters["stream_restarted"] == 1
+    channel.close()
+    stream.close()
+
+
+@pytest.mark.parametrize("has_server_key", [False, True])
+def test_without_the_run_s_key_nothing_comes_through(has_server_key: bool) -> None:
+    stream = RewardStream(is_encrypted=True)
+    keys = None
+    if has_server_key:
+        assert stream.endpoint_completions.keys is not None
+        keys = ClientKeys(stream.endpoint_completions.keys.server_public, *zmq.curve_keypair())
+    stranger = Endpoint(stream.endpoint_completions.address, keys)
+    with (
+        CompletionSender(stranger, "stranger", send_timeout_s=0.5, flush_timeout_s=0) as sender,
+        pytest.raises(RewardError, match="nothing was heard"),
+    ):
+        sender.send(COMPLETION)
+    assert stream.counters == {}
+    stream.close()
+
+
+def wait_for_workers(stream: RewardStream, number: int) -> None:
+    end = time.monotonic() + 30
+    while stream.num_workers_ready < number:
+        assert time.monotonic() < end, "the worker was not heard of"
+        time.sleep(0.005)
