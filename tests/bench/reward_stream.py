@@ -28,6 +28,7 @@ import statistics
 import subprocess
 import sys
 import time
+from array import array
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,10 @@ from hybridflow.wire.reward_stream import RewardStream
 
 GROUP_SIZE = 8
 CREDITS = 16
+STEP_ITEMS = 1024
+"""Items are expected step by step, as in training; the engine may begin with a step while the one before is scored."""
+MAX_PENDING_BYTES = 8 * 2**20
+"""Above it the engine is held back; the share of peak memory that depends on how far rewards lag is thus small."""
 WIRE_BYTES_PER_TOKEN = 16
 """4 for the id, 8 for the logprob, 4 of text."""
 WAIT_S = 120.0
@@ -86,16 +91,17 @@ def build_completion(number: int, num_tokens: int, text: str) -> Completion:
     )
 
 
-def build_requests(num_items: int) -> list[GroupRequest]:
+def build_requests(first: int, end: int) -> list[GroupRequest]:
+    """The groups of items first .. end - 1; both are whole groups."""
     return [
         GroupRequest(
             group_id=f"t0-g{group:05d}",
             prompt=Prompt(
                 prompt_id=f"p{group}", token_ids=[1], data_source="bench", ability="doc-qa", ground_truth="yen"
             ),
-            num_completions=min(GROUP_SIZE, num_items - group * GROUP_SIZE),
+            num_completions=GROUP_SIZE,
         )
-        for group in range((num_items + GROUP_SIZE - 1) // GROUP_SIZE)
+        for group in range(first // GROUP_SIZE, end // GROUP_SIZE)
     ]
 
 
@@ -106,7 +112,7 @@ def text_of(num_tokens: int) -> str:
 # ------------------------------------------------------------------------------------------------------ the stream
 
 
-def run_engine(endpoint: Endpoint, num_items: int, num_tokens: int, sent: Any) -> None:
+def run_engine(endpoint: Endpoint, num_items: int, num_tokens: int, sent: Any, expected: Any) -> None:
     """Writes into `sent[i]` when item i was handed over."""
     template = build_completion(0, num_tokens, text_of(num_tokens))
     with CompletionSender(endpoint, "engine-0", flush_timeout_s=WAIT_S, send_timeout_s=WAIT_S) as sender:
@@ -119,6 +125,8 @@ def run_engine(endpoint: Endpoint, num_items: int, num_tokens: int, sent: Any) -
                 prompt_id=f"p{number // GROUP_SIZE}",
                 index=index,
             )
+            while number >= expected.value:
+                time.sleep(0.001)
             sent[number] = time.monotonic()
             sender.send(completion)
 
@@ -130,7 +138,7 @@ def run_worker(endpoint: Endpoint, worker_id: str) -> None:
 
 def measure_stream(num_items: int, num_tokens: int, num_workers: int) -> dict[str, Any]:
     context = multiprocessing.get_context("spawn")
-    stream = RewardStream()
+    stream = RewardStream(max_pending_bytes=MAX_PENDING_BYTES)
     workers = [
         context.Process(target=run_worker, args=(stream.endpoint_workers, f"w{n}"), daemon=True)
         for n in range(num_workers)
@@ -139,24 +147,32 @@ def measure_stream(num_items: int, num_tokens: int, num_workers: int) -> dict[st
         worker.start()
     while stream.num_workers_ready < num_workers:
         time.sleep(0.05)
-    stream.expect(build_requests(num_items))
     sent = context.Array("d", num_items, lock=False)
-    engine = context.Process(
-        target=run_engine, args=(stream.endpoint_completions, num_items, num_tokens, sent), daemon=True
-    )
+    expected = context.Value("q", 0, lock=False)
+
+    def expect(end: int) -> None:
+        stream.expect(build_requests(expected.value, min(end, num_items)))
+        expected.value = min(end, num_items)
+
+    expect(2 * STEP_ITEMS)
+    arguments = (stream.endpoint_completions, num_items, num_tokens, sent, expected)
+    engine = context.Process(target=run_engine, args=arguments, daemon=True)
     engine.start()
-    seen: Counter[str] = Counter()
-    latencies: list[float] = []
-    for _ in range(num_items):
+    seen = bytearray(num_items)
+    latencies = array("d")
+    for number in range(num_items):
+        if number and number % STEP_ITEMS == 0:
+            expect(expected.value + STEP_ITEMS)
         item = stream.next(WAIT_S)
         if item is None:
             break
         completion = item.completion
-        seen[completion.completion_id] += 1
-        latencies.append(time.monotonic() - sent[int(completion.prompt_id[1:]) * GROUP_SIZE + completion.index])
+        index = int(completion.prompt_id[1:]) * GROUP_SIZE + completion.index
+        seen[index] += 1
+        latencies.append(time.monotonic() - sent[index])
     seconds = time.monotonic() - sent[0]
     more = stream.next(0.2)
-    duplicated = sum(number - 1 for number in seen.values()) + (more is not None)
+    duplicated = sum(number - 1 for number in seen if number > 1) + (more is not None)
     stream.close()
     for process in (engine, *workers):
         process.join(WAIT_S)
@@ -164,7 +180,7 @@ def measure_stream(num_items: int, num_tokens: int, num_workers: int) -> dict[st
         "items_per_s": num_items / seconds,
         "p50_ms": 1000 * statistics.median(latencies),
         "p99_ms": 1000 * statistics.quantiles(latencies, n=100)[98],
-        "lost": num_items - len(seen),
+        "lost": seen.count(0),
         "duplicated": duplicated,
         "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
@@ -314,6 +330,8 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--only", choices=["stream", "bare"], help="one measurement, for internal use")
     options = parser.parse_args()
+    if options.items % GROUP_SIZE:
+        parser.error(f"--items {options.items} is not a multiple of the group size {GROUP_SIZE}")
     num_tokens = int(options.payload_kib * 1024 / WIRE_BYTES_PER_TOKEN)
     if options.only:
         measure = {"stream": measure_stream, "bare": measure_bare}[options.only]
@@ -323,7 +341,7 @@ def main() -> None:
         (in_process("stream", options.items, options), in_process("bare", options.items, options))
         for _ in range(options.repeat)
     ]
-    fewer = in_process("stream", max(options.items // 10, 1), options)
+    fewer = in_process("stream", max(options.items // 10 // GROUP_SIZE * GROUP_SIZE, GROUP_SIZE), options)
     stream = {key: statistics.median(run[key] for run, _ in runs) for key in runs[0][0]}
     bare = statistics.median(run["items_per_s"] for _, run in runs)
     peak = max(run["peak_rss_mib"] for run, _ in runs)
