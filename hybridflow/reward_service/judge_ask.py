@@ -37,6 +37,7 @@ class Question:
     """By url, time before which it is not asked there again."""
     num_failures: int = 0
     num_late: int = 0
+    """In a row."""
     why: str = "not asked yet"
     """Of the last failure."""
 
@@ -127,6 +128,7 @@ class Asker:
         elif isinstance(error := task.exception(), AskError):
             self._failed(endpoint, question, error)
         elif error is None:
+            question.num_late = 0
             endpoint.latency.answered(seconds)
             endpoint.answered_at = self._loop.time()
             endpoint.breaker.succeeded()
@@ -137,6 +139,8 @@ class Asker:
     def _failed(self, endpoint: Endpoint, question: Question, error: AskError) -> None:
         self._counts.failed(error.kind)
         question.num_failures += 1
+        if error.kind != "timeout":
+            question.num_late = 0  # that server does answer
         question.why = error.why
         if error.kind in ("busy", "bad_request"):
             endpoint.breaker.succeeded()  # it is up: it refuses this question, or this moment
