@@ -19,7 +19,8 @@ from hybridflow.cluster.workers import Call, Worker, are_ready, check_failed, fo
 from hybridflow.config.sections import Config
 from hybridflow.errors import RewardError
 from hybridflow.reward_service.actor import RewardWorker
-from hybridflow.rollout.group import RolloutGroup, RolloutSettings
+from hybridflow.rollout.group import RolloutGroup
+from hybridflow.rollout.opening import RolloutSettings
 from hybridflow.trainer.group import TrainerGroup
 from hybridflow.wire.reward_stream import RewardStream
 
