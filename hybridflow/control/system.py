@@ -19,7 +19,8 @@ from hybridflow.cluster.workers import forget_workers, gather
 from hybridflow.config.sections import Config
 from hybridflow.reward_service.group import RewardGroup, setup_of
 from hybridflow.reward_service.rules import BUILD_RULES
-from hybridflow.rollout.group import RolloutGroup, RolloutSettings
+from hybridflow.rollout.group import RolloutGroup
+from hybridflow.rollout.opening import RolloutSettings
 from hybridflow.trainer.group import TrainerGroup
 from hybridflow.wire.reward_stream import RewardStream
 

@@ -14,7 +14,6 @@ Every completion carries its own seed, derived from the run seed and its id; on 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -23,20 +22,15 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from hybridflow.errors import ProtocolError, RolloutError, WeightSyncError
-from hybridflow.types import Completion, FinishReason, GroupRequest, Lease, SamplingParams
+from hybridflow.errors import RolloutError, WeightSyncError
+from hybridflow.rollout.translate import check_reason, completion_seed, to_completion, to_sglang, undecoded
+from hybridflow.types import Completion, Lease, SamplingParams
 from hybridflow.weights.manifest import Bucket, TensorEntry, check_bucket
 from hybridflow.wire.messages import build_completion_id
 
 T = TypeVar("T")
 Deliver = Callable[[int, Completion], None]
 """Takes the attempt of a lease and a completion decoded under it."""
-
-
-def completion_seed(run_seed: int, completion_id: str) -> int:
-    """Sampling seed in [0, 2^31) of one completion."""
-    digest = hashlib.blake2b(f"{run_seed}/{completion_id}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % (1 << 31)
 
 
 @dataclass(frozen=True)
@@ -109,12 +103,12 @@ class SGLangEngine:
         cached = await self._prefill_prompts(leases)
         if self._num_aborts != num_aborts:
             for lease, index in by_id.values():
-                self._deliver(deliver, lease, self._undecoded(lease.request, index))
+                self._deliver(deliver, lease, undecoded(lease.request, index, self._version))
             return
         stream = await self._engine.async_generate(
             input_ids=[lease.request.prompt.token_ids for lease, _ in by_id.values()],
             sampling_params=[
-                self._sglang_sampling(sampling, build_completion_id(lease.request.group_id, index))
+                to_sglang(sampling, completion_seed(self._run_seed, build_completion_id(lease.request.group_id, index)))
                 for lease, index in by_id.values()
             ],
             rid=list(by_id),
@@ -125,7 +119,7 @@ class SGLangEngine:
             if output["meta_info"]["finish_reason"] is None:
                 continue
             lease, index = by_id.pop(output["meta_info"]["id"])
-            completion = self._to_completion(lease.request, index, output)
+            completion = to_completion(lease.request, index, output, self._version)
             if index == lease.indices[0] and lease.request.group_id in cached:
                 completion = msgspec.structs.replace(completion, cached_tokens=cached[lease.request.group_id])
             self._deliver(deliver, lease, completion)
@@ -150,7 +144,7 @@ class SGLangEngine:
             rid=[f"{lease.request.group_id}/prompt/{lease.attempt}/" for lease in shared],
         )
         for lease, output in zip(shared, outputs, strict=True):
-            self._check_reason(output["meta_info"]["finish_reason"], f"the prompt of group {lease.request.group_id}")
+            check_reason(output["meta_info"]["finish_reason"], f"the prompt of group {lease.request.group_id}")
         return {
             lease.request.group_id: int(output["meta_info"].get("cached_tokens", 0))  # none where it was aborted
             for lease, output in zip(shared, outputs, strict=True)
@@ -160,28 +154,6 @@ class SGLangEngine:
         deliver(lease.attempt, completion)
         self._num_in_flight -= 1
         self._num_delivered += 1
-
-    def _undecoded(self, request: GroupRequest, index: int) -> Completion:
-        """A completion that was aborted before its first token."""
-        assert self._version is not None
-        return Completion(
-            completion_id=build_completion_id(request.group_id, index),
-            group_id=request.group_id,
-            prompt_id=request.prompt.prompt_id,
-            index=index,
-            token_ids=[],
-            rollout_logprobs=[],
-            text="",
-            finish_reason="abort",
-            policy_version=self._version,
-            prompt_tokens=len(request.prompt.token_ids),
-            cached_tokens=len(request.prompt.token_ids),
-        )
-
-    @staticmethod
-    def _check_reason(reason: dict[str, Any], what: str) -> None:
-        if reason["type"] not in ("stop", "length", "abort") or reason.get("status_code"):
-            raise RolloutError(f"SGLang refused {what}: {reason}")
 
     def _note_failure(self, future: Future[None]) -> None:
         if not future.cancelled() and self._failure is None:
@@ -203,44 +175,6 @@ class SGLangEngine:
             )
         ]
         return EngineStatus((self._num_delivered, *moving), self._num_in_flight)
-
-    def _sglang_sampling(self, sampling: SamplingParams, completion_id: str) -> dict[str, Any]:
-        return {
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "max_new_tokens": sampling.max_new_tokens,
-            "stop_token_ids": sampling.stop_token_ids or None,
-            "stop": sampling.stop or None,
-            "sampling_seed": completion_seed(self._run_seed, completion_id),
-        }
-
-    def _to_completion(self, request: GroupRequest, index: int, output: dict[str, Any]) -> Completion:
-        meta = output["meta_info"]
-        completion_id = build_completion_id(request.group_id, index)
-        reason = meta["finish_reason"]
-        self._check_reason(reason, f"completion {completion_id}")
-        version = int(meta["weight_version"])
-        if version != self._version:
-            raise ProtocolError(
-                f"completion {completion_id} was decoded by weights version {version}, "
-                f"the engine confirmed {self._version}"
-            )
-        logprobs = [float(entry[0]) for entry in meta["output_token_logprobs"]]
-        finish: FinishReason = reason["type"]
-        return Completion(
-            completion_id=completion_id,
-            group_id=request.group_id,
-            prompt_id=request.prompt.prompt_id,
-            index=index,
-            token_ids=list(output["output_ids"]),
-            rollout_logprobs=logprobs,
-            text=output["text"],
-            finish_reason=finish,
-            policy_version=version,
-            prompt_tokens=int(meta["prompt_tokens"]),
-            cached_tokens=int(meta["cached_tokens"]),
-            num_retractions=int(meta.get("num_retractions", 0)),
-        )
 
     def abort(self) -> None:
         """Ends every running request; each is delivered with what it has, finish_reason "abort"."""

@@ -13,19 +13,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from hybridflow.cluster.session import Slots
-from hybridflow.config.sections import RolloutSection
 from hybridflow.errors import RolloutError
-from hybridflow.rollout.actor import RolloutWorker
-from hybridflow.rollout.arguments import build_arguments, engine_environment
 from hybridflow.rollout.leases import LeaseDispatch
 from hybridflow.rollout.member import EngineDiedError, EngineMember
+from hybridflow.rollout.opening import RolloutSettings, create_member
 from hybridflow.rollout.report import Totals
 from hybridflow.rollout.weight_session import WeightSession
 from hybridflow.types import GroupRequest, RolloutReport, SamplingParams
@@ -35,30 +30,11 @@ from hybridflow.wire.messages import Finished, build_completion_id
 
 logger = logging.getLogger(__name__)
 
-SLOT_SHARE = 0.4
-"""Part of a slot that an engine takes beside the train worker of the slot."""
-CONCURRENCY = 6
-"""Methods of an engine's actor that may run at once: two loads of buckets, status, submit, abort and one spare."""
 LOOK_S = 0.1
 """Shortest time between two looks at all engines."""
 
 StreamWeights = Callable[[int], Iterable[Any]]
 """Makes references to the buckets of a weights version, as often as it is asked."""
-
-
-@dataclass(frozen=True)
-class RolloutSettings:
-    """How engines are opened."""
-
-    section: RolloutSection
-    dtype: str
-    seed: int
-    initial_version: int | None = None
-    """Version under which the weights of the model directory count as confirmed; None: weights are published."""
-
-    @property
-    def num_slots(self) -> int:
-        return self.section.num_engines * self.section.tp_size
 
 
 class RolloutGroup:
@@ -84,29 +60,9 @@ class RolloutGroup:
 
     def launch(self, slots: Slots, hf_dir: Path, endpoint: Endpoint, log_directory: Path) -> None:
         """Starts every engine in the first of its `tp_size` slots; completions are sent to `endpoint`."""
-        section, settings = self._settings.section, self._settings
-        arguments = build_arguments(section, dtype=settings.dtype, seed=settings.seed)
-        remote = ray.remote(RolloutWorker)
-        for index in range(section.num_engines):
-            name = f"engine-{index}"
-            options = remote.options(
-                num_cpus=SLOT_SHARE,
-                num_gpus=SLOT_SHARE * slots.gpus_per_slot,
-                scheduling_strategy=slots.strategy(index * section.tp_size),
-                runtime_env={"env_vars": engine_environment(section, index)},
-                max_restarts=0,
-                max_concurrency=CONCURRENCY,
-            )
-            log = str(log_directory / f"{name}.log")
-            given = (name, str(hf_dir), arguments, settings.seed, endpoint, log, settings.initial_version)
-            self._members[name] = EngineMember(
-                name,
-                lambda options=options, given=given: options.remote(*given),
-                heartbeat_s=section.heartbeat_s,
-                hang_timeout_s=section.hang_timeout_s,
-                start_timeout_s=section.start_timeout_s,
-                initial_version=settings.initial_version,
-            )
+        for index in range(self._settings.section.num_engines):
+            member = create_member(index, self._settings, slots, hf_dir, endpoint, log_directory)
+            self._members[member.name] = member
 
     def wait_ready(self) -> None:
         """Returns when every engine answers.

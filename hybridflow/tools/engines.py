@@ -12,7 +12,8 @@ from ray.exceptions import RayError
 
 from hybridflow.cluster.processes import end_processes
 from hybridflow.cluster.session import Slots, node_address, start_session, stop_session
-from hybridflow.rollout.group import RolloutGroup, RolloutSettings
+from hybridflow.rollout.group import RolloutGroup
+from hybridflow.rollout.opening import RolloutSettings
 from hybridflow.types import Completion, GroupRequest, SamplingParams
 from hybridflow.wire.completion_receiver import CompletionReceiver
 

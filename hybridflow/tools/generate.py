@@ -15,7 +15,7 @@ from hybridflow.config.sections import RolloutSection
 from hybridflow.errors import ConfigError
 from hybridflow.policy.load import load_tokenizer
 from hybridflow.rollout.arguments import check_engine_layout
-from hybridflow.rollout.group import RolloutSettings
+from hybridflow.rollout.opening import RolloutSettings
 from hybridflow.tools.engines import Engines, open_engines
 from hybridflow.tools.output_file import OutputFile, fingerprint
 from hybridflow.tools.progress import RowProgress

@@ -1,0 +1,59 @@
+"""How engines are opened: their settings, and their actors in their slots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+
+from hybridflow.cluster.session import Slots
+from hybridflow.config.sections import RolloutSection
+from hybridflow.rollout.actor import RolloutWorker
+from hybridflow.rollout.arguments import build_arguments, engine_environment
+from hybridflow.rollout.member import EngineMember
+
+SLOT_SHARE = 0.4
+"""Part of a slot that an engine takes beside the train worker of the slot."""
+CONCURRENCY = 6
+"""Methods of an engine's actor that may run at once: two loads of buckets, status, submit, abort and one spare."""
+
+
+@dataclass(frozen=True)
+class RolloutSettings:
+    """How engines are opened."""
+
+    section: RolloutSection
+    dtype: str
+    seed: int
+    initial_version: int | None = None
+    """Version under which the weights of the model directory count as confirmed; None: weights are published."""
+
+    @property
+    def num_slots(self) -> int:
+        return self.section.num_engines * self.section.tp_size
+
+
+def create_member(
+    index: int, settings: RolloutSettings, slots: Slots, hf_dir: Path, endpoint: str, log_directory: Path
+) -> EngineMember:
+    """Starts engine `index` in the first of its `tp_size` slots; it sends completions to `endpoint`."""
+    section, name = settings.section, f"engine-{index}"
+    options = ray.remote(RolloutWorker).options(
+        num_cpus=SLOT_SHARE,
+        num_gpus=SLOT_SHARE * slots.gpus_per_slot,
+        scheduling_strategy=slots.strategy(index * section.tp_size),
+        runtime_env={"env_vars": engine_environment(section, index)},
+        max_restarts=0,
+        max_concurrency=CONCURRENCY,
+    )
+    arguments = build_arguments(section, dtype=settings.dtype, seed=settings.seed)
+    log = str(log_directory / f"{name}.log")
+    return EngineMember(
+        name,
+        lambda: options.remote(name, str(hf_dir), arguments, settings.seed, endpoint, log, settings.initial_version),
+        heartbeat_s=section.heartbeat_s,
+        hang_timeout_s=section.hang_timeout_s,
+        start_timeout_s=section.start_timeout_s,
+        initial_version=settings.initial_version,
+    )
