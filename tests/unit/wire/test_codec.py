@@ -32,6 +32,20 @@ DECODERS = [codec.decode_from_worker, codec.decode_from_engine, codec.decode_to_
     [
         Ready("w", 4),
         ScoreReply("w", "c", Scored(value=0.5, rule="r", extracted="e", why="y")),
+        ScoreReply(
+            "w",
+            "c",
+            Scored(
+                value=1.0,
+                rule="r",
+                extracted="e",
+                why="y",
+                predicted_form="p",
+                gold_form="g",
+                judge="j",
+                judge_vote="yes",
+            ),
+        ),
         ScoreReply("w", "c", Unknown(why="y")),
         Bye("w"),
     ],
