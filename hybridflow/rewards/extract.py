@@ -49,7 +49,7 @@ _UNIT_BEHIND_BOX = re.compile(
 )
 
 _END = re.compile(r"[.!?](?=[\s\"')\]*_]|\Z)|\u3002|\n(?!\s{0,8}(?:[-*\u2022]|\(?\d{1,2}[.)])\s)")
-_TITLES = word_set("mr mrs ms dr st mt ft prof gen sen rep gov hon capt lt vs approx")
+_TITLES = word_set("mr mrs ms dr st mt ft prof gen sen rep gov hon capt lt vs approx rs")
 _NUMBERED = word_set("no nos fig vol sec art p pp jan feb mar apr jun jul aug sep sept oct nov dec")
 _INITIALS = re.compile(r"(?:[^\W\d]\.)*[^\W\d]")
 _NUMBERED_LIST = re.compile(r"[\s:]*\(?1[.)]\s[^\n]*\n\s*\(?2[.)]\s")

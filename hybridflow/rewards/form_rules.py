@@ -18,7 +18,7 @@ from hybridflow.rewards.wording import NEGATIONS, SMALL_WORDS, word_set
 _POLARITY = {"yes": "yes", "是": "yes", "是的": "yes", "对": "yes"}
 _POLARITY |= {"no": "no", "否": "no", "不是": "no", "不": "no"}
 _OPENERS = word_set("definitely certainly clearly absolutely simply")
-_SET_OFF = re.compile(r"\W*\w+\s*(?:[,.;:!\n\u3002]|\s-)")
+_SET_OFF = re.compile(r"\W*\w+\s*(?:[,.;:!(\n\u3002]|\s-)")
 _ENUMERATOR = re.compile(r"(?:(?<=[\n,;])|\A)\s{0,8}(?:[-*\u2022]|\(?\d{1,2}[.)])\s")
 _THOUSANDS_COMMA = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _BETWEEN_ITEMS = re.compile("[,;|/\n\u3001\u2022]|\\b(?:and|or)\\b|(?<=\\s)&(?=\\s)|[和与及]", re.IGNORECASE)

@@ -19,11 +19,11 @@ from hybridflow.types import Verdict
 
 RULE = "multiple_choice"
 _MARK = re.compile(
-    rf"{MARK.pattern} | [故此以应]选[择项]? :? | 正确选项 [是为:] :?",
+    rf"{MARK.pattern} | (?:[故此以应]|答案)选[择项]? :? | 正确选项 [是为:] :?",
     MARK.flags,
 )
 _LETTER = re.compile(
-    r"(?i:(?:clearly|definitely|simply)\s)?(?i:(?:the\s)?(?:option|choice|letter)\s|选项?\s?)?"
+    r"(?i:(?:it\sis|clearly|definitely|simply)\s)?(?i:(?:the\s)?(?:option|choice|letter)\s|选项?\s?)?"
     r"(?:[(\[]\s*(?P<bracketed>[A-Da-d])\s*[)\]]|(?P<closed>[A-Da-d])\)|(?P<bare>[A-D])(?![\w'+-]))"
 )
 _MAY_FOLLOW_A = re.compile(

@@ -30,6 +30,7 @@ _STEPS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
     (re.compile(r"\b([A-Z])\+\+(?!\w)"), r"\1plusplus "),
     (re.compile(r"\b([A-D]{1,3})-(?!\w)"), r"\1minus "),
     (re.compile(r"\bC#"), "Csharp "),
+    (re.compile(r"\bFY(?=\d)"), "FY "),
     (re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])"), lambda found: found.group().replace(",", "")),
     (re.compile(r"(?<=\d)\u2009(?=\d{3}(?!\d))"), ""),
     (re.compile(rf"(?<![^\s(\[:=])([{_CURRENCY}]?\s?)-(?=(?:[A-Z]{{0,2}}[{_CURRENCY}])?\s?\.?\d)"), rf"\1{_MINUS}"),

@@ -7,7 +7,8 @@ sign. Read are
 - a sign before or behind the currency, "minus", and the brackets of book-keeping: "(1,234)" is -1234;
 - fractions, "1/2", "2 1/2", "½", except where the denominator divides the numerator: "10/2" is a sum not worked out;
 - "1.5e3", "1.5 x 10^3", "10³"; scale words, which multiply: "60.5 million", "$4.2M", "5 (in thousands)", "3亿";
-- whole numbers in words up to ninety-nine, also with a scale, where nothing follows but a unit: "twenty-five million";
+- whole numbers in words up to ninety-nine, also with a scale, where nothing follows but a unit: "twenty-five million",
+  and "thirty (30) days";
 - what follows the last "=": "100 - 95 = 5" is 5.
 
 Not read, because they could be two numbers: "1.234,5" and "1.234.567", "12,34", "5 or 6", "2-10". A percent sign is a
@@ -20,67 +21,21 @@ import re
 from decimal import Context, Decimal, InvalidOperation
 from typing import NamedTuple
 
+from hybridflow.rewards import number_forms as forms
 from hybridflow.rewards.characters import CJK, unify
 from hybridflow.rewards.latex import drop_latex
 from hybridflow.rewards.normalise import split_words
 from hybridflow.rewards.number_words import NUMBER_WORDS, value_of
-from hybridflow.rewards.units import CURRENCY, NO_UNIT, UNIT, Unit, meaning_of, name_of
-from hybridflow.rewards.wording import (
-    ALTERNATIVES,
-    MONTHS,
-    NEGATIONS,
-    SCALE_LETTERS,
-    SCALES,
-    SMALL_WORDS,
-    is_scale,
-)
+from hybridflow.rewards.units import CURRENCY, NO_UNIT, Unit, meaning_of, name_of
+from hybridflow.rewards.wording import ALTERNATIVES, NEGATIONS, SCALE_LETTERS, SCALES, SMALL_WORDS, is_scale, word_set
 
 _CONTEXT = Context(prec=60)
 _LARGEST_EXPONENT = 300
 _READ_CHARS = 200
 """A number and its unit are at the start of an answer; more than this is not read."""
 
-_SCALE = "|".join(f"{word}s?\\b" if word.isascii() else word for word in sorted(SCALES, key=len, reverse=True))
-_SCALE_ASIDE = re.compile(
-    rf"(?:\(\s?|,\s?)(?:in\s)?({_SCALE})(?:\s?\)|(?=\s?\Z))|\bin\s({_SCALE})(?=\s?\Z)",
-    re.IGNORECASE,
-)
-_EQUALS = re.compile("(?<![<>!=])[=≈](?!=)")
-_ABOUT = re.compile(
-    r"(?:(?:approximately|approx\.?|about|around|roughly|nearly|almost|circa|exactly|just|only|a\stotal\sof)\s"
-    "|大约|大概|[约共~=≈]) ?",
-    re.IGNORECASE,
-)
-_SIGN = re.compile("[-+]|(?:minus|negative) |负", re.IGNORECASE)
-_PERCENT_BEFORE = re.compile("百分之")
-_OPEN, _CLOSE = re.compile(r"\("), re.compile(r" ?\)")
-_FRACTION = re.compile(r"(?:(\d{1,9}) )?(\d{1,18}) ?/ ?(\d{1,18})(?![\d.,/])")
-_DIGITS = re.compile(
-    r"(?:(?:\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d{2})+,\d{3}|\d{1,3}(?:\u2009\d{3})+|\d+)(?:\.\d*)?|\.\d+)(?![\d,\u2009]*\d)"
-)
-_POWER = re.compile(
-    "e(?P<e>[-+]?[0-9]{1,4})(?![0-9])| ?[x×*\u00b7] ?10 ?(?:\\^|\\*\\*) ?[{(]?(?P<ten>[-+]?[0-9]{1,4})[})]?(?![0-9])",
-    re.IGNORECASE,
-)
-_POWER_ALONE = re.compile(r"10 ?(?:\^|\*\*) ?[{(]?([-+]?[0-9]{1,4})[})]?(?![0-9])")
-_LETTER = re.compile(rf" ?({'|'.join(sorted(SCALE_LETTERS, key=len, reverse=True))})(?![^\W_])", re.IGNORECASE)
-_SCALE_WORD = re.compile(rf" ?({_SCALE})", re.IGNORECASE)
-_UNIT = re.compile(rf" ?(?:{UNIT.pattern})", re.IGNORECASE)
-_YEAR = rf"(?:(?:{'|'.join(MONTHS)})\.? (?:\d{{1,2}},? )?)?(?:19|20)\d\d\b"
-_TIME = re.compile(
-    rf"\b(?:in|for|during|of|at|on|by|since|from|between|ended|ending|over)"
-    rf" (?:(?:the|fiscal|year|years|fy|ended|ending|end|of) ){{0,4}}{_YEAR}(?: ?(?:to|and|through|-) ?{_YEAR})?",
-    re.IGNORECASE,
-)
-_UNSURE = (NEGATIONS | ALTERNATIVES | {"to", "times"}) - {
-    "and",
-    "but",
-    "except",
-    "excluding",
-    "without",
-    "ex",
-    "either",
-}
+_UNSURE = (NEGATIONS | ALTERNATIVES | word_set("to times")) - word_set("and but except excluding without ex either")
+"""Behind a number: there may be another one, or it may not hold."""
 
 
 class Quantity(NamedTuple):
@@ -103,10 +58,12 @@ def parse_quantity(answer: str) -> Quantity | None:
     Example: parse_quantity("$(1.2) billion").value == -1200000000
     """
     text = drop_latex(unify(answer[:_READ_CHARS])).replace("\\", "")
-    text = _SCALE_ASIDE.sub(lambda found: f" {found[1] or found[2]} ", text)
-    text = re.sub(r"[ \t\n]+", " ", text).strip()
+    text = forms.SCALE_ASIDE.sub(lambda found: f" {found[1] or found[2]} ", text)
+    text = re.sub(r"[ \t\n]+", " ", text).strip().removeprefix("[").removesuffix("]")
+    for pattern in forms.SAID_TWICE:
+        text = pattern.sub(_say_once, text)
     quantity = _Reader(text).read()
-    if quantity is None and (equals := list(_EQUALS.finditer(text))):
+    if quantity is None and (equals := list(forms.EQUALS.finditer(text))):
         quantity = _Reader(text[equals[-1].end() :].strip()).read()
     return quantity
 
@@ -115,6 +72,11 @@ def are_close(predicted: Decimal, gold: Decimal, relative_tolerance: Decimal) ->
     """|predicted - gold| <= relative_tolerance * |gold|, in decimal arithmetic. Nothing but 0 is close to 0."""
     difference = abs(_CONTEXT.subtract(predicted, gold))
     return difference <= _CONTEXT.multiply(relative_tolerance, abs(gold))
+
+
+def _say_once(found: re.Match[str]) -> str:
+    """Contracts write "thirty (30) days": the digits alone, where both are the same number."""
+    return found["digits"] if value_of(found) == int(found["digits"]) else found.group()
 
 
 class _Reader:
@@ -129,9 +91,9 @@ class _Reader:
         self._in_words = False
 
     def read(self) -> Quantity | None:
-        while self._take(_ABOUT):
+        while self._take(forms.ABOUT):
             pass
-        if self._take(_PERCENT_BEFORE):
+        if self._take(forms.PERCENT_BEFORE):
             self._unit = meaning_of("%")
         if not self._take_lead():
             return None
@@ -139,7 +101,7 @@ class _Reader:
         self._close()
         shift = self._take_scale()
         self._close()
-        if found := self._take(_UNIT):
+        if found := self._take(forms.UNIT_BEHIND):
             self._join(meaning_of(found.group().lstrip()))
         self._close()
         rest = self._text[self._at :]
@@ -163,13 +125,13 @@ class _Reader:
     def _take_lead(self) -> bool:
         """Sign, currency and opening bracket in any order, each at most once."""
         while True:
-            if found := self._take(_SIGN):
+            if found := self._take(forms.SIGN):
                 if self._sign is not None:
                     return False
                 self._sign = "+" if found.group() == "+" else "-"
             elif found := self._take(CURRENCY):
                 self._join(meaning_of(found.group()))
-            elif self._take(_OPEN):
+            elif self._take(forms.OPEN):
                 self._num_open += 1
             elif self._text[self._at : self._at + 1] == " ":
                 self._at += 1
@@ -177,34 +139,36 @@ class _Reader:
                 return self._num_open <= 1
 
     def _take_value(self) -> Decimal | None:
-        if found := self._take(_FRACTION):
+        if found := self._take(forms.FRACTION):
             whole, above, below = int(found[1] or 0), int(found[2]), int(found[3])
             if below == 0 or above % below == 0:
                 return None
             return _CONTEXT.divide(Decimal(whole * below + above), Decimal(below))
-        if found := self._take(_POWER_ALONE):
+        if found := self._take(forms.POWER_ALONE):
             return Decimal(1).scaleb(int(found[1]), _CONTEXT)
-        if found := self._take(_DIGITS):
+        if found := self._take(forms.DIGITS):
             value = Decimal(found.group().replace(",", "").replace("\u2009", ""))
-            if power := self._take(_POWER):
+            if power := self._take(forms.POWER):
                 value = value.scaleb(int(power["e"] or power["ten"]), _CONTEXT)
             return value
+        if self._take(forms.ONE):
+            return Decimal(1)
         if found := self._take(NUMBER_WORDS):
             self._in_words = True
             return Decimal(value_of(found))
         return None
 
     def _take_scale(self) -> int:
-        if self._unit and (found := self._take(_LETTER)):
+        if self._unit and (found := self._take(forms.SCALE_LETTER)):
             return SCALE_LETTERS[found[1].lower()]
         shift = 0
-        while found := self._take(_SCALE_WORD):
+        while found := self._take(forms.SCALE_WORD):
             word = found[1].lower()
             shift += SCALES.get(word) or SCALES[word.removesuffix("s")]
         return shift
 
     def _close(self) -> None:
-        if self._num_closed < self._num_open and self._take(_CLOSE):
+        if self._num_closed < self._num_open and self._take(forms.CLOSE):
             self._num_closed += 1
 
     def _join(self, unit: Unit) -> None:
@@ -217,7 +181,7 @@ class _Reader:
         is_glued = before.isascii() and before.isalnum() and rest[:1].isalnum() and not re.match(f"[{CJK}]", rest)
         if is_glued or rest[:1] in ("_", "/", "^", ")"):
             return False
-        without_time = _TIME.sub(" ", re.sub(r"\(((?:19|20)\d\d)\)", " ", rest))
+        without_time = forms.TIME.sub(" ", rest)
         words = [word.text for word in split_words(without_time)]
         if words[:1] and words[0] in SCALE_LETTERS:
             return False

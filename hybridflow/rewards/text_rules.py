@@ -25,16 +25,22 @@ _ALTERNATIVE_MARK = re.compile(r"\s[/|]\s|[;\n]")
 
 
 def have_equal_words(predicted: str, gold: str) -> bool:
-    """Whether both are the same words in the same order; "e-mail" is "email".
+    """Whether both are the same words in the same order; "e-mail" is "email", and "3-5" is "3 to 5".
 
     Example: have_equal_words("The U.S. dollar", "us Dollar")
     """
     keep_a = holds_label(gold)
-    one, other = ([word.text for word in split_words(text, keep_a=keep_a)] for text in (predicted, gold))
+    one, other = (_drop_to([word.text for word in split_words(text, keep_a=keep_a)]) for text in (predicted, gold))
     if one == other:
         return bool(one)
     joined = "".join(one)
     return joined == "".join(other) and not any(map(str.isdigit, joined))
+
+
+def _drop_to(words: list[str]) -> list[str]:
+    """Without the "to" of a range, which may be written as a dash too."""
+    between = zip(["", *words], words, [*words[1:], ""], strict=False)
+    return [word for left, word, right in between if not (word == "to" and left[:1].isdigit() and right[:1].isdigit())]
 
 
 def have_other_currency(predicted: str, gold: str) -> bool:

@@ -22,6 +22,9 @@ _CURRENCIES = """
     £ gbp sterling 英镑              = gbp
     € eur euro euros 欧元            = eur
     ¥                             = jpy cny
+    ₹ inr rs rupee rupees         = inr
+    ₩ krw won                     = krw
+    chf franc francs              = chf
     yen jpy 日元                  = jpy
     yuan rmb cny 元 人民币         = cny
 """
@@ -64,7 +67,9 @@ _MEANING = _CURRENCY_MEANING | _read(_OTHERS)
 
 def _alternatives(words: dict[str, Unit]) -> str:
     longest_first = sorted(words, key=len, reverse=True)
-    return "|".join(re.escape(word) + (r"\b" if word.isascii() and word.isalpha() else "") for word in longest_first)
+    return "|".join(
+        re.escape(word) + ("(?![a-z])" if word.isascii() and word.isalpha() else "") for word in longest_first
+    )
 
 
 CURRENCY = re.compile(rf"(?:{_alternatives(_CURRENCY_MEANING)})", re.IGNORECASE)

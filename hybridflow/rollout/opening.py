@@ -12,6 +12,7 @@ from hybridflow.config.sections import RolloutSection
 from hybridflow.rollout.actor import RolloutWorker
 from hybridflow.rollout.arguments import build_arguments, engine_environment
 from hybridflow.rollout.member import EngineMember
+from hybridflow.wire.endpoint import Endpoint
 
 SLOT_SHARE = 0.4
 """Part of a slot that an engine takes beside the train worker of the slot."""
@@ -35,7 +36,7 @@ class RolloutSettings:
 
 
 def create_member(
-    index: int, settings: RolloutSettings, slots: Slots, hf_dir: Path, endpoint: str, log_directory: Path
+    index: int, settings: RolloutSettings, slots: Slots, hf_dir: Path, endpoint: Endpoint, log_directory: Path
 ) -> EngineMember:
     """Starts engine `index` in the first of its `tp_size` slots; it sends completions to `endpoint`."""
     section, name = settings.section, f"engine-{index}"

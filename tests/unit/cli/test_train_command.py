@@ -95,6 +95,12 @@ def test_value_out_of_bounds(train: Train) -> None:
     assert "give a value of at most 1" in train("rollout.top_p=1.5")
 
 
+def test_verifier_that_does_not_exist(train: Train, runs: Path) -> None:
+    message = train("rewards.verifiers.doc-qa=docq")
+    assert "rewards.verifiers.doc-qa = 'docq': no verifier has this name. Remedy: use one of docqa," in message
+    assert not runs.exists()
+
+
 def test_missing_config_file(train: Train) -> None:
     message = train(config=ROOT / "configs/quikstart.toml")
     assert "quikstart.toml does not exist" in message and "quickstart.toml" in message.partition("Nearest")[2]

@@ -56,7 +56,7 @@ PIECES = st.sampled_from(
 HOSTILE_TEXT = st.lists(PIECES | st.text(max_size=3), max_size=12).map("".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(HOSTILE_TEXT, HOSTILE_TEXT, HOSTILE_TEXT, st.data())
 def test_no_beginning_and_no_end_of_the_prompt_says_yes(
     question: str, prediction: str, gold: str, data: st.DataObject
@@ -67,7 +67,7 @@ def test_no_beginning_and_no_end_of_the_prompt_says_yes(
     assert parse_vote(told[at:]) != "yes"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(HOSTILE_TEXT)
 def test_a_harmless_text_has_one_line_no_verdict_and_no_chat_token(text: str) -> None:
     harmless = make_harmless(text, 1000)

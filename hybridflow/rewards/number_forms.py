@@ -1,0 +1,61 @@
+"""The pieces that a number is written in, as patterns; `numbers` puts them together.
+
+Each is matched where the reader stands, in text with single spaces.
+"""
+
+from __future__ import annotations
+
+import re
+
+from hybridflow.rewards.number_words import NUMBER_WORDS
+from hybridflow.rewards.units import UNIT
+from hybridflow.rewards.wording import MONTHS, SCALE_LETTERS, SCALES
+
+_SCALE = "|".join(f"{word}s?\\b" if word.isascii() else word for word in sorted(SCALES, key=len, reverse=True))
+_YEAR = rf"(?:(?:{'|'.join(MONTHS)})\.? (?:\d{{1,2}},? )?)?(?:19|20)\d\d\b"
+
+ABOUT = re.compile(
+    r"(?:(?:approximately|approx\.?|about|around|roughly|nearly|almost|circa|exactly|just|only|a\stotal\sof)\s"
+    "|大约|大概|[约共~=≈]) ?",
+    re.IGNORECASE,
+)
+PERCENT_BEFORE = re.compile("百分之")
+SIGN = re.compile("[-+]|(?:minus|negative) |负", re.IGNORECASE)
+OPEN, CLOSE = re.compile(r"\("), re.compile(r" ?\)")
+
+FRACTION = re.compile(r"(?:(\d{1,9}) )?(\d{1,18}) ?/ ?(\d{1,18})(?![\d.,/])")
+"""Groups: whole, numerator, denominator."""
+DIGITS = re.compile(
+    r"(?:(?:\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d{2})+,\d{3}|\d{1,3}(?:\u2009\d{3})+|\d+)(?:\.\d*)?|\.\d+)(?![\d,\u2009]*\d)"
+)
+"""Digits with separators at the places of thousands, or of the Indian lakh, or none; never half of a longer number."""
+POWER = re.compile(
+    "e(?P<e>[-+]?[0-9]{1,4})(?![0-9])| ?[x×*\u00b7] ?10 ?(?:\\^|\\*\\*) ?[{(]?(?P<ten>[-+]?[0-9]{1,4})[})]?(?![0-9])",
+    re.IGNORECASE,
+)
+POWER_ALONE = re.compile(r"10 ?(?:\^|\*\*) ?[{(]?([-+]?[0-9]{1,4})[})]?(?![0-9])")
+ONE = re.compile(r"an? (?=(?:hundred|thousand|million|billion|trillion)\b)", re.IGNORECASE)
+"""The "a" of "a million"."""
+
+SCALE_WORD = re.compile(rf" ?({_SCALE})", re.IGNORECASE)
+SCALE_LETTER = re.compile(rf" ?({'|'.join(sorted(SCALE_LETTERS, key=len, reverse=True))})(?![^\W_])", re.IGNORECASE)
+SCALE_ASIDE = re.compile(
+    rf"(?:\(\s?|,\s?)(?:in\s)?({_SCALE})(?:\s?\)|(?=\s?\Z))|\bin\s({_SCALE})(?=\s?\Z)",
+    re.IGNORECASE,
+)
+"""A scale as tables state it: "(in thousands)", ", in millions"."""
+UNIT_BEHIND = re.compile(rf" ?(?:{UNIT.pattern})", re.IGNORECASE)
+
+EQUALS = re.compile("(?<![<>!=])[=≈](?!=)")
+SAID_TWICE = (
+    re.compile(rf"{NUMBER_WORDS.pattern} \((?P<digits>\d{{1,2}})\)", re.IGNORECASE),
+    re.compile(rf"\b(?P<digits>\d{{1,2}}) \({NUMBER_WORDS.pattern}\)", re.IGNORECASE),
+)
+"""As contracts write it: "thirty (30)", "30 (thirty)"."""
+TIME = re.compile(
+    rf"\b(?:in|for|during|of|at|on|by|since|from|between|ended|ending|over)"
+    rf" (?:(?:the|fiscal|year|years|fy|ended|ending|end|of) ){{0,4}}{_YEAR}(?: ?(?:to|and|through|-) ?{_YEAR})?"
+    rf"|\((?:19|20)\d\d\)",
+    re.IGNORECASE,
+)
+"""When a number holds: "in 2019", "for the year ended December 31, 2019", "(2019)"."""
