@@ -159,14 +159,18 @@ def expected_names(hf_config: HFConfig) -> set[str]:
     for layer in range(hf_config.num_layers):
         has_experts = hf_config.moe is not None and hf_config.moe.layers[layer]
         prefix = f"model.layers.{layer}."
-        for rule in LAYER_RULES:
-            if _is_in_layer(rule, hf_config, has_experts):
-                names.update(prefix + hf_name for hf_name in rule.hf)
+        for rule in rules_of_layer(hf_config, has_experts):
+            names.update(prefix + hf_name for hf_name in rule.hf)
         if hf_config.moe is not None and has_experts:
             for expert in range(hf_config.moe.num_experts):
                 expert_prefix = f"{prefix}mlp.experts.{expert}."
                 names.update(expert_prefix + hf_name for rule in EXPERT_RULES for hf_name in rule.hf)
     return names
+
+
+def rules_of_layer(hf_config: HFConfig, has_experts: bool) -> tuple[Rule, ...]:
+    """Of LAYER_RULES, those of a layer with or without experts; the experts themselves have EXPERT_RULES."""
+    return tuple(rule for rule in LAYER_RULES if _is_in_layer(rule, hf_config, has_experts))
 
 
 def _is_in_layer(rule: Rule, hf_config: HFConfig, has_experts: bool) -> bool:
