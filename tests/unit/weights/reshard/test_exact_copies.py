@@ -19,19 +19,14 @@ import pytest
 from hybridflow.weights.reshard.placement import Link
 from hybridflow.weights.reshard.plan import Copy, ReshardPlan
 from hybridflow.weights.reshard.planner import plan_reshard
-from hybridflow.weights.reshard.regions import Region
 from hybridflow.weights.reshard.schedule import build_schedule
 from hybridflow.weights.reshard.traffic import compute_traffic
+from tests.unit.weights.reshard.apply import Trainer, view
 from tests.unit.weights.reshard.oracles import UNWRITTEN, Array, cut_megatron, cut_sglang, full_tensors
 from tests.unit.weights.reshard.triples import Triple, make_triples
 
 TRIPLES_PER_TEST = 40
 SEEDS = range(13)
-
-
-def view(array: Array, region: Region) -> Array:
-    matrix = array.reshape(-1, array.shape[-1]) if array.ndim > 1 else array.reshape(-1, 1)
-    return matrix[region.row : region.row + region.rows, region.col : region.col + region.cols]
 
 
 def plan_of(triple: Triple) -> ReshardPlan:
@@ -55,7 +50,7 @@ def check_gpu(
     triple: Triple,
     plan: ReshardPlan,
     hf: dict[str, Array],
-    trainer: list[dict[tuple[int, str], Array]],
+    trainer: Trainer,
     on_gpu: list[set[int]],
 ) -> None:
     engine = {name: np.full(shape, UNWRITTEN) for name, shape in plan.parameters_of(gpu)}

@@ -15,7 +15,8 @@ from hybridflow.weights.reshard.regions import Region
 from hybridflow.weights.reshard.rollout_layout import RolloutLayout
 from hybridflow.weights.reshard.schedule import Schedule, build_schedule
 from megatron_ext.layout import Layout
-from tests.unit.weights.reshard.oracles import Array, cut_megatron, full_tensors
+from tests.unit.weights.reshard.apply import Trainer
+from tests.unit.weights.reshard.oracles import cut_megatron, full_tensors
 from tests.unit.weights.reshard.test_plan import TINY, TINY_MOE
 
 BUCKET_BYTES = 200
@@ -41,12 +42,12 @@ def schedule(plan: ReshardPlan) -> Schedule:
 
 
 @pytest.fixture
-def trainer(plan: ReshardPlan) -> list[dict[tuple[int, str], Array]]:
+def trainer(plan: ReshardPlan) -> Trainer:
     hf = full_tensors(plan.hf_config)
     return [cut_megatron(plan.hf_config, plan.train, hf, rank) for rank in range(plan.world_size)]
 
 
-def expected_buffer(schedule: Schedule, number: int, rank: int, trainer: list[dict[tuple[int, str], Array]]) -> int:
+def expected_buffer(schedule: Schedule, number: int, rank: int, trainer: Trainer) -> int:
     """Parameters handed over; rectangles with gaps that are sent over the network, each once; those received so."""
     shapes = dict(schedule.plan.parameters_of(rank))
     elements = sum(math.prod(shape) for _, shape in schedule.parameters(number, rank))
@@ -68,9 +69,7 @@ def has_gaps(region: Region, shape: tuple[int, ...]) -> bool:
     return len(shape) > 1 and region.cols < shape[-1] and region.rows > 1
 
 
-def test_a_rounds_buffer_is_what_it_hands_over_packs_and_unpacks(
-    schedule: Schedule, trainer: list[dict[tuple[int, str], Array]]
-) -> None:
+def test_a_rounds_buffer_is_what_it_hands_over_packs_and_unpacks(schedule: Schedule, trainer: Trainer) -> None:
     for number, round_ in enumerate(schedule.rounds):
         for rank in range(schedule.plan.world_size):
             assert round_.buffer_bytes[rank] == expected_buffer(schedule, number, rank, trainer), (number, rank)
