@@ -76,6 +76,8 @@ def reshard(
 
 def _read_model(path: Path) -> HFConfig:
     """Raises ConfigError naming the path if there is no config, or not of a supported model."""
+    from huggingface_hub.errors import StrictDataclassError
+
     from megatron_ext.hf.config import UnsupportedModelError, read_hf_config
 
     file = path if path.is_file() else path / "config.json"
@@ -83,7 +85,7 @@ def _read_model(path: Path) -> HFConfig:
         raise ConfigError(f"--model {path}: there is no {file}; give a Hugging Face directory or its config.json")
     try:
         return read_hf_config(path)
-    except UnsupportedModelError as error:
+    except (UnsupportedModelError, StrictDataclassError) as error:
         raise ConfigError(f"--model {path}: {error}") from error
     except json.JSONDecodeError as error:
         raise ConfigError(f"--model {path}: {file} is not JSON ({error}); give a Hugging Face config") from error

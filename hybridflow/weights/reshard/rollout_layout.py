@@ -38,7 +38,8 @@ def check_rollout_layout(hf_config: HFConfig, rollout: RolloutLayout, world_size
             f"choose one of {_divisors(world_size)}"
         )
     _check_divides("tp", tp, "attention heads", hf_config.num_heads)
-    _check_divides("tp", tp, "rows of the feed-forward width", hf_config.ffn_hidden_size)
+    if hf_config.moe is None:
+        _check_divides("tp", tp, "rows of the feed-forward width", hf_config.ffn_hidden_size)
     if hf_config.num_kv_heads % tp and tp % hf_config.num_kv_heads:
         raise ConfigError(
             f"rollout tp = {tp}: it must divide the model's {hf_config.num_kv_heads} key-value heads, or be a multiple "

@@ -1,6 +1,6 @@
 """A plan as rounds of messages with bounded buffers: what a transport executes.
 
-    schedule = build_schedule(plan, element_bytes=2, bucket_bytes=256 * 2**20)
+    schedule = build_schedule(plan, element_bytes=2, bucket_bytes=512 * 2**20)
     for number, round_ in enumerate(schedule.rounds):
         shapes = schedule.parameters(number, rank)        # allocate these; an engine rank gets them whole, then frees
         for name, region in schedule.padding(number, rank): ...        # fill with zeros
@@ -14,9 +14,10 @@ layer) either as it was or as it will be, and `load_format="direct"` takes only 
 
 **Messages.** One per pair of ranks and round, both ends listing them in the same order (incoming by source, outgoing by
 destination), so point-to-point operations of a round can be posted together without deadlock. A message is the elements
-of its copies one after the other, each rectangle row by row. On Link.DEVICE (source and destination are one GPU) and
-Link.NVLINK the destination's memory can be written in place, through a shared handle, and nothing needs packing. On
-Link.NETWORK a rectangle with gaps (`Piece.gathers`, `Piece.scatters`) is packed before it is sent, or unpacked after.
+of its copies one after the other, each rectangle row by row, in the dtype that both sides have. On Link.DEVICE (source
+and destination are one GPU) and Link.NVLINK the destination's memory can be written in place, through a shared handle,
+and nothing needs packing. On Link.NETWORK a rectangle with gaps (`Piece.gathers`, `Piece.scatters`) is packed before it
+is sent, or unpacked after.
 
 **Buffers.** A rank's buffer in a round is the parameters that it hands over, plus what it packs, plus what it unpacks.
 No rank's is above `bucket_bytes`, unless one parameter alone is: that one has a round of its own. Two rounds may be

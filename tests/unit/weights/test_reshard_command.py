@@ -93,8 +93,17 @@ def test_what_is_wrong_is_named_with_a_remedy(run: Run, changes: dict[str, str],
     assert message in errors
 
 
-def test_a_model_that_megatron_ext_does_not_know_is_refused(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "gpt2"}, "model_type = 'gpt2': supported are"),
+        ({"model_type": "qwen2", "hidden_size": "wide"}, "'hidden_size' expected int, got str"),
+    ],
+)
+def test_a_model_that_is_not_supported_is_refused(
+    config: dict[str, str], message: str, run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
     code, _, errors = run("--model", str(tmp_path), "--train", "tp=1", "--rollout", "tp=1")
     assert code == 1
-    assert "model_type = 'gpt2': supported are" in errors
+    assert message in errors

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -154,9 +156,10 @@ def test_tied_embeddings_come_from_the_stage_that_is_nearer() -> None:
             assert {(copy.source, copy.tensor) for copy in vocab} == {(gpu, tensors[gpu])}
 
 
-def test_replicas_share_the_sending() -> None:
-    """4 data parallel replicas of 2 stages on 4 nodes of 2 GPUs: a GPU of one stage pairs with one of the other."""
-    plan = plan_reshard(TINY, Layout(dp=4, pp=2), RolloutLayout(tp=1), gpus_per_node=2)
+@pytest.mark.parametrize("train", [Layout(dp=4, pp=2), Layout(cp=4, pp=2), Layout(dp=2, cp=2, pp=2)])
+def test_replicas_share_the_sending(train: Layout) -> None:
+    """4 replicas of 2 stages on 4 nodes of 2 GPUs: each GPU of one stage pairs with one of the other."""
+    plan = plan_reshard(TINY, train, RolloutLayout(tp=1), gpus_per_node=2)
     remote = {(copy.source, copy.destination) for gpu in range(8) for copy in plan.copies_to(gpu) if copy.source != gpu}
     assert sorted(source for source, _ in remote) == list(range(8))
     assert sorted(destination for _, destination in remote) == list(range(8))
@@ -196,3 +199,14 @@ def test_what_does_not_fit_is_refused_with_a_remedy(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         plan_reshard(config, train, rollout)
+
+
+def test_planning_imports_neither_megatron_nor_sglang_nor_ray() -> None:
+    """In a process of its own, where nothing else can have imported them before."""
+    code = (
+        "import sys; import hybridflow.weights.reshard.report\n"
+        "print(sorted({'megatron', 'sglang', 'ray', 'zmq'} & set(sys.modules)))"
+    )
+    root = Path(__file__).parents[4]
+    result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
