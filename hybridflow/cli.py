@@ -33,12 +33,14 @@ def _mount() -> None:
     from hybridflow.tools.commands import mount as mount_tools
     from hybridflow.tools.judge_commands import mount as mount_judge
     from hybridflow.tools.score_commands import mount as mount_score
+    from hybridflow.weights.commands import mount as mount_weights
 
     app.add_typer(data_app, name="data")
     app.add_typer(model_app, name="model")
     mount_tools(app)
     mount_judge(app)
     mount_score(app)
+    mount_weights(app)
 
 
 @app.callback()
