@@ -14,7 +14,6 @@ copied, training goes on, and processes forked for the purpose write the copy; i
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ import torch.distributed as dist
 
 from megatron_ext import commit, platform
 from megatron_ext.commit import BrokenCheckpointError, FileEntry
-from megatron_ext.hf.config import HFConfig
+from megatron_ext.hf.identity import DTYPE_KEY, MODEL_KEY, check_model, describe_model
 from megatron_ext.model import PolicyModel
 from megatron_ext.topology import Layout, Topology
 from megatron_ext.writer_processes import prepare_results_queue, writers_end_with_parent
@@ -40,15 +39,9 @@ from megatron.core.optimizer import MegatronOptimizer  # noqa: E402
 
 HF_FOLDER = "hf"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json")
-LAYOUT_KEY, MODEL_KEY, DTYPE_KEY = "layout", "model", "dtype"
+LAYOUT_KEY = "layout"
 GRID = ("tp", "pp", "dp", "cp", "vpp", "ep", "etp")
 """Keys of the layout that decide what a rank is."""
-MAY_DIFFER = ("max_position_embeddings", "rope_theta", "rope_scaling")
-"""What a later phase of training may change about a model: its window, and how positions are scaled to it."""
-
-
-class WrongModelError(ValueError):
-    """A checkpoint belongs to another model. The message names what differs."""
 
 
 class CheckpointWriter:
@@ -67,7 +60,8 @@ class CheckpointWriter:
         """`chunks` are this rank's parts of the model: one, or several with virtual pipeline stages.
 
         `persistent_worker` keeps one process for all background saves. ValueError without CUDA: upstream's worker
-        divides by the number of devices, dies, and the rank waits for it for ever (Megatron-Core 0.16.1).
+        divides by the number of devices, dies, and the rank waits for it for ever (Megatron-Core 0.16.1). Whether it
+        still does says test_a_persistent_background_worker_is_refused_without_a_device in tests/dist_cpu.
         """
         if persistent_worker and not torch.cuda.is_available():
             raise ValueError(
@@ -204,26 +198,6 @@ def verify_checkpoint(directory: str | Path, topology: Topology) -> dict[str, An
         return commit.read_manifest(directory).description
 
     return _on_every_rank(check_share)[0]
-
-
-def describe_model(hf_config: HFConfig) -> dict[str, Any]:
-    """Properties that tell models apart, as JSON gives them back."""
-    properties = json.loads(json.dumps(dataclasses.asdict(hf_config)))  # lists for tuples
-    return {key: value for key, value in properties.items() if key not in MAY_DIFFER}
-
-
-def check_model(saved: dict[str, Any], present: dict[str, Any], directory: str | Path) -> None:
-    """Raises WrongModelError naming each property in which the models differ."""
-    differing = [
-        f"{key} = {saved.get(key)!r} in the checkpoint, {present.get(key)!r} in the model"
-        for key in sorted(saved.keys() | present.keys())
-        if saved.get(key) != present.get(key)
-    ]
-    if differing:
-        raise WrongModelError(
-            f"{directory} is a checkpoint of another model: {'; '.join(differing)}. Name a checkpoint of this model, "
-            "or open the model it was made from"
-        )
 
 
 def _from_rank0(topology: Topology, function: Callable[[], Any]) -> Any:

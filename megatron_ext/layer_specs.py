@@ -16,7 +16,6 @@ from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubm
 from megatron.core.transformer.enums import AttnMaskType  # noqa: E402
 from megatron.core.transformer.identity_op import IdentityOp  # noqa: E402
 from megatron.core.transformer.mlp import MLPSubmodules  # noqa: E402
-from megatron.core.transformer.moe import moe_utils  # noqa: E402
 from megatron.core.transformer.moe.experts import SequentialMLP  # noqa: E402
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules  # noqa: E402
 from megatron.core.transformer.spec_utils import ModuleSpec  # noqa: E402
@@ -30,10 +29,6 @@ from megatron.core.transformer.transformer_layer import (  # noqa: E402
     TransformerLayerSubmodules,
     get_transformer_layer_offset,
 )
-
-# Upstream imports this name with Transformer Engine only, and then asks whether it is None (0.16.1, moe_utils.py).
-if not hasattr(moe_utils, "te_general_gemm"):
-    moe_utils.te_general_gemm = None
 
 
 class TokenRMSNorm(torch.nn.RMSNorm):

@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-WORK_BYTES = {"cpu": 64 * 2**20, "cuda": 256 * 2**20}
+WORK_BYTES = {"cpu": 128 * 2**20, "cuda": 256 * 2**20}
 """By kind of device: size of a chunk's float32 logits, and of the rows of a low-precision weight that are worked on at
 a time, in float32. Enough to keep the matrix products busy."""
 

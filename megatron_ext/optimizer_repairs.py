@@ -1,35 +1,24 @@
 """Mends Megatron-Core 0.16.1's distributed optimizer where saving and loading lose or corrupt state.
 
-The repairs are made on the object; upstream's classes stay as they are.
-
-With torch.optim.AdamW, which it falls back to without Apex or Transformer Engine (always so on a CPU):
-
-1. AdamW makes its state at the first step, but `state_dict()` wants one `step` common to all parameters before.
-2. Loading copies every key of a parameter's state from the checkpoint, which has no `step`: KeyError 'step'.
-3. The copy writes in place into leaves that require grad, outside no_grad.
-4. Loading gives all parameters one shared `step` tensor; each step then counts it up once per parameter and the bias
-   correction is silently wrong.
-
-With any AdamW:
-
-5. The "fully reshardable" state is cut out of a flat tensor without the padding between buckets, at positions that
-   count it. So behind a bucket that needed padding everything shifts, and weights are restored from their neighbours.
-   A stage that shares the embedding has such a bucket whenever the embedding is no multiple of lcm(dp, 128) elements.
+The repairs are made on the object; upstream's classes stay as they are. With CUDA they are needed too: the first three
+with torch.optim.AdamW, which upstream falls back to without Apex or Transformer Engine, the last with any AdamW.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from megatron_ext import platform
+from megatron_ext.platform.patch import Patch, patch
 
 platform.install()
 
 from megatron.core.optimizer import ChainedOptimizer, MegatronOptimizer  # noqa: E402
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer  # noqa: E402
+
+OWNER = "megatron.core.optimizer.distrib_optimizer.DistributedOptimizer"
 
 
 def distributed_optimizers(optimizer: MegatronOptimizer) -> list[DistributedOptimizer]:
@@ -39,26 +28,44 @@ def distributed_optimizers(optimizer: MegatronOptimizer) -> list[DistributedOpti
 
 
 def mend_optimizer(optimizer: MegatronOptimizer) -> None:
-    """Applies the repairs to a new optimizer; 1 to 4 only to parts that use torch's AdamW."""
+    """Applies the repairs to a new optimizer. Raises PlatformError when it lacks a symbol that one of them needs."""
     for member in distributed_optimizers(optimizer):
-        member.get_parameter_state_dp_zero = _padded_state(member)  # type: ignore[method-assign]
+        for repair in REPAIRS:
+            repair(member)
         if isinstance(member.optimizer, torch.optim.AdamW):
-            _fill_initial_state(member.optimizer)
-            member._set_main_param_and_optimizer_states = _state_setter(member)  # type: ignore[method-assign]
-            member.load_state_dict = _loader(member, member.load_state_dict)  # type: ignore[method-assign]
+            for repair in REPAIRS_WITH_TORCH_ADAMW:
+                repair(member)
 
 
-def _fill_initial_state(adamw: torch.optim.AdamW) -> None:
-    """The state AdamW would make at its first step: zeros."""
-    for group in adamw.param_groups:
+@patch(OWNER, "optimizer.state", "optimizer.param_groups", drop_test="test_upstream_cannot_save_before_the_first_step")
+def fill_initial_state(member: DistributedOptimizer) -> None:
+    """The state that AdamW makes at its first step is there from the start: zeros.
+
+    Upstream's `state_dict` wants one `step` common to all parameters, so nothing could be saved or loaded before.
+    """
+    for group in member.optimizer.param_groups:
         for parameter in group["params"]:
-            if not adamw.state[parameter]:
-                adamw.state[parameter].update(
+            if not member.optimizer.state[parameter]:
+                member.optimizer.state[parameter].update(
                     step=torch.tensor(0.0), exp_avg=torch.zeros_like(parameter), exp_avg_sq=torch.zeros_like(parameter)
                 )
 
 
-def _state_setter(member: DistributedOptimizer) -> Callable[[torch.nn.Parameter, dict[str, Any]], None]:
+@patch(
+    OWNER,
+    "_set_main_param_and_optimizer_states",
+    "model_param_group_index_map",
+    "optimizer.state",
+    "optimizer.param_groups",
+    drop_test="test_upstream_cannot_load_the_state_of_a_parameter",
+)
+def load_state_without_step(member: DistributedOptimizer) -> None:
+    """A parameter's state is loaded without its `step`, which comes with the group.
+
+    Upstream copies every key from the checkpoint, which has no `step`: KeyError. It also copies in place into leaves
+    that require grad, outside no_grad: RuntimeError.
+    """
+
     @torch.no_grad()
     def set_state(model_param: torch.nn.Parameter, tensors: dict[str, Any]) -> None:
         group_index, group_order = member.model_param_group_index_map[model_param]
@@ -67,20 +74,36 @@ def _state_setter(member: DistributedOptimizer) -> Callable[[torch.nn.Parameter,
             if name != "step":
                 target.copy_(tensors[name])
 
-    return set_state
+    member._set_main_param_and_optimizer_states = set_state  # type: ignore[method-assign]
 
 
-def _loader(member: DistributedOptimizer, load: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+@patch(OWNER, "load_state_dict", "optimizer.state", drop_test="test_upstream_counts_steps_in_one_tensor_after_loading")
+def separate_step_counts(member: DistributedOptimizer) -> None:
+    """After loading each parameter has a `step` of its own.
+
+    Upstream gives all of them one tensor. Each step then counts it up once per parameter, and the bias correction is
+    silently wrong.
+    """
+    load = member.load_state_dict
+
     def load_state_dict(state_dict: dict[str, Any]) -> None:
         load(state_dict)
         for state in member.optimizer.state.values():
             state["step"] = state["step"].clone()
 
-    return load_state_dict
+    member.load_state_dict = load_state_dict  # type: ignore[method-assign]
 
 
-def _padded_state(member: DistributedOptimizer) -> Callable[..., dict[Any, Any] | None]:
-    """`get_parameter_state_dp_zero` with the padding between buckets put back (repair 5)."""
+@patch(
+    OWNER, "get_parameter_state_dp_zero", "buffers", drop_test="test_upstream_shifts_what_stands_behind_a_padded_bucket"
+)
+def keep_bucket_padding(member: DistributedOptimizer) -> None:
+    """The gathered state of a buffer has the padding between its buckets.
+
+    Upstream leaves it out, but then cuts parameters out at positions that count it ("fully reshardable" state). So
+    behind a bucket that needed padding weights are restored from their neighbours. A stage that shares the embedding
+    has such a bucket whenever the embedding is no multiple of lcm(dp, 128) elements.
+    """
     gather = member.get_parameter_state_dp_zero
 
     def gather_padded(*args: Any, **kwargs: Any) -> dict[Any, Any] | None:
@@ -94,7 +117,7 @@ def _padded_state(member: DistributedOptimizer) -> Callable[..., dict[Any, Any] 
                         tensors[key] = _with_bucket_padding(value, buffer)
         return state
 
-    return gather_padded
+    member.get_parameter_state_dp_zero = gather_padded  # type: ignore[method-assign]
 
 
 def _with_bucket_padding(packed: torch.Tensor, buffer: Any) -> torch.Tensor:
@@ -107,3 +130,7 @@ def _with_bucket_padding(packed: torch.Tensor, buffer: Any) -> torch.Tensor:
     ):
         padded[bucket.offset : bucket.offset + values.numel()] = values
     return padded
+
+
+REPAIRS: tuple[Patch, ...] = (keep_bucket_padding,)
+REPAIRS_WITH_TORCH_ADAMW: tuple[Patch, ...] = (fill_initial_state, load_state_without_step, separate_step_counts)

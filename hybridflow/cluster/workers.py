@@ -25,7 +25,8 @@ DIAGNOSIS_S = 3.0
 WAIT_STEP_S = 5.0
 MAX_UNREAD = 2
 """Items that a streaming method may be ahead of its reader: with buckets, what bounds the memory on the way."""
-LOG_HINT = "Its log is in the run folder under logs/"
+RUN_LOGS = "in the run folder under logs/"
+RESUME = "--resume continues from the last checkpoint"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class Worker:
     actor: Any
     error: type[WorkerError]
     pid: int = 0
+    log: str = RUN_LOGS
+    """Where its log is."""
+    remedy: str = RESUME
+    """What the user can do when it has died."""
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> Call:
         """Starts a method; the result is had from `gather`."""
@@ -55,13 +60,21 @@ _known: list[Worker] = []
 """Every worker of the present run: the one that died is looked for among all of them."""
 
 
-def identify(name: str, actor: Any, error: type[WorkerError], timeout_s: float | None = None) -> Worker:
+def identify(
+    name: str,
+    actor: Any,
+    error: type[WorkerError],
+    timeout_s: float | None = None,
+    *,
+    log: str = RUN_LOGS,
+    remedy: str = RESUME,
+) -> Worker:
     """Waits until the actor answers, and returns it with its process id.
 
     Raises `error` if it failed to start, or does not answer within `timeout_s`.
     """
-    (pid,) = gather([Worker(name, actor, error).call("ping")], timeout_s)
-    worker = Worker(name, actor, error, pid)
+    (pid,) = gather([Worker(name, actor, error, log=log, remedy=remedy).call("ping")], timeout_s)
+    worker = Worker(name, actor, error, pid, log, remedy)
     _known.append(worker)
     return worker
 
@@ -88,7 +101,7 @@ def gather(calls: list[Call], timeout_s: float | None = None) -> list[Any]:
         names = ", ".join(sorted({f"{call.worker.name} ({call.method})" for call in pending.values()}))
         if pending and timeout_s is not None and now - started > timeout_s:
             late = next(iter(pending.values())).worker
-            raise late.error(f"no answer from {names} within {timeout_s:g} s. {LOG_HINT}")
+            raise late.error(f"no answer from {names} within {timeout_s:g} s. Its log is {late.log}")
         if pending and now - noticed > WAIT_NOTICE_S:
             noticed = now
             logger.warning("waiting for %s since %.0f s", names, now - started)
@@ -128,7 +141,9 @@ def check_failed(call: Call) -> None:
         if isinstance(cause, HybridFlowError):
             raise cause from error
         worker, during = _raised_by(error, call)
-        raise worker.error(f"{worker.name} failed {during}: {type(cause).__name__}: {cause}. {LOG_HINT}") from error
+        raise worker.error(
+            f"{worker.name} failed {during}: {type(cause).__name__}: {cause}. Its log is {worker.log}"
+        ) from error
 
 
 def _raised_by(error: RayTaskError, call: Call) -> tuple[Worker, str]:
@@ -165,10 +180,10 @@ def _death(worker: Worker, method: str, error: RayActorError | None) -> WorkerEr
     """The error that names a worker whose process is gone, and says whether it ever started."""
     if error is not None and "creation task" in str(error):
         reason = str(error).strip().splitlines()[-1]
-        return worker.error(f"{worker.name} failed to start: {reason}. {LOG_HINT}")
+        return worker.error(f"{worker.name} failed to start: {reason}. Its log is {worker.log}")
     return worker.error(
-        f"{worker.name} (process {worker.pid}) died during {method}: killed, or out of memory. {LOG_HINT}; "
-        f"--resume continues from the last checkpoint"
+        f"{worker.name} (process {worker.pid}) died during {method}: killed, or out of memory. Its log is "
+        f"{worker.log}; {worker.remedy}"
     )
 
 

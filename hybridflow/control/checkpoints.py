@@ -1,110 +1,35 @@
-"""Checkpoints under `<run>/checkpoints`: written beside, then renamed, so that one that is there is whole.
-
-rl-000010/
-    megatron/       weights, optimizer and random state (any layout can load it), with a manifest of its own
-    state.json      RunState: consumption and totals, as of the same moment
-    manifest.json   sizes and checksums; see megatron_ext/commit.py
-"""
+"""Checkpoints of a training run: `warmup-01`, ..., then `rl-000010`, ..., each with the RunState of its moment."""
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from hybridflow.control.state import RunState, read_state, write_state
-from hybridflow.errors import CheckpointError
 from hybridflow.protocols import Trainer
-from megatron_ext import commit
-from megatron_ext.commit import BrokenCheckpointError
-
-
-@dataclass(frozen=True)
-class _Pending:
-    """A checkpoint that train workers are still writing."""
-
-    folder: Path
-    target: Path
+from hybridflow.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER, CheckpointFolder
 
 
 class Checkpoints:
-    """Saves and finds the checkpoints of one run; keeps the last `keep_last`."""
+    """Saves and finds the checkpoints of one run; keeps the last `keep_last`. Errors as in CheckpointFolder."""
 
     def __init__(self, directory: Path, keep_last: int, in_background: bool = False) -> None:
-        self._directory = directory
-        self._keep_last = keep_last
-        self._in_background = in_background
-        self._pending: _Pending | None = None
+        self._folder = CheckpointFolder(directory, keep_last, in_background, age=_age)
+        self.finish = self._folder.finish
+        self.list = self._folder.list
+        self.latest = self._folder.latest
 
     def save(self, trainer: Trainer, state: RunState) -> Path:
-        """Writes weights, optimizer and state, then makes them the latest in one rename.
-
-        In the background that happens in `finish`, which the next `save` calls first. Raises CheckpointError, with the
-        earlier ones untouched, if the disk refuses.
-        """
-        self.finish(trainer)
+        """Writes weights, optimizer and state; see `CheckpointFolder.save`."""
         name = f"rl-{state.rl_step:06d}" if state.rl_step else f"warmup-{state.warmup_stages_done:02d}"
-        target = self._directory / name
-        folder: Path | None = None
-        try:
-            folder = commit.begin(target)
-            write_state(state, folder / "state.json")
-            trainer.save_checkpoint(folder / "megatron", background=self._in_background)
-            self._pending = _Pending(folder, target)
-        except OSError as error:
-            self._give_up(error, target)
-        finally:
-            if self._pending is None and folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
-        if not self._in_background:
-            self.finish(trainer)
-        return target
-
-    def finish(self, trainer: Trainer) -> None:
-        """Waits for the checkpoint that is being written in the background, if one is, and makes it the latest."""
-        pending, self._pending = self._pending, None
-        if pending is None:
-            return
-        try:
-            if self._in_background:
-                trainer.finish_checkpoint()
-            files = commit.measure_files(pending.folder, commit.list_files(pending.folder))
-            commit.commit(pending.folder, pending.target, files=files, description={})
-        except OSError as error:
-            self._give_up(error, pending.target)
-        finally:
-            shutil.rmtree(pending.folder, ignore_errors=True)
-        commit.keep_last(self.list(), self._keep_last)
-
-    def _give_up(self, error: OSError, target: Path) -> NoReturn:
-        raise CheckpointError(
-            f"cannot write checkpoint {target}: {error}; earlier checkpoints are untouched. Make room and use --resume"
-        ) from error
-
-    def list(self) -> list[Path]:
-        """Whole checkpoints, oldest first."""
-        found = commit.list_committed(self._directory)
-        return sorted(found, key=lambda path: (path.name.startswith("rl-"), path.name))
+        return self._folder.save(trainer, name, lambda path: write_state(state, path))
 
     def restore(self, trainer: Trainer) -> RunState:
-        """Loads the latest checkpoint into the trainer and returns its state.
-
-        Raises CheckpointError if there is none.
-        """
+        """Loads the latest checkpoint into the trainer and returns its state. CheckpointError if there is none."""
         latest = self.latest()
-        state = read_state(latest / "state.json")
-        trainer.load_checkpoint(latest / "megatron")
+        state = read_state(latest / STATE_FILE)
+        trainer.load_checkpoint(latest / WEIGHTS_FOLDER)
         return state
 
-    def latest(self) -> Path:
-        """Folder of the latest checkpoint. Raises CheckpointError if there is none, or if a file of it is damaged."""
-        whole = self.list()
-        if not whole:
-            raise CheckpointError(f"no checkpoint in {self._directory}: start the run without --resume")
-        try:
-            commit.check_sizes(whole[-1])
-            commit.check_contents(whole[-1])  # of state.json; the workers read their own share of megatron/
-        except BrokenCheckpointError as error:
-            raise CheckpointError(str(error)) from error
-        return whole[-1]
+
+def _age(name: str) -> tuple[bool, str]:
+    return name.startswith("rl-"), name

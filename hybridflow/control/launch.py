@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from hybridflow.config.sections import Config
 from hybridflow.control.checkpoints import Checkpoints
@@ -15,16 +14,16 @@ from hybridflow.control.records import CompletionRecord
 from hybridflow.control.run import Run
 from hybridflow.control.run_folder import RunFolder
 from hybridflow.control.state import RunState, read_state
-from hybridflow.control.summary import build_summary, write_summary
+from hybridflow.control.summary import build_summary
 from hybridflow.control.system import System
 from hybridflow.control.train_loop import train
-from hybridflow.errors import CheckpointError, ConfigError
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.resources import PeakMemory
-from hybridflow.observability.trackers import JsonlTracker, Tracker, TrackerSet, WandbTracker
+from hybridflow.observability.trackers import JsonlTracker, TrackerSet, start_wandb
 from hybridflow.rollout.arguments import check_names
-
-logger = logging.getLogger(__name__)
+from hybridflow.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER
+from hybridflow.run_folder.summary import write_summary
+from hybridflow.trainer.layout import check_saved_weights, read_model
 
 SAMPLING_GUARANTEE = {
     "cpu": "each completion follows from (run.seed, completion id, weights): same config and seed, same completions",
@@ -65,7 +64,7 @@ def run_training(config: Config, *, resume: bool) -> dict[str, Any]:
         finally:
             run.state.peak_rss_gib = max(run.state.peak_rss_gib, memory.peak_gib)
             summary = _summarise(run, status)
-            _write_summary(summary, folder.summary)
+            write_summary(summary, folder.summary)
     display.summary(_table(summary, folder.path))
     return summary
 
@@ -77,9 +76,10 @@ def _open_folder(config: Config, folder: RunFolder, resume: bool, display: LiveD
         if moved is not None:
             display.note(f"an earlier run of this name is kept as {moved}")
         return None
-    folder.reopen(config)
     latest = Checkpoints(folder.checkpoints, config.checkpoint.keep_last).latest()
-    state = read_state(latest / "state.json")
+    check_saved_weights(latest / WEIGHTS_FOLDER, read_model(config.model.path))
+    state = read_state(latest / STATE_FILE)
+    folder.reopen(config)
     display.note(f"resuming from {latest}: {state.rl_step} RL steps done")
     CompletionRecord(folder.completions).truncate_after(state.rl_step)
     CompletionRecord(folder.eval_completions).truncate_after(state.last_recorded_step)
@@ -95,10 +95,17 @@ class _Trackers:
             done = sum(stage.num_steps for stage in config.warmup.stages[: saved.warmup_stages_done])
             metrics.truncate_after(saved.last_recorded_step)
             self.warmup.truncate_after(done - 1)
-        optional: list[Tracker] = []
-        if config.tracking.wandb != "disabled":
-            optional.append(_start_wandb(config, folder.path, config.tracking.wandb))
-        self.steps = TrackerSet([metrics], optional)
+        tracking = config.tracking
+        self.steps = TrackerSet(
+            [metrics],
+            start_wandb(
+                tracking.wandb,
+                folder.path,
+                config.run.name,
+                config.model_dump(mode="json"),
+                project=tracking.wandb_project,
+            ),
+        )
 
     def __enter__(self) -> _Trackers:
         return self
@@ -106,22 +113,6 @@ class _Trackers:
     def __exit__(self, *_: object) -> None:
         self.steps.close()
         self.warmup.close()
-
-
-def _start_wandb(config: Config, directory: Path, mode: Literal["offline", "online"]) -> WandbTracker:
-    try:
-        return WandbTracker(
-            directory,
-            config.run.name,
-            config.model_dump(mode="json"),
-            mode,
-            project=config.tracking.wandb_project,
-        )
-    except Exception as error:
-        raise ConfigError(
-            f"tracking.wandb = {mode!r}: Weights & Biases does not start: {error}. "
-            f'Install it and log in, or set tracking.wandb to "offline" or "disabled"'
-        ) from error
 
 
 def _build_run(
@@ -151,16 +142,6 @@ def _build_run(
         state=state,
         started=started,
     )
-
-
-def _write_summary(summary: dict[str, Any], path: Path) -> None:
-    """A disk that refuses must not hide what stopped a run."""
-    try:
-        write_summary(summary, path)
-    except OSError as error:
-        if summary["status"] == "finished":
-            raise CheckpointError(f"the run is finished, but {path} cannot be written: {error}") from error
-        logger.warning("cannot write %s: %s", path, error)
 
 
 def _summarise(run: Run, status: str) -> dict[str, Any]:

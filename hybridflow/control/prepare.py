@@ -20,7 +20,8 @@ from hybridflow.data.rows import Row, load_rows, write_rows
 from hybridflow.data.synth.spec import Split, SynthSpec, generate_rows
 from hybridflow.errors import ConfigError, DataError
 from hybridflow.policy.init import write_policy
-from hybridflow.trainer.layout import check_model_layout
+from hybridflow.policy.load import load_tokenizer
+from hybridflow.trainer.layout import check_model_layout, check_model_weights
 from hybridflow.types import Prompt
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Inputs:
 
 
 def check_model(config: Config) -> None:
-    """Raises ConfigError unless the model directory is there, can be cut as asked, and has the window asked for."""
+    """Raises ConfigError unless the model is there, whole, can be cut as asked, and has the window asked for."""
     from transformers import AutoConfig
 
     path = Path(config.model.path)
@@ -53,8 +54,10 @@ def check_model(config: Config) -> None:
             f"model.path = {config.model.path!r} has no safetensors. Download the weights, or set "
             f'model.init = "seeded" to start from drawn ones'
         )
+    hf_config = check_model_layout(path, config.train.layout)
+    if config.model.init == "weights":
+        check_model_weights(path, hf_config)
     try:
-        check_model_layout(str(path), config.train.layout)
         window = AutoConfig.from_pretrained(path, local_files_only=True).max_position_embeddings
     except (OSError, ValueError) as error:
         raise ConfigError(f"model.path = {config.model.path!r}: cannot read its config.json: {error}") from error
@@ -71,15 +74,8 @@ def load_inputs(config: Config, saved: Path | None) -> Inputs:
     Generated rows that an earlier process of this run has put into `saved` are read from there.
     Raises DataError for data that is missing, malformed or too long, ConfigError for what does not fit together.
     """
-    from transformers import AutoTokenizer
-
     check_budget(config.data.max_prompt_tokens + config.rollout.max_new_tokens, config.train.max_tokens_per_micro_batch)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(config.model.path, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model.path = {config.model.path!r}: cannot load its tokenizer: {error}") from error
-    if not tokenizer.encode("text", add_special_tokens=False):  # what transformers makes of a directory without one
-        raise ConfigError(f"model.path = {config.model.path!r}: no tokenizer files there. Add tokenizer.json")
+    tokenizer = load_tokenizer(config.model.path)
     generated: dict[str, list[Row]] = {}
     train = _load_split(config, tokenizer, "train", saved, generated)
     eval_prompts: list[Prompt] = []

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from hybridflow.control.state import RunState
+from hybridflow.run_folder.summary import installed_versions
 
-PACKAGES = {
-    "torch": "torch",
-    "megatron_core": "megatron-core",
-    "sglang": "sglang",
-    "ray": "ray",
-    "pyzmq": "pyzmq",
-    "wandb": "wandb",
-    "transformers": "transformers",
-}
 PHASES = ("rollout", "train", "sync")
 
 
@@ -48,20 +37,8 @@ def build_summary(state: RunState, *, status: str, wall_s: float, seed: int, sam
         "wall_s": round(wall_s, 3),
         "peak_rss_gib": round(state.peak_rss_gib, 3),
         "sampling": sampling_guarantee,
-        "versions": {name: _version(package) for name, package in PACKAGES.items()},
+        "versions": installed_versions(),
     }
-
-
-def write_summary(summary: dict[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _version(package: str) -> str | None:
-    """What is installed; None for an optional package that is not."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _mean(values: list[float | None]) -> float | None:

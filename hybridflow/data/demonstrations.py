@@ -44,7 +44,11 @@ class DemonstrationSet:
         self.sequences = []
         self.num_dropped = 0
         for number, (where, record) in enumerate(load_records(path)):
-            sequence = encode_conversation(tokenizer, read_conversation(record, where), f"sft-{number:06d}")
+            conversation = read_conversation(record, where)
+            try:
+                sequence = encode_conversation(tokenizer, conversation, f"sft-{number:06d}")
+            except DataError as error:
+                raise DataError(f"{where}: {error}. Remedy: mend or drop the row") from error
             if sequence.num_tokens <= max_tokens:
                 self.sequences.append(sequence)
             elif overlong == "drop":

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from hybridflow.errors import DataError
+from hybridflow.errors import ConfigError, DataError
 
 _log = logging.getLogger(__name__)
 
@@ -100,6 +100,21 @@ class WandbTracker:
 
     def close(self) -> None:
         self._run.finish()
+
+
+def start_wandb(
+    mode: Literal["offline", "online", "disabled"], directory: Path, name: str, config: dict[str, Any], *, project: str
+) -> list[Tracker]:
+    """The tracker that `tracking.wandb` asks for, if any. ConfigError if Weights & Biases does not start."""
+    if mode == "disabled":
+        return []
+    try:
+        return [WandbTracker(directory, name, config, mode, project=project)]
+    except Exception as error:
+        raise ConfigError(
+            f"tracking.wandb = {mode!r}: Weights & Biases does not start: {error}. "
+            f'Install it and log in, or set tracking.wandb to "offline" or "disabled"'
+        ) from error
 
 
 class TrackerSet:

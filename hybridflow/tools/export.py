@@ -2,43 +2,80 @@
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hybridflow.config.sections import WorkerSection
 from hybridflow.errors import CheckpointError, ConfigError
+from hybridflow.run_folder.checkpoints import WEIGHTS_FOLDER
+from hybridflow.tools.layout_options import LayoutRequest, check_threads
 from hybridflow.tools.session import open_policy
 from hybridflow.trainer.group import PolicySettings
-from hybridflow.trainer.layout import check_model_layout
+from hybridflow.trainer.layout import check_model_layout, check_saved_weights, read_model
 from megatron_ext import commit
 from megatron_ext.commit import BrokenCheckpointError
 
-WEIGHTS_FOLDER = "megatron"
 HF_FOLDER = "hf"
 
 
-def export_checkpoint(
-    checkpoint: Path, output: Path, worker: WorkerSection, *, overwrite: bool, note: Callable[[str], None]
-) -> None:
-    """Writes `output`, from a checkpoint saved at any layout.
+@dataclass(frozen=True)
+class ExportJob:
+    """What is asked for."""
 
-    `checkpoint` is a folder under `<run>/checkpoints`, or the `megatron` folder in it. Raises CheckpointError for one
-    that is damaged, ConfigError for an output that is there already; both before any worker starts.
+    checkpoint: Path
+    """A folder under `<run>/checkpoints`, or the `megatron` folder in it."""
+    output: Path
+    layout: LayoutRequest = field(default_factory=LayoutRequest)
+    num_threads: int = 1
+    overwrite: bool = False
+
+
+def export_checkpoint(job: ExportJob, note: Callable[[str], None]) -> None:
+    """Writes `job.output`, from a checkpoint saved at any layout.
+
+    Raises CheckpointError for one that is damaged or of another model than it says, ConfigError for an output that is
+    there already or a layout that does not fit: all that can be known without reading weights, before any worker
+    starts. The workers then check every byte before one is written.
     """
-    folder = find_weights(checkpoint)
-    if not overwrite and output.is_dir() and any(output.iterdir()):
+    folder, settings = _check(job)
+    logs = job.output.with_name(job.output.name + ".logs")
+    note(f"opening {folder} on {settings.worker.layout.world_size} worker(s)")
+    with open_policy(settings, folder / HF_FOLDER, logs) as group:
+        note("checking and loading")
+        group.load_checkpoint(folder)
+        note(f"writing {job.output}")
+        group.save_hf(job.output)
+    shutil.rmtree(logs, ignore_errors=True)
+
+
+def _check(job: ExportJob) -> tuple[Path, PolicySettings]:
+    """The folder of the weights, and how to open it; reads no weights and writes nothing."""
+    check_threads(job.num_threads)
+    folder = find_weights(job.checkpoint)
+    _check_output(job)
+    named = f"--checkpoint {job.checkpoint}"
+    hf_config = read_model(folder / HF_FOLDER, named)
+    dtype = check_saved_weights(folder, hf_config)
+    layout = job.layout.resolve(hf_config)
+    check_model_layout(folder / HF_FOLDER, layout, named, "the layout")
+    worker = WorkerSection(layout=layout, num_threads=job.num_threads)
+    after_death = f"start the command again with --overwrite: {job.output} is not complete"
+    return folder, PolicySettings(worker, dtype, seed=0, optimizer=None, load_weights=False, after_death=after_death)
+
+
+def _check_output(job: ExportJob) -> None:
+    output = job.output
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"--output {output} is a file. Name a folder")
+    if not job.overwrite and output.is_dir() and any(output.iterdir()):
         raise ConfigError(f"--output {output} is not empty. Name another folder, or give --overwrite")
-    dtype = commit.read_manifest(folder).description["dtype"]
-    check_model_layout(str(folder / HF_FOLDER), worker.layout)
-    settings = PolicySettings(worker, dtype, seed=0, optimizer=None, load_weights=False)
-    with tempfile.TemporaryDirectory(prefix="hybridflow-export-") as logs:
-        note(f"opening {folder} on {worker.layout.world_size} worker(s)")
-        with open_policy(settings, folder / HF_FOLDER, Path(logs)) as group:
-            note("checking and loading")
-            group.load_checkpoint(folder)
-            note(f"writing {output}")
-            group.save_hf(output)
+    if output.resolve() == job.checkpoint.resolve() or job.checkpoint.resolve() in output.resolve().parents:
+        raise ConfigError(f"--output {output} is in the checkpoint, which must stay as it is. Name another folder")
+    blocked = next((parent for parent in output.parents if parent.exists()), None)
+    if blocked is not None and not blocked.is_dir():
+        raise ConfigError(f"--output {output}: {blocked} is a file. Name another folder")
 
 
 def find_weights(checkpoint: Path) -> Path:
@@ -53,7 +90,6 @@ def find_weights(checkpoint: Path) -> Path:
         )
     try:
         commit.check_sizes(checkpoint)
-        commit.check_sizes(folder)
     except BrokenCheckpointError as error:
         raise CheckpointError(str(error)) from error
     return folder

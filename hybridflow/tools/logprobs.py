@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hybridflow.batching.microbatch import check_budget, plan_micro_batches
+from hybridflow.batching.microbatch import plan_micro_batches
 from hybridflow.config.sections import WorkerSection
-from hybridflow.errors import ConfigError, DataError
+from hybridflow.errors import ConfigError, TrainerError
+from hybridflow.policy.load import load_tokenizer
+from hybridflow.tools.layout_options import LayoutRequest, check_threads
+from hybridflow.tools.output_file import OutputFile, fingerprint
+from hybridflow.tools.progress import RowProgress
 from hybridflow.tools.session import open_policy
 from hybridflow.tools.token_rows import InputSummary, TokenRows
 from hybridflow.trainer.group import PolicyGroup, PolicySettings
-from hybridflow.trainer.layout import check_model_layout
+from hybridflow.trainer.layout import check_model_layout, check_model_weights, read_model
 from hybridflow.types import TrainBatch, TrainSequence
+from megatron_ext.hf.config import HFConfig
 
 MICRO_BATCHES_PER_CALL = 4
 """Micro-batches of each data parallel rank that are sent to the workers at once: what a crash can lose."""
+GO_ON = "the same command goes on where it stopped"
 
 
 @dataclass(frozen=True)
@@ -29,131 +36,135 @@ class LogprobsJob:
     model: Path
     input: Path
     output: Path
-    worker: WorkerSection
+    layout: LayoutRequest = field(default_factory=LayoutRequest)
+    num_threads: int = 1
     max_tokens: int | None = None
-    """Tokens of a micro-batch; None: as `worker` says, or as many as the longest row has."""
+    """Tokens of a micro-batch; None: as a worker's default says, or as many as the longest row has."""
     dtype: str = "float32"
+    fp32_head: bool = False
     temperature: float = 1.0
     overwrite: bool = False
 
 
-def write_logprobs(job: LogprobsJob, progress: Callable[[int, int], None]) -> int:
+@dataclass(frozen=True)
+class LogprobsPlan:
+    """A job that was found possible."""
+
+    job: LogprobsJob
+    rows: TokenRows
+    summary: InputSummary
+    worker: WorkerSection
+    output: OutputFile
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the numbers, up to rounding."""
+        return {
+            "model": str(self.job.model.resolve()),
+            "model_files": fingerprint(self.job.model),
+            "input_sha256": self.summary.sha256,
+            "temperature": self.job.temperature,
+            "dtype": self.job.dtype,
+            "fp32_head": self.job.fp32_head,
+        }
+
+
+def write_logprobs(job: LogprobsJob, progress: RowProgress) -> int:
     """Appends to the output what is missing and returns the number of rows written.
 
-    Line i is `{"logprobs": [...]}` of row i, one float per token but the first. `progress(done, total)` is called as
-    rows are done. Raises DataError or ConfigError before any worker starts, and WorkerError if one dies.
+    Line i is `{"logprobs": [...]}` of row i, one float per token but the first. Raises DataError or ConfigError, with
+    nothing written, before any worker starts, and WorkerError if one dies.
     """
-    check_model_layout(str(job.model), job.worker.layout)
-    rows = _open_rows(job)
-    summary = rows.check()
-    worker = _within_budget(job, summary)
-    done = _resume(job, summary)
-    progress(done, summary.num_rows)
-    if done == summary.num_rows:
+    plan = plan_job(job)
+    total = plan.summary.num_rows
+    done, moved = plan.output.resume(plan.describe(), overwrite=job.overwrite)
+    if moved is not None:
+        progress.note(f"{job.output} held something else, which is kept as {moved}")
+    progress(done, total)
+    if done >= total:
         return 0
     logs = job.output.with_name(job.output.name + ".logs")
-    settings = PolicySettings(worker, job.dtype, seed=0, optimizer=None)
+    settings = PolicySettings(plan.worker, job.dtype, seed=0, optimizer=None, after_death=GO_ON)
+    written = 0
     with open_policy(settings, job.model, logs) as group, job.output.open("a", encoding="utf-8") as file:
-        written = 0
-        for block in _blocks(rows, done, worker):
-            for logprobs in _score(group, block, worker, job.temperature):
-                file.write(json.dumps({"logprobs": logprobs}) + "\n")
+        for block in score_rows(group, plan, skip=done):
+            file.writelines(json.dumps({"logprobs": logprobs}, allow_nan=False) + "\n" for logprobs in block)
             file.flush()
             written += len(block)
-            progress(done + written, summary.num_rows)
+            progress(done + written, total)
     shutil.rmtree(logs, ignore_errors=True)
     return written
 
 
-def _open_rows(job: LogprobsJob) -> TokenRows:
-    from transformers import AutoTokenizer
+def plan_job(job: LogprobsJob) -> LogprobsPlan:
+    """Reads model headers and every row, and writes nothing. ConfigError or DataError for what cannot be done."""
+    named = f"--model {job.model}"
+    output = OutputFile(job.output, job.input)
+    check_threads(job.num_threads)
+    if not (math.isfinite(job.temperature) and job.temperature > 0):
+        raise ConfigError(f"--temperature {job.temperature}: it must be a positive number; give 1 for none")
+    hf_config = read_model(job.model, named)
+    layout = job.layout.resolve(hf_config)
+    check_model_layout(job.model, layout, named, "the layout")
+    check_model_weights(job.model, hf_config, named)
+    rows = _open_rows(job, hf_config)
+    summary = rows.check()
+    worker = WorkerSection(
+        layout=layout,
+        num_threads=job.num_threads,
+        fp32_head=job.fp32_head,
+        max_tokens_per_micro_batch=_budget(job, summary),
+    )
+    return LogprobsPlan(job, rows, summary, worker, output)
 
-    from megatron_ext.hf.config import read_hf_config
 
-    if not any(job.model.glob("*.safetensors")):
-        raise ConfigError(
-            f"--model {job.model}: no safetensors there. Name a Hugging Face model directory with weights"
-        )
-    config = read_hf_config(job.model)
-    tokenizer = _LateTokenizer(lambda: AutoTokenizer.from_pretrained(job.model, local_files_only=True))
-    return TokenRows(job.input, tokenizer.encode, window=config.max_position_embeddings, vocab_size=config.vocab_size)
+def _open_rows(job: LogprobsJob, hf_config: HFConfig) -> TokenRows:
+    tokenizer = _LateTokenizer(job.model)
+    return TokenRows(job.input, tokenizer.encode, window=hf_config.window_tokens, vocab_size=hf_config.vocab_size)
 
 
 class _LateTokenizer:
     """Loads the tokenizer at the first text: rows of token ids need none, and some models come without."""
 
-    def __init__(self, load: Callable[[], Any]) -> None:
-        self._load = load
+    def __init__(self, hf_dir: Path) -> None:
+        self._hf_dir = hf_dir
         self._loaded: Any = None
 
     def encode(self, text: str) -> list[int]:
+        """Token ids as the tokenizer gives them by default, with the special tokens that it adds."""
         if self._loaded is None:
-            try:
-                self._loaded = self._load()
-            except (OSError, ValueError) as error:
-                raise DataError(f'the model has no tokenizer, so rows of "text" cannot be read: {error}') from error
+            self._loaded = load_tokenizer(self._hf_dir, f"--model {self._hf_dir}")
         return self._loaded(text)["input_ids"]
 
 
-def _within_budget(job: LogprobsJob, summary: InputSummary) -> WorkerSection:
-    """The workers' settings with a token budget that holds the longest row. ConfigError for one that does not."""
-    if job.temperature <= 0:
-        raise ConfigError(f"--temperature {job.temperature}: it must be positive")
-    budget = max(job.worker.max_tokens_per_micro_batch, summary.longest)
-    if job.max_tokens is not None:
-        budget = job.max_tokens
-        check_budget(summary.longest, budget)
-    return job.worker.model_copy(update={"max_tokens_per_micro_batch": budget})
-
-
-def _resume(job: LogprobsJob, summary: InputSummary) -> int:
-    """How many rows the output has already, after a half-written line is cut off.
-
-    Beside the output stands what it was made from, so that two jobs are never mixed. DataError if it would be.
-    """
-    marker = job.output.with_name(job.output.name + ".meta.json")
-    meta = {
-        "model": str(job.model.resolve()),
-        "input_sha256": summary.sha256,
-        "temperature": job.temperature,
-        "dtype": job.dtype,
-    }
-    job.output.parent.mkdir(parents=True, exist_ok=True)
-    if job.overwrite:
-        job.output.unlink(missing_ok=True)
-    done = 0
-    if job.output.exists():
-        if marker.exists():
-            _check_same(json.loads(marker.read_text()), meta, job.output)
-        done = _keep_whole_lines(job.output)
-        if done > summary.num_rows:
-            raise DataError(
-                f"--output {job.output} has {done} rows, the input {summary.num_rows}. Remedy: name another output, or "
-                "--overwrite"
-            )
-    marker.write_text(json.dumps(meta, indent=1) + "\n")
-    return done
-
-
-def _check_same(before: dict[str, Any], now: dict[str, Any], output: Path) -> None:
-    differing = [f"{key}: was {before.get(key)!r}, is {now[key]!r}" for key in now if before.get(key) != now[key]]
-    if differing:
-        raise DataError(
-            f"--output {output} holds the results of another job ({'; '.join(differing)}). Remedy: name another "
-            "output, or --overwrite"
+def _budget(job: LogprobsJob, summary: InputSummary) -> int:
+    """Tokens of a micro-batch. ConfigError for a --max-tokens that does not hold the longest row."""
+    if job.max_tokens is None:
+        return max(WorkerSection().max_tokens_per_micro_batch, summary.longest)
+    if job.max_tokens < summary.longest:
+        raise ConfigError(
+            f"--max-tokens {job.max_tokens}: the longest row has {summary.longest} tokens, and no row is split. "
+            f"Give {summary.longest} or more; --cp spreads every row over several workers"
         )
+    return job.max_tokens
 
 
-def _keep_whole_lines(path: Path) -> int:
-    """Cuts off what follows the last line end, and counts the lines."""
-    count, end = 0, 0
-    with path.open("r+b") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                break
-            count, end = count + 1, end + len(line)
-        file.truncate(end)
-    return count
+def score_rows(group: PolicyGroup, plan: LogprobsPlan, skip: int = 0) -> Iterator[list[list[float]]]:
+    """Logprobs of the rows after the first `skip`, some rows at a time, in their order.
+
+    Raises TrainerError for one that is not finite.
+    """
+    number = skip
+    for block in _blocks(plan.rows, skip, plan.worker):
+        scored = _score(group, block, plan.worker, plan.job.temperature)
+        for logprobs in scored:
+            position = next((i for i, value in enumerate(logprobs) if not math.isfinite(value)), None)
+            if position is not None:
+                raise TrainerError(
+                    f"row {number}: the logprob of token {position + 1} is {logprobs[position]}. The weights of "
+                    f"{plan.job.model} hold values that are not finite, or overflow in {plan.job.dtype}"
+                )
+            number += 1
+        yield scored
 
 
 def _blocks(rows: TokenRows, skip: int, worker: WorkerSection) -> Iterator[list[list[int]]]:

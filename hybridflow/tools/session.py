@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import RayError
 
 from hybridflow.cluster.session import Slots, start_session, stop_session
-from hybridflow.cluster.workers import gather
+from hybridflow.cluster.workers import forget_workers, gather
 from hybridflow.trainer.group import PolicyGroup, PolicySettings
 
 CLOSE_TIMEOUT_S = 10.0
@@ -29,12 +29,15 @@ def open_policy(settings: PolicySettings, hf_dir: Path, log_directory: Path) -> 
         closing = [worker.actor.close.remote() for worker in group.workers]
         ray.wait(closing, num_returns=len(closing), timeout=CLOSE_TIMEOUT_S)
     finally:
-        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cut this short
+        # A second Ctrl-C or SIGTERM must not cut this short.
+        previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             for worker in group.workers if group else []:
                 with suppress(RayError, ValueError):
                     ray.kill(worker.actor)
             if ray.is_initialized():
                 stop_session()
+            forget_workers()
         finally:
-            signal.signal(signal.SIGINT, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)

@@ -1,236 +1,213 @@
 """`hybridflow sft`: supervised training on demonstrations, the warm-up stage of the recipe as a run of its own.
 
 <run.directory>/<run.name>/
-    resolved.json    every setting            metrics.jsonl   one line per step
+    resolved.json    every setting            metrics.jsonl   one line per step        wandb/   the same, offline
     checkpoints/     step-000050/{megatron/, state.json, manifest.json}
-    hf/              the trained model        summary.json    what came of it        logs/    of the workers
+    hf/              the trained model        summary.json    what came of it          logs/    of the workers
 """
 
 from __future__ import annotations
 
-import json
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hybridflow.batching.microbatch import plan_micro_batches
-from hybridflow.config.load import dump_resolved
-from hybridflow.data.demonstrations import DemonstrationSet
-from hybridflow.errors import CheckpointError, ConfigError
 from hybridflow.observability.display import LiveDisplay
-from hybridflow.observability.trackers import JsonlTracker
+from hybridflow.observability.log import set_step
+from hybridflow.observability.resources import PeakMemory
+from hybridflow.observability.trackers import JsonlTracker, TrackerSet, start_wandb
 from hybridflow.policy.init import write_policy
+from hybridflow.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER, CheckpointFolder
+from hybridflow.run_folder.folder import RunFolder
+from hybridflow.run_folder.summary import write_summary
 from hybridflow.tools.session import open_policy
 from hybridflow.tools.sft_config import SftConfig
+from hybridflow.tools.sft_inputs import SftInputs, load_inputs
+from hybridflow.tools.sft_state import SftState, build_summary, build_table, read_state, write_state
 from hybridflow.trainer.group import PolicyGroup, PolicySettings
-from hybridflow.trainer.layout import check_model_layout
-from hybridflow.types import TrainBatch, TrainSequence, UpdateReport
-from megatron_ext import commit
-from megatron_ext.commit import BrokenCheckpointError
-from megatron_ext.hf.config import read_hf_config
-from megatron_ext.lr import LRSchedule, learning_rate
+from hybridflow.trainer.layout import check_saved_weights
+from hybridflow.types import UpdateReport
+from megatron_ext.lr import learning_rate
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+MAY_CHANGE_ON_RESUME = (
+    "run.directory",
+    "train.num_steps",
+    "train.num_epochs",
+    "train.num_threads",
+    "checkpoint",
+    "tracking",
+)
 
-MAY_CHANGE_ON_RESUME = ("run.directory", "train.num_steps", "train.num_epochs", "checkpoint", "train.num_threads")
 
-
-@dataclass(frozen=True)
 class SftRun:
-    """What stays the same over the run."""
+    """A run in progress: its parts, its state, and what its loop is written in."""
 
-    config: SftConfig
-    folder: Path
-    demonstrations: DemonstrationSet
-    schedule: LRSchedule
-    total_steps: int
+    def __init__(
+        self,
+        *,
+        config: SftConfig,
+        inputs: SftInputs,
+        checkpoints: CheckpointFolder,
+        group: PolicyGroup,
+        display: LiveDisplay,
+        trackers: TrackerSet,
+        state: SftState,
+        started: float,
+    ) -> None:
+        """`started` is the monotonic time at which this process began to work on the run."""
+        self.state = state
+        self._config = config
+        self._inputs = inputs
+        self._checkpoints = checkpoints
+        self._group = group
+        self._display = display
+        self._trackers = trackers
+        self._started = started
+        self._wall_before = state.wall_s
 
+    def train(self) -> None:
+        """The steps that are left, from 1; the next batch is planned while the workers compute."""
+        total, state = self._inputs.total_steps, self.state
+        self._display.start("SFT", total, state.step)
+        batch = self._inputs.batch(state.step + 1) if state.step < total else None
+        while batch is not None:
+            step = state.step + 1
+            set_step(step)
+            self._display.phase("TRAIN")
+            started, rate = time.monotonic(), learning_rate(self._inputs.schedule, step)
+            per_sequence = self._config.train.loss == "sequence_mean"
+            handle = self._group.start_sft_step(batch, rate, per_sequence=per_sequence)
+            num_tokens = sum(sequence.num_tokens for sequence in batch.sequences)
+            batch = self._inputs.batch(step + 1) if step < total else None
+            report = self._group.finish_sft_step(handle)
+            state.add_step(report)
+            self._record(report, rate, num_tokens, time.monotonic() - started)
+            self._checkpoint_if_due()
 
-def run_sft(config: SftConfig, *, resume: bool) -> dict[str, Any]:
-    """Trains, exports and returns what summary.json says. What can be known before workers start is raised then."""
-    started = time.monotonic()
-    folder = Path(config.run.directory) / config.run.name
-    tokenizer = _check_model(config)
-    demonstrations = DemonstrationSet(
-        config.data.path,
-        tokenizer,
-        max_tokens=config.data.max_tokens,
-        seed=config.run.seed,
-        overlong=config.data.overlong,
-    )
-    total_steps = config.total_steps(len(demonstrations))
-    train = config.train
-    try:
-        schedule = LRSchedule(
-            train.learning_rate, train.lr_schedule, train.lr_warmup_steps, total_steps, train.lr_min_ratio
-        )
-    except ValueError as error:
-        raise ConfigError(f"train.lr_schedule: {error}") from error
-    checkpoint = _latest(folder) if resume else None
-    _open_folder(config, folder, resume)
-    run = SftRun(config, folder, demonstrations, schedule, total_steps)
-    settings = PolicySettings(train, config.model.dtype, config.run.seed, train.optimizer)
-    with (
-        LiveDisplay(config.run.name) as display,
-        open_policy(settings, _weights(config, folder), folder / "logs") as group,
-    ):
-        done = 0
-        if checkpoint is not None:
-            group.load_checkpoint(checkpoint / "megatron")
-            done = json.loads((checkpoint / "state.json").read_text())["step"]
-            display.note(f"resuming from {checkpoint}: {done} steps done")
-        last = _train(run, group, display, done)
-        group.save_hf(folder / "hf")
-    summary = {
-        "status": "finished",
-        "num_steps": total_steps,
-        "num_demonstrations": len(demonstrations),
-        "num_dropped": demonstrations.num_dropped,
-        "final_loss": last.loss if last else None,
-        "wall_s": round(time.monotonic() - started, 1),
-        "hf": str(folder / "hf"),
-    }
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    return summary
+    def export(self, directory: Path) -> None:
+        """Writes the trained model as a Hugging Face directory, once the last checkpoint is on the disk."""
+        self._checkpoints.finish(self._group)
+        self._display.phase("EXPORT")
+        self._group.save_hf(directory)
 
+    def measure_time(self) -> None:
+        """Brings the run's seconds up to date."""
+        self.state.wall_s = self._wall_before + time.monotonic() - self._started
 
-def _train(run: SftRun, group: PolicyGroup, display: LiveDisplay, done: int) -> UpdateReport | None:
-    """The steps that are left; the next batch is planned while the workers compute. Steps are numbered from 1."""
-    config, report = run.config, None
-    tracker = JsonlTracker(run.folder / "metrics.jsonl")
-    tracker.truncate_after(done)
-    display.start("SFT", run.total_steps, done)
-    display.phase("TRAIN")
-    saving: tuple[Path, Path] | None = None
-    batch = _batch(run, done) if done < run.total_steps else None
-    for step in range(done + 1, run.total_steps + 1):
-        assert batch is not None
-        started, rate = time.monotonic(), learning_rate(run.schedule, step)
-        handle = group.start_sft_step(batch, rate, per_sequence=config.train.loss == "sequence_mean")
-        num_tokens = sum(sequence.num_tokens for sequence in batch.sequences)
-        batch = _batch(run, step) if step < run.total_steps else None
-        report = group.finish_sft_step(handle)
+    def _record(self, report: UpdateReport, rate: float, num_tokens: int, seconds: float) -> None:
         metrics = {
             "policy/loss": report.loss,
             "policy/grad_norm": report.grad_norm,
             "train/learning_rate": rate,
             "train/skipped": float(report.num_skipped),
             "train/tokens": float(num_tokens),
-            "perf/tokens_per_s": num_tokens / (time.monotonic() - started),
+            "time/train_s": seconds,
+            "perf/train_tokens_per_s": num_tokens / seconds,
         }
-        tracker.log(step, metrics)
-        display.step(step - 1, metrics)
-        every = config.checkpoint.every_steps
-        if step == run.total_steps or (every and step % every == 0):
-            _finish_save(run, group, saving)
-            saving = _start_save(run, group, step)
-            if not config.checkpoint.in_background:
-                saving = _finish_save(run, group, saving)
-    _finish_save(run, group, saving)
-    tracker.close()
-    return report
+        self._trackers.log(self.state.step, metrics)
+        self._display.step(self.state.step - 1, metrics)
+
+    def _checkpoint_if_due(self) -> None:
+        every, step = self._config.checkpoint.every_steps, self.state.step
+        if step == self._inputs.total_steps or (every and step % every == 0):
+            self._display.phase("CHECKPOINT")
+            self.measure_time()
+            self._checkpoints.save(self._group, f"step-{step:06d}", lambda path: write_state(self.state, path))
 
 
-def _batch(run: SftRun, step: int) -> TrainBatch:
-    """The batch of step `step`, from 0."""
-    train = run.config.train
-    sequences: list[TrainSequence] = run.demonstrations.sequences_for_step(step, train.sequences_per_step)
-    plan = plan_micro_batches(
-        [sequence.num_tokens for sequence in sequences],
-        num_dp_ranks=train.layout.dp,
-        max_tokens_per_micro_batch=train.max_tokens_per_micro_batch,
-    )
-    return TrainBatch(sequences=sequences, plan=plan)
+def run_sft(config: SftConfig, *, resume: bool) -> dict[str, Any]:
+    """Trains, exports and returns what summary.json says.
+
+    As `hybridflow train` does: `resume` continues the run of the same name, else an earlier one is renamed; all that
+    can be checked is checked before that; once every worker is ready, the summary is written however the run ends, with
+    status "finished", "interrupted" or "failed". Raises what stopped the run.
+    """
+    started = time.monotonic()
+    folder = RunFolder(config, MAY_CHANGE_ON_RESUME)
+    checkpoints = CheckpointFolder(folder.checkpoints, config.checkpoint.keep_last, config.checkpoint.in_background)
+    if resume:
+        folder.check_same_run(config)
+    inputs = load_inputs(config)
+    latest, state = _latest(checkpoints, inputs) if resume else (None, SftState())
+    settings = PolicySettings(config.train, config.model.dtype, config.run.seed, config.train.optimizer)
+    with ExitStack() as stack:
+        display = stack.enter_context(LiveDisplay(config.run.name))
+        _open_folder(config, folder, latest, state, display)
+        hf_dir = _first_weights(config, folder)
+        memory = stack.enter_context(PeakMemory(period_s=2.0))
+        trackers = stack.enter_context(_open_trackers(config, folder, state.step))
+        display.note(f"starting Ray and {config.train.layout.world_size} Megatron worker(s)")
+        group = stack.enter_context(open_policy(settings, hf_dir, folder.logs))
+        display.note("all workers are ready")
+        if latest is not None:
+            group.load_checkpoint(latest / WEIGHTS_FOLDER)
+        run = SftRun(
+            config=config,
+            inputs=inputs,
+            checkpoints=checkpoints,
+            group=group,
+            display=display,
+            trackers=trackers,
+            state=state,
+            started=started,
+        )
+        status = "failed"
+        try:
+            run.train()
+            run.export(folder.hf_export)
+            status = "finished"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        finally:
+            run.measure_time()
+            state.peak_rss_gib = max(state.peak_rss_gib, memory.peak_gib)
+            summary = build_summary(state, inputs, status=status, seed=config.run.seed, hf=folder.hf_export)
+            write_summary(summary, folder.summary)
+    display.summary(build_table(summary, folder.path))
+    return summary
 
 
-def _start_save(run: SftRun, group: PolicyGroup, step: int) -> tuple[Path, Path]:
-    target = run.folder / "checkpoints" / f"step-{step:06d}"
-    unfinished = commit.begin(target)
-    (unfinished / "state.json").write_text(json.dumps({"step": step}) + "\n")
-    group.save_checkpoint(unfinished / "megatron", background=run.config.checkpoint.in_background)
-    return unfinished, target
+def _latest(checkpoints: CheckpointFolder, inputs: SftInputs) -> tuple[Path, SftState]:
+    """The checkpoint to continue from, found whole and of this model, and what the run remembered then."""
+    latest = checkpoints.latest()
+    check_saved_weights(latest / WEIGHTS_FOLDER, inputs.hf_config)
+    return latest, read_state(latest / STATE_FILE)
 
 
-def _finish_save(run: SftRun, group: PolicyGroup, saving: tuple[Path, Path] | None) -> None:
-    """Makes the checkpoint that is being written the latest, once it is on the disk."""
-    if saving is None:
+def _open_folder(
+    config: SftConfig, folder: RunFolder, latest: Path | None, state: SftState, display: LiveDisplay
+) -> None:
+    if latest is not None:
+        folder.reopen(config)
+        display.note(f"resuming from {latest}: {state.step} steps done")
         return
-    if run.config.checkpoint.in_background:
-        group.finish_checkpoint()
-    unfinished, target = saving
-    files = commit.measure_files(unfinished, commit.list_files(unfinished))
-    commit.commit(unfinished, target, files=files, description={})
-    commit.keep_last(sorted(commit.list_committed(target.parent)), run.config.checkpoint.keep_last)
+    moved = folder.create(config)
+    if moved is not None:
+        display.note(f"an earlier run of this name is kept as {moved}")
 
 
-def _check_model(config: SftConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer, after the model has been found fit for layout and window. Raises ConfigError."""
-    from transformers import AutoTokenizer
-
-    path = Path(config.model.path)
-    if not (path / "config.json").is_file():
-        raise ConfigError(f"model.path = {config.model.path!r}: no config.json there. Name a Hugging Face directory")
-    if config.model.init == "weights" and not any(path.glob("*.safetensors")):
-        raise ConfigError(
-            f'model.path = {config.model.path!r} has no safetensors. Download them, or model.init = "seeded"'
-        )
-    check_model_layout(str(path), config.train.layout)
-    window = read_hf_config(path).max_position_embeddings
-    if config.data.max_tokens > window:
-        raise ConfigError(
-            f"data.max_tokens = {config.data.max_tokens} is above the model's window of {window} tokens "
-            f"(max_position_embeddings in {path / 'config.json'}): lower it"
-        )
-    return AutoTokenizer.from_pretrained(path, local_files_only=True)
-
-
-def _weights(config: SftConfig, folder: Path) -> Path:
+def _first_weights(config: SftConfig, folder: RunFolder) -> Path:
     """The model to start from; drawn into the run folder where the config asks for it."""
     if config.model.init == "weights":
         return Path(config.model.path)
-    drawn = folder / "initial_model"
-    if not (drawn / "model.safetensors").exists():
-        write_policy(config.model.path, drawn, config.run.seed)
-    return drawn
+    if not (folder.initial_model / "model.safetensors").exists():
+        write_policy(config.model.path, folder.initial_model, config.run.seed)
+    return folder.initial_model
 
 
-def _open_folder(config: SftConfig, folder: Path, resume: bool) -> None:
-    """Notes the settings. Raises ConfigError for a folder in use, or for a resume that would change the numbers."""
-    resolved = folder / "resolved.json"
-    if not resume:
-        if folder.exists():
-            raise ConfigError(
-                f"{folder} holds a run already. Continue it with --resume, remove it, or name another with "
-                "--set run.name=..."
-            )
-    else:
-        before, now = _leaves(json.loads(resolved.read_text())), _leaves(config.model_dump(mode="json"))
-        differing = [
-            f"{key}: was {before.get(key)!r}, is {now.get(key)!r}"
-            for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and not key.startswith(MAY_CHANGE_ON_RESUME)
-        ]
-        if differing:
-            raise ConfigError(f"--resume of {folder} with other settings:\n  " + "\n  ".join(differing))
-    dump_resolved(config, resolved)
-
-
-def _latest(folder: Path) -> Path:
-    """The last checkpoint, checked as far as the driver can. Raises CheckpointError."""
-    whole = sorted(commit.list_committed(folder / "checkpoints"))
-    if not whole or not (folder / "resolved.json").is_file():
-        raise CheckpointError(f"nothing to resume in {folder}: start it without --resume")
+@contextmanager
+def _open_trackers(config: SftConfig, folder: RunFolder, steps_done: int) -> Iterator[TrackerSet]:
+    metrics = JsonlTracker(folder.metrics)
+    metrics.truncate_after(steps_done)
+    tracking = config.tracking
+    wandb = start_wandb(
+        tracking.wandb, folder.path, config.run.name, config.model_dump(mode="json"), project=tracking.wandb_project
+    )
+    trackers = TrackerSet([metrics], wandb)
     try:
-        commit.check_sizes(whole[-1])
-        commit.check_contents(whole[-1])
-    except BrokenCheckpointError as error:
-        raise CheckpointError(str(error)) from error
-    return whole[-1]
-
-
-def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {k: v for key, inner in value.items() for k, v in _leaves(inner, f"{prefix}.{key}".strip(".")).items()}
+        yield trackers
+    finally:
+        trackers.close()

@@ -12,6 +12,7 @@ from hybridflow.config.sections import (
     OptimizerSection,
     RunSection,
     Section,
+    TrackingSection,
     WorkerSection,
 )
 
@@ -50,6 +51,7 @@ class SftConfig(Section):
     data: SftDataSection
     train: SftTrainSection = SftTrainSection()
     checkpoint: CheckpointSection = CheckpointSection(every_steps=50)
+    tracking: TrackingSection = TrackingSection()
 
     @model_validator(mode="after")
     def _check_across_sections(self) -> SftConfig:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hybridflow.errors import DataError
+from hybridflow.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -46,27 +46,29 @@ class TokenRows:
     def __iter__(self) -> Iterator[list[int]]:
         """Token ids of each row; blank lines are no rows."""
         number = 0
-        with self._path.open(encoding="utf-8", newline="\n") as file:
+        with self._path.open("rb") as file:
             for line_number, line in enumerate(file, start=1):
                 if line.strip():
                     yield self._read(line, f"{self._path}, line {line_number}, row {number}")
                     number += 1
 
-    def _read(self, line: str, where: str) -> list[int]:
+    def _read(self, line: bytes, where: str) -> list[int]:
         try:
             value: Any = json.loads(line)
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # also what is not UTF-8
             raise DataError(f"{where}: broken JSON: {error}. Remedy: write one whole JSON object per line") from error
         if isinstance(value, dict) and "input_ids" in value:
             token_ids = value["input_ids"]
             if not isinstance(token_ids, list) or any(type(token_id) is not int for token_id in token_ids):
                 raise DataError(f"{where}: input_ids = {str(token_ids)[:60]}. Remedy: use a list of whole numbers")
         elif isinstance(value, dict) and isinstance(value.get("text"), str):
-            token_ids = self._encode(value["text"])
+            try:
+                token_ids = self._encode(value["text"])
+            except ConfigError as error:
+                raise DataError(f"{where}: the text cannot be read: {error}, or use input_ids") from error
         else:
-            raise DataError(
-                f'{where}: got {line.strip()[:60]}. Remedy: use {{"input_ids": [...]}} or {{"text": "..."}}'
-            )
+            got = line.strip()[:60].decode(errors="replace")
+            raise DataError(f'{where}: got {got}. Remedy: use {{"input_ids": [...]}} or {{"text": "..."}}')
         self._check_tokens(token_ids, where)
         return token_ids
 
@@ -76,7 +78,7 @@ class TokenRows:
         if len(token_ids) > self._window:
             raise DataError(
                 f"{where}: the row has {len(token_ids)} tokens, the window of the model is {self._window} "
-                "(max_position_embeddings). Remedy: shorten or split the row, or use a model with a longer window"
+                "(config.json). Remedy: shorten or split the row, or use a model with a longer window"
             )
         wrong = next((token_id for token_id in token_ids if not 0 <= token_id < self._vocab_size), None)
         if wrong is not None:

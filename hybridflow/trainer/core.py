@@ -16,8 +16,8 @@ from hybridflow.trainer.objectives import PolicyObjective, sequence_mean_objecti
 from hybridflow.types import TrainBatch, UpdateReport
 from hybridflow.weights.manifest import Bucket, TensorEntry, iterate_buckets
 from megatron_ext.attention_cuda import AttentionBackend
-from megatron_ext.checkpoint import WrongModelError
 from megatron_ext.commit import BrokenCheckpointError
+from megatron_ext.hf.identity import WrongModelError
 from megatron_ext.optimizer import OptimizerOptions
 from megatron_ext.policy import MegatronPolicy
 from megatron_ext.topology import Topology, init_distributed, shutdown_distributed

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 
 from hybridflow.cluster.session import Slots
-from hybridflow.cluster.workers import Call, gather, identify, stream
+from hybridflow.cluster.workers import RESUME, Call, gather, identify, stream
 from hybridflow.config.sections import Config, OptimizerSection, WorkerSection
 from hybridflow.errors import TrainerError
 from hybridflow.trainer.actor import HEALTH, TrainWorker, worker_environment
@@ -33,6 +33,8 @@ class PolicySettings:
     """None: it is read, not trained."""
     load_weights: bool = True
     """Otherwise a checkpoint follows."""
+    after_death: str = RESUME
+    """What the user is told to do when a worker died."""
 
 
 class PolicyGroup:
@@ -45,6 +47,7 @@ class PolicyGroup:
         environment = {"env_vars": worker_environment(num_threads)}
         # The types that Ray declares for it leave concurrency groups out.
         remote = ray.remote(concurrency_groups={HEALTH: 1})(TrainWorker)  # pyright: ignore[reportCallIssue]
+        logs = [log_directory / f"train-{rank}.log" for rank in range(settings.worker.layout.world_size)]
         actors = [
             remote.options(
                 num_cpus=SLOT_SHARE,
@@ -52,10 +55,13 @@ class PolicyGroup:
                 scheduling_strategy=slots.strategy(rank),
                 runtime_env=environment,
                 max_restarts=0,
-            ).remote(rank, num_threads, str(log_directory / f"train-{rank}.log"))
-            for rank in range(settings.worker.layout.world_size)
+            ).remote(rank, num_threads, str(log))
+            for rank, log in enumerate(logs)
         ]
-        self.workers = [identify(f"train worker {rank}", actor, TrainerError) for rank, actor in enumerate(actors)]
+        self.workers = [
+            identify(f"train worker {rank}", actor, TrainerError, log=str(log), remedy=settings.after_death)
+            for rank, (actor, log) in enumerate(zip(actors, logs, strict=True))
+        ]
 
     def setup(self, hf_dir: Path) -> list[Call]:
         """Starts loading the policy of `hf_dir` on every rank; wait for the calls with `gather`."""

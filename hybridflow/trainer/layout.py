@@ -1,22 +1,73 @@
-"""Whether a model can be cut as the config asks. Imports no Megatron: the driver asks before any worker is there."""
+"""Whether model, weights, checkpoint and layout fit each other.
+
+Imports no Megatron and reads no weights: the driver asks before any worker is there.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from huggingface_hub.errors import StrictDataclassError
+
 from hybridflow.config.sections import LayoutSection
-from hybridflow.errors import ConfigError
-from megatron_ext.hf.config import UnsupportedModelError, read_hf_config
+from hybridflow.errors import CheckpointError, ConfigError
+from megatron_ext.commit import BrokenCheckpointError
+from megatron_ext.hf.config import HFConfig, UnsupportedModelError, read_hf_config
+from megatron_ext.hf.files import WeightsError, check_hf_weights
+from megatron_ext.hf.identity import WrongModelError, check_checkpoint
 from megatron_ext.layout import Layout, LayoutError, check_layout
+
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError, StrictDataclassError)
+"""What transformers raises over a config.json that is missing, cut short, or has values of another kind."""
 
 
 def to_layout(section: LayoutSection) -> Layout:
     return Layout(**section.model_dump())
 
 
-def check_model_layout(hf_dir: str, section: LayoutSection) -> None:
-    """Raises ConfigError if the model is of a kind that is not supported, or cannot be cut that way."""
+def read_model(hf_dir: str | Path, named: str | None = None) -> HFConfig:
+    """What `hf_dir`/config.json says. ConfigError if it cannot be read, or is of a kind that is not supported.
+
+    `named` is how the user gave the directory; as the key model.path where that is None. So in all functions here.
+    """
+    named = named or f"model.path = {str(hf_dir)!r}"
+    if not (Path(hf_dir) / "config.json").is_file():
+        raise ConfigError(f"{named}: no config.json there. Name a Hugging Face model directory")
     try:
-        check_layout(to_layout(section), read_hf_config(hf_dir))
-    except LayoutError as error:
-        raise ConfigError(f"train.layout does not fit the model in {hf_dir}: {error}") from error
+        return read_hf_config(hf_dir)
     except UnsupportedModelError as error:
-        raise ConfigError(f"model.path = {hf_dir!r} cannot be trained: {error}") from error
+        raise ConfigError(f"{named} cannot be used: {error}") from error
+    except UNREADABLE as error:
+        raise ConfigError(f"{named}: cannot read its config.json: {error}. Copy the directory again") from error
+
+
+def check_model_layout(
+    hf_dir: str | Path, section: LayoutSection, named: str | None = None, layout_named: str = "train.layout"
+) -> HFConfig:
+    """The model's config. ConfigError if it is not supported, or cannot be cut that way."""
+    hf_config = read_model(hf_dir, named)
+    try:
+        check_layout(to_layout(section), hf_config)
+    except LayoutError as error:
+        raise ConfigError(f"{layout_named} does not fit the model in {hf_dir}: {error}") from error
+    return hf_config
+
+
+def check_model_weights(hf_dir: str | Path, hf_config: HFConfig, named: str | None = None) -> None:
+    """Raises ConfigError, naming it, for a tensor that is missing, misshapen or not of this model."""
+    try:
+        check_hf_weights(hf_dir, hf_config)
+    except WeightsError as error:
+        raise ConfigError(f"{named or f'model.path = {str(hf_dir)!r}'} does not hold the model: {error}") from error
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{named or f'model.path = {str(hf_dir)!r}'} has no weights: {error}. Copy them there"
+        ) from error
+
+
+def check_saved_weights(directory: Path, hf_config: HFConfig) -> str:
+    """The dtype of a checkpoint's weights. CheckpointError for one that is not whole, or is of another model."""
+    try:
+        return check_checkpoint(directory, hf_config)
+    except (BrokenCheckpointError, WrongModelError) as error:
+        raise CheckpointError(str(error)) from error

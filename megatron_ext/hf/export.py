@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from megatron_ext.hf.config import HFConfig
-from megatron_ext.hf.load import INDEX_NAME, SINGLE_NAME
+from megatron_ext.hf.files import INDEX_NAME, SINGLE_NAME
 from megatron_ext.hf.mapping import Rule, expert_of, rule_for, split_parts, with_expert
 from megatron_ext.model import PolicyModel, first_layer_of
 from megatron_ext.topology import Topology

@@ -151,21 +151,28 @@ def stacked_source(hf_name: str, hf_config: HFConfig) -> StackedTensor | None:
     return StackedTensor(prefix + "gate_up_proj", (moe.num_experts, 2 * ffn, hidden), expert, first_row)
 
 
-def expected_names(hf_config: HFConfig) -> set[str]:
-    """Every Hugging Face tensor that the config implies, experts one by one."""
-    names = {hf_name for rule in MODEL_RULES for hf_name in rule.hf}
-    if hf_config.tied_embeddings:
-        names -= set(MODEL_RULES[2].hf)
+def expected_shapes(hf_config: HFConfig) -> dict[str, tuple[int, ...]]:
+    """Every Hugging Face tensor that the config implies, experts one by one, with its shape."""
+    rules = [
+        ("", rule) for rule in MODEL_RULES if not (rule.megatron == "output_layer.weight" and hf_config.tied_embeddings)
+    ]
     for layer in range(hf_config.num_layers):
         has_experts = hf_config.moe is not None and hf_config.moe.layers[layer]
         prefix = f"model.layers.{layer}."
-        for rule in rules_of_layer(hf_config, has_experts):
-            names.update(prefix + hf_name for hf_name in rule.hf)
+        rules += [(prefix, rule) for rule in rules_of_layer(hf_config, has_experts)]
         if hf_config.moe is not None and has_experts:
             for expert in range(hf_config.moe.num_experts):
-                expert_prefix = f"{prefix}mlp.experts.{expert}."
-                names.update(expert_prefix + hf_name for rule in EXPERT_RULES for hf_name in rule.hf)
-    return names
+                rules += [(f"{prefix}mlp.experts.{expert}.", rule) for rule in EXPERT_RULES]
+    return {
+        prefix + hf_name: shape
+        for prefix, rule in rules
+        for hf_name, shape in zip(rule.hf, hf_shapes(rule, hf_config), strict=True)
+    }
+
+
+def expected_names(hf_config: HFConfig) -> set[str]:
+    """Every Hugging Face tensor that the config implies, experts one by one."""
+    return set(expected_shapes(hf_config))
 
 
 def rules_of_layer(hf_config: HFConfig, has_experts: bool) -> tuple[Rule, ...]:

@@ -1,23 +1,29 @@
 """Lets an unmodified Megatron-Core run on a machine without CUDA, over gloo.
 
-Call `install()` in every process before the first `megatron.core` import. Nothing on disk is changed. Three parts:
+Call `install()` in every process before the first `megatron.core` import. Nothing on disk is changed. Four parts:
 
     torch_stand_in   the `torch` that Megatron modules see: `torch.cuda` answers for a CPU, device="cuda" means "cpu"
     import_hook      hands that stand-in to each `megatron.core` module as it is imported, and applies its patches
-    patches          the few symbols that need more than that, each with its reason
+    patches          the few symbols that need more than that
+    patch            what a patch says of itself: symbols, reason, and the test that says when it can go
 
-With CUDA present `install()` only checks the version: Megatron then runs as its authors wrote it.
+With CUDA and Transformer Engine `install()` only checks the version: Megatron then runs as its authors wrote it. With
+CUDA alone it adds the one name that Megatron leaves out without Transformer Engine.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import sys
 
 import torch
 
 from megatron_ext.platform.errors import PlatformError
 from megatron_ext.platform.import_hook import MegatronImportHook
+from megatron_ext.platform.patch import Patch
+from megatron_ext.platform.patches import WITHOUT_CUDA, WITHOUT_TRANSFORMER_ENGINE
+from megatron_ext.platform.torch_stand_in import TORCH_STAND_IN
 
 __all__ = ["SUPPORTED_MEGATRON_VERSIONS", "PlatformError", "check_version", "install"]
 
@@ -27,22 +33,33 @@ SUPPORTED_MEGATRON_VERSIONS = ("0.16.1",)
 def install() -> None:
     """Prepares this process for `import megatron.core`. Calling it again does nothing.
 
-    Raises PlatformError when Megatron-Core is missing or of another version, or, without CUDA, when some
-    `megatron.core` module was imported before (it would hold the real torch).
+    Raises PlatformError when Megatron-Core is missing or of another version, or when some `megatron.core` module was
+    imported before that would have been fitted; a later import raises it when a patched symbol is gone.
     """
     check_version(_installed_version())
-    if torch.cuda.is_available() or any(isinstance(finder, MegatronImportHook) for finder in sys.meta_path):
+    patches = _needed_patches()
+    if not patches or any(isinstance(finder, MegatronImportHook) for finder in sys.meta_path):
         return
     early = sorted(name for name in sys.modules if name.startswith("megatron.core"))
     if early:
         raise PlatformError(
-            f"{early[0]} was imported before megatron_ext.platform.install(): it already holds the CUDA torch. "
+            f"{early[0]} was imported before megatron_ext.platform.install(): it is not fitted to this machine. "
             "Import megatron_ext.platform and call install() first."
         )
-    # Megatron calls tensor.cuda() on small tensors it has just made. A build without CUDA can only raise there, so
-    # nothing that worked before changes.
-    torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign]
-    sys.meta_path.insert(0, MegatronImportHook())
+    for patch in patches:
+        if patch.owner == "torch":
+            patch(torch)
+    sys.meta_path.insert(0, MegatronImportHook(patches, torch if torch.cuda.is_available() else TORCH_STAND_IN))
+
+
+def _needed_patches() -> list[Patch]:
+    """Those that make up for what this machine has not."""
+    patches: list[Patch] = []
+    if not torch.cuda.is_available():
+        patches += WITHOUT_CUDA
+    if importlib.util.find_spec("transformer_engine") is None:
+        patches += WITHOUT_TRANSFORMER_ENGINE
+    return patches
 
 
 def check_version(version: str) -> None:

@@ -1,6 +1,7 @@
-"""What the stand-in `torch` cannot cover: one function per `megatron.core` module, with its reason.
+"""What the stand-in `torch` cannot cover: one patch per fault, with its reason and the test that says when it can go.
 
-Each is applied once, right after the module was executed, and only where there is no CUDA.
+Each is applied once: to torch by `install()`, to a `megatron.core` module right after it was executed. Nothing is
+applied where there is what it makes up for.
 """
 
 from __future__ import annotations
@@ -13,36 +14,42 @@ from typing import Any
 
 import torch
 
-from megatron_ext.platform.errors import PlatformError
+from megatron_ext.platform.patch import Patch, patch
 
 
-def require_symbol(owner: Any, name: str) -> Any:
-    """`owner.name`; raises PlatformError naming the symbol when it is gone."""
-    if not hasattr(owner, name):
-        where = getattr(owner, "__name__", repr(owner))
-        raise PlatformError(
-            f"{where}.{name} does not exist in the installed megatron-core, but the CPU platform patches it. "
-            "Install a supported version."
-        )
-    return getattr(owner, name)
+@patch("torch", "Tensor.cuda", drop_test="test_upstream_calls_cuda_on_tensors")
+def keep_tensors_here(module: ModuleType) -> None:
+    """`Tensor.cuda()` gives the tensor itself: Megatron calls it on small tensors it has just made.
 
-
-def patch_jit(module: ModuleType) -> None:
-    """Turns `jit_fuser` (torch.compile) off: on a CPU it needs a C++ compiler and seconds for each fused function."""
-    require_symbol(module, "disable_jit_fuser")()
-
-
-def patch_random(module: ModuleType) -> None:
-    """Points Megatron's RNG bookkeeping at torch's CPU generator.
-
-    Upstream forks the CUDA generator and asserts that the CPU one did not move meanwhile; here they are the same one.
+    A build without CUDA can only raise there, so nothing that worked before changes.
     """
-    require_symbol(module, "_get_cuda_rng_state")
-    require_symbol(module, "_set_cuda_rng_state")
-    tracker_class = require_symbol(module, "CudaRNGStatesTracker")
-    default_name = require_symbol(module, "_MODEL_PARALLEL_RNG_TRACKER_NAME")
+    module.Tensor.cuda = lambda self, *args, **kwargs: self
 
-    class CpuRNGStatesTracker(tracker_class):
+
+@patch(
+    "megatron.core.jit", "disable_jit_fuser", "jit_fuser", drop_test="test_upstream_compiles_what_it_calls_jit_fused"
+)
+def turn_compiling_off(module: ModuleType) -> None:
+    """`jit_fuser` (torch.compile) does nothing: on a CPU it needs a C++ compiler, and seconds for each function."""
+    module.disable_jit_fuser()
+
+
+@patch(
+    "megatron.core.tensor_parallel.random",
+    "_get_cuda_rng_state",
+    "_set_cuda_rng_state",
+    "CudaRNGStatesTracker",
+    "_MODEL_PARALLEL_RNG_TRACKER_NAME",
+    drop_test="test_upstream_asks_cuda_for_random_states",
+)
+def track_cpu_generator(module: ModuleType) -> None:
+    """Named random states are states of torch's CPU generator: upstream reads and writes those of a CUDA device.
+
+    Its `fork` also warns when the CPU generator has moved meanwhile; here the two are one.
+    """
+    default_name = module._MODEL_PARALLEL_RNG_TRACKER_NAME
+
+    class CpuRNGStatesTracker(module.CudaRNGStatesTracker):
         """Named states of the one CPU generator."""
 
         @contextlib.contextmanager
@@ -67,10 +74,14 @@ def patch_random(module: ModuleType) -> None:
     )
 
 
-def patch_distributed_optimizer(module: ModuleType) -> None:
-    """Lets the optimizer recognise CPU parameters: it sorts them by the literal names 'torch.cuda.FloatTensor' etc."""
-    optimizer_class = require_symbol(module, "DistributedOptimizer")
-    require_symbol(optimizer_class, "_build_model_and_main_param_groups")
+@patch(
+    "megatron.core.optimizer.distrib_optimizer",
+    "DistributedOptimizer._build_model_and_main_param_groups",
+    drop_test="test_upstream_optimizer_refuses_cpu_parameters",
+)
+def accept_cpu_parameters(module: ModuleType) -> None:
+    """The optimizer recognises CPU parameters: it sorts them by the literal names 'torch.cuda.FloatTensor' etc."""
+    optimizer_class = module.DistributedOptimizer
     optimizer_class.__init__ = _with_cuda_type_names(optimizer_class.__init__)
 
 
@@ -94,13 +105,17 @@ def _with_cuda_type_names(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def patch_mappings(module: ModuleType) -> None:
-    """Gathers and reduce-scatters parts of unequal length, which gloo refuses and NCCL does not.
+@patch(
+    "megatron.core.tensor_parallel.mappings",
+    "_gather_along_first_dim",
+    drop_test="test_upstream_gathers_unequal_parts_as_gloo_cannot",
+)
+def gather_unequal_parts(module: ModuleType) -> None:
+    """Parts of unequal length are gathered with padding: gloo refuses them as they are, NCCL does not.
 
-    Expert tensor parallel ranks exchange as many tokens as the router happens to send to each.
+    Expert tensor parallel ranks gather as many tokens as the router happens to send to each.
     """
-    gather = require_symbol(module, "_gather_along_first_dim")
-    reduce_scatter = require_symbol(module, "_reduce_scatter_along_first_dim")
+    gather = module._gather_along_first_dim
 
     @functools.wraps(gather)
     def gather_parts(
@@ -114,25 +129,20 @@ def patch_mappings(module: ModuleType) -> None:
         torch.distributed.all_gather(parts, padded, group=group)
         return torch.cat([part[:size] for part, size in zip(parts, output_split_sizes, strict=True)])
 
-    @functools.wraps(reduce_scatter)
-    def reduce_scatter_parts(
-        input_: torch.Tensor, group: Any, input_split_sizes: list[int] | None = None, use_global_buffer: bool = False
-    ) -> torch.Tensor:
-        if input_split_sizes is None or group.size() == 1:
-            return reduce_scatter(input_, group, input_split_sizes, use_global_buffer)
-        total = input_.clone(memory_format=torch.contiguous_format)
-        torch.distributed.all_reduce(total, group=group)
-        return total.split(input_split_sizes)[group.rank()].clone()
-
-    module.__dict__.update(_gather_along_first_dim=gather_parts, _reduce_scatter_along_first_dim=reduce_scatter_parts)
+    module.__dict__["_gather_along_first_dim"] = gather_parts
 
 
-def patch_moe_utils(module: ModuleType) -> None:
-    """Lets the all-to-all of expert parallel take split sizes that are on the CPU already.
+@patch(
+    "megatron.core.transformer.moe.moe_utils",
+    "maybe_move_tensor_to_cpu",
+    drop_test="test_upstream_leaves_split_sizes_on_the_cpu_as_tensors",
+)
+def give_split_sizes_as_numpy(module: ModuleType) -> None:
+    """The all-to-all of expert parallel takes split sizes that are on the CPU already.
 
     Upstream turns them into the numpy array that `all_to_all_single` needs only on the way from a GPU.
     """
-    move_to_cpu = require_symbol(module, "maybe_move_tensor_to_cpu")
+    move_to_cpu = module.maybe_move_tensor_to_cpu
 
     @functools.wraps(move_to_cpu)
     def move(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
@@ -143,10 +153,27 @@ def patch_moe_utils(module: ModuleType) -> None:
     module.__dict__["maybe_move_tensor_to_cpu"] = move
 
 
-PATCHES: dict[str, Callable[[ModuleType], None]] = {
-    "megatron.core.jit": patch_jit,
-    "megatron.core.tensor_parallel.mappings": patch_mappings,
-    "megatron.core.tensor_parallel.random": patch_random,
-    "megatron.core.optimizer.distrib_optimizer": patch_distributed_optimizer,
-    "megatron.core.transformer.moe.moe_utils": patch_moe_utils,
-}
+@patch(
+    "megatron.core.transformer.moe.moe_utils",
+    "RouterGatingLinearFunction.forward",
+    drop_test="test_upstream_router_needs_a_name_of_transformer_engine",
+)
+def name_missing_product(module: ModuleType) -> None:
+    """`te_general_gemm` is None: the router asks whether it is, but only Transformer Engine brings the name in."""
+    if "te_general_gemm" not in module.RouterGatingLinearFunction.forward.__code__.co_names:
+        raise name_missing_product.missing("te_general_gemm")
+    module.__dict__["te_general_gemm"] = None
+
+
+WITHOUT_CUDA: tuple[Patch, ...] = (
+    keep_tensors_here,
+    turn_compiling_off,
+    track_cpu_generator,
+    accept_cpu_parameters,
+    gather_unequal_parts,
+    give_split_sizes_as_numpy,
+)
+"""For a machine without CUDA."""
+
+WITHOUT_TRANSFORMER_ENGINE: tuple[Patch, ...] = (name_missing_product,)
+"""For an installation without Transformer Engine, with CUDA too."""

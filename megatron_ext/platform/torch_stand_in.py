@@ -2,6 +2,9 @@
 
 Everything is forwarded to the real torch except `torch.cuda`, which answers for a CPU, and the tensor factories, which
 take device="cuda" (or the index that `current_device` would give) for the CPU. The real torch is left alone.
+
+Tests of what upstream does without it, and of names that it no longer asks for, are in tests/dist_cpu/test_patches.py:
+test_upstream_needs_the_stand_in_for_torch and test_upstream_asks_for_every_name_of_the_stand_in.
 """
 
 from __future__ import annotations
@@ -28,7 +31,6 @@ FACTORIES = (
     "ones",
     "ones_like",
     "rand",
-    "randint",
     "randn",
     "tensor",
     "zeros",
@@ -80,16 +82,10 @@ class CpuCuda(types.ModuleType):
         do_nothing = lambda *args, **kwargs: None  # noqa: E731
         self.synchronize = self.set_device = self.empty_cache = do_nothing
         self.nvtx = types.SimpleNamespace(range_push=do_nothing, range_pop=do_nothing)
-        self.device = self.stream = lambda *args: contextlib.nullcontext()
+        self.stream = lambda *args: contextlib.nullcontext()
         self.current_stream = self.default_stream = lambda *args: CpuStream()
 
     def is_available(self) -> bool:
-        return False
-
-    def is_initialized(self) -> bool:
-        return False
-
-    def is_current_stream_capturing(self) -> bool:
         return False
 
     def current_device(self) -> torch.device:

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import Tensor
 
 from megatron_ext.layout import Layout
 from megatron_ext.packing import MicroBatch
@@ -15,38 +13,45 @@ from megatron_ext.topology import Topology
 from tests.dist_cpu.rank_programs import (
     TEMPERATURE,
     changed_tensors,
+    copy_weights,
     equal_bits,
     exported,
     open_policy,
     pack_rows,
     rank_state,
+    sft_step,
     train,
 )
 from tests.dist_cpu.tiny_models import make_rows
 
 
-def uneven_batches(topology: Topology, layout: Layout) -> list[MicroBatch]:
+def uneven_batches(topology: Topology, layout: Layout, rows_per_micro_batch: int = 2) -> list[MicroBatch]:
     """This data parallel rank's micro-batches: rank 0 has one row, the last has most, so their numbers differ too."""
     rows = make_rows()
     size = topology.dp_size
     cuts = [0, *(1 + number * (len(rows) - 2) // size for number in range(size - 1)), len(rows)]
-    return pack_rows(rows[cuts[topology.dp_rank] : cuts[topology.dp_rank + 1]], 2, layout)
+    return pack_rows(rows[cuts[topology.dp_rank] : cuts[topology.dp_rank + 1]], rows_per_micro_batch, layout)
 
 
 def exercise(topology: Topology, layout: Layout, hf_dirs: dict[str, Path], out_dir: Path) -> dict[str, Any]:
-    """Per model: what loading changed, log-probabilities of all rows, three steps, weights after, a saved model."""
+    """Per model: what loading changed, log-probabilities of all rows, two steps, weights after, a saved model.
+
+    And a supervised step on fewer, longer packs.
+    """
     results = {}
     for name, hf_dir in hf_dirs.items():
         policy = open_policy(hf_dir, layout, topology)
+        at_start = copy_weights(policy)
         changed = changed_tensors(exported(policy), hf_dir)
         logprobs = policy.logprobs(pack_rows(make_rows(), 3, layout), temperature=TEMPERATURE)
-        steps = train(policy, uneven_batches(topology, layout), 3)
+        steps = train(policy, uneven_batches(topology, layout), 2)
         policy.save_hf(out_dir / name)
         results[name] = {
             "changed_by_loading": changed,
             "logprobs": logprobs,
             "steps": steps,
             "weights": exported(policy),
+            "sft": sft_step(policy, at_start, uneven_batches(topology, layout, rows_per_micro_batch=4)),
         }
     return results
 
@@ -79,32 +84,3 @@ def train_bf16(topology: Topology, layout: Layout, hf_dir: Path) -> dict[str, An
     for layer in policy.model.decoder.layers:
         layer.mlp.router.register_forward_hook(lambda module, inputs, output: dtypes.add(output[0].dtype))
     return {"steps": train(policy, uneven_batches(topology, layout), 2), "router_dtypes": dtypes}
-
-
-def exchange_unequal_parts(topology: Topology, layout: Layout) -> dict[str, Any]:
-    """Two ranks gather 3 and 1 rows, weigh them and scatter the sum back; what plain gloo says to the first."""
-    from megatron.core.tensor_parallel.mappings import (
-        gather_from_sequence_parallel_region,
-        reduce_scatter_to_sequence_parallel_region,
-    )
-
-    sizes, rank = [3, 1], topology.rank
-    mine = torch.arange(2.0 * sizes[rank]).view(-1, 2).add(10 * rank).requires_grad_()
-    whole = gather_from_sequence_parallel_region(mine, group=topology.expert_group, output_split_sizes=sizes)
-    summed = reduce_scatter_to_sequence_parallel_region(
-        whole * (rank + 1), group=topology.expert_group, input_split_sizes=sizes
-    )
-    (summed * (rank + 2)).sum().backward()
-    try:
-        parts: list[Tensor] = [torch.empty(size, 2) for size in sizes]
-        dist.all_gather(parts, mine.detach(), group=topology.expert_group)
-        refusal = ""
-    except RuntimeError as error:
-        refusal = str(error)
-    return {
-        "mine": mine.detach(),
-        "whole": whole.detach(),
-        "summed": summed.detach(),
-        "grad": mine.grad,
-        "gloo": refusal,
-    }

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn.attention import varlen
 
-from megatron_ext import schedule
-from megatron_ext.attention import A2A, SegmentAttention, build_packed_segments
-from megatron_ext.attention_cuda import VarlenAttention
-from megatron_ext.context_split import RankBatch, rank_order
+from hybridflow.trainer.objectives import sequence_mean_objective
+from megatron_ext.attention import SegmentAttention
 from megatron_ext.layout import Layout
-from megatron_ext.logprob import vocab_parallel_logprobs
 from megatron_ext.optimizer import OptimizerOptions
 from megatron_ext.optimizer_repairs import distributed_optimizers
 from megatron_ext.packing import MicroBatch, PackInput, pack_sequences
@@ -24,9 +20,6 @@ from megatron_ext.policy import MegatronPolicy
 from megatron_ext.schedule import LossSums
 from megatron_ext.topology import Topology
 from tests.dist_cpu.tiny_models import make_rows
-
-from megatron.core.transformer.enums import AttnMaskType  # isort: skip
-from megatron.core.transformer.transformer_config import TransformerConfig  # isort: skip
 
 TEMPERATURE = 0.8
 LR = 1e-3
@@ -43,6 +36,13 @@ def weighted_loss(logprobs_N: Tensor, entropy_N: Tensor | None, micro_batch: Mic
     if entropy_N is not None:
         metrics["entropy"] = entropy_N.sum()
     return LossSums(loss=loss, num_tokens=logprobs_N.numel(), metrics=metrics)
+
+
+def mean_weighted_loss(logprobs: Sequence[Tensor]) -> Tensor:
+    """`weighted_loss` of a step, from the log-probabilities of each of the shared rows."""
+    pairs = zip(logprobs, make_rows(), strict=True)
+    sums = [weighted_loss(logprobs_N, None, pack_sequences([row])) for logprobs_N, row in pairs]
+    return torch.stack([part.loss for part in sums]).sum() / sum(int(part.num_tokens) for part in sums)
 
 
 def broken_loss(logprobs_N: Tensor, entropy_N: Tensor | None, micro_batch: MicroBatch) -> LossSums:
@@ -76,13 +76,31 @@ def train(policy: MegatronPolicy, micro_batches: list[MicroBatch], steps: int) -
     ]
 
 
+def parameters_of(policy: MegatronPolicy) -> list[Tensor]:
+    return [parameter for chunk in policy.chunks for parameter in chunk.parameters()]
+
+
+def copy_weights(policy: MegatronPolicy) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in parameters_of(policy)]
+
+
+def sft_step(policy: MegatronPolicy, weights: list[Tensor], micro_batches: list[MicroBatch]) -> dict[str, Any]:
+    """One step from `weights` with the supervised objective of the product and a fresh optimizer; the weights after."""
+    with torch.no_grad():
+        for parameter, value in zip(parameters_of(policy), weights, strict=True):
+            parameter.copy_(value)
+    policy.reset_optimizer(OPTIONS)
+    step = policy.train_step(micro_batches, sequence_mean_objective, lr=LR, temperature=1.0)
+    return {"step": step, "weights": exported(policy)}
+
+
 def exported(policy: MegatronPolicy) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in policy.export_tensors()}
 
 
 def rank_state(policy: MegatronPolicy) -> list[Tensor]:
     """Every bit that training changes on this rank: parameters, master weights, moments and step counts."""
-    state = [parameter.detach().clone() for chunk in policy.chunks for parameter in chunk.parameters()]
+    state = copy_weights(policy)
     for member in distributed_optimizers(policy.training.optimizer):
         for group in member.optimizer.param_groups:
             for main in group["params"]:
@@ -96,24 +114,30 @@ def equal_bits(first: list[Tensor], second: list[Tensor]) -> bool:
 
 
 def short_run(topology: Topology, layout: Layout, hf_dirs: dict[str, Path]) -> dict[str, Any]:
-    """Per model: logprobs, two steps, the weights after them."""
+    """Per model: logprobs, two steps, the weights after them; a supervised step on one pack."""
     results = {}
     for name, hf_dir in hf_dirs.items():
         policy = open_policy(hf_dir, layout, topology)
+        at_start = copy_weights(policy)
         micro_batches = rank_batches(topology, layout)
         results[name] = {
             "logprobs": policy.logprobs(micro_batches, temperature=TEMPERATURE, with_entropy=True),
             "steps": train(policy, micro_batches, 2),
             "weights": exported(policy),
+            "sft": sft_step(policy, at_start, rank_batches(topology, layout, rows_per_micro_batch=8)),
         }
     return results
 
 
 def exercise(topology: Topology, layout: Layout, hf_dirs: dict[str, Path], out_dir: Path) -> dict[str, Any]:
-    """Per model: logprobs, export bits, four steps with a checkpoint after the second, a broken step, a saved model."""
+    """Per model: logprobs, export bits, four steps with a checkpoint after the second, a broken step, a saved model.
+
+    And a supervised step on one pack.
+    """
     results = {}
     for name, hf_dir in hf_dirs.items():
         policy = open_policy(hf_dir, layout, topology)
+        at_start = copy_weights(policy)
         micro_batches = rank_batches(topology, layout)
         result: dict[str, Any] = {"at_start": exported(policy)}
         result["changed_by_loading"] = changed_tensors(result["at_start"], hf_dir)
@@ -135,6 +159,7 @@ def exercise(topology: Topology, layout: Layout, hf_dirs: dict[str, Path], out_d
         result["broken_step"] = step
         result["unchanged_by_broken_step"] = equal_bits(result["state"], rank_state(policy))
         policy.save_hf(out_dir / f"{name}_hf")
+        result["sft"] = sft_step(policy, at_start, rank_batches(topology, layout, rows_per_micro_batch=8))
         results[name] = result
     return results
 
@@ -171,7 +196,7 @@ def resume(topology: Topology, layout: Layout, hf_dir: Path, checkpoints: list[P
 def train_packings(topology: Topology, layout: Layout, hf_dir: Path) -> list[dict[str, Any]]:
     """Two steps on the same rows, packed in different ways; the first entry is one row per micro-batch."""
     rows = make_rows()
-    nothing = PackInput([5, 6, 7], 1, [0, 0], {"weight": []})
+    nothing = PackInput([5, 6, 7], 1, [0, 0], {name: [] for name in rows[0].loss_inputs})
     longest_first = sorted(rows, key=lambda row: -len(row.token_ids))
     packings = [
         pack_rows(rows, 1, layout),
@@ -201,6 +226,19 @@ def compare_families(topology: Topology, layout: Layout, hf_dirs: dict[str, Path
     return results
 
 
+def train_sft(topology: Topology, layout: Layout, hf_dirs: dict[str, Path], steps: int) -> dict[str, Any]:
+    """Per model: supervised steps over packed rows, and the weights after them."""
+    results = {}
+    for name, hf_dir in hf_dirs.items():
+        policy = open_policy(hf_dir, layout, topology)
+        micro_batches = rank_batches(topology, layout)
+        taken = [
+            policy.train_step(micro_batches, sequence_mean_objective, lr=LR, temperature=1.0) for _ in range(steps)
+        ]
+        results[name] = {"steps": taken, "weights": exported(policy)}
+    return results
+
+
 def start_over(topology: Topology, layout: Layout, hf_dir: Path) -> dict[str, Any]:
     """One step after a reset of the optimizer, and the same from a new policy with those weights and options."""
     micro_batches = rank_batches(topology, layout)
@@ -225,101 +263,6 @@ def load_broken(topology: Topology, layout: Layout, broken_dirs: list[Path]) -> 
         except ValueError as error:
             messages.append(f"{type(error).__name__}: {error}")
     return messages
-
-
-def head_gradients(topology: Topology, layout: Layout, cases: list[dict[str, Any]]) -> list[dict[str, Tensor]]:
-    """`vocab_parallel_logprobs` with its gradients on this rank's rows of a padded weight."""
-    results = []
-    for case in cases:
-        hidden = case["hidden"].clone().requires_grad_()
-        padding = torch.full((-case["weight"].size(0) % topology.tp_size, hidden.size(1)), 9.0)
-        weight = torch.cat([case["weight"], padding]).chunk(topology.tp_size)[topology.tp_rank].clone().requires_grad_()
-        logprobs_N, entropy_N = vocab_parallel_logprobs(
-            hidden,
-            weight,
-            case["targets"],
-            temperature=case["temperature"],
-            tp_group=topology.tp_group,
-            vocab_size=case["weight"].size(0),
-            chunk_tokens=case["chunk_tokens"],
-            with_entropy=True,
-        )
-        (logprobs_N * case["grad"]).sum().backward()
-        outputs = {"logprobs": logprobs_N.detach(), "entropy": entropy_N, "hidden_grad": hidden.grad}
-        results.append({**outputs, "weight_grad": weight.grad})
-    return results
-
-
-def attend_over_ranks(topology: Topology, layout: Layout, case: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
-    """Attention of this rank's tokens of `case` and its gradients, by each exchange; on a CPU varlen is written out."""
-    segments = build_packed_segments(
-        RankBatch(pack_sequences([PackInput([0], 1, [])]), case["cu_seqlens"], torch.empty(0)),
-        topology.cp_group,
-        topology.device,
-    )
-    mine_T = rank_order(case["cu_seqlens"], topology.cp_size, topology.cp_rank)
-    varlen.varlen_attn = varlen_by_hand  # type: ignore[assignment]
-    results = {}
-    for way, module, exchange in (
-        ("all_gather", SegmentAttention, "all_gather"),
-        ("all_to_all", SegmentAttention, A2A),
-        ("varlen", VarlenAttention, "all_gather"),
-    ):
-        config = TransformerConfig(num_layers=1, hidden_size=64, num_attention_heads=8, cp_comm_type=exchange)
-        attention = module(config, 1, AttnMaskType.causal, "self", softmax_scale=case["scale"])
-        inputs = {name: case[name][mine_T].requires_grad_() for name in ("query", "key", "value")}
-        output = attention(*(x[:, None] for x in inputs.values()), None, packed_seq_params=segments)
-        output = output.view_as(inputs["query"])
-        (output * case["grad"][mine_T]).sum().backward()
-        results[way] = {"output": output.detach(), **{name: x.grad for name, x in inputs.items()}}
-    return results
-
-
-def varlen_by_hand(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_seq_q: Tensor,
-    cu_seq_k: Tensor,
-    max_q: int,
-    max_k: int,
-    *,
-    scale: float,
-    window_size: tuple[int, int],
-    enable_gqa: bool,
-) -> Tensor:
-    """What torch documents of its function: causal, the last query of each segment aligned with its last key."""
-    assert window_size == (-1, 0)
-    assert max_q == cu_seq_q.diff().max() and max_k == cu_seq_k.diff().max()
-    outputs = []
-    for q, k, v in zip(
-        query.split(cu_seq_q.diff().tolist()),
-        key.split(cu_seq_k.diff().tolist()),
-        value.split(cu_seq_k.diff().tolist()),
-        strict=True,
-    ):
-        mask = torch.ones(q.size(0), k.size(0), dtype=torch.bool).tril(k.size(0) - q.size(0))
-        rows = (x.transpose(0, 1)[None] for x in (q, k, v))
-        output = F.scaled_dot_product_attention(*rows, attn_mask=mask, scale=scale, enable_gqa=enable_gqa)
-        outputs.append(output[0].transpose(0, 1))
-    return torch.cat(outputs)
-
-
-def batched_exchange(topology: Topology, layout: Layout, hf_dir: Path) -> dict[str, Any]:
-    """A step as it should be, the refusal of batched exchange, and the step that it would have made."""
-    rows = [PackInput([number, *range(1, 24)], 8, [1] * 16, {"weight": [1.0] * 16}) for number in range(4)]
-    micro_batches = pack_rows(rows, 1, layout)  # of equal length: nothing else would go unnoticed
-    good = train(open_policy(hf_dir, layout, topology), micro_batches, 1)[0]
-    policy = open_policy(hf_dir, layout, topology)
-    policy.model.config.overlap_p2p_comm, policy.model.config.batch_p2p_comm = False, True
-    try:
-        train(policy, micro_batches, 1)
-        refusal = "none"
-    except ValueError as error:
-        refusal = str(error)
-    schedule.check_pipeline_exchange = lambda config: None
-    batched = train(policy, micro_batches, 1)[0]
-    return {"grad_norm": good.grad_norm, "refusal": refusal, "batched_grad_norm": batched.grad_norm}
 
 
 def train_bfloat16(topology: Topology, layout: Layout, hf_dir: Path) -> dict[str, Any]:

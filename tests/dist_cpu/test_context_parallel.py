@@ -13,7 +13,7 @@ from megatron_ext.attention_kernels import attend_causal
 from megatron_ext.context_split import cut_micro_batch, gathered_order, rank_order
 from megatron_ext.layout import Layout, padded_length
 from megatron_ext.packing import PackInput, pack_sequences
-from tests.dist_cpu import rank_programs
+from tests.dist_cpu import kernel_programs
 from tests.dist_cpu.launch import run_ranks
 from tests.dist_cpu.tiny_models import make_rows
 
@@ -113,7 +113,7 @@ def test_attention_over_ranks_equals_separate_calls(cp_size: int) -> None:
     """Output and all gradients, of both exchanges, and of the variable length back end with its kernel written out."""
     case = attention_case()
     expected = reference(case)
-    results = run_ranks(Layout(cp=cp_size), rank_programs.attend_over_ranks, case)
+    results = run_ranks(Layout(cp=cp_size), kernel_programs.attend_over_ranks, case)
     for rank, result in enumerate(results):
         mine_T = rank_order(case["cu_seqlens"], cp_size, rank)
         for way in ("all_gather", "all_to_all", "varlen"):
@@ -143,7 +143,7 @@ def test_bfloat16_attention_over_ranks_is_as_close_as_in_one_process() -> None:
     case = attention_case()
     rounded = {name: x.bfloat16() if x.is_floating_point() else x for name, x in case.items() if torch.is_tensor(x)}
     expected = reference({**{name: x.double() for name, x in rounded.items()}, "scale": case["scale"]})
-    results = run_ranks(Layout(cp=2), rank_programs.attend_over_ranks, {**rounded, "scale": case["scale"]})
+    results = run_ranks(Layout(cp=2), kernel_programs.attend_over_ranks, {**rounded, "scale": case["scale"]})
     for rank, result in enumerate(results):
         mine_T = rank_order(case["cu_seqlens"], 2, rank)
         for way in ("all_gather", "all_to_all"):

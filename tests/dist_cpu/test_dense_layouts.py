@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from megatron_ext.layout import Layout
-from tests.dist_cpu import rank_programs
+from tests.dist_cpu import rank_programs, transformers_reference
 from tests.dist_cpu.launch import run_ranks
 from tests.dist_cpu.tiny_models import load_model
 
@@ -60,21 +61,52 @@ def ranks(request: pytest.FixtureRequest, hf_dirs: dict[str, Path]) -> tuple[Lay
     return layout, run_ranks(layout, rank_programs.short_run, {model: hf_dirs[model] for model in MODELS})
 
 
+def assert_same_step(found: Any, expected: Any) -> None:
+    """Loss and gradient norm to 1e-5."""
+    assert found.loss == pytest.approx(expected.loss, rel=0, abs=1e-5)
+    assert found.grad_norm == pytest.approx(expected.grad_norm, rel=1e-5)
+    assert found.num_tokens == expected.num_tokens
+    assert found.sums == pytest.approx(expected.sums, rel=1e-5)
+
+
+def assert_same_weights(found: list[dict[str, torch.Tensor]], expected: dict[str, torch.Tensor]) -> None:
+    """Every weight of all stages together to 1e-6 absolute; ranks that export the same must agree on its bits."""
+    whole: dict[str, torch.Tensor] = {}
+    for weights in found:
+        for name, tensor in weights.items():
+            assert torch.equal(whole.setdefault(name, tensor), tensor), f"ranks disagree on {name}"
+    assert whole.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert (whole[name] - tensor).abs().max() < 1e-6, name
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_two_steps_equal_one_process(one: dict[str, Any], ranks: tuple[Layout, Ranks], model: str) -> None:
-    """Loss and gradient norm to 1e-5, every updated weight to 1e-6 absolute."""
-    weights: dict[str, torch.Tensor] = {}
     for rank in ranks[1]:
         for step, expected in zip(rank[model]["steps"], one[model]["steps"], strict=True):
-            assert step.loss == pytest.approx(expected.loss, rel=0, abs=1e-5)
-            assert step.grad_norm == pytest.approx(expected.grad_norm, rel=1e-5)
-            assert step.num_tokens == expected.num_tokens
-            assert step.sums == pytest.approx(expected.sums, rel=1e-5)
-        for name, tensor in rank[model]["weights"].items():
-            assert torch.equal(weights.setdefault(name, tensor), tensor), f"ranks disagree on {name}"
-    assert weights.keys() == one[model]["weights"].keys()
-    for name, expected in one[model]["weights"].items():
-        assert (weights[name] - expected).abs().max() < 1e-6, name
+            assert_same_step(step, expected)
+    assert_same_weights([rank[model]["weights"] for rank in ranks[1]], one[model]["weights"])
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_supervised_step_equals_one_process(one: dict[str, Any], ranks: tuple[Layout, Ranks], model: str) -> None:
+    """Its loss is a mean over sequences, whichever ranks hold them or parts of them."""
+    for rank in ranks[1]:
+        assert_same_step(rank[model]["sft"]["step"], one[model]["sft"]["step"])
+        assert rank[model]["sft"]["step"].num_tokens == 8
+    assert_same_weights([rank[model]["sft"]["weights"] for rank in ranks[1]], one[model]["sft"]["weights"])
+
+
+def outputs_of_replicas(layout: Layout, results: Ranks, model: str) -> Iterator[tuple[int, Any]]:
+    """Data parallel rank and outputs of each rank of the last stage; the others must have none."""
+    per_replica = layout.tp * layout.cp
+    for number, rank in enumerate(results):
+        found = rank[model]["logprobs"]
+        dp_rank, pp_rank = number // per_replica % layout.dp, number // (per_replica * layout.dp)
+        if pp_rank == layout.pp - 1:
+            yield dp_rank, found
+        else:
+            assert found is None
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -83,19 +115,24 @@ def test_logprobs_come_back_in_the_order_of_the_rows(
 ) -> None:
     """On every rank of the last stage, whole, whichever ranks computed them."""
     layout, results = ranks
-    per_replica = layout.tp * layout.cp
-    for number, rank in enumerate(results):
-        found = rank[model]["logprobs"]
-        dp_rank, pp_rank = number // per_replica % layout.dp, number // (per_replica * layout.dp)
-        if pp_rank != layout.pp - 1:
-            assert found is None
-            continue
+    for dp_rank, found in outputs_of_replicas(layout, results, model):
         expected = one[model]["logprobs"]
         if layout.dp == 2:  # rank_batches gives the first micro-batch to the first rank
             expected = expected[:1] if dp_rank == 0 else expected[1:]
         for (logprobs_N, entropy_N), (expected_N, expected_entropy_N) in zip(found, expected, strict=True):
             torch.testing.assert_close(logprobs_N, expected_N, rtol=1e-5, atol=1e-5)
             torch.testing.assert_close(entropy_N, expected_entropy_N, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_logprobs_are_those_of_transformers(hf_dirs: dict[str, Path], ranks: tuple[Layout, Ranks], model: str) -> None:
+    layout, results = ranks
+    for dp_rank, found in outputs_of_replicas(layout, results, model):
+        rows = transformers_reference.compute_logprobs(hf_dirs[model], rank_programs.TEMPERATURE)
+        if layout.dp == 2:  # rank_batches gives the first three rows to the first rank
+            rows = rows[:3] if dp_rank == 0 else rows[3:]
+        logprobs_N = torch.cat([output[0] for output in found])
+        torch.testing.assert_close(logprobs_N, torch.cat(rows), rtol=0, atol=1e-4)
 
 
 def test_a_checkpoint_moves_between_layouts(one: dict[str, Any], hf_dirs: dict[str, Path], tmp_path: Path) -> None:

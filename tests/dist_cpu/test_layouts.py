@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from megatron_ext.layout import Layout
-from tests.dist_cpu import rank_programs
+from tests.dist_cpu import rank_programs, transformers_reference
 from tests.dist_cpu.launch import run_ranks
 from tests.dist_cpu.tiny_models import load_model
 
@@ -86,32 +86,32 @@ def test_four_steps_equal_one_process(exercise: Exercise, layout: str, model: st
 def test_one_process_equals_transformers(exercise: Exercise, hf_dirs: dict[str, Path], model: str) -> None:
     """Four AdamW steps on rows one at a time, unpacked, with torch and transformers alone."""
     reference = exercise("one")[0][model]
-    losses, norms, weights = train_with_transformers(hf_dirs[model], steps=4)
+    losses, norms, weights = transformers_reference.train(
+        hf_dirs[model],
+        rank_programs.mean_weighted_loss,
+        rank_programs.OPTIONS,
+        steps=4,
+        temperature=rank_programs.TEMPERATURE,
+    )
     assert [step.loss for step in reference["steps"]] == pytest.approx(losses, rel=TOLERANCE)
     assert [step.grad_norm for step in reference["steps"]] == pytest.approx(norms, rel=TOLERANCE)
     assert_close(reference["weights"], {name: weights[name] for name in reference["weights"]})
 
 
-def train_with_transformers(hf_dir: Path, steps: int) -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
-    model, options = load_model(hf_dir), rank_programs.OPTIONS
-    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
-    vectors = [parameter for parameter in model.parameters() if parameter.dim() == 1]
-    groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=rank_programs.LR, betas=options.betas, eps=options.eps)
-    losses, norms = [], []
-    for _ in range(steps):
-        optimizer.zero_grad()
-        total, count = torch.zeros(()), 0
-        for batch in rank_programs.pack_rows(rank_programs.make_rows(), 1, Layout()):
-            logits = model(batch.tokens_T[None]).logits[0, batch.predict_index_N] / rank_programs.TEMPERATURE
-            logprobs = logits.log_softmax(-1).gather(1, batch.targets_N[:, None])[:, 0]
-            total = total + rank_programs.weighted_loss(logprobs, None, batch).loss
-            count += logprobs.numel()
-        (total / count).backward()
-        losses.append((total / count).item())
-        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip_grad).item())
-        optimizer.step()
-    return losses, norms, {name: tensor.detach() for name, tensor in model.state_dict().items()}
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("layout", PARALLEL)
+def test_a_supervised_step_equals_one_process(exercise: Exercise, layout: str, model: str) -> None:
+    """Its loss is a mean over sequences. Every updated weight to 1e-6 absolute."""
+    expected = exercise("one")[0][model]["sft"]
+    ranks = [rank[model]["sft"] for rank in exercise(layout)]
+    for rank in ranks:
+        assert rank["step"].loss == pytest.approx(expected["step"].loss, rel=TOLERANCE)
+        assert rank["step"].grad_norm == pytest.approx(expected["step"].grad_norm, rel=TOLERANCE)
+        assert rank["step"].num_tokens == 8
+    weights = whole_model(ranks, "weights")
+    assert weights.keys() == expected["weights"].keys()
+    for name, tensor in weights.items():
+        assert (tensor - expected["weights"][name]).abs().max() < 1e-6, name
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -148,6 +148,22 @@ def test_forward_gives_the_logprobs_of_one_process(exercise: Exercise, layout: s
         for (logprobs_N, entropy_N), (expected_N, expected_entropy_N) in zip(found, expected, strict=True):
             torch.testing.assert_close(logprobs_N, expected_N, rtol=TOLERANCE, atol=TOLERANCE)
             torch.testing.assert_close(entropy_N, expected_entropy_N, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_logprobs_are_those_of_transformers(
+    exercise: Exercise, hf_dirs: dict[str, Path], layout: str, model: str
+) -> None:
+    rows = transformers_reference.compute_logprobs(hf_dirs[model], rank_programs.TEMPERATURE)
+    found = [rank[model]["logprobs"] for rank in exercise(layout) if rank[model]["logprobs"] is not None]
+    for number, logprobs in enumerate(found):
+        expected = rows
+        if LAYOUTS[layout].dp == 2:  # rank_batches gives the first three rows to the first rank
+            expected = rows[:3] if number == 0 else rows[3:]
+        logprobs_N = torch.cat([output[0] for output in logprobs])
+        torch.testing.assert_close(logprobs_N, torch.cat(expected), rtol=0, atol=1e-4)
+    assert found
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -10,7 +10,7 @@ import torch
 
 from megatron_ext.layout import Layout
 from megatron_ext.logprob import WORK_BYTES, vocab_parallel_logprobs
-from tests.dist_cpu import rank_programs
+from tests.dist_cpu import kernel_programs
 from tests.dist_cpu.launch import run_ranks
 
 pytestmark = pytest.mark.dist_cpu
@@ -39,7 +39,7 @@ CASES = [
 @pytest.mark.parametrize("tp", [1, 2])
 def test_equals_float64_with_gradients(tp: int) -> None:
     """Odd vocabularies, so that with two ranks one holds padding (of value 9, which would win); once only padding."""
-    ranks = run_ranks(Layout(tp=tp), rank_programs.head_gradients, CASES)
+    ranks = run_ranks(Layout(tp=tp), kernel_programs.head_gradients, CASES)
     for number, case in enumerate(CASES):
         expected = float64_reference(case)
         weight_grad = torch.cat([rank[number]["weight_grad"] for rank in ranks])

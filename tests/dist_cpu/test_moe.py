@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
-import inspect
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from megatron_ext import platform
 from megatron_ext.layout import Layout
-from megatron_ext.platform import patches
-from tests.dist_cpu import moe_programs, rank_programs
+from tests.dist_cpu import moe_programs, rank_programs, transformers_reference
 from tests.dist_cpu.launch import run_ranks
-from tests.dist_cpu.tiny_models import load_model, make_rows
+from tests.dist_cpu.tiny_models import load_model
 
 pytestmark = [pytest.mark.dist_cpu, pytest.mark.timeout(300)]
 
@@ -74,21 +69,43 @@ def whole_model(ranks: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     return whole
 
 
+def assert_same_step(found: Any, expected: Any) -> None:
+    """Loss, gradient norm and metrics to 1e-5."""
+    assert found.loss == pytest.approx(expected.loss, rel=1e-5)
+    assert found.grad_norm == pytest.approx(expected.grad_norm, rel=1e-5)
+    assert found.sums == pytest.approx(expected.sums, rel=1e-5)
+
+
+def assert_same_weights(ranks: list[dict[str, Any]], expected: dict[str, Any]) -> None:
+    """Every weight to 1e-6 absolute."""
+    weights = whole_model(ranks)
+    assert weights.keys() == expected["weights"].keys()
+    for name, tensor in expected["weights"].items():
+        torch.testing.assert_close(weights[name], tensor, rtol=0, atol=1e-6, msg=name)
+
+
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("layout", PARALLEL)
-def test_three_steps_equal_one_process(exercise: Exercise, layout: str, model: str) -> None:
+def test_two_steps_equal_one_process(exercise: Exercise, layout: str, model: str) -> None:
     """Data parallel ranks have different numbers of micro-batches, so some wait with nothing to predict."""
     expected = exercise("one")[0][model]
     ranks = [rank[model] for rank in exercise(layout)]
     for rank in ranks:
         for step, expected_step in zip(rank["steps"], expected["steps"], strict=True):
-            assert step.loss == pytest.approx(expected_step.loss, rel=1e-5)
-            assert step.grad_norm == pytest.approx(expected_step.grad_norm, rel=1e-5)
-            assert step.sums == pytest.approx(expected_step.sums, rel=1e-5)
-    weights = whole_model(ranks)
-    assert weights.keys() == expected["weights"].keys()
-    for name, tensor in expected["weights"].items():
-        torch.testing.assert_close(weights[name], tensor, rtol=0, atol=1e-6, msg=name)
+            assert_same_step(step, expected_step)
+    assert_same_weights(ranks, expected)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("layout", PARALLEL)
+def test_a_supervised_step_equals_one_process(exercise: Exercise, layout: str, model: str) -> None:
+    """Its loss is a mean over sequences, whichever ranks hold them or parts of them."""
+    expected = exercise("one")[0][model]["sft"]
+    ranks = [rank[model]["sft"] for rank in exercise(layout)]
+    for rank in ranks:
+        assert_same_step(rank["step"], expected["step"])
+        assert rank["step"].num_tokens == 8
+    assert_same_weights(ranks, expected)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -115,7 +132,7 @@ def test_saved_model_opens_in_transformers(exercise: Exercise, out_dir: Path, la
 def test_logprobs_are_those_of_transformers(
     exercise: Exercise, hf_dirs: dict[str, Path], layout: str, model: str
 ) -> None:
-    expected_N = transformers_logprobs(hf_dirs[model])
+    expected_N = torch.cat(transformers_reference.compute_logprobs(hf_dirs[model], rank_programs.TEMPERATURE))
     found = [rank[model]["logprobs"] for rank in exercise(layout)]
     assert any(logprobs is not None for logprobs in found)
     for logprobs in found:
@@ -123,32 +140,19 @@ def test_logprobs_are_those_of_transformers(
             torch.testing.assert_close(torch.cat([output[0] for output in logprobs]), expected_N, rtol=0, atol=1e-4)
 
 
-@functools.cache
-def transformers_logprobs(hf_dir: Path) -> torch.Tensor:
-    model = load_model(hf_dir)
-    logprobs = []
-    for batch in rank_programs.pack_rows(make_rows(), 1, Layout()):
-        with torch.no_grad():
-            logits = model(batch.tokens_T[None]).logits[0, batch.predict_index_N] / rank_programs.TEMPERATURE
-        logprobs.append(logits.log_softmax(-1).gather(1, batch.targets_N[:, None])[:, 0])
-    return torch.cat(logprobs)
-
-
 @pytest.mark.parametrize("model", MODELS)
 def test_one_process_trains_as_transformers_does(exercise: Exercise, hf_dirs: dict[str, Path], model: str) -> None:
     """Loss and gradient norm of the first step, rows one at a time, with torch and transformers alone."""
     step = exercise("one")[0][model]["steps"][0]
-    reference = load_model(hf_dirs[model])
-    total, count = torch.zeros(()), 0
-    for batch in rank_programs.pack_rows(make_rows(), 1, Layout()):
-        logits = reference(batch.tokens_T[None]).logits[0, batch.predict_index_N] / rank_programs.TEMPERATURE
-        logprobs_N = logits.log_softmax(-1).gather(1, batch.targets_N[:, None])[:, 0]
-        total = total + rank_programs.weighted_loss(logprobs_N, None, batch).loss
-        count += logprobs_N.numel()
-    (total / count).backward()
-    norm = torch.nn.utils.get_total_norm([p.grad for p in reference.parameters() if p.grad is not None])
-    assert step.loss == pytest.approx((total / count).item(), rel=1e-5)
-    assert step.grad_norm == pytest.approx(norm.item(), rel=1e-5)
+    losses, norms, _ = transformers_reference.train(
+        hf_dirs[model],
+        rank_programs.mean_weighted_loss,
+        rank_programs.OPTIONS,
+        steps=1,
+        temperature=rank_programs.TEMPERATURE,
+    )
+    assert step.loss == pytest.approx(losses[0], rel=1e-5)
+    assert step.grad_norm == pytest.approx(norms[0], rel=1e-5)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -176,43 +180,3 @@ def test_bfloat16_routes_in_float32(hf_dirs: dict[str, Path], layout: str) -> No
         for step, expected in zip(rank["steps"], one["steps"], strict=True):
             assert step.loss == pytest.approx(expected.loss, rel=0.02)
             assert step.grad_norm == pytest.approx(expected.grad_norm, rel=0.1)
-
-
-needs_no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="the platform does nothing with CUDA")
-
-
-@needs_no_cuda
-def test_unequal_parts_are_exchanged_on_gloo() -> None:
-    """Values and gradients by hand. Once gloo itself takes unequal parts, `patches.patch_mappings` can go."""
-    first, second = run_ranks(Layout(dp=2, etp=2), moe_programs.exchange_unequal_parts)
-    whole = torch.cat([first["mine"], second["mine"]])
-    assert torch.equal(first["whole"], whole) and torch.equal(second["whole"], whole)
-    assert torch.equal(first["summed"], whole[:3] * 3) and torch.equal(second["summed"], whole[3:] * 3)
-    # Each row was weighed by 1 and by 2, and its sum by 2 on the first rank and by 3 on the second.
-    assert torch.equal(first["grad"], torch.full((3, 2), 6.0)) and torch.equal(second["grad"], torch.full((1, 2), 9.0))
-    assert "invalid tensor size" in first["gloo"]
-
-
-@needs_no_cuda
-def test_upstream_still_needs_what_is_mended() -> None:
-    """When this fails, upstream has mended it: drop `patches.patch_moe_utils` or the name set in layer_specs.py."""
-    platform.install()
-    from megatron.core.transformer.moe import moe_utils
-
-    upstream = moe_utils.maybe_move_tensor_to_cpu.__wrapped__
-    assert torch.is_tensor(upstream(torch.tensor([1, 2]), as_numpy=True))
-    assert moe_utils.maybe_move_tensor_to_cpu(torch.tensor([1, 2]), as_numpy=True).tolist() == [1, 2]
-    if importlib.util.find_spec("transformer_engine") is None:
-        assert "te_general_gemm = None" not in inspect.getsource(moe_utils)
-
-
-@pytest.mark.parametrize(
-    ("module_name", "symbol"),
-    [
-        ("megatron.core.transformer.moe.moe_utils", "maybe_move_tensor_to_cpu"),
-        ("megatron.core.tensor_parallel.mappings", "_gather_along_first_dim"),
-    ],
-)
-def test_a_missing_symbol_is_named(module_name: str, symbol: str) -> None:
-    with pytest.raises(platform.PlatformError, match=f"{module_name}.{symbol} does not exist"):
-        patches.PATCHES[module_name](types.ModuleType(module_name))

@@ -12,11 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from megatron_ext.layout import Layout
-from tests.dist_cpu import rank_programs
+from tests.dist_cpu import rank_programs, transformers_reference
 from tests.dist_cpu.launch import run_ranks
 from tests.dist_cpu.tiny_models import CLASSES, load_model, make_rows
 
 pytestmark = [pytest.mark.dist_cpu, pytest.mark.timeout(300)]
+
+SFT_MODELS = ("qwen3_tied", "qwen2", "qwen3_moe")
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +33,7 @@ def run_all(topology: Any, layout: Layout, hf_dirs: dict[str, Path], broken: lis
         "families": rank_programs.compare_families(topology, layout, hf_dirs),
         "packings": rank_programs.train_packings(topology, layout, hf_dirs["qwen3_tied"]),
         "start_over": rank_programs.start_over(topology, layout, hf_dirs["qwen3_tied"]),
+        "sft": rank_programs.train_sft(topology, layout, {name: hf_dirs[name] for name in SFT_MODELS}, steps=2),
         "refusals": rank_programs.load_broken(topology, layout, broken),
     }
 
@@ -66,6 +69,20 @@ def test_logprobs_and_entropies_are_those_of_transformers(
     logprobs_N, entropies_N = (torch.cat([output[i] for output in found]).double() for i in (0, 1))
     torch.testing.assert_close(logprobs_N, torch.cat(expected_logprobs), rtol=1e-5, atol=5e-5)
     torch.testing.assert_close(entropies_N, torch.cat(expected_entropies), rtol=1e-5, atol=5e-5)
+
+
+@pytest.mark.parametrize("name", SFT_MODELS)
+def test_supervised_steps_are_those_of_transformers(one: dict[str, Any], hf_dirs: dict[str, Path], name: str) -> None:
+    """Two AdamW steps on the mean over sequences of their mean negative log-likelihood."""
+    losses, norms, weights = transformers_reference.train(
+        hf_dirs[name], transformers_reference.sequence_mean, rank_programs.OPTIONS, steps=2, temperature=1.0
+    )
+    found = one["sft"][name]
+    assert [step.loss for step in found["steps"]] == pytest.approx(losses, rel=1e-5)
+    assert [step.grad_norm for step in found["steps"]] == pytest.approx(norms, rel=1e-5)
+    for weight, tensor in found["weights"].items():
+        if weight in weights:
+            assert (tensor - weights[weight]).norm() < 1e-5 * tensor.norm(), weight
 
 
 @pytest.mark.parametrize("name", CLASSES)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import megatron_ext
 from megatron_ext import platform
 from megatron_ext.attention import SegmentAttention
 from megatron_ext.attention_cuda import AttentionBackendError, choose_attention
 from megatron_ext.hf.config import HFConfig
 from megatron_ext.layout import Layout, LayoutError, check_layout
-from megatron_ext.platform import patches
 from megatron_ext.platform.import_hook import MegatronImportHook
 from megatron_ext.topology import init_distributed
 
@@ -45,6 +47,50 @@ def test_install_twice_hooks_once() -> None:
     assert sum(isinstance(finder, MegatronImportHook) for finder in sys.meta_path) == 1
 
 
+def forget_megatron(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process that has neither installed the platform nor imported Megatron, until the test ends."""
+    monkeypatch.setattr(sys, "meta_path", [importlib.machinery.PathFinder])
+    for name in [name for name in sys.modules if name.startswith("megatron.core")]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_nothing_is_done_where_cuda_and_transformer_engine_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    forget_megatron(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    engine = types.ModuleType("transformer_engine")
+    engine.__spec__ = importlib.machinery.ModuleSpec("transformer_engine", None)
+    monkeypatch.setitem(sys.modules, "transformer_engine", engine)
+    cuda = torch.Tensor.cuda
+    platform.install()
+    assert sys.meta_path == [importlib.machinery.PathFinder]
+    assert torch.Tensor.cuda is cuda
+
+
+def test_with_cuda_alone_only_the_name_that_transformer_engine_would_bring_is_added(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    forget_megatron(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    platform.install()
+    hook = sys.meta_path[0]
+    assert isinstance(hook, MegatronImportHook)
+    module = types.ModuleType("megatron.core.jit")
+    module.__dict__["torch"] = torch
+    hook.fit(module)
+    assert module.__dict__["torch"] is torch
+    with pytest.raises(platform.PlatformError, match=r"moe_utils\.RouterGatingLinearFunction\.forward does not exist"):
+        hook.fit(types.ModuleType("megatron.core.transformer.moe.moe_utils"))
+
+
+@needs_no_cuda
+def test_megatron_imported_before_the_platform_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import megatron.core
+
+    monkeypatch.setattr(sys, "meta_path", [importlib.machinery.PathFinder])
+    with pytest.raises(platform.PlatformError, match=rf"{megatron.core.__name__} was imported before .*call install"):
+        platform.install()
+
+
 @needs_no_cuda
 def test_megatron_sees_a_cpu_and_the_rest_sees_torch() -> None:
     platform.install()
@@ -55,6 +101,14 @@ def test_megatron_sees_a_cpu_and_the_rest_sees_torch() -> None:
     assert stand_in.zeros(2, device="cuda").device.type == "cpu"
     assert stand_in.empty(1, device=stand_in.cuda.current_device()).device.type == "cpu"
     assert stand_in.nn is torch.nn
+
+
+def test_every_module_installs_the_platform_before_it_imports_megatron() -> None:
+    """So whichever a worker imports first, Megatron comes after."""
+    (folder,) = megatron_ext.__path__
+    for path in Path(folder).rglob("*.py"):
+        before, imports, _ = path.read_text().partition("\nfrom megatron.core")
+        assert not imports or "\nplatform.install()\n" in before, path
 
 
 @needs_no_cuda
@@ -74,19 +128,6 @@ def test_a_random_state_forks_and_comes_back() -> None:
         second = torch.rand(3)
     torch.manual_seed(5)
     assert torch.equal(torch.cat([first, second]), torch.rand(6))
-
-
-@pytest.mark.parametrize(
-    ("module_name", "symbol"),
-    [
-        ("megatron.core.jit", "disable_jit_fuser"),
-        ("megatron.core.tensor_parallel.random", "_get_cuda_rng_state"),
-        ("megatron.core.optimizer.distrib_optimizer", "DistributedOptimizer"),
-    ],
-)
-def test_a_missing_symbol_is_named(module_name: str, symbol: str) -> None:
-    with pytest.raises(platform.PlatformError, match=f"{module_name}.{symbol} does not exist"):
-        patches.PATCHES[module_name](types.ModuleType(module_name))
 
 
 def test_another_version_is_refused() -> None:

@@ -73,7 +73,10 @@ def load_model(hf_dir: Path) -> PreTrainedModel:
 
 
 def make_rows(count: int = 8) -> list[PackInput]:
-    """Rows of unequal length; some predicted tokens are masked out, and each has its own weight in the loss."""
+    """Rows of unequal length; some predicted tokens are masked out, and each has its own weight in the loss.
+
+    `share` and `first` are what `sequence_mean_objective` needs (hybridflow/trainer/batch.py).
+    """
     generator = torch.Generator().manual_seed(11)
     rows = []
     for number in range(count):
@@ -81,6 +84,11 @@ def make_rows(count: int = 8) -> list[PackInput]:
         tokens = torch.randint(0, VOCAB_SIZE, (length,), generator=generator).tolist()
         predict_from = max(1, length // 3)
         mask = [int((number + position) % 5 != 2) for position in range(length - predict_from)]
-        weights = torch.randn(sum(mask), generator=generator).tolist()
-        rows.append(PackInput(tokens, predict_from, mask, {"weight": weights}))
+        num_counted = sum(mask)
+        inputs = {
+            "weight": torch.randn(num_counted, generator=generator).tolist(),
+            "share": [1 / num_counted] * num_counted,
+            "first": [1.0, *[0.0] * (num_counted - 1)],
+        }
+        rows.append(PackInput(tokens, predict_from, mask, inputs))
     return rows

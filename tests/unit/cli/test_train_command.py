@@ -15,10 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from hybridflow import cli
 from hybridflow.data.schema import Row
 from hybridflow.data.synth.spec import SynthSpec, generate_rows
+from hybridflow.policy.init import write_policy
+from megatron_ext import commit
+from megatron_ext.hf.config import read_hf_config
+from megatron_ext.hf.identity import describe_model
 from tests.unit.control.fakes import build_config
 
 ROOT = Path(__file__).parents[3]
@@ -153,6 +158,16 @@ def test_model_without_weights(train: Train) -> None:
     assert "has no safetensors" in message and 'model.init = "seeded"' in message
 
 
+def test_model_with_a_missing_tensor(train: Train, tmp_path: Path) -> None:
+    """Known from the headers of the files."""
+    model = tmp_path / "model"
+    write_policy(TINY, model, seed=0)
+    tensors = load_file(model / "model.safetensors")
+    save_file({name: tensors[name] for name in tensors if name != "model.norm.weight"}, model / "model.safetensors")
+    message = train(f"model.path={model}", "model.init=weights")
+    assert f"model.path = '{model}' does not hold the model: model.norm.weight is not in {model}" in message
+
+
 def test_window_above_the_model(train: Train) -> None:
     window = json.loads((TINY / "config.json").read_text())["max_position_embeddings"]
     message = train(f"rollout.context_tokens={window + 1}")
@@ -208,6 +223,25 @@ def test_resume_without_a_checkpoint_changes_nothing(train: Train, runs: Path) -
     RunFolder(config).create(config)
     assert "no checkpoint in" in train(options=("--resume",))
     assert [path.name for path in (runs / "quickstart").iterdir()] == ["resolved.json"]
+
+
+def test_resume_from_a_checkpoint_of_another_model(train: Train, runs: Path) -> None:
+    from hybridflow.config.load import load_config
+    from hybridflow.config.sections import Config
+    from hybridflow.control.run_folder import RunFolder
+
+    settings = [f"run.directory={runs}", f"model.path={TINY}", "data.synth.num_train=16"]
+    config = load_config([ROOT / "configs/quickstart.toml"], settings, Config)
+    folder = RunFolder(config)
+    folder.create(config)
+    weights = folder.checkpoints / "rl-000001" / "megatron"
+    weights.mkdir(parents=True)
+    model = describe_model(read_hf_config(TINY)) | {"num_layers": 3}
+    commit.write_manifest(weights, files={}, description={"model": model, "dtype": "float32"})
+    files = commit.measure_files(weights.parent, ["megatron/manifest.json"])
+    commit.write_manifest(weights.parent, files=files, description={})
+    assert f"{weights} is a checkpoint of another model: num_layers = 3" in train(options=("--resume",))
+    assert sorted(path.name for path in folder.path.iterdir()) == ["checkpoints", "resolved.json"]
 
 
 def test_the_installed_command() -> None:

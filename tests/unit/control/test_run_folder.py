@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 
-from hybridflow.control import summary as summary_module
 from hybridflow.control.batch import FilteredBatch
 from hybridflow.control.collect import Collected, build_requests
 from hybridflow.control.records import CompletionRecord
 from hybridflow.control.run_folder import RunFolder
 from hybridflow.control.state import GroupCounts, RunState
 from hybridflow.control.step_metrics import add_to_state, build_metrics
-from hybridflow.control.summary import build_summary, write_summary
+from hybridflow.control.summary import build_summary
 from hybridflow.errors import CheckpointError, ConfigError, DataError
+from hybridflow.run_folder import summary as summary_module
+from hybridflow.run_folder.summary import write_summary
 from hybridflow.types import Prompt, RolloutReport, UpdateReport
 from tests.unit.control.fakes import build_config, build_group, read_lines
 
