@@ -14,7 +14,7 @@ from megatron_ext.optimizer_repairs import distributed_optimizers
 from megatron_ext.policy import MegatronPolicy
 from megatron_ext.residency import ActivationOffload, ResidencyError
 from megatron_ext.topology import Topology, init_distributed
-from tests.dist_cpu.launch import free_port
+from tests.dist_cpu.launch import free_port, start_rank
 from tests.dist_cpu.rank_programs import equal_bits, exported, open_policy, rank_batches, rank_state, train
 
 
@@ -142,7 +142,7 @@ def offload_activations(topology: Topology, layout: Layout, hf_dir: Path) -> dic
 
 def save_for_ever(hf_dir: Path, directory: Path, ready: Any, background: bool) -> None:
     """Loads the latest checkpoint, if any, then trains and saves until it is killed. Says when it has loaded."""
-    torch.set_num_threads(1)
+    start_rank()
     layout = Layout()
     topology = init_distributed(0, 1, "127.0.0.1", free_port(), layout, seed=7, timeout_s=60)
     policy = open_policy(hf_dir, layout, topology)
@@ -152,9 +152,6 @@ def save_for_ever(hf_dir: Path, directory: Path, ready: Any, background: bool) -
         policy.load_checkpoint(whole[-1])
         number = int(whole[-1].name)
     batches = rank_batches(topology, layout)
-    # Kills shall hit saves, and not what a process does at its first step and save only.
-    train(policy, batches, 1)
-    policy.save_checkpoint(directory.with_name("warm-up"))
     ready.set()
     while True:
         number += 1

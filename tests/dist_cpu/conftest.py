@@ -9,7 +9,10 @@ import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
+from tests.dist_cpu.launch import start_server
 from tests.dist_cpu.tiny_models import CLASSES, write_model
+
+start_server()
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,13 @@ second and shares the memory of the libraries. The process groups are made anew 
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import random
 import socket
 import tempfile
 from collections.abc import Callable
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,11 @@ from megatron_ext.layout import Layout
 TIMEOUT_S = 120.0
 
 multiprocessing.set_forkserver_preload(["tests.dist_cpu.rank_programs"])
+
+
+def start_server() -> None:
+    """Has the server of ranks import its libraries now, beside this process; else the first ranks wait for it."""
+    forkserver.ensure_running()
 
 
 def run_ranks(layout: Layout, program: Callable[..., Any], *args: Any) -> list[Any]:
@@ -39,12 +46,22 @@ def run_ranks(layout: Layout, program: Callable[..., Any], *args: Any) -> list[A
 def _rank_main(
     rank: int, program: Callable[..., Any], layout: Layout, port: int, result_dir: str, args: tuple[Any, ...]
 ) -> None:
-    torch.set_num_threads(1)
+    start_rank()
     from megatron_ext.topology import init_distributed, shutdown_distributed  # seconds, and only ranks need it
 
     topology = init_distributed(rank, layout.world_size, "127.0.0.1", port, layout, seed=7, timeout_s=TIMEOUT_S)
     torch.save(program(topology, layout, *args), Path(result_dir, f"{rank}.pt"))
     shutdown_distributed()
+
+
+def start_rank() -> None:
+    """One thread, and a garbage collector that leaves alone what the libraries made before the fork.
+
+    Megatron collects garbage twice at each save and load: 0.25 s each time to look through all objects of torch and
+    transformers, and a copy of every page that holds one.
+    """
+    torch.set_num_threads(1)
+    gc.freeze()
 
 
 def free_port() -> int:

@@ -114,7 +114,7 @@ def equal_bits(first: list[Tensor], second: list[Tensor]) -> bool:
 
 
 def short_run(topology: Topology, layout: Layout, hf_dirs: dict[str, Path]) -> dict[str, Any]:
-    """Per model: logprobs, two steps, the weights after them; a supervised step on fewer, longer packs."""
+    """Per model: logprobs, two steps, the weights after them; a supervised step on one pack."""
     results = {}
     for name, hf_dir in hf_dirs.items():
         policy = open_policy(hf_dir, layout, topology)
@@ -124,7 +124,7 @@ def short_run(topology: Topology, layout: Layout, hf_dirs: dict[str, Path]) -> d
             "logprobs": policy.logprobs(micro_batches, temperature=TEMPERATURE, with_entropy=True),
             "steps": train(policy, micro_batches, 2),
             "weights": exported(policy),
-            "sft": sft_step(policy, at_start, rank_batches(topology, layout, rows_per_micro_batch=4)),
+            "sft": sft_step(policy, at_start, rank_batches(topology, layout, rows_per_micro_batch=8)),
         }
     return results
 
@@ -132,7 +132,7 @@ def short_run(topology: Topology, layout: Layout, hf_dirs: dict[str, Path]) -> d
 def exercise(topology: Topology, layout: Layout, hf_dirs: dict[str, Path], out_dir: Path) -> dict[str, Any]:
     """Per model: logprobs, export bits, four steps with a checkpoint after the second, a broken step, a saved model.
 
-    And a supervised step on fewer, longer packs.
+    And a supervised step on one pack.
     """
     results = {}
     for name, hf_dir in hf_dirs.items():
@@ -159,7 +159,7 @@ def exercise(topology: Topology, layout: Layout, hf_dirs: dict[str, Path], out_d
         result["broken_step"] = step
         result["unchanged_by_broken_step"] = equal_bits(result["state"], rank_state(policy))
         policy.save_hf(out_dir / f"{name}_hf")
-        result["sft"] = sft_step(policy, at_start, rank_batches(topology, layout, rows_per_micro_batch=4))
+        result["sft"] = sft_step(policy, at_start, rank_batches(topology, layout, rows_per_micro_batch=8))
         results[name] = result
     return results
 

@@ -108,7 +108,9 @@ def test_a_supervised_step_equals_one_process(exercise: Exercise, layout: str, m
         assert rank["step"].loss == pytest.approx(expected["step"].loss, rel=TOLERANCE)
         assert rank["step"].grad_norm == pytest.approx(expected["step"].grad_norm, rel=TOLERANCE)
         assert rank["step"].num_tokens == 8
-    for name, tensor in whole_model(ranks, "weights").items():
+    weights = whole_model(ranks, "weights")
+    assert weights.keys() == expected["weights"].keys()
+    for name, tensor in weights.items():
         assert (tensor - expected["weights"][name]).abs().max() < 1e-6, name
 
 

@@ -86,7 +86,7 @@ def assert_same_weights(ranks: list[dict[str, Any]], expected: dict[str, Any]) -
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("layout", PARALLEL)
-def test_three_steps_equal_one_process(exercise: Exercise, layout: str, model: str) -> None:
+def test_two_steps_equal_one_process(exercise: Exercise, layout: str, model: str) -> None:
     """Data parallel ranks have different numbers of micro-batches, so some wait with nothing to predict."""
     expected = exercise("one")[0][model]
     ranks = [rank[model] for rank in exercise(layout)]

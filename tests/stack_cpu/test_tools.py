@@ -1,13 +1,19 @@
 """`hybridflow sft`, `export` and `logprobs` as a user runs them, on real train workers, against transformers.
 
-One chain: sft on TP2 (stopped, resumed) -> export of its checkpoint -> logprobs of the exported model on TP2 PP2.
+One chain: sft on TP2 is interrupted, resumed, loses a worker, is resumed again and finishes; the same run is done
+without interruption, which renames the first -> export of a checkpoint -> logprobs of the exported model.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +25,30 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hybridflow.data.demonstrations import DemonstrationSet
 from hybridflow.data.rows import write_rows
 from hybridflow.data.synth.spec import SynthSpec, generate_rows
-from tests.stack_cpu.command import ROOT, read_lines, without_times
+from hybridflow.tools.logprobs import LogprobsJob, plan_job
+from tests.stack_cpu.command import ROOT, descendants, read_lines, still_alive, wait_until, without_times
 
-pytestmark = [pytest.mark.stack_cpu, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.stack_cpu, pytest.mark.timeout(600)]
 
-STEPS, PER_STEP, RATE = 6, 4, 1e-3
+MANY_STEPS, COMPARED_STEPS, PER_STEP, RATE = 100_000, 6, 4, 1e-3
 
 
-def run(*arguments: object, code: int = 0) -> str:
-    """Output of `hybridflow <arguments>`, which must end with this exit code."""
+def start(*arguments: object, log: Path) -> subprocess.Popen[bytes]:
+    """`hybridflow <arguments>` in a session of its own, output to `log`."""
     command = [sys.executable, "-m", "hybridflow.cli", *map(str, arguments)]
-    done = subprocess.run(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=170, check=False
-    )
-    assert done.returncode == code, done.stdout[-3000:]
-    assert "Traceback" not in done.stdout
-    return done.stdout
+    return subprocess.Popen(command, cwd=ROOT, stdout=log.open("wb"), stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def run(*arguments: object, log: Path, code: int = 0) -> str:
+    """Output of `hybridflow <arguments>`, which must end with this exit code."""
+    process = start(*arguments, log=log)
+    try:
+        assert process.wait(timeout=170) == code, log.read_text()[-3000:]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert "Traceback" not in log.read_text()
+    return log.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -54,51 +68,152 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def sft_arguments(model: Path, data: Path, directory: Path, **changes: Any) -> list[str]:
-    values = {
-        "run.directory": str(directory),
-        "model.path": str(model),
-        "model.init": "weights",
-        "data.path": str(data),
-        "train.num_steps": STEPS,
-        "train.sequences_per_step": PER_STEP,
-        "train.learning_rate": RATE,
-        "train.lr_schedule": "linear",
-        "train.lr_warmup_steps": 2,
-        "train.lr_min_ratio": 0.5,
-        "train.max_tokens_per_micro_batch": 4096,
-        "train.layout.tp": 2,
-        "checkpoint.every_steps": 2,
-        **{key.replace("__", "."): value for key, value in changes.items()},
-    }
-    return ["sft", "--config", "configs/sft.toml", "--set", *(f"{k}={json.dumps(v)}" for k, v in values.items())]
+# ------------------------------------------------------------------------------------------------------------- sft
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command that something was done to came to its end."""
+
+    code: int
+    output: str
+    victim: int
+    """Process id of a train worker."""
+    left_behind: list[str]
+    """Processes that are alive 10 s later."""
+    status: str
+    """What summary.json says."""
+
+
+@dataclass(frozen=True)
+class Story:
+    """What the chain has left."""
+
+    interrupted: Ended
+    killed: Ended
+    resumed: Path
+    """Folder of the run that was stopped twice."""
+    straight: Path
+    """Folder of the same run, never stopped."""
+    said: str
+    """Output of the straight run."""
+
+
+def end_with(act: Callable[[subprocess.Popen[bytes], int], None], arguments: list[str], folder: Path) -> Ended:
+    """Starts a run, lets it do some steps and one checkpoint, acts on it, and waits for its end."""
+    log, before = folder.parent / "output.txt", num_lines(folder)
+    process = start(*arguments, log=log)
+    try:
+        wait_until(lambda: num_lines(folder) > before + 4 and bool(saved_steps(folder)), process)
+        children = descendants(process)
+        victim = next(child.pid for child in children if "TrainWorker" in " ".join(child.cmdline()))
+        acted = time.monotonic()
+        act(process, victim)
+        code = process.wait(timeout=30)
+        left_behind = still_alive(children, within_s=max(0.1, 10 - (time.monotonic() - acted)))
+    except AssertionError as error:
+        error.add_note(log.read_text()[-3000:])
+        raise
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    status = json.loads((folder / "summary.json").read_text())["status"]
+    return Ended(code, log.read_text(), victim, left_behind, status)
+
+
+def num_lines(folder: Path) -> int:
+    return len(read_lines(folder / "metrics.jsonl"))
+
+
+def saved_steps(folder: Path) -> list[int]:
+    return sorted(int(path.parent.name.split("-")[1]) for path in folder.glob("checkpoints/step-??????/state.json"))
 
 
 @pytest.fixture(scope="module")
-def trained(warm_model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a run of six steps: four, and two more after a resume."""
-    folder = tmp_path_factory.mktemp("sft")
-    run(*sft_arguments(warm_model, data, folder, train__lr_schedule="constant", train__num_steps=4))
-    run(*sft_arguments(warm_model, data, folder, train__lr_schedule="constant"), "--resume")
-    return folder / "sft"
+def story(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
+    directory = tmp_path_factory.mktemp("sft")
+    folder = directory / "sft"
+
+    def arguments(num_steps: int, wandb: str = "disabled") -> list[str]:
+        values = {
+            "run.directory": str(directory),
+            "data.path": str(data),
+            "train.num_steps": num_steps,
+            "train.sequences_per_step": PER_STEP,
+            "train.learning_rate": RATE,
+            "train.lr_schedule": "constant",
+            "train.lr_warmup_steps": 2,
+            "train.max_tokens_per_micro_batch": 4096,
+            "train.layout.tp": 2,
+            "checkpoint.every_steps": 2,
+            "tracking.wandb": wandb,
+        }
+        return ["sft", "--config", "configs/sft.toml", "--set", *(f"{k}={json.dumps(v)}" for k, v in values.items())]
+
+    interrupted = end_with(
+        lambda process, _: os.killpg(process.pid, signal.SIGINT), arguments(MANY_STEPS, "offline"), folder
+    )
+    killed = end_with(lambda _, victim: os.kill(victim, signal.SIGKILL), [*arguments(MANY_STEPS), "--resume"], folder)
+    num_steps = saved_steps(folder)[-1] + 3
+    run(*arguments(num_steps), "--resume", log=directory / "output.txt")
+    said = run(*arguments(num_steps), log=directory / "output.txt")
+    return Story(interrupted, killed, directory / "sft.1", folder, said)
 
 
-def test_sft_equals_transformers_step_by_step(trained: Path, warm_model: Path, data: Path) -> None:
-    """Mean over sequences of the mean over response tokens; AdamW of torch; across a resume."""
-    lines = read_lines(trained / "metrics.jsonl")
-    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
-    assert [line["train/learning_rate"] for line in lines] == pytest.approx([RATE / 2] + [RATE] * (STEPS - 1))
-    losses, norms, weights = train_with_transformers(warm_model, data, [line["train/learning_rate"] for line in lines])
+def test_interrupt_ends_everything_within_ten_seconds(story: Story) -> None:
+    ended = story.interrupted
+    assert (ended.code, ended.left_behind, ended.status) == (130, [], "interrupted")
+    assert "interrupted; --resume continues from the last checkpoint" in ended.output
+    assert "Traceback" not in ended.output
+
+
+def test_a_killed_worker_is_named(story: Story) -> None:
+    ended = story.killed
+    assert (ended.code, ended.left_behind, ended.status) == (1, [], "failed")
+    assert "error: TrainerError\ntrain worker" in ended.output and f"(process {ended.victim}) died" in ended.output
+    assert "sft/logs/train-" in ended.output and "--resume continues from the last checkpoint" in ended.output
+    assert "Traceback" not in ended.output
+
+
+def test_a_resumed_run_equals_one_that_was_never_stopped(story: Story) -> None:
+    """Bit by bit, with no step skipped or done twice."""
+    stopped, straight = (read_lines(folder / "metrics.jsonl") for folder in (story.resumed, story.straight))
+    assert [line["step"] for line in stopped] == list(range(1, len(stopped) + 1))
+    assert without_times(stopped) == without_times(straight)
+    resumed, whole = (load_file(folder / "hf" / "model.safetensors") for folder in (story.resumed, story.straight))
+    assert resumed.keys() == whole.keys()
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_run_folder_is_complete(story: Story) -> None:
+    """And the earlier run was renamed, not overwritten."""
+    assert f"an earlier run of this name is kept as {story.resumed}" in story.said
+    files = {"resolved.json", "metrics.jsonl", "summary.json", "checkpoints", "hf", "initial_model", "logs"}
+    assert {path.name for path in story.straight.iterdir()} == files
+    assert list((story.resumed / "wandb").glob("offline-run-*/*.wandb"))
+    summary, steps = (
+        json.loads((story.straight / "summary.json").read_text()),
+        read_lines(story.straight / "metrics.jsonl"),
+    )
+    total = len(steps)
+    assert [summary[key] for key in ("status", "num_steps", "total_steps")] == ["finished", total, total]
+    assert (summary["num_demonstrations"], summary["num_dropped"], summary["num_skipped_updates"]) == (12, 0, 0)
+    assert [summary["first_loss"], summary["final_loss"]] == [steps[0]["policy/loss"], steps[-1]["policy/loss"]]
+    assert saved_steps(story.straight)[-1] == total and len(saved_steps(story.straight)) == 2
+    assert f"SFT step {total}/{total} | loss" in story.said and "tokens/s train" in story.said
+
+
+def test_sft_equals_transformers_step_by_step(story: Story, data: Path) -> None:
+    """Mean over sequences of the mean over response tokens; AdamW of torch."""
+    lines = read_lines(story.straight / "metrics.jsonl")[:COMPARED_STEPS]
+    rates = [line["train/learning_rate"] for line in lines]
+    assert rates == pytest.approx([RATE / 2] + [RATE] * (COMPARED_STEPS - 1))
+    losses, norms = train_with_transformers(story.straight / "initial_model", data, rates)
     assert [line["policy/loss"] for line in lines] == pytest.approx(losses, rel=1e-4)
     assert [line["policy/grad_norm"] for line in lines] == pytest.approx(norms, rel=1e-3)
-    found = load_file(trained / "hf" / "model.safetensors")
-    for name, tensor in found.items():
-        assert (tensor - weights[name]).abs().max() < 2e-4, name
 
 
-def train_with_transformers(
-    model_dir: Path, data: Path, rates: list[float]
-) -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
+def train_with_transformers(model_dir: Path, data: Path, rates: list[float]) -> tuple[list[float], list[float]]:
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32, attn_implementation="eager")
     demonstrations = DemonstrationSet(data, AutoTokenizer.from_pretrained(model_dir), max_tokens=4096, seed=0)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), eps=1e-8, weight_decay=0.0)
@@ -117,104 +232,55 @@ def train_with_transformers(
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
-    return losses, norms, {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    return losses, norms
 
 
-def test_resume_is_bit_exact_and_keeps_the_last_checkpoints(
-    trained: Path, warm_model: Path, data: Path, tmp_path: Path
-) -> None:
-    run(*sft_arguments(warm_model, data, tmp_path, train__lr_schedule="constant"))
-    straight = tmp_path / "sft"
-    assert without_times(read_lines(straight / "metrics.jsonl")) == without_times(read_lines(trained / "metrics.jsonl"))
-    resumed, whole = (load_file(folder / "hf" / "model.safetensors") for folder in (trained, straight))
-    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
-    names = sorted(path.name for path in (trained / "checkpoints").iterdir())
-    assert names == ["step-000004", "step-000006"]
+# ---------------------------------------------------------------------------------------------- export and logprobs
 
 
-def test_export_gives_the_bits_of_the_run_and_refuses_what_is_damaged(trained: Path, tmp_path: Path) -> None:
-    checkpoint = trained / "checkpoints" / "step-000006"
-    run("export", "--checkpoint", checkpoint, "--output", tmp_path / "hf")
-    exported, final = (load_file(folder / "model.safetensors") for folder in (tmp_path / "hf", trained / "hf"))
+def test_export_gives_the_bits_of_the_run(story: Story, tmp_path: Path) -> None:
+    """On one worker, from a checkpoint of two; refused from a checkpoint of which one byte has changed."""
+    checkpoint = story.straight / "checkpoints" / f"step-{saved_steps(story.straight)[-1]:06d}"
+    out = tmp_path / "new" / "hf"
+    run("export", "--checkpoint", checkpoint, "--output", out, log=tmp_path / "output.txt")
+    exported, final = (load_file(folder / "model.safetensors") for folder in (out, story.straight / "hf"))
     assert exported.keys() == final.keys()
     assert all(torch.equal(exported[name], final[name]) for name in final)
-    assert AutoTokenizer.from_pretrained(tmp_path / "hf").chat_template
-
-    said = run("export", "--checkpoint", checkpoint, "--output", tmp_path / "hf", code=1)
-    assert "is not empty" in said and "--overwrite" in said
-    said = run("export", "--checkpoint", trained, "--output", tmp_path / "other", code=1)
-    assert "is no checkpoint" in said and "step-000006" in said
-    broken = next((trained / "checkpoints" / "step-000004" / "megatron").glob("*.distcp"))
-    broken.write_bytes(broken.read_bytes()[:-1])
-    said = run("export", "--checkpoint", broken.parents[1], "--output", tmp_path / "other", code=1)
-    assert broken.name in said and "were written" in said and "earlier one" in said
+    assert AutoTokenizer.from_pretrained(out).chat_template
+    assert [path.name for path in out.parent.iterdir()] == ["hf"]
 
 
-def test_logprobs_equal_transformers_and_resume(trained: Path, tmp_path: Path) -> None:
-    model_dir, source, output = trained / "hf", tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
-    generator = torch.Generator().manual_seed(0)
-    rows: list[dict[str, Any]] = [
-        {"input_ids": torch.randint(0, 1024, (length,), generator=generator).tolist()} for length in (70, 33, 1, 2, 200)
-    ]
-    rows.append({"text": "The rate is rate_7 . What is the rate ?"})
+def test_a_checkpoint_with_a_changed_byte_is_refused(story: Story, tmp_path: Path) -> None:
+    """Its size is right, so that only a worker finds out, before anything is written."""
+    checkpoint = story.resumed / "checkpoints" / f"step-{saved_steps(story.resumed)[0]:06d}"
+    broken = max((checkpoint / "megatron").glob("*.distcp"), key=lambda path: path.stat().st_size)
+    content = bytearray(broken.read_bytes())
+    content[len(content) // 2] ^= 1
+    broken.write_bytes(content)
+    out = tmp_path / "hf"
+    said = run("export", "--checkpoint", checkpoint, "--output", out, log=tmp_path / "output.txt", code=1)
+    assert f"error: CheckpointError\n{broken} has CRC-32" in said and "use an earlier one" in said
+    assert not out.exists()
+
+
+def test_texts_go_on_where_the_output_was_cut_off(story: Story, tmp_path: Path) -> None:
+    """On two copies of the model, at a temperature. What is there is kept, what is half there is done again."""
+    model_dir, source, output = story.straight / "hf", tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    text = "The rate is rate_7 . What is the rate ?"
+    rows: list[dict[str, Any]] = [{"input_ids": [7]}, *({"text": text[:length]} for length in (39, 11, 30))]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    arguments = ["logprobs", "--model", model_dir, "--input", source, "--output", output, "--temperature", 0.7]
-    run(*arguments, "--tp", 2, "--pp", 2)
-    lines = read_lines(output)
-    assert len(lines) == len(rows)
+    kept = '{"logprobs": []}\n'
+    job = plan_job(LogprobsJob(model_dir, source, output, temperature=0.7))
+    job.output.resume(job.describe(), overwrite=False)
+    output.write_text(kept + '{"logprobs": [-0.')
+    arguments = ["--model", model_dir, "--input", source, "--output", output, "--temperature", 0.7, "--dp", 2]
+    assert "3 rows written" in run("logprobs", *arguments, log=tmp_path / "output.txt")
+    assert output.read_text().startswith(kept)
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    for row, line in zip(rows, lines, strict=True):
+    for row, line in zip(rows, read_lines(output), strict=True):
         token_ids = torch.tensor(row.get("input_ids") or tokenizer(row["text"])["input_ids"])
-        assert len(line["logprobs"]) == len(token_ids) - 1
         with torch.no_grad():
             log_softmax = (model(token_ids[None]).logits[0, :-1] / 0.7).log_softmax(-1)
         expected = log_softmax.gather(1, token_ids[1:, None])[:, 0]
         torch.testing.assert_close(torch.tensor(line["logprobs"]), expected, rtol=0, atol=1e-4)
-
-    whole = output.read_bytes()
-    assert "nothing to do" in run(*arguments)
-    output.write_bytes(whole[: whole.index(b"\n") + 20])  # as if killed in the second line
-    assert "5 rows written" in run(*arguments, "--dp", 2)
-    for line, expected in zip(read_lines(output), lines, strict=True):
-        assert line["logprobs"] == pytest.approx(expected["logprobs"], abs=1e-4)
-    assert "another job (temperature: was 0.7, is 1.0)" in run(*arguments[:-2], code=1)
-
-
-@pytest.mark.parametrize(
-    ("line", "options", "said"),
-    [
-        (
-            '{"input_ids": [' + "5, " * 40000 + "5]}",
-            [],
-            "row 1: the row has 40001 tokens, the window of the model is 32768",
-        ),
-        ('{"input_ids": [5, 1024]}', [], "row 1: token id 1024 is not in the vocabulary, 0 .. 1023"),
-        ('{"input_ids": []}', [], "row 1: the row has no tokens"),
-        ('{"tokens": [5]}', [], 'Remedy: use {"input_ids": [...]} or {"text": "..."}'),
-        ('{"input_ids": [5]', [], "row 1: broken JSON"),
-        ('{"input_ids": [5, 6, 7]}', ["--tp", 3], "tp = 3: it must divide the model's 4 attention heads"),
-        ('{"input_ids": [5, 6, 7]}', ["--pp", 0], "--pp 0: a parallel size must be at least 1"),
-        ('{"input_ids": [5, 6, 7]}', ["--max-tokens", 2], "longest row can have 3 tokens"),
-    ],
-)
-def test_bad_input_is_refused_before_work_starts(
-    warm_model: Path, tmp_path: Path, line: str, options: list[object], said: str
-) -> None:
-    source = tmp_path / "rows.jsonl"
-    source.write_text('{"input_ids": [5, 6]}\n' + line + "\n")
-    output = tmp_path / "out.jsonl"
-    message = run("logprobs", "--model", warm_model, "--input", source, "--output", output, *options, code=1)
-    assert said in " ".join(message.split())
-    assert not output.exists()
-
-
-def test_sft_refuses_long_rows_used_folders_and_changed_settings(trained: Path, warm_model: Path, data: Path) -> None:
-    directory = trained.parent
-    long_row = run(*sft_arguments(warm_model, data, directory, data__max_tokens=60, run__name="b"), code=1)
-    assert "tokens, the window data.max_tokens is 60" in long_row and "row " in long_row and "data.overlong" in long_row
-    assert "holds a run already" in run(*sft_arguments(warm_model, data, directory), code=1)
-    changed = run(*sft_arguments(warm_model, data, directory, train__learning_rate=0.5), "--resume", code=1)
-    assert "train.learning_rate: was 0.001, is 0.5" in changed
-    window = run(*sft_arguments(warm_model, data, directory, data__max_tokens=40000, run__name="c"), code=1)
-    assert "train.max_tokens_per_micro_batch (4096)" in window

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from hybridflow import cli
 from hybridflow.tools.layout_options import LayoutRequest
 from hybridflow.tools.logprobs import LogprobsJob, plan_job
 from tests.unit.tools.conftest import Refuse
@@ -257,3 +259,23 @@ def test_a_job_keeps_what_decides_its_numbers(models: dict[str, Path], rows: Pat
     assert job != describe()
     rows.write_text(ROW + ROW)
     assert job["input_sha256"] != describe()["input_sha256"]
+
+
+def test_an_output_that_is_complete_is_left_as_it_is(
+    models: dict[str, Path],
+    rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output, line = tmp_path / "out.jsonl", '{"logprobs": [-1.5, -2.5]}\n'
+    plan = plan_job(LogprobsJob(models["llama"], rows, output))
+    plan.output.resume(plan.describe(), overwrite=False)
+    output.write_text(line)
+    arguments = ["--model", str(models["llama"]), "--input", str(rows), "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", ["hybridflow", "logprobs", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 0
+    assert f"{output}: complete already, nothing to do" in capsys.readouterr().out
+    assert output.read_text() == line
