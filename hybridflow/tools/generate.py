@@ -26,6 +26,8 @@ from megatron_ext.hf.config import HFConfig
 
 COMPLETIONS_PER_BLOCK = 512
 """Completions per engine that are asked for at once: what a crash can lose."""
+START_TIMEOUT_S = 600.0
+"""A large model is read from a slow disk in this time."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ def plan_job(job: GenerateJob) -> GeneratePlan:
         num_threads=job.num_threads,
         context_tokens=longest,
         kv_cache_tokens=job.kv_cache_tokens,
+        start_timeout_s=START_TIMEOUT_S,
     )
     return GeneratePlan(job, rows, summary, section, output)
 
