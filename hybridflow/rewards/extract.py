@@ -54,7 +54,7 @@ _NUMBERED = word_set("no nos fig vol sec art p pp jan feb mar apr jun jul aug se
 _INITIALS = re.compile(r"(?:[^\W\d]\.)*[^\W\d]")
 _NUMBERED_LIST = re.compile(r"[\s:]*\(?1[.)]\s[^\n]*\n\s*\(?2[.)]\s")
 _TAKES_BACK = re.compile(
-    r"[\s*_\"')\].,-]*(?:no|not|wait|actually|sorry|correction|hmm+|or|nor|alternatively|rather|instead)\b",
+    r"[\s*_\"')\].,-]*(?:no|wait|actually|sorry|correction|hmm+|or|alternatively|rather|instead)\b",
     re.IGNORECASE,
 )
 

@@ -32,8 +32,10 @@ _MAY_FOLLOW_A = re.compile(
 )
 """Behind a bare "A" that is a choice; other words make an article of it."""
 _SECOND = re.compile(
-    r"(?:[\s*_.?!]|(?P<joint>[,/&;\u3001和或]|(?i:or|and|no|wait|actually|option|choice)\b))+(?:[(\[]\s*[A-Da-d]\s*[)\]]|[A-D](?![\w'+-]))"
+    r"(?:[\s*_.?!]|(?P<joint>[,/&;\u3001和或]|(?i:or|and|no|wait|actually|option|choice)\b))+"
+    r"(?:[(\[]\s*[A-Da-d]\s*[)\]]|[A-D](?![\w'+-]))"
 )
+"""Behind a choice: another one that is joined to it, or takes its place."""
 _SECOND_CHARS = 60
 _IN_BRACKETS = re.compile(r"\(\s*([A-D])\s*\)")
 _SENTENCE_ENDS = re.compile(r"[.!?]\s|[\u3002\n]")

@@ -7,8 +7,11 @@
 | packages                      | group `hybridflow.verifiers`          |                                 |
 | built in                      | long_toc_choices, doc-mc              | multiple_choice                 |
 |                               | docmath, doc-math                     | docmath                         |
-|                               | synth_easy: a closed list of words    | docqa_exact                     |
+|                               | synth_                                | docqa_exact                     |
 |                               | anything                              | docqa                           |
+
+Generated rows (`synth_`) are judged by equality: their answers are drawn from lists that are known word for word, and a
+wrong one may hold the right one ("High Court of Oslo" for "Oslo").
 
 Source: the dispatch of QwenLong-L1 by substring of data_source (recipe section 4); `ability` is added so that other
 data sets need no special name. `compat = "qwenlong_l1"` puts the released rules in place of the built-in ones.
@@ -54,7 +57,7 @@ _TABLE = (
     ("doc-mc", "multiple_choice"),
     ("docmath", "docmath"),
     ("doc-math", "docmath"),
-    ("synth_easy", "docqa_exact"),
+    ("synth_", "docqa_exact"),
 )
 _DEFAULT = "docqa"
 

@@ -344,6 +344,7 @@ THEMES: dict[str, list[Pair]] = {
         ("docqa", "London rather than Paris", "Paris", 0, 1),
         ("docqa", "London, not Paris", "Paris", 0, 1),
         ("docqa", "Paris. No, London", "Paris", 0, 1),
+        ("docqa", "Paris. Not London", "Paris", 1, 1),
         ("docqa", "Paris. Wait, it was London", "Paris", 0, 1),
         ("docqa", "Paris is wrong", "Paris", 0, 1),
         ("docqa", "I don't know, Paris", "Paris", 0, 1),

@@ -77,7 +77,9 @@ def refuse(**section: object) -> str:
     ("verifiers", "data_source", "ability", "expected"),
     [
         ({}, "synth_easy", "doc-qa", verify_docqa_exact),
-        ({}, "synth_lookup", "doc-qa", verify_docqa),
+        ({}, "synth_lookup", "doc-qa", verify_docqa_exact),
+        ({}, "docmath_synth", "doc-math", verify_docmath),
+        ({}, "musique_0_20000", "doc-qa", verify_docqa),
         ({"doc-qa": "docqa_exact"}, "musique_0_20000", "doc-qa", verify_docqa_exact),
         ({"musique": "docmath"}, "musique_0_20000", "doc-qa", verify_docmath),
         ({"musique": "docmath"}, "docmath_0_20000", "doc-math", verify_docmath),
