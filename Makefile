@@ -1,7 +1,7 @@
 # `make` alone prints this list.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test check clean
+.PHONY: help setup quickstart test check bench clean
 
 BIN := .venv/bin
 # make test ARGS="tests/unit -k aggregate"
@@ -28,6 +28,9 @@ check: setup ## lint, formatting, types, layers
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright --warnings
 	@$(BIN)/lint-imports
+
+bench: setup ## measure memory and speed with tests/bench/*.py, one JSON line each
+	@for script in tests/bench/*.py; do echo "$$script" >&2; $(BIN)/python $$script || exit; done
 
 clean: ## remove build products and caches; keeps .venv and runs/
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -52,14 +52,16 @@ def logprobs(
     """Log-probability of each next token of each row, computed by Megatron.
 
     \b
-    hybridflow logprobs --model Qwen3-8B --input rows.jsonl --output out.jsonl --tp 2 --pp 2
-    hybridflow logprobs --model Qwen3-8B --input rows.jsonl --output out.jsonl --cp 4
-    hybridflow logprobs --model Qwen3-30B-A3B --input rows.jsonl --output out.jsonl --ep 8
+    hybridflow logprobs --model Qwen3-8B --input a.jsonl --output b.jsonl --tp 2
+    hybridflow logprobs --model Qwen3-8B --input a.jsonl --output b.jsonl --cp 4
+    hybridflow logprobs --model 30B-A3B --input a.jsonl --output b.jsonl --ep 8
 
-    A row of n tokens gives n - 1 numbers: number i is log p(token i+1 | tokens 0 .. i).
-    tp x pp x cp x dp workers are started, on GPUs where there are some, else on the CPU.
-    Model and rows are checked first: what is wrong is named before any work is done.
-    Interrupted, the same command goes on after the last whole line of the output.
+    A row of n tokens gives n - 1 numbers: number i is
+    log p(token i+1 | tokens 0 .. i). tp x pp x cp x dp workers are started,
+    on GPUs where there are some, else on the CPU.
+
+    Model and rows are checked before any worker starts. Interrupted, the same
+    command goes on after the last whole line of the output.
     """
     from hybridflow.observability.log import configure
 
@@ -153,12 +155,12 @@ def export(
     """Write the weights of a checkpoint as a Hugging Face directory: safetensors, config, tokenizer.
 
     \b
-    hybridflow export --checkpoint runs/a/checkpoints/rl-000030 --output exported
-    hybridflow export --checkpoint runs/a/checkpoints/rl-000030 --output exported --tp 4 --pp 2
+    hybridflow export --checkpoint runs/a/checkpoints/rl-000030 --output hf
+    hybridflow export --checkpoint runs/a/checkpoints/rl-000030 --output hf --tp 4
 
-    The checkpoint may come from any layout.
-    --tp, --pp, --ep only say over how many workers to spread the model here.
-    Every file is checked against its checksum first.
+    The checkpoint may come from any layout: --tp, --pp and --ep only say over
+    how many workers to spread the model here. Every file is checked against
+    its checksum first.
     """
     from hybridflow.observability.log import configure
 
@@ -189,15 +191,17 @@ def sft(
     """Train on demonstrations: the warm-up before RL, as a run of its own in `<run.directory>/<run.name>`.
 
     \b
-    hybridflow sft --config configs/sft.toml --set data.path=answers.parquet model.path=Qwen3-8B
-    hybridflow sft --config configs/sft.toml --set train.layout.tp=2 train.num_steps=100
+    hybridflow sft --config configs/sft.toml --set data.path=rows.parquet
+    hybridflow sft --config configs/sft.toml --set train.layout.tp=2 run.name=b
     hybridflow sft --config configs/sft.toml --resume
 
-    Rows are conversations, {"messages": [...]}, or DocQA-RL rows with a column `response`
-    (else the gold answer is imitated). Only assistant turns are learnt.
+    Rows are conversations, {"messages": [...]}, or DocQA-RL rows with a column
+    `response`, else the gold answer is imitated. Only assistant turns count.
     The loss is the mean over conversations of each one's mean over its tokens;
-    train.loss = "token_mean" weighs tokens alike. The model is written to hf/ at the end.
-    A run of the same name that is there already is renamed; Ctrl-C stops cleanly, and --resume goes on.
+    train.loss = "token_mean" weighs tokens alike.
+
+    The model is written to hf/ at the end. A run of the same name that is there
+    already is renamed. Ctrl-C stops cleanly; --resume goes on.
     """
     from hybridflow.config.load import load_config
     from hybridflow.observability.log import configure

@@ -26,7 +26,7 @@ ETP = Annotated[int, typer.Option("--etp", help="Expert tensor parallel (MoE): r
 SP = Annotated[
     bool | None,
     typer.Option(
-        "--sequence-parallel/--no-sequence-parallel",
+        "--sequence-parallel/--no-sp",
         help="Cut activations along the tokens too; default: only where MoE with --tp needs it.",
     ),
 ]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,22 +37,33 @@ def settings(model: Path, directory: Path, **changes: Any) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, value in values.items()]
 
 
-def start_train(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
-    """`hybridflow train --config configs/quickstart.toml --set ...` in a session of its own, output to `log`."""
+@contextmanager
+def started_train(arguments: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`hybridflow train --config configs/quickstart.toml --set ...` in a session of its own, output to `log`.
+
+    Whatever is left of it at the end, when a test has failed, is killed.
+    """
     command = [sys.executable, "-m", "hybridflow.cli", "train", "--config", str(ROOT / "configs/quickstart.toml")]
-    return subprocess.Popen(
-        [*command, *arguments], cwd=ROOT, stdout=log.open("wb"), stderr=subprocess.STDOUT, start_new_session=True
-    )
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, *arguments], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            left = descendants(process)
+            process.kill()
+            for child in left:
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
+            process.wait()
 
 
 def run_train(arguments: list[str], log: Path, timeout_s: float = 170) -> int:
     """Runs to the end; returns the exit code."""
-    process = start_train(arguments, log)
-    try:
+    with started_train(arguments, log) as process:
         return process.wait(timeout=timeout_s)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], timeout_s: float = 150) -> None:

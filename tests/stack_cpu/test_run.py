@@ -21,7 +21,7 @@ from tests.stack_cpu.command import (
     read_lines,
     run_train,
     settings,
-    start_train,
+    started_train,
     still_alive,
     wait_until,
     without_times,
@@ -74,12 +74,12 @@ def test_killed_worker_is_named_and_resume_equals_an_uninterrupted_run(
 ) -> None:
     log = tmp_path / "output.txt"
     run = tmp_path / "quickstart"
-    process = start_train(["--set", *settings(warm_model, tmp_path)], log)
-    wait_until(lambda: (run / "checkpoints/rl-000002/state.json").exists(), process)
-    children = descendants(process)
-    victim = next(child for child in children if "TrainWorker" in " ".join(child.cmdline()))
-    os.kill(victim.pid, signal.SIGKILL)
-    assert process.wait(timeout=60) == 1
+    with started_train(["--set", *settings(warm_model, tmp_path)], log) as process:
+        wait_until(lambda: (run / "checkpoints/rl-000002/state.json").exists(), process)
+        children = descendants(process)
+        victim = next(child for child in children if "TrainWorker" in " ".join(child.cmdline()))
+        os.kill(victim.pid, signal.SIGKILL)
+        assert process.wait(timeout=60) == 1
     output = log.read_text()
     assert "train worker" in output and str(victim.pid) in output and "--resume" in output, output[-2000:]
     assert "Traceback" not in output
@@ -98,12 +98,12 @@ def test_killed_worker_is_named_and_resume_equals_an_uninterrupted_run(
 
 def test_interrupt_ends_everything_within_ten_seconds(warm_model: Path, tmp_path: Path) -> None:
     log = tmp_path / "output.txt"
-    process = start_train(["--set", *settings(warm_model, tmp_path, train__num_steps=500)], log)
-    wait_until(lambda: len(read_lines(tmp_path / "quickstart/metrics.jsonl")) >= 2, process)
-    children = descendants(process)
-    started = time.monotonic()
-    os.killpg(process.pid, signal.SIGINT)
-    code = process.wait(timeout=30)
+    with started_train(["--set", *settings(warm_model, tmp_path, train__num_steps=500)], log) as process:
+        wait_until(lambda: len(read_lines(tmp_path / "quickstart/metrics.jsonl")) >= 2, process)
+        children = descendants(process)
+        started = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)
+        code = process.wait(timeout=30)
     assert still_alive(children, within_s=max(0.1, 10 - (time.monotonic() - started))) == []
     assert time.monotonic() - started < 10
     assert code == 130

@@ -53,7 +53,7 @@ def logprobs(refuse: Refuse, rows: Path, tmp_path: Path) -> Refuse:
         ("qwen3_moe", ["--ep", 3], "ep = 3: it must divide the model's 8 experts; choose one of 1, 2, 4, 8"),
         ("qwen3_moe", ["--ep", 2, "--dp", 1], "ep x etp = 2 x 1 = 2: it must divide the 1 ranks of a pipeline stage"),
         ("qwen3_moe", ["--ep", 2, "--dp", 3], "it must divide the 3 ranks of a pipeline stage (tp x cp x dp); change"),
-        ("qwen3_moe", ["--tp", 2, "--no-sequence-parallel"], "a mixture of experts with tp = 2 needs it"),
+        ("qwen3_moe", ["--tp", 2, "--no-sp"], "a mixture of experts with tp = 2 needs it"),
         ("llama", ["--ep", 2], "ep = 2: model_type = 'llama' has no experts; set ep = 1"),
         ("llama", ["--sequence-parallel"], "sequence_parallel = true: it needs tp > 1"),
         ("llama", ["--pp", 0], "--pp 0: a parallel size must be at least 1; use 1 for none"),
