@@ -79,6 +79,7 @@ class WandbTracker:
         project: str = "hybridflow",
     ) -> None:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read at import
+        os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")  # else it advertises itself where openai is imported
         import wandb
 
         directory.mkdir(parents=True, exist_ok=True)
