@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group
@@ -32,6 +33,7 @@ def start_session(num_slots: int) -> None:
     # Ray prints its own account of each worker that was killed to the driver's output; there is no public switch.
     ray._private.worker._worker_logs_enabled = False  # pyright: ignore[reportAttributeAccessIssue]
     address = os.environ.get("RAY_ADDRESS")
+    on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         if address:
             ray.init(address="auto", log_to_driver=False, logging_level=logging.CRITICAL)
@@ -48,6 +50,9 @@ def start_session(num_slots: int) -> None:
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = f"the Ray cluster at RAY_ADDRESS={address}" if address else "Ray on this machine"
         raise PlacementError(f"cannot start {where}: {error}") from error
+    finally:
+        # Ray puts its own in the place of it, which prints a stack of addresses and ends the driver with code 15.
+        signal.signal(signal.SIGTERM, on_terminate)
 
 
 class Slots:
