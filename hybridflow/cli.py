@@ -31,10 +31,12 @@ def _mount() -> None:
     from hybridflow.data.commands import app as data_app
     from hybridflow.policy.commands import app as model_app
     from hybridflow.tools.commands import mount as mount_tools
+    from hybridflow.weights.commands import mount as mount_weights
 
     app.add_typer(data_app, name="data")
     app.add_typer(model_app, name="model")
     mount_tools(app)
+    mount_weights(app)
 
 
 @app.callback()

@@ -88,13 +88,14 @@ class HFConfig:
 
 
 def read_hf_config(hf_dir: str | Path) -> HFConfig:
-    """Reads `hf_dir`/config.json through transformers, from disk only.
+    """Reads `hf_dir`/config.json, or the file `hf_dir`, through transformers, from disk only.
 
     Raises UnsupportedModelError naming what is not supported, OSError when there is no config.
     """
     from transformers import AutoConfig  # seconds to import, and not needed by those who only want HFConfig
 
-    model_type = json.loads((Path(hf_dir) / "config.json").read_text()).get("model_type")
+    path = Path(hf_dir)
+    model_type = json.loads((path if path.is_file() else path / "config.json").read_text()).get("model_type")
     family = FAMILIES.get(model_type)
     if family is None:
         raise UnsupportedModelError(f"model_type = {model_type!r}: supported are {', '.join(sorted(FAMILIES))}")

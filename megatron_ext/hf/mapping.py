@@ -159,7 +159,7 @@ def expected_shapes(hf_config: HFConfig) -> dict[str, tuple[int, ...]]:
     for layer in range(hf_config.num_layers):
         has_experts = hf_config.moe is not None and hf_config.moe.layers[layer]
         prefix = f"model.layers.{layer}."
-        rules += [(prefix, rule) for rule in LAYER_RULES if _is_in_layer(rule, hf_config, has_experts)]
+        rules += [(prefix, rule) for rule in rules_of_layer(hf_config, has_experts)]
         if hf_config.moe is not None and has_experts:
             for expert in range(hf_config.moe.num_experts):
                 rules += [(f"{prefix}mlp.experts.{expert}.", rule) for rule in EXPERT_RULES]
@@ -173,6 +173,11 @@ def expected_shapes(hf_config: HFConfig) -> dict[str, tuple[int, ...]]:
 def expected_names(hf_config: HFConfig) -> set[str]:
     """Every Hugging Face tensor that the config implies, experts one by one."""
     return set(expected_shapes(hf_config))
+
+
+def rules_of_layer(hf_config: HFConfig, has_experts: bool) -> tuple[Rule, ...]:
+    """Of LAYER_RULES, those of a layer with or without experts; the experts themselves have EXPERT_RULES."""
+    return tuple(rule for rule in LAYER_RULES if _is_in_layer(rule, hf_config, has_experts))
 
 
 def _is_in_layer(rule: Rule, hf_config: HFConfig, has_experts: bool) -> bool:
