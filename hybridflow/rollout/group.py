@@ -169,7 +169,6 @@ class RolloutGroup:
             raise RolloutError("the engines have no confirmed weights version: publish weights before generating")
         with self._lock:
             self._totals = Totals()
-            self._events, self._dispatch.counters = Counter(), Counter()
             self._dispatch.add(requests, sampling.max_new_tokens)
         self._sampling = sampling
         self._hand_out()
@@ -186,7 +185,9 @@ class RolloutGroup:
         with self._lock:
             if self._dispatch.num_unfinished:
                 return None
-            return self._totals.report(self._events + self._dispatch.counters)
+            events = self._events + self._dispatch.counters  # since the report before: also what happened in between
+            self._events, self._dispatch.counters = Counter(), Counter()
+            return self._totals.report(events)
 
     def abort(self) -> list[str]:
         """Ends every running completion; each is delivered with what it has, finish_reason "abort".

@@ -11,7 +11,7 @@ import pytest
 
 from hybridflow.config.sections import RolloutSection
 from hybridflow.rollout.arguments import build_arguments
-from hybridflow.rollout.cpu_platform import IMPORT_PATH, cpu_environment
+from hybridflow.rollout.cpu_platform import IMPORT_PATH, core_lists, cpu_environment
 
 ROOT = Path(__file__).parents[3]
 
@@ -63,3 +63,23 @@ def test_the_cpu_path_is_put_before_what_is_there(monkeypatch: pytest.MonkeyPatc
     environment = cpu_environment(3)
     assert environment["PYTHONPATH"] == f"{IMPORT_PATH}{os.pathsep}/elsewhere"
     assert environment["OMP_NUM_THREADS"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("cores", "given", "lists"),
+    [
+        ({0, 1, 2, 3}, (1, 2, 0), "0|1"),
+        ({0, 1, 2, 3}, (1, 2, 1), "2|3"),
+        ({4, 5, 6, 7}, (2, 2, 0), "4,5|6,7"),
+        ({0, 1}, (1, 2, 3), "0|1"),  # shared where there are too few
+        ({0, 1}, (4, 2, 0), "0,1|0,1"),
+    ],
+)
+def test_cores_of_tensor_parallel_ranks(
+    monkeypatch: pytest.MonkeyPatch, cores: set[int], given: tuple[int, int, int], lists: str
+) -> None:
+    """(threads, ranks, engine) over the cores that this process may use."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: cores)
+    assert core_lists(*given) == lists
+    assert ("SGLANG_CPU_OMP_THREADS_BIND" in cpu_environment(*given)) is True
+    assert "SGLANG_CPU_OMP_THREADS_BIND" not in cpu_environment(given[0])

@@ -14,7 +14,7 @@ from hybridflow.errors import ProtocolError, RewardError
 from hybridflow.types import Completion, GroupRequest, Prompt, Scored, ScoredCompletion
 from hybridflow.wire.codec import SCHEMA_VERSION, decode_to_worker, encode
 from hybridflow.wire.completion_sender import CompletionSender
-from hybridflow.wire.messages import Ready, ScoreReply, Work
+from hybridflow.wire.messages import Finished, Ready, ScoreReply, Work
 from hybridflow.wire.reward_stream import RewardStream
 
 DEADLINE_S = 30.0
@@ -103,6 +103,27 @@ def test_malformed_bytes_are_counted_and_the_stream_goes_on(stream: RewardStream
     with CompletionSender(stream.endpoint_completions, "e") as sender, worker(stream):
         sender.send(finish(0, 0))
         assert len(collect(stream, 1)) == 1
+
+
+def test_a_completion_that_is_not_admitted_stays_awaited() -> None:
+    """As of a lost lease: the attempt arrives with it, and another completion of the same id may still come."""
+    asked: list[tuple[str, int]] = []
+
+    def second_attempt(message: Finished) -> bool:
+        asked.append((message.completion.completion_id, message.attempt))
+        return message.attempt == 2
+
+    stream = RewardStream(admit=second_attempt)
+    try:
+        stream.expect([request_group(0, 1)])
+        with CompletionSender(stream.endpoint_completions, "e") as sender, worker(stream):
+            sender.send(finish(0, 0), attempt=1)
+            sender.send(finish(0, 0), attempt=2)
+            assert len(collect(stream, 1)) == 1
+        assert asked == [("t0-g0-c00", 1), ("t0-g0-c00", 2)]
+        assert stream.counters == {}
+    finally:
+        stream.close()
 
 
 def test_duplicates_and_strangers_are_counted_and_forgotten_ids_are_late(stream: RewardStream) -> None:
