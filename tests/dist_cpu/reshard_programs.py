@@ -19,8 +19,6 @@ from megatron_ext.layout import Layout
 from megatron_ext.policy import MegatronPolicy
 from megatron_ext.topology import Topology
 
-BUCKET_BYTES = 192 * 2**10
-
 
 class Target(NamedTuple):
     """An engine layout, and how far apart the ranks are taken to be: 1 rank per node makes all pieces messages."""
@@ -30,12 +28,17 @@ class Target(NamedTuple):
     gpus_per_node: int = 8
 
 
-def reshard(topology: Topology, layout: Layout, hf_dir: Path, targets: list[Target]) -> dict[str, Any]:
+def reshard(
+    topology: Topology, layout: Layout, hf_dir: Path, targets: list[Target], bucket_bytes: int
+) -> dict[str, Any]:
     """Changed weights of this rank's model, whole under HF names; for each target what its engine rank was handed."""
     policy = MegatronPolicy(str(hf_dir), layout, topology, dtype=torch.float32, optimizer=None)
     change_weights(policy, topology)
     hf = {name: tensor.detach().clone() for name, tensor in policy.export_tensors()}
-    return {"hf": hf, "targets": [run_target(policy, layout, topology.rank, target) for target in targets]}
+    return {
+        "hf": hf,
+        "targets": [run_target(policy, layout, topology.rank, target, bucket_bytes) for target in targets],
+    }
 
 
 @torch.no_grad()
@@ -48,10 +51,10 @@ def change_weights(policy: MegatronPolicy, topology: Topology) -> None:
             parameter[max(0, policy.hf_config.vocab_size - topology.tp_rank * len(parameter)) :] = torch.nan
 
 
-def run_target(policy: MegatronPolicy, layout: Layout, rank: int, target: Target) -> dict[str, Any]:
+def run_target(policy: MegatronPolicy, layout: Layout, rank: int, target: Target, bucket_bytes: int) -> dict[str, Any]:
     rollout = RolloutLayout(target.tp, target.ep)
     plan = plan_reshard(policy.hf_config, layout, rollout, gpus_per_node=target.gpus_per_node)
-    schedule = build_schedule(plan, element_bytes=4, bucket_bytes=BUCKET_BYTES)
+    schedule = build_schedule(plan, element_bytes=4, bucket_bytes=bucket_bytes)
     executor = ReshardExecutor(schedule, rank, torch.float32)
     shard: dict[str, torch.Tensor] = {}
     for number in range(executor.num_rounds):
