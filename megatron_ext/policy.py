@@ -73,6 +73,7 @@ class MegatronPolicy:
         self.layout = layout
         self.topology = topology
         self.hf_config = read_hf_config(hf_dir)
+        self.dtype = dtype
         self.chunks = build_model(self.hf_config, layout, topology, dtype, attention)
         for chunk in self.chunks:
             chunk.fp32_head = fp32_head

@@ -17,6 +17,7 @@ from hybridflow.cluster.processes import end_processes
 from hybridflow.cluster.session import Slots, node_address, start_session, stop_session
 from hybridflow.cluster.workers import Call, Worker, are_ready, check_failed, forget_workers, gather, identify
 from hybridflow.config.sections import Config
+from hybridflow.control.transport import exact_settings
 from hybridflow.errors import RewardError
 from hybridflow.reward_service.actor import RewardWorker
 from hybridflow.rollout.group import RolloutGroup, RolloutSettings
@@ -59,6 +60,7 @@ class System:
 
     def _start(self, config: Config, hf_dir: Path, log_directory: Path, note: Callable[[str], None]) -> None:
         layout, engines = config.train.layout, config.rollout
+        shards = exact_settings(config, hf_dir)
         note("starting Ray")
         num_slots = max(layout.world_size, engines.num_engines * engines.tp_size)
         start_session(num_slots)
@@ -73,6 +75,8 @@ class System:
         self._actors += [worker.actor for worker in self.trainer.workers]
         self._start_rewards(config, slots, stream, log_directory)
         gather(self.trainer.setup(hf_dir))
+        if shards is not None:
+            self.trainer.use_exact_shards(shards)
         self.rollout.wait_ready()
         note("all workers are ready")
 

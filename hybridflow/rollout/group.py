@@ -27,6 +27,7 @@ from hybridflow.rollout.arguments import build_arguments, engine_environment
 from hybridflow.rollout.leases import LeaseDispatch
 from hybridflow.rollout.member import EngineDiedError, EngineMember
 from hybridflow.rollout.report import Totals
+from hybridflow.rollout.shard_loader import ShardLoader
 from hybridflow.rollout.weight_session import WeightSession
 from hybridflow.types import GroupRequest, RolloutReport, SamplingParams
 from hybridflow.weights.manifest import TensorEntry, compare_manifests
@@ -97,7 +98,8 @@ class RolloutGroup:
                 max_concurrency=CONCURRENCY,
             )
             log = str(log_directory / f"{name}.log")
-            given = (name, str(hf_dir), arguments, settings.seed, endpoint, log, settings.initial_version)
+            shards = ShardLoader(index, section.verify_weights)
+            given = (name, str(hf_dir), arguments, settings.seed, endpoint, log, settings.initial_version, shards)
             self._members[name] = EngineMember(
                 name,
                 lambda options=options, given=given: options.remote(*given),

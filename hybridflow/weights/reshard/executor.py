@@ -12,6 +12,9 @@ Every rank calls `assemble(number, ...)` for the same rounds in the same order. 
 round k. Round k + 1 is assembled while they load it. Whoever drives the rounds keeps that rule.
 
 No whole tensor of the model is ever gathered: a rank holds its parameters, its two buckets, and what is packed.
+
+On CUDA (not run yet) messages travel over NCCL from device to device, and buckets lie in host memory all the same: each
+engine's rank copies its bucket up by itself. Handing over device memory (CUDA IPC) is not built.
 """
 
 from __future__ import annotations
@@ -35,14 +38,16 @@ from hybridflow.weights.reshard.shard_bucket import ShardBucket, cut_buffer
 Parameters = Mapping[tuple[int, str], Tensor]
 """Of a train rank, by (chunk of its virtual pipeline, Megatron name)."""
 
+CPU = torch.device("cpu")
+
 
 class ReshardExecutor:
     """Rank `rank` of the train group. Collective: all ranks make one, with the same schedule."""
 
-    def __init__(self, schedule: Schedule, rank: int, dtype: torch.dtype) -> None:
+    def __init__(self, schedule: Schedule, rank: int, dtype: torch.dtype, device: torch.device = CPU) -> None:
         """Allocates the buffers and learns where those of the others are."""
         assert dtype.itemsize == schedule.element_bytes, (dtype, schedule.element_bytes)
-        self._schedule, self._rank, self._dtype = schedule, rank, dtype
+        self._schedule, self._rank, self._dtype, self._device = schedule, rank, dtype, device
         self._engine_of = {
             gpu: (engine, tp_rank)
             for engine, gpus in enumerate(schedule.plan.engines)
@@ -106,7 +111,8 @@ class ReshardExecutor:
                 targets = self._targets(number, self._rank)
                 for tag, copy in enumerate(message.copies):
                     place = as_matrix(targets[copy.parameter], copy.region)
-                    landing = place if place.is_contiguous() else torch.empty_like(place).contiguous()
+                    in_place = place.is_contiguous() and self._device.type == "cpu"
+                    landing = place if in_place else torch.empty(place.shape, dtype=place.dtype, device=self._device)
                     operations.append(dist.P2POp(dist.irecv, landing, message.source, tag=tag))
                     if landing is not place:
                         unpack.append((place, landing))
