@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from hybridflow.config.sections import Config
 from hybridflow.errors import ConfigError
 from hybridflow.trainer.layout import read_model, to_layout
-from hybridflow.weights.reshard.rollout_layout import RolloutLayout
+from hybridflow.weights.reshard.rollout_layout import RolloutLayout, check_cpu_layout
 from hybridflow.weights.reshard.settings import ReshardSettings, engines_in_order
 
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2}
@@ -50,8 +52,11 @@ def exact_settings(config: Config, hf_dir: str | Path) -> ReshardSettings | None
         engines_in_order(rollout.num_engines, layout.tp, train.world_size),
         int(rollout.weight_bucket_mib * 2**20),
     )
+    hf_config = read_model(hf_dir)
     try:
-        settings.schedule(read_model(hf_dir), train, ELEMENT_BYTES[config.model.dtype])
+        settings.schedule(hf_config, train, ELEMENT_BYTES[config.model.dtype])
+        if not torch.cuda.is_available():
+            check_cpu_layout(hf_config, layout)
     except ConfigError as error:
         raise ConfigError(f"rollout.weight_transport = 'exact' cannot serve this: {error}{remedy}") from error
     return settings

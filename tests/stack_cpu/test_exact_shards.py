@@ -61,7 +61,7 @@ def write_moe(dense: Path, out_dir: Path) -> None:
         vocab_size=1024,
         hidden_size=64,
         intermediate_size=96,
-        moe_intermediate_size=40,
+        moe_intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,

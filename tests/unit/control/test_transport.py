@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
@@ -54,3 +56,20 @@ def test_engines_without_a_train_worker_are_left_to_those_that_have_one() -> Non
 )
 def test_ranks_per_machine(machines: str, size: int) -> None:
     assert ranks_per_machine(machines) == size
+
+
+@pytest.mark.parametrize(
+    ("changes", "tp", "message"),
+    [
+        ({"intermediate_size": 96}, 2, r"intermediate_size = 96: .* multiple of 32 x rollout tp = 64"),
+        ({"num_key_value_heads": 1}, 2, r"rollout tp = 2: on a CPU SGLang pads the model's 1 key-value heads"),
+    ],
+)
+def test_what_sglang_pads_on_a_cpu_is_refused(
+    changes: dict[str, int], tp: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (tmp_path / "config.json").write_text(json.dumps(json.loads((TINY / "config.json").read_text()) | changes))
+    layout = "train.layout={dp=2}"
+    with pytest.raises(ConfigError, match=rf"{message}.*rollout\.weight_transport = 'hf_buckets'"):
+        exact_settings(config(layout, f"rollout.tp_size={tp}"), tmp_path)
