@@ -53,7 +53,7 @@ class Stack:
 @pytest.fixture(scope="module")
 def stack(warm_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("parity")
-    overrides = settings(warm_model, folder, rollout__temperature=0.7)
+    overrides = settings(warm_model, folder, rollout__temperature=0.7, rollout__weight_transport="exact")
     config = load_config([ROOT / "configs/quickstart.toml"], overrides, Config)
     spec = SynthSpec(tier="easy", doc_tokens=64, num_records=8, num_train=NUM_PROMPTS, num_test=1)
     tokenizer = AutoTokenizer.from_pretrained(warm_model)
