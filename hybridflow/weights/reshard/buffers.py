@@ -60,7 +60,7 @@ def map_buffer(handle: BufferHandle) -> Tensor:
             f"cannot open the weights of process {handle.pid}: {error}. It has ended, or belongs to another user"
         ) from error
     try:
-        storage = torch.UntypedStorage._new_shared_fd_cpu(fd, handle.num_bytes)
+        storage = torch.UntypedStorage._new_shared_fd_cpu(fd, handle.num_bytes)  # pyright: ignore[reportAttributeAccessIssue]
     finally:
         os.close(fd)  # torch keeps one of its own
     return torch.empty(0, dtype=torch.uint8).set_(storage)  # pyright: ignore[reportArgumentType]
