@@ -176,7 +176,7 @@ class RolloutSection(Section):
     """Starts in a row of one engine without a completion in between, before the run ends with an error."""
     num_threads: int = Field(default=2, ge=1)
     """CPU threads of each rank of an engine."""
-    weight_transport: Literal["exact", "hf_buckets"] = "exact"
+    weight_transport: Literal["exact", "hf_buckets"] = "hf_buckets"
     """How weights reach the engines: "exact" moves each byte from the shard that has it to the shard that needs it;
     "hf_buckets" gathers whole tensors under Hugging Face names, for models and layouts that "exact" cannot serve."""
     weight_bucket_mib: float = Field(default=256, gt=0)
