@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import sys
 from pathlib import Path
@@ -27,7 +28,9 @@ app = typer.Typer(
 )
 
 
+@functools.cache
 def _mount() -> None:
+    """Adds the commands of the other rooms, once however often `main` is called in a process."""
     from hybridflow.data.commands import app as data_app
     from hybridflow.policy.commands import app as model_app
     from hybridflow.tools.commands import mount as mount_tools
