@@ -73,6 +73,7 @@ class MegatronPolicy:
         self.layout = layout
         self.topology = topology
         self.hf_config = read_hf_config(hf_dir)
+        self.dtype = dtype
         self.chunks = build_model(self.hf_config, layout, topology, dtype, attention)
         for chunk in self.chunks:
             chunk.fp32_head = fp32_head
@@ -150,6 +151,16 @@ class MegatronPolicy:
         self._finish_weights()
         for chunk in self.chunks:
             yield from export.iterate_hf_tensors(chunk, self.topology)
+
+    def local_parameters(self) -> dict[tuple[int, str], Tensor]:
+        """This rank's own parameters by (chunk of its virtual pipeline, Megatron name): not copies, read only."""
+        self._require("weights")
+        self._finish_weights()
+        return {
+            (number, name): parameter.detach()
+            for number, chunk in enumerate(self.chunks)
+            for name, parameter in chunk.named_parameters()
+        }
 
     def save_hf(self, out_dir: str | Path) -> None:
         """Writes a complete Hugging Face directory."""

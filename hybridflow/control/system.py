@@ -17,6 +17,7 @@ from hybridflow.cluster.processes import end_processes
 from hybridflow.cluster.session import Slots, node_address, start_session, stop_session
 from hybridflow.cluster.workers import forget_workers, gather
 from hybridflow.config.sections import Config
+from hybridflow.control.transport import exact_settings
 from hybridflow.reward_service.group import RewardGroup, setup_of
 from hybridflow.reward_service.rules import BUILD_RULES
 from hybridflow.rollout.group import RolloutGroup
@@ -59,6 +60,7 @@ class System:
 
     def _start(self, config: Config, hf_dir: Path, log_directory: Path, note: Callable[[str], None]) -> None:
         layout, engines = config.train.layout, config.rollout
+        shards = exact_settings(config, hf_dir)
         note("starting Ray")
         num_slots = max(layout.world_size, engines.num_engines * engines.tp_size)
         start_session(num_slots)
@@ -80,6 +82,8 @@ class System:
         setup = setup_of(config.reward, BUILD_RULES, rewards=config.rewards.model_dump())
         self._rewards = RewardGroup(config.reward, setup, stream, slots, log_directory, note)
         gather(self.trainer.setup(hf_dir))
+        if shards is not None:
+            self.trainer.use_exact_shards(shards)
         self.rollout.wait_ready()
         self._rewards.wait_ready()
         note("all workers are ready")

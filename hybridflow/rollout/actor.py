@@ -13,8 +13,10 @@ from hybridflow.cluster.session import this_device
 from hybridflow.observability.log import configure
 from hybridflow.observability.process_log import redirect_output
 from hybridflow.rollout.engine import EngineStatus, SGLangEngine
+from hybridflow.rollout.shard_loader import ShardLoader
 from hybridflow.types import Completion, Lease, SamplingParams
 from hybridflow.weights.manifest import Bucket, TensorEntry
+from hybridflow.weights.reshard.shard_bucket import ShardRound
 from hybridflow.wire.completion_sender import CompletionSender
 from hybridflow.wire.endpoint import Endpoint
 
@@ -42,12 +44,15 @@ class RolloutWorker:
         endpoint: Endpoint,
         log_path: str,
         initial_version: int | None,
+        shards: ShardLoader,
     ) -> None:
         redirect_output(Path(log_path))
         configure(engine_id)
         device = this_device()
         placed = {} if device is None else {"base_gpu_id": device}
-        self._engine = SGLangEngine(model_path, placed | arguments, run_seed=run_seed, initial_version=initial_version)
+        self._engine = SGLangEngine(
+            model_path, placed | arguments, run_seed=run_seed, shards=shards, initial_version=initial_version
+        )
         self._sender = CompletionSender(endpoint, engine_id)
 
     def ping(self) -> int:
@@ -80,7 +85,7 @@ class RolloutWorker:
     def begin_weights(self, version: int) -> None:
         self._engine.begin_weights(version)
 
-    def load_bucket(self, bucket: Bucket) -> None:
+    def load_bucket(self, bucket: Bucket | ShardRound) -> None:
         self._engine.load_bucket(bucket)
 
     def end_weights(self) -> tuple[int, list[TensorEntry]]:

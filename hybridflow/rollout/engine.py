@@ -23,9 +23,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from hybridflow.errors import RolloutError, WeightSyncError
+from hybridflow.rollout.shard_loader import ShardLoader
 from hybridflow.rollout.translate import check_reason, completion_seed, to_completion, to_sglang, undecoded
 from hybridflow.types import Completion, Lease, SamplingParams
 from hybridflow.weights.manifest import Bucket, TensorEntry, check_bucket
+from hybridflow.weights.reshard.shard_bucket import ShardRound
 from hybridflow.wire.messages import build_completion_id
 
 T = TypeVar("T")
@@ -51,14 +53,22 @@ class SGLangEngine:
         arguments: SGLang ServerArgs fields (`arguments.build_arguments` makes them).
         run_seed: enters every completion's seed.
         initial_version: confirms the weights of `model_path` under this version; otherwise they have to be published.
+        shards: the engine's end of exact resharding.
     """
 
     def __init__(
-        self, model_path: str, arguments: dict[str, Any], *, run_seed: int, initial_version: int | None = None
+        self,
+        model_path: str,
+        arguments: dict[str, Any],
+        *,
+        run_seed: int,
+        shards: ShardLoader,
+        initial_version: int | None = None,
     ) -> None:
         from sglang.srt.entrypoints.engine import Engine
 
         self._run_seed = run_seed
+        self._shards = shards
         if initial_version is not None:
             arguments = arguments | {"weight_version": str(initial_version)}
         self._engine = Engine(model_path=model_path, **arguments)
@@ -193,28 +203,51 @@ class SGLangEngine:
 
         self._session_version = version
         self._loaded = []
+        self._shards.begin()
         self._check(
             self._run(self._tokenizer_manager.begin_weight_update(io_struct.BeginWeightUpdateReqInput())), "begin"
         )
 
-    def load_bucket(self, bucket: Bucket) -> None:
-        """Verifies a bucket and loads it under its HF names; SGLang slices for each of its TP ranks."""
-        from sglang.srt.managers import io_struct
-        from sglang.srt.utils import MultiprocessingSerializer
+    def load_bucket(self, bucket: Bucket | ShardRound) -> None:
+        """Verifies a bucket and loads it.
 
+        Whole tensors go in under their HF names, and SGLang slices them for each of its TP ranks; shards go in as they
+        are, under SGLang's own names.
+        """
         if bucket.version != self._session_version:
             raise WeightSyncError(
                 f"bucket of version {bucket.version} in a session for version {self._session_version}"
             )
+        if isinstance(bucket, ShardRound):
+            self._update(self._shards.open_round(bucket), "direct")
+            return
+        from sglang.srt.utils import MultiprocessingSerializer
+
         check_bucket(bucket)
         named = [(entry.name, tensor) for entry, tensor in zip(bucket.entries, bucket.tensors, strict=True)]
         ranks = self._engine.server_args.tp_size
+        self._update([MultiprocessingSerializer.serialize(named) for _ in range(ranks)], None)
+        self._loaded.extend(bucket.entries)
+
+    def _update(self, payloads: list[bytes], load_format: str | None) -> None:
+        """Gives SGLang one payload per rank; returns when every rank has copied it."""
+        from sglang.srt.managers import io_struct
+
         request = io_struct.UpdateWeightsFromTensorReqInput(
-            serialized_named_tensors=[MultiprocessingSerializer.serialize(named) for _ in range(ranks)],
-            flush_cache=False,
+            serialized_named_tensors=payloads, load_format=load_format, flush_cache=False
         )
         self._check(self._run(self._tokenizer_manager.update_weights_from_tensor(request, None)), "load a bucket")
-        self._loaded.extend(bucket.entries)
+
+    def _verify_shards(self, version: int) -> None:
+        """Compares SGLang's own checksums of its parameters with what was handed over."""
+        from sglang.srt.managers import io_struct
+
+        request = io_struct.CheckWeightsReqInput(
+            action="checksum", skip_tensor_list=self._shards.names_to_skip, selector="target"
+        )
+        success, message, ranks, _ = self._run(self._tokenizer_manager.check_weights(request))
+        self._check((success, message), "verify")
+        self._shards.check(version, [rank["checksums"] for rank in ranks])
 
     def end_weights(self) -> tuple[int, list[TensorEntry]]:
         """Closes the session, drops cached keys and values of the old weights, and returns (version, what was loaded).
@@ -224,7 +257,10 @@ class SGLangEngine:
         from sglang.srt.managers import io_struct
 
         manager, version = self._tokenizer_manager, self._session_version
+        assert version is not None, "begin_weights was not called"
         self._check(self._run(manager.end_weight_update(io_struct.EndWeightUpdateReqInput())), "end")
+        if self._shards.is_verifying:
+            self._verify_shards(version)
         flushed = self._run(manager.flush_cache())
         if not flushed.success:
             raise WeightSyncError(
@@ -235,8 +271,7 @@ class SGLangEngine:
         if confirmed != str(version):
             raise WeightSyncError(f"SGLang reports weights version {confirmed!r} after version {version} was loaded")
         self._version, self._session_version = version, None
-        assert version is not None
-        return version, self._loaded
+        return version, self._loaded + self._shards.entries
 
     @staticmethod
     def _check(result: tuple[bool, str], action: str) -> None:

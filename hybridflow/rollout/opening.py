@@ -12,6 +12,7 @@ from hybridflow.config.sections import RolloutSection
 from hybridflow.rollout.actor import RolloutWorker
 from hybridflow.rollout.arguments import build_arguments, engine_environment
 from hybridflow.rollout.member import EngineMember
+from hybridflow.rollout.shard_loader import ShardLoader
 from hybridflow.wire.endpoint import Endpoint
 
 SLOT_SHARE = 0.4
@@ -50,9 +51,11 @@ def create_member(
     )
     arguments = build_arguments(section, dtype=settings.dtype, seed=settings.seed)
     log = str(log_directory / f"{name}.log")
+    shards = ShardLoader(index, section.verify_weights)
+    given = (name, str(hf_dir), arguments, settings.seed, endpoint, log, settings.initial_version, shards)
     return EngineMember(
         name,
-        lambda: options.remote(name, str(hf_dir), arguments, settings.seed, endpoint, log, settings.initial_version),
+        lambda: options.remote(*given),
         heartbeat_s=section.heartbeat_s,
         hang_timeout_s=section.hang_timeout_s,
         start_timeout_s=section.start_timeout_s,

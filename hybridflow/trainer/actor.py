@@ -18,6 +18,9 @@ from hybridflow.observability.log import configure
 from hybridflow.observability.process_log import redirect_output
 from hybridflow.types import TrainBatch, UpdateReport
 from hybridflow.weights.manifest import Bucket, TensorEntry
+from hybridflow.weights.reshard.buffers import this_machine
+from hybridflow.weights.reshard.settings import ReshardSettings
+from hybridflow.weights.reshard.shard_bucket import ShardBucket
 
 if TYPE_CHECKING:
     from hybridflow.trainer.core import TrainerCore
@@ -82,6 +85,16 @@ class TrainWorker:
 
     def stream_weights(self, version: int, bucket_bytes: int) -> Iterator[Bucket]:
         yield from self.core.iterate_weights(version, bucket_bytes)
+
+    def machine(self) -> str:
+        """Equal for workers that see each other's memory."""
+        return this_machine()
+
+    def open_reshard(self, settings: ReshardSettings) -> int:
+        return self.core.open_reshard(settings)
+
+    def assemble_shards(self, number: int, version: int) -> ShardBucket | None:
+        return self.core.assemble_shards(number, version)
 
     def published_manifest(self) -> list[TensorEntry]:
         return self.core.published_manifest()

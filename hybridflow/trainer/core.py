@@ -16,6 +16,9 @@ from hybridflow.trainer.layout import to_layout
 from hybridflow.trainer.objectives import PolicyObjective, sequence_mean_objective, sft_objective
 from hybridflow.types import TrainBatch, UpdateReport
 from hybridflow.weights.manifest import Bucket, TensorEntry, iterate_buckets
+from hybridflow.weights.reshard.executor import ReshardExecutor
+from hybridflow.weights.reshard.settings import ReshardSettings
+from hybridflow.weights.reshard.shard_bucket import ShardBucket
 from megatron_ext.attention_cuda import AttentionBackend
 from megatron_ext.commit import BrokenCheckpointError
 from megatron_ext.hf.identity import WrongModelError
@@ -69,6 +72,7 @@ class TrainerCore:
             activation_offload=offload_activations,
         )
         self._published: list[TensorEntry] = []
+        self._reshard: ReshardExecutor | None = None
 
     @property
     def sends_weights(self) -> bool:
@@ -173,6 +177,18 @@ class TrainerCore:
             self._published.extend(bucket.entries)
             yield bucket
 
+    def open_reshard(self, settings: ReshardSettings) -> int:
+        """Plans exact resharding to the engines that `settings` names; returns the number of its rounds."""
+        dtype = self._policy.dtype
+        schedule = settings.schedule(self._policy.hf_config, self._policy.layout, dtype.itemsize)
+        self._reshard = ReshardExecutor(schedule, self.topology.rank, dtype, self.topology.device)
+        return self._reshard.num_rounds
+
+    def assemble_shards(self, number: int, version: int) -> ShardBucket | None:
+        """One round of it, see `ReshardExecutor.assemble`."""
+        assert self._reshard is not None, "open_reshard was not called"
+        return self._reshard.assemble(number, version, self._policy.local_parameters())
+
     def published_manifest(self) -> list[TensorEntry]:
         """Entries of the tensors that this rank handed out last."""
         return self._published
@@ -199,5 +215,7 @@ class TrainerCore:
         self._policy.save_hf(directory)
 
     def close(self) -> None:
+        if self._reshard is not None:
+            self._reshard.close()
         self._policy.close()
         shutdown_distributed()

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 
 from hybridflow.cluster.session import Slots
-from hybridflow.cluster.workers import RESUME, Call, gather, identify, stream
+from hybridflow.cluster.workers import RESUME, Call, gather, identify
 from hybridflow.config.sections import Config, OptimizerSection, WorkerSection
 from hybridflow.errors import TrainerError
 from hybridflow.trainer.actor import HEALTH, TrainWorker, worker_environment
+from hybridflow.trainer.weight_streams import ExactShards, HFBuckets
 from hybridflow.types import TrainBatch, UpdateReport
 from hybridflow.weights.manifest import TensorEntry
+from hybridflow.weights.reshard.settings import ReshardSettings, ranks_per_machine
 
 SLOT_SHARE = 0.4
 """Part of a slot that a train worker takes; the rest is for the engine and reward workers beside it."""
-BUCKET_BYTES = 256 * 2**20
+
+
+class WeightStream(Protocol):
+    """One of `weight_streams`."""
+
+    def stream(self, version: int) -> Iterator[Any]: ...
+
+    def manifest(self) -> list[TensorEntry]: ...
 
 
 @dataclass(frozen=True)
@@ -111,16 +121,6 @@ class PolicyGroup:
     def save_hf(self, directory: Path) -> None:
         gather(self._start("save_hf", str(directory)))
 
-    def stream_weights(self, version: int) -> Iterator[Any]:
-        """References to weight buckets, as the ranks make them; every rank takes part, in rank order per stage."""
-        streams = [stream(worker, "stream_weights", version, BUCKET_BYTES) for worker in self.workers]
-        for references in streams:
-            yield from references
-
-    def published_manifest(self) -> list[TensorEntry]:
-        """What all ranks together handed out in the last `stream_weights`."""
-        return [entry for entries in gather(self._start("published_manifest")) for entry in entries]
-
     def _start(self, method: str, *args: Any) -> list[Call]:
         return [worker.call(method, *args) for worker in self.workers]
 
@@ -135,6 +135,23 @@ class TrainerGroup(PolicyGroup):
             log_directory,
         )
         self._config = config
+        self._bucket_bytes = int(config.rollout.weight_bucket_mib * 2**20)
+        self._weights: WeightStream = HFBuckets(self.workers, self._bucket_bytes)
+
+    def use_exact_shards(self, settings: ReshardSettings) -> None:
+        """From now on `stream_weights` gives engines shards, cut for their ranks. To be called after `setup`."""
+        machines = gather(self._start("machine"))
+        settings = dataclasses.replace(settings, gpus_per_node=ranks_per_machine(machines))
+        num_rounds = gather(self._start("open_reshard", settings))[0]
+        self._weights = ExactShards(self.workers, num_rounds)
+
+    def stream_weights(self, version: int) -> Iterator[Any]:
+        """The present weights in pieces, as they are made; the next is made once the last but one is loaded."""
+        return self._weights.stream(version)
+
+    def published_manifest(self) -> list[TensorEntry]:
+        """What the last `stream_weights` handed out."""
+        return self._weights.manifest()
 
     def update(self, batch: TrainBatch, learning_rate: float) -> UpdateReport:
         """Policy gradient steps on one batch."""

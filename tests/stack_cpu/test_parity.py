@@ -1,4 +1,4 @@
-"""HF transformers, Megatron TP=2 and SGLang TP=1 are the same policy, before and after a weight update.
+"""HF transformers, Megatron TP=2 and SGLang TP=1 are the same policy, before and after an update by exact shards.
 
 One system (Ray, two train workers, one engine) serves all tests: the initial weights are published as version 0, one
 policy gradient step changes them, and the result is published as version 1. The reference is HF transformers on the
@@ -7,6 +7,7 @@ exported weights.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from hybridflow.data.dataset import PromptDataset
 from hybridflow.data.synth.spec import SynthSpec, generate_rows
 from hybridflow.errors import RolloutError, WeightSyncError
 from hybridflow.types import Completion, Prompt, SamplingParams, TrainSequence
+from hybridflow.weights.reshard.buffers import map_buffer
 from tests.stack_cpu.command import ROOT, settings
 
 pytestmark = [pytest.mark.stack_cpu, pytest.mark.timeout(300)]
@@ -51,7 +53,7 @@ class Stack:
 @pytest.fixture(scope="module")
 def stack(warm_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("parity")
-    overrides = settings(warm_model, folder, rollout__temperature=0.7)
+    overrides = settings(warm_model, folder, rollout__temperature=0.7, rollout__weight_transport="exact")
     config = load_config([ROOT / "configs/quickstart.toml"], overrides, Config)
     spec = SynthSpec(tier="easy", doc_tokens=64, num_records=8, num_train=NUM_PROMPTS, num_test=1)
     tokenizer = AutoTokenizer.from_pretrained(warm_model)
@@ -179,10 +181,9 @@ def test_abort_delivers_what_was_decoded(stack: Stack) -> None:
 
 def test_a_changed_tensor_is_named_and_stops_the_update(stack: Stack) -> None:
     """The engine checks each tensor against its entry before it loads it."""
-    import ray
-
-    reference = next(iter(stack.system.trainer.stream_weights(7)))
-    bucket = ray.get(reference)
-    bucket.tensors[0] = bucket.tensors[0] + 1.0
-    with pytest.raises(WeightSyncError, match=bucket.entries[0].name.replace(".", r"\.")):
-        stack.system.rollout.load_weights(lambda version: [ray.put(bucket)], 7)
+    rollout = stack.system.rollout
+    (round_,) = stack.system.trainer.stream_weights(7)
+    map_buffer(round_.engines[0][0].handle)[0] ^= 1
+    name = round_.engines[0][0].entries[0].name
+    with pytest.raises(WeightSyncError, match=rf"{re.escape(name)} of rank 0 of the engine, from train worker 0"):
+        rollout.load_weights(lambda version: [round_], 7)

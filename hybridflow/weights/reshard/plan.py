@@ -4,9 +4,10 @@
     plan.copies_to(rank)            every copy that fills the engine's parameters on GPU `rank`
     plan.padding_of(rank)           what that GPU fills with zeros by itself
 
-Made by planner.py, put in order for transports by schedule.py. Trainer rank i is on GPU i; engines share the same GPUs.
-A plan holds patterns, one per kind of block and rollout rank, and a source for each GPU and part; copies are made from
-these on demand, so that a model of hundreds of layers takes no more time or memory to plan than one layer.
+Made by planner.py, put in order for transports by schedule.py. Trainer rank i is on GPU i; engines share the same GPUs,
+some of which may have none. A plan holds patterns, one per kind of block and rollout rank, and a source for each GPU
+and part; copies are made from these on demand, so that a model of hundreds of layers takes no more time or memory to
+plan than one layer.
 """
 
 from __future__ import annotations

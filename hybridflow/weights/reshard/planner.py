@@ -8,7 +8,7 @@ from __future__ import annotations
 from hybridflow.errors import ConfigError
 from hybridflow.weights.reshard.blocks import model_blocks
 from hybridflow.weights.reshard.pattern import build_pattern
-from hybridflow.weights.reshard.placement import place_engines
+from hybridflow.weights.reshard.placement import Engines, place_engines
 from hybridflow.weights.reshard.plan import ReshardPlan
 from hybridflow.weights.reshard.proof import prove_exact
 from hybridflow.weights.reshard.rollout_layout import RolloutLayout, check_rollout_layout
@@ -19,11 +19,19 @@ from megatron_ext.hf.config import HFConfig
 from megatron_ext.layout import Layout, LayoutError, check_layout
 
 
-def plan_reshard(hf_config: HFConfig, train: Layout, rollout: RolloutLayout, *, gpus_per_node: int = 8) -> ReshardPlan:
+def plan_reshard(
+    hf_config: HFConfig,
+    train: Layout,
+    rollout: RolloutLayout,
+    *,
+    gpus_per_node: int = 8,
+    engines: Engines | None = None,
+) -> ReshardPlan:
     """The copies, proven exact (proof.py), with the engines placed so that the fewest elements change GPU.
 
-    Pure: needs no process, no device and no weights. Raises ConfigError naming the key, its value, the rule and a
-    remedy if one of the layouts does not fit the model or they do not fit each other.
+    `engines` are those that run already, where they run; GPUs may be without one. Pure: needs no process, no device and
+    no weights. Raises ConfigError naming the key, its value, the rule and a remedy if one of the layouts does not fit
+    the model or they do not fit each other.
     """
     check_layouts(hf_config, train, rollout, gpus_per_node)
     blocks = model_blocks(hf_config, train)
@@ -35,7 +43,8 @@ def plan_reshard(hf_config: HFConfig, train: Layout, rollout: RolloutLayout, *, 
         for tp_rank in range(rollout.tp)
     }
     needs = count_needs(blocks, patterns, rollout.tp)
-    engines = place_engines(count_held(needs, train), gpus_per_node)
+    if engines is None:
+        engines = place_engines(count_held(needs, train), gpus_per_node)
     sources = choose_sources(needs, train, engines, gpus_per_node)
     plan = ReshardPlan(hf_config, train, rollout, gpus_per_node, blocks, patterns, engines, sources)
     prove_exact(plan)

@@ -48,6 +48,27 @@ def check_rollout_layout(hf_config: HFConfig, rollout: RolloutLayout, world_size
     _check_experts(hf_config, rollout)
 
 
+SGLANG_CPU_PADDING = 32
+"""SGLang's CPU engine pads widths to a multiple of it on each rank (0.5.23, configs/update_config.py)."""
+
+
+def check_cpu_layout(hf_config: HFConfig, rollout: RolloutLayout) -> None:
+    """Raises ConfigError for what SGLang lays out differently on a CPU: widths that it pads, key-value heads too."""
+    width, key = hf_config.ffn_hidden_size, "intermediate_size"
+    if hf_config.moe is not None:
+        width, key = hf_config.moe.ffn_hidden_size, "moe_intermediate_size"
+    multiple = SGLANG_CPU_PADDING * rollout.tp
+    if width % multiple:
+        raise ConfigError(
+            f"{key} = {width}: on a CPU SGLang pads it to a multiple of 32 x rollout tp = {multiple}; choose another tp"
+        )
+    if hf_config.num_kv_heads % rollout.tp:
+        raise ConfigError(
+            f"rollout tp = {rollout.tp}: on a CPU SGLang pads the model's {hf_config.num_kv_heads} key-value heads to "
+            f"a multiple of it; choose one of {_divisors(hf_config.num_kv_heads)}"
+        )
+
+
 def _check_experts(hf_config: HFConfig, rollout: RolloutLayout) -> None:
     moe = hf_config.moe
     if moe is None:

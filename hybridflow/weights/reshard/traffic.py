@@ -39,7 +39,8 @@ def compute_traffic(plan: ReshardPlan, schedule: Schedule) -> list[RankTraffic]:
 
 def _traffic_of(gpu: int, needs: Needs, plan: ReshardPlan, schedule: Schedule) -> RankTraffic:
     received = dict.fromkeys(Link, 0)
-    for supply, elements in needs[plan.tp_rank_of[gpu]].items():
+    needed = needs[plan.tp_rank_of[gpu]] if gpu in plan.tp_rank_of else {}
+    for supply, elements in needed.items():
         received[plan.link(plan.sources[gpu, supply], gpu)] += elements * schedule.element_bytes
     return RankTraffic(
         gpu,

@@ -147,7 +147,7 @@ def test_two_layers_from_one_place_are_found(plan: ReshardPlan) -> None:
 
 
 def test_a_gpu_with_two_engine_ranks_is_found(plan: ReshardPlan) -> None:
-    with pytest.raises(WeightSyncError, match="each of 4 GPUs has to be one rank of an engine"):
+    with pytest.raises(WeightSyncError, match="each has to have 4 of the 4 GPUs to itself"):
         prove_exact(dataclasses.replace(plan, engines=((0, 1, 2, 2),)))
 
 

@@ -1,0 +1,72 @@
+"""Two ways in which train workers hand their weights out, seen from the driver. `control/system.py` chooses one.
+
+    HFBuckets      whole tensors under Hugging Face names, gathered; works for every model
+    ExactShards    parameters as each rank of SGLang holds them; no tensor is gathered
+
+Both make the items that `rollout.load_weights` takes. Its reader is at most one item behind when it asks for the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from hybridflow.cluster.workers import Worker, gather, stream
+from hybridflow.errors import WeightSyncError
+from hybridflow.weights.manifest import TensorEntry
+from hybridflow.weights.reshard.shard_bucket import ShardBucket, ShardRound, check_engines_alike, rank_entries
+
+
+class HFBuckets:
+    """Buckets of whole tensors."""
+
+    def __init__(self, workers: list[Worker], bucket_bytes: int) -> None:
+        self._workers = workers
+        self._bucket_bytes = bucket_bytes
+
+    def stream(self, version: int) -> Iterator[Any]:
+        """References to weight buckets, as the ranks make them; every rank takes part, in rank order per stage."""
+        streams = [stream(worker, "stream_weights", version, self._bucket_bytes) for worker in self._workers]
+        for references in streams:
+            yield from references
+
+    def manifest(self) -> list[TensorEntry]:
+        """What all ranks together handed out in the last `stream`."""
+        calls = [worker.call("published_manifest") for worker in self._workers]
+        return [entry for entries in gather(calls) for entry in entries]
+
+
+class ExactShards:
+    """Rounds of shards; only descriptions of them pass through the driver.
+
+    A round is assembled when its reader asks for it, into the memory of the round before the last: the reader must have
+    loaded that one everywhere.
+    """
+
+    def __init__(self, workers: list[Worker], num_rounds: int) -> None:
+        self._workers = workers
+        self._num_rounds = num_rounds
+        self._manifest: list[TensorEntry] = []
+
+    def stream(self, version: int) -> Iterator[ShardRound]:
+        """Raises WeightSyncError, naming tensor and ranks, where replicas of the trainer differ."""
+        self._manifest = []
+        for number in range(self._num_rounds):
+            made = gather([worker.call("assemble_shards", number, version) for worker in self._workers])
+            engines = _by_engine([bucket for bucket in made if bucket is not None])
+            check_engines_alike(engines)
+            self._manifest += [entry for bucket in engines[0] for entry in rank_entries(bucket)]
+            yield ShardRound(version=version, engines=engines)
+
+    def manifest(self) -> list[TensorEntry]:
+        """What one engine, as every other, was handed in the last `stream`; names tell its ranks apart."""
+        return self._manifest
+
+
+def _by_engine(buckets: list[ShardBucket]) -> list[list[ShardBucket]]:
+    engines: dict[int, list[ShardBucket]] = {}
+    for bucket in sorted(buckets, key=lambda bucket: (bucket.engine, bucket.tp_rank)):
+        engines.setdefault(bucket.engine, []).append(bucket)
+    if not engines:
+        raise WeightSyncError("no train worker assembled weights for an engine: the plan has none. This is a bug")
+    return [engines[engine] for engine in sorted(engines)]

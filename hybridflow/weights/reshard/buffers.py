@@ -1,0 +1,72 @@
+"""Memory that several processes of a machine see: where a rank assembles what its engine's rank loads.
+
+An anonymous memory file (memfd): other processes open it through /proc/<pid>/fd, and the memory is gone with the last
+process that maps it, however that one ends. Nothing has a name that could be left behind.
+
+On a CPU this is the whole hand-over: sources write into the destination's buffer, SGLang copies out of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+
+import msgspec
+import torch
+from torch import Tensor
+
+from hybridflow.errors import WeightSyncError
+
+
+class BufferHandle(msgspec.Struct, frozen=True):
+    """How another process of the same machine opens a buffer."""
+
+    machine: str
+    pid: int
+    fd: int
+    num_bytes: int
+
+
+class SharedBuffer:
+    """`num_bytes` of shared memory that this process owns; pages take memory when they are first written."""
+
+    def __init__(self, num_bytes: int) -> None:
+        fd = os.memfd_create("hybridflow-weights", os.MFD_CLOEXEC)
+        os.ftruncate(fd, max(num_bytes, 1))
+        self.handle = BufferHandle(this_machine(), os.getpid(), fd, max(num_bytes, 1))
+        self.bytes_B = map_buffer(self.handle)
+
+    def close(self) -> None:
+        """The memory goes back once other processes have let go of it too."""
+        del self.bytes_B
+        os.close(self.handle.fd)
+
+
+def map_buffer(handle: BufferHandle) -> Tensor:
+    """The buffer's bytes, uint8 [num_bytes], shared with its owner, and by torch's means with further processes.
+
+    Raises WeightSyncError if the owner is gone, or is on another machine.
+    """
+    if handle.machine != this_machine():
+        raise WeightSyncError(
+            f"a bucket of weights lies in the memory of process {handle.pid} of another machine; the engine has to run "
+            "beside its train worker: start fewer engines, or set rollout.weight_transport = 'hf_buckets'"
+        )
+    try:
+        fd = os.open(f"/proc/{handle.pid}/fd/{handle.fd}", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise WeightSyncError(
+            f"cannot open the weights of process {handle.pid}: {error}. It has ended, or belongs to another user"
+        ) from error
+    try:
+        storage = torch.UntypedStorage._new_shared_fd_cpu(fd, handle.num_bytes)  # pyright: ignore[reportAttributeAccessIssue]
+    finally:
+        os.close(fd)  # torch keeps one of its own
+    return torch.empty(0, dtype=torch.uint8).set_(storage)  # pyright: ignore[reportArgumentType]
+
+
+@functools.cache
+def this_machine() -> str:
+    """Equal for two processes that can see each other under /proc."""
+    return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"

@@ -1,0 +1,190 @@
+"""Train ranks and an engine in processes of their own, driven step by step over pipes; nothing here needs Ray."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import sys
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from hybridflow.config.sections import RolloutSection
+from hybridflow.rollout.arguments import build_arguments, engine_environment
+from hybridflow.weights.reshard.rollout_layout import RolloutLayout
+from hybridflow.weights.reshard.settings import ReshardSettings, engines_in_order
+from hybridflow.weights.reshard.shard_bucket import ShardRound
+from megatron_ext.layout import Layout
+from tests.dist_cpu.launch import free_port
+
+REPLY_TIMEOUT_S = 500.0
+
+
+class Served:
+    """A process that owns an object and calls its methods one after the other."""
+
+    def __init__(self, target: Any, *args: Any, environment: dict[str, str] | None = None) -> None:
+        before = dict(os.environ)
+        os.environ.update(environment or {"OMP_NUM_THREADS": "1"})  # inherited by the process that is started here
+        try:
+            context = multiprocessing.get_context("spawn")
+            self._pipe, theirs = context.Pipe()
+            self._process = context.Process(target=_serve, args=(theirs, target, args))
+            self._process.start()
+            theirs.close()
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+    def ask(self, method: str, *args: Any) -> None:
+        self._pipe.send((method, args))
+
+    def answer(self) -> Any:
+        """What the oldest call returned. Raises what it raised."""
+        assert self._pipe.poll(REPLY_TIMEOUT_S), "no answer"
+        result = self._pipe.recv()
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    def call(self, method: str, *args: Any) -> Any:
+        self.ask(method, *args)
+        return self.answer()
+
+    def close(self) -> None:
+        self._pipe.close()
+        self._process.join(timeout=60)
+        if self._process.is_alive():
+            self._process.kill()
+
+
+def _serve(pipe: Connection, target: Any, args: tuple[Any, ...]) -> None:
+    # A spawned process takes over the search path of its parent, without what the environment adds.
+    sys.path[:0] = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    served = target(*args)
+    try:
+        while True:
+            method, arguments = pipe.recv()
+            try:
+                pipe.send(getattr(served, method)(*arguments))
+            except Exception as error:
+                traceback.print_exc()
+                pipe.send(error)
+    except EOFError:
+        served.close()
+
+
+class TrainRank:
+    """A Megatron rank with its end of one or more reshards."""
+
+    def __init__(self, rank: int, layout: Layout, port: int, hf_dir: Path) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        from megatron_ext.policy import MegatronPolicy
+        from megatron_ext.topology import init_distributed
+
+        self.topology = init_distributed(rank, layout.world_size, "127.0.0.1", port, layout, seed=7, timeout_s=400)
+        self.policy = MegatronPolicy(str(hf_dir), layout, self.topology, dtype=torch.float32, optimizer=None)
+        self.executors: dict[int, Any] = {}
+
+    def change(self, scale: float, out_dir: Path) -> None:
+        """Perturbs the weights, the same on all replicas, and exports them."""
+        import torch
+
+        with torch.no_grad():
+            for parameter in self.policy.local_parameters().values():
+                wave = torch.sin(torch.arange(parameter.numel()) * 0.7).view_as(parameter)
+                parameter.mul_(1 + scale * wave)
+        self.policy.save_hf(out_dir)
+
+    def open(self, settings: ReshardSettings) -> int:
+        from hybridflow.weights.reshard.executor import ReshardExecutor
+
+        schedule = settings.schedule(self.policy.hf_config, self.policy.layout, 4)
+        executor = ReshardExecutor(schedule, self.topology.rank, self.policy.dtype)
+        self.executors[settings.rollout.tp] = executor
+        return executor.num_rounds
+
+    def assemble(self, tp: int, number: int, version: int) -> Any:
+        return self.executors[tp].assemble(number, version, self.policy.local_parameters())
+
+    def close(self) -> None:
+        from megatron_ext.topology import shutdown_distributed
+
+        for executor in self.executors.values():
+            executor.close()
+        shutdown_distributed()
+
+
+class Trainer:
+    """All ranks of a layout."""
+
+    def __init__(self, layout: Layout, hf_dir: Path) -> None:
+        self.layout = layout
+        port = free_port()
+        self.ranks = [Served(TrainRank, rank, layout, port, hf_dir) for rank in range(layout.world_size)]
+
+    def call(self, method: str, *args: Any) -> list[Any]:
+        for rank in self.ranks:
+            rank.ask(method, *args)
+        return [rank.answer() for rank in self.ranks]
+
+    def open(self, tp: int, bucket_bytes: int) -> int:
+        """For one engine of `tp` ranks; returns the number of rounds."""
+        engines = engines_in_order(1, tp, self.layout.world_size)
+        settings = ReshardSettings(RolloutLayout(tp), engines, bucket_bytes, gpus_per_node=self.layout.world_size)
+        return self.call("open", settings)[0]
+
+    def assemble(self, tp: int, number: int, version: int) -> ShardRound:
+        buckets = [bucket for bucket in self.call("assemble", tp, number, version) if bucket is not None]
+        return ShardRound(version=version, engines=[sorted(buckets, key=lambda bucket: bucket.tp_rank)])
+
+    def close(self) -> None:
+        for rank in self.ranks:
+            rank.close()
+
+
+class EngineProcess:
+    """SGLang as the rollout actor drives it."""
+
+    def __init__(self, hf_dir: Path, section: RolloutSection) -> None:
+        from hybridflow.rollout.engine import SGLangEngine
+        from hybridflow.rollout.shard_loader import ShardLoader
+
+        arguments = build_arguments(section, dtype="float32", seed=0)
+        self.engine = SGLangEngine(str(hf_dir), arguments, run_seed=0, shards=ShardLoader(0, section.verify_weights))
+        self.begin_weights = self.engine.begin_weights
+        self.load_bucket = self.engine.load_bucket
+        self.end_weights = self.engine.end_weights
+
+    def greedy(self, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
+        from hybridflow.types import GroupRequest, Lease, Prompt, SamplingParams
+
+        done: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        leases = []
+        for number, tokens in enumerate(prompts):
+            prompt = Prompt(prompt_id=f"p{number}", token_ids=tokens, data_source="", ability="", ground_truth="")
+            request = GroupRequest(group_id=f"g{number:04d}", prompt=prompt, num_completions=1)
+            leases.append(Lease(request=request, attempt=1, indices=[0]))
+        sampling = SamplingParams(temperature=0.0, max_new_tokens=max_new_tokens)
+        self.engine.submit(leases, sampling, lambda attempt, completion: done.put(completion))
+        completions = [done.get(timeout=REPLY_TIMEOUT_S) for _ in prompts]
+        return [c.token_ids for c in sorted(completions, key=lambda completion: completion.group_id)]
+
+    def close(self) -> None:
+        self.engine.shutdown()
+
+
+def start_engine(hf_dir: Path, tp: int) -> Served:
+    section = RolloutSection(
+        tp_size=tp,
+        num_threads=1,
+        context_tokens=512,
+        kv_cache_tokens=4096,
+        max_running_requests=8,
+        verify_weights="all",
+    )
+    return Served(EngineProcess, hf_dir, section, environment=engine_environment(section, 0))
