@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
+
+from hybridflow.config.section import Section
 
 
-class JudgeSection(BaseModel):
+class JudgeSection(Section):
     """A language model that compares an answer with the gold where the rule gave less than full reward.
 
     It sees the question and both answers, never the document.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    endpoints: list[str] = []
+    endpoints: list[str] = Field(default_factory=list)
     """OpenAI-compatible servers, such as "http://127.0.0.1:30000/v1"; empty: rules alone."""
     model: str = Field(default="judge", min_length=1)
     """Name of the model at the servers; `hybridflow judge serve` serves under this one unless told otherwise."""

@@ -5,18 +5,13 @@ Units stand in the names: `_s` seconds, `_tokens`, `_gib`; counts begin with `nu
 
 from __future__ import annotations
 
-import re
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from hybridflow.config.judge_section import JudgeSection
-
-_VERIFIER_NAME = re.compile(r"[A-Za-z_][\w.-]*(?::[A-Za-z_][\w.]*)?")
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from hybridflow.config.reward_sections import RewardSection
+from hybridflow.config.rollout_section import RolloutSection
+from hybridflow.config.section import Section
 
 
 class RunSection(Section):
@@ -77,7 +72,7 @@ class WarmupStage(Section):
 class WarmupSection(Section):
     """Supervised stages before RL, in order; each starts with a fresh optimizer."""
 
-    stages: list[WarmupStage] = []
+    stages: list[WarmupStage] = Field(default_factory=list)
     lr_warmup_steps: int = Field(default=20, ge=0)
 
 
@@ -155,110 +150,6 @@ class AlgorithmSection(Section):
     """Divide advantages by the standard deviation of the group."""
 
 
-class RolloutSection(Section):
-    """Sampling and the engines."""
-
-    num_engines: int = Field(default=1, ge=1)
-    """Engines, each in slots of its own; a group is decoded by one of them."""
-    tp_size: int = Field(default=1, ge=1)
-    """Tensor parallel: ranks of each engine."""
-
-    temperature: float = Field(default=1.0, gt=0)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    max_new_tokens: int = Field(default=16, ge=1)
-    context_tokens: int = Field(default=32_768, ge=2)
-    """Window of the engine: prompt and completion together."""
-    kv_cache_tokens: int | None = Field(default=None, ge=1)
-    """Size of the KV pool in tokens; empty: the engine decides from free memory."""
-    max_running_requests: int = Field(default=64, ge=1)
-    stop: list[str] = []
-    start_timeout_s: float = Field(default=180.0, gt=0)
-    heartbeat_s: float = Field(default=1.0, gt=0)
-    """Time between two looks at an engine."""
-    hang_timeout_s: float = Field(default=120.0, gt=0)
-    """An engine that does not answer, or has work and does not move, for so long is killed and started again."""
-    max_restarts: int = Field(default=3, ge=0)
-    """Starts in a row of one engine without a completion in between, before the run ends with an error."""
-    num_threads: int = Field(default=2, ge=1)
-    """CPU threads of each rank of an engine."""
-    weight_transport: Literal["exact", "hf_buckets"] = "hf_buckets"
-    """How weights reach the engines: "exact" moves each byte from the shard that has it to the shard that needs it;
-    "hf_buckets" gathers whole tensors under Hugging Face names, for models and layouts that "exact" cannot serve."""
-    weight_bucket_mib: float = Field(default=256, gt=0)
-    """Size of a bucket of weights; a train worker holds two."""
-    verify_weights: Literal["all", "sample", "none"] = "sample"
-    """Which parameters are read back from the engines after an update and compared, with "exact": every one, or in
-    turn one of sixteen (all at an engine's first update)."""
-    sglang: dict[str, Any] = {}
-    """Passed to SGLang's ServerArgs as it is, checked against the installed version."""
-
-    @model_validator(mode="after")
-    def _check(self) -> RolloutSection:
-        if "tp_size" in self.sglang:
-            raise ValueError(
-                f"rollout.sglang.tp_size ({self.sglang['tp_size']}) would not be known to the placement of engines. "
-                f"Remedy: set rollout.tp_size"
-            )
-        if self.hang_timeout_s <= self.heartbeat_s:
-            raise ValueError(
-                f"rollout.hang_timeout_s ({self.hang_timeout_s:g}) is not above rollout.heartbeat_s "
-                f"({self.heartbeat_s:g}): every engine would be taken for hung. Remedy: raise the first"
-            )
-        return self
-
-
-class RewardSection(Section):
-    """Reward workers."""
-
-    judge: JudgeSection = JudgeSection()
-    """Asked after the rules; without endpoints, rules decide alone."""
-    num_workers: int = Field(default=2, ge=1)
-    credits: int = Field(default=8, ge=1, le=64)
-    """Unanswered completions that one worker may hold."""
-    timeout_s: float = Field(default=120.0, gt=0)
-    """Longest wait for any verdict once decoding has ended."""
-    lease_s: float = Field(default=10.0, ge=3.0)
-    """Silence after which a worker loses what it holds; workers speak once a second."""
-    cpu_limit_s: float = Field(default=10.0, gt=0)
-    """CPU seconds that scoring one completion may take; more makes it unknown."""
-    item_timeout_s: float = Field(default=30.0, gt=0)
-    """The same by the clock."""
-    memory_limit_gib: float = Field(default=4.0, ge=0.5)
-    """Address space of a scoring process; a completion that needs more is unknown."""
-    unknown_retries: int = Field(default=1, ge=0)
-    """Times that a completion whose verdict is unknown is scored again."""
-    max_unknown_fraction: float = Field(default=0.1, ge=0, le=1)
-    """Share of the last 1,000 verdicts that may be unknown; above it the run stops and says why."""
-    max_pending_mib: float = Field(default=64.0, gt=0)
-    """Completions that wait for a verdict, in MiB, above which engines are held back."""
-
-
-class RewardsSection(Section):
-    """How completions are judged."""
-
-    compat: Literal["none", "qwenlong_l1"] = "none"
-    """"qwenlong_l1" follows the rules of the released QwenLong-L1 code, holes included, for comparison with it."""
-    verifiers: dict[str, str] = {}
-    """Key: an ability, or a part of a data_source. Value: docqa, docqa_exact, docmath, multiple_choice, the name of an
-    entry point of the group hybridflow.verifiers, or "module:function". Read in order, before the built-in table."""
-
-    @field_validator("verifiers")
-    @classmethod
-    def _check_verifiers(cls, verifiers: dict[str, str]) -> dict[str, str]:
-        for key, name in verifiers.items():
-            if not key.strip():
-                raise ValueError(
-                    f"the key of {name!r} is empty, which stands in every data_source. Remedy: name an ability "
-                    f"(doc-qa, doc-math, doc-mc) or a part of a data_source"
-                )
-            if not _VERIFIER_NAME.fullmatch(name):
-                raise ValueError(
-                    f"{key!r} is given {name!r}, which is neither a name nor a function. Remedy: give the name of a "
-                    f'verifier, such as "docqa", or a function as "package.module:function"'
-                )
-        return verifiers
-
-
 class EvalSection(Section):
     """Greedy accuracy on the test split."""
 
@@ -297,7 +188,6 @@ class Config(Section):
     algorithm: AlgorithmSection = AlgorithmSection()
     rollout: RolloutSection = RolloutSection()
     reward: RewardSection = RewardSection()
-    rewards: RewardsSection = RewardsSection()
     eval: EvalSection = EvalSection()
     checkpoint: CheckpointSection = CheckpointSection()
     tracking: TrackingSection = TrackingSection()

@@ -47,7 +47,7 @@ def run_training(config: Config, *, resume: bool) -> dict[str, Any]:
         folder.check_same_run(config)
     check_model(config)
     check_names(config.rollout.sglang)
-    Registry(config.rewards)  # finds every verifier, or says which one is missing
+    Registry(config.reward.rules)  # finds every verifier, or says which one is missing
     inputs = load_inputs(config, folder.data if resume else None)
     with ExitStack() as stack:
         display = stack.enter_context(LiveDisplay(config.run.name))

@@ -79,7 +79,7 @@ class System:
         self.rollout.launch(slots, hf_dir, stream.endpoint_completions, log_directory)
         self.trainer = TrainerGroup(config, slots, log_directory)
         self._actors += [worker.actor for worker in self.trainer.workers]
-        setup = setup_of(config.reward, BUILD_RULES, rewards=config.rewards.model_dump())
+        setup = setup_of(config.reward, BUILD_RULES, rules=config.reward.rules.model_dump())
         self._rewards = RewardGroup(config.reward, setup, stream, slots, log_directory, note)
         gather(self.trainer.setup(hf_dir))
         if shards is not None:

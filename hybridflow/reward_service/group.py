@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from hybridflow.cluster.session import Slots
-from hybridflow.config.sections import RewardSection
+from hybridflow.config.reward_sections import RewardSection
 from hybridflow.errors import HybridFlowError, RewardError
 from hybridflow.reward_service.actor import RewardWorker
 from hybridflow.reward_service.limits import Limits, Setup

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hybridflow.config.sections import RewardsSection
+from hybridflow.config.reward_sections import RulesSection
 from hybridflow.reward_service.scorer import Verify
 from hybridflow.rewards.registry import Registry
 
@@ -12,6 +12,6 @@ BUILD_RULES = "hybridflow.reward_service.rules:build_verify"
 """For `Setup.build_verify`."""
 
 
-def build_verify(rewards: dict[str, Any] | None = None) -> Verify:
-    """Scores by rule, chosen by data source and ability of each request; `rewards` holds the values of `[rewards]`."""
-    return Registry(RewardsSection.model_validate(rewards or {})).verify
+def build_verify(rules: dict[str, Any] | None = None) -> Verify:
+    """Scores by the rule that data source and ability of a request choose; `rules` holds `[reward.rules]`."""
+    return Registry(RulesSection.model_validate(rules or {})).verify

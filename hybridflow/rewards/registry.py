@@ -2,7 +2,7 @@
 
 | where                         | part of data_source, or ability       | verifier                        |
 |-------------------------------|---------------------------------------|---------------------------------|
-| config, `[rewards.verifiers]` | the key                               | a name, or "module:function"    |
+| config, `[reward.rules.verifiers]` | the key                               | a name, or "module:function"    |
 | entry points of installed     | the name of the entry point, in the   | what it loads                   |
 | packages                      | group `hybridflow.verifiers`          |                                 |
 | built in                      | long_toc_choices, doc-mc              | multiple_choice                 |
@@ -27,7 +27,7 @@ from collections.abc import Callable
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
-from hybridflow.config.sections import RewardsSection
+from hybridflow.config.reward_sections import RulesSection
 from hybridflow.errors import ConfigError
 from hybridflow.rewards import qwenlong_l1
 from hybridflow.rewards.docmath import verify_docmath
@@ -66,14 +66,14 @@ class Registry:
     """The verifiers of a run.
 
     Args:
-        section: `[rewards]` of the configuration.
+        section: `[reward.rules]` of the configuration.
 
     Raises:
         ConfigError: a verifier that the section names cannot be found or called, or an installed package offers one
             under the name of a built-in one.
     """
 
-    def __init__(self, section: RewardsSection) -> None:
+    def __init__(self, section: RulesSection) -> None:
         built_in = _BUILT_IN[section.compat]
         offered = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
         if taken := sorted(offered.keys() & built_in.keys()):
@@ -100,21 +100,21 @@ class Registry:
 
 @cache
 def _default_registry() -> Registry:
-    return Registry(RewardsSection())
+    return Registry(RulesSection())
 
 
 def choose_verifier(data_source: str, ability: str) -> Verifier:
-    """What a run without `[rewards]` chooses."""
+    """What a run without `[reward.rules]` chooses."""
     return _default_registry().choose(data_source, ability)
 
 
 def verify(request: ScoreRequest) -> Verdict:
-    """What a run without `[rewards]` says."""
+    """What a run without `[reward.rules]` says."""
     return _default_registry().verify(request)
 
 
 def _find(key: str, name: str, built_in: dict[str, Verifier], offered: dict[str, EntryPoint]) -> Verifier:
-    where = f"rewards.verifiers.{key} = {name!r}"
+    where = f"reward.rules.verifiers.{key} = {name!r}"
     if name in built_in:
         return built_in[name]
     if name in offered:

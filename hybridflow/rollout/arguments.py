@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from hybridflow.config.sections import RolloutSection
+from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.errors import ConfigError
 from hybridflow.rollout.cpu_platform import cpu_arguments, cpu_environment
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import ray
 
 from hybridflow.cluster.session import Slots
-from hybridflow.config.sections import RolloutSection
+from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.rollout.actor import RolloutWorker
 from hybridflow.rollout.arguments import build_arguments, engine_environment
 from hybridflow.rollout.member import EngineMember

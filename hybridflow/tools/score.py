@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridflow.config.judge_section import JudgeSection
-from hybridflow.config.sections import RewardsSection
+from hybridflow.config.reward_sections import RulesSection
 from hybridflow.data.rows import Row, load_rows
 from hybridflow.data.template import read_question
 from hybridflow.errors import ConfigError
@@ -33,7 +33,7 @@ class ScoreJob:
     data: Path
     responses: Path
     output: Path
-    rewards: RewardsSection = field(default_factory=RewardsSection)
+    rules: RulesSection = field(default_factory=RulesSection)
     judge: JudgeSection = field(default_factory=JudgeSection)
     num_workers: int = 1
     overwrite: bool = False
@@ -88,7 +88,7 @@ def write_verdicts(job: ScoreJob, progress: RowProgress) -> ScoreSummary:
     reports: list[dict[str, Any]] = []
     if done < total:
         with (
-            open_service(job.rewards, job.judge, job.num_workers) as service,
+            open_service(job.rules, job.judge, job.num_workers) as service,
             job.output.open("a", encoding="utf-8") as file,
         ):
             for number, (response, verdict) in enumerate(_score(service, rows, responses, done), start=done + 1):
@@ -107,7 +107,7 @@ def _describe(job: ScoreJob, rows: list[Row], responses_sha256: str) -> dict[str
         "data_rows": len(rows),
         "data_bytes": job.data.stat().st_size,
         "responses_sha256": responses_sha256,
-        "rewards": job.rewards.model_dump(),
+        "rules": job.rules.model_dump(),
         "judge": [judge.model, judge.num_votes, judge.max_tokens] if judge.endpoints else None,
     }
 

@@ -73,7 +73,7 @@ def score(
     Interrupted, the same command goes on after the last whole line. Exit code: 0 all scored, 3 some unknown, 1 an
     error, 130 interrupted.
     """
-    from hybridflow.config.sections import RewardsSection
+    from hybridflow.config.reward_sections import RulesSection
     from hybridflow.observability.log import configure
     from hybridflow.tools.score import ScoreJob, write_verdicts
 
@@ -87,7 +87,7 @@ def score(
         "cache_path": None if judge_cache is None else str(judge_cache),
     }
     judge = _read_judge(settings)
-    job = ScoreJob(data, responses, output, RewardsSection(compat=compat.value), judge, overwrite=overwrite)
+    job = ScoreJob(data, responses, output, RulesSection(compat=compat.value), judge, overwrite=overwrite)
     with interruptible("the same command goes on where it stopped"), RowProgress() as progress:
         summary = write_verdicts(job, progress)
     for line in summary.lines(output):

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from hybridflow.config.judge_section import JudgeSection
-from hybridflow.config.sections import RewardsSection
+from hybridflow.config.reward_sections import RulesSection
 from hybridflow.errors import RewardError
 from hybridflow.reward_service.judge_scorer import JudgeScorer, build_scorer
 from hybridflow.reward_service.limits import Setup
@@ -31,18 +31,18 @@ JOIN_S = 10.0
 class _Worker:
     """One worker's loop in a thread."""
 
-    def __init__(self, name: str, stream: RewardStream, rewards: RewardsSection, judge: JudgeSection) -> None:
+    def __init__(self, name: str, stream: RewardStream, rules: RulesSection, judge: JudgeSection) -> None:
         self.failure: BaseException | None = None
         self.judge: JudgeScorer | None = None
         self._name = name
         self._stream = stream
-        self._rewards = rewards
+        self._rules = rules
         self._judge_section = judge
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.thread.start()
 
     def _run(self) -> None:
-        setup = Setup(build_verify=BUILD_RULES, arguments={"rewards": self._rewards.model_dump()})
+        setup = Setup(build_verify=BUILD_RULES, arguments={"rules": self._rules.model_dump()})
         try:
             scorer = build_scorer(setup, self._judge_section)
             if isinstance(scorer, JudgeScorer):
@@ -81,12 +81,12 @@ class ScoreService:
 
 
 @contextmanager
-def open_service(rewards: RewardsSection, judge: JudgeSection, num_workers: int) -> Iterator[ScoreService]:
+def open_service(rules: RulesSection, judge: JudgeSection, num_workers: int) -> Iterator[ScoreService]:
     """The service, on the loopback. Leaves no process behind."""
     stream = RewardStream()
     workers: list[_Worker] = []
     try:
-        workers += [_Worker(f"reward worker {index}", stream, rewards, judge) for index in range(num_workers)]
+        workers += [_Worker(f"reward worker {index}", stream, rules, judge) for index in range(num_workers)]
         with CompletionSender(stream.endpoint_completions, "score") as sender:
             yield ScoreService(stream, sender, workers)
     finally:

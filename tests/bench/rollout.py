@@ -31,7 +31,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from hybridflow.config.sections import RolloutSection
+from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.policy.init import write_policy
 from hybridflow.rollout.arguments import build_arguments, engine_environment
 from hybridflow.rollout.opening import RolloutSettings

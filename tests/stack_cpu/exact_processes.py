@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from hybridflow.config.sections import RolloutSection
+from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.rollout.arguments import build_arguments, engine_environment
 from hybridflow.weights.reshard.rollout_layout import RolloutLayout
 from hybridflow.weights.reshard.settings import ReshardSettings, engines_in_order

@@ -13,7 +13,7 @@ import pytest
 import ray
 
 from hybridflow.cluster.session import Slots, start_session, stop_session
-from hybridflow.config.sections import RewardSection
+from hybridflow.config.reward_sections import RewardSection
 from hybridflow.errors import RewardError
 from hybridflow.reward_service.group import RewardGroup, setup_of
 from hybridflow.reward_service.limits import Setup

@@ -96,8 +96,8 @@ def test_value_out_of_bounds(train: Train) -> None:
 
 
 def test_verifier_that_does_not_exist(train: Train, runs: Path) -> None:
-    message = train("rewards.verifiers.doc-qa=docq")
-    assert "rewards.verifiers.doc-qa = 'docq': no verifier has this name. Remedy: use one of docqa," in message
+    message = train("reward.rules.verifiers.doc-qa=docq")
+    assert "reward.rules.verifiers.doc-qa = 'docq': no verifier has this name. Remedy: use one of docqa," in message
     assert not runs.exists()
 
 

@@ -9,14 +9,14 @@ from collections import Counter
 
 import pytest
 
-from hybridflow.config.sections import RewardsSection
+from hybridflow.config.reward_sections import RulesSection
 from hybridflow.rewards.registry import Registry
 from hybridflow.types import Scored, ScoreRequest
 from tests.unit.rewards import answer_pairs
 
 ABILITIES = {"docqa": "doc-qa", "docmath": "doc-math", "choice": "doc-mc"}
 SENTENCES = {"choice": "The correct answer is {}."}
-STRICT, COMPAT = Registry(RewardsSection()), Registry(RewardsSection(compat="qwenlong_l1"))
+STRICT, COMPAT = Registry(RulesSection()), Registry(RulesSection(compat="qwenlong_l1"))
 
 
 def rows() -> list[tuple[str, str, str, str, int | None, int | None]]:

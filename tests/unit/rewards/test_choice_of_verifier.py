@@ -1,4 +1,4 @@
-"""Which verifier judges a row: `[rewards]` of the configuration, entry points of packages, the built-in table."""
+"""Which verifier judges a row: `[reward.rules]` of the configuration, entry points of packages, the built-in table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from types import ModuleType
 import pytest
 
 from hybridflow.config.load import load_config
-from hybridflow.config.sections import RewardsSection, Section
+from hybridflow.config.reward_sections import RulesSection
+from hybridflow.config.section import Section
 from hybridflow.errors import ConfigError
 from hybridflow.rewards.docmath import verify_docmath
 from hybridflow.rewards.docqa import verify_docqa, verify_docqa_exact
@@ -21,8 +22,12 @@ from hybridflow.types import Scored, ScoreRequest, Unknown, Verdict
 OWN_MODULE = "own_verifiers"
 
 
+class Parent(Section):
+    rules: RulesSection = RulesSection()
+
+
 class Root(Section):
-    rewards: RewardsSection = RewardsSection()
+    reward: Parent = Parent()
 
 
 def give_half(text: str, ground_truth: str) -> float:
@@ -69,7 +74,7 @@ def ask(registry: Registry, data_source: str = "s", ability: str = "doc-qa") -> 
 
 def refuse(**section: object) -> str:
     with pytest.raises(ConfigError) as caught:
-        Registry(RewardsSection.model_validate(section))
+        Registry(RulesSection.model_validate(section))
     return str(caught.value)
 
 
@@ -90,28 +95,28 @@ def refuse(**section: object) -> str:
 def test_the_first_row_that_fits_wins_and_the_configuration_comes_first(
     verifiers: dict[str, str], data_source: str, ability: str, expected: object
 ) -> None:
-    assert Registry(RewardsSection(verifiers=verifiers)).choose(data_source, ability) is expected
+    assert Registry(RulesSection(verifiers=verifiers)).choose(data_source, ability) is expected
 
 
 def test_a_function_of_the_users_own_is_found_by_module_and_name() -> None:
-    registry = Registry(RewardsSection(verifiers={"doc-qa": f"{OWN_MODULE}:give_verdict"}))
+    registry = Registry(RulesSection(verifiers={"doc-qa": f"{OWN_MODULE}:give_verdict"}))
     assert ask(registry) == Scored(value=1.0, rule="own", extracted="yen", why="yen")
 
 
 def test_a_number_from_a_verifier_becomes_a_verdict_under_its_name() -> None:
-    verdict = ask(Registry(RewardsSection(verifiers={"doc-qa": f"{OWN_MODULE}:give_half"})))
+    verdict = ask(Registry(RulesSection(verifiers={"doc-qa": f"{OWN_MODULE}:give_half"})))
     assert isinstance(verdict, Scored) and (verdict.value, verdict.rule) == (0.5, f"{OWN_MODULE}:give_half")
 
 
 @pytest.mark.parametrize("name", ["too_much", "not_a_number", "text", "nothing"])
 def test_what_is_no_verdict_is_unknown_and_not_zero(name: str) -> None:
-    verdict = ask(Registry(RewardsSection(verifiers={"doc-qa": f"{OWN_MODULE}:{name}"})))
+    verdict = ask(Registry(RulesSection(verifiers={"doc-qa": f"{OWN_MODULE}:{name}"})))
     assert isinstance(verdict, Unknown) and f"{OWN_MODULE}:{name} gave" in verdict.why
 
 
 def test_an_installed_package_offers_a_verifier_under_a_part_of_the_data_source(install: Callable[[str], None]) -> None:
     install(f"leases = {OWN_MODULE}:give_half")
-    registry = Registry(RewardsSection(verifiers={"deeds": "leases"}))
+    registry = Registry(RulesSection(verifiers={"deeds": "leases"}))
     values = [ask(registry, source) for source in ("leases_0_20000", "deeds", "other")]
     assert [verdict.value for verdict in values if isinstance(verdict, Scored)] == [0.5, 0.5, 0.0]
 
@@ -127,9 +132,13 @@ def test_an_installed_package_cannot_take_the_place_of_a_built_in_verifier(insta
     [
         (
             "docq",
-            ["rewards.verifiers.doc-qa = 'docq'", "docqa, docqa_exact, docmath, multiple_choice", "module:function"],
+            [
+                "reward.rules.verifiers.doc-qa = 'docq'",
+                "docqa, docqa_exact, docmath, multiple_choice",
+                "module:function",
+            ],
         ),
-        ("no_such_module:f", ["rewards.verifiers.doc-qa", "ModuleNotFoundError", "imported on every node"]),
+        ("no_such_module:f", ["reward.rules.verifiers.doc-qa", "ModuleNotFoundError", "imported on every node"]),
         (f"{OWN_MODULE}:no_such_function", ["AttributeError", "no_such_function", "Remedy"]),
         (f"{OWN_MODULE}:constant", ["is a int", "Remedy: name a function"]),
     ],
@@ -142,13 +151,13 @@ def test_a_verifier_that_is_not_there_is_named_with_a_remedy(name: str, words: l
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("rewards.compat=qwenlong", ["rewards.compat", "did you mean 'qwenlong_l1'?"]),
+        ("reward.rules.compat=qwenlong", ["reward.rules.compat", "did you mean 'qwenlong_l1'?"]),
         (
-            "rewards.verifiers.doc-qa=a b",
+            "reward.rules.verifiers.doc-qa=a b",
             ["neither a name nor a function", 'remedy: give the name of a verifier, such as "docqa"'],
         ),
-        ("rewards.verifiers={''='docqa'}", ["is empty", "remedy: name an ability"]),
-        ("rewards.verifier=3", ["did you mean 'verifiers'?"]),
+        ("reward.rules.verifiers={''='docqa'}", ["is empty", "remedy: name an ability"]),
+        ("reward.rules.verifier=3", ["did you mean 'verifiers'?"]),
     ],
 )
 def test_a_wrong_section_is_refused_with_key_and_remedy(override: str, words: list[str]) -> None:
@@ -158,7 +167,7 @@ def test_a_wrong_section_is_refused_with_key_and_remedy(override: str, words: li
 
 
 def test_compat_exchanges_the_built_in_rules_only() -> None:
-    section = RewardsSection(compat="qwenlong_l1", verifiers={"own": f"{OWN_MODULE}:give_half"})
+    section = RulesSection(compat="qwenlong_l1", verifiers={"own": f"{OWN_MODULE}:give_half"})
     request = ScoreRequest(
         completion_id="c", data_source="s", ability="doc-qa", ground_truth="Paris", text="</think> the answer is the"
     )

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from hybridflow.config.sections import RewardsSection
+from hybridflow.config.reward_sections import RulesSection
 from hybridflow.rewards.normalise import ARTICLES, normalise
 from hybridflow.rewards.numbers import parse_quantity
 from hybridflow.rewards.registry import Registry
 from hybridflow.types import Scored, ScoreRequest, Unknown, Verdict
 
-STRICT, COMPAT = Registry(RewardsSection()), Registry(RewardsSection(compat="qwenlong_l1"))
+STRICT, COMPAT = Registry(RulesSection()), Registry(RulesSection(compat="qwenlong_l1"))
 ABILITY = st.sampled_from(["doc-qa", "doc-math", "doc-mc"])
 PIECES = st.sampled_from(
     [

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hybridflow.config.sections import RolloutSection
+from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.rollout.arguments import build_arguments
 from hybridflow.rollout.cpu_platform import IMPORT_PATH, core_lists, cpu_environment
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 
 CODE = """
 import sys
-from hybridflow.config.sections import RolloutSection
+from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.errors import ConfigError
 from hybridflow.rollout.arguments import build_arguments
 given = build_arguments(RolloutSection(sglang={"max_running_requests": 3}), dtype="float32", seed=1)

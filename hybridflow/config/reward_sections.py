@@ -1,0 +1,66 @@
+"""`[reward]`: who scores completions, and by which rules."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from hybridflow.config.judge_section import JudgeSection
+from hybridflow.config.section import Section
+
+_VERIFIER_NAME = re.compile(r"[A-Za-z_][\w.-]*(?::[A-Za-z_][\w.]*)?")
+
+
+class RulesSection(Section):
+    """Which rules judge completions."""
+
+    compat: Literal["none", "qwenlong_l1"] = "none"
+    """"qwenlong_l1" follows the rules of the released QwenLong-L1 code, holes included, for comparison with it."""
+    verifiers: dict[str, str] = Field(default_factory=dict)
+    """Key: an ability, or a part of a data_source. Value: docqa, docqa_exact, docmath, multiple_choice, the name of an
+    entry point of the group hybridflow.verifiers, or "module:function". Read in order, before the built-in table."""
+
+    @field_validator("verifiers")
+    @classmethod
+    def _check_verifiers(cls, verifiers: dict[str, str]) -> dict[str, str]:
+        for key, name in verifiers.items():
+            if not key.strip():
+                raise ValueError(
+                    f"the key of {name!r} is empty, which stands in every data_source. Remedy: name an ability "
+                    f"(doc-qa, doc-math, doc-mc) or a part of a data_source"
+                )
+            if not _VERIFIER_NAME.fullmatch(name):
+                raise ValueError(
+                    f"{key!r} is given {name!r}, which is neither a name nor a function. Remedy: give the name of a "
+                    f'verifier, such as "docqa", or a function as "package.module:function"'
+                )
+        return verifiers
+
+
+class RewardSection(Section):
+    """Reward workers."""
+
+    rules: RulesSection = RulesSection()
+    judge: JudgeSection = JudgeSection()
+    """Asked after the rules; without endpoints, rules decide alone."""
+    num_workers: int = Field(default=2, ge=1)
+    credits: int = Field(default=8, ge=1, le=64)
+    """Unanswered completions that one worker may hold."""
+    timeout_s: float = Field(default=120.0, gt=0)
+    """Longest wait for any verdict once decoding has ended."""
+    lease_s: float = Field(default=10.0, ge=3.0)
+    """Silence after which a worker loses what it holds; workers speak once a second."""
+    cpu_limit_s: float = Field(default=10.0, gt=0)
+    """CPU seconds that scoring one completion may take; more makes it unknown."""
+    item_timeout_s: float = Field(default=30.0, gt=0)
+    """The same by the clock."""
+    memory_limit_gib: float = Field(default=4.0, ge=0.5)
+    """Address space of a scoring process; a completion that needs more is unknown."""
+    unknown_retries: int = Field(default=1, ge=0)
+    """Times that a completion whose verdict is unknown is scored again."""
+    max_unknown_fraction: float = Field(default=0.1, ge=0, le=1)
+    """Share of the last 1,000 verdicts that may be unknown; above it the run stops and says why."""
+    max_pending_mib: float = Field(default=64.0, gt=0)
+    """Completions that wait for a verdict, in MiB, above which engines are held back."""

@@ -1,0 +1,61 @@
+"""`[rollout]`: sampling, the engines, and how weights reach them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from hybridflow.config.section import Section
+
+
+class RolloutSection(Section):
+    """Sampling and the engines."""
+
+    num_engines: int = Field(default=1, ge=1)
+    """Engines, each in slots of its own; a group is decoded by one of them."""
+    tp_size: int = Field(default=1, ge=1)
+    """Tensor parallel: ranks of each engine."""
+
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_new_tokens: int = Field(default=16, ge=1)
+    context_tokens: int = Field(default=32_768, ge=2)
+    """Window of the engine: prompt and completion together."""
+    kv_cache_tokens: int | None = Field(default=None, ge=1)
+    """Size of the KV pool in tokens; empty: the engine decides from free memory."""
+    max_running_requests: int = Field(default=64, ge=1)
+    stop: list[str] = Field(default_factory=list)
+    start_timeout_s: float = Field(default=180.0, gt=0)
+    heartbeat_s: float = Field(default=1.0, gt=0)
+    """Time between two looks at an engine."""
+    hang_timeout_s: float = Field(default=120.0, gt=0)
+    """An engine that does not answer, or has work and does not move, for so long is killed and started again."""
+    max_restarts: int = Field(default=3, ge=0)
+    """Starts in a row of one engine without a completion in between, before the run ends with an error."""
+    num_threads: int = Field(default=2, ge=1)
+    """CPU threads of each rank of an engine."""
+    weight_transport: Literal["exact", "hf_buckets"] = "hf_buckets"
+    """How weights reach the engines: "exact" moves each byte from the shard that has it to the shard that needs it;
+    "hf_buckets" gathers whole tensors under Hugging Face names, for models and layouts that "exact" cannot serve."""
+    weight_bucket_mib: float = Field(default=256, gt=0)
+    """Size of a bucket of weights; a train worker holds two."""
+    verify_weights: Literal["all", "sample", "none"] = "sample"
+    """Which parameters are read back from the engines after an update and compared, with "exact": every one, or in
+    turn one of sixteen (all at an engine's first update)."""
+    sglang: dict[str, Any] = Field(default_factory=dict)
+    """Passed to SGLang's ServerArgs as it is, checked against the installed version."""
+
+    @model_validator(mode="after")
+    def _check(self) -> RolloutSection:
+        if "tp_size" in self.sglang:
+            raise ValueError(
+                f"rollout.sglang.tp_size ({self.sglang['tp_size']}) would not be known to the placement of engines. "
+                f"Remedy: set rollout.tp_size"
+            )
+        if self.hang_timeout_s <= self.heartbeat_s:
+            raise ValueError(
+                f"rollout.hang_timeout_s ({self.hang_timeout_s:g}) is not above rollout.heartbeat_s "
+                f"({self.heartbeat_s:g}): every engine would be taken for hung. Remedy: raise the first"
+            )
+        return self
