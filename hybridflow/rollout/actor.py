@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 
 from hybridflow.cluster.session import this_device
 from hybridflow.observability.log import configure
 from hybridflow.observability.process_log import redirect_output
+from hybridflow.rollout.cpu_platform.process_server import start_server
 from hybridflow.rollout.engine import EngineStatus, SGLangEngine
 from hybridflow.rollout.shard_loader import ShardLoader
 from hybridflow.types import Completion, Lease, SamplingParams
@@ -48,6 +50,8 @@ class RolloutWorker:
     ) -> None:
         redirect_output(Path(log_path))
         configure(engine_id)
+        if not torch.cuda.is_available():
+            start_server()
         device = this_device()
         placed = {} if device is None else {"base_gpu_id": device}
         self._engine = SGLangEngine(
