@@ -14,7 +14,7 @@ from typing import Any
 from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.rollout.arguments import build_arguments, engine_environment
 from hybridflow.weights.reshard.rollout_layout import RolloutLayout
-from hybridflow.weights.reshard.settings import ReshardSettings, engines_in_order
+from hybridflow.weights.reshard.settings import ReshardSettings, engine_slots
 from hybridflow.weights.reshard.shard_bucket import ShardRound
 from megatron_ext.layout import Layout
 from tests.dist_cpu.launch import free_port
@@ -134,7 +134,7 @@ class Trainer:
 
     def open(self, tp: int, bucket_bytes: int) -> int:
         """For one engine of `tp` ranks; returns the number of rounds."""
-        engines = engines_in_order(1, tp, self.layout.world_size)
+        engines = engine_slots(1, tp)
         settings = ReshardSettings(RolloutLayout(tp), engines, bucket_bytes, gpus_per_node=self.layout.world_size)
         return self.call("open", settings)[0]
 
