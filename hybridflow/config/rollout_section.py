@@ -42,8 +42,8 @@ class RolloutSection(Section):
     weight_bucket_mib: float = Field(default=256, gt=0)
     """Size of a bucket of weights; a train worker holds two."""
     verify_weights: Literal["all", "sample", "none"] = "sample"
-    """Which parameters are read back from the engines after an update and compared, with "exact": every one, or in
-    turn one of sixteen (all at an engine's first update)."""
+    """Which parameters are read back from the engines after an update and compared, with "exact": every one (to debug),
+    or in turn one of sixteen (all at an engine's first update). A difference names tensor and ranks and ends the run."""
     sglang: dict[str, Any] = Field(default_factory=dict)
     """Passed to SGLang's ServerArgs as it is, checked against the installed version."""
 
