@@ -7,7 +7,7 @@ import os
 import signal
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from hybridflow.errors import PlacementError
@@ -57,13 +57,14 @@ def start_session(num_slots: int) -> None:
 
 
 class Slots:
-    """One placement-group bundle per train worker; the engine that shares its device sits in the same bundle.
+    """One placement-group bundle per train worker; the engine's rank that shares its device sits in the same bundle.
 
     A bundle is one logical CPU and, where the cluster has GPUs, one GPU (that path is untested until it has been run).
     Raises PlacementError if the cluster cannot hold them within `PLACEMENT_TIMEOUT_S`; says each 30 s what is missing.
     """
 
     def __init__(self, num_slots: int) -> None:
+        self.num_slots = num_slots
         self.gpus_per_slot = 1 if ray.cluster_resources().get("GPU", 0) else 0
         bundle = {"CPU": 1.0} | ({"GPU": 1.0} if self.gpus_per_slot else {})
         self._group: PlacementGroup = placement_group([bundle] * num_slots, strategy="PACK")
@@ -77,6 +78,11 @@ class Slots:
                     f"add nodes or choose a smaller train.layout"
                 )
             logger.warning("waiting for %d slots of %s; the cluster has %s", num_slots, bundle, have)
+
+    def nodes(self) -> list[str]:
+        """The node of each slot."""
+        by_bundle = placement_group_table(self._group)["bundles_to_node_id"]
+        return [by_bundle[index] for index in range(self.num_slots)]
 
     def strategy(self, index: int) -> PlacementGroupSchedulingStrategy:
         """Scheduling strategy that puts an actor into slot `index`."""

@@ -35,14 +35,15 @@ class RolloutSection(Section):
     """Starts in a row of one engine without a completion in between, before the run ends with an error."""
     num_threads: int = Field(default=2, ge=1)
     """CPU threads of each rank of an engine."""
-    weight_transport: Literal["exact", "hf_buckets"] = "hf_buckets"
+    weight_transport: Literal["auto", "exact", "hf_buckets"] = "auto"
     """How weights reach the engines: "exact" moves each byte from the shard that has it to the shard that needs it;
-    "hf_buckets" gathers whole tensors under Hugging Face names, for models and layouts that "exact" cannot serve."""
+    "hf_buckets" gathers whole tensors under Hugging Face names, for models and layouts that "exact" cannot serve.
+    "auto" takes the first where it can serve the run, and says why where it cannot; `summary.json` has the choice."""
     weight_bucket_mib: float = Field(default=256, gt=0)
     """Size of a bucket of weights; a train worker holds two."""
     verify_weights: Literal["all", "sample", "none"] = "sample"
-    """Which parameters are read back from the engines after an update and compared, with "exact": every one, or in
-    turn one of sixteen (all at an engine's first update)."""
+    """Which parameters are read back from the engines after an update and compared, with "exact": every one (to debug),
+    or in turn one of sixteen (all at an engine's first update). A difference names tensor and ranks and ends the run."""
     sglang: dict[str, Any] = Field(default_factory=dict)
     """Passed to SGLang's ServerArgs as it is, checked against the installed version."""
 

@@ -17,6 +17,7 @@ from hybridflow.control.state import RunState, read_state
 from hybridflow.control.summary import build_summary
 from hybridflow.control.system import System
 from hybridflow.control.train_loop import train
+from hybridflow.control.transport import Transport
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.resources import PeakMemory
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet, start_wandb
@@ -66,7 +67,7 @@ def run_training(config: Config, *, resume: bool) -> dict[str, Any]:
             raise
         finally:
             run.state.peak_rss_gib = max(run.state.peak_rss_gib, memory.peak_gib)
-            summary = _summarise(run, status)
+            summary = _summarise(run, status, system.transport)
             write_summary(summary, folder.summary)
     display.summary(_table(summary, folder.path))
     return summary
@@ -147,7 +148,7 @@ def _build_run(
     )
 
 
-def _summarise(run: Run, status: str) -> dict[str, Any]:
+def _summarise(run: Run, status: str, transport: Transport) -> dict[str, Any]:
     import torch
 
     return build_summary(
@@ -155,6 +156,7 @@ def _summarise(run: Run, status: str) -> dict[str, Any]:
         status=status,
         wall_s=run.wall_s,
         seed=run.config.run.seed,
+        weight_transport={"used": transport.name, "reason": transport.reason},
         sampling_guarantee=SAMPLING_GUARANTEE["cuda" if torch.cuda.is_available() else "cpu"],
     )
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from hybridflow.batching.microbatch import check_budget
 from hybridflow.config.sections import Config, DataSection
 from hybridflow.control.run_folder import RunFolder
-from hybridflow.control.transport import exact_settings
+from hybridflow.control.transport import choose_transport
 from hybridflow.data.dataset import PromptDataset
 from hybridflow.data.rows import Row, load_rows, write_rows
 from hybridflow.data.synth.spec import Split, SynthSpec, generate_rows
@@ -58,7 +58,7 @@ def check_model(config: Config) -> None:
         )
     hf_config = check_model_layout(path, config.train.layout)
     check_engine_layout(hf_config.num_heads, config.rollout.tp_size, f"rollout.tp_size = {config.rollout.tp_size}")
-    exact_settings(config, path)
+    choose_transport(config, path)
     if config.model.init == "weights":
         check_model_weights(path, hf_config)
     try:

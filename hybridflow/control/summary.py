@@ -11,7 +11,15 @@ from hybridflow.run_folder.summary import installed_versions
 PHASES = ("rollout", "train", "sync")
 
 
-def build_summary(state: RunState, *, status: str, wall_s: float, seed: int, sampling_guarantee: str) -> dict[str, Any]:
+def build_summary(
+    state: RunState,
+    *,
+    status: str,
+    wall_s: float,
+    seed: int,
+    sampling_guarantee: str,
+    weight_transport: dict[str, str],
+) -> dict[str, Any]:
     """Everything that is said of a run at its end. A number that was never measured is null."""
     seconds = dict.fromkeys(PHASES, 0.0) | state.phase_seconds
     return {
@@ -38,6 +46,7 @@ def build_summary(state: RunState, *, status: str, wall_s: float, seed: int, sam
         "wall_s": round(wall_s, 3),
         "peak_rss_gib": round(state.peak_rss_gib, 3),
         "sampling": sampling_guarantee,
+        "weight_transport": weight_transport,
         "versions": installed_versions(),
     }
 

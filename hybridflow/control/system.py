@@ -17,7 +17,7 @@ from hybridflow.cluster.processes import end_processes
 from hybridflow.cluster.session import Slots, node_address, start_session, stop_session
 from hybridflow.cluster.workers import forget_workers, gather
 from hybridflow.config.sections import Config
-from hybridflow.control.transport import exact_settings
+from hybridflow.control.transport import Transport, choose_transport
 from hybridflow.reward_service.group import RewardGroup, setup_of
 from hybridflow.reward_service.rules import BUILD_RULES
 from hybridflow.rollout.group import RolloutGroup
@@ -49,6 +49,7 @@ class System:
         self._actors: list[Any] = []
         self._stream: RewardStream | None = None
         self._rewards: RewardGroup | None = None
+        self._transport: Transport | None = None
         settings = RolloutSettings(config.rollout, config.model.dtype, config.run.seed)
         self.rollout = RolloutGroup(settings, note, progress)
         # Processes must not be lost between their start and the first line that could end them.
@@ -60,11 +61,11 @@ class System:
 
     def _start(self, config: Config, hf_dir: Path, log_directory: Path, note: Callable[[str], None]) -> None:
         layout, engines = config.train.layout, config.rollout
-        shards = exact_settings(config, hf_dir)
         note("starting Ray")
         num_slots = max(layout.world_size, engines.num_engines * engines.tp_size)
         start_session(num_slots)
         slots = Slots(num_slots)
+        transport = self._transport = choose_transport(config, hf_dir, slots.nodes())
         stream = self._stream = RewardStream(
             node_address(),
             self.rollout.admit,
@@ -76,14 +77,16 @@ class System:
             f"starting {engines.num_engines} SGLang engines (TP {engines.tp_size}), and {layout.world_size} Megatron "
             f"workers (TP {layout.tp} x PP {layout.pp} x DP {layout.dp})"
         )
-        self.rollout.launch(slots, hf_dir, stream.endpoint_completions, log_directory)
+        self.rollout.launch(slots, hf_dir, stream.endpoint_completions, log_directory, transport.placed)
         self.trainer = TrainerGroup(config, slots, log_directory)
         self._actors += [worker.actor for worker in self.trainer.workers]
         setup = setup_of(config.reward, BUILD_RULES, rules=config.reward.rules.model_dump())
         self._rewards = RewardGroup(config.reward, setup, stream, slots, log_directory, note)
         gather(self.trainer.setup(hf_dir))
-        if shards is not None:
-            self.trainer.use_exact_shards(shards)
+        if transport.exact is not None:
+            self.trainer.use_exact_shards(transport.exact)
+        elif engines.weight_transport == "auto":
+            note(f"weights go to the engines as whole tensors (hf_buckets): {transport.reason}")
         self.rollout.wait_ready()
         self._rewards.wait_ready()
         note("all workers are ready")
@@ -92,6 +95,12 @@ class System:
     def stream(self) -> RewardStream:
         assert self._stream is not None
         return self._stream
+
+    @property
+    def transport(self) -> Transport:
+        """How weights travel in this run."""
+        assert self._transport is not None
+        return self._transport
 
     def check_workers(self) -> None:
         """Replaces reward workers that have ended although the run goes on; raises where that does not help."""

@@ -1,7 +1,10 @@
-"""Chooses how weights travel, and refuses what the choice cannot serve before anything is started."""
+"""Chooses how weights travel: exact shards where they can serve model and layouts, else buckets of whole tensors."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -9,54 +12,97 @@ import torch
 from hybridflow.config.sections import Config
 from hybridflow.errors import ConfigError
 from hybridflow.trainer.layout import read_model, to_layout
+from hybridflow.weights.reshard.placement import Engines
+from hybridflow.weights.reshard.planner import plan_reshard
 from hybridflow.weights.reshard.rollout_layout import RolloutLayout, check_cpu_layout
-from hybridflow.weights.reshard.settings import ReshardSettings, engines_in_order
+from hybridflow.weights.reshard.schedule import build_schedule
+from hybridflow.weights.reshard.settings import ReshardSettings, ranks_per_machine
 
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2}
 FOREIGN_LAYOUTS = (
-    "quantization",
-    "enable_dp_attention",
-    "pp_size",
-    "dp_size",
-    "dtype",
-    "lora_paths",
-    "json_model_override_args",
+    *("quantization", "torchao_config", "modelopt_quant", "rl_quant_profile", "dtype", "json_model_override_args"),
+    *("enable_dp_attention", "pp_size", "dp_size", "attn_cp_size", "moe_dp_size", "moe_dense_tp_size"),
+    *("enable_dp_lm_head", "moe_runner_backend", "enable_eplb", "ep_num_redundant_experts", "init_expert_location"),
+    *("lora_paths", "enable_lora", "model_impl", "speculative_algorithm", "cpu_offload_gb", "weight_cache_mode"),
 )
-"""Arguments of SGLang under which its ranks hold other parameters than the planner knows."""
+"""Arguments of SGLang under which its ranks may hold other parameters than the planner knows."""
 
 
-def exact_settings(config: Config, hf_dir: str | Path) -> ReshardSettings | None:
-    """What exact resharding needs, None where the configuration chooses buckets of whole tensors.
+@dataclass(frozen=True)
+class Transport:
+    """The choice of a run."""
 
-    Raises ConfigError, naming the key, if exact resharding cannot serve the model or the layouts.
+    exact: ReshardSettings | None
+    """None: whole tensors under Hugging Face names, in buckets."""
+    reason: str
+    """Why this one."""
+
+    @property
+    def name(self) -> str:
+        return "exact" if self.exact else "hf_buckets"
+
+    @property
+    def placed(self) -> Engines:
+        """Slots of the ranks of the engines for which that matters."""
+        return self.exact.engines if self.exact else ()
+
+
+def choose_transport(config: Config, hf_dir: str | Path, nodes: Sequence[str] | None = None) -> Transport:
+    """What `rollout.weight_transport` means for this run; `nodes` names the node of each slot, None: all are on one.
+
+    Raises ConfigError with the reason where "exact" is asked for and cannot serve the model or the layouts.
+    """
+    asked = config.rollout.weight_transport
+    if asked == "hf_buckets":
+        return Transport(None, "rollout.weight_transport says so")
+    try:
+        settings = exact_settings(config, hf_dir, nodes)
+    except ConfigError as error:
+        if asked == "exact":
+            raise ConfigError(
+                f"rollout.weight_transport = 'exact' cannot serve this run: {error}; or set "
+                "rollout.weight_transport = 'hf_buckets'"
+            ) from error
+        return Transport(None, f"exact resharding cannot serve this run: {error}")
+    return Transport(settings, "it serves this model and these layouts")
+
+
+def exact_settings(config: Config, hf_dir: str | Path, nodes: Sequence[str] | None) -> ReshardSettings:
+    """What exact resharding needs, the engines placed where most of their weights are.
+
+    Raises ConfigError, naming the key, if it cannot serve the model or the layouts.
     """
     rollout = config.rollout
-    if rollout.weight_transport != "exact":
-        return None
-    remedy = "; or set rollout.weight_transport = 'hf_buckets'"
     for key in FOREIGN_LAYOUTS:
         if key in rollout.sglang:
             raise ConfigError(
-                f"rollout.sglang.{key} = {rollout.sglang[key]!r}: exact resharding does not know how SGLang then lays "
-                f"its parameters out. Remove it{remedy}"
+                f"rollout.sglang.{key} = {rollout.sglang[key]!r}: it does not know how SGLang then lays its parameters "
+                "out; remove it"
             )
     train = to_layout(config.train.layout)
     layout = RolloutLayout(rollout.tp_size, int(rollout.sglang.get("ep_size", 1)))
     if train.world_size < layout.tp:
         raise ConfigError(
-            f"rollout.tp_size = {layout.tp}: exact resharding puts each rank of an engine beside a train worker, and "
-            f"train.layout has {train.world_size}. Choose a smaller tp_size{remedy}"
+            f"rollout.tp_size = {layout.tp}: it puts each rank of an engine beside a train worker, and train.layout "
+            f"has {train.world_size}; choose a smaller tp_size"
         )
-    settings = ReshardSettings(
-        layout,
-        engines_in_order(rollout.num_engines, layout.tp, train.world_size),
-        int(rollout.weight_bucket_mib * 2**20),
-    )
+    _check_all_beside_train_workers(config, train.world_size, nodes)
     hf_config = read_model(hf_dir)
-    try:
-        settings.schedule(hf_config, train, ELEMENT_BYTES[config.model.dtype])
-        if not torch.cuda.is_available():
-            check_cpu_layout(hf_config, layout)
-    except ConfigError as error:
-        raise ConfigError(f"rollout.weight_transport = 'exact' cannot serve this: {error}{remedy}") from error
-    return settings
+    per_node = ranks_per_machine(nodes[: train.world_size]) if nodes else train.world_size
+    plan = plan_reshard(hf_config, train, layout, gpus_per_node=per_node, num_engines=rollout.num_engines)
+    bucket_bytes = int(rollout.weight_bucket_mib * 2**20)
+    build_schedule(plan, element_bytes=ELEMENT_BYTES[config.model.dtype], bucket_bytes=bucket_bytes)
+    if not torch.cuda.is_available():
+        check_cpu_layout(hf_config, layout)
+    return ReshardSettings(layout, plan.engines, bucket_bytes, per_node)
+
+
+def _check_all_beside_train_workers(config: Config, world_size: int, nodes: Sequence[str] | None) -> None:
+    """Engines beyond the train workers read the shards of another engine: they have to see its memory."""
+    room, count = world_size // config.rollout.tp_size, config.rollout.num_engines
+    several = len(set(nodes)) > 1 if nodes else "RAY_ADDRESS" in os.environ
+    if count > room and (several or torch.cuda.is_available()):
+        raise ConfigError(
+            f"rollout.num_engines = {count}: train.layout has train workers beside {room} of them, and the others "
+            "could not read shards on other GPUs or nodes; start fewer engines"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import ray
 import torch
 
-from hybridflow.cluster.session import this_device
+from hybridflow.cluster.seats import devices_of
 from hybridflow.observability.log import configure
 from hybridflow.observability.process_log import redirect_output
 from hybridflow.rollout.cpu_platform.process_server import start_server
@@ -47,15 +48,18 @@ class RolloutWorker:
         log_path: str,
         initial_version: int | None,
         shards: ShardLoader,
+        seats: Sequence[Any],
     ) -> None:
         redirect_output(Path(log_path))
         configure(engine_id)
         if not torch.cuda.is_available():
             start_server()
-        device = this_device()
-        placed = {} if device is None else {"base_gpu_id": device}
+        devices = devices_of(engine_id, seats)
+        if devices is not None:
+            # SGLang counts GPUs up from the first; its processes, which it starts later, see only these, in this order.
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
         self._engine = SGLangEngine(
-            model_path, placed | arguments, run_seed=run_seed, shards=shards, initial_version=initial_version
+            model_path, arguments, run_seed=run_seed, shards=shards, initial_version=initial_version
         )
         self._sender = CompletionSender(endpoint, engine_id)
 

@@ -25,7 +25,9 @@ import msgspec
 from hybridflow.errors import RolloutError, WeightSyncError
 from hybridflow.rollout.shard_loader import ShardLoader
 from hybridflow.rollout.translate import check_reason, completion_seed, to_completion, to_sglang, undecoded
+from hybridflow.rollout.weight_api import WeightApi
 from hybridflow.types import Completion, Lease, SamplingParams
+from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import Bucket, TensorEntry, check_bucket
 from hybridflow.weights.reshard.shard_bucket import ShardRound
 from hybridflow.wire.messages import build_completion_id
@@ -66,6 +68,8 @@ class SGLangEngine:
         initial_version: int | None = None,
     ) -> None:
         from sglang.srt.entrypoints.engine import Engine
+        from sglang.srt.managers import io_struct
+        from sglang.version import __version__ as sglang_version
 
         self._run_seed = run_seed
         self._shards = shards
@@ -76,6 +80,7 @@ class SGLangEngine:
         self._loop = self._engine.loop
         self._thread = threading.Thread(target=self._loop.run_forever, name="sglang-loop", daemon=True)
         self._thread.start()
+        self._weights = WeightApi(self._tokenizer_manager, io_struct, sglang_version, self._run)
         self._version = initial_version
         self._loaded: list[TensorEntry] = []
         self._session_version: int | None = None
@@ -199,55 +204,44 @@ class SGLangEngine:
 
     def begin_weights(self, version: int) -> None:
         """Opens a weight session. Until `end_weights` succeeds, the engine generates nothing."""
-        from sglang.srt.managers import io_struct
-
         self._session_version = version
         self._loaded = []
         self._shards.begin()
-        self._check(
-            self._run(self._tokenizer_manager.begin_weight_update(io_struct.BeginWeightUpdateReqInput())), "begin"
-        )
+        self._weights.begin()
 
-    def load_bucket(self, bucket: Bucket | ShardRound) -> None:
+    def load_bucket(self, bucket: Bucket | ShardRound | Broadcast) -> None:
         """Verifies a bucket and loads it.
 
         Whole tensors go in under their HF names, and SGLang slices them for each of its TP ranks; shards go in as they
-        are, under SGLang's own names.
+        are, under SGLang's own names. What is only announced is received from the train worker that broadcasts it.
         """
-        if bucket.version != self._session_version:
-            raise WeightSyncError(
-                f"bucket of version {bucket.version} in a session for version {self._session_version}"
-            )
+        self._check_version(bucket.version)
         if isinstance(bucket, ShardRound):
-            self._update(self._shards.open_round(bucket), "direct")
+            self._weights.update(self._shards.open_round(bucket), "direct")
+            return
+        if isinstance(bucket, Broadcast):
+            names, shapes = [e.name for e in bucket.entries], [list(e.shape) for e in bucket.entries]
+            self._weights.receive(names, [e.dtype for e in bucket.entries], shapes, bucket.group)
+            self._loaded.extend(bucket.entries)
             return
         from sglang.srt.utils import MultiprocessingSerializer
 
         check_bucket(bucket)
         named = [(entry.name, tensor) for entry, tensor in zip(bucket.entries, bucket.tensors, strict=True)]
         ranks = self._engine.server_args.tp_size
-        self._update([MultiprocessingSerializer.serialize(named) for _ in range(ranks)], None)
+        self._weights.update([MultiprocessingSerializer.serialize(named) for _ in range(ranks)], None)
         self._loaded.extend(bucket.entries)
 
-    def _update(self, payloads: list[bytes], load_format: str | None) -> None:
-        """Gives SGLang one payload per rank; returns when every rank has copied it."""
-        from sglang.srt.managers import io_struct
+    def join_group(self, group: BroadcastGroup, rank_offset: int) -> None:
+        """Every rank of the engine joins, as rank `rank_offset` and on; blocks until all members are there."""
+        self._weights.join_group(group.address, group.port, rank_offset, group.world_size, group.name, group.backend)
 
-        request = io_struct.UpdateWeightsFromTensorReqInput(
-            serialized_named_tensors=payloads, load_format=load_format, flush_cache=False
-        )
-        self._check(self._run(self._tokenizer_manager.update_weights_from_tensor(request, None)), "load a bucket")
+    def leave_group(self, name: str) -> None:
+        self._weights.leave_group(name)
 
-    def _verify_shards(self, version: int) -> None:
-        """Compares SGLang's own checksums of its parameters with what was handed over."""
-        from sglang.srt.managers import io_struct
-
-        request = io_struct.CheckWeightsReqInput(
-            action="checksum", skip_tensor_list=self._shards.names_to_skip, selector="target"
-        )
-        success, message, ranks, _ = self._run(self._tokenizer_manager.check_weights(request))
-        self._check((success, message), "verify")
-        self._shards.check(version, [rank["checksums"] for rank in ranks])
+    def _check_version(self, version: int) -> None:
+        if version != self._session_version:
+            raise WeightSyncError(f"bucket of version {version} in a session for version {self._session_version}")
 
     def end_weights(self) -> tuple[int, list[TensorEntry]]:
         """Closes the session, drops cached keys and values of the old weights, and returns (version, what was loaded).
@@ -258,9 +252,9 @@ class SGLangEngine:
 
         manager, version = self._tokenizer_manager, self._session_version
         assert version is not None, "begin_weights was not called"
-        self._check(self._run(manager.end_weight_update(io_struct.EndWeightUpdateReqInput())), "end")
+        self._weights.end()
         if self._shards.is_verifying:
-            self._verify_shards(version)
+            self._shards.check(version, self._weights.checksums(self._shards.names_to_skip))
         flushed = self._run(manager.flush_cache())
         if not flushed.success:
             raise WeightSyncError(
@@ -272,13 +266,6 @@ class SGLangEngine:
             raise WeightSyncError(f"SGLang reports weights version {confirmed!r} after version {version} was loaded")
         self._version, self._session_version = version, None
         return version, self._loaded + self._shards.entries
-
-    @staticmethod
-    def _check(result: tuple[bool, str], action: str) -> None:
-        # SGLang reports a refused update as (False, message) and does not raise.
-        success, message = result
-        if not success:
-            raise WeightSyncError(f"SGLang refused to {action} the weight update: {message}")
 
     # ------------------------------------------------------------------------------------------------- life cycle
 

@@ -25,6 +25,8 @@ from hybridflow.rollout.report import Totals
 from hybridflow.rollout.weight_session import WeightSession
 from hybridflow.types import GroupRequest, RolloutReport, SamplingParams
 from hybridflow.weights.manifest import TensorEntry, compare_manifests
+from hybridflow.weights.reshard.placement import Engines
+from hybridflow.weights.reshard.settings import engine_slots
 from hybridflow.wire.endpoint import Endpoint
 from hybridflow.wire.messages import Finished, build_completion_id
 
@@ -58,10 +60,11 @@ class RolloutGroup:
 
     # -------------------------------------------------------------------------------------------------- life cycle
 
-    def launch(self, slots: Slots, hf_dir: Path, endpoint: Endpoint, log_directory: Path) -> None:
-        """Starts every engine in the first of its `tp_size` slots; completions are sent to `endpoint`."""
-        for index in range(self._settings.section.num_engines):
-            member = create_member(index, self._settings, slots, hf_dir, endpoint, log_directory)
+    def launch(self, slots: Slots, hf_dir: Path, endpoint: Endpoint, log_directory: Path, placed: Engines = ()) -> None:
+        """Starts the engines, the first in the slots that `placed` says; completions are sent to `endpoint`."""
+        section = self._settings.section
+        for index, own in enumerate(engine_slots(section.num_engines, section.tp_size, placed)):
+            member = create_member(index, self._settings, slots, own, hf_dir, endpoint, log_directory)
             self._members[member.name] = member
 
     def wait_ready(self) -> None:

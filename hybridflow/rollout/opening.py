@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray
 
+from hybridflow.cluster.seats import take_seats
 from hybridflow.cluster.session import Slots
 from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.rollout.actor import RolloutWorker
@@ -16,7 +18,7 @@ from hybridflow.rollout.shard_loader import ShardLoader
 from hybridflow.wire.endpoint import Endpoint
 
 SLOT_SHARE = 0.4
-"""Part of a slot that an engine takes beside the train worker of the slot."""
+"""Part of a slot that a rank of an engine takes beside the train worker of the slot."""
 CONCURRENCY = 6
 """Methods of an engine's actor that may run at once: two loads of buckets, status, submit, abort and one spare."""
 
@@ -37,14 +39,21 @@ class RolloutSettings:
 
 
 def create_member(
-    index: int, settings: RolloutSettings, slots: Slots, hf_dir: Path, endpoint: Endpoint, log_directory: Path
+    index: int,
+    settings: RolloutSettings,
+    slots: Slots,
+    own: Sequence[int],
+    hf_dir: Path,
+    endpoint: Endpoint,
+    log_directory: Path,
 ) -> EngineMember:
-    """Starts engine `index` in the first of its `tp_size` slots; it sends completions to `endpoint`."""
+    """Starts engine `index`; its ranks are in the slots `own`, its actor in the first. Completions go to `endpoint`."""
     section, name = settings.section, f"engine-{index}"
+    seats = take_seats(slots, own[1:], SLOT_SHARE)  # they stay when the engine is started again
     options = ray.remote(RolloutWorker).options(
         num_cpus=SLOT_SHARE,
         num_gpus=SLOT_SHARE * slots.gpus_per_slot,
-        scheduling_strategy=slots.strategy(index * section.tp_size),
+        scheduling_strategy=slots.strategy(own[0]),
         runtime_env={"env_vars": engine_environment(section, index)},
         max_restarts=0,
         max_concurrency=CONCURRENCY,
@@ -52,7 +61,7 @@ def create_member(
     arguments = build_arguments(section, dtype=settings.dtype, seed=settings.seed)
     log = str(log_directory / f"{name}.log")
     shards = ShardLoader(index, section.verify_weights)
-    given = (name, str(hf_dir), arguments, settings.seed, endpoint, log, settings.initial_version, shards)
+    given = (name, str(hf_dir), arguments, settings.seed, endpoint, log, settings.initial_version, shards, seats)
     return EngineMember(
         name,
         lambda: options.remote(*given),

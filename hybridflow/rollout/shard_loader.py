@@ -2,7 +2,7 @@
 
 For each rank of the engine the process of SGLang's tokenizer manager maps the bucket that the train worker assembled,
 checks every parameter against its CRC-32 and hands SGLang a list of (name, tensor) in that same memory. SGLang's rank
-copies them into its parameters (`load_format="direct"`).
+copies them into its parameters (`load_format="direct"`). On a GPU the train worker's payload is passed on as it is.
 
 What was loaded is confirmed by SGLang itself: its own checksum of its parameters (`check_weights`) has to be that of
 what lay in the buckets.
@@ -10,6 +10,7 @@ what lay in the buckets.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor
@@ -54,26 +55,36 @@ class ShardLoader:
 
         Raises WeightSyncError naming tensor and ranks if one is not as it was sent.
         """
-        from sglang.srt.utils import MultiprocessingSerializer
-
         payloads = []
         for bucket in round_.of_engine(self._index):
-            if bucket.handle not in self._mapped:
-                self._mapped[bucket.handle] = map_buffer(bucket.handle)
-            named = read_bucket(bucket, self._mapped[bucket.handle])
-            self._note(bucket, named)
-            payloads.append(MultiprocessingSerializer.serialize(named))
+            if bucket.payload is not None:
+                self._note(bucket, bucket.read_back.__getitem__)
+                payloads.append(bucket.payload)
+            else:
+                payloads.append(self._map_bucket(bucket))
         return payloads
 
-    def _note(self, bucket: ShardBucket, named: list[tuple[str, Tensor]]) -> None:
+    def _map_bucket(self, bucket: ShardBucket) -> bytes:
+        """The payload for a bucket that lies in memory of this machine."""
         from sglang.srt.managers.mm_utils import tensor_hash
+        from sglang.srt.utils import MultiprocessingSerializer
 
+        assert bucket.handle is not None, "a bucket lies in memory that is mapped, or on a GPU"
+        if bucket.handle not in self._mapped:
+            self._mapped[bucket.handle] = map_buffer(bucket.handle)
+        named = read_bucket(bucket, self._mapped[bucket.handle])
+        tensors = dict(named)
+        self._note(bucket, lambda name: f"{tensor_hash(tensors[name]):016x}")
+        return MultiprocessingSerializer.serialize(named)
+
+    def _note(self, bucket: ShardBucket, checksum: Callable[[str], str]) -> None:
+        """`checksum` is SGLang's, of a parameter by its name."""
         self._entries += rank_entries(bucket)
         self._owners[bucket.tp_rank] = bucket.owner
         expected = self._expected.setdefault(bucket.tp_rank, {})
-        for name, tensor in named:
+        for name in (entry.name for entry in bucket.entries):
             if self._names.setdefault(name, self._is_chosen(len(self._names), bucket.version)):
-                expected[name] = f"{tensor_hash(tensor):016x}"
+                expected[name] = checksum(name)
 
     def _is_chosen(self, place: int, version: int) -> bool:
         if self._verify == "sample" and self._num_sessions:

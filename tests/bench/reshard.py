@@ -45,7 +45,7 @@ from hybridflow.weights.reshard.buffers import SharedBuffer, map_buffer
 from hybridflow.weights.reshard.executor import ReshardExecutor
 from hybridflow.weights.reshard.rollout_layout import RolloutLayout
 from hybridflow.weights.reshard.schedule import Schedule
-from hybridflow.weights.reshard.settings import ReshardSettings, engines_in_order
+from hybridflow.weights.reshard.settings import ReshardSettings, engine_slots
 from hybridflow.weights.reshard.shard_bucket import ShardBucket, cut_buffer, read_bucket
 from hybridflow.weights.reshard.traffic import compute_traffic
 from hybridflow.weights.reshard.train_layout import num_parts, part_of
@@ -64,7 +64,7 @@ def main() -> None:
     config = small_config(options)
     settings = ReshardSettings(
         RolloutLayout(options.rollout),
-        engines_in_order(options.engines, options.rollout, train.world_size),
+        engine_slots(options.engines, options.rollout),
         int(options.bucket_mib * 2**20),
         gpus_per_node=train.world_size,
     )

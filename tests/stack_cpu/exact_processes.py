@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import signal
 import sys
 import traceback
 from multiprocessing.connection import Connection
@@ -13,11 +14,13 @@ from typing import Any
 
 from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.rollout.arguments import build_arguments, engine_environment
+from hybridflow.weights.broadcast import BroadcastGroup
+from hybridflow.weights.manifest import TensorEntry, describe_tensor
 from hybridflow.weights.reshard.rollout_layout import RolloutLayout
-from hybridflow.weights.reshard.settings import ReshardSettings, engines_in_order
+from hybridflow.weights.reshard.settings import ReshardSettings, engine_slots
 from hybridflow.weights.reshard.shard_bucket import ShardRound
 from megatron_ext.layout import Layout
-from tests.dist_cpu.launch import free_port
+from tests.dist_cpu.launch import free_port, start_rank
 
 REPLY_TIMEOUT_S = 500.0
 
@@ -25,11 +28,13 @@ REPLY_TIMEOUT_S = 500.0
 class Served:
     """A process that owns an object and calls its methods one after the other."""
 
-    def __init__(self, target: Any, *args: Any, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, target: Any, *args: Any, environment: dict[str, str] | None = None, method: str = "spawn"
+    ) -> None:
         before = dict(os.environ)
         os.environ.update(environment or {"OMP_NUM_THREADS": "1"})  # inherited by the process that is started here
         try:
-            context = multiprocessing.get_context("spawn")
+            context: Any = multiprocessing.get_context(method)
             self._pipe, theirs = context.Pipe()
             self._process = context.Process(target=_serve, args=(theirs, target, args))
             self._process.start()
@@ -53,8 +58,12 @@ class Served:
         self.ask(method, *args)
         return self.answer()
 
-    def close(self) -> None:
+    def begin_closing(self) -> None:
+        """It ends by itself when nobody calls any more."""
         self._pipe.close()
+
+    def close(self) -> None:
+        self.begin_closing()
         self._process.join(timeout=60)
         if self._process.is_alive():
             self._process.kill()
@@ -82,7 +91,7 @@ class TrainRank:
     def __init__(self, rank: int, layout: Layout, port: int, hf_dir: Path) -> None:
         import torch
 
-        torch.set_num_threads(1)
+        start_rank()
         from megatron_ext.policy import MegatronPolicy
         from megatron_ext.topology import init_distributed
 
@@ -111,6 +120,20 @@ class TrainRank:
     def assemble(self, tp: int, number: int, version: int) -> Any:
         return self.executors[tp].assemble(number, version, self.policy.local_parameters())
 
+    def broadcast(self, group: BroadcastGroup, version: int) -> None:
+        """Rank 0 sends every tensor whole; to be called once the engine has been told to receive."""
+        from hybridflow.weights.broadcast import Broadcaster
+
+        tensors = [tensor for _, tensor in self.policy.export_tensors()]
+        if self.topology.rank == 0:
+            sender = Broadcaster(group)
+            sender.send(tensors)
+            sender.close()
+
+    def entries(self) -> list[TensorEntry]:
+        """Of all tensors of this rank's stage."""
+        return [describe_tensor(name, tensor) for name, tensor in self.policy.export_tensors()]
+
     def close(self) -> None:
         from megatron_ext.topology import shutdown_distributed
 
@@ -125,7 +148,10 @@ class Trainer:
     def __init__(self, layout: Layout, hf_dir: Path) -> None:
         self.layout = layout
         port = free_port()
-        self.ranks = [Served(TrainRank, rank, layout, port, hf_dir) for rank in range(layout.world_size)]
+        self.ranks = [
+            Served(TrainRank, rank, layout, port, hf_dir, method="forkserver")  # Megatron is imported once for all
+            for rank in range(layout.world_size)
+        ]
 
     def call(self, method: str, *args: Any) -> list[Any]:
         for rank in self.ranks:
@@ -134,13 +160,17 @@ class Trainer:
 
     def open(self, tp: int, bucket_bytes: int) -> int:
         """For one engine of `tp` ranks; returns the number of rounds."""
-        engines = engines_in_order(1, tp, self.layout.world_size)
+        engines = engine_slots(1, tp)
         settings = ReshardSettings(RolloutLayout(tp), engines, bucket_bytes, gpus_per_node=self.layout.world_size)
         return self.call("open", settings)[0]
 
     def assemble(self, tp: int, number: int, version: int) -> ShardRound:
         buckets = [bucket for bucket in self.call("assemble", tp, number, version) if bucket is not None]
         return ShardRound(version=version, engines=[sorted(buckets, key=lambda bucket: bucket.tp_rank)])
+
+    def begin_closing(self) -> None:
+        for rank in self.ranks:
+            rank.begin_closing()
 
     def close(self) -> None:
         for rank in self.ranks:
@@ -159,6 +189,8 @@ class EngineProcess:
         self.begin_weights = self.engine.begin_weights
         self.load_bucket = self.engine.load_bucket
         self.end_weights = self.engine.end_weights
+        self.join_group = self.engine.join_group
+        self.leave_group = self.engine.leave_group
 
     def greedy(self, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
         from hybridflow.types import GroupRequest, Lease, Prompt, SamplingParams
@@ -175,7 +207,9 @@ class EngineProcess:
         return [c.token_ids for c in sorted(completions, key=lambda completion: completion.group_id)]
 
     def close(self) -> None:
-        self.engine.shutdown()
+        for pid in self.engine.child_pids():  # an orderly end takes seconds, and nothing is left to be saved
+            os.kill(pid, signal.SIGKILL)
+        os._exit(0)
 
 
 def start_engine(hf_dir: Path, tp: int) -> Served:

@@ -48,7 +48,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         train__layout__tp=1,
         rollout__num_engines=2,
         rollout__hang_timeout_s=10,
-        rollout__weight_transport="hf_buckets",
         reward__num_workers=1,
     )
     config = load_config([ROOT / "configs/quickstart.toml"], overrides, Config)

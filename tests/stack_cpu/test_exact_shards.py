@@ -19,8 +19,10 @@ from transformers import AutoModelForCausalLM, GenerationConfig, Qwen3MoeConfig,
 
 from hybridflow.errors import RolloutError, WeightSyncError
 from hybridflow.policy.init import write_policy
+from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import Bucket, describe_tensor
 from megatron_ext.layout import Layout
+from tests.dist_cpu.launch import free_port
 from tests.stack_cpu.command import ROOT
 from tests.stack_cpu.exact_processes import Served, Trainer, start_engine
 
@@ -50,8 +52,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             "DP2": Trainer(Layout(dp=2), dense),
             "EP2": Trainer(Layout(ep=2, dp=2), moe),
         }
-        for process in [*engines.values(), *trainers.values()]:
+        processes = [*engines.values(), *trainers.values()]
+        for process in processes:
             stack.callback(process.close)
+        for process in processes:
+            stack.callback(process.begin_closing)  # first of all, so that they end side by side
         yield Stack(trainers, engines, folder)
 
 
@@ -124,6 +129,23 @@ def hf_greedy(directory: Path) -> list[list[int]]:
     ]
 
 
+def test_whole_tensors_arrive_over_a_process_group_of_trainer_and_engine_ranks(stack: Stack) -> None:
+    """The way to engines on devices of their own; the engine has other weights before."""
+    trainer, engine, exported = stack.trainers["DP2"], stack.engines["TP2"], stack.folder / "v5"
+    trainer.call("change", 0.1, exported)
+    entries = trainer.call("entries")[0]
+    group = BroadcastGroup(name="v5", address="127.0.0.1", port=free_port(), world_size=3, backend="gloo")
+    engine.call("begin_weights", 5)
+    engine.ask("join_group", group, 1)
+    engine.ask("load_bucket", Broadcast(version=5, group=group.name, entries=entries))
+    trainer.call("broadcast", group, 5)
+    engine.answer()
+    engine.answer()
+    engine.call("leave_group", group.name)
+    assert engine.call("end_weights") == (5, entries)
+    assert engine.call("greedy", PROMPTS, NEW_TOKENS) == hf_greedy(exported)
+
+
 def test_a_parameter_that_sglang_holds_otherwise_is_named(stack: Stack) -> None:
     """One tensor is overwritten behind the shards' back, in the same session: reading back finds it."""
     trainer, engine = stack.trainers["DP2"], stack.engines["TP2"]
@@ -147,6 +169,8 @@ def test_a_bucket_that_changed_on_the_way_is_refused(stack: Stack) -> None:
     trainer.open(1, BUCKET_BYTES)
     engine.call("begin_weights", 10)
     round_ = trainer.assemble(1, 0, 10)
-    map_buffer(round_.engines[0][0].handle)[0] ^= 1
+    handle = round_.engines[0][0].handle
+    assert handle is not None
+    map_buffer(handle)[0] ^= 1
     with pytest.raises(WeightSyncError, match=r"model\.embed_tokens\.weight of rank 0 of the engine"):
         engine.call("load_bucket", round_)

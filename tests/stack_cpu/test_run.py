@@ -57,6 +57,7 @@ def test_summary_adds_up(finished: Path) -> None:
     assert groups["trained"] > 0, "the test policy gave no group with variance: nothing was trained on"
     assert summary["logprob_gap_mean_abs"] < 1e-4
     assert summary["cached_tokens"] > 0, "no completion found its prompt in the cache of its group"
+    assert summary["weight_transport"]["used"] == "exact"
     assert set(summary["phase_seconds"]) >= {"rollout", "train", "sync"}
     assert set(summary["versions"]) == {"torch", "megatron_core", "sglang", "ray", "pyzmq", "wandb", "transformers"}
 

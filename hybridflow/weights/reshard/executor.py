@@ -2,8 +2,8 @@
 
 Every rank calls `assemble(number, ...)` for the same rounds in the same order. In a round it
 
-    copies what stays on its GPU, or goes to a rank whose memory it sees, straight from its parameters into the
-    parameters being assembled (no message, no packing);
+    copies what stays on its device, or goes to a rank whose memory it sees (a CPU's, of the same machine), straight
+    from its parameters into the parameters being assembled (no message, no packing);
     posts all other pieces at once as point-to-point operations of the train group (gloo, NCCL): a contiguous piece is
     sent from and received in place, one with gaps is packed and unpacked;
     meets the others, and describes what lies in its buffer with a CRC-32 per parameter.
@@ -13,8 +13,8 @@ round k. Round k + 1 is assembled while they load it. Whoever drives the rounds 
 
 No whole tensor of the model is ever gathered: a rank holds its parameters, its two buckets, and what is packed.
 
-On CUDA (not run yet) messages travel over NCCL from device to device, and buckets lie in host memory all the same: each
-engine's rank copies its bucket up by itself. Handing over device memory (CUDA IPC) is not built.
+On CUDA (not run yet) buckets lie on the GPU that trainer and engine share, other GPUs are reached over NCCL, and SGLang
+opens the bucket by CUDA IPC (device_handover.py). Checksums of the manifest pass through host memory.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from torch import Tensor
 from hybridflow.errors import WeightSyncError
 from hybridflow.weights.manifest import describe_tensor
 from hybridflow.weights.reshard.buffers import BufferHandle, SharedBuffer, map_buffer
+from hybridflow.weights.reshard.device_handover import DeviceBuffer, ipc_payload, sglang_checksums
 from hybridflow.weights.reshard.placement import Link
 from hybridflow.weights.reshard.plan import Copy
 from hybridflow.weights.reshard.regions import Region
@@ -54,9 +55,9 @@ class ReshardExecutor:
             for tp_rank, gpu in enumerate(gpus)
         }
         self._messages: dict[int, tuple[list[Message], list[Message]]] = {}
-        self._buffers = [SharedBuffer(size) for size in self._buffer_sizes()]
+        self._buffers = [self._make_buffer(size) for size in self._buffer_sizes()]
         self._handles: list[list[BufferHandle]] = [[] for _ in range(schedule.plan.world_size)]
-        dist.all_gather_object(self._handles, [buffer.handle for buffer in self._buffers])
+        dist.all_gather_object(self._handles, [buffer.handle for buffer in self._buffers if buffer.handle])
         self._opened: dict[BufferHandle, Tensor] = {}
         self.sent_bytes: Counter[Link] = Counter()
         """By way, of all rounds so far; on Link.DEVICE what this rank copied for itself."""
@@ -77,12 +78,14 @@ class ReshardExecutor:
             for name, region in self._schedule.padding(number, self._rank):
                 as_matrix(own[name], region).zero_()
         for message in outgoing:
-            if message.link is not Link.NETWORK:
+            if self._writes(message):
                 targets = self._targets(number, message.destination)
                 for copy in message.copies:
                     as_matrix(targets[copy.parameter], copy.region).copy_(self._cut(copy, parameters))
             self.sent_bytes[message.link] += message.num_elements * self._dtype.itemsize
         self._exchange(number, outgoing, incoming, parameters)
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
         # Nobody's bucket is whole before all have written into it.
         dist.barrier()
         return self._describe(number, version)
@@ -100,14 +103,14 @@ class ReshardExecutor:
         unpack: list[tuple[Tensor, Tensor]] = []
         packed: dict[tuple[int, str, Region], Tensor] = {}
         for message in outgoing:
-            if message.link is Link.NETWORK:
+            if not self._writes(message):
                 for tag, copy in enumerate(message.copies):
                     key = (copy.chunk, copy.tensor, copy.origin)  # the same piece may go to several engines
                     if key not in packed:
                         packed[key] = self._cut(copy, parameters).contiguous()
                     operations.append(dist.P2POp(dist.isend, packed[key], message.destination, tag=tag))
         for message in incoming:
-            if message.link is Link.NETWORK:
+            if not self._writes(message):
                 targets = self._targets(number, self._rank)
                 for tag, copy in enumerate(message.copies):
                     place = as_matrix(targets[copy.parameter], copy.region)
@@ -121,6 +124,10 @@ class ReshardExecutor:
                 work.wait()
         for place, landing in unpack:
             place.copy_(landing)
+
+    def _writes(self, message: Message) -> bool:
+        """Whether the source writes into the destination's memory by itself."""
+        return message.link is Link.DEVICE or (message.link is Link.NVLINK and self._device.type == "cpu")
 
     def _messages_of(self, number: int) -> tuple[list[Message], list[Message]]:
         """Outgoing and incoming; the same in every update."""
@@ -141,6 +148,9 @@ class ReshardExecutor:
 
     # -------------------------------------------------------------------------------------------------- buffers
 
+    def _make_buffer(self, num_bytes: int) -> SharedBuffer | DeviceBuffer:
+        return SharedBuffer(num_bytes) if self._device.type == "cpu" else DeviceBuffer(num_bytes, self._device)
+
     def _buffer_sizes(self) -> list[int]:
         """Of each buffer: the largest of the rounds that use it."""
         if self._rank not in self._engine_of:
@@ -154,10 +164,10 @@ class ReshardExecutor:
 
     def _targets(self, number: int, gpu: int) -> dict[str, Tensor]:
         """The parameters of a round in the buffer of a GPU's engine rank."""
-        handle = self._handles[gpu][number % ROUNDS_UNDER_WAY]
         if gpu == self._rank:
             bytes_B = self._buffers[number % ROUNDS_UNDER_WAY].bytes_B
         else:
+            handle = self._handles[gpu][number % ROUNDS_UNDER_WAY]
             if handle not in self._opened:
                 self._opened[handle] = map_buffer(handle)
             bytes_B = self._opened[handle]
@@ -167,15 +177,18 @@ class ReshardExecutor:
         if self._rank not in self._engine_of:
             return None
         engine, tp_rank = self._engine_of[self._rank]
-        entries = [describe_tensor(name, tensor) for name, tensor in self._targets(number, self._rank).items()]
+        named = list(self._targets(number, self._rank).items())
+        on_gpu = self._device.type == "cuda"
         return ShardBucket(
             version=version,
             number=number,
             rank=self._rank,
             engine=engine,
             tp_rank=tp_rank,
-            entries=entries,
+            entries=[describe_tensor(name, tensor.cpu()) for name, tensor in named],
             handle=self._buffers[number % ROUNDS_UNDER_WAY].handle,
+            payload=ipc_payload(named) if on_gpu else None,
+            read_back=sglang_checksums(named) if on_gpu else {},
         )
 
 

@@ -3,8 +3,8 @@
 Trainer rank i is on GPU i. Rank r of engine e is on GPU e x tp + r unless ranks of a node change places so that more of
 what they need is on their own GPU already. Example: train TP 8, rollout TP 4. GPU g holds eighth g of every matrix, and
 quarter r is made of eighths 2r and 2r + 1. In the order 0 1 2 3 | 4 5 6 7 two GPUs of eight hold anything of what they
-need; in the order 0 2 4 6 | 1 3 5 7 each holds half of it. The launcher gives an engine its GPUs in this order
-(CUDA_VISIBLE_DEVICES).
+need; in the order 0 2 4 6 | 1 3 5 7 each holds half of it. An engine is given its GPUs in this order
+(CUDA_VISIBLE_DEVICES, rollout/actor.py).
 """
 
 from __future__ import annotations
@@ -34,27 +34,31 @@ def link_between(source: int, destination: int, gpus_per_node: int) -> Link:
     return Link.NVLINK if source // gpus_per_node == destination // gpus_per_node else Link.NETWORK
 
 
-def place_engines(held_GR: NDArray[np.int64], gpus_per_node: int) -> Engines:
+def place_engines(held_GR: NDArray[np.int64], gpus_per_node: int, num_engines: int | None = None) -> Engines:
     """The placement under which the fewest elements move between GPUs; as many ranks as that allows stay in order.
 
     `held_GR[g, r]` is how many elements GPU g holds of what an engine's rank r needs. Ranks change places within a
     node, and across engines only where each engine of the node is whole: no engine is on more nodes than in order.
+    With `num_engines` there are only so many, and GPUs are left free; None: as many as there is room for.
     """
     num_gpus, tp = held_GR.shape
+    room = num_gpus // tp
+    count = room if num_engines is None else min(num_engines, room)
     slots = [(gpu // tp, gpu % tp) for gpu in range(num_gpus)]
     whole_engines = gpus_per_node % tp == 0
     domains: dict[tuple[int, int], list[int]] = {}
     for gpu, (engine, _) in enumerate(slots):
         domains.setdefault((gpu // gpus_per_node, 0 if whole_engines else engine), []).append(gpu)
-    engines = [[0] * tp for _ in range(num_gpus // tp)]
+    engines = [[0] * tp for _ in range(room)]
     solved: dict[bytes, list[int]] = {}  # nodes are mostly alike
     for gpus in domains.values():
         ranks = [slots[gpu][1] for gpu in gpus]
-        held = held_GR[np.ix_(gpus, ranks)]
+        taken = np.array([slots[gpu][0] < count for gpu in gpus])
+        held = held_GR[np.ix_(gpus, ranks)] * taken
         if held.tobytes() not in solved:
             # Elements count first; then, by less than one element, ranks that stay where they are.
             solved[held.tobytes()] = assign(held * (len(gpus) + 1) + np.eye(len(gpus), dtype=np.int64))
         for gpu, slot in zip(gpus, solved[held.tobytes()], strict=True):
             engine, rank = slots[gpus[slot]]
             engines[engine][rank] = gpu
-    return tuple(map(tuple, engines))
+    return tuple(map(tuple, engines[:count]))

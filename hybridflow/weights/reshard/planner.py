@@ -26,12 +26,13 @@ def plan_reshard(
     *,
     gpus_per_node: int = 8,
     engines: Engines | None = None,
+    num_engines: int | None = None,
 ) -> ReshardPlan:
     """The copies, proven exact (proof.py), with the engines placed so that the fewest elements change GPU.
 
-    `engines` are those that run already, where they run; GPUs may be without one. Pure: needs no process, no device and
-    no weights. Raises ConfigError naming the key, its value, the rule and a remedy if one of the layouts does not fit
-    the model or they do not fit each other.
+    `engines` are those that run already, where they run; else so many are placed as `num_engines` says, or as there is
+    room for. GPUs may be without one. Pure: needs no process, no device and no weights. Raises ConfigError naming the
+    key, its value, the rule and a remedy if one of the layouts does not fit the model or they do not fit each other.
     """
     check_layouts(hf_config, train, rollout, gpus_per_node)
     blocks = model_blocks(hf_config, train)
@@ -44,7 +45,7 @@ def plan_reshard(
     }
     needs = count_needs(blocks, patterns, rollout.tp)
     if engines is None:
-        engines = place_engines(count_held(needs, train), gpus_per_node)
+        engines = place_engines(count_held(needs, train), gpus_per_node, num_engines)
     sources = choose_sources(needs, train, engines, gpus_per_node)
     plan = ReshardPlan(hf_config, train, rollout, gpus_per_node, blocks, patterns, engines, sources)
     prove_exact(plan)

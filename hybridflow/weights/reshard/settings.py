@@ -28,10 +28,12 @@ class ReshardSettings:
         return build_schedule(plan, element_bytes=element_bytes, bucket_bytes=self.bucket_bytes)
 
 
-def engines_in_order(num_engines: int, tp: int, world_size: int) -> Engines:
-    """Engine i beside train workers i x tp and on. Engines that find no train worker are left out."""
-    count = min(num_engines, world_size // tp)
-    return tuple(tuple(range(engine * tp, (engine + 1) * tp)) for engine in range(count))
+def engine_slots(num_engines: int, tp: int, placed: Engines = ()) -> Engines:
+    """Slots of the ranks of each engine: of the first as `placed`, of those beyond in order, engine i from i x tp."""
+    return tuple(
+        placed[engine] if engine < len(placed) else tuple(range(engine * tp, (engine + 1) * tp))
+        for engine in range(num_engines)
+    )
 
 
 def ranks_per_machine(machines: Sequence[str]) -> int:

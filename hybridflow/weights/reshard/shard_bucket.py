@@ -28,7 +28,12 @@ class ShardBucket(msgspec.Struct, frozen=True, kw_only=True):
     tp_rank: int
     entries: list[TensorEntry]
     """Under SGLang's own names."""
-    handle: BufferHandle
+    handle: BufferHandle | None
+    """Of memory that the engine's processes can map; None on a GPU."""
+    payload: bytes | None = None
+    """On a GPU: what SGLang's rank on it opens, see device_handover.py."""
+    read_back: dict[str, str] = {}
+    """On a GPU: what SGLang's checksum of each parameter will have to be."""
 
     @property
     def owner(self) -> str:

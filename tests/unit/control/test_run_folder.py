@@ -159,7 +159,14 @@ def test_gap_is_a_mean_over_the_tokens_of_finite_updates() -> None:
 
 
 def summarise(state: RunState) -> dict[str, Any]:
-    return build_summary(state, status="finished", wall_s=12.34567, seed=3, sampling_guarantee="none")
+    return build_summary(
+        state,
+        status="finished",
+        wall_s=12.34567,
+        seed=3,
+        sampling_guarantee="none",
+        weight_transport={"used": "exact", "reason": "it serves"},
+    )
 
 
 def test_summary_has_what_a_reader_may_count_on(tmp_path: Path) -> None:
@@ -186,6 +193,7 @@ def test_summary_has_what_a_reader_may_count_on(tmp_path: Path) -> None:
     assert summary["logprob_gap_mean_abs"] == 0.25
     assert summary["phase_seconds"] == {"rollout": 1.0, "train": 0.0, "sync": 0.0, "eval": 2.0}
     assert (summary["wall_s"], summary["peak_rss_gib"], summary["seed"]) == (12.346, 1.235, 3)
+    assert summary["weight_transport"] == {"used": "exact", "reason": "it serves"}
     names = {"torch", "megatron_core", "sglang", "ray", "pyzmq", "wandb", "transformers"}
     assert summary["versions"].keys() == names
 

@@ -1,8 +1,9 @@
-"""Which layouts exact resharding serves, and what is said about the others."""
+"""Which runs exact resharding serves, where it puts engines, and what is said about the other runs."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,27 +11,33 @@ import torch
 
 from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
-from hybridflow.control.transport import exact_settings
+from hybridflow.control.transport import choose_transport
 from hybridflow.errors import ConfigError
-from hybridflow.weights.reshard.settings import engines_in_order, ranks_per_machine
+from hybridflow.weights.reshard.settings import engine_slots, ranks_per_machine
 
 ROOT = Path(__file__).parents[3]
 TINY = ROOT / "configs/models/tiny"
 
 
 def config(*settings: str) -> Config:
-    chosen = ["rollout.weight_transport=exact", f"model.path={TINY}", *settings]
+    chosen = [f"model.path={TINY}", *settings]
     return load_config([ROOT / "configs/quickstart.toml"], chosen, Config)
 
 
-def test_an_engine_is_beside_its_train_worker() -> None:
-    settings = exact_settings(config("train.layout.tp=2"), TINY)
-    assert settings is not None
-    assert settings.engines == ((0,),)
+def change_model(folder: Path, changes: dict[str, int]) -> None:
+    (folder / "config.json").write_text(json.dumps(json.loads((TINY / "config.json").read_text()) | changes))
+
+
+@pytest.mark.parametrize("asked", ["auto", "exact"])
+def test_a_run_that_it_can_serve_takes_exact_shards_beside_a_train_worker(asked: str) -> None:
+    transport = choose_transport(config(f"rollout.weight_transport={asked}", "train.layout.tp=2"), TINY)
+    assert transport.name == "exact"
+    assert transport.placed == ((0,),)
 
 
 def test_hf_buckets_need_no_plan() -> None:
-    assert exact_settings(config("rollout.weight_transport=hf_buckets", "rollout.tp_size=4"), TINY) is None
+    transport = choose_transport(config("rollout.weight_transport=hf_buckets", "rollout.tp_size=4"), TINY)
+    assert (transport.name, transport.exact, transport.placed) == ("hf_buckets", None, ())
 
 
 @pytest.mark.parametrize(
@@ -41,14 +48,39 @@ def test_hf_buckets_need_no_plan() -> None:
         (["train.layout.tp=2", "train.layout.dp=3", "rollout.tp_size=4"], r"it must divide the 6 GPUs"),
     ],
 )
-def test_what_it_cannot_serve_is_refused_with_the_remedy(settings: list[str], message: str) -> None:
+def test_what_it_cannot_serve_is_refused_with_the_remedy_or_left_with_the_reason(
+    settings: list[str], message: str
+) -> None:
+    more = ["train.prompts_per_step=18", "warmup.stages=[]"]
     with pytest.raises(ConfigError, match=rf"{message}.*rollout\.weight_transport = 'hf_buckets'"):
-        exact_settings(config(*settings, "train.prompts_per_step=18", "warmup.stages=[]"), TINY)
+        choose_transport(config("rollout.weight_transport=exact", *settings, *more), TINY)
+    transport = choose_transport(config(*settings, *more), TINY)
+    assert transport.name == "hf_buckets"
+    assert re.search(message, transport.reason)
 
 
-def test_engines_without_a_train_worker_are_left_to_those_that_have_one() -> None:
-    assert engines_in_order(3, 2, 4) == ((0, 1), (2, 3))
-    assert engines_in_order(1, 2, 4) == ((0, 1),)
+@pytest.mark.parametrize(("nodes", "name"), [(None, "exact"), ("aaa", "exact"), ("aab", "hf_buckets")])
+def test_engines_beyond_the_train_workers_have_to_see_their_memory(
+    nodes: str | None, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    transport = choose_transport(config("train.layout.tp=2", "rollout.num_engines=3"), TINY, nodes)
+    assert transport.name == name
+    assert transport.exact or "rollout.num_engines = 3: train.layout has train workers beside 2" in transport.reason
+
+
+def test_ranks_of_an_engine_are_where_most_of_their_weights_are(tmp_path: Path) -> None:
+    """Training cuts matrices over four ranks, the engine over two: rank r needs quarters 2r and 2r + 1. On two nodes
+    it stays on one of them."""
+    change_model(tmp_path, {"num_key_value_heads": 4})
+    settings = config("train.layout.tp=4", "rollout.tp_size=2")
+    assert choose_transport(settings, tmp_path, "aaaa").placed == ((0, 2),)
+    assert choose_transport(settings, tmp_path, "aabb").placed == ((0, 1),)
+
+
+def test_engines_without_a_place_take_slots_in_order() -> None:
+    assert engine_slots(3, 2) == ((0, 1), (2, 3), (4, 5))
+    assert engine_slots(3, 2, ((0, 2), (1, 3))) == ((0, 2), (1, 3), (4, 5))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +101,7 @@ def test_what_sglang_pads_on_a_cpu_is_refused(
     changes: dict[str, int], tp: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    (tmp_path / "config.json").write_text(json.dumps(json.loads((TINY / "config.json").read_text()) | changes))
+    change_model(tmp_path, changes)
     layout = "train.layout={dp=2}"
     with pytest.raises(ConfigError, match=rf"{message}.*rollout\.weight_transport = 'hf_buckets'"):
-        exact_settings(config(layout, f"rollout.tp_size={tp}"), tmp_path)
+        choose_transport(config("rollout.weight_transport=exact", layout, f"rollout.tp_size={tp}"), tmp_path)

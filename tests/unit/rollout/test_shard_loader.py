@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 import torch
 
@@ -9,7 +10,13 @@ from hybridflow.errors import WeightSyncError
 from hybridflow.rollout.shard_loader import SAMPLE_PERIOD, ShardLoader, Verify
 from hybridflow.weights.manifest import describe_tensor
 from hybridflow.weights.reshard.buffers import BufferHandle, SharedBuffer, map_buffer, this_machine
-from hybridflow.weights.reshard.shard_bucket import ShardBucket, check_engines_alike, cut_buffer, read_bucket
+from hybridflow.weights.reshard.shard_bucket import (
+    ShardBucket,
+    ShardRound,
+    check_engines_alike,
+    cut_buffer,
+    read_bucket,
+)
 
 NAMES = [f"model.layers.{layer}.mlp.down_proj.weight" for layer in range(40)]
 
@@ -97,6 +104,17 @@ def test_a_bucket_is_read_where_it_was_written_and_a_changed_byte_is_found() -> 
     buffer.bytes_B[24 * 5] += 1
     with pytest.raises(WeightSyncError, match=r"layers\.5\.mlp\S+ of rank 0 of the engine, from train worker 2"):
         read_bucket(sent, other)
+
+
+def test_a_payload_for_a_gpu_is_passed_on_and_checked_by_the_sums_that_came_with_it() -> None:
+    sums = {name: name[::-1] for name in NAMES}
+    sent = msgspec.structs.replace(bucket(NAMES), handle=None, payload=b"handles", read_back=sums)
+    loader = ShardLoader(0, "all")
+    assert loader.open_round(ShardRound(version=4, engines=[[sent]])) == [b"handles"]
+    assert len(loader.entries) == len(NAMES)
+    loader.check(4, [sums])
+    with pytest.raises(WeightSyncError, match=r"layers\.7\.mlp\S+ of rank 0 of the engine, from train worker 2 has"):
+        loader.check(4, [sums | {NAMES[7]: "0"}])
 
 
 def test_memory_of_another_machine_is_refused_with_the_remedy() -> None:

@@ -55,3 +55,11 @@ def test_no_engine_is_on_more_nodes_than_in_order(gpus_per_node: int, tp: int) -
     for number, engine in enumerate(engines):
         in_order = {(number * tp + rank) // gpus_per_node for rank in range(tp)}
         assert {gpu // gpus_per_node for gpu in engine} == in_order
+
+
+def test_few_engines_take_the_best_gpus() -> None:
+    """Train TP 8 on a node, one engine of TP 4: GPUs that hold half of what the rank needs, four others stay free."""
+    ((*gpus,),) = place_engines(held_by_slices(8, 8, 4), 8, num_engines=1)
+    assert [gpu // 2 for gpu in gpus] == [0, 1, 2, 3]
+    assert place_engines(held_by_slices(8, 4, 4), 8, num_engines=1) == ((0, 1, 2, 3),)
+    assert len(place_engines(held_by_slices(8, 8, 4), 8, num_engines=5)) == 2

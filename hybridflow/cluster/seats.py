@@ -1,0 +1,54 @@
+"""Shares of slots for the ranks of an engine whose processes Ray does not start.
+
+SGLang starts the processes of all ranks of an engine itself, from one actor in one slot. A seat is an empty actor in
+the slot of each further rank: Ray then counts every rank where it runs, and the seat says which GPU that is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+
+from hybridflow.cluster.session import Slots, this_device
+from hybridflow.errors import PlacementError
+
+
+class Seat:
+    """Holds a share of its slot for as long as it lives."""
+
+    def where(self) -> tuple[str, int | None]:
+        """Node, and index of the GPU on it; None on a CPU."""
+        return ray.get_runtime_context().get_node_id(), this_device()
+
+
+def take_seats(slots: Slots, indices: Sequence[int], share: float) -> list[Any]:
+    """Actors that take `share` of each of the slots; they end when nobody refers to them any more."""
+    return [
+        ray.remote(Seat)
+        .options(
+            num_cpus=share,
+            num_gpus=share * slots.gpus_per_slot,
+            scheduling_strategy=slots.strategy(index),
+            max_restarts=0,
+        )
+        .remote()
+        for index in indices
+    ]
+
+
+def devices_of(name: str, seats: Sequence[Any]) -> list[int] | None:
+    """Inside the actor of engine `name`: GPUs of this slot and of its seats, in the order of ranks; None on a CPU.
+
+    Raises PlacementError if a rank is on another node than this one.
+    """
+    here, own = ray.get_runtime_context().get_node_id(), this_device()
+    places = ray.get([seat.where.remote() for seat in seats])
+    elsewhere = [rank for rank, (node, _) in enumerate(places, start=1) if node != here]
+    if elsewhere:
+        raise PlacementError(
+            f"{name}: its ranks {elsewhere} are in slots on other nodes than rank 0, and an engine runs on one node. "
+            f"Choose a rollout.tp_size that divides the GPUs of a node"
+        )
+    return None if own is None else [own, *(device for _, device in places if device is not None)]
