@@ -55,6 +55,14 @@ class Rollout(Protocol):
         """Keeps the engines at work; the report once decoding has ended, None before. Raises what an engine raised."""
         ...
 
+    def stop(self) -> None:
+        """Ends what is under way: it arrives with what it has, finish_reason "abort"."""
+        ...
+
+    def take_dropped(self) -> list[str]:
+        """Since the last call: ids of completions that will not arrive, as no engine had begun them."""
+        ...
+
     def load_weights(self, stream_weights: Callable[[int], Iterable[Any]], version: int) -> dict[str, list[Any]]:
         """Loads the buckets of `version` into every engine; returns what each confirmed, by engine.
 
@@ -67,6 +75,10 @@ class RewardStream(Protocol):
     """Scores completions while others decode."""
 
     def expect(self, requests: Iterable[GroupRequest]) -> None: ...
+
+    def withdraw(self, completion_ids: Iterable[str]) -> None:
+        """These will not arrive; they may be expected again."""
+        ...
 
     def next(self, timeout_s: float) -> ScoredCompletion | None: ...
 

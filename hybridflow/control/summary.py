@@ -11,8 +11,14 @@ from hybridflow.run_folder.summary import installed_versions
 PHASES = ("rollout", "train", "sync")
 
 
-def build_summary(state: RunState, *, status: str, wall_s: float, seed: int, sampling_guarantee: str) -> dict[str, Any]:
-    """Everything that is said of a run at its end. A number that was never measured is null."""
+def build_summary(
+    state: RunState, *, status: str, wall_s: float, seed: int, sampling_guarantee: str, num_carried: int | None = None
+) -> dict[str, Any]:
+    """Everything that is said of a run at its end. A number that was never measured is null.
+
+    `num_carried` is None where each step trains on all groups that it starts.
+    """
+    over_sampled = {} if num_carried is None else {"discarded": state.groups.discarded, "carried": num_carried}
     seconds = dict.fromkeys(PHASES, 0.0) | state.phase_seconds
     return {
         "status": status,
@@ -27,6 +33,7 @@ def build_summary(state: RunState, *, status: str, wall_s: float, seed: int, sam
             "started": state.groups.started,
             "trained": state.groups.trained,
             "filtered": state.groups.filtered,
+            **over_sampled,
         },
         "logprob_gap_mean_abs": _finite(state.logprob_gap_mean_abs),
         "num_skipped_updates": state.num_skipped_updates,

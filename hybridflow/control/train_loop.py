@@ -44,7 +44,7 @@ def train_step(run: Run) -> None:
     step = run.begin_step()
     with run.phase("rollout"):
         collected = run.collect(step)
-    filtered = build_batch(collected.groups, run.config)
+    filtered = build_batch(collected.groups, run.config, run.state.policy_version)
     update = None
     if filtered.batch is not None:
         with run.phase("train"):

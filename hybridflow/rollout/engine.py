@@ -24,8 +24,15 @@ import msgspec
 
 from hybridflow.errors import RolloutError, WeightSyncError
 from hybridflow.rollout.shard_loader import ShardLoader
-from hybridflow.rollout.translate import check_reason, completion_seed, to_completion, to_sglang, undecoded
-from hybridflow.types import Completion, Lease, SamplingParams
+from hybridflow.rollout.translate import (
+    check_reason,
+    completion_seed,
+    input_tokens,
+    to_completion,
+    to_sglang,
+    undecoded,
+)
+from hybridflow.types import Completion, GroupRequest, Lease, SamplingParams
 from hybridflow.weights.manifest import Bucket, TensorEntry, check_bucket
 from hybridflow.weights.reshard.shard_bucket import ShardRound
 from hybridflow.wire.messages import build_completion_id
@@ -116,11 +123,8 @@ class SGLangEngine:
                 self._deliver(deliver, lease, undecoded(lease.request, index, self._version))
             return
         stream = await self._engine.async_generate(
-            input_ids=[lease.request.prompt.token_ids for lease, _ in by_id.values()],
-            sampling_params=[
-                to_sglang(sampling, completion_seed(self._run_seed, build_completion_id(lease.request.group_id, index)))
-                for lease, index in by_id.values()
-            ],
+            input_ids=[input_tokens(lease.request, index) for lease, index in by_id.values()],
+            sampling_params=[self._sampling_of(lease.request, index, sampling) for lease, index in by_id.values()],
             rid=list(by_id),
             return_logprob=[True] * len(by_id),
             stream=True,
@@ -129,12 +133,20 @@ class SGLangEngine:
             if output["meta_info"]["finish_reason"] is None:
                 continue
             lease, index = by_id.pop(output["meta_info"]["id"])
-            completion = to_completion(lease.request, index, output, self._version)
+            completion = to_completion(lease.request, index, output, self._version, self._decode_text)
             if index == lease.indices[0] and lease.request.group_id in cached:
                 completion = msgspec.structs.replace(completion, cached_tokens=cached[lease.request.group_id])
             self._deliver(deliver, lease, completion)
         if by_id:
             raise RolloutError(f"SGLang ended the stream without {len(by_id)} completions, among them {min(by_id)}")
+
+    def _sampling_of(self, request: GroupRequest, index: int, sampling: SamplingParams) -> dict[str, Any]:
+        seed = completion_seed(self._run_seed, build_completion_id(request.group_id, index))
+        partial = request.partial(index)
+        return to_sglang(sampling, seed, len(partial.token_ids) if partial else 0)
+
+    def _decode_text(self, token_ids: list[int]) -> str:
+        return self._tokenizer_manager.tokenizer.decode(token_ids, skip_special_tokens=True)
 
     async def _prefill_prompts(self, leases: list[Lease]) -> dict[str, int]:
         """Puts the prompt of each group into the prefix cache; by group, how much of it was there before.

@@ -26,7 +26,7 @@ from hybridflow.rollout.weight_session import WeightSession
 from hybridflow.types import GroupRequest, RolloutReport, SamplingParams
 from hybridflow.weights.manifest import TensorEntry, compare_manifests
 from hybridflow.wire.endpoint import Endpoint
-from hybridflow.wire.messages import Finished, build_completion_id
+from hybridflow.wire.messages import Finished
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,8 @@ class RolloutGroup:
         self._stream_weights: StreamWeights | None = None
         self._manifest: list[TensorEntry] = []
         self._look_at = 0.0
+        self._is_stopping = False
+        self._dropped: list[str] = []
 
     # -------------------------------------------------------------------------------------------------- life cycle
 
@@ -128,6 +130,7 @@ class RolloutGroup:
             self._totals = Totals()
             self._dispatch.add(requests, sampling.max_new_tokens)
         self._sampling = sampling
+        self._is_stopping = False
         self._hand_out()
 
     def poll(self) -> RolloutReport | None:
@@ -137,6 +140,8 @@ class RolloutGroup:
         """
         if time.monotonic() >= self._look_at:
             self._look_after()
+            if self._is_stopping:
+                self._abort_in_flight()
             self._look_at = time.monotonic() + LOOK_S
         self._hand_out()
         with self._lock:
@@ -146,22 +151,32 @@ class RolloutGroup:
             self._events, self._dispatch.counters = Counter(), Counter()
             return self._totals.report(events)
 
-    def abort(self) -> list[str]:
-        """Ends every running completion; each is delivered with what it has, finish_reason "abort".
+    def stop(self) -> None:
+        """Ends what is under way: each completion is delivered with what it has, finish_reason "abort", or not begun.
 
-        Groups that no engine had begun are given up: returns the ids of their completions, which will not come.
+        `poll` goes on until all have arrived; `take_dropped` names those that will not.
         """
+        self._is_stopping = True
+        self._abort_in_flight()
+
+    def take_dropped(self) -> list[str]:
+        """Ids of completions given up since the last call: no engine had them when the step was stopped."""
+        dropped, self._dropped = self._dropped, []
+        return dropped
+
+    def _abort_in_flight(self) -> None:
+        """Repeated until nothing is in flight: a lease may reach its engine after the first abort."""
         with self._lock:
-            dropped = self._dispatch.drop_queued()
-        calls = [(member, member.worker.call("abort")) for member in self._members.values() if member.facts]
-        for member, call in calls:
-            member.result(call)
-        return [
-            build_completion_id(group.group_id, index) for group in dropped for index in range(group.num_completions)
-        ]
+            self._dropped += self._dispatch.drop_queued()
+            busy = [member for member in self._members.values() if self._dispatch.num_in_flight(member.name)]
+        for member, call in [(member, member.worker.call("abort")) for member in busy if member.facts]:
+            try:
+                member.result(call)
+            except EngineDiedError as error:
+                self._replace(member, str(error))
 
     def _hand_out(self) -> None:
-        if self._sampling is None:
+        if self._sampling is None or self._is_stopping:
             return
         with self._lock:
             leases = self._dispatch.assign()

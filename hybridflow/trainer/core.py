@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -140,6 +141,7 @@ class TrainerCore:
         ]
         first, last = results[0], results[-1]
         tokens = max(last.num_tokens, 1)
+        fresh = first.sums["fresh_tokens"] or math.nan
         return UpdateReport(
             loss=last.loss,
             grad_norm=last.grad_norm,
@@ -148,18 +150,21 @@ class TrainerCore:
             entropy=first.sums["entropy"] / tokens,
             clip_fraction_low=last.sums["clipped_low"] / tokens,
             clip_fraction_high=last.sums["clipped_high"] / tokens,
-            logprob_gap=first.sums["logprob_gap"] / tokens,
+            num_fresh_tokens=int(first.sums["fresh_tokens"]),
+            logprob_gap=first.sums["logprob_gap"] / fresh,
             logprob_gap_max=largest,
-            logprob_kl=first.sums["logprob_kl"] / tokens,
+            logprob_kl=first.sums["logprob_kl"] / fresh,
         )
 
     def _largest_gap(self, micro_batches: list[MicroBatch]) -> float:
-        """Largest |old - rollout| over all ranks; the last pipeline stage has the old ones."""
+        """Largest |old - rollout| of a fresh token over all ranks; the last pipeline stage has the old ones."""
         largest = torch.zeros((), device=self.topology.device)
         for micro_batch in micro_batches:
             inputs = micro_batch.loss_inputs
             if "old_logprobs" in inputs:
-                gap = largest_gap(inputs["old_logprobs"].cpu(), inputs["rollout_logprobs"].cpu())
+                is_fresh = inputs["staleness"].cpu() == 0
+                old, engine = inputs["old_logprobs"].cpu(), inputs["rollout_logprobs"].cpu()
+                gap = largest_gap(old[is_fresh], engine[is_fresh])
                 largest = torch.maximum(largest, gap.to(largest))
         torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
         return largest.item()
