@@ -21,6 +21,8 @@ from typing import Literal
 import msgspec
 
 FinishReason = Literal["stop", "length", "abort"]
+MemoryTag = Literal["kv_cache", "weights", "cuda_graph"]
+"""What an engine can release, in SGLang's words."""
 
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
@@ -249,6 +251,20 @@ class UpdateReport(msgspec.Struct, frozen=True, kw_only=True):
     """Largest |old_logprobs - rollout_logprobs|."""
     logprob_kl: float = math.nan
     """Mean estimate of KL(engine || trainer), see `algorithms.mismatch`."""
+
+
+class WorkerMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """The device of one train worker, and what it holds there."""
+
+    worker: str
+    device: str
+    """Equal for workers that share one; on a CPU the machine."""
+    free_bytes: int
+    """Of the device, for whoever asks first."""
+    on_device: dict[str, int]
+    """Bytes by part: weights, gradients, optimizer."""
+    on_host: dict[str, int]
+    """Parts that have left the device, with the bytes that they will need there."""
 
 
 class RolloutReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -48,6 +48,9 @@ class RolloutSection(Section):
     "hf_buckets" gathers whole tensors under Hugging Face names, for models and layouts that "exact" cannot serve."""
     weight_bucket_mib: float = Field(default=256, gt=0)
     """Size of a bucket of weights; a train worker holds two."""
+    release_memory: Literal["auto", "on", "off"] = "auto"
+    """Engines give KV pool, weights and CUDA graphs back while the trainer works, and get their weights anew each time;
+    "auto": where there is CUDA. On a CPU the pages go back to the system."""
     verify_weights: Literal["all", "sample", "none"] = "sample"
     """Which parameters are read back from the engines after an update and compared, with "exact": every one, or in
     turn one of sixteen (all at an engine's first update)."""

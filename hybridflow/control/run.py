@@ -13,8 +13,8 @@ from hybridflow.control.carryover import CarriedGroup, OverSampling, StepPlan, b
 from hybridflow.control.checkpoints import Checkpoints
 from hybridflow.control.collect import Collected, collect_step
 from hybridflow.control.evaluate import compute_accuracy, greedy
+from hybridflow.control.hand_over import HandOver, offloads_while_decoding
 from hybridflow.control.prepare import Inputs
-from hybridflow.control.publish import publish_weights
 from hybridflow.control.records import CompletionRecord
 from hybridflow.control.run_folder import RunFolder
 from hybridflow.control.state import RunState
@@ -24,6 +24,7 @@ from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.log import set_step
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet
 from hybridflow.protocols import RewardStream, Rollout, Trainer
+from hybridflow.rollout.arguments import releases_memory
 from hybridflow.types import SamplingParams, UpdateReport
 from megatron_ext.lr import LRSchedule, learning_rate
 
@@ -78,6 +79,12 @@ class Run:
             max_new_tokens=config.rollout.max_new_tokens,
             stop=config.rollout.stop,
         )
+        self._hand_over = HandOver(
+            trainer,
+            rollout,
+            releases=releases_memory(config.rollout),
+            offloads=offloads_while_decoding(config.train),
+        )
         self._step_seconds: dict[str, float] = {}
         self._started = started
         self._wall_before = state.wall_s
@@ -111,10 +118,16 @@ class Run:
         self.carried = collected.carried
         return collected
 
+    def hand_to_trainer(self) -> None:
+        """The trainer gets the device, where it is shared in time; engines serve nothing until `publish`."""
+        if self._hand_over.is_shared:
+            with self.phase("hand_over"):
+                self._hand_over.to_trainer()
+
     def publish(self) -> None:
-        """Gives the engines the present weights under the present version."""
+        """Gives the engines the present weights under the present version, and the device."""
         with self.phase("sync"):
-            publish_weights(self.trainer, self.rollout, self.state.policy_version)
+            self._hand_over.publish(self.state.policy_version)
 
     def evaluate(self) -> float | None:
         """Greedy accuracy on the test prompts; None when evaluation is off."""
@@ -154,7 +167,7 @@ class Run:
             self.learning_rate(step),
             is_over_sampled=self.config.rollout.over_sampling > 1,
         )
-        metrics |= self._stream.take_metrics()
+        metrics |= self._stream.take_metrics() | self._hand_over.take_metrics()
         self._completions.append(step, collected.groups)
         self._trackers.log(step, metrics)
         self.display.step(step - 1, metrics)
@@ -178,14 +191,14 @@ class Run:
 
     def checkpoint(self) -> None:
         """Saves weights, optimizer and state in one piece."""
-        with self.phase("checkpoint"):
+        with self.phase("checkpoint"), self._hand_over.trainer_present():
             self.state.wall_s = self.wall_s
             self._checkpoints.save(self.trainer, self.state, self.carried)
 
     def export(self) -> None:
         """Writes the final policy as a Hugging Face directory, once the last checkpoint is on the disk."""
         self._checkpoints.finish(self.trainer)
-        with self.phase("export"):
+        with self.phase("export"), self._hand_over.trainer_present():
             self.trainer.save_hf(self.folder.hf_export)
 
     @property

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from hybridflow.rollout.member import EngineDiedError, EngineMember
 from hybridflow.rollout.opening import RolloutSettings, create_member
 from hybridflow.rollout.report import Totals
 from hybridflow.rollout.weight_session import WeightSession
-from hybridflow.types import GroupRequest, RolloutReport, SamplingParams
+from hybridflow.types import GroupRequest, MemoryTag, RolloutReport, SamplingParams
 from hybridflow.weights.manifest import TensorEntry, compare_manifests
 from hybridflow.wire.endpoint import Endpoint
 from hybridflow.wire.messages import Finished
@@ -243,16 +243,45 @@ class RolloutGroup:
         An engine that is starting, or dies meanwhile, gets them when it is there again; until then it serves nothing.
         """
         self._stream_weights, self._version = stream_weights, version
-        with self._lock:
-            for member in self._members.values():
-                self._dispatch.engine_down(member.name)
-                member.version = None
+        self._close_all()
         while True:
             started = self._wait_for_any()
             confirmed = self._load(started, version)
             if confirmed:
                 self._manifest = next(iter(confirmed.values()))
                 return confirmed
+
+    def release(self, tags: Sequence[MemoryTag]) -> int | None:
+        """Every engine gives this memory back; returns the bytes, None where only the device can tell (CUDA).
+
+        An engine without weights serves nothing until `load_weights`. One that dies meanwhile, or is starting, has its
+        memory: it starts with all of it.
+        """
+        if "weights" in tags:
+            self._close_all()
+        freed: list[int | None] = self._call_all("release", list(tags))
+        return None if any(one is None for one in freed) else sum(one or 0 for one in freed)
+
+    def resume(self, tags: Sequence[MemoryTag]) -> None:
+        """Every engine takes this memory again, where it was released."""
+        self._call_all("resume", list(tags))
+
+    def _call_all(self, method: str, *args: Any) -> list[Any]:
+        started = [member for member in self._members.values() if member.facts]
+        results: list[Any] = []
+        for member, call in [(member, member.worker.call(method, *args)) for member in started]:
+            try:
+                results.append(member.result(call))
+            except EngineDiedError as error:
+                self._replace(member, str(error))
+        return results
+
+    def _close_all(self) -> None:
+        """No engine serves anything until it has confirmed weights again."""
+        with self._lock:
+            for member in self._members.values():
+                self._dispatch.engine_down(member.name)
+                member.version = None
 
     def _bring_in(self, members: list[EngineMember], version: int) -> None:
         """Gives late engines the present weights, and holds what they confirm against what the others did."""

@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 
 from hybridflow.algorithms.mismatch import largest_gap
+from hybridflow.cluster.device_memory import device_name, free_bytes
 from hybridflow.config.sections import AlgorithmSection, LayoutSection, OptimizerSection
 from hybridflow.errors import CheckpointError
 from hybridflow.trainer.batch import pack_rank
 from hybridflow.trainer.layout import to_layout
 from hybridflow.trainer.objectives import PolicyObjective, sequence_mean_objective, sft_objective
-from hybridflow.types import TrainBatch, UpdateReport
+from hybridflow.types import TrainBatch, UpdateReport, WorkerMemory
 from hybridflow.weights.manifest import Bucket, TensorEntry, iterate_buckets
 from hybridflow.weights.reshard.executor import ReshardExecutor
 from hybridflow.weights.reshard.settings import ReshardSettings
@@ -26,6 +27,7 @@ from megatron_ext.hf.identity import WrongModelError
 from megatron_ext.optimizer import OptimizerOptions
 from megatron_ext.packing import MicroBatch
 from megatron_ext.policy import MegatronPolicy
+from megatron_ext.residency import PARTS, Part
 from megatron_ext.topology import Topology, init_distributed, shutdown_distributed
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -197,6 +199,26 @@ class TrainerCore:
     def published_manifest(self) -> list[TensorEntry]:
         """Entries of the tensors that this rank handed out last."""
         return self._published
+
+    def to_host(self, *parts: Part) -> int:
+        """Frees this rank's device memory of these parts; returns the bytes."""
+        return self._policy.to_host(*parts).freed_bytes
+
+    def to_device(self, *parts: Part) -> int:
+        """Brings them back; returns the bytes taken. What is there already stays."""
+        return -self._policy.to_device(*parts).freed_bytes
+
+    def memory(self) -> WorkerMemory:
+        """This rank's device, and which parts are there."""
+        residency = self._policy.training.residency
+        sizes: dict[Part, int] = {part: residency.num_bytes(part) for part in PARTS}
+        return WorkerMemory(
+            worker=f"train worker {self.topology.rank}",
+            device=device_name(),
+            free_bytes=free_bytes(),
+            on_device={str(part): size for part, size in sizes.items() if residency.is_on_device(part)},
+            on_host={str(part): size for part, size in sizes.items() if not residency.is_on_device(part)},
+        )
 
     def reset_optimizer(self) -> None:
         assert self._options is not None, "the policy was opened without an optimizer"

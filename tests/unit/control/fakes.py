@@ -270,14 +270,21 @@ def to_toml(value: Any) -> str:
 class FakeSystem:
     """A run whose parts are fakes, in a real run folder."""
 
-    def __init__(self, config: Config, *, judge: Judge = half_right, state: RunState | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        judge: Judge = half_right,
+        state: RunState | None = None,
+        engines: type[FakeRollout] = FakeRollout,
+    ) -> None:
         self.events: list[str] = []
         self.folder = RunFolder(config)
         if state is None:
             self.folder.create(config)
         self.trainer = FakeTrainer(self.events)
         self.stream = FakeStream(judge, shuffle_seed=0)
-        self.rollout = FakeRollout(self.events, self.stream)
+        self.rollout = engines(self.events, self.stream)
         self.run = Run(
             config=config,
             folder=self.folder,

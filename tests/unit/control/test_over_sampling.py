@@ -64,17 +64,13 @@ class SlowRollout(FakeRollout):
 
 
 def over_sampled(config: Any, state: RunState | None = None) -> FakeSystem:
-    system = FakeSystem(config, state=state)
-    system.rollout = system.run.rollout = SlowRollout(system.events, system.stream)
-    return system
+    return FakeSystem(config, state=state, engines=SlowRollout)
 
 
 def test_each_prompt_is_trained_on_once_also_over_a_resume(tmp_path: Path) -> None:
     config = build_config(tmp_path, **OVER)
     first = over_sampled(config)
-    first.run.state.rl_step = 0
-    shorter = build_config(tmp_path, **OVER | {"train__num_steps": 3})
-    first.run.config = shorter
+    first.run.config = build_config(tmp_path, **OVER | {"train__num_steps": 3})
     train(first.run)
     assert first.run.carried, "nothing was carried over: the test shows nothing"
 
