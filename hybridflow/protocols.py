@@ -5,11 +5,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from hybridflow.types import GroupRequest, RolloutReport, SamplingParams, ScoredCompletion, TrainBatch, UpdateReport
+from hybridflow.types import (
+    GroupRequest,
+    MemoryTag,
+    RolloutReport,
+    SamplingParams,
+    ScoredCompletion,
+    TrainBatch,
+    UpdateReport,
+    WorkerMemory,
+)
 
 
 class Trainer(Protocol):
@@ -39,6 +48,18 @@ class Trainer(Protocol):
         """Buckets of the present weights, as they are made."""
         ...
 
+    def to_host(self, *parts: str) -> int:
+        """Frees the device memory of these parts; returns the bytes."""
+        ...
+
+    def to_device(self, *parts: str) -> int:
+        """Brings them back; returns the bytes taken."""
+        ...
+
+    def memory(self) -> list[WorkerMemory]:
+        """Each worker's device, and what it holds there."""
+        ...
+
     def published_manifest(self) -> list[Any]:
         """What the last `stream_weights` handed out."""
         ...
@@ -55,6 +76,22 @@ class Rollout(Protocol):
         """Keeps the engines at work; the report once decoding has ended, None before. Raises what an engine raised."""
         ...
 
+    def stop(self) -> None:
+        """Ends what is under way: it arrives with what it has, finish_reason "abort"."""
+        ...
+
+    def take_dropped(self) -> list[str]:
+        """Since the last call: ids of completions that will not arrive, as no engine had begun them."""
+        ...
+
+    def release(self, tags: Sequence[MemoryTag]) -> int | None:
+        """Gives this memory of every engine back; returns the bytes, None where only the device can tell."""
+        ...
+
+    def resume(self, tags: Sequence[MemoryTag]) -> None:
+        """Takes it again."""
+        ...
+
     def load_weights(self, stream_weights: Callable[[int], Iterable[Any]], version: int) -> dict[str, list[Any]]:
         """Loads the buckets of `version` into every engine; returns what each confirmed, by engine.
 
@@ -67,6 +104,10 @@ class RewardStream(Protocol):
     """Scores completions while others decode."""
 
     def expect(self, requests: Iterable[GroupRequest]) -> None: ...
+
+    def withdraw(self, completion_ids: Iterable[str]) -> None:
+        """These will not arrive; they may be expected again."""
+        ...
 
     def next(self, timeout_s: float) -> ScoredCompletion | None: ...
 

@@ -21,6 +21,8 @@ from typing import Literal
 import msgspec
 
 FinishReason = Literal["stop", "length", "abort"]
+MemoryTag = Literal["kv_cache", "weights", "cuda_graph"]
+"""What an engine can release, in SGLang's words."""
 
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,12 +45,44 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     """The question alone, without its document: all that a judge is told of the prompt."""
 
 
+class VersionRun(msgspec.Struct, frozen=True, array_like=True):
+    """Tokens that follow one another and were decoded by one version of the weights."""
+
+    version: int
+    num_tokens: int
+
+
+class Partial(msgspec.Struct, frozen=True, kw_only=True):
+    """The beginning of a completion whose decoding was stopped, to be gone on with.
+
+    `token_ids`, `rollout_logprobs` and the sum of `versions` have equal length; it may be 0.
+    """
+
+    index: int
+    token_ids: list[int]
+    rollout_logprobs: list[float]
+    versions: list[VersionRun]
+
+
 class GroupRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Asks a rollout engine for `num_completions` completions of one prompt."""
 
     group_id: str
     prompt: Prompt
     num_completions: int
+    done: list[int] = []
+    """Members that are there from an earlier step, by index: not to be decoded."""
+    partials: list[Partial] = []
+    """Members that are gone on with; every other one that is not done starts anew."""
+
+    @property
+    def indices(self) -> list[int]:
+        """Members to decode, in order."""
+        return [index for index in range(self.num_completions) if index not in self.done]
+
+    def partial(self, index: int) -> Partial | None:
+        """What is there of member `index`; None: nothing."""
+        return next((partial for partial in self.partials if partial.index == index), None)
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,12 +121,21 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     finish_reason: FinishReason
     policy_version: int
-    """Version of the weights that decoded it, as the engine reported it."""
+    """Version of the weights that decoded it, as the engine reported it; of a resumed one, its last tokens."""
     prompt_tokens: int
     cached_tokens: int
     """Prompt tokens whose keys and values were already in the engine's cache."""
     num_retractions: int = 0
     """How often the engine dropped it from its full KV pool and computed it again."""
+    versions: list[VersionRun] = []
+    """Which version decoded which tokens, in order; empty: `policy_version` decoded all."""
+    resumed_tokens: int = 0
+    """Of its tokens, those that an earlier step had decoded: they were input now."""
+
+    @property
+    def version_runs(self) -> list[VersionRun]:
+        """`versions`, spelled out."""
+        return self.versions or [VersionRun(self.policy_version, len(self.token_ids))]
 
 
 class Scored(msgspec.Struct, frozen=True, kw_only=True, tag="scored"):
@@ -170,6 +213,8 @@ class TrainSequence(msgspec.Struct, frozen=True, kw_only=True):
     """Advantage of every token of this response."""
     rollout_logprobs: list[float] = []
     """[T], or empty."""
+    staleness: list[int] = []
+    """[T] policy versions between the one that decoded a token and the present one; empty: all 0."""
 
     @property
     def num_tokens(self) -> int:
@@ -198,12 +243,28 @@ class UpdateReport(msgspec.Struct, frozen=True, kw_only=True):
     entropy: float = math.nan
     clip_fraction_low: float = math.nan
     clip_fraction_high: float = math.nan
+    num_fresh_tokens: int = 0
+    """Of `num_tokens`, those that the present policy decoded: what the three below are about."""
     logprob_gap: float = math.nan
     """Mean |old_logprobs - rollout_logprobs|."""
     logprob_gap_max: float = math.nan
     """Largest |old_logprobs - rollout_logprobs|."""
     logprob_kl: float = math.nan
     """Mean estimate of KL(engine || trainer), see `algorithms.mismatch`."""
+
+
+class WorkerMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """The device of one train worker, and what it holds there."""
+
+    worker: str
+    device: str
+    """Equal for workers that share one; on a CPU the machine."""
+    free_bytes: int
+    """Of the device, for whoever asks first."""
+    on_device: dict[str, int]
+    """Bytes by part: weights, gradients, optimizer."""
+    on_host: dict[str, int]
+    """Parts that have left the device, with the bytes that they will need there."""
 
 
 class RolloutReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -217,10 +278,12 @@ class RolloutReport(msgspec.Struct, frozen=True, kw_only=True):
     response_tokens: int
     num_retractions: int = 0
     """Completions dropped from a full KV pool and computed again; one may count several times."""
+    resumed_tokens: int = 0
+    """Tokens of earlier steps that were given to the engine with their prompt."""
     events: dict[str, int] = {}
     """What else happened, by name: leases and engines lost, completions dropped."""
 
     @property
     def prefill_tokens(self) -> int:
-        """Prompt tokens that were computed."""
-        return self.prompt_tokens - self.cached_tokens
+        """Tokens of prompts, and of completions that were gone on with, that were computed."""
+        return self.prompt_tokens + self.resumed_tokens - self.cached_tokens

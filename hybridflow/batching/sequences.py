@@ -8,23 +8,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from hybridflow.errors import ProtocolError
-from hybridflow.types import Group, ScoredCompletion, TrainSequence, Unknown
+from hybridflow.types import Completion, Group, ScoredCompletion, TrainSequence, Unknown
 
 
 def build_train_sequences(
-    groups: Sequence[Group], advantages: Mapping[str, Sequence[float | None]]
+    groups: Sequence[Group], advantages: Mapping[str, Sequence[float | None]], policy_version: int | None = None
 ) -> list[TrainSequence]:
     """Rows of the kept groups, in group order and member order. The sequence id is the completion id.
 
     Args:
         groups: The groups that the filters kept.
         advantages: By group id, [G] advantages in member order. None leaves that member out, as for an unknown verdict.
+        policy_version: The present one; None where every token is of it.
 
     Raises:
         ProtocolError: a group has no advantages, another number of them than members, or one for an unknown verdict.
     """
     return [
-        _build_row(group, member, advantage)
+        _build_row(group, member, advantage, policy_version)
         for group in groups
         for member, advantage in zip(group.members, _advantages_of(group, advantages), strict=True)
         if advantage is not None
@@ -39,7 +40,7 @@ def _advantages_of(group: Group, advantages: Mapping[str, Sequence[float | None]
     return found
 
 
-def _build_row(group: Group, member: ScoredCompletion, advantage: float) -> TrainSequence:
+def _build_row(group: Group, member: ScoredCompletion, advantage: float, policy_version: int | None) -> TrainSequence:
     completion = member.completion
     if isinstance(member.verdict, Unknown):
         raise ProtocolError(f"{completion.completion_id} has an advantage but no verdict: {member.verdict.why}")
@@ -50,4 +51,12 @@ def _build_row(group: Group, member: ScoredCompletion, advantage: float) -> Trai
         loss_mask=[1] * len(completion.token_ids),
         advantage=advantage,
         rollout_logprobs=completion.rollout_logprobs,
+        staleness=compute_staleness(completion, policy_version),
     )
+
+
+def compute_staleness(completion: Completion, policy_version: int | None) -> list[int]:
+    """[T] versions from the one that decoded each token to `policy_version`; empty where all are 0."""
+    if policy_version is None or all(run.version == policy_version for run in completion.version_runs):
+        return []
+    return [policy_version - run.version for run in completion.version_runs for _ in range(run.num_tokens)]

@@ -30,6 +30,15 @@ def end_processes(pids: list[int], name_part: str, grace_s: float) -> list[int]:
     return [process.pid for process in alive]
 
 
+def resident_bytes(pids: list[int]) -> int:
+    """Memory of the machine in use by those of this node that live."""
+    total = 0
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):
+            total += psutil.Process(pid).memory_info().rss
+    return total
+
+
 def kill_on_node(node_id: str, pids: list[int], name_part: str) -> None:
     """Kills processes of another node, or of this one, at once."""
     if node_id == ray.get_runtime_context().get_node_id():

@@ -26,6 +26,14 @@ class RolloutSection(Section):
     """Size of the KV pool in tokens; empty: the engine decides from free memory."""
     max_running_requests: int = Field(default=64, ge=1)
     stop: list[str] = Field(default_factory=list)
+    over_sampling: float = Field(default=1.0, ge=1, le=8)
+    """Groups under way in a step, as a multiple of train.prompts_per_step. Once as many as that are complete the rest
+    is stopped and carried over to the next step."""
+    partial: Literal["resume", "discard"] = "resume"
+    """What becomes of carried groups: their completions are gone on with, or begin anew."""
+    max_staleness: int = Field(default=2, ge=1)
+    """Most policy versions between the one that decoded a token and the one that its step began with; a carried group
+    with an older token begins anew."""
     start_timeout_s: float = Field(default=180.0, gt=0)
     heartbeat_s: float = Field(default=1.0, gt=0)
     """Time between two looks at an engine."""
@@ -41,9 +49,12 @@ class RolloutSection(Section):
     "auto" takes the first where it can serve the run, and says why where it cannot; `summary.json` has the choice."""
     weight_bucket_mib: float = Field(default=256, gt=0)
     """Size of a bucket of weights; a train worker holds two."""
+    release_memory: Literal["auto", "on", "off"] = "auto"
+    """Engines give KV pool, weights and CUDA graphs back while the trainer works, and get their weights anew each time;
+    "auto": where there is CUDA. On a CPU the pages go back to the system."""
     verify_weights: Literal["all", "sample", "none"] = "sample"
-    """Which parameters are read back from the engines after an update and compared, with "exact": every one (to debug),
-    or in turn one of sixteen (all at an engine's first update). A difference names tensor and ranks and ends the run."""
+    """Which parameters are read back from the engines after an update and compared, with "exact": every one (to
+    debug), or in turn one of sixteen (all at an engine's first update). A difference names tensor and ranks and ends the run."""
     sglang: dict[str, Any] = Field(default_factory=dict)
     """Passed to SGLang's ServerArgs as it is, checked against the installed version."""
 
@@ -58,5 +69,11 @@ class RolloutSection(Section):
             raise ValueError(
                 f"rollout.hang_timeout_s ({self.hang_timeout_s:g}) is not above rollout.heartbeat_s "
                 f"({self.heartbeat_s:g}): every engine would be taken for hung. Remedy: raise the first"
+            )
+        if self.over_sampling > 1 and self.partial == "resume" and self.stop:
+            raise ValueError(
+                f"rollout.stop ({self.stop}) with rollout.over_sampling ({self.over_sampling:g}) above 1: a stop text "
+                f"that begins before the place where a completion is resumed would be missed. Remedy: set "
+                f"rollout.partial = 'discard', or end completions by a token"
             )
         return self

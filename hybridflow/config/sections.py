@@ -137,6 +137,9 @@ class TrainSection(WorkerSection):
     lr_min_ratio: float = Field(default=0.1, ge=0, le=1)
     """Share of `learning_rate` that a decay ends at."""
     optimizer: OptimizerSection = OptimizerSection()
+    offload_while_decoding: Literal["auto", "on", "off"] = "auto"
+    """Weights, gradients and optimizer state leave the device while engines decode; "auto": where there is CUDA. On a
+    CPU the host is the device, and nothing is won."""
 
 
 class AlgorithmSection(Section):

@@ -21,8 +21,11 @@ class FilteredBatch:
     dropped: dict[str, list[str]]
 
 
-def build_batch(groups: list[Group], config: Config) -> FilteredBatch:
-    """Filters, advantages within each group, rows, and micro-batches over the data parallel ranks."""
+def build_batch(groups: list[Group], config: Config, policy_version: int | None = None) -> FilteredBatch:
+    """Filters, advantages within each group, rows, and micro-batches over the data parallel ranks.
+
+    `policy_version` is the present one, from which the staleness of tokens counts.
+    """
     kept, dropped = filter_groups(groups)
     if not kept:
         return FilteredBatch(None, 0, dropped)
@@ -30,7 +33,7 @@ def build_batch(groups: list[Group], config: Config) -> FilteredBatch:
         group.group_id: compute_group_advantages(group_rewards(group), normalise_std=config.algorithm.normalise_std)
         for group in kept
     }
-    sequences = build_train_sequences(kept, advantages)
+    sequences = build_train_sequences(kept, advantages, policy_version)
     return FilteredBatch(plan_batch(sequences, config), len(kept), dropped)
 
 

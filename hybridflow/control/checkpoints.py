@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from hybridflow.control.carryover import CarriedGroup, read_carried, write_carried
 from hybridflow.control.state import RunState, read_state, write_state
 from hybridflow.protocols import Trainer
 from hybridflow.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER, CheckpointFolder
@@ -18,17 +20,22 @@ class Checkpoints:
         self.list = self._folder.list
         self.latest = self._folder.latest
 
-    def save(self, trainer: Trainer, state: RunState) -> Path:
-        """Writes weights, optimizer and state; see `CheckpointFolder.save`."""
-        name = f"rl-{state.rl_step:06d}" if state.rl_step else f"warmup-{state.warmup_stages_done:02d}"
-        return self._folder.save(trainer, name, lambda path: write_state(state, path))
+    def save(self, trainer: Trainer, state: RunState, carried: Sequence[CarriedGroup] = ()) -> Path:
+        """Writes weights, optimizer, state and the groups carried over; see `CheckpointFolder.save`."""
 
-    def restore(self, trainer: Trainer) -> RunState:
-        """Loads the latest checkpoint into the trainer and returns its state. CheckpointError if there is none."""
+        def write(path: Path) -> None:
+            write_state(state, path)
+            write_carried(carried, path.parent)
+
+        name = f"rl-{state.rl_step:06d}" if state.rl_step else f"warmup-{state.warmup_stages_done:02d}"
+        return self._folder.save(trainer, name, write)
+
+    def restore(self, trainer: Trainer) -> tuple[RunState, list[CarriedGroup]]:
+        """Loads the latest checkpoint into the trainer; its state and carried groups. CheckpointError if none."""
         latest = self.latest()
-        state = read_state(latest / STATE_FILE)
+        state, carried = read_state(latest / STATE_FILE), read_carried(latest)
         trainer.load_checkpoint(latest / WEIGHTS_FOLDER)
-        return state
+        return state, carried
 
 
 def _age(name: str) -> tuple[bool, str]:

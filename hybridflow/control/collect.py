@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from hybridflow.errors import RewardError
+from hybridflow.control.carryover import CarriedGroup, CarryCounts, StepPlan, build_requests, plan_all
+from hybridflow.control.gathering import Gathering
+from hybridflow.errors import RewardError, RolloutError
 from hybridflow.protocols import RewardStream, Rollout
-from hybridflow.types import Group, GroupRequest, Prompt, RolloutReport, SamplingParams, ScoredCompletion
+from hybridflow.types import Group, GroupRequest, RolloutReport, SamplingParams
+
+__all__ = ["Collected", "build_requests", "collect_groups", "collect_step"]
 
 POLL_S = 0.1
 """Longest time between two looks at the engines, which wait for more work, or have to be replaced."""
@@ -20,14 +24,9 @@ class Collected:
 
     groups: list[Group]
     report: RolloutReport
-
-
-def build_requests(prefix: str, prompts: list[Prompt], num_completions: int) -> list[GroupRequest]:
-    """One group per prompt, with ids `<prefix>-g0000`, `<prefix>-g0001`, ..."""
-    return [
-        GroupRequest(group_id=f"{prefix}-g{slot:04d}", prompt=prompt, num_completions=num_completions)
-        for slot, prompt in enumerate(prompts)
-    ]
+    counts: CarryCounts
+    carried: list[CarriedGroup] = field(default_factory=list)
+    """Groups that were begun and not needed."""
 
 
 def collect_groups(
@@ -39,28 +38,54 @@ def collect_groups(
     verdict_timeout_s: float,
     check_workers: Callable[[], None] = lambda: None,
 ) -> Collected:
-    """Decodes and scores all requests.
+    """Decodes and scores all requests, see `collect_step`."""
+    return collect_step(
+        plan_all(requests),
+        sampling,
+        rollout=rollout,
+        stream=stream,
+        verdict_timeout_s=verdict_timeout_s,
+        check_workers=check_workers,
+    )
 
-    Consumes scored completions in order of arrival; waits for the engines' report and one verdict per completion; is
-    unblocked by each verdict, or each `POLL_S`, to keep the engines at work and to see whether a worker died
-    (`check_workers` raises then).
-    Raises RewardError, naming completions, if verdicts stay away for `verdict_timeout_s` after decoding has ended.
+
+def collect_step(
+    plan: StepPlan,
+    sampling: SamplingParams,
+    *,
+    rollout: Rollout,
+    stream: RewardStream,
+    verdict_timeout_s: float,
+    check_workers: Callable[[], None] = lambda: None,
+) -> Collected:
+    """Decodes and scores until as many groups are complete as the plan needs; then stops the rest and keeps it.
+
+    Consumes scored completions in order of arrival; waits for the engines' report and one verdict per completion that
+    was decoded to its end; is unblocked by each verdict, or each `POLL_S`, to keep the engines at work and to see
+    whether a worker died (`check_workers` raises then).
+    Raises RewardError, naming completions, if verdicts stay away for `verdict_timeout_s` after decoding has ended, and
+    RolloutError if engines abort what nobody stopped.
     """
-    expected = sum(request.num_completions for request in requests)
-    stream.expect(requests)
-    rollout.start(requests, sampling)
-    scored: dict[str, list[ScoredCompletion]] = {request.group_id: [] for request in requests}
+    gathering = Gathering(plan)
+    stream.expect(gathering.requests)
+    rollout.start(gathering.requests, sampling)
     report: RolloutReport | None = None
-    arrived = 0
+    is_stopped = False
     last_news = time.monotonic()
-    while arrived < expected or report is None:
-        item = stream.next(timeout_s=POLL_S if arrived < expected else 0.0)
+    while not gathering.is_settled or report is None:
+        if gathering.is_enough and not gathering.is_settled and not is_stopped:
+            rollout.stop()
+            is_stopped = True
+        item = stream.next(timeout_s=0.0 if gathering.is_settled else POLL_S)
         if report is None:
             report = rollout.poll()
             last_news = time.monotonic()
+        if is_stopped:
+            dropped = rollout.take_dropped()
+            stream.withdraw(dropped)
+            gathering.drop(dropped)
         if item is not None:
-            scored[item.completion.group_id].append(item)
-            arrived += 1
+            gathering.add(item)
             last_news = time.monotonic()
             continue
         check_workers()
@@ -69,15 +94,13 @@ def collect_groups(
         if time.monotonic() - last_news > verdict_timeout_s:
             missing = sorted(stream.outstanding())
             raise RewardError(
-                f"no verdict for {len(missing)} of {expected} completions within reward.timeout_s = "
+                f"no verdict for {len(missing)} of {gathering.num_expected} completions within reward.timeout_s = "
                 f"{verdict_timeout_s:g} s after decoding ended, among them {', '.join(missing[:3])}"
             )
-    groups = [
-        Group(
-            group_id=request.group_id,
-            prompt=request.prompt,
-            members=sorted(scored[request.group_id], key=lambda member: member.completion.index),
+    groups, carried = gathering.result()
+    if len(groups) < plan.num_needed:
+        raise RolloutError(
+            f"{len(carried)} of {len(plan.requests)} groups were aborted though the step was not stopped, first "
+            f"{carried[0].group_id}: see logs/engine-*.log"
         )
-        for request in requests
-    ]
-    return Collected(groups=groups, report=report)
+    return Collected(groups=groups, report=report, counts=plan.counts, carried=carried)

@@ -13,6 +13,7 @@ from hybridflow.control.prepare import Inputs, check_model, load_inputs, write_i
 from hybridflow.control.records import CompletionRecord
 from hybridflow.control.run import Run
 from hybridflow.control.run_folder import RunFolder
+from hybridflow.control.sampling_guarantee import sampling_guarantee
 from hybridflow.control.state import RunState, read_state
 from hybridflow.control.summary import build_summary
 from hybridflow.control.system import System
@@ -26,13 +27,6 @@ from hybridflow.rollout.arguments import check_names
 from hybridflow.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER
 from hybridflow.run_folder.summary import write_summary
 from hybridflow.trainer.layout import check_saved_weights, read_model
-
-SAMPLING_GUARANTEE = {
-    "cpu": "each completion follows from (run.seed, completion id, weights): same config and seed, same completions; "
-    "to rounding only after a step in which rollout_events were counted or groups waited for room in an engine",
-    "cuda": "seeds are sent, and honoured only in SGLang's deterministic mode "
-    "(rollout.sglang.enable_deterministic_inference)",
-}
 
 
 def run_training(config: Config, *, resume: bool) -> dict[str, Any]:
@@ -129,9 +123,9 @@ def _build_run(
     saved: RunState | None,
     started: float,
 ) -> Run:
-    state = RunState()
+    state, carried = RunState(), []
     if saved is not None:
-        state = Checkpoints(folder.checkpoints, config.checkpoint.keep_last).restore(system.trainer)
+        state, carried = Checkpoints(folder.checkpoints, config.checkpoint.keep_last).restore(system.trainer)
     return Run(
         config=config,
         folder=folder,
@@ -144,6 +138,7 @@ def _build_run(
         trackers=trackers.steps,
         warmup_tracker=trackers.warmup,
         state=state,
+        carried=carried,
         started=started,
     )
 
@@ -157,7 +152,8 @@ def _summarise(run: Run, status: str, transport: Transport) -> dict[str, Any]:
         wall_s=run.wall_s,
         seed=run.config.run.seed,
         weight_transport={"used": transport.name, "reason": transport.reason},
-        sampling_guarantee=SAMPLING_GUARANTEE["cuda" if torch.cuda.is_available() else "cpu"],
+        sampling_guarantee=sampling_guarantee(run.config.rollout, torch.cuda.is_available()),
+        num_carried=len(run.carried) if run.config.rollout.over_sampling > 1 else None,
     )
 
 

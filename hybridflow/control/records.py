@@ -51,7 +51,9 @@ class CompletionRecord:
 def _line(step: int, member: ScoredCompletion, now: float) -> dict[str, Any]:
     completion, verdict = member.completion, member.verdict
     scored = isinstance(verdict, Scored)
-    return {
+    runs = completion.versions
+    versions = {"versions": [[run.version, run.num_tokens] for run in runs]} if len(runs) > 1 else {}
+    return versions | {
         "step": step,
         "prompt_id": completion.prompt_id,
         "group_id": completion.group_id,

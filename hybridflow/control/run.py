@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from hybridflow.config.sections import Config
 from hybridflow.control.batch import FilteredBatch
+from hybridflow.control.carryover import CarriedGroup, OverSampling, StepPlan, build_requests, plan_all
 from hybridflow.control.checkpoints import Checkpoints
-from hybridflow.control.collect import Collected, build_requests, collect_groups
+from hybridflow.control.collect import Collected, collect_step
 from hybridflow.control.evaluate import compute_accuracy, greedy
+from hybridflow.control.hand_over import HandOver, offloads_while_decoding
 from hybridflow.control.prepare import Inputs
-from hybridflow.control.publish import publish_weights
 from hybridflow.control.records import CompletionRecord
 from hybridflow.control.run_folder import RunFolder
 from hybridflow.control.state import RunState
@@ -23,7 +24,8 @@ from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.log import set_step
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet
 from hybridflow.protocols import RewardStream, Rollout, Trainer
-from hybridflow.types import Prompt, SamplingParams, UpdateReport
+from hybridflow.rollout.arguments import releases_memory
+from hybridflow.types import SamplingParams, UpdateReport
 from megatron_ext.lr import LRSchedule, learning_rate
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class Run:
         trackers: TrackerSet,
         warmup_tracker: JsonlTracker,
         state: RunState,
+        carried: list[CarriedGroup] | None = None,
         started: float,
     ) -> None:
         """`started` is the monotonic time at which this process began to work on the run."""
@@ -58,6 +61,8 @@ class Run:
         self.display = display
         self.warmup_tracker = warmup_tracker
         self.state = state
+        self.carried = carried or []
+        """Groups that were begun in earlier steps and not trained on."""
         self._inputs = inputs
         self._stream = stream
         self._check_workers = check_workers
@@ -73,6 +78,12 @@ class Run:
             top_p=config.rollout.top_p,
             max_new_tokens=config.rollout.max_new_tokens,
             stop=config.rollout.stop,
+        )
+        self._hand_over = HandOver(
+            trainer,
+            rollout,
+            releases=releases_memory(config.rollout),
+            offloads=offloads_while_decoding(config.train),
         )
         self._step_seconds: dict[str, float] = {}
         self._started = started
@@ -98,13 +109,25 @@ class Run:
 
     def collect(self, step: int) -> Collected:
         """The groups of a step, decoded and scored."""
-        prompts = self._inputs.train.prompts_for_step(step - 1, self.config.train.prompts_per_step)
-        return self._collect(f"t{step:05d}", prompts, self.config.algorithm.num_completions, self._sampling)
+        rules = OverSampling.of(self.config.rollout, self.config.train.prompts_per_step)
+        fresh = self._inputs.train.prompts_from(*rules.fresh_prompts(step - 1, len(self.carried)))
+        plan = rules.plan(
+            f"t{step:05d}", self.carried, fresh, self.state.policy_version, self.config.algorithm.num_completions
+        )
+        collected = self._collect(plan, self._sampling)
+        self.carried = collected.carried
+        return collected
+
+    def hand_to_trainer(self) -> None:
+        """The trainer gets the device, where it is shared in time; engines serve nothing until `publish`."""
+        if self._hand_over.is_shared:
+            with self.phase("hand_over"):
+                self._hand_over.to_trainer()
 
     def publish(self) -> None:
-        """Gives the engines the present weights under the present version."""
+        """Gives the engines the present weights under the present version, and the device."""
         with self.phase("sync"):
-            publish_weights(self.trainer, self.rollout, self.state.policy_version)
+            self._hand_over.publish(self.state.policy_version)
 
     def evaluate(self) -> float | None:
         """Greedy accuracy on the test prompts; None when evaluation is off."""
@@ -113,7 +136,8 @@ class Run:
             return None
         step = self.state.rl_step
         with self.phase("eval"):
-            groups = self._collect(f"e{step:05d}", prompts, 1, greedy(self._sampling)).groups
+            requests = build_requests(f"e{step:05d}", prompts, 1)
+            groups = self._collect(plan_all(requests), greedy(self._sampling)).groups
         self._eval_completions.append(step, groups)
         accuracy = compute_accuracy(groups)
         self.display.note(f"greedy accuracy on {len(prompts)} test prompts after {step} RL steps: {accuracy:.3f}")
@@ -134,8 +158,16 @@ class Run:
     def record(self, step: int, collected: Collected, filtered: FilteredBatch, update: UpdateReport | None) -> None:
         """Adds the step to the totals, the files, the trackers and the display."""
         add_to_state(self.state, collected, filtered, update)
-        metrics = build_metrics(self.state, collected, filtered, update, self._step_seconds, self.learning_rate(step))
-        metrics |= self._stream.take_metrics()
+        metrics = build_metrics(
+            self.state,
+            collected,
+            filtered,
+            update,
+            self._step_seconds,
+            self.learning_rate(step),
+            is_over_sampled=self.config.rollout.over_sampling > 1,
+        )
+        metrics |= self._stream.take_metrics() | self._hand_over.take_metrics()
         self._completions.append(step, collected.groups)
         self._trackers.log(step, metrics)
         self.display.step(step - 1, metrics)
@@ -159,14 +191,14 @@ class Run:
 
     def checkpoint(self) -> None:
         """Saves weights, optimizer and state in one piece."""
-        with self.phase("checkpoint"):
+        with self.phase("checkpoint"), self._hand_over.trainer_present():
             self.state.wall_s = self.wall_s
-            self._checkpoints.save(self.trainer, self.state)
+            self._checkpoints.save(self.trainer, self.state, self.carried)
 
     def export(self) -> None:
         """Writes the final policy as a Hugging Face directory, once the last checkpoint is on the disk."""
         self._checkpoints.finish(self.trainer)
-        with self.phase("export"):
+        with self.phase("export"), self._hand_over.trainer_present():
             self.trainer.save_hf(self.folder.hf_export)
 
     @property
@@ -174,9 +206,9 @@ class Run:
         """Seconds of this run so far, earlier processes included."""
         return self._wall_before + time.monotonic() - self._started
 
-    def _collect(self, prefix: str, prompts: list[Prompt], num_completions: int, sampling: SamplingParams) -> Collected:
-        collected = collect_groups(
-            build_requests(prefix, prompts, num_completions),
+    def _collect(self, plan: StepPlan, sampling: SamplingParams) -> Collected:
+        collected = collect_step(
+            plan,
             sampling,
             rollout=self.rollout,
             stream=self._stream,

@@ -11,12 +11,14 @@ from hybridflow.errors import CheckpointError
 
 
 class GroupCounts(msgspec.Struct, kw_only=True):
-    """Groups since the start of RL; `started` = `trained` + all `filtered`."""
+    """Groups since the start of RL; `started` = `trained` + all `filtered` + `discarded` + those carried over."""
 
     started: int = 0
     trained: int = 0
     filtered: dict[str, int] = {}
     """Groups left out of training, by reason."""
+    discarded: int = 0
+    """Carried over and then thrown away as too old; their prompts were started anew."""
 
 
 class RunState(msgspec.Struct, kw_only=True):

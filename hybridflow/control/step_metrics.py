@@ -13,7 +13,8 @@ from hybridflow.types import Unknown, UpdateReport
 
 def add_to_state(state: RunState, collected: Collected, filtered: FilteredBatch, update: UpdateReport | None) -> None:
     """Adds one step to the running totals."""
-    state.groups.started += len(collected.groups)
+    state.groups.started += collected.counts.num_started
+    state.groups.discarded += collected.counts.num_discarded
     state.groups.trained += filtered.num_groups
     for reason, group_ids in filtered.dropped.items():
         state.groups.filtered[reason] = state.groups.filtered.get(reason, 0) + len(group_ids)
@@ -29,8 +30,8 @@ def add_to_state(state: RunState, collected: Collected, filtered: FilteredBatch,
     if update is not None:
         state.num_skipped_updates += update.num_skipped
         if math.isfinite(update.logprob_gap):
-            state.gap_sum += update.logprob_gap * update.num_tokens
-            state.gap_tokens += update.num_tokens
+            state.gap_sum += update.logprob_gap * update.num_fresh_tokens
+            state.gap_tokens += update.num_fresh_tokens
 
 
 def build_metrics(
@@ -40,6 +41,8 @@ def build_metrics(
     update: UpdateReport | None,
     seconds: dict[str, float],
     learning_rate: float,
+    *,
+    is_over_sampled: bool = False,
 ) -> dict[str, float]:
     """Metrics of one step by `room/name`; policy metrics are absent where nothing was trained on."""
     members = [member for group in collected.groups for member in group.members]
@@ -47,19 +50,21 @@ def build_metrics(
     metrics = {
         "reward/mean": compute_accuracy(collected.groups),
         "reward/unknown": float(sum(isinstance(member.verdict, Unknown) for member in members)),
-        "rollout/response_tokens_mean": report.response_tokens / max(report.num_completions, 1),
+        "rollout/response_tokens_mean": sum(len(m.completion.token_ids) for m in members) / max(len(members), 1),
         "rollout/truncated_fraction": _fraction(members, "length"),
         "rollout/prompt_tokens": float(report.prompt_tokens),
         "rollout/cached_tokens": float(report.cached_tokens),
         "rollout/prefill_tokens": float(report.prefill_tokens),
         "rollout/retractions": float(report.num_retractions),
         "rollout/cached_fraction": report.cached_tokens / max(report.prompt_tokens, 1),
-        "groups/started": float(len(collected.groups)),
+        "groups/started": float(collected.counts.num_started),
         "groups/trained": float(filtered.num_groups),
         "policy/version": float(state.policy_version),
         "train/learning_rate": learning_rate,
     }
     metrics |= {f"groups/filtered/{reason}": float(len(ids)) for reason, ids in filtered.dropped.items()}
+    if is_over_sampled:
+        metrics |= build_carry_metrics(collected, state.policy_version - 1)
     metrics |= {f"rollout/events/{name}": float(number) for name, number in report.events.items()}
     metrics |= {f"time/{name}_s": value for name, value in seconds.items()}
     if seconds.get("rollout"):
@@ -81,6 +86,25 @@ def build_metrics(
         if seconds.get("train"):
             metrics["perf/train_tokens_per_s"] = packed / seconds["train"]
     return metrics
+
+
+def build_carry_metrics(collected: Collected, policy_version: int) -> dict[str, float]:
+    """Metrics of a step that began more groups than it trains on; `policy_version` is what it decoded with."""
+    counts, carried = collected.counts, collected.carried
+    runs = [run for group in collected.groups for m in group.members for run in m.completion.version_runs]
+    ages = [(policy_version - run.version, run.num_tokens) for run in runs if run.num_tokens]
+    num_tokens = sum(number for _, number in ages)
+    return {
+        "groups/stopped": float(sum(not group.is_complete for group in carried)),
+        "groups/surplus": float(sum(group.is_complete for group in carried)),
+        "groups/resumed": float(counts.num_resumed),
+        "groups/discarded": float(counts.num_discarded),
+        "rollout/staleness_mean": sum(age * number for age, number in ages) / num_tokens if num_tokens else math.nan,
+        "rollout/staleness_max": float(max((age for age, _ in ages), default=0)),
+        "rollout/kept_tokens": float(sum(group.num_tokens for group in carried)),
+        "rollout/resumed_tokens": float(collected.report.resumed_tokens),
+        "rollout/discarded_tokens": float(counts.discarded_tokens),
+    }
 
 
 def _fraction(members: list, reason: str) -> float:

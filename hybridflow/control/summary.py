@@ -19,8 +19,13 @@ def build_summary(
     seed: int,
     sampling_guarantee: str,
     weight_transport: dict[str, str],
+    num_carried: int | None = None,
 ) -> dict[str, Any]:
-    """Everything that is said of a run at its end. A number that was never measured is null."""
+    """Everything that is said of a run at its end. A number that was never measured is null.
+
+    `num_carried` is None where each step trains on all groups that it starts.
+    """
+    over_sampled = {} if num_carried is None else {"discarded": state.groups.discarded, "carried": num_carried}
     seconds = dict.fromkeys(PHASES, 0.0) | state.phase_seconds
     return {
         "status": status,
@@ -35,6 +40,7 @@ def build_summary(
             "started": state.groups.started,
             "trained": state.groups.trained,
             "filtered": state.groups.filtered,
+            **over_sampled,
         },
         "logprob_gap_mean_abs": _finite(state.logprob_gap_mean_abs),
         "num_skipped_updates": state.num_skipped_updates,

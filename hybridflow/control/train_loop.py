@@ -1,7 +1,8 @@
 """The training loop. Read this first: everything else is called from here.
 
 restore -> warm up -> publish -> evaluate
-        -> for each step: collect groups -> build batch -> update -> publish -> record, evaluate, checkpoint
+        -> for each step: collect groups -> build batch -> hand the device over -> update -> publish
+                          -> record, evaluate, checkpoint
         -> evaluate -> export
 """
 
@@ -31,6 +32,7 @@ def train(run: Run) -> None:
 def warm_up(run: Run) -> None:
     """The supervised stages that are not done yet, each saved when it is; then RL starts with a fresh optimizer."""
     for index in range(run.state.warmup_stages_done, len(run.config.warmup.stages)):
+        run.hand_to_trainer()
         with run.phase("warmup"):
             run_stage(index, run.config, run.tokenizer, run.trainer, run.display, run.warmup_tracker)
         run.state.warmup_stages_done += 1
@@ -44,8 +46,9 @@ def train_step(run: Run) -> None:
     step = run.begin_step()
     with run.phase("rollout"):
         collected = run.collect(step)
-    filtered = build_batch(collected.groups, run.config)
+    filtered = build_batch(collected.groups, run.config, run.state.policy_version)
     update = None
+    run.hand_to_trainer()
     if filtered.batch is not None:
         with run.phase("train"):
             update = run.trainer.update(filtered.batch, run.learning_rate(step))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from hybridflow.data.schema import Row
-from hybridflow.data.streams import draw_indices
+from hybridflow.data.streams import draw_range
 from hybridflow.data.template import encode_chat, read_question
 from hybridflow.errors import ConfigError, DataError
 from hybridflow.types import Prompt
@@ -82,5 +82,9 @@ class PromptDataset:
         """
         if step < 0 or num_prompts < 1:
             raise ConfigError(f"step must be >= 0 and num_prompts >= 1; got step={step}, num_prompts={num_prompts}")
+        return self.prompts_from(step * num_prompts, num_prompts)
+
+    def prompts_from(self, first: int, num_prompts: int) -> list[Prompt]:
+        """The prompts at places `first`, `first` + 1, ... of the walk that steps take."""
         names = ("hybridflow.order", self.name, self.seed)
-        return [self.prompts[index] for index in draw_indices(names, len(self.prompts), step, num_prompts)]
+        return [self.prompts[index] for index in draw_range(names, len(self.prompts), first, num_prompts)]

@@ -18,14 +18,21 @@ def derive_stream(*names: str | int) -> random.Random:
 def draw_indices(names: tuple[str | int, ...], count: int, step: int, per_step: int) -> list[int]:
     """Which of `count` items step `step` (from 0) takes, when every step takes `per_step`.
 
-    Steps walk through epochs, each a permutation seeded with `names` that has every item once; a step may span two
-    epochs. There is no cursor to save: a run that resumes at a step goes on exactly as one that was never stopped.
+    There is no cursor to save: a run that resumes at a step goes on exactly as one that was never stopped.
+    """
+    return draw_range(names, count, step * per_step, per_step)
+
+
+def draw_range(names: tuple[str | int, ...], count: int, first: int, number: int) -> list[int]:
+    """Items at places `first`, `first` + 1, ... of an endless walk over `count` items.
+
+    The walk goes through epochs, each a permutation seeded with `names` that has every item once.
     """
     chosen: list[int] = []
-    epoch, offset = divmod(step * per_step, count)
-    while len(chosen) < per_step:
+    epoch, offset = divmod(first, count)
+    while len(chosen) < number:
         order = list(range(count))
         derive_stream(*names, epoch).shuffle(order)
-        chosen += order[offset : offset + per_step - len(chosen)]
+        chosen += order[offset : offset + number - len(chosen)]
         epoch, offset = epoch + 1, 0
     return chosen

@@ -17,7 +17,7 @@ from hybridflow.observability.process_log import redirect_output
 from hybridflow.rollout.cpu_platform.process_server import start_server
 from hybridflow.rollout.engine import EngineStatus, SGLangEngine
 from hybridflow.rollout.shard_loader import ShardLoader
-from hybridflow.types import Completion, Lease, SamplingParams
+from hybridflow.types import Completion, Lease, MemoryTag, SamplingParams
 from hybridflow.weights.manifest import Bucket, TensorEntry
 from hybridflow.weights.reshard.shard_bucket import ShardRound
 from hybridflow.wire.completion_sender import CompletionSender
@@ -89,6 +89,12 @@ class RolloutWorker:
 
     def abort(self) -> None:
         self._engine.abort()
+
+    def release(self, tags: list[MemoryTag]) -> int | None:
+        return self._engine.release(tags)
+
+    def resume(self, tags: list[MemoryTag]) -> None:
+        self._engine.resume(tags)
 
     def begin_weights(self, version: int) -> None:
         self._engine.begin_weights(version)

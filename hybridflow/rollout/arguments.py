@@ -18,7 +18,15 @@ NEVER_STREAM_PARTIAL = 1 << 30
 
 def engine_environment(section: RolloutSection, index: int) -> dict[str, str]:
     """Environment variables that the process of engine `index` needs from its start."""
-    return {} if torch.cuda.is_available() else cpu_environment(section.num_threads, section.tp_size, index)
+    if not torch.cuda.is_available():
+        return cpu_environment(section.num_threads, section.tp_size, index)
+    # Without it CUDA graphs stay when "cuda_graph" is released. Untested.
+    return {"SGLANG_MEMORY_SAVER_CUDA_GRAPH": "true"} if releases_memory(section) else {}
+
+
+def releases_memory(section: RolloutSection) -> bool:
+    """Whether engines give their memory back while the trainer works."""
+    return section.release_memory == "on" or (section.release_memory == "auto" and torch.cuda.is_available())
 
 
 def build_arguments(section: RolloutSection, *, dtype: str, seed: int) -> dict[str, Any]:
@@ -39,6 +47,8 @@ def build_arguments(section: RolloutSection, *, dtype: str, seed: int) -> dict[s
         "sleep_on_idle": True,
         "log_level": "error",
     }
+    if releases_memory(section):
+        arguments["enable_memory_saver"] = True
     if section.kv_cache_tokens is not None:
         arguments["max_total_tokens"] = section.kv_cache_tokens
     arguments |= {"dtype": dtype} if torch.cuda.is_available() else cpu_arguments(dtype)

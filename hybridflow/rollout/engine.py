@@ -15,24 +15,35 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
+import torch
 
+from hybridflow.cluster.processes import resident_bytes
 from hybridflow.errors import RolloutError, WeightSyncError
 from hybridflow.rollout.shard_loader import ShardLoader
-from hybridflow.rollout.translate import check_reason, completion_seed, to_completion, to_sglang, undecoded
+from hybridflow.rollout.translate import (
+    check_reason,
+    completion_seed,
+    input_tokens,
+    to_completion,
+    to_sglang,
+    undecoded,
+)
 from hybridflow.rollout.weight_api import WeightApi
-from hybridflow.types import Completion, Lease, SamplingParams
+from hybridflow.types import Completion, GroupRequest, Lease, MemoryTag, SamplingParams
 from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import Bucket, TensorEntry, check_bucket
 from hybridflow.weights.reshard.shard_bucket import ShardRound
 from hybridflow.wire.messages import build_completion_id
 
 T = TypeVar("T")
+IDLE_TIMEOUT_S = 10.0
+"""Time that SGLang gets to put away requests that have ended."""
 Deliver = Callable[[int, Completion], None]
 """Takes the attempt of a lease and a completion decoded under it."""
 
@@ -84,9 +95,11 @@ class SGLangEngine:
         self._version = initial_version
         self._loaded: list[TensorEntry] = []
         self._session_version: int | None = None
+        self._has_cuda = torch.cuda.is_available()
         self._num_in_flight = 0
         self._num_delivered = 0
         self._num_aborts = 0
+        self._released: set[MemoryTag] = set()
         self._failure: BaseException | None = None
 
     # ------------------------------------------------------------------------------------------------ generation
@@ -100,6 +113,10 @@ class SGLangEngine:
         """
         if self._version is None or self._session_version is not None:
             raise RolloutError("the engine has no confirmed weights version: publish weights before generating")
+        if self._released:
+            raise RolloutError(
+                f"the engine's memory is released ({', '.join(sorted(self._released))}): resume it first"
+            )
         self._num_in_flight += sum(len(lease.indices) for lease in leases)
         future = asyncio.run_coroutine_threadsafe(self._generate(leases, sampling, deliver), self._loop)
         future.add_done_callback(self._note_failure)
@@ -121,11 +138,8 @@ class SGLangEngine:
                 self._deliver(deliver, lease, undecoded(lease.request, index, self._version))
             return
         stream = await self._engine.async_generate(
-            input_ids=[lease.request.prompt.token_ids for lease, _ in by_id.values()],
-            sampling_params=[
-                to_sglang(sampling, completion_seed(self._run_seed, build_completion_id(lease.request.group_id, index)))
-                for lease, index in by_id.values()
-            ],
+            input_ids=[input_tokens(lease.request, index) for lease, index in by_id.values()],
+            sampling_params=[self._sampling_of(lease.request, index, sampling) for lease, index in by_id.values()],
             rid=list(by_id),
             return_logprob=[True] * len(by_id),
             stream=True,
@@ -134,12 +148,20 @@ class SGLangEngine:
             if output["meta_info"]["finish_reason"] is None:
                 continue
             lease, index = by_id.pop(output["meta_info"]["id"])
-            completion = to_completion(lease.request, index, output, self._version)
+            completion = to_completion(lease.request, index, output, self._version, self._decode_text)
             if index == lease.indices[0] and lease.request.group_id in cached:
                 completion = msgspec.structs.replace(completion, cached_tokens=cached[lease.request.group_id])
             self._deliver(deliver, lease, completion)
         if by_id:
             raise RolloutError(f"SGLang ended the stream without {len(by_id)} completions, among them {min(by_id)}")
+
+    def _sampling_of(self, request: GroupRequest, index: int, sampling: SamplingParams) -> dict[str, Any]:
+        seed = completion_seed(self._run_seed, build_completion_id(request.group_id, index))
+        partial = request.partial(index)
+        return to_sglang(sampling, seed, len(partial.token_ids) if partial else 0)
+
+    def _decode_text(self, token_ids: list[int]) -> str:
+        return self._tokenizer_manager.tokenizer.decode(token_ids, skip_special_tokens=True)
 
     async def _prefill_prompts(self, leases: list[Lease]) -> dict[str, int]:
         """Puts the prompt of each group into the prefix cache; by group, how much of it was there before.
@@ -200,10 +222,52 @@ class SGLangEngine:
 
         self._loop.call_soon_threadsafe(end_all)
 
+    # ---------------------------------------------------------------------------------------------------- memory
+
+    def release(self, tags: Sequence[MemoryTag]) -> int | None:
+        """Gives this memory back; returns the bytes by which SGLang's processes shrank on a CPU, None with CUDA.
+
+        Without its weights the engine generates nothing until others are published. Raises RolloutError if requests
+        run, or if the engine was opened without `rollout.release_memory`.
+        """
+        from sglang.srt.managers import io_struct
+
+        if not self._engine.server_args.enable_memory_saver:
+            raise RolloutError("the engine cannot release memory: set rollout.release_memory = 'on' before it starts")
+        asked: list[MemoryTag] = [tag for tag in tags if tag not in self._released]
+        if not asked:
+            return 0
+        # SGLang would end with an assertion if it were not idle, and this waits until it is.
+        self._flush(IDLE_TIMEOUT_S, "before its memory is released")
+        if "weights" in asked:
+            self._version = None
+        before = resident_bytes(self.child_pids())
+        request = io_struct.ReleaseMemoryOccupationReqInput(tags=list(asked))
+        self._run(self._tokenizer_manager.release_memory_occupation(request))
+        self._released.update(asked)
+        return None if self._has_cuda else before - resident_bytes(self.child_pids())
+
+    def resume(self, tags: Sequence[MemoryTag]) -> None:
+        """Takes released memory again, its content undefined; does nothing for what was not released."""
+        from sglang.srt.managers import io_struct
+
+        asked: list[MemoryTag] = [tag for tag in tags if tag in self._released]
+        if asked:
+            request = io_struct.ResumeMemoryOccupationReqInput(tags=list(asked))
+            self._run(self._tokenizer_manager.resume_memory_occupation(request))
+            self._released.difference_update(asked)
+
+    def _flush(self, timeout_s: float | None, when: str) -> None:
+        """Drops cached keys and values."""
+        if not self._run(self._tokenizer_manager.flush_cache(timeout_s)).success:
+            raise RolloutError(f"SGLang could not flush its cache {when}: requests still run")
+
     # --------------------------------------------------------------------------------------------------- weights
 
     def begin_weights(self, version: int) -> None:
-        """Opens a weight session. Until `end_weights` succeeds, the engine generates nothing."""
+        """Opens a weight session, for which released weights come back. Until `end_weights` succeeds, the engine
+        generates nothing."""
+        self.resume(["weights", "cuda_graph"])
         self._session_version = version
         self._loaded = []
         self._shards.begin()

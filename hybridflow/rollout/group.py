@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,12 @@ from hybridflow.rollout.member import EngineDiedError, EngineMember
 from hybridflow.rollout.opening import RolloutSettings, create_member
 from hybridflow.rollout.report import Totals
 from hybridflow.rollout.weight_session import WeightSession
-from hybridflow.types import GroupRequest, RolloutReport, SamplingParams
+from hybridflow.types import GroupRequest, MemoryTag, RolloutReport, SamplingParams
 from hybridflow.weights.manifest import TensorEntry, compare_manifests
 from hybridflow.weights.reshard.placement import Engines
 from hybridflow.weights.reshard.settings import engine_slots
 from hybridflow.wire.endpoint import Endpoint
-from hybridflow.wire.messages import Finished, build_completion_id
+from hybridflow.wire.messages import Finished
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +57,8 @@ class RolloutGroup:
         self._stream_weights: StreamWeights | None = None
         self._manifest: list[TensorEntry] = []
         self._look_at = 0.0
+        self._is_stopping = False
+        self._dropped: list[str] = []
 
     # -------------------------------------------------------------------------------------------------- life cycle
 
@@ -131,6 +133,7 @@ class RolloutGroup:
             self._totals = Totals()
             self._dispatch.add(requests, sampling.max_new_tokens)
         self._sampling = sampling
+        self._is_stopping = False
         self._hand_out()
 
     def poll(self) -> RolloutReport | None:
@@ -140,6 +143,8 @@ class RolloutGroup:
         """
         if time.monotonic() >= self._look_at:
             self._look_after()
+            if self._is_stopping:
+                self._abort_in_flight()
             self._look_at = time.monotonic() + LOOK_S
         self._hand_out()
         with self._lock:
@@ -149,22 +154,32 @@ class RolloutGroup:
             self._events, self._dispatch.counters = Counter(), Counter()
             return self._totals.report(events)
 
-    def abort(self) -> list[str]:
-        """Ends every running completion; each is delivered with what it has, finish_reason "abort".
+    def stop(self) -> None:
+        """Ends what is under way: each completion is delivered with what it has, finish_reason "abort", or not begun.
 
-        Groups that no engine had begun are given up: returns the ids of their completions, which will not come.
+        `poll` goes on until all have arrived; `take_dropped` names those that will not.
         """
+        self._is_stopping = True
+        self._abort_in_flight()
+
+    def take_dropped(self) -> list[str]:
+        """Ids of completions given up since the last call: no engine had them when the step was stopped."""
+        dropped, self._dropped = self._dropped, []
+        return dropped
+
+    def _abort_in_flight(self) -> None:
+        """Repeated until nothing is in flight: a lease may reach its engine after the first abort."""
         with self._lock:
-            dropped = self._dispatch.drop_queued()
-        calls = [(member, member.worker.call("abort")) for member in self._members.values() if member.facts]
-        for member, call in calls:
-            member.result(call)
-        return [
-            build_completion_id(group.group_id, index) for group in dropped for index in range(group.num_completions)
-        ]
+            self._dropped += self._dispatch.drop_queued()
+            busy = [member for member in self._members.values() if self._dispatch.num_in_flight(member.name)]
+        for member, call in [(member, member.worker.call("abort")) for member in busy if member.facts]:
+            try:
+                member.result(call)
+            except EngineDiedError as error:
+                self._replace(member, str(error))
 
     def _hand_out(self) -> None:
-        if self._sampling is None:
+        if self._sampling is None or self._is_stopping:
             return
         with self._lock:
             leases = self._dispatch.assign()
@@ -231,16 +246,45 @@ class RolloutGroup:
         An engine that is starting, or dies meanwhile, gets them when it is there again; until then it serves nothing.
         """
         self._stream_weights, self._version = stream_weights, version
-        with self._lock:
-            for member in self._members.values():
-                self._dispatch.engine_down(member.name)
-                member.version = None
+        self._close_all()
         while True:
             started = self._wait_for_any()
             confirmed = self._load(started, version)
             if confirmed:
                 self._manifest = next(iter(confirmed.values()))
                 return confirmed
+
+    def release(self, tags: Sequence[MemoryTag]) -> int | None:
+        """Every engine gives this memory back; returns the bytes, None where only the device can tell (CUDA).
+
+        An engine without weights serves nothing until `load_weights`. One that dies meanwhile, or is starting, has its
+        memory: it starts with all of it.
+        """
+        if "weights" in tags:
+            self._close_all()
+        freed: list[int | None] = self._call_all("release", list(tags))
+        return None if any(one is None for one in freed) else sum(one or 0 for one in freed)
+
+    def resume(self, tags: Sequence[MemoryTag]) -> None:
+        """Every engine takes this memory again, where it was released."""
+        self._call_all("resume", list(tags))
+
+    def _call_all(self, method: str, *args: Any) -> list[Any]:
+        started = [member for member in self._members.values() if member.facts]
+        results: list[Any] = []
+        for member, call in [(member, member.worker.call(method, *args)) for member in started]:
+            try:
+                results.append(member.result(call))
+            except EngineDiedError as error:
+                self._replace(member, str(error))
+        return results
+
+    def _close_all(self) -> None:
+        """No engine serves anything until it has confirmed weights again."""
+        with self._lock:
+            for member in self._members.values():
+                self._dispatch.engine_down(member.name)
+                member.version = None
 
     def _bring_in(self, members: list[EngineMember], version: int) -> None:
         """Gives late engines the present weights, and holds what they confirm against what the others did."""

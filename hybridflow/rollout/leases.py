@@ -9,6 +9,9 @@ Life of one group:
 All completions of a group go to one engine, so that a long prompt is prefilled and held once. A completion counts if it
 carries the present attempt of its group; any other is dropped and counted by reason in `counters`. So whatever engines
 do, each completion id is admitted once.
+
+A step that has what it needs is stopped: what is queued is given up (`drop_queued`), what engines hold comes back as
+aborted. A group that ended so may be asked for again; its attempts are counted on.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from collections.abc import Iterable
 from hybridflow.errors import ProtocolError, RolloutError
 from hybridflow.rollout.budget import LengthEstimate, TokenBudget
 from hybridflow.types import Completion, GroupRequest, Lease
+from hybridflow.wire.messages import build_completion_id
 
 MAX_ATTEMPTS = 3
 """Engines lost on one group before it is given up: a prompt that kills its engine must not kill them all in turn."""
@@ -27,15 +31,23 @@ NUM_REMEMBERED = 100_000
 
 
 class _Group:
-    def __init__(self, request: GroupRequest) -> None:
+    def __init__(self, request: GroupRequest, attempt: int) -> None:
         self.request = request
-        self.remaining = set(range(request.num_completions))
-        self.attempt = 0
+        self.remaining = set(request.indices)
+        self.attempt = attempt
         self.engine: str | None = None
+        self.num_lost = 0
+        self.is_unfinished = False
+        """Some of it was aborted or given up: it may be asked for again."""
+        self._partial_tokens = {partial.index: len(partial.token_ids) for partial in request.partials}
 
     @property
     def prompt_tokens(self) -> int:
         return len(self.request.prompt.token_ids)
+
+    def tokens_to_come(self, expected: int) -> int:
+        """Expected size of the completions that have not arrived, what they begin with included."""
+        return sum(max(expected, self._partial_tokens.get(index, 0)) for index in self.remaining)
 
 
 class LeaseDispatch:
@@ -50,7 +62,7 @@ class LeaseDispatch:
         self._groups: dict[str, _Group] = {}  # not done
         self._queue: deque[str] = deque()
         self._budgets: dict[str, TokenBudget] = {}  # of engines that may get leases
-        self._done: dict[str, None] = {}  # ordered set of group ids, oldest first
+        self._done: dict[str, int | None] = {}  # id -> attempts of one to be asked for again; oldest first
         self._lengths = LengthEstimate(1)
 
     # -------------------------------------------------------------------------------------------------- questions
@@ -79,19 +91,22 @@ class LeaseDispatch:
     # ----------------------------------------------------------------------------------------------------- events
 
     def add(self, requests: Iterable[GroupRequest], max_new_tokens: int) -> None:
-        """Queues groups, longest first; equal ones in the order given.
+        """Queues groups: those begun in an earlier step first, then longest first; equal ones in the order given.
 
         Lengths are learnt anew from the first completions of these groups, so that what is leased when follows from
-        the requests alone and a resumed run leases as the first one did. ProtocolError for a group asked for before.
+        the requests alone and a resumed run leases as the first one did. ProtocolError for a group asked for before,
+        unless it was stopped before it was done.
         """
         requests = list(requests)
         for request in requests:
-            if request.group_id in self._groups or request.group_id in self._done:
+            if request.group_id in self._groups or self._done.get(request.group_id, 0) is None:
                 raise ProtocolError(f"group {request.group_id} is asked for twice: group ids must be new")
         self._lengths = LengthEstimate(max_new_tokens)
-        self._groups |= {request.group_id: _Group(request) for request in requests}
+        self._groups |= {
+            request.group_id: _Group(request, self._done.pop(request.group_id, None) or 0) for request in requests
+        }
         waiting = [*self._queue, *(request.group_id for request in requests)]
-        self._queue = deque(sorted(waiting, key=lambda group_id: -self._cost(self._groups[group_id])))
+        self._queue = deque(sorted(waiting, key=lambda group_id: self._place(self._groups[group_id])))
 
     def engine_up(self, engine: str, capacity_tokens: int) -> None:
         """The engine may get leases. Its budget starts at its KV pool; what was learnt before is dropped."""
@@ -109,7 +124,8 @@ class LeaseDispatch:
             self._queue.appendleft(group_id)
         self.counters["lost_lease"] += len(lost)
         for group_id in lost:
-            if self._groups[group_id].attempt >= MAX_ATTEMPTS:
+            self._groups[group_id].num_lost += 1
+            if self._groups[group_id].num_lost >= MAX_ATTEMPTS:
                 raise RolloutError(
                     f"group {group_id} (prompt {self._groups[group_id].request.prompt.prompt_id}) was lost with its "
                     f"engine {MAX_ATTEMPTS} times: this prompt may be what ends them. See logs/engine-*.log"
@@ -151,33 +167,42 @@ class LeaseDispatch:
             self.counters["duplicate_completion"] += 1
             return False
         group.remaining.discard(completion.index)
-        self._lengths.observe(len(completion.token_ids))
+        if completion.finish_reason == "abort":
+            group.is_unfinished = True
+        else:
+            self._lengths.observe(len(completion.token_ids))
         if budget := self._budgets.get(group.engine):
             budget.finished(completion.num_retractions)
         if not group.remaining:
             self._finish(completion.group_id)
         return True
 
-    def drop_queued(self) -> list[GroupRequest]:
-        """Gives up the groups that no engine holds; returns them. One that has completions already is kept queued."""
-        begun = [group_id for group_id in self._queue if self._groups[group_id].attempt]
-        dropped = [group_id for group_id in self._queue if not self._groups[group_id].attempt]
-        self._queue = deque(begun)
-        requests = [self._groups[group_id].request for group_id in dropped]
-        for group_id in dropped:
+    def drop_queued(self) -> list[str]:
+        """Gives up what no engine holds, also of groups that an engine was lost on; returns ids of completions."""
+        dropped: list[str] = []
+        for group_id in self._queue:
+            group = self._groups[group_id]
+            dropped += [build_completion_id(group_id, index) for index in sorted(group.remaining)]
+            group.is_unfinished = True
             self._finish(group_id)
-        return requests
+        self._queue.clear()
+        return dropped
 
     # ----------------------------------------------------------------------------------------------------- inside
 
     def _cost(self, group: _Group) -> int:
-        return group.prompt_tokens + len(group.remaining) * self._lengths.expected
+        return group.prompt_tokens + group.tokens_to_come(self._lengths.expected)
+
+    def _place(self, group: _Group) -> tuple[bool, int]:
+        """What sorts the group that is to be leased sooner before others."""
+        is_begun = bool(group.request.partials or group.request.done)
+        return not is_begun, -self._cost(group)
 
     def _held_by(self, engine: str) -> list[_Group]:
         return [group for group in self._groups.values() if group.engine == engine]
 
     def _finish(self, group_id: str) -> None:
-        del self._groups[group_id]
-        self._done[group_id] = None
+        group = self._groups.pop(group_id)
+        self._done[group_id] = group.attempt if group.is_unfinished else None
         if len(self._done) > NUM_REMEMBERED:
             del self._done[next(iter(self._done))]

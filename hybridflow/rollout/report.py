@@ -16,13 +16,15 @@ class Totals:
         self._cached = 0
         self._response = 0
         self._retractions = 0
+        self._resumed = 0
 
     def add(self, completion: Completion) -> None:
         self._num += 1
         self._prompt += completion.prompt_tokens
         self._cached += completion.cached_tokens
-        self._response += len(completion.token_ids)
+        self._response += len(completion.token_ids) - completion.resumed_tokens
         self._retractions += completion.num_retractions
+        self._resumed += completion.resumed_tokens
 
     def report(self, events: Counter[str]) -> RolloutReport:
         """The totals, with what else happened by name."""
@@ -32,5 +34,6 @@ class Totals:
             cached_tokens=self._cached,
             response_tokens=self._response,
             num_retractions=self._retractions,
+            resumed_tokens=self._resumed,
             events={name: number for name, number in sorted(events.items()) if number},
         )

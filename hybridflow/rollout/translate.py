@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from hybridflow.errors import ProtocolError, RolloutError
-from hybridflow.types import Completion, FinishReason, GroupRequest, SamplingParams
+from hybridflow.types import Completion, FinishReason, GroupRequest, Partial, SamplingParams, VersionRun
 from hybridflow.wire.messages import build_completion_id
 
 
@@ -16,20 +19,34 @@ def completion_seed(run_seed: int, completion_id: str) -> int:
     return int.from_bytes(digest, "big") % (1 << 31)
 
 
-def to_sglang(sampling: SamplingParams, seed: int) -> dict[str, Any]:
-    """Sampling parameters of one request."""
+def to_sglang(sampling: SamplingParams, seed: int, num_tokens_before: int = 0) -> dict[str, Any]:
+    """Sampling parameters of one request; of the completion `num_tokens_before` tokens are there already."""
     return {
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
-        "max_new_tokens": sampling.max_new_tokens,
+        "max_new_tokens": sampling.max_new_tokens - num_tokens_before,
         "stop_token_ids": sampling.stop_token_ids or None,
         "stop": sampling.stop or None,
         "sampling_seed": seed,
     }
 
 
-def to_completion(request: GroupRequest, index: int, output: dict[str, Any], confirmed: int | None) -> Completion:
-    """The completion in a finished output.
+def input_tokens(request: GroupRequest, index: int) -> list[int]:
+    """What the engine is given: the prompt, and what is there of the completion."""
+    partial = request.partial(index)
+    return request.prompt.token_ids + partial.token_ids if partial else request.prompt.token_ids
+
+
+def to_completion(
+    request: GroupRequest,
+    index: int,
+    output: dict[str, Any],
+    confirmed: int | None,
+    decode_text: Callable[[list[int]], str],
+) -> Completion:
+    """The completion in a finished output, with what was there of it before in front.
+
+    Of an aborted one the last token is left out: SGLang ends it without looking whether that token was the end.
 
     Raises RolloutError if SGLang refused it, and ProtocolError if it was decoded by another weights version than
     `confirmed`.
@@ -43,28 +60,67 @@ def to_completion(request: GroupRequest, index: int, output: dict[str, Any], con
         raise ProtocolError(
             f"completion {completion_id} was decoded by weights version {version}, the engine confirmed {confirmed}"
         )
-    logprobs = [float(entry[0]) for entry in meta["output_token_logprobs"]]
     finish: FinishReason = reason["type"]
-    return Completion(
+    token_ids = list(output["output_ids"])
+    logprobs = [float(entry[0]) for entry in meta.get("output_token_logprobs") or []]
+    text = output["text"]
+    if finish == "abort":
+        token_ids, logprobs, text = token_ids[:-1], logprobs[:-1], ""
+    completion = Completion(
         completion_id=completion_id,
         group_id=request.group_id,
         prompt_id=request.prompt.prompt_id,
         index=index,
-        token_ids=list(output["output_ids"]),
+        token_ids=token_ids,
         rollout_logprobs=logprobs,
-        text=output["text"],
+        text=text,
         finish_reason=finish,
         policy_version=version,
-        prompt_tokens=int(meta["prompt_tokens"]),
-        cached_tokens=int(meta["cached_tokens"]),
+        prompt_tokens=len(request.prompt.token_ids),
+        # Not said where it was aborted while it waited: nothing was computed then.
+        cached_tokens=int(meta.get("cached_tokens", len(input_tokens(request, index)))),
         num_retractions=int(meta.get("num_retractions", 0)),
+    )
+    partial = request.partial(index)
+    if partial is None:
+        return completion
+    if finish != "abort":
+        text = decode_text(partial.token_ids + _without_stop_token(token_ids, reason))
+    return _behind(partial, msgspec.structs.replace(completion, text=text))
+
+
+def _without_stop_token(token_ids: list[int], reason: dict[str, Any]) -> list[int]:
+    """Tokens that belong to the text: SGLang leaves out the token that was a stop."""
+    return token_ids[:-1] if isinstance(reason.get("matched"), int) else token_ids
+
+
+def _behind(partial: Partial, completion: Completion) -> Completion:
+    """What was decoded now, put behind what was there."""
+    now = [VersionRun(completion.policy_version, len(completion.token_ids))] if completion.token_ids else []
+    return msgspec.structs.replace(
+        completion,
+        token_ids=partial.token_ids + completion.token_ids,
+        rollout_logprobs=partial.rollout_logprobs + completion.rollout_logprobs,
+        versions=join_runs([*partial.versions, *now]),
+        resumed_tokens=len(partial.token_ids),
     )
 
 
+def join_runs(runs: list[VersionRun]) -> list[VersionRun]:
+    """The same, each version once where its runs follow one another."""
+    joined: list[VersionRun] = []
+    for run in runs:
+        if joined and joined[-1].version == run.version:
+            joined[-1] = VersionRun(run.version, joined[-1].num_tokens + run.num_tokens)
+        else:
+            joined.append(run)
+    return joined
+
+
 def undecoded(request: GroupRequest, index: int, confirmed: int | None) -> Completion:
-    """A completion that was aborted before its first token."""
+    """A completion that was aborted before its first token, with what was there of it before."""
     assert confirmed is not None
-    return Completion(
+    completion = Completion(
         completion_id=build_completion_id(request.group_id, index),
         group_id=request.group_id,
         prompt_id=request.prompt.prompt_id,
@@ -75,8 +131,10 @@ def undecoded(request: GroupRequest, index: int, confirmed: int | None) -> Compl
         finish_reason="abort",
         policy_version=confirmed,
         prompt_tokens=len(request.prompt.token_ids),
-        cached_tokens=len(request.prompt.token_ids),
+        cached_tokens=len(input_tokens(request, index)),
     )
+    partial = request.partial(index)
+    return _behind(partial, completion) if partial else completion
 
 
 def check_reason(reason: dict[str, Any], what: str) -> None:

@@ -16,7 +16,7 @@ import torch
 from hybridflow.cluster.session import this_device
 from hybridflow.observability.log import configure
 from hybridflow.observability.process_log import redirect_output
-from hybridflow.types import TrainBatch, UpdateReport
+from hybridflow.types import TrainBatch, UpdateReport, WorkerMemory
 from hybridflow.weights.manifest import Bucket, TensorEntry
 from hybridflow.weights.reshard.buffers import this_machine
 from hybridflow.weights.reshard.settings import ReshardSettings
@@ -98,6 +98,15 @@ class TrainWorker:
 
     def published_manifest(self) -> list[TensorEntry]:
         return self.core.published_manifest()
+
+    def to_host(self, *parts: str) -> int:
+        return self.core.to_host(*parts)  # pyright: ignore[reportArgumentType]
+
+    def to_device(self, *parts: str) -> int:
+        return self.core.to_device(*parts)  # pyright: ignore[reportArgumentType]
+
+    def memory(self) -> WorkerMemory:
+        return self.core.memory()
 
     def reset_optimizer(self) -> None:
         self.core.reset_optimizer()

@@ -9,7 +9,8 @@ from megatron_ext.packing import MicroBatch, PackInput, pack_sequences
 def pack_rank(batch: TrainBatch, dp_rank: int) -> list[MicroBatch]:
     """Packed micro-batches of a rank, in plan order. Loss inputs are one value per counted response token:
 
-    `advantages` and `rollout_logprobs` where the rows have them (RL); otherwise (SFT) `share`, 1 / the row's number of
+    `advantages`, `rollout_logprobs` and `staleness` where the rows have them (RL): what a correction for the mismatch
+    of engine and policy needs beside the trainer's own logprobs; otherwise (SFT) `share`, 1 / the row's number of
     counted tokens, and `first`, 1 at the first of them and 0 at the others.
     """
     return [
@@ -24,6 +25,7 @@ def _pack_input(sequence: TrainSequence) -> PackInput:
         inputs = {
             "advantages": [sequence.advantage] * len(counted),
             "rollout_logprobs": [sequence.rollout_logprobs[i] for i in counted],
+            "staleness": [float(sequence.staleness[i]) if sequence.staleness else 0.0 for i in counted],
         }
     else:
         inputs = {"share": [1 / len(counted)] * len(counted) if counted else [], "first": [1.0, *[0.0] * len(counted)]}
@@ -38,6 +40,6 @@ def _pack_input(sequence: TrainSequence) -> PackInput:
 
 def _placeholder(sequences: list[TrainSequence]) -> PackInput:
     """A row that predicts nothing, for a rank without rows: it takes part in collectives and adds nothing."""
-    names = ("advantages", "rollout_logprobs") if sequences[0].rollout_logprobs else ("share", "first")
+    names = ("advantages", "rollout_logprobs", "staleness") if sequences[0].rollout_logprobs else ("share", "first")
     inputs: dict[str, list[float]] = {name: [] for name in names}
     return PackInput(token_ids=[0, 0], predict_from=1, predict_mask=[0], loss_inputs=inputs)

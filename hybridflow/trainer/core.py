@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from hybridflow.algorithms.mismatch import largest_gap
+from hybridflow.cluster.device_memory import device_name, free_bytes
 from hybridflow.config.sections import AlgorithmSection, LayoutSection, OptimizerSection
 from hybridflow.errors import CheckpointError
 from hybridflow.trainer.batch import pack_rank
 from hybridflow.trainer.layout import to_layout
 from hybridflow.trainer.objectives import PolicyObjective, sequence_mean_objective, sft_objective
-from hybridflow.types import TrainBatch, UpdateReport
+from hybridflow.types import TrainBatch, UpdateReport, WorkerMemory
 from hybridflow.weights.manifest import Bucket, TensorEntry, iterate_buckets
 from hybridflow.weights.reshard.executor import ReshardExecutor
 from hybridflow.weights.reshard.settings import ReshardSettings
@@ -25,6 +27,7 @@ from megatron_ext.hf.identity import WrongModelError
 from megatron_ext.optimizer import OptimizerOptions
 from megatron_ext.packing import MicroBatch
 from megatron_ext.policy import MegatronPolicy
+from megatron_ext.residency import PARTS, Part
 from megatron_ext.topology import Topology, init_distributed, shutdown_distributed
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -140,6 +143,7 @@ class TrainerCore:
         ]
         first, last = results[0], results[-1]
         tokens = max(last.num_tokens, 1)
+        fresh = first.sums["fresh_tokens"] or math.nan
         return UpdateReport(
             loss=last.loss,
             grad_norm=last.grad_norm,
@@ -148,18 +152,21 @@ class TrainerCore:
             entropy=first.sums["entropy"] / tokens,
             clip_fraction_low=last.sums["clipped_low"] / tokens,
             clip_fraction_high=last.sums["clipped_high"] / tokens,
-            logprob_gap=first.sums["logprob_gap"] / tokens,
+            num_fresh_tokens=int(first.sums["fresh_tokens"]),
+            logprob_gap=first.sums["logprob_gap"] / fresh,
             logprob_gap_max=largest,
-            logprob_kl=first.sums["logprob_kl"] / tokens,
+            logprob_kl=first.sums["logprob_kl"] / fresh,
         )
 
     def _largest_gap(self, micro_batches: list[MicroBatch]) -> float:
-        """Largest |old - rollout| over all ranks; the last pipeline stage has the old ones."""
+        """Largest |old - rollout| of a fresh token over all ranks; the last pipeline stage has the old ones."""
         largest = torch.zeros((), device=self.topology.device)
         for micro_batch in micro_batches:
             inputs = micro_batch.loss_inputs
             if "old_logprobs" in inputs:
-                gap = largest_gap(inputs["old_logprobs"].cpu(), inputs["rollout_logprobs"].cpu())
+                is_fresh = inputs["staleness"].cpu() == 0
+                old, engine = inputs["old_logprobs"].cpu(), inputs["rollout_logprobs"].cpu()
+                gap = largest_gap(old[is_fresh], engine[is_fresh])
                 largest = torch.maximum(largest, gap.to(largest))
         torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
         return largest.item()
@@ -192,6 +199,26 @@ class TrainerCore:
     def published_manifest(self) -> list[TensorEntry]:
         """Entries of the tensors that this rank handed out last."""
         return self._published
+
+    def to_host(self, *parts: Part) -> int:
+        """Frees this rank's device memory of these parts; returns the bytes."""
+        return self._policy.to_host(*parts).freed_bytes
+
+    def to_device(self, *parts: Part) -> int:
+        """Brings them back; returns the bytes taken. What is there already stays."""
+        return -self._policy.to_device(*parts).freed_bytes
+
+    def memory(self) -> WorkerMemory:
+        """This rank's device, and which parts are there."""
+        residency = self._policy.training.residency
+        sizes: dict[Part, int] = {part: residency.num_bytes(part) for part in PARTS}
+        return WorkerMemory(
+            worker=f"train worker {self.topology.rank}",
+            device=device_name(),
+            free_bytes=free_bytes(),
+            on_device={str(part): size for part, size in sizes.items() if residency.is_on_device(part)},
+            on_host={str(part): size for part, size in sizes.items() if not residency.is_on_device(part)},
+        )
 
     def reset_optimizer(self) -> None:
         assert self._options is not None, "the policy was opened without an optimizer"

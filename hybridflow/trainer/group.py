@@ -16,7 +16,7 @@ from hybridflow.config.sections import Config, OptimizerSection, WorkerSection
 from hybridflow.errors import TrainerError
 from hybridflow.trainer.actor import HEALTH, TrainWorker, worker_environment
 from hybridflow.trainer.weight_streams import ExactShards, HFBuckets
-from hybridflow.types import TrainBatch, UpdateReport
+from hybridflow.types import TrainBatch, UpdateReport, WorkerMemory
 from hybridflow.weights.manifest import TensorEntry
 from hybridflow.weights.reshard.settings import ReshardSettings, ranks_per_machine
 
@@ -152,6 +152,18 @@ class TrainerGroup(PolicyGroup):
     def published_manifest(self) -> list[TensorEntry]:
         """What the last `stream_weights` handed out."""
         return self._weights.manifest()
+
+    def to_host(self, *parts: str) -> int:
+        """Frees the device memory of these parts on every rank; returns the bytes."""
+        return sum(gather(self._start("to_host", *parts)))
+
+    def to_device(self, *parts: str) -> int:
+        """Brings them back; returns the bytes taken."""
+        return sum(gather(self._start("to_device", *parts)))
+
+    def memory(self) -> list[WorkerMemory]:
+        """Each rank's device, and what it holds there."""
+        return gather(self._start("memory"))
 
     def update(self, batch: TrainBatch, learning_rate: float) -> UpdateReport:
         """Policy gradient steps on one batch."""

@@ -38,10 +38,11 @@ def sequence_mean_objective(logprobs_N: Tensor, entropy_N: Tensor | None, micro_
 
 @dataclass(frozen=True)
 class PolicyObjective:
-    """Clipped GRPO/DAPO surrogate; needs `advantages`, `old_logprobs` and `rollout_logprobs` as loss inputs.
+    """Clipped GRPO/DAPO surrogate; needs `advantages`, `old_logprobs`, `rollout_logprobs` and `staleness` as
+    loss inputs.
 
-    Metric sums: `entropy`, `clipped_low`, `clipped_high` (tokens), `logprob_gap` (|old - rollout|), `logprob_kl`
-    (of the engine's distribution against the trainer's).
+    Metric sums: `entropy`, `clipped_low`, `clipped_high` (tokens), and of the tokens that the present policy decoded,
+    `fresh_tokens`: `logprob_gap` (|old - rollout|), `logprob_kl` (of the engine's distribution against the trainer's).
     """
 
     clip_low: float
@@ -53,7 +54,8 @@ class PolicyObjective:
         loss_N, low_N, high_N = policy_loss(
             logprobs_N, old_N, inputs["advantages"], clip_low=self.clip_low, clip_high=self.clip_high
         )
-        gap, kl = mismatch_sums(old_N, inputs["rollout_logprobs"])
+        is_fresh_N = inputs["staleness"] == 0  # of an older token the gap is the policy's, not the engine's
+        gap, kl = mismatch_sums(old_N[is_fresh_N], inputs["rollout_logprobs"][is_fresh_N])
         entropy = entropy_N.sum() if entropy_N is not None else torch.zeros((), device=logprobs_N.device)
         return LossSums(
             loss=loss_N.sum(),
@@ -64,5 +66,6 @@ class PolicyObjective:
                 "clipped_high": high_N.sum(),
                 "logprob_gap": gap,
                 "logprob_kl": kl,
+                "fresh_tokens": is_fresh_N.sum(),
             },
         )

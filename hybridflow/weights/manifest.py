@@ -6,6 +6,7 @@ shape, dtype and a CRC-32 of its bytes. The manifest of a version is the set of 
 
 from __future__ import annotations
 
+import ctypes
 import zlib
 from collections.abc import Iterable, Iterator
 
@@ -41,7 +42,9 @@ class Bucket(msgspec.Struct, frozen=True, kw_only=True):
 def describe_tensor(name: str, tensor: torch.Tensor) -> TensorEntry:
     """Entry of a contiguous CPU tensor."""
     # Flat first: a tensor without dimensions cannot be seen as bytes.
-    checksum = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    flat = tensor.reshape(-1).view(torch.uint8)
+    # Not by way of numpy: a storage that was seen by numpy can no longer be resized, and so not leave a device.
+    checksum = zlib.crc32((ctypes.c_char * flat.numel()).from_address(flat.data_ptr()))
     return TensorEntry(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), checksum)
 
 

@@ -12,6 +12,9 @@ A lease has a deadline, `lease_s` after the worker last named the item among tho
 dead, stopped or cut off loses its items, and so does one that never got them. Silence is not held against an item: a
 worker never runs a verifier itself. The first verdict counts, whoever gave it; each later one is a counted duplicate.
 
+A completion that was aborted is handed on without a verdict, and its id may be expected again: it will be gone on with.
+So may one that was withdrawn, which nobody decodes.
+
 What does not fit this life is dropped and counted by reason in `counters`; nothing here raises on a message. Times are
 seconds of any clock that does not go back.
 """
@@ -112,7 +115,7 @@ class ScoreDispatch:
         """
         new: dict[str, tuple[str, Prompt]] = {}
         for request in requests:
-            for index in range(request.num_completions):
+            for index in request.indices:
                 completion_id = build_completion_id(request.group_id, index)
                 known = (self._awaited, self._finished, self._past, new)
                 if any(completion_id in ids for ids in known):
@@ -128,22 +131,31 @@ class ScoreDispatch:
             elif self._awaited.pop(completion_id, None) is not None:
                 self._remember(completion_id, "forgotten")
 
-    def finished(self, completion: PackedCompletion) -> None:
-        """An engine finished a completion: queue it, once."""
+    def withdraw(self, completion_ids: Iterable[str]) -> None:
+        """These are not decoded now; they may be expected again. ProtocolError for one that is not awaited."""
+        for completion_id in completion_ids:
+            if self._awaited.pop(completion_id, None) is None:
+                raise ProtocolError(f"completion {completion_id} is withdrawn but not awaited")
+
+    def finished(self, completion: PackedCompletion) -> Result | None:
+        """An engine finished a completion: queue it, once. One that was aborted is handed on as it is."""
         head = completion.head
         completion_id = head.completion_id
         expected = self._awaited.get(completion_id)
         if expected is None:
             self.counters[self._why_not_awaited(completion_id)] += 1
-            return
+            return None
         group_id, prompt = expected
         if (head.group_id, head.prompt_id) != (group_id, prompt.prompt_id):
             self.counters["mislabelled_completion"] += 1
-            return
+            return None
         del self._awaited[completion_id]
+        if head.finish_reason == "abort":
+            return Result(completion, Unknown(why="it was aborted, and not scored"), STREAM_ITSELF)
         self._finished[completion_id] = _Item(completion, prompt)
         self.pending_bytes += completion.num_bytes
         self._queue.append(completion_id)
+        return None
 
     def ready(self, message: Ready, now: float) -> list[Result]:
         """A worker is there; its credits are stated, not added. Renews the leases of what it holds.

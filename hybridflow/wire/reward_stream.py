@@ -159,6 +159,12 @@ class RewardStream:
             self._check()
             self._state.forget(completion_ids)
 
+    def withdraw(self, completion_ids: Iterable[str]) -> None:
+        """These will not be decoded now: they are outstanding no more, and may be expected again."""
+        with self._changed:
+            self._check()
+            self._state.withdraw(completion_ids)
+
     def worker_lost(self, worker_id: str) -> None:
         """A worker process died: its unanswered items go to the others. Unknown ids are ignored."""
         with self._changed:
@@ -290,7 +296,8 @@ class RewardStream:
         match message:
             case Finished(engine_id, number, packed):
                 if self._admit(message):
-                    self._state.finished(packed)
+                    aborted = self._state.finished(packed)
+                    self._deliver([aborted] if aborted else [])
                 self._flow.accepted(identity, engine_id, number)
             case Hello(engine_id, number):
                 self._flow.asked(identity, engine_id, number)

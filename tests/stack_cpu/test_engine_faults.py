@@ -66,6 +66,8 @@ class Saboteur:
         self._act: Callable[[int], None] | None = act
         self._most = 0
         self.load_weights = rollout.load_weights
+        self.stop = rollout.stop
+        self.take_dropped = rollout.take_dropped
 
     def start(self, requests: list, sampling: SamplingParams) -> None:
         self._rollout.start(requests, sampling)

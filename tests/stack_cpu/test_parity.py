@@ -170,7 +170,7 @@ def test_abort_delivers_what_was_decoded(stack: Stack) -> None:
     system.rollout.start(requests, endless)
     first = system.stream.next(timeout_s=60)
     assert first is not None
-    system.rollout.abort()
+    system.rollout.stop()
     rest = [system.stream.next(timeout_s=60) for _ in range(NUM_PROMPTS * 4 - 1)]
     ended = [first, *[scored for scored in rest if scored is not None]]
     assert len(ended) == NUM_PROMPTS * 4

@@ -87,7 +87,12 @@ class FakeTrainer:
         self.weights += 1
         self.learning_rates.append(learning_rate)
         return UpdateReport(
-            loss=0.5, grad_norm=1.0, num_tokens=10, num_skipped=self.num_skipped, logprob_gap=self.logprob_gap
+            loss=0.5,
+            grad_norm=1.0,
+            num_tokens=10,
+            num_fresh_tokens=10,
+            num_skipped=self.num_skipped,
+            logprob_gap=self.logprob_gap,
         )
 
     def reset_optimizer(self) -> None:
@@ -148,6 +153,9 @@ class FakeStream:
     def outstanding(self) -> set[str]:
         return set(self._outstanding)
 
+    def withdraw(self, completion_ids: Iterable[str]) -> None:
+        self._outstanding -= set(completion_ids)
+
     def take_metrics(self) -> dict[str, float]:
         return {"time/held_back_s": 0.0}
 
@@ -184,6 +192,12 @@ class FakeRollout:
         if self.error is not None:
             raise self.error
         return self._report
+
+    def stop(self) -> None:
+        raise AssertionError("a step that needs all of its groups is not stopped")
+
+    def take_dropped(self) -> list[str]:
+        return []
 
     def load_weights(
         self, stream_weights: Callable[[int], Iterable[Any]], version: int
@@ -256,14 +270,21 @@ def to_toml(value: Any) -> str:
 class FakeSystem:
     """A run whose parts are fakes, in a real run folder."""
 
-    def __init__(self, config: Config, *, judge: Judge = half_right, state: RunState | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        judge: Judge = half_right,
+        state: RunState | None = None,
+        engines: type[FakeRollout] = FakeRollout,
+    ) -> None:
         self.events: list[str] = []
         self.folder = RunFolder(config)
         if state is None:
             self.folder.create(config)
         self.trainer = FakeTrainer(self.events)
         self.stream = FakeStream(judge, shuffle_seed=0)
-        self.rollout = FakeRollout(self.events, self.stream)
+        self.rollout = engines(self.events, self.stream)
         self.run = Run(
             config=config,
             folder=self.folder,

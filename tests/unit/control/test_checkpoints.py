@@ -25,7 +25,7 @@ def test_save_and_restore_give_weights_and_state_back(tmp_path: Path) -> None:
     path = Checkpoints(tmp_path, keep_last=2).save(trainer, state)
     assert path == tmp_path / "rl-000007"
     other = FakeTrainer([])
-    assert Checkpoints(tmp_path, keep_last=2).restore(other) == state
+    assert Checkpoints(tmp_path, keep_last=2).restore(other) == (state, [])
     assert other.weights == 7
 
 
@@ -65,7 +65,7 @@ def test_a_save_that_fails_leaves_the_earlier_ones_alone(
     with pytest.raises(raised):
         checkpoints.save(trainer, RunState(rl_step=2))
     assert names(tmp_path) == ["rl-000001"], "a part of the failed checkpoint is still on the full disk"
-    assert checkpoints.restore(trainer).rl_step == trainer.weights == 1
+    assert checkpoints.restore(trainer)[0].rl_step == trainer.weights == 1
 
 
 def test_a_full_disk_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from hybridflow.control.batch import FilteredBatch
+from hybridflow.control.carryover import CarryCounts
 from hybridflow.control.collect import Collected, build_requests
 from hybridflow.control.records import CompletionRecord
 from hybridflow.control.run_folder import RunFolder
@@ -131,7 +132,7 @@ def test_truncation_refuses_a_file_of_something_else(tmp_path: Path) -> None:
 def one_step(state: RunState, update: UpdateReport | None) -> dict[str, float]:
     groups = [build_group(REQUESTS[0], [1.0, 0.0]), build_group(REQUESTS[1], [1.0, None])]
     report = RolloutReport(num_completions=4, prompt_tokens=80, cached_tokens=20, response_tokens=12)
-    collected = Collected(groups=groups, report=report)
+    collected = Collected(groups=groups, report=report, counts=CarryCounts(num_started=2))
     filtered = FilteredBatch(None, 1, {"too_few_known": ["t00001-g0001"]})
     add_to_state(state, collected, filtered, update)
     return build_metrics(state, collected, filtered, update, {"rollout": 2.0}, 1e-3)
@@ -142,7 +143,7 @@ def test_metrics_of_a_step() -> None:
     metrics = one_step(state, None)
     assert metrics["reward/mean"] == pytest.approx(2 / 3)  # over the three known verdicts
     assert metrics["reward/unknown"] == 1.0
-    assert metrics["rollout/response_tokens_mean"] == 3.0
+    assert metrics["rollout/response_tokens_mean"] == 2.0
     assert metrics["rollout/cached_fraction"] == 0.25
     assert metrics["perf/rollout_tokens_per_s"] == 6.0
     assert metrics["groups/filtered/too_few_known"] == 1.0
@@ -151,10 +152,13 @@ def test_metrics_of_a_step() -> None:
     assert (state.prompt_tokens, state.cached_tokens) == (80, 20)
 
 
-def test_gap_is_a_mean_over_the_tokens_of_finite_updates() -> None:
+def test_gap_is_a_mean_over_the_fresh_tokens_of_finite_updates() -> None:
     state = RunState()
     for gap, tokens in ((0.1, 10), (math.nan, 1000), (0.4, 30)):
-        one_step(state, UpdateReport(loss=0.0, grad_norm=0.0, num_tokens=tokens, num_skipped=0, logprob_gap=gap))
+        update = UpdateReport(
+            loss=0.0, grad_norm=0.0, num_tokens=1000, num_fresh_tokens=tokens, num_skipped=0, logprob_gap=gap
+        )
+        one_step(state, update)
     assert state.logprob_gap_mean_abs == pytest.approx((0.1 * 10 + 0.4 * 30) / 40)
 
 

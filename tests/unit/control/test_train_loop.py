@@ -131,7 +131,7 @@ def resumed(config: Any) -> FakeSystem:
     """The same run in a new process."""
     saved = Checkpoints(FakeSystem(config, state=RunState()).folder.checkpoints, 2)
     system = FakeSystem(config, state=RunState())
-    system.run.state = saved.restore(system.trainer)
+    system.run.state, system.run.carried = saved.restore(system.trainer)
     return system
 
 

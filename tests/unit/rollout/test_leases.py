@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridflow.errors import ProtocolError, RolloutError
 from hybridflow.rollout.leases import MAX_ATTEMPTS, LeaseDispatch
-from hybridflow.types import Completion, GroupRequest, Lease, Prompt
+from hybridflow.types import Completion, GroupRequest, Lease, Partial, Prompt, VersionRun
 
 
 def request(name: str, prompt_tokens: int = 10, num: int = 2) -> GroupRequest:
@@ -146,7 +147,7 @@ def test_a_group_cannot_be_asked_for_twice() -> None:
 def test_queued_groups_can_be_given_up() -> None:
     dispatch = dispatch_with(request("a", 20), request("b"), engines={"e0": 30})
     dispatch.assign()
-    assert [dropped.group_id for dropped in dispatch.drop_queued()] == ["b"]
+    assert dispatch.drop_queued() == ["b-c00", "b-c01"]
     assert (dispatch.num_queued, dispatch.num_unfinished) == (0, 2)
 
 
@@ -200,3 +201,50 @@ def test_any_order_of_events_admits_each_completion_once(data: st.DataObject, le
             arrive(at)
         assert dispatch.num_unfinished < before, "nothing moves although an engine is up"
     assert sorted(admitted) == sorted(f"g{n}-c{index:02d}" for n in range(len(lengths)) for index in range(num))
+
+
+def stopped_half_way() -> LeaseDispatch:
+    """Group a is aborted after its first completion, group b never began."""
+    dispatch = dispatch_with(request("a"), request("b"), engines={"e0": 20})
+    (lease,) = dispatch.assign()["e0"]
+    assert dispatch.admit(1, completion(lease, 0))
+    assert dispatch.drop_queued() == ["b-c00", "b-c01"]
+    assert dispatch.admit(1, msgspec.structs.replace(completion(lease, 1), finish_reason="abort"))
+    assert dispatch.num_unfinished == 0
+    return dispatch
+
+
+def test_a_stopped_group_may_be_asked_for_again_and_its_attempts_go_on() -> None:
+    dispatch = stopped_half_way()
+    partial = Partial(index=1, token_ids=[7] * 3, rollout_logprobs=[-1.0] * 3, versions=[VersionRun(0, 3)])
+    again = msgspec.structs.replace(request("a"), done=[0], partials=[partial])
+    dispatch.add([request("c", 900), again, request("b")], 5)
+    (lease,) = dispatch.assign()["e0"]  # before the longer one, as it was begun
+    assert (lease.request.group_id, lease.attempt, lease.indices) == ("a", 2, [1])
+    assert not dispatch.admit(1, completion(lease, 1)), "a late completion of the stopped lease counted"
+    assert dispatch.admit(2, completion(lease, 1))
+    assert ids(dispatch.assign()["e0"]) == ["c"]
+
+
+def test_a_group_that_is_done_may_not_be_asked_for_again() -> None:
+    dispatch = dispatch_with(request("a"), engines={"e0": 100})
+    (lease,) = dispatch.assign()["e0"]
+    assert dispatch.admit(1, completion(lease, 0)) and dispatch.admit(1, completion(lease, 1))
+    with pytest.raises(ProtocolError, match="group a is asked for twice"):
+        dispatch.add([request("a")], 5)
+
+
+def test_what_was_lost_with_an_engine_is_dropped_when_stopping() -> None:
+    dispatch = dispatch_with(request("a", num=3), engines={"e0": 100})
+    (lease,) = dispatch.assign()["e0"]
+    assert dispatch.admit(1, completion(lease, 1))
+    dispatch.engine_down("e0")
+    assert dispatch.drop_queued() == ["a-c00", "a-c02"]
+    assert dispatch.num_unfinished == 0
+
+
+def test_a_long_beginning_counts_for_more_than_the_expected_length() -> None:
+    partial = Partial(index=0, token_ids=[7] * 50, rollout_logprobs=[-1.0] * 50, versions=[VersionRun(0, 50)])
+    dispatch = dispatch_with(msgspec.structs.replace(request("a"), partials=[partial]), engines={"e0": 100})
+    dispatch.assign()
+    assert dispatch.tokens_in_flight("e0") == 10 + 50 + 5

@@ -1,5 +1,6 @@
 """The machine alone: no sockets, no threads."""
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -298,3 +299,29 @@ def test_under_any_order_of_events_each_expected_id_is_scored_exactly_once(data:
     ids = sorted(item.completion.head.completion_id for item in scored)
     assert ids == [f"t0-g{slot}-c00" for slot in range(num_groups)]
     assert state.outstanding() == set()
+
+
+def test_an_aborted_completion_is_handed_on_unscored_and_may_be_expected_again() -> None:
+    state = Machine()
+    state.expect([group(0)])
+    packed = completion(0)
+    aborted = msgspec.structs.replace(packed, head=msgspec.structs.replace(packed.head, finish_reason="abort"))
+    result = state.finished(aborted)
+    assert result is not None and isinstance(result.verdict, Unknown) and result.completion is aborted
+    assert state.outstanding() == set() and state.pending_bytes == 0
+    state.expect([group(0)])
+    state.here("w", 1)
+    assert state.finished(completion(0)) is None
+    assert state.give() == [("w", "t0-g0-c00")]
+
+
+def test_what_is_withdrawn_may_be_expected_again() -> None:
+    state = Machine()
+    state.expect([group(0, 2)])
+    state.finished(completion(0, 0))
+    state.withdraw(["t0-g0-c01"])
+    assert state.outstanding() == {"t0-g0-c00"}
+    with pytest.raises(ProtocolError, match="t0-g0-c00 is withdrawn but not awaited"):
+        state.withdraw(["t0-g0-c00"])
+    state.expect([msgspec.structs.replace(group(0, 2), done=[0])])
+    assert state.outstanding() == {"t0-g0-c00", "t0-g0-c01"}

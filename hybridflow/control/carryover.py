@@ -1,0 +1,167 @@
+"""Groups that outlive their step: what is kept of them, and how the next step begins. Pure.
+
+With `rollout.over_sampling` above 1 a step begins more groups than it trains on and ends when enough are complete. The
+others are carried over, as far as they are:
+
+    step k      carried groups, oldest first, then prompts never taken before  --->  `num_begun` groups
+                the first `num_needed` complete ones are trained on            --->  the rest is carried over
+    step k + 1  ...
+
+So every prompt that was taken is either in the batch of a step or carried, and how many were taken follows from the
+step and the number of carried groups: no cursor is kept. A group of which any token would be older than `max_staleness`
+versions is discarded as a whole: its prompt begins anew, in the same place, under an id of the new step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from hybridflow.config.rollout_section import RolloutSection
+from hybridflow.errors import CheckpointError
+from hybridflow.types import GroupRequest, Partial, Prompt, ScoredCompletion
+
+CARRIED_FILE = "carried.msgpack"
+"""In a checkpoint, beside state.json; absent where nothing is carried."""
+
+
+class CarriedGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """What there is of a group that its step did not train on."""
+
+    group_id: str
+    prompt: Prompt
+    num_completions: int
+    members: list[ScoredCompletion]
+    """Those that ended, with their verdicts, by index."""
+    partials: list[Partial]
+    """Beginnings of others, by index; none is empty."""
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.members) == self.num_completions
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens decoded so far."""
+        ended = sum(len(member.completion.token_ids) for member in self.members)
+        return ended + sum(len(partial.token_ids) for partial in self.partials)
+
+    @property
+    def oldest_version(self) -> int | None:
+        """Of the weights that decoded any token of it; None where there is no token."""
+        runs = [run for member in self.members for run in member.completion.version_runs]
+        runs += [run for partial in self.partials for run in partial.versions]
+        return min((run.version for run in runs), default=None)
+
+
+@dataclass(frozen=True)
+class CarryCounts:
+    """How a step began."""
+
+    num_started: int
+    """Groups that got their id in this step."""
+    num_resumed: int = 0
+    """Carried groups of which something was kept."""
+    num_discarded: int = 0
+    """Carried groups of which nothing was kept, as a token was too old."""
+    discarded_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """What a step asks for."""
+
+    requests: list[GroupRequest]
+    """In the order in which groups are trained on, where more are complete than needed."""
+    kept: dict[str, list[ScoredCompletion]]
+    """By group id: members that ended in earlier steps."""
+    num_needed: int
+    """Complete groups with which the step ends."""
+    counts: CarryCounts
+
+
+@dataclass(frozen=True)
+class OverSampling:
+    """The rules."""
+
+    num_needed: int
+    num_begun: int
+    """Groups under way when a step begins, carried ones included."""
+    max_staleness: int
+    """Most policy versions between the one that decoded a token and the one that the step began with."""
+
+    @classmethod
+    def of(cls, section: RolloutSection, prompts_per_step: int) -> OverSampling:
+        """To discard what was begun is to allow no older version."""
+        return cls(
+            num_needed=prompts_per_step,
+            num_begun=math.ceil(round(prompts_per_step * section.over_sampling, 6)),
+            max_staleness=section.max_staleness if section.partial == "resume" else 0,
+        )
+
+    def fresh_prompts(self, steps_done: int, num_carried: int) -> tuple[int, int]:
+        """(place in the order of prompts, number) of those that the next step takes for the first time."""
+        return steps_done * self.num_needed + num_carried, self.num_begun - num_carried
+
+    def plan(
+        self, prefix: str, carried: Sequence[CarriedGroup], fresh: Iterable[Prompt], version: int, num_completions: int
+    ) -> StepPlan:
+        """The step that policy `version` decodes; new groups are `<prefix>-g0000`, `<prefix>-g0001`, ..."""
+        requests: list[GroupRequest] = []
+        kept: dict[str, list[ScoredCompletion]] = {}
+        begun_anew: list[Prompt] = []
+        num_resumed = discarded_tokens = 0
+        for group in carried:
+            oldest = group.oldest_version
+            if oldest is not None and version - oldest > self.max_staleness:
+                begun_anew.append(group.prompt)
+                discarded_tokens += group.num_tokens
+                continue
+            num_resumed += oldest is not None
+            kept[group.group_id] = group.members
+            requests.append(
+                GroupRequest(
+                    group_id=group.group_id,
+                    prompt=group.prompt,
+                    num_completions=group.num_completions,
+                    done=[member.completion.index for member in group.members],
+                    partials=group.partials,
+                )
+            )
+        new = build_requests(prefix, [*begun_anew, *fresh], num_completions)
+        counts = CarryCounts(len(new), num_resumed, len(begun_anew), discarded_tokens)
+        return StepPlan(requests + new, kept, self.num_needed, counts)
+
+
+def plan_all(requests: list[GroupRequest]) -> StepPlan:
+    """Every group is needed."""
+    return StepPlan(requests, {}, len(requests), CarryCounts(len(requests)))
+
+
+def build_requests(prefix: str, prompts: Sequence[Prompt], num_completions: int) -> list[GroupRequest]:
+    """One group per prompt, with ids `<prefix>-g0000`, `<prefix>-g0001`, ..."""
+    return [
+        GroupRequest(group_id=f"{prefix}-g{slot:04d}", prompt=prompt, num_completions=num_completions)
+        for slot, prompt in enumerate(prompts)
+    ]
+
+
+def write_carried(carried: Sequence[CarriedGroup], folder: Path) -> None:
+    """Puts them into a checkpoint."""
+    if carried:
+        (folder / CARRIED_FILE).write_bytes(msgspec.msgpack.encode(list(carried)))
+
+
+def read_carried(folder: Path) -> list[CarriedGroup]:
+    """Those of a checkpoint. Raises CheckpointError if the file cannot be read."""
+    path = folder / CARRIED_FILE
+    if not path.exists():
+        return []
+    try:
+        return msgspec.msgpack.decode(path.read_bytes(), type=list[CarriedGroup])
+    except (OSError, msgspec.DecodeError) as error:
+        raise CheckpointError(f"{path}: not readable as carried groups: {error}") from error

@@ -1,0 +1,184 @@
+"""Who has the device: engines while they decode, the trainer while it trains.
+
+    engines release KV pool | weights, CUDA graphs    gate    trainer comes back    TRAIN
+    gradients, optimizer leave    gate    engines take weights    update
+    weights leave    gate    engines take their KV pool    DECODE
+
+At each gate the free memory is looked at first, so that what does not fit is said in words and not by an allocator.
+Where nothing is released (a CPU, by default) there is no gate, and `publish` is all that is left. With CUDA it is the
+same calls, untested.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from hybridflow.config.sections import TrainSection
+from hybridflow.control.publish import publish_weights
+from hybridflow.errors import PlacementError
+from hybridflow.protocols import Rollout, Trainer
+from hybridflow.types import MemoryTag, WorkerMemory
+
+logger = logging.getLogger(__name__)
+
+MIB = 2**20
+RELEASES: tuple[tuple[MemoryTag, ...], ...] = (("kv_cache",), ("weights", "cuda_graph"))
+"""What engines release at a time; named by its first."""
+PARTS = ("weights", "gradients", "optimizer")
+
+
+def check_gate(gate: str, wanted: dict[str, int], memory: Sequence[WorkerMemory], engines: dict[str, int]) -> None:
+    """Raises PlacementError if a device has less free than is wanted of it.
+
+    Args:
+        gate: What is about to happen.
+        wanted: Bytes by device; "" stands for every device.
+        memory: What train workers see of their devices.
+        engines: Bytes that engines hold, by what they are.
+    """
+    for device in sorted({one.device for one in memory}):
+        here = [one for one in memory if one.device == device]
+        free = min(one.free_bytes for one in here)
+        needed = wanted.get(device, 0) + wanted.get("", 0)
+        if needed <= free:
+            continue
+        holders = [f"{one.worker} {part} {size / MIB:,.0f} MiB" for one in here for part, size in one.on_device.items()]
+        holders += [f"engines {tag} {size / MIB:,.0f} MiB" for tag, size in engines.items() if size]
+        raise PlacementError(
+            f"{gate} on {device}: {needed / MIB:,.0f} MiB are wanted, {free / MIB:,.0f} MiB are free. Held there: "
+            f"{', '.join(holders) or 'nothing of this run'}. Remedy: lower rollout.kv_cache_tokens or "
+            f"rollout.sglang.mem_fraction_static, set train.offload_while_decoding and rollout.release_memory to 'on', "
+            f"or end what else uses the device"
+        )
+
+
+def offloads_while_decoding(section: TrainSection) -> bool:
+    """Whether the trainer leaves the device while engines decode."""
+    wanted = section.offload_while_decoding
+    return wanted == "on" or (wanted == "auto" and torch.cuda.is_available())
+
+
+class HandOver:
+    """Moves memory between trainer and engines, and publishes weights.
+
+    Args:
+        releases: Engines were opened so that they can release memory.
+        offloads: The trainer leaves the device while engines decode.
+    """
+
+    def __init__(self, trainer: Trainer, rollout: Rollout, *, releases: bool, offloads: bool) -> None:
+        self._trainer = trainer
+        self._rollout = rollout
+        self._releases = releases
+        self._offloads = offloads
+        self._released: dict[str, int] = {}
+        """By release: bytes that engines gave back and have not taken again."""
+        self._sizes: dict[str, int] = {}
+        """By release: bytes that engines gave back last."""
+        self._away: set[str] = set()
+        """Parts of the trainer that are on the host."""
+        self._metrics: defaultdict[str, float] = defaultdict(float)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether anything is moved at all."""
+        return self._releases or self._offloads
+
+    def take_metrics(self) -> dict[str, float]:
+        """Since the last call, in MiB: moved by what moved, and free at each gate."""
+        metrics, self._metrics = dict(self._metrics), defaultdict(float)
+        return metrics
+
+    def to_trainer(self) -> None:
+        """The trainer may work: engines keep nothing on the device, and serve nothing until `publish`."""
+        if self._releases:
+            for tags in RELEASES:
+                self._release(tags)
+        self._bring(*PARTS)
+
+    def publish(self, version: int) -> None:
+        """Engines get the present weights under `version`, and the device; they may decode."""
+        self._send("gradients", "optimizer")
+        if "weights" in self._released:
+            self._gate("engines take their weights back", {"": self._released["weights"]})
+        publish_weights(self._trainer, self._rollout, version, self._stream)
+        self._released.pop("weights", None)
+        self._send("weights")
+        self._take_cache()
+
+    @contextmanager
+    def trainer_present(self) -> Iterator[None]:
+        """Inside, the whole trainer is on the device, and engines do not decode; they keep their weights."""
+        away = sorted(self._away)
+        makes_room = bool(away) and self._releases and "kv_cache" not in self._released
+        if makes_room:
+            self._release(("kv_cache",))
+        self._bring(*away)
+        yield
+        self._send(*away)
+        if makes_room:
+            self._take_cache()
+
+    def _stream(self, version: int) -> Iterator[Any]:
+        """The weights in pieces; where they are on the host they come back for it: for an engine started anew."""
+        away = "weights" in self._away
+        self._bring("weights")
+        yield from self._trainer.stream_weights(version)
+        if away:
+            self._send("weights")
+
+    # -------------------------------------------------------------------------------------------------------- moves
+
+    def _release(self, tags: tuple[MemoryTag, ...]) -> None:
+        if tags[0] in self._released:
+            return
+        before = self._free()
+        given = self._rollout.release(tags)
+        after = self._free()
+        self._released[tags[0]] = given if given is not None else max(0, after - before)
+        self._sizes[tags[0]] = self._released[tags[0]]
+        self._note("released", tags[0], self._released[tags[0]])
+        self._metrics["perf/free_mib/after_release"] = after / MIB
+
+    def _take_cache(self) -> None:
+        if "kv_cache" in self._released:
+            self._gate("engines take their KV pool back", {"": self._released["kv_cache"]})
+            self._rollout.resume(["kv_cache"])
+            del self._released["kv_cache"]
+
+    def _bring(self, *parts: str) -> None:
+        coming = [part for part in PARTS if part in parts and part in self._away]
+        if not coming:
+            return
+        wanted: Counter[str] = Counter()
+        for one in self._trainer.memory():
+            wanted[one.device] += sum(one.on_host.get(part, 0) for part in coming)
+        self._gate("the trainer comes back", dict(wanted))
+        self._note("taken", "trainer", self._trainer.to_device(*coming))
+        self._away -= set(coming)
+
+    def _send(self, *parts: str) -> None:
+        going = [part for part in PARTS if part in parts and part not in self._away]
+        if going and self._offloads:
+            self._note("released", "trainer", self._trainer.to_host(*going))
+            self._away |= set(going)
+
+    def _gate(self, gate: str, wanted: dict[str, int]) -> None:
+        memory = self._trainer.memory()
+        free = min(one.free_bytes for one in memory)
+        self._metrics[f"perf/free_mib/before_{gate.replace(' ', '_')}"] = free / MIB
+        held = {tag: size for tag, size in self._sizes.items() if tag not in self._released}
+        check_gate(gate, wanted, memory, held)
+
+    def _free(self) -> int:
+        return min(one.free_bytes for one in self._trainer.memory())
+
+    def _note(self, what: str, of: str, num_bytes: int) -> None:
+        self._metrics[f"perf/{what}_mib/{of}"] += num_bytes / MIB
+        logger.info("%s %s: %.1f MiB", of, what, num_bytes / MIB)

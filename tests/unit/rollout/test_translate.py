@@ -1,0 +1,69 @@
+"""What SGLang answers, also for a completion that is gone on with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hybridflow.rollout.translate import input_tokens, to_completion, to_sglang, undecoded
+from hybridflow.types import GroupRequest, Partial, Prompt, SamplingParams, VersionRun
+
+PROMPT = Prompt(prompt_id="p", token_ids=[1, 2], data_source="s", ability="a", ground_truth="g")
+PARTIAL = Partial(index=1, token_ids=[7, 8], rollout_logprobs=[-7.0, -8.0], versions=[VersionRun(3, 2)])
+REQUEST = GroupRequest(group_id="g", prompt=PROMPT, num_completions=2, partials=[PARTIAL])
+
+
+def output(token_ids: list[int], reason: dict[str, Any], **meta: Any) -> dict[str, Any]:
+    info = {
+        "finish_reason": reason,
+        "weight_version": "4",
+        "output_token_logprobs": [(-float(token), token, None) for token in token_ids],
+        "cached_tokens": 1,
+    }
+    return {"output_ids": token_ids, "text": "of this request", "meta_info": info | meta}
+
+
+def decode(token_ids: list[int]) -> str:
+    return " ".join(map(str, token_ids))
+
+
+def test_a_resumed_completion_is_whole_and_knows_who_decoded_what() -> None:
+    completion = to_completion(REQUEST, 1, output([9, 5], {"type": "stop", "matched": 5}), 4, decode)
+    assert (completion.token_ids, completion.rollout_logprobs) == ([7, 8, 9, 5], [-7.0, -8.0, -9.0, -5.0])
+    assert completion.text == "7 8 9"  # the stop token is no text
+    assert completion.versions == [VersionRun(3, 2), VersionRun(4, 2)]
+    assert (completion.policy_version, completion.resumed_tokens, completion.prompt_tokens) == (4, 2, 2)
+
+
+def test_what_is_not_resumed_has_the_engines_text_and_one_version() -> None:
+    completion = to_completion(REQUEST, 0, output([9, 5], {"type": "length"}), 4, decode)
+    assert (completion.text, completion.versions, completion.version_runs) == (
+        "of this request",
+        [],
+        [VersionRun(4, 2)],
+    )
+
+
+def test_of_an_aborted_completion_the_last_token_is_not_kept() -> None:
+    """SGLang does not look whether it was the end."""
+    aborted = to_completion(REQUEST, 1, output([9, 5], {"type": "abort", "message": "Aborted"}), 4, decode)
+    assert (aborted.token_ids, aborted.finish_reason, aborted.text) == ([7, 8, 9], "abort", "")
+    assert aborted.versions == [VersionRun(3, 2), VersionRun(4, 1)]
+    again = to_completion(REQUEST, 1, output([9], {"type": "abort", "message": "Aborted"}), 4, decode)
+    assert (again.token_ids, again.versions) == (PARTIAL.token_ids, PARTIAL.versions)
+
+
+def test_aborted_while_it_waited() -> None:
+    """SGLang says nothing then of logprobs and cache."""
+    meta = {"finish_reason": {"type": "abort", "message": "Abort in waiting queue"}, "weight_version": "4"}
+    answer = {"output_ids": [], "text": "", "meta_info": meta}
+    completion = to_completion(REQUEST, 1, answer, 4, decode)
+    assert completion == undecoded(REQUEST, 1, 4)
+    assert completion.prompt_tokens + completion.resumed_tokens - completion.cached_tokens == 0  # nothing was computed
+
+
+def test_what_the_engine_is_given() -> None:
+    sampling = SamplingParams(temperature=1.0, max_new_tokens=10)
+    assert input_tokens(REQUEST, 0) == [1, 2]
+    assert input_tokens(REQUEST, 1) == [1, 2, 7, 8]
+    assert to_sglang(sampling, 5)["max_new_tokens"] == 10
+    assert to_sglang(sampling, 5, 2)["max_new_tokens"] == 8
