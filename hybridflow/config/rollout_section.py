@@ -54,7 +54,8 @@ class RolloutSection(Section):
     "auto": where there is CUDA. On a CPU the pages go back to the system."""
     verify_weights: Literal["all", "sample", "none"] = "sample"
     """Which parameters are read back from the engines after an update and compared, with "exact": every one (to
-    debug), or in turn one of sixteen (all at an engine's first update). A difference names tensor and ranks and ends the run."""
+    debug), or in turn one of sixteen (all at an engine's first update). A difference names tensor and ranks and ends
+    the run."""
     sglang: dict[str, Any] = Field(default_factory=dict)
     """Passed to SGLang's ServerArgs as it is, checked against the installed version."""
 
