@@ -38,12 +38,14 @@ class RolloutSection(Section):
     weight_transport: Literal["auto", "exact", "hf_buckets"] = "auto"
     """How weights reach the engines: "exact" moves each byte from the shard that has it to the shard that needs it;
     "hf_buckets" gathers whole tensors under Hugging Face names, for models and layouts that "exact" cannot serve.
-    "auto" takes the first where it can serve the run, and says why where it cannot; `summary.json` has the choice."""
+    "auto" takes the first where it can serve the run, and says why where it cannot; `summary.json` has the choice. With
+    CUDA, where the first has not been run yet, it takes the second."""
     weight_bucket_mib: float = Field(default=256, gt=0)
     """Size of a bucket of weights; a train worker holds two."""
     verify_weights: Literal["all", "sample", "none"] = "sample"
-    """Which parameters are read back from the engines after an update and compared, with "exact": every one (to debug),
-    or in turn one of sixteen (all at an engine's first update). A difference names tensor and ranks and ends the run."""
+    """Which parameters are read back from the engines after an update and compared, with "exact": every one (to
+    debug), or in turn one of sixteen (all at an engine's first update). A difference names tensor and ranks, and ends
+    the run."""
     sglang: dict[str, Any] = Field(default_factory=dict)
     """Passed to SGLang's ServerArgs as it is, checked against the installed version."""
 
