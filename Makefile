@@ -6,6 +6,8 @@ SHELL := /bin/bash
 BIN := .venv/bin
 # make test ARGS="tests/unit -k aggregate"
 ARGS ?=
+# Test files that run at a time. Those of tests/stack_cpu start up to 15 processes and take some 4 GB each.
+TEST_WORKERS ?= 2
 
 # pyright and its node come in wheels of the lock: use those, and do not ask the network for a newer one.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
@@ -21,7 +23,7 @@ quickstart: setup ## train a small model on this machine's CPU with the whole st
 	@$(BIN)/hybridflow train --config configs/quickstart.toml
 
 test: setup ## all tests that this machine can run (GPU tests skip themselves on a CPU)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: setup ## lint, formatting, types, layers
 	@$(BIN)/ruff check .

@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 
 # The same examples in every run, and no verdict by the clock: a slow machine is no reason to fail.
 settings.register_profile("reproducible", deadline=None, derandomize=True)
 settings.load_profile("reproducible")
+
+
+SLOWEST_FOLDERS = ("stack_cpu", "dist_cpu")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The folders that take longest come first, so that the workers of `make test` end together."""
+
+    def rank(item: pytest.Item) -> int:
+        return next((n for n, folder in enumerate(SLOWEST_FOLDERS) if folder in item.path.parts), len(SLOWEST_FOLDERS))
+
+    items.sort(key=rank)

@@ -47,9 +47,10 @@ def start_session(num_slots: int) -> None:
             object_store_memory=LOCAL_OBJECT_STORE_BYTES,
             configure_logging=False,
         )
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        where = f"the Ray cluster at RAY_ADDRESS={address}" if address else "Ray on this machine"
-        raise PlacementError(f"cannot start {where}: {error}") from error
+    except Exception as error:  # Ray raises the class itself when its processes take more than 30 s to start
+        where = f"join the Ray cluster at RAY_ADDRESS={address}" if address else "start Ray on this machine"
+        load = f"{os.getloadavg()[0]:.0f} running processes on {os.cpu_count()} cores"
+        raise PlacementError(f"cannot {where} ({load}): {error}") from error
     finally:
         # Ray puts its own in the place of it, which prints a stack of addresses and ends the driver with code 15.
         signal.signal(signal.SIGTERM, on_terminate)

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 
 from hybridflow.cluster.seats import devices_of
 from hybridflow.observability.log import configure
 from hybridflow.observability.process_log import redirect_output
+from hybridflow.rollout.cpu_platform.process_server import start_server
 from hybridflow.rollout.engine import EngineStatus, SGLangEngine
 from hybridflow.rollout.shard_loader import ShardLoader
 from hybridflow.types import Completion, Lease, SamplingParams
@@ -54,6 +56,8 @@ class RolloutWorker:
         if devices is not None:
             # SGLang counts GPUs up from the first; its processes, which it starts later, see only these, in this order.
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
+        if not torch.cuda.is_available():
+            start_server()
         self._engine = SGLangEngine(
             model_path, arguments, run_seed=run_seed, shards=shards, initial_version=initial_version
         )

@@ -12,6 +12,12 @@ import sys
 
 def main(arguments: str) -> None:
     """Serves until SIGTERM or SIGINT, and leaves no process behind."""
+    import torch
+
+    from hybridflow.rollout.cpu_platform.process_server import start_server
+
+    if not torch.cuda.is_available():
+        start_server()
     from sglang.srt.plugins import load_plugins
 
     load_plugins()  # before ServerArgs: a plugin may change it

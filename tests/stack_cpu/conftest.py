@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 SKILL_STEPS = 150
@@ -58,10 +59,17 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def warm_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """HF directory of a half-skilled policy, trained by Megatron in one process."""
-    out_dir = tmp_path_factory.mktemp("policy") / "warm"
-    process = multiprocessing.get_context("spawn").Process(target=_warm_up, args=(str(out_dir),))
-    process.start()
-    process.join(timeout=170)
-    assert process.exitcode == 0, "the warm-up of the test policy failed"
+    """HF directory of a half-skilled policy, trained by Megatron in one process; once, however many test workers."""
+    root = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        root = root.parent  # the workers' own folders lie side by side in that of the session
+    out_dir, done = root / "policy" / "warm", root / "policy" / "done"
+    with FileLock(root / "policy.lock"):
+        if not done.exists():
+            out_dir.parent.mkdir(exist_ok=True)
+            process = multiprocessing.get_context("spawn").Process(target=_warm_up, args=(str(out_dir),))
+            process.start()
+            process.join(timeout=170)
+            assert process.exitcode == 0, "the warm-up of the test policy failed"
+            done.touch()
     return out_dir

@@ -181,8 +181,11 @@ class EngineProcess:
     """SGLang as the rollout actor drives it."""
 
     def __init__(self, hf_dir: Path, section: RolloutSection) -> None:
+        from hybridflow.rollout.cpu_platform.process_server import start_server
         from hybridflow.rollout.engine import SGLangEngine
         from hybridflow.rollout.shard_loader import ShardLoader
+
+        start_server()
 
         arguments = build_arguments(section, dtype="float32", seed=0)
         self.engine = SGLangEngine(str(hf_dir), arguments, run_seed=0, shards=ShardLoader(0, section.verify_weights))

@@ -2,15 +2,16 @@
 
 On CPU SGLang 0.5.23 drops `sampling_seed`, which it honours on CUDA in deterministic mode only. The sampler beneath can
 do it anywhere: given a seed per request it draws by the Gumbel-max trick from a hash of (seed, position, token). The
-hook hands the seeds on, so that a completion depends on its own id and not on what else is in the batch. On CUDA it
-does nothing.
+hook hands the seeds on, so that a completion depends on its own id and not on what else is in the batch. The other hook
+has SGLang fork its processes (`process_server.py`). On CUDA the plugin does nothing.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-TARGET = "sglang.srt.sampling.sampling_batch_info.SamplingBatchInfo.from_schedule_batch"
+BATCH_TARGET = "sglang.srt.sampling.sampling_batch_info.SamplingBatchInfo.from_schedule_batch"
+START_TARGET = "sglang.srt.entrypoints.engine._set_envs_and_config"
 
 
 def register() -> None:
@@ -21,7 +22,10 @@ def register() -> None:
         return
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
-    HookRegistry.register(TARGET, pass_sampling_seeds, HookType.AFTER)
+    from hybridflow.rollout.cpu_platform.process_server import fork_from_server
+
+    HookRegistry.register(BATCH_TARGET, pass_sampling_seeds, HookType.AFTER)
+    HookRegistry.register(START_TARGET, fork_from_server, HookType.AFTER)
 
 
 def pass_sampling_seeds(info: Any, _cls: type, batch: Any, *_: Any, **__: Any) -> Any:
