@@ -43,19 +43,20 @@ class RolloutSection(Section):
     weight_bucket_mib: float = Field(default=256, gt=0)
     """Size of a bucket of weights; a train worker holds two."""
     verify_weights: Literal["all", "sample", "none"] = "sample"
-    """Which parameters are read back from the engines after an update and compared, with "exact": every one (to
-    debug), or in turn one of sixteen (all at an engine's first update). A difference names tensor and ranks, and ends
-    the run."""
+    """Which parameters are read back from the engines after an update and compared: every one (to debug), or in turn
+    one of sixteen. With "hf_buckets" only those that SGLang keeps as they came. A difference names tensor and ranks,
+    and ends the run."""
     sglang: dict[str, Any] = Field(default_factory=dict)
     """Passed to SGLang's ServerArgs as it is, checked against the installed version."""
 
     @model_validator(mode="after")
     def _check(self) -> RolloutSection:
-        if "tp_size" in self.sglang:
-            raise ValueError(
-                f"rollout.sglang.tp_size ({self.sglang['tp_size']}) would not be known to the placement of engines. "
-                f"Remedy: set rollout.tp_size"
-            )
+        for key in ("tp_size", "base_gpu_id", "gpu_id_step", "nnodes"):
+            if key in self.sglang:
+                raise ValueError(
+                    f"rollout.sglang.{key} ({self.sglang[key]}) would not be known to the placement of engines. "
+                    f"Remedy: {'set rollout.tp_size' if key == 'tp_size' else 'remove it'}"
+                )
         if self.hang_timeout_s <= self.heartbeat_s:
             raise ValueError(
                 f"rollout.hang_timeout_s ({self.hang_timeout_s:g}) is not above rollout.heartbeat_s "

@@ -26,6 +26,7 @@ from hybridflow.errors import RolloutError, WeightSyncError
 from hybridflow.rollout.shard_loader import ShardLoader
 from hybridflow.rollout.translate import check_reason, completion_seed, to_completion, to_sglang, undecoded
 from hybridflow.rollout.weight_api import WeightApi
+from hybridflow.rollout.whole_tensors import WholeTensors
 from hybridflow.types import Completion, Lease, SamplingParams
 from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import Bucket, TensorEntry, check_bucket
@@ -73,6 +74,7 @@ class SGLangEngine:
 
         self._run_seed = run_seed
         self._shards = shards
+        self._whole = WholeTensors(shards.verify)
         if initial_version is not None:
             arguments = arguments | {"weight_version": str(initial_version)}
         self._engine = Engine(model_path=model_path, **arguments)
@@ -207,6 +209,7 @@ class SGLangEngine:
         self._session_version = version
         self._loaded = []
         self._shards.begin()
+        self._whole.begin(version)
         self._weights.begin()
 
     def load_bucket(self, bucket: Bucket | ShardRound | Broadcast) -> None:
@@ -230,6 +233,7 @@ class SGLangEngine:
         named = [(entry.name, tensor) for entry, tensor in zip(bucket.entries, bucket.tensors, strict=True)]
         ranks = self._engine.server_args.tp_size
         self._weights.update([MultiprocessingSerializer.serialize(named) for _ in range(ranks)], None)
+        self._whole.note(bucket)
         self._loaded.extend(bucket.entries)
 
     def join_group(self, group: BroadcastGroup, rank_offset: int) -> None:
@@ -255,6 +259,8 @@ class SGLangEngine:
         self._weights.end()
         if self._shards.is_verifying:
             self._shards.check(version, self._weights.checksums(self._shards.names_to_skip))
+        elif self._whole.is_verifying:
+            self._whole.check(version, self._weights.checksums(self._whole.names_to_skip))
         flushed = self._run(manager.flush_cache())
         if not flushed.success:
             raise WeightSyncError(
