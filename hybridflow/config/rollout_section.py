@@ -46,26 +46,28 @@ class RolloutSection(Section):
     weight_transport: Literal["auto", "exact", "hf_buckets"] = "auto"
     """How weights reach the engines: "exact" moves each byte from the shard that has it to the shard that needs it;
     "hf_buckets" gathers whole tensors under Hugging Face names, for models and layouts that "exact" cannot serve.
-    "auto" takes the first where it can serve the run, and says why where it cannot; `summary.json` has the choice."""
+    "auto" takes the first where it can serve the run, and says why where it cannot; `summary.json` has the choice. With
+    CUDA, where the first has not been run yet, it takes the second."""
     weight_bucket_mib: float = Field(default=256, gt=0)
     """Size of a bucket of weights; a train worker holds two."""
     release_memory: Literal["auto", "on", "off"] = "auto"
     """Engines give KV pool, weights and CUDA graphs back while the trainer works, and get their weights anew each time;
     "auto": where there is CUDA. On a CPU the pages go back to the system."""
     verify_weights: Literal["all", "sample", "none"] = "sample"
-    """Which parameters are read back from the engines after an update and compared, with "exact": every one (to
-    debug), or in turn one of sixteen (all at an engine's first update). A difference names tensor and ranks and ends
-    the run."""
+    """Which parameters are read back from the engines after an update and compared: every one (to debug), or in turn
+    one of sixteen. With "hf_buckets" only those that SGLang keeps as they came. A difference names tensor and ranks,
+    and ends the run."""
     sglang: dict[str, Any] = Field(default_factory=dict)
     """Passed to SGLang's ServerArgs as it is, checked against the installed version."""
 
     @model_validator(mode="after")
     def _check(self) -> RolloutSection:
-        if "tp_size" in self.sglang:
-            raise ValueError(
-                f"rollout.sglang.tp_size ({self.sglang['tp_size']}) would not be known to the placement of engines. "
-                f"Remedy: set rollout.tp_size"
-            )
+        for key in ("tp_size", "base_gpu_id", "gpu_id_step", "nnodes"):
+            if key in self.sglang:
+                raise ValueError(
+                    f"rollout.sglang.{key} ({self.sglang[key]}) would not be known to the placement of engines. "
+                    f"Remedy: {'set rollout.tp_size' if key == 'tp_size' else 'remove it'}"
+                )
         if self.hang_timeout_s <= self.heartbeat_s:
             raise ValueError(
                 f"rollout.hang_timeout_s ({self.hang_timeout_s:g}) is not above rollout.heartbeat_s "

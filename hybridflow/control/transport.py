@@ -55,6 +55,8 @@ def choose_transport(config: Config, hf_dir: str | Path, nodes: Sequence[str] | 
     asked = config.rollout.weight_transport
     if asked == "hf_buckets":
         return Transport(None, "rollout.weight_transport says so")
+    if asked == "auto" and torch.cuda.is_available():
+        return Transport(None, "exact resharding has not been run on GPUs yet; rollout.weight_transport = 'exact' does")
     try:
         settings = exact_settings(config, hf_dir, nodes)
     except ConfigError as error:

@@ -52,12 +52,12 @@ class RolloutWorker:
     ) -> None:
         redirect_output(Path(log_path))
         configure(engine_id)
-        if not torch.cuda.is_available():
-            start_server()
         devices = devices_of(engine_id, seats)
         if devices is not None:
             # SGLang counts GPUs up from the first; its processes, which it starts later, see only these, in this order.
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
+        if not torch.cuda.is_available():
+            start_server()
         self._engine = SGLangEngine(
             model_path, arguments, run_seed=run_seed, shards=shards, initial_version=initial_version
         )

@@ -35,6 +35,7 @@ from hybridflow.rollout.translate import (
     undecoded,
 )
 from hybridflow.rollout.weight_api import WeightApi
+from hybridflow.rollout.whole_tensors import WholeTensors
 from hybridflow.types import Completion, GroupRequest, Lease, MemoryTag, SamplingParams
 from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import Bucket, TensorEntry, check_bucket
@@ -84,6 +85,7 @@ class SGLangEngine:
 
         self._run_seed = run_seed
         self._shards = shards
+        self._whole = WholeTensors(shards.verify)
         if initial_version is not None:
             arguments = arguments | {"weight_version": str(initial_version)}
         self._engine = Engine(model_path=model_path, **arguments)
@@ -271,6 +273,7 @@ class SGLangEngine:
         self._session_version = version
         self._loaded = []
         self._shards.begin()
+        self._whole.begin(version)
         self._weights.begin()
 
     def load_bucket(self, bucket: Bucket | ShardRound | Broadcast) -> None:
@@ -294,6 +297,7 @@ class SGLangEngine:
         named = [(entry.name, tensor) for entry, tensor in zip(bucket.entries, bucket.tensors, strict=True)]
         ranks = self._engine.server_args.tp_size
         self._weights.update([MultiprocessingSerializer.serialize(named) for _ in range(ranks)], None)
+        self._whole.note(bucket)
         self._loaded.extend(bucket.entries)
 
     def join_group(self, group: BroadcastGroup, rank_offset: int) -> None:
@@ -319,6 +323,8 @@ class SGLangEngine:
         self._weights.end()
         if self._shards.is_verifying:
             self._shards.check(version, self._weights.checksums(self._shards.names_to_skip))
+        elif self._whole.is_verifying:
+            self._whole.check(version, self._weights.checksums(self._whole.names_to_skip))
         flushed = self._run(manager.flush_cache())
         if not flushed.success:
             raise WeightSyncError(

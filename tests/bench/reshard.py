@@ -16,6 +16,7 @@ ever adds time.
     checked_gb_per_s    an update with a CRC-32 of each parameter on both sides, as a run does it
     peak_extra_mib      most resident memory of a train rank beside its parameters; every bucket that it touches counts
     gather_bytes        what the ranks receive where everyone gathers everything, run on the same parameters
+    gather_ratio        gather_bytes / received_bytes, what ranks receive from others by the plan
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ def main() -> None:
     checked_s = min(max(times) for times in zip(*(r["checked_s"] for r in measured), strict=True))
     copy_s = min(measured[0]["memcpy_s"])
     moved = sum(result["moved"] for result in measured)
+    received, gathered = sum(rank.moved_bytes for rank in traffic), sum(result["gathered"] for result in measured)
     rate, copy_rate = moved / update_s / 1e9, moved / copy_s / 1e9
     print(
         json.dumps(
@@ -90,8 +92,9 @@ def main() -> None:
                 "peak_extra_mib": round(max(result["extra_mib"] for result in measured), 1),
                 "bucket_mib": options.bucket_mib,
                 "rounds": len(schedule.rounds),
-                "received_bytes": sum(rank.moved_bytes for rank in traffic),
-                "gather_bytes": sum(result["gathered"] for result in measured),
+                "received_bytes": received,
+                "gather_bytes": gathered,
+                "gather_ratio": round(gathered / received, 2) if received else None,
             }
         )
     )

@@ -10,7 +10,7 @@ import sys
 import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.rollout.arguments import build_arguments, engine_environment
@@ -21,6 +21,9 @@ from hybridflow.weights.reshard.settings import ReshardSettings, engine_slots
 from hybridflow.weights.reshard.shard_bucket import ShardRound
 from megatron_ext.layout import Layout
 from tests.dist_cpu.launch import free_port, start_rank
+
+if TYPE_CHECKING:
+    import torch
 
 REPLY_TIMEOUT_S = 500.0
 
@@ -181,8 +184,11 @@ class EngineProcess:
     """SGLang as the rollout actor drives it."""
 
     def __init__(self, hf_dir: Path, section: RolloutSection) -> None:
+        from hybridflow.rollout.cpu_platform.process_server import start_server
         from hybridflow.rollout.engine import SGLangEngine
         from hybridflow.rollout.shard_loader import ShardLoader
+
+        start_server()
 
         arguments = build_arguments(section, dtype="float32", seed=0)
         self.engine = SGLangEngine(str(hf_dir), arguments, run_seed=0, shards=ShardLoader(0, section.verify_weights))
@@ -191,6 +197,13 @@ class EngineProcess:
         self.end_weights = self.engine.end_weights
         self.join_group = self.engine.join_group
         self.leave_group = self.engine.leave_group
+
+    def overwrite(self, name: str, tensor: torch.Tensor) -> None:
+        """Behind the back of all that checks."""
+        from sglang.srt.utils import MultiprocessingSerializer
+
+        payload = MultiprocessingSerializer.serialize([(name, tensor)])
+        self.engine._weights.update([payload], "direct")
 
     def greedy(self, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
         from hybridflow.types import GroupRequest, Lease, Prompt, SamplingParams

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, GenerationConfig, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from hybridflow.errors import RolloutError, WeightSyncError
@@ -144,6 +145,23 @@ def test_whole_tensors_arrive_over_a_process_group_of_trainer_and_engine_ranks(s
     engine.call("leave_group", group.name)
     assert engine.call("end_weights") == (5, entries)
     assert engine.call("greedy", PROMPTS, NEW_TOKENS) == hf_greedy(exported)
+
+
+def test_whole_tensors_are_read_back_where_sglang_keeps_them_as_they_are(stack: Stack) -> None:
+    engine, folder = stack.engines["TP1"], stack.folder
+    for version, source in ((6, "dense"), (7, "v1"), (8, "dense")):
+        tensors = load_file(folder / source / "model.safetensors")
+        entries = [describe_tensor(name, tensor) for name, tensor in tensors.items()]
+        engine.call("begin_weights", version)
+        bucket = Bucket(version=version, source="the test", entries=entries, tensors=list(tensors.values()))
+        engine.call("load_bucket", bucket)
+        if version < 8:
+            assert engine.call("end_weights") == (version, entries)
+    engine.call("overwrite", "model.layers.1.mlp.down_proj.weight", torch.zeros(64, 128))
+    with pytest.raises(
+        WeightSyncError, match=r"8: after the update model\.layers\.1\.mlp\.down_proj\.weight of rank 0"
+    ):
+        engine.call("end_weights")
 
 
 def test_a_parameter_that_sglang_holds_otherwise_is_named(stack: Stack) -> None:

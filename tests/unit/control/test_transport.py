@@ -28,11 +28,23 @@ def change_model(folder: Path, changes: dict[str, int]) -> None:
     (folder / "config.json").write_text(json.dumps(json.loads((TINY / "config.json").read_text()) | changes))
 
 
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
 @pytest.mark.parametrize("asked", ["auto", "exact"])
 def test_a_run_that_it_can_serve_takes_exact_shards_beside_a_train_worker(asked: str) -> None:
     transport = choose_transport(config(f"rollout.weight_transport={asked}", "train.layout.tp=2"), TINY)
     assert transport.name == "exact"
     assert transport.placed == ((0,),)
+
+
+def test_on_gpus_exact_shards_have_to_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    chosen = {asked: choose_transport(config(f"rollout.weight_transport={asked}"), TINY) for asked in ("auto", "exact")}
+    assert {asked: transport.name for asked, transport in chosen.items()} == {"auto": "hf_buckets", "exact": "exact"}
+    assert "has not been run on GPUs yet" in chosen["auto"].reason
 
 
 def test_hf_buckets_need_no_plan() -> None:
@@ -97,10 +109,7 @@ def test_ranks_per_machine(machines: str, size: int) -> None:
         ({"num_key_value_heads": 1}, 2, r"rollout tp = 2: on a CPU SGLang pads the model's 1 key-value heads"),
     ],
 )
-def test_what_sglang_pads_on_a_cpu_is_refused(
-    changes: dict[str, int], tp: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_what_sglang_pads_on_a_cpu_is_refused(changes: dict[str, int], tp: int, message: str, tmp_path: Path) -> None:
     change_model(tmp_path, changes)
     layout = "train.layout={dp=2}"
     with pytest.raises(ConfigError, match=rf"{message}.*rollout\.weight_transport = 'hf_buckets'"):

@@ -1,0 +1,65 @@
+"""Which whole tensors are read back from SGLang, and what is said when one differs. Real SGLang: tests/stack_cpu."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hybridflow.errors import WeightSyncError
+from hybridflow.rollout.shard_loader import SAMPLE_PERIOD, Verify
+from hybridflow.rollout.whole_tensors import WholeTensors
+
+KEPT = [f"model.layers.{layer}.norm.weight" for layer in range(40)]
+FUSED = ["model.layers.0.qkv_proj.weight", "model.embed_tokens.weight"]
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def update(whole: WholeTensors, version: int, **changed: str) -> set[str]:
+    """An update of an engine of two ranks; returns what SGLang was asked for. Checksums are names backwards."""
+    whole.begin(version)
+    for name in [*KEPT, "model.embed_tokens.weight", "model.layers.0.q_proj.weight"]:
+        if whole._kept is None or name in whole._chosen:
+            whole._sent[name] = name[::-1]
+    asked = [name for name in KEPT + FUSED if name not in whole.names_to_skip]
+    ranks = [{name: name[::-1] for name in asked} | {name: "cut" for name in FUSED if name in asked} for _ in range(2)]
+    ranks[1] |= {name.replace("_", "."): value for name, value in changed.items()}
+    whole.check(version, ranks)
+    return set(asked)
+
+
+def learnt(verify: Verify) -> WholeTensors:
+    whole = WholeTensors(verify)
+    assert update(whole, 0) == {*KEPT, *FUSED}
+    return whole
+
+
+def test_what_agrees_at_first_is_read_back_from_then_on() -> None:
+    whole = learnt("all")
+    assert update(whole, 1) == update(whole, 2) == set(KEPT)
+
+
+def test_a_sample_comes_to_every_one() -> None:
+    whole = learnt("sample")
+    samples = [update(whole, version) for version in range(1, SAMPLE_PERIOD + 1)]
+    assert all(len(sample) <= 3 for sample in samples)
+    assert set().union(*samples) == set(KEPT)
+
+
+def test_a_difference_names_tensor_and_rank() -> None:
+    whole = learnt("all")
+    message = r"version 1: after the update model\.layers\.7\.norm\.weight of rank 1 of the engine has .* checksum 0,"
+    with pytest.raises(WeightSyncError, match=message):
+        update(whole, 1, model_layers_7_norm_weight="0")
+
+
+@pytest.mark.parametrize(("verify", "on_gpu"), [("none", False), ("all", True)])
+def test_nothing_is_read_back(verify: Verify, on_gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: on_gpu)
+    whole = WholeTensors(verify)
+    whole.begin(1)
+    whole.note(None)  # pyright: ignore[reportArgumentType]
+    assert not whole.is_verifying
