@@ -15,6 +15,9 @@ from hybridflow.rollout.cpu_platform import cpu_arguments, cpu_environment
 # logprobs so far, so a chunk before the end would be quadratic work for nothing.
 NEVER_STREAM_PARTIAL = 1 << 30
 
+MAX_SUPPORT_TOKENS = 16_384
+"""With top_p below 1, most tokens that may be left in at one place; SGLang refuses a completion that has more."""
+
 
 def engine_environment(section: RolloutSection, index: int) -> dict[str, str]:
     """Environment variables that the process of engine `index` needs from its start."""
@@ -52,8 +55,25 @@ def build_arguments(section: RolloutSection, *, dtype: str, seed: int) -> dict[s
     if section.kv_cache_tokens is not None:
         arguments["max_total_tokens"] = section.kv_cache_tokens
     arguments |= {"dtype": dtype} if torch.cuda.is_available() else cpu_arguments(dtype)
+    check_support(section.top_p)
+    if section.top_p < 1:
+        arguments["sampling_mask_max_tokens"] = MAX_SUPPORT_TOKENS
     check_names(section.sglang)
     return arguments | section.sglang
+
+
+def check_support(top_p: float) -> None:
+    """Raises ConfigError if the installed SGLang cannot say which tokens top-p left in."""
+    if top_p == 1:
+        return
+    from sglang.srt.server_args import ServerArgs  # seconds and some 400 MB
+
+    if "sampling_mask_max_tokens" not in ServerArgs.__struct_fields__:
+        raise ConfigError(
+            f"rollout.top_p = {top_p:g}: the installed SGLang does not return which tokens could be drawn, so the "
+            f"trainer would compute other probabilities than completions were drawn with. Set rollout.top_p = 1, or "
+            f"install a SGLang with return_sampling_mask"
+        )
 
 
 def check_engine_layout(num_attention_heads: int, tp_size: int, named: str) -> None:
