@@ -10,13 +10,11 @@ import torch
 from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.errors import ConfigError
 from hybridflow.rollout.cpu_platform import cpu_arguments, cpu_environment
+from hybridflow.rollout.translate import MAX_SUPPORT_TOKENS
 
 # SGLang streams a request each so many tokens. Only finished completions leave the engine, and every chunk repeats all
 # logprobs so far, so a chunk before the end would be quadratic work for nothing.
 NEVER_STREAM_PARTIAL = 1 << 30
-
-MAX_SUPPORT_TOKENS = 16_384
-"""With top_p below 1, most tokens that may be left in at one place; SGLang refuses a completion that has more."""
 
 
 def engine_environment(section: RolloutSection, index: int) -> dict[str, str]:

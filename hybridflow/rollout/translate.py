@@ -12,6 +12,9 @@ from hybridflow.errors import ProtocolError, RolloutError
 from hybridflow.types import Completion, FinishReason, GroupRequest, Partial, SamplingParams, VersionRun
 from hybridflow.wire.messages import build_completion_id
 
+MAX_SUPPORT_TOKENS = 4096
+"""With top_p below 1, most tokens that are left in at one place: SGLang tells of no more, and wants top_k to say so."""
+
 
 def completion_seed(run_seed: int, completion_id: str) -> int:
     """Sampling seed in [0, 2^31) of one completion."""
@@ -28,7 +31,7 @@ def to_sglang(sampling: SamplingParams, seed: int, num_tokens_before: int = 0) -
         "stop_token_ids": sampling.stop_token_ids or None,
         "stop": sampling.stop or None,
         "sampling_seed": seed,
-    }
+    } | ({"top_k": MAX_SUPPORT_TOKENS} if sampling.returns_support else {})
 
 
 def input_tokens(request: GroupRequest, index: int) -> list[int]:

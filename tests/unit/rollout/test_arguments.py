@@ -52,7 +52,7 @@ def test_passed_arguments_win_and_an_unknown_one_is_named() -> None:
         "3",
         "rollout.sglang.chunked_prefil_size: the installed SGLang has no such argument; "
         "did you mean 'chunked_prefill_size'?",
-        "16384",
+        "4096",
         "rollout.top_p = 0.9: the installed SGLang does not return which tokens could be drawn, so the trainer would "
         "compute other probabilities than completions were drawn with. Set rollout.top_p = 1, or install a SGLang with "
         "return_sampling_mask",

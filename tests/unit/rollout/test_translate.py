@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from hybridflow.errors import RolloutError
-from hybridflow.rollout.translate import input_tokens, to_completion, to_sglang, undecoded
+from hybridflow.rollout.translate import MAX_SUPPORT_TOKENS, input_tokens, to_completion, to_sglang, undecoded
 from hybridflow.types import GroupRequest, Partial, Prompt, SamplingParams, VersionRun
 
 PROMPT = Prompt(prompt_id="p", token_ids=[1, 2], data_source="s", ability="a", ground_truth="g")
@@ -71,6 +71,9 @@ def test_what_the_engine_is_given() -> None:
     assert input_tokens(REQUEST, 1) == [1, 2, 7, 8]
     assert to_sglang(sampling, 5)["max_new_tokens"] == 10
     assert to_sglang(sampling, 5, 2)["max_new_tokens"] == 8
+    assert "top_k" not in to_sglang(sampling, 5)
+    narrow = msgspec.structs.replace(sampling, returns_support=True)
+    assert to_sglang(narrow, 5)["top_k"] == MAX_SUPPORT_TOKENS  # SGLang tells of no more
 
 
 def narrow_output(token_ids: list[int], support: list[list[int]], reason: dict[str, Any]) -> dict[str, Any]:
