@@ -62,6 +62,8 @@ class Partial(msgspec.Struct, frozen=True, kw_only=True):
     token_ids: list[int]
     rollout_logprobs: list[float]
     versions: list[VersionRun]
+    support_lengths: list[int] = []
+    support_ids: list[int] = []
 
 
 class GroupRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +105,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     top_p: float = 1.0
     stop_token_ids: list[int] = []
     stop: list[str] = []
+    returns_support: bool = False
+    """Completions say which tokens could have been drawn at each place."""
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,6 +135,10 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     """Which version decoded which tokens, in order; empty: `policy_version` decoded all."""
     resumed_tokens: int = 0
     """Of its tokens, those that an earlier step had decoded: they were input now."""
+    support_lengths: list[int] = []
+    """[T], how many tokens could have been drawn in place of each (top-p leaves some out); empty: any could."""
+    support_ids: list[int] = []
+    """All of these, place after place. `rollout_logprobs` are those of the renormalised distribution then."""
 
     @property
     def version_runs(self) -> list[VersionRun]:
@@ -215,6 +223,9 @@ class TrainSequence(msgspec.Struct, frozen=True, kw_only=True):
     """[T], or empty."""
     staleness: list[int] = []
     """[T] policy versions between the one that decoded a token and the present one; empty: all 0."""
+    support_lengths: list[int] = []
+    """[T], or empty where any token could have been drawn; see `Completion`."""
+    support_ids: list[int] = []
 
     @property
     def num_tokens(self) -> int:

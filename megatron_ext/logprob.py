@@ -24,6 +24,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from megatron_ext.support import LocalSupport, Support
+
 WORK_BYTES = {"cpu": 128 * 2**20, "cuda": 256 * 2**20}
 """By kind of device: size of a chunk's float32 logits, and of the rows of a low-precision weight that are worked on at
 a time, in float32. Enough to keep the matrix products busy."""
@@ -40,8 +42,11 @@ def vocab_parallel_logprobs(
     chunk_tokens: int | None = None,
     with_entropy: bool = False,
     fp32_head: bool = False,
+    support: Support | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probability of each target under softmax(hidden @ weight.T / temperature), and the entropy there if asked.
+
+    With `support` the softmax at each position is over the tokens that could be drawn there; the target is one of them.
 
     `hidden_NH` is the same on every rank of `tp_group`; `weight_VH` holds this rank's rows; rows from `vocab_size` on
     are padding and get no probability. N may be 0. Both results are float32 [N] and equal on every rank. The entropy
@@ -57,7 +62,7 @@ def vocab_parallel_logprobs(
     """
     if not temperature > 0:
         raise ValueError(f"temperature = {temperature}: it must be positive; greedy has no log-probabilities to train")
-    head = _Head(weight_VH, targets_N, temperature, tp_group, vocab_size, chunk_tokens, fp32_head)
+    head = _Head(weight_VH, targets_N, temperature, tp_group, vocab_size, chunk_tokens, fp32_head, support)
     logprobs_N, entropy_N = _VocabParallelLogprobs.apply(hidden_NH, weight_VH, head, with_entropy)
     return logprobs_N, entropy_N
 
@@ -74,6 +79,7 @@ class _Head:
         vocab_size: int,
         chunk_tokens: int | None,
         fp32_head: bool,
+        support: Support | None,
     ) -> None:
         self.tp_group = tp_group
         self.tp_size = dist.get_world_size(tp_group) if tp_group is not None else 1
@@ -92,6 +98,7 @@ class _Head:
         local_N = targets_N - first_row
         self.is_local_N = (local_N >= 0) & (local_N < self.num_rows)
         self.local_target_N = torch.where(self.is_local_N, local_N, 0)
+        self.support = None if support is None else LocalSupport(support, first_row, self.num_rows)
         self.main_grad: Tensor | None = getattr(weight_VH, "main_grad", None)
 
     def chunks(self, hidden_NH: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
@@ -107,8 +114,8 @@ class _Head:
             hidden_CH = hidden_NH[chunk].float() if self.casts_weight else hidden_NH[chunk]
             yield chunk, hidden_CH, room_CV[: hidden_CH.size(0)]
 
-    def fill_logits(self, hidden_CH: Tensor, weight_VH: Tensor, out_CV: Tensor) -> None:
-        """Logits at the sampling temperature."""
+    def fill_logits(self, hidden_CH: Tensor, weight_VH: Tensor, out_CV: Tensor, chunk: slice) -> None:
+        """Logits at the sampling temperature; -inf where a token could not be drawn."""
         for rows, weight_BH in self._blocks(weight_VH):
             if self.rounds_logits:
                 out_CV[:, rows] = hidden_CH @ weight_BH.t()
@@ -116,6 +123,8 @@ class _Head:
                 torch.mm(hidden_CH, weight_BH.t(), out=out_CV[:, rows])
         if self.temperature != 1.0:
             out_CV.div_(self.temperature)
+        if self.support is not None:
+            self.support.restrict(out_CV, chunk)
 
     def backward_products(
         self, grad_CV: Tensor, hidden_CH: Tensor, weight_VH: Tensor, grad_weight_VH: Tensor | None
@@ -182,7 +191,7 @@ class _VocabParallelLogprobs(torch.autograd.Function):
             if kept:
                 grad_CV = room_CV.mul_((-grad_C * (kept.shift_C - lse_N).exp())[:, None])
             else:
-                head.fill_logits(hidden_CH, weight_VH, room_CV)
+                head.fill_logits(hidden_CH, weight_VH, room_CV, chunk)
                 grad_CV = room_CV.sub_(lse_N[chunk, None]).exp_().mul_(-grad_C[:, None])
             if head.num_rows:
                 at_target_C1 = torch.where(head.is_local_N[chunk], grad_C, 0.0)[:, None]
@@ -227,20 +236,28 @@ def _reduce_rows(
         if head.num_rows == 0:  # a rank that holds padding only
             lse_N[chunk] = -torch.inf
             continue
-        head.fill_logits(hidden_CH, weight_VH, logits_CV)
+        head.fill_logits(hidden_CH, weight_VH, logits_CV, chunk)
         picked_C = logits_CV.gather(1, head.local_target_N[chunk, None])[:, 0]
         target_logit_N[chunk] = torch.where(head.is_local_N[chunk], picked_C, 0.0)
         if with_entropy:
             lse_N[chunk] = torch.logsumexp(logits_CV, dim=-1)
-            shift_C, exp_CV = lse_N[chunk], (logits_CV - lse_N[chunk, None]).exp_()
+            shift_C = _finite(lse_N[chunk])
+            exp_CV = (logits_CV - shift_C[:, None]).exp_()
+            if head.support is not None:
+                logits_CV.masked_fill_(logits_CV == -torch.inf, 0.0)  # of probability 0: their product is to be 0
             mean_logit_N[chunk] = logits_CV.mul_(exp_CV).sum(-1)
         else:  # in place: torch.logsumexp would make a second [C, V]
-            shift_C = logits_CV.amax(-1)
+            shift_C = _finite(logits_CV.amax(-1))
             exp_CV = logits_CV.sub_(shift_C[:, None]).exp_()
             lse_N[chunk] = exp_CV.sum(-1).log_().add_(shift_C)
         if hidden_NH.size(0) <= head.chunk_tokens:
             kept = _Kept(chunk, hidden_CH, exp_CV, shift_C)
     return (lse_N, target_logit_N, mean_logit_N), kept
+
+
+def _finite(shift_C: Tensor) -> Tensor:
+    """0 for positions where this rank holds no token that could be drawn."""
+    return torch.where(shift_C == -torch.inf, 0.0, shift_C)
 
 
 def _merge_ranks(mine_3N: Tensor, head: _Head) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from megatron_ext.support import Support
+
 
 @dataclass(frozen=True)
 class PackInput:
@@ -26,6 +28,8 @@ class PackInput:
     """Index of the first token that may be predicted; at least 1, for nothing precedes token 0."""
     predict_mask: list[int]
     loss_inputs: dict[str, list[float]] = field(default_factory=dict)
+    support: tuple[list[int], list[int]] | None = None
+    """For each predicted token the number of tokens that could have been drawn, and all of these; None: any token."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class MicroBatch:
     """int64 [N], the tokens predicted there."""
     loss_inputs: dict[str, Tensor] = field(default_factory=dict)
     """float32 or bool [N] each; only the loss callback knows what they mean."""
+    support: Support | None = None
+    """Of the N positions; None: any token could be drawn at each."""
 
     @property
     def num_tokens(self) -> int:
@@ -64,6 +70,7 @@ class MicroBatch:
             predict_index_N=self.predict_index_N.to(device, non_blocking=True),
             targets_N=self.targets_N.to(device, non_blocking=True),
             loss_inputs={name: value.to(device, non_blocking=True) for name, value in self.loss_inputs.items()},
+            support=None if self.support is None else self.support.to(device),
         )
 
 
@@ -103,7 +110,26 @@ def pack_sequences(sequences: Sequence[PackInput], pad_to_multiple: int = 1) -> 
         predict_index_N=predict_index_N,
         targets_N=tokens_T[predict_index_N + 1],
         loss_inputs={name: torch.tensor(values[name], dtype=torch.float32) for name in names},
+        support=_join_support(sequences),
     )
+
+
+def _join_support(sequences: Sequence[PackInput]) -> Support | None:
+    if all(sequence.support is None for sequence in sequences):
+        return None
+    lengths: list[int] = []
+    token_ids: list[int] = []
+    for number, sequence in enumerate(sequences):
+        num_predicted = sum(sequence.predict_mask)
+        given, ids = sequence.support or ([0] * num_predicted, [])
+        if len(given) != num_predicted or sum(given) != len(ids):
+            raise ValueError(
+                f"sequence {number}: support has {len(given)} lengths for {num_predicted} predicted tokens, and "
+                f"{len(ids)} ids where the lengths add up to {sum(given)}"
+            )
+        lengths += given
+        token_ids += ids
+    return Support.of(lengths, token_ids)
 
 
 def _predicted_tokens(sequence: PackInput, number: int, names: list[str]) -> list[int]:

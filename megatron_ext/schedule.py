@@ -190,6 +190,7 @@ def _run(
             packed_seq_params=item.segments,
             predict_index_N=micro_batch.predict_index_N,
             targets_N=micro_batch.targets_N,
+            support=micro_batch.support,
             temperature=temperature,
             with_entropy=with_entropy,
         )

@@ -52,6 +52,8 @@ def _build_row(group: Group, member: ScoredCompletion, advantage: float, policy_
         advantage=advantage,
         rollout_logprobs=completion.rollout_logprobs,
         staleness=compute_staleness(completion, policy_version),
+        support_lengths=completion.support_lengths,
+        support_ids=completion.support_ids,
     )
 
 

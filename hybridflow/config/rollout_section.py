@@ -19,6 +19,7 @@ class RolloutSection(Section):
 
     temperature: float = Field(default=1.0, gt=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
+    """Below 1, engines say which tokens they left in at each place, and the trainer's probabilities are over these."""
     max_new_tokens: int = Field(default=16, ge=1)
     context_tokens: int = Field(default=32_768, ge=2)
     """Window of the engine: prompt and completion together."""

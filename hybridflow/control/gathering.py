@@ -72,6 +72,8 @@ class Gathering:
                 token_ids=completion.token_ids,
                 rollout_logprobs=completion.rollout_logprobs,
                 versions=completion.version_runs,
+                support_lengths=completion.support_lengths,
+                support_ids=completion.support_ids,
             )
 
     def drop(self, completion_ids: Iterable[str]) -> None:

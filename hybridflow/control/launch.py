@@ -23,7 +23,7 @@ from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.resources import PeakMemory
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet, start_wandb
 from hybridflow.rewards.registry import Registry
-from hybridflow.rollout.arguments import check_names
+from hybridflow.rollout.arguments import check_names, check_support
 from hybridflow.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER
 from hybridflow.run_folder.summary import write_summary
 from hybridflow.trainer.layout import check_saved_weights, read_model
@@ -42,6 +42,7 @@ def run_training(config: Config, *, resume: bool) -> dict[str, Any]:
         folder.check_same_run(config)
     check_model(config)
     check_names(config.rollout.sglang)
+    check_support(config.rollout.top_p)
     Registry(config.reward.rules)  # finds every verifier, or says which one is missing
     inputs = load_inputs(config, folder.data if resume else None)
     with ExitStack() as stack:

@@ -10,6 +10,7 @@ import torch
 from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.errors import ConfigError
 from hybridflow.rollout.cpu_platform import cpu_arguments, cpu_environment
+from hybridflow.rollout.translate import MAX_SUPPORT_TOKENS
 
 # SGLang streams a request each so many tokens. Only finished completions leave the engine, and every chunk repeats all
 # logprobs so far, so a chunk before the end would be quadratic work for nothing.
@@ -52,8 +53,25 @@ def build_arguments(section: RolloutSection, *, dtype: str, seed: int) -> dict[s
     if section.kv_cache_tokens is not None:
         arguments["max_total_tokens"] = section.kv_cache_tokens
     arguments |= {"dtype": dtype} if torch.cuda.is_available() else cpu_arguments(dtype)
+    check_support(section.top_p)
+    if section.top_p < 1:
+        arguments["sampling_mask_max_tokens"] = MAX_SUPPORT_TOKENS
     check_names(section.sglang)
     return arguments | section.sglang
+
+
+def check_support(top_p: float) -> None:
+    """Raises ConfigError if the installed SGLang cannot say which tokens top-p left in."""
+    if top_p == 1:
+        return
+    from sglang.srt.server_args import ServerArgs  # seconds and some 400 MB
+
+    if "sampling_mask_max_tokens" not in ServerArgs.__struct_fields__:
+        raise ConfigError(
+            f"rollout.top_p = {top_p:g}: the installed SGLang does not return which tokens could be drawn, so the "
+            f"trainer would compute other probabilities than completions were drawn with. Set rollout.top_p = 1, or "
+            f"install a SGLang with return_sampling_mask"
+        )
 
 
 def check_engine_layout(num_attention_heads: int, tp_size: int, named: str) -> None:

@@ -124,6 +124,8 @@ class SGLangEngine:
         future.add_done_callback(self._note_failure)
 
     async def _generate(self, leases: list[Lease], sampling: SamplingParams, deliver: Deliver) -> None:
+        from sglang.srt.managers import io_struct
+
         # No id is the beginning of another, as SGLang aborts by prefix; and a lease that comes back to this engine must
         # not meet its old requests.
         by_id = {
@@ -139,18 +141,22 @@ class SGLangEngine:
             for lease, index in by_id.values():
                 self._deliver(deliver, lease, undecoded(lease.request, index, self._version))
             return
-        stream = await self._engine.async_generate(
+        request = io_struct.GenerateReqInput(
             input_ids=[input_tokens(lease.request, index) for lease, index in by_id.values()],
             sampling_params=[self._sampling_of(lease.request, index, sampling) for lease, index in by_id.values()],
             rid=list(by_id),
             return_logprob=[True] * len(by_id),
+            return_sampling_mask=True if sampling.returns_support else None,
             stream=True,
         )
+        stream = self._tokenizer_manager.generate_request(request, None)
         async for output in stream:
             if output["meta_info"]["finish_reason"] is None:
                 continue
             lease, index = by_id.pop(output["meta_info"]["id"])
-            completion = to_completion(lease.request, index, output, self._version, self._decode_text)
+            completion = to_completion(
+                lease.request, index, output, self._version, self._decode_text, sampling.returns_support
+            )
             if index == lease.indices[0] and lease.request.group_id in cached:
                 completion = msgspec.structs.replace(completion, cached_tokens=cached[lease.request.group_id])
             self._deliver(deliver, lease, completion)

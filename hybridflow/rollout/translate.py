@@ -12,6 +12,9 @@ from hybridflow.errors import ProtocolError, RolloutError
 from hybridflow.types import Completion, FinishReason, GroupRequest, Partial, SamplingParams, VersionRun
 from hybridflow.wire.messages import build_completion_id
 
+MAX_SUPPORT_TOKENS = 4096
+"""With top_p below 1, most tokens that are left in at one place: SGLang tells of no more, and wants top_k to say so."""
+
 
 def completion_seed(run_seed: int, completion_id: str) -> int:
     """Sampling seed in [0, 2^31) of one completion."""
@@ -28,7 +31,7 @@ def to_sglang(sampling: SamplingParams, seed: int, num_tokens_before: int = 0) -
         "stop_token_ids": sampling.stop_token_ids or None,
         "stop": sampling.stop or None,
         "sampling_seed": seed,
-    }
+    } | ({"top_k": MAX_SUPPORT_TOKENS} if sampling.returns_support else {})
 
 
 def input_tokens(request: GroupRequest, index: int) -> list[int]:
@@ -43,6 +46,7 @@ def to_completion(
     output: dict[str, Any],
     confirmed: int | None,
     decode_text: Callable[[list[int]], str],
+    with_support: bool = False,
 ) -> Completion:
     """The completion in a finished output, with what was there of it before in front.
 
@@ -63,9 +67,20 @@ def to_completion(
     finish: FinishReason = reason["type"]
     token_ids = list(output["output_ids"])
     logprobs = [float(entry[0]) for entry in meta.get("output_token_logprobs") or []]
+    support = None
+    if with_support:
+        support = [list(ids) for ids in meta.get("output_token_sampling_mask") or []]
+        logprobs = [float(value) for value in meta.get("output_token_sampling_logprobs") or []]
     text = output["text"]
     if finish == "abort":
-        token_ids, logprobs, text = token_ids[:-1], logprobs[:-1], ""
+        length = min(max(0, len(token_ids) - 1), len(logprobs))
+        token_ids, logprobs, text = token_ids[:length], logprobs[:length], ""
+        support = support and support[:length]
+    if support is not None and len(support) != len(token_ids):
+        raise RolloutError(
+            f"completion {completion_id} has {len(token_ids)} tokens, and SGLang says of {len(support)} what could "
+            f"have been drawn: rollout.top_p below 1 needs that of each; set rollout.top_p = 1"
+        )
     completion = Completion(
         completion_id=completion_id,
         group_id=request.group_id,
@@ -80,6 +95,8 @@ def to_completion(
         # Not said where it was aborted while it waited: nothing was computed then.
         cached_tokens=int(meta.get("cached_tokens", len(input_tokens(request, index)))),
         num_retractions=int(meta.get("num_retractions", 0)),
+        support_lengths=[len(ids) for ids in support or []],
+        support_ids=[token for ids in support or [] for token in ids],
     )
     partial = request.partial(index)
     if partial is None:
@@ -101,6 +118,8 @@ def _behind(partial: Partial, completion: Completion) -> Completion:
         completion,
         token_ids=partial.token_ids + completion.token_ids,
         rollout_logprobs=partial.rollout_logprobs + completion.rollout_logprobs,
+        support_lengths=partial.support_lengths + completion.support_lengths,
+        support_ids=partial.support_ids + completion.support_ids,
         versions=join_runs([*partial.versions, *now]),
         resumed_tokens=len(partial.token_ids),
     )

@@ -35,7 +35,21 @@ def _pack_input(sequence: TrainSequence) -> PackInput:
         predict_from=len(sequence.prompt_token_ids),
         predict_mask=sequence.loss_mask,
         loss_inputs=inputs,
+        support=_support_of(sequence) if sequence.support_lengths else None,
     )
+
+
+def _support_of(sequence: TrainSequence) -> tuple[list[int], list[int]]:
+    """Of the counted tokens: how many could have been drawn in place of each, and all of these."""
+    lengths: list[int] = []
+    token_ids: list[int] = []
+    start = 0
+    for mask, length in zip(sequence.loss_mask, sequence.support_lengths, strict=True):
+        if mask:
+            lengths.append(length)
+            token_ids += sequence.support_ids[start : start + length]
+        start += length
+    return lengths, token_ids
 
 
 def _placeholder(sequences: list[TrainSequence]) -> PackInput:

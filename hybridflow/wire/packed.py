@@ -25,11 +25,15 @@ class PackedCompletion(msgspec.Struct, frozen=True, kw_only=True):
     """A completion with its numbers apart; ValueError where their counts differ, or the last one is cut."""
 
     head: Completion
-    """Everything but the numbers: both lists are empty."""
+    """Everything but the numbers: these lists are empty."""
     token_ids: bytes
     """[T] int32."""
     rollout_logprobs: bytes
     """[T] float64."""
+    support_lengths: bytes = b""
+    """[T] int32, or nothing."""
+    support_ids: bytes = b""
+    """[sum of the lengths] int32."""
 
     def __post_init__(self) -> None:
         num_tokens, cut_id = divmod(len(self.token_ids), ID_BYTES)
@@ -38,20 +42,28 @@ class PackedCompletion(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"{self.head.completion_id}: ids or logprobs end in the middle of a number")
         if num_tokens != num_logprobs:
             raise ValueError(f"{self.head.completion_id}: {num_tokens} tokens but {num_logprobs} logprobs")
+        num_lengths, cut_length = divmod(len(self.support_lengths), ID_BYTES)
+        if cut_length or len(self.support_ids) % ID_BYTES or num_lengths not in (0, num_tokens):
+            raise ValueError(f"{self.head.completion_id}: {num_tokens} tokens but the support of {num_lengths}")
 
     @property
     def num_bytes(self) -> int:
         """Memory held, about."""
-        return OVERHEAD_BYTES + len(self.token_ids) + len(self.rollout_logprobs) + len(self.head.text)
+        numbers = len(self.token_ids) + len(self.rollout_logprobs) + len(self.support_lengths) + len(self.support_ids)
+        return OVERHEAD_BYTES + numbers + len(self.head.text)
 
 
 def pack_completion(completion: Completion) -> PackedCompletion:
     """Raises ProtocolError: ids and logprobs differ in number, or a token id does not fit 32 bits."""
     try:
         return PackedCompletion(
-            head=msgspec.structs.replace(completion, token_ids=[], rollout_logprobs=[]),
+            head=msgspec.structs.replace(
+                completion, token_ids=[], rollout_logprobs=[], support_lengths=[], support_ids=[]
+            ),
             token_ids=_to_bytes("i", completion.token_ids),
             rollout_logprobs=_to_bytes("d", completion.rollout_logprobs),
+            support_lengths=_to_bytes("i", completion.support_lengths),
+            support_ids=_to_bytes("i", completion.support_ids),
         )
     except (ValueError, struct.error) as error:
         raise ProtocolError(f"completion {completion.completion_id} cannot be sent: {error}") from error
@@ -63,6 +75,8 @@ def unpack_completion(packed: PackedCompletion) -> Completion:
         packed.head,
         token_ids=_from_bytes("i", packed.token_ids),
         rollout_logprobs=_from_bytes("d", packed.rollout_logprobs),
+        support_lengths=_from_bytes("i", packed.support_lengths),
+        support_ids=_from_bytes("i", packed.support_ids),
     )
 
 

@@ -15,32 +15,44 @@ from megatron_ext.context_split import RankBatch, rank_order
 from megatron_ext.layout import Layout
 from megatron_ext.logprob import vocab_parallel_logprobs
 from megatron_ext.packing import PackInput, pack_sequences
+from megatron_ext.support import Support
 from megatron_ext.topology import Topology
 
 from megatron.core.transformer.enums import AttnMaskType  # isort: skip
 from megatron.core.transformer.transformer_config import TransformerConfig  # isort: skip
 
 
-def head_gradients(topology: Topology, layout: Layout, cases: list[dict[str, Any]]) -> list[dict[str, Tensor]]:
+def head_gradients(topology: Topology, layout: Layout, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """`vocab_parallel_logprobs` with its gradients on this rank's rows of a padded weight."""
     results = []
     for case in cases:
-        hidden = case["hidden"].clone().requires_grad_()
-        padding = torch.full((-case["weight"].size(0) % topology.tp_size, hidden.size(1)), 9.0)
-        weight = torch.cat([case["weight"], padding]).chunk(topology.tp_size)[topology.tp_rank].clone().requires_grad_()
-        logprobs_N, entropy_N = vocab_parallel_logprobs(
-            hidden,
-            weight,
-            case["targets"],
-            temperature=case["temperature"],
-            tp_group=topology.tp_group,
-            vocab_size=case["weight"].size(0),
-            chunk_tokens=case["chunk_tokens"],
-            with_entropy=True,
-        )
-        (logprobs_N * case["grad"]).sum().backward()
-        outputs = {"logprobs": logprobs_N.detach(), "entropy": entropy_N, "hidden_grad": hidden.grad}
-        results.append({**outputs, "weight_grad": weight.grad})
+        padding = torch.full((-case["weight"].size(0) % topology.tp_size, case["hidden"].size(1)), 9.0)
+        rows = torch.cat([case["weight"], padding]).chunk(topology.tp_size)[topology.tp_rank]
+        support = None
+        if "support" in case:
+            support = Support.of(
+                [len(one) for one in case["support"]], [token for one in case["support"] for token in one]
+            )
+        without: dict[str, Any] = {}
+        for with_entropy in (False, True):
+            hidden, weight = case["hidden"].clone().requires_grad_(), rows.clone().requires_grad_()
+            logprobs_N, entropy_N = vocab_parallel_logprobs(
+                hidden,
+                weight,
+                case["targets"],
+                temperature=case["temperature"],
+                tp_group=topology.tp_group,
+                vocab_size=case["weight"].size(0),
+                chunk_tokens=case["chunk_tokens"],
+                with_entropy=with_entropy,
+                support=support,
+            )
+            (logprobs_N * case["grad"]).sum().backward()
+            made = {"logprobs": logprobs_N.detach(), "hidden_grad": hidden.grad, "weight_grad": weight.grad}
+            if with_entropy:
+                results.append({**made, "entropy": entropy_N, "without_entropy": without})
+            else:
+                without = made
     return results
 
 

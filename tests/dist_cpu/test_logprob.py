@@ -28,11 +28,24 @@ def make_case(num_positions: int, vocab_size: int, chunk_tokens: int, temperatur
     }
 
 
+def with_support(case: dict[str, Any], largest: int) -> dict[str, Any]:
+    """Between 1 and `largest` tokens can be drawn at a position, the target among them; at each third one, any."""
+    generator = torch.Generator().manual_seed(9)
+    support: list[list[int]] = []
+    for number, target in enumerate(case["targets"].tolist()):
+        others = torch.randperm(case["weight"].size(0), generator=generator)[: number % largest].tolist()
+        support.append([] if number % 3 == 2 else sorted({target, *others}))
+    return case | {"support": support}
+
+
 CASES = [
     make_case(11, 37, 4, 1.0, 1),
     make_case(11, 37, 64, 0.7, 2),
     make_case(0, 37, 4, 1.0, 3),
     make_case(5, 1, 2, 2.0, 4),
+    with_support(make_case(11, 37, 4, 1.0, 5), 3),  # with two ranks often none of them on one
+    with_support(make_case(11, 37, 64, 0.7, 6), 20),
+    with_support(make_case(0, 37, 4, 1.0, 7), 3),
 ]
 
 
@@ -50,15 +63,23 @@ def test_equals_float64_with_gradients(tp: int) -> None:
             assert torch.equal(rank[number]["logprobs"], ranks[0][number]["logprobs"])
             for key in ("logprobs", "entropy", "hidden_grad"):
                 torch.testing.assert_close(rank[number][key].double(), expected[key], rtol=1e-5, atol=1e-5)
+            for key, value in rank[number]["without_entropy"].items():
+                torch.testing.assert_close(rank[number][key], value, rtol=1e-5, atol=1e-5)
 
 
 def float64_reference(case: dict[str, Any]) -> dict[str, torch.Tensor]:
     hidden = case["hidden"].double().requires_grad_()
     weight = case["weight"].double().requires_grad_()
-    log_softmax = (hidden @ weight.t() / case["temperature"]).log_softmax(-1)
+    logits = hidden @ weight.t() / case["temperature"]
+    for row, tokens in enumerate(case.get("support", [])):
+        if tokens:
+            left_out = torch.ones(logits.size(1), dtype=torch.bool)
+            left_out[tokens] = False
+            logits = logits.masked_fill(left_out & (torch.arange(logits.size(0)) == row)[:, None], -torch.inf)
+    log_softmax = logits.log_softmax(-1)
     logprobs = log_softmax.gather(1, case["targets"][:, None])[:, 0]
     (logprobs * case["grad"]).sum().backward()
-    entropy = -(log_softmax.exp() * log_softmax).sum(-1).detach()
+    entropy = torch.special.entr(log_softmax.exp()).sum(-1).detach()
     grads = {"hidden_grad": hidden.grad, "weight_grad": weight.grad}
     return {"logprobs": logprobs.detach(), "entropy": entropy, **grads}
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -143,6 +144,27 @@ def test_hf_megatron_and_sglang_give_the_same_logprobs(stack: Stack) -> None:
     assert largest_difference(engine, hf_logprobs(stack.exported[0], rows, SAMPLED.temperature)) < 1e-4
     megatron = stack.system.trainer.logprobs(plan_batch(rows, stack.config), SAMPLED.temperature)
     assert largest_difference(megatron, hf_logprobs(stack.exported[1], rows, SAMPLED.temperature)) < 1e-4
+
+
+def test_the_trainer_leaves_out_what_top_p_left_out(stack: Stack) -> None:
+    """Engine and trainer hold version 1; the probabilities of both are over what could be drawn."""
+    narrow = SamplingParams(temperature=0.7, top_p=0.6, max_new_tokens=8, returns_support=True)
+    drawn = completions(generate(stack.system, "narrow", stack.prompts, 4, narrow))
+    engine = [completion.rollout_logprobs for completion in drawn]
+    rows = [
+        msgspec.structs.replace(
+            to_row(stack.prompts, completion),
+            support_lengths=completion.support_lengths,
+            support_ids=completion.support_ids,
+        )
+        for completion in drawn
+    ]
+    replayed = stack.system.trainer.logprobs(plan_batch(rows, stack.config), narrow.temperature)
+    assert largest_difference(engine, replayed) < 1e-4
+    everything = stack.system.trainer.logprobs(
+        plan_batch([to_row(stack.prompts, completion) for completion in drawn], stack.config), narrow.temperature
+    )
+    assert largest_difference(engine, everything) > 0.05, "nothing was left out: the test shows nothing"
 
 
 def test_a_group_shares_the_cache_of_its_prompt(stack: Stack) -> None:

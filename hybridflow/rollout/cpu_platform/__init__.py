@@ -3,7 +3,8 @@
 `path/` is put in front of PYTHONPATH for the rollout actor alone; SGLang's spawned processes inherit it. It holds two
 packages of names: `sgl_kernel`, whose CPU build needs AMX, and `torchvision`, whose published wheel needs CUDA. SGLang
 imports both at start-up and calls one function of them on this path, which is there; any other call would raise and say
-so. `plugin.py` makes SGLang honour per-request seeds.
+so. The third, `torch_memory_saver`, does on a CPU what that library does with CUDA. `plugin.py` makes SGLang honour
+per-request seeds.
 """
 
 from __future__ import annotations

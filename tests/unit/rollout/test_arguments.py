@@ -26,6 +26,15 @@ try:
     build_arguments(RolloutSection(sglang={"chunked_prefil_size": 3}), dtype="float32", seed=1)
 except ConfigError as error:
     print(error)
+narrow = build_arguments(RolloutSection(top_p=0.9), dtype="float32", seed=1)
+print(narrow["sampling_mask_max_tokens"])
+import types
+import sglang.srt.server_args
+sglang.srt.server_args.ServerArgs = types.SimpleNamespace(__struct_fields__=())  # as an older one
+try:
+    build_arguments(RolloutSection(top_p=0.9), dtype="float32", seed=1)
+except ConfigError as error:
+    print(error)
 """
 
 
@@ -43,6 +52,10 @@ def test_passed_arguments_win_and_an_unknown_one_is_named() -> None:
         "3",
         "rollout.sglang.chunked_prefil_size: the installed SGLang has no such argument; "
         "did you mean 'chunked_prefill_size'?",
+        "4096",
+        "rollout.top_p = 0.9: the installed SGLang does not return which tokens could be drawn, so the trainer would "
+        "compute other probabilities than completions were drawn with. Set rollout.top_p = 1, or install a SGLang with "
+        "return_sampling_mask",
     ], result.stderr
 
 
@@ -83,3 +96,8 @@ def test_cores_of_tensor_parallel_ranks(
     assert core_lists(*given) == lists
     assert ("SGLANG_CPU_OMP_THREADS_BIND" in cpu_environment(*given)) is True
     assert "SGLANG_CPU_OMP_THREADS_BIND" not in cpu_environment(given[0])
+
+
+def test_memory_is_released_where_it_is_asked_for() -> None:
+    assert "enable_memory_saver" not in build_arguments(RolloutSection(), dtype="float32", seed=0)
+    assert build_arguments(RolloutSection(release_memory="on"), dtype="float32", seed=0)["enable_memory_saver"]

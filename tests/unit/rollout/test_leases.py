@@ -248,3 +248,43 @@ def test_a_long_beginning_counts_for_more_than_the_expected_length() -> None:
     dispatch = dispatch_with(msgspec.structs.replace(request("a"), partials=[partial]), engines={"e0": 100})
     dispatch.assign()
     assert dispatch.tokens_in_flight("e0") == 10 + 50 + 5
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data(), num_groups=st.integers(1, 4), num=st.integers(1, 3))
+def test_steps_that_are_stopped_end_each_completion_once(data: st.DataObject, num_groups: int, num: int) -> None:
+    """In each step some completions end, some are lost with an engine, and the rest is aborted or never begun."""
+    dispatch = LeaseDispatch()
+    dispatch.engine_up("e0", 40)
+    dispatch.engine_up("e1", 40)
+    done: dict[str, list[int]] = {f"g{n}": [] for n in range(num_groups)}
+    late: list[tuple[Lease, int]] = []
+    for step in range(4):
+        asked = [
+            msgspec.structs.replace(request(name, num=num), done=sorted(ended))
+            for name, ended in done.items()
+            if len(ended) < num
+        ]
+        dispatch.add(asked, 5)
+        is_last = step == 3
+        for _ in range(20 if is_last else data.draw(st.integers(0, 4))):
+            leases = [lease for given in dispatch.assign().values() for lease in given]
+            sent = [(lease, index) for lease in leases for index in lease.indices]
+            for lease, index in sent:
+                fate = "end" if is_last else data.draw(st.sampled_from(["end", "stay", "stay"]))
+                if fate == "end":
+                    assert dispatch.admit(lease.attempt, completion(lease, index))
+                    done[lease.request.group_id].append(index)
+                else:
+                    late.append((lease, index))
+            if not is_last and data.draw(st.booleans()) and all(lease.attempt < MAX_ATTEMPTS for lease, _ in late):
+                dispatch.engine_down("e0")
+                dispatch.engine_up("e0", 40)
+        given_up = dispatch.drop_queued()
+        aborted = 0
+        for lease, index in late:
+            end = msgspec.structs.replace(completion(lease, index), finish_reason="abort")
+            aborted += dispatch.admit(lease.attempt, end)
+        assert dispatch.num_unfinished == 0
+        assert sum(map(len, done.values())) + aborted + len(given_up) == num * num_groups
+    assert all(sorted(ended) == list(range(num)) for ended in done.values())

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from hybridflow.rollout.translate import input_tokens, to_completion, to_sglang, undecoded
+import msgspec
+import pytest
+
+from hybridflow.errors import RolloutError
+from hybridflow.rollout.translate import MAX_SUPPORT_TOKENS, input_tokens, to_completion, to_sglang, undecoded
 from hybridflow.types import GroupRequest, Partial, Prompt, SamplingParams, VersionRun
 
 PROMPT = Prompt(prompt_id="p", token_ids=[1, 2], data_source="s", ability="a", ground_truth="g")
@@ -67,3 +71,32 @@ def test_what_the_engine_is_given() -> None:
     assert input_tokens(REQUEST, 1) == [1, 2, 7, 8]
     assert to_sglang(sampling, 5)["max_new_tokens"] == 10
     assert to_sglang(sampling, 5, 2)["max_new_tokens"] == 8
+    assert "top_k" not in to_sglang(sampling, 5)
+    narrow = msgspec.structs.replace(sampling, returns_support=True)
+    assert to_sglang(narrow, 5)["top_k"] == MAX_SUPPORT_TOKENS  # SGLang tells of no more
+
+
+def narrow_output(token_ids: list[int], support: list[list[int]], reason: dict[str, Any]) -> dict[str, Any]:
+    behaviour = [-0.5] * len(support)
+    return output(token_ids, reason, output_token_sampling_mask=support, output_token_sampling_logprobs=behaviour)
+
+
+def test_what_could_have_been_drawn_comes_with_the_probabilities_over_it() -> None:
+    answer = narrow_output([9, 5], [[9, 3], [5]], {"type": "stop", "matched": 5})
+    completion = to_completion(REQUEST, 0, answer, 4, decode, with_support=True)
+    assert (completion.support_lengths, completion.support_ids) == ([2, 1], [9, 3, 5])
+    assert completion.rollout_logprobs == [-0.5, -0.5]
+
+
+def test_support_of_a_resumed_completion_is_that_of_all_its_tokens() -> None:
+    partial = msgspec.structs.replace(PARTIAL, support_lengths=[1, 3], support_ids=[7, 8, 1, 2])
+    request = msgspec.structs.replace(REQUEST, partials=[partial])
+    answer = narrow_output([9, 5], [[9, 3], [5]], {"type": "abort", "message": "Aborted"})
+    completion = to_completion(request, 1, answer, 4, decode, with_support=True)
+    assert (completion.token_ids, completion.support_lengths) == ([7, 8, 9], [1, 3, 2])
+    assert completion.support_ids == [7, 8, 1, 2, 9, 3]
+
+
+def test_tokens_without_support_are_an_error() -> None:
+    with pytest.raises(RolloutError, match=r"has 2 tokens, and SGLang says of 1 .* set rollout.top_p = 1"):
+        to_completion(REQUEST, 0, narrow_output([9, 5], [[9]], {"type": "length"}), 4, decode, with_support=True)

@@ -50,6 +50,13 @@ def test_an_entry_is_the_checksum_of_the_bytes(dtype: torch.dtype, shape: tuple[
     assert describe_tensor("w", tensor) == TensorEntry("w", shape, str(dtype)[6:], zlib.crc32(raw))
 
 
+def test_a_described_tensor_can_still_leave_its_device() -> None:
+    """Its storage is shrunk to nothing then; numpy would have locked it."""
+    tensor = torch.ones(4)
+    describe_tensor("w", tensor)
+    assert tensor.untyped_storage().resizable()
+
+
 def test_a_tensor_that_is_not_contiguous_travels_in_its_logical_order() -> None:
     tensor = torch.arange(6.0).reshape(2, 3).t()
     (bucket,) = iterate_buckets([("w", tensor)], version=0, source="s", bucket_bytes=100)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridflow.errors import ProtocolError
-from hybridflow.types import Completion, Scored, ScoreRequest, Unknown
+from hybridflow.types import Completion, Scored, ScoreRequest, Unknown, VersionRun
 from hybridflow.wire import codec
 from hybridflow.wire.messages import Accepted, Bye, Finished, Hello, Ready, ScoreReply, Stop, Work, build_completion_id
 from hybridflow.wire.packed import pack_completion, unpack_completion
@@ -93,7 +93,11 @@ def test_credits_out_of_bounds_are_refused_on_arrival(credits: int) -> None:
 
 @pytest.mark.parametrize(
     ("field", "data", "message"),
-    [("rollout_logprobs", b"8 bytes.", "2 tokens but 1 logprobs"), ("token_ids", b"9 bytes..", "middle of a number")],
+    [
+        ("rollout_logprobs", b"8 bytes.", "2 tokens but 1 logprobs"),
+        ("token_ids", b"9 bytes..", "middle of a number"),
+        ("support_lengths", b"4 by", "2 tokens but the support of 1"),
+    ],
 )
 def test_numbers_that_do_not_fit_each_other_are_refused(field: str, data: bytes, message: str) -> None:
     torn = msgspec.to_builtins(PACKED, builtin_types=(bytes,)) | {field: data}
@@ -107,7 +111,12 @@ def test_numbers_that_do_not_fit_each_other_are_refused(field: str, data: bytes,
 def test_packed_numbers_come_back_as_they_were() -> None:
     numbers = [-0.1, 0.0, -1e-300, -745.13321910194122, float("-inf")]
     completion = msgspec.structs.replace(
-        COMPLETION, token_ids=[0, 1, 255, 151_935, 2**31 - 1], rollout_logprobs=numbers
+        COMPLETION,
+        token_ids=[0, 1, 255, 151_935, 2**31 - 1],
+        rollout_logprobs=numbers,
+        support_lengths=[1, 2, 1, 1, 1],
+        support_ids=[0, 1, 7, 255, 151_935, 2**31 - 1],
+        versions=[VersionRun(3, 2), VersionRun(4, 3)],
     )
     assert unpack_completion(pack_completion(completion)) == completion
     assert PACKED.token_ids == b"\x03\0\0\0\x04\0\0\0", "little-endian, 4 bytes each"

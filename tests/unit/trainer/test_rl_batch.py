@@ -1,0 +1,106 @@
+"""What the trainer's loss gets of each token that was sampled."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hybridflow.batching.sequences import build_train_sequences
+from hybridflow.trainer.batch import pack_rank
+from hybridflow.trainer.objectives import PolicyObjective
+from hybridflow.types import (
+    Completion,
+    Group,
+    Prompt,
+    Scored,
+    ScoredCompletion,
+    TrainBatch,
+    TrainSequence,
+    VersionRun,
+)
+from megatron_ext.context_split import cut_micro_batch
+from megatron_ext.packing import MicroBatch, PackInput, pack_sequences
+
+PROMPT = Prompt(prompt_id="p", token_ids=[1, 2], data_source="s", ability="a", ground_truth="g")
+
+
+def row(index: int, versions: list[VersionRun], version: int) -> TrainSequence:
+    """The training row of a completion of three tokens, when policy 7 trains on it."""
+    completion = Completion(
+        completion_id=f"g-c{index:02d}",
+        group_id="g",
+        prompt_id="p",
+        index=index,
+        token_ids=[5, 6, 7],
+        rollout_logprobs=[-0.5, -0.25, -0.125],
+        text="",
+        finish_reason="stop",
+        policy_version=version,
+        prompt_tokens=2,
+        cached_tokens=0,
+        versions=versions,
+    )
+    verdict = Scored(value=1.0, rule="r", extracted="", why="")
+    member = ScoredCompletion(completion=completion, verdict=verdict, scored_by="w")
+    (sequence,) = build_train_sequences([Group(group_id="g", prompt=PROMPT, members=[member])], {"g": [2.0]}, 7)
+    return sequence
+
+
+def packed(*rows: TrainSequence) -> MicroBatch:
+    (micro_batch,) = pack_rank(TrainBatch(sequences=list(rows), plan=[[list(range(len(rows)))]]), 0)
+    return micro_batch
+
+
+def test_each_token_brings_the_engines_logprob_and_its_age() -> None:
+    fresh = row(0, [], 7)
+    resumed = row(1, [VersionRun(5, 1), VersionRun(7, 2)], 7)
+    surplus = row(2, [], 6)
+    assert (fresh.staleness, resumed.staleness, surplus.staleness) == ([], [2, 0, 0], [1, 1, 1])
+    inputs = packed(fresh, resumed, surplus).loss_inputs
+    assert inputs["rollout_logprobs"].tolist() == [-0.5, -0.25, -0.125] * 3
+    assert inputs["staleness"].tolist() == [0, 0, 0, 2, 0, 0, 1, 1, 1]
+
+
+def test_the_gap_is_measured_on_tokens_of_the_present_policy() -> None:
+    """What is older differs by what was learnt since, not by the engine."""
+    micro_batch = packed(row(0, [VersionRun(5, 1), VersionRun(7, 2)], 7))
+    old_N = torch.tensor([-9.0, -0.5, -0.125])
+    micro_batch.loss_inputs["old_logprobs"] = old_N
+    sums = PolicyObjective(clip_low=0.2, clip_high=0.2)(old_N, None, micro_batch)
+    assert sums.metrics["fresh_tokens"] == 2
+    assert sums.metrics["logprob_gap"] == 0.25
+
+
+def test_support_of_counted_tokens_alone_is_packed() -> None:
+    narrow = TrainSequence(
+        sequence_id="s",
+        prompt_token_ids=[1, 2],
+        response_token_ids=[5, 6, 7],
+        loss_mask=[1, 0, 1],
+        rollout_logprobs=[-1.0, -1.0, -1.0],
+        support_lengths=[2, 1, 3],
+        support_ids=[5, 9, 6, 7, 8, 4],
+    )
+    support = packed(row(0, [], 7), narrow).support
+    assert support is not None
+    assert support.lengths_N.tolist() == [0, 0, 0, 2, 3]  # of the first row any token could be drawn
+    assert support.token_ids_M.tolist() == [5, 9, 7, 8, 4]
+    assert packed(row(0, [], 7)).support is None
+
+
+def test_context_parallel_ranks_get_the_support_of_their_positions() -> None:
+    lengths, ids = [1, 2, 3, 1, 2], [10, 20, 21, 30, 31, 32, 40, 50, 51]
+    whole = pack_sequences([PackInput(list(range(6)), 1, [1] * 5, support=(lengths, ids))])
+    of_rank = []
+    for rank in range(2):
+        part = cut_micro_batch(whole, 2, rank)
+        support = part.micro_batch.support
+        assert support is not None
+        pieces = support.token_ids_M.split(support.lengths_N.tolist())
+        of_rank += list(zip(part.predicted_R.tolist(), [piece.tolist() for piece in pieces], strict=True))
+    assert sorted(of_rank) == [(0, [10]), (1, [20, 21]), (2, [30, 31, 32]), (3, [40]), (4, [50, 51])]
+
+
+def test_support_that_does_not_fit_its_tokens_is_refused() -> None:
+    with pytest.raises(ValueError, match="support has 1 lengths for 2 predicted tokens, and 3 ids"):
+        pack_sequences([PackInput([1, 2, 3], 1, [1, 1], support=([2], [1, 2, 3]))])
