@@ -1,5 +1,7 @@
 """An OpenAI-compatible server on the loopback that knows every answer and misbehaves as it is told.
 
+In a thread (`serving`), in a process of its own (`serving_apart`), or in the event loop of its user (`start`).
+
 It answers [[YES]] where the gold answer has the word "agrees" in it, else [[NO]]. No library of HTTP: what it does
 wrong on the wire is done on purpose.
 """
@@ -9,12 +11,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import multiprocessing
 import random
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
 
 RIGHT, BUSY, ERROR, NEVER, GARBAGE = "right", "busy", "error", "never", "garbage"
 UNREADABLE, WRONG, BAD_REQUEST = "unreadable", "wrong", "bad_request"
@@ -57,14 +62,23 @@ class JudgeServer:
         self._next: list[str] = []
         self._refused_at: dict[str, float] = {}
 
+    def behave(self, plan: list[str]) -> None:
+        """Another plan from now on."""
+        self.plan, self._next = plan, []
+
+    async def start(self) -> asyncio.Server:
+        """Serves in the running event loop, until what it returns is closed."""
+        server = await asyncio.start_server(self._handle, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        return server
+
     @contextmanager
     def serving(self) -> Iterator[JudgeServer]:
         """Runs in a thread of its own until the block ends."""
         ready, loop = threading.Event(), asyncio.new_event_loop()
 
         async def serve() -> None:
-            server = await asyncio.start_server(self._handle, "127.0.0.1", 0)
-            self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+            await self.start()
             ready.set()
 
         def run() -> None:
@@ -94,6 +108,8 @@ class JudgeServer:
                 await self._answer(request, reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
             self.counts["disconnected"] += 1
+        except asyncio.CancelledError:
+            return  # the server ends; asyncio.streams would print this
         finally:
             writer.close()
 
@@ -123,6 +139,39 @@ class JudgeServer:
         if not self._next:
             self._next = self._rng.sample(self.plan, len(self.plan))
         return self._next.pop()
+
+
+@dataclass
+class ServerApart:
+    """A server in another process."""
+
+    url: str
+    counts: dict[str, int] = field(default_factory=dict)
+    """Once it has ended, and so is the next."""
+    most_in_flight: int = 0
+
+
+@contextmanager
+def serving_apart(**options: Any) -> Iterator[ServerApart]:
+    """`JudgeServer(**options)` in a process of its own, so that it takes no time from the client's."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve_apart, args=(theirs, options), daemon=True)
+    process.start()
+    server = ServerApart(ours.recv())
+    try:
+        yield server
+    finally:
+        ours.send("end")
+        server.counts, server.most_in_flight = ours.recv()
+        process.join()
+
+
+def _serve_apart(channel: Connection, options: dict[str, Any]) -> None:
+    with JudgeServer(**options).serving() as server:
+        channel.send(server.url)
+        channel.recv()
+    channel.send((dict(server.counts), server.most_in_flight))
 
 
 def _answer(request: str, kind: str) -> bytes:
