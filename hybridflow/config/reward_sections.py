@@ -39,10 +39,21 @@ class RulesSection(Section):
         return verifiers
 
 
+class OverlongSection(Section):
+    """The penalty for completions near the length limit, see algorithms/overlong.py; a term beside the reward."""
+
+    buffer_tokens: int = Field(default=0, ge=0)
+    """Tokens below `rollout.max_new_tokens` at which it begins; 0 switches it off. QwenLong-L1: 1000 of 10000."""
+    penalty_factor: float = Field(default=1.0, gt=0)
+    """Penalty at the limit."""
+
+
 class RewardSection(Section):
     """Reward workers."""
 
     rules: RulesSection = RulesSection()
+    overlong: OverlongSection = OverlongSection()
+    """Added to the reward for advantages alone: filters, accuracy and evaluation do not see it."""
     judge: JudgeSection = JudgeSection()
     """Asked after the rules; without endpoints, rules decide alone."""
     num_workers: int = Field(default=2, ge=1)

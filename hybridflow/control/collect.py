@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hybridflow.control.timeline import Mark
 from hybridflow.errors import RewardError
 from hybridflow.protocols import RewardStream, Rollout
 from hybridflow.types import Group, GroupRequest, Prompt, RolloutReport, SamplingParams, ScoredCompletion
@@ -38,6 +39,7 @@ def collect_groups(
     stream: RewardStream,
     verdict_timeout_s: float,
     check_workers: Callable[[], None] = lambda: None,
+    mark: Callable[[Mark], None] = lambda what: None,
 ) -> Collected:
     """Decodes and scores all requests.
 
@@ -48,6 +50,7 @@ def collect_groups(
     """
     expected = sum(request.num_completions for request in requests)
     stream.expect(requests)
+    mark("decode_begin")
     rollout.start(requests, sampling)
     scored: dict[str, list[ScoredCompletion]] = {request.group_id: [] for request in requests}
     report: RolloutReport | None = None
@@ -58,9 +61,12 @@ def collect_groups(
         if report is None:
             report = rollout.poll()
             last_news = time.monotonic()
+            if report is not None:
+                mark("decode_end")
         if item is not None:
             scored[item.completion.group_id].append(item)
             arrived += 1
+            mark("verdict")
             last_news = time.monotonic()
             continue
         check_workers()

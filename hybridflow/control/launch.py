@@ -85,6 +85,7 @@ def _open_folder(config: Config, folder: RunFolder, resume: bool, display: LiveD
     folder.reopen(config)
     display.note(f"resuming from {latest}: {state.rl_step} RL steps done")
     CompletionRecord(folder.completions).truncate_after(state.rl_step)
+    CompletionRecord(folder.timeline).truncate_after(state.rl_step)
     CompletionRecord(folder.eval_completions).truncate_after(state.last_recorded_step)
     return state
 
@@ -139,6 +140,7 @@ def _build_run(
         rollout=system.rollout,
         stream=system.stream,
         check_workers=system.check_workers,
+        timeline=system.timeline,
         display=display,
         trackers=trackers.steps,
         warmup_tracker=trackers.warmup,
@@ -155,6 +157,7 @@ def _summarise(run: Run, status: str) -> dict[str, Any]:
         status=status,
         wall_s=run.wall_s,
         seed=run.config.run.seed,
+        judge=run.judge.summary(),
         sampling_guarantee=SAMPLING_GUARANTEE["cuda" if torch.cuda.is_available() else "cpu"],
     )
 

@@ -12,12 +12,14 @@ from hybridflow.control.batch import FilteredBatch
 from hybridflow.control.checkpoints import Checkpoints
 from hybridflow.control.collect import Collected, build_requests, collect_groups
 from hybridflow.control.evaluate import compute_accuracy, greedy
+from hybridflow.control.judge_totals import JudgeTotals
 from hybridflow.control.prepare import Inputs
 from hybridflow.control.publish import publish_weights
 from hybridflow.control.records import CompletionRecord
 from hybridflow.control.run_folder import RunFolder
 from hybridflow.control.state import RunState
 from hybridflow.control.step_metrics import add_to_state, build_metrics
+from hybridflow.control.timeline import Timeline, TimelineRecord, compute_overlap
 from hybridflow.control.unknowns import UnknownGuard
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.log import set_step
@@ -48,6 +50,7 @@ class Run:
         warmup_tracker: JsonlTracker,
         state: RunState,
         started: float,
+        timeline: Timeline | None = None,
     ) -> None:
         """`started` is the monotonic time at which this process began to work on the run."""
         self.config = config
@@ -63,9 +66,12 @@ class Run:
         self._check_workers = check_workers
         self._trackers = trackers
         self._unknowns = UnknownGuard(config.reward.max_unknown_fraction)
+        self.judge = JudgeTotals(state.judge)
         self._checkpoints = Checkpoints(
             folder.checkpoints, config.checkpoint.keep_last, config.checkpoint.in_background
         )
+        self._timeline = timeline or Timeline()
+        self._timelines = TimelineRecord(folder.timeline)
         self._completions = CompletionRecord(folder.completions)
         self._eval_completions = CompletionRecord(folder.eval_completions)
         self._sampling = SamplingParams(
@@ -86,20 +92,24 @@ class Run:
         try:
             yield
         finally:
-            seconds = time.monotonic() - started
-            self.state.add_seconds(name, seconds)
-            self._step_seconds[name] = seconds
+            ended = time.monotonic()
+            self._add_seconds(name, ended - started)
+            self._timeline.add(name, started, ended)
 
     def begin_step(self) -> int:
         """Number of the step that begins now; what is timed from here on counts for it."""
         self._step_seconds = {}
+        self._timeline.begin_step()
         set_step(self.state.rl_step + 1)
         return self.state.rl_step + 1
 
     def collect(self, step: int) -> Collected:
         """The groups of a step, decoded and scored."""
         prompts = self._inputs.train.prompts_for_step(step - 1, self.config.train.prompts_per_step)
-        return self._collect(f"t{step:05d}", prompts, self.config.algorithm.num_completions, self._sampling)
+        collected = self._collect(f"t{step:05d}", prompts, self.config.algorithm.num_completions, self._sampling)
+        for name, seconds in self._timeline.add_collected().items():
+            self._add_seconds(name, seconds)
+        return collected
 
     def publish(self) -> None:
         """Gives the engines the present weights under the present version."""
@@ -133,10 +143,15 @@ class Run:
 
     def record(self, step: int, collected: Collected, filtered: FilteredBatch, update: UpdateReport | None) -> None:
         """Adds the step to the totals, the files, the trackers and the display."""
+        spans = self._timeline.finish_step()
+        self._timelines.append(step, spans)
+        self._step_seconds["step"] = spans["step"][1]
         add_to_state(self.state, collected, filtered, update)
         metrics = build_metrics(self.state, collected, filtered, update, self._step_seconds, self.learning_rate(step))
-        metrics |= self._stream.take_metrics()
-        self._completions.append(step, collected.groups)
+        metrics |= self._stream.take_metrics() | self.judge.take_metrics()
+        if (overlap := compute_overlap(spans)) is not None:
+            metrics["perf/score_overlap"] = overlap
+        self._completions.append(step, collected.groups, filtered.overlong)
         self._trackers.log(step, metrics)
         self.display.step(step - 1, metrics)
 
@@ -174,6 +189,11 @@ class Run:
         """Seconds of this run so far, earlier processes included."""
         return self._wall_before + time.monotonic() - self._started
 
+    def _add_seconds(self, name: str, seconds: float) -> None:
+        """Counts for the run and for the step under way."""
+        self.state.add_seconds(name, seconds)
+        self._step_seconds[name] = seconds
+
     def _collect(self, prefix: str, prompts: list[Prompt], num_completions: int, sampling: SamplingParams) -> Collected:
         collected = collect_groups(
             build_requests(prefix, prompts, num_completions),
@@ -182,6 +202,8 @@ class Run:
             stream=self._stream,
             verdict_timeout_s=self.config.reward.timeout_s,
             check_workers=self._check_workers,
+            mark=self._timeline.mark,
         )
+        self.judge.add(collected.groups)
         self._unknowns.add(collected.groups)
         return collected

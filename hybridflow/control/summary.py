@@ -11,8 +11,19 @@ from hybridflow.run_folder.summary import installed_versions
 PHASES = ("rollout", "train", "sync")
 
 
-def build_summary(state: RunState, *, status: str, wall_s: float, seed: int, sampling_guarantee: str) -> dict[str, Any]:
-    """Everything that is said of a run at its end. A number that was never measured is null."""
+def build_summary(
+    state: RunState,
+    *,
+    status: str,
+    wall_s: float,
+    seed: int,
+    sampling_guarantee: str,
+    judge: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Everything that is said of a run at its end. A number that was never measured is null.
+
+    `judge` holds the totals of the model judge and the last state of its endpoints; None where none was asked.
+    """
     seconds = dict.fromkeys(PHASES, 0.0) | state.phase_seconds
     return {
         "status": status,
@@ -31,6 +42,8 @@ def build_summary(state: RunState, *, status: str, wall_s: float, seed: int, sam
         "logprob_gap_mean_abs": _finite(state.logprob_gap_mean_abs),
         "num_skipped_updates": state.num_skipped_updates,
         "num_truncated_completions": state.num_truncated,
+        "overlong_mean": state.overlong_sum / state.num_shaped if state.num_shaped else None,
+        "judge": judge,
         "prompt_tokens": state.prompt_tokens,
         "cached_tokens": state.cached_tokens,
         "rollout_events": state.rollout_events,
