@@ -58,7 +58,7 @@ class RewardSection(Section):
     """Asked after the rules; without endpoints, rules decide alone."""
     num_workers: int = Field(default=2, ge=1)
     credits: int = Field(default=8, ge=1, le=64)
-    """Unanswered completions that one worker may hold."""
+    """Unanswered completions that one worker may hold. With a judge, fewer than its slots leave some of them empty."""
     timeout_s: float = Field(default=120.0, gt=0)
     """Longest wait for any verdict once decoding has ended."""
     lease_s: float = Field(default=10.0, ge=3.0)

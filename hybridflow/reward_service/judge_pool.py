@@ -29,8 +29,8 @@ class Endpoint:
         self, url: str, num_slots: int, per_second: float | None, late_after_s: float, clock: Callable[[], float]
     ) -> None:
         self.url = url
-        self.num_free = num_slots
-        self.latency = Latency(late_after_s, num_slots)
+        self.num_free = self._num_slots = num_slots
+        self.latency = Latency(late_after_s)
         self.strain = Strain()
         self.answered_at = -math.inf
         """When it last answered any request, by the clock."""
@@ -43,6 +43,7 @@ class Endpoint:
 
     def started(self) -> None:
         self.num_free -= 1
+        self.latency.started(self._num_slots - self.num_free)
         self.breaker.started()
         self.pace.started()
 

@@ -90,15 +90,19 @@ class Latency:
     """How long answers take, and from when on one is late.
 
     Late is LATE_FACTOR times the 95th percentile of the last answers, at least SHORTEST_LATE_S and at most
-    `longest_s`, which also stands until enough are known: MIN_ANSWERS, and two for each of `num_slots` requests side by
-    side, as of those that started together the fast ones are known first.
+    `longest_s`, which also stands until enough are known: MIN_ANSWERS, and two for each request that ever was side by
+    side with others, as of those that started together the fast ones are known first.
     """
 
-    def __init__(self, longest_s: float, num_slots: int = 1) -> None:
+    def __init__(self, longest_s: float) -> None:
         self._longest_s = longest_s
-        self._num_needed = max(MIN_ANSWERS, 2 * num_slots)
-        self._seconds: deque[float] = deque(maxlen=max(REMEMBERED_ANSWERS, self._num_needed))
+        self._num_needed = MIN_ANSWERS
+        self._seconds: deque[float] = deque(maxlen=REMEMBERED_ANSWERS)
         self._late_s = longest_s
+
+    def started(self, num_in_flight: int) -> None:
+        """A request has started, and so many are under way."""
+        self._num_needed = min(max(self._num_needed, 2 * num_in_flight), REMEMBERED_ANSWERS)
 
     def answered(self, seconds: float) -> None:
         self._seconds.append(seconds)

@@ -2,8 +2,8 @@
 
 In a thread (`serving`), in a process of its own (`serving_apart`), or in the event loop of its user (`start`).
 
-It answers [[YES]] where the gold answer has the word "agrees" in it, else [[NO]]. No library of HTTP: what it does
-wrong on the wire is done on purpose.
+It answers [[YES]] where the question has a word in it, "agrees" unless told otherwise, else [[NO]]. No library of HTTP:
+what it does wrong on the wire is done on purpose.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ class JudgeServer:
     delay_s: tuple[float, float] = (0.0, 0.0)
     """Shortest and longest time until an answer, right or garbage; refusals are immediate."""
     retry_after: str | None = None
+    agreeing: str = "agrees"
+    """Word in a request that makes the right answer YES."""
     seed: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     bodies: list[str] = field(default_factory=list)
@@ -131,7 +133,8 @@ class JudgeServer:
                 await _send(writer, _STATUS[kind], b'{"error": {"message": "not now"}}', self.retry_after)
                 return
             await asyncio.sleep(self._rng.uniform(*self.delay_s))
-            await _send(writer, 200, next(self._garbage) if kind == GARBAGE else _answer(request, kind), None)
+            answer = next(self._garbage) if kind == GARBAGE else _answer(self.agreeing in request, kind)
+            await _send(writer, 200, answer, None)
         finally:
             self._in_flight -= 1
 
@@ -174,8 +177,8 @@ def _serve_apart(channel: Connection, options: dict[str, Any]) -> None:
     channel.send((dict(server.counts), server.most_in_flight))
 
 
-def _answer(request: str, kind: str) -> bytes:
-    verdict = "[[YES]]" if ("agrees" in request) == (kind == RIGHT) else "[[NO]]"
+def _answer(agrees: bool, kind: str) -> bytes:
+    verdict = "[[YES]]" if agrees == (kind == RIGHT) else "[[NO]]"
     content = "Who knows." if kind == UNREADABLE else f"Compared word by word.\n{verdict}"
     message = {"role": "assistant", "content": content}
     usage = {"prompt_tokens": 200, "completion_tokens": 10, "total_tokens": 210}

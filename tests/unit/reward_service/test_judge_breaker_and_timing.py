@@ -158,8 +158,10 @@ def test_late_is_learned_from_answers_and_doubled_by_each_late_one() -> None:
 
 
 def test_late_is_not_learned_from_the_fastest_of_those_that_started_together() -> None:
-    latency = Latency(longest_s=10.0, num_slots=64)
-    for _ in range(127):
+    latency = Latency(longest_s=10.0)
+    for num_in_flight in range(1, 41):
+        latency.started(num_in_flight)
+    for _ in range(79):
         latency.answered(0.5)
     assert latency.late_s(0) == 10.0
     latency.answered(0.5)
