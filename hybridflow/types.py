@@ -146,6 +146,19 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
         return self.versions or [VersionRun(self.policy_version, len(self.token_ids))]
 
 
+class JudgeReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What the judge of one reward worker has done since that worker's process started; travels with its verdicts."""
+
+    process: str
+    """Tells a process that took over the id of a dead one from the same process later on."""
+    number: int
+    """Counts the reports of this process from 1."""
+    counts: dict[str, float]
+    """Totals by name: requests, answers, prompt_tokens, cost, failures/busy, breaker_opened, ..."""
+    endpoints: dict[str, str]
+    """State of the circuit breaker by URL: closed, half_open or open."""
+
+
 class Scored(msgspec.Struct, frozen=True, kw_only=True, tag="scored"):
     """A verdict that was reached."""
 
@@ -164,6 +177,9 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True, tag="scored"):
     """Name of the model judge that was asked after the rule; empty where none was."""
     judge_vote: Literal["", "yes", "no"] = ""
     """What it said."""
+    rule_value: float | None = None
+    """What the rule alone gave, where a judge was asked after it; None: `value` is the rule's."""
+    judge_report: JudgeReport | None = None
 
 
 class Unknown(msgspec.Struct, frozen=True, kw_only=True, tag="unknown"):
@@ -174,6 +190,7 @@ class Unknown(msgspec.Struct, frozen=True, kw_only=True, tag="unknown"):
     """Name of the rule that had something to say before this became unknown, or that could not say it."""
     extracted: str = ""
     """Answer found in the completion, where that much is known."""
+    judge_report: JudgeReport | None = None
 
 
 Verdict = Scored | Unknown

@@ -22,7 +22,7 @@ class JudgeSection(Section):
     api_key_env: str = "OPENAI_API_KEY"
     """Environment variable that holds the key, where the servers want one."""
     num_votes: int = Field(default=1, ge=1)
-    """Odd; the majority decides."""
+    """Odd; the majority decides, and no more are asked for than it takes."""
     max_tokens: int = Field(default=512, ge=1)
     """Longest explanation and verdict."""
     max_unreadable: int = Field(default=5, ge=1)
@@ -32,7 +32,8 @@ class JudgeSection(Section):
     max_requests_per_s: float | None = Field(default=None, gt=0)
     """At each endpoint, from each reward worker; empty: no limit."""
     late_after_s: float = Field(default=10.0, gt=0)
-    """A request without an answer for so long is sent elsewhere too; less where the last answers were all faster."""
+    """A request without an answer for so long is sent elsewhere too; less where the last answers were all faster, and
+    never more than a fifth of `deadline_s`."""
     request_timeout_s: float = Field(default=30.0, gt=0)
     deadline_s: float = Field(default=50.0, gt=0)
     """Longest time for a verdict, with all its votes, pauses and repeats; then it is unknown."""

@@ -39,15 +39,26 @@ class RulesSection(Section):
         return verifiers
 
 
+class OverlongSection(Section):
+    """The penalty for completions near the length limit, see algorithms/overlong.py; a term beside the reward."""
+
+    buffer_tokens: int = Field(default=0, ge=0)
+    """Tokens below `rollout.max_new_tokens` at which it begins; 0 switches it off. QwenLong-L1: 1000 of 10000."""
+    penalty_factor: float = Field(default=1.0, gt=0)
+    """Penalty at the limit."""
+
+
 class RewardSection(Section):
     """Reward workers."""
 
     rules: RulesSection = RulesSection()
+    overlong: OverlongSection = OverlongSection()
+    """Added to the reward for advantages alone: filters, accuracy and evaluation do not see it."""
     judge: JudgeSection = JudgeSection()
     """Asked after the rules; without endpoints, rules decide alone."""
     num_workers: int = Field(default=2, ge=1)
     credits: int = Field(default=8, ge=1, le=64)
-    """Unanswered completions that one worker may hold."""
+    """Unanswered completions that one worker may hold. With a judge, fewer than its slots leave some of them empty."""
     timeout_s: float = Field(default=120.0, gt=0)
     """Longest wait for any verdict once decoding has ended."""
     lease_s: float = Field(default=10.0, ge=3.0)

@@ -204,6 +204,12 @@ class Config(Section):
                 f"reward.judge.deadline_s ({judge.deadline_s:g}) is not below reward.timeout_s ({wait_s:g}): the run "
                 "would end before the judge may be late. Remedy: lower the first, or raise the second"
             )
+        buffer, limit = self.reward.overlong.buffer_tokens, self.rollout.max_new_tokens
+        if buffer > limit:
+            raise ValueError(
+                f"reward.overlong.buffer_tokens ({buffer}) is above rollout.max_new_tokens ({limit}): a completion of "
+                f"no token at all would be penalised. Remedy: lower the first, or raise the second"
+            )
         window = self.rollout.context_tokens
         longest = self.data.max_prompt_tokens + self.rollout.max_new_tokens
         if longest > window:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from hybridflow.control.carryover import CarriedGroup, CarryCounts, StepPlan, build_requests, plan_all
 from hybridflow.control.gathering import Gathering
+from hybridflow.control.timeline import Mark
 from hybridflow.errors import RewardError, RolloutError
 from hybridflow.protocols import RewardStream, Rollout
 from hybridflow.types import Group, GroupRequest, RolloutReport, SamplingParams
@@ -57,6 +58,7 @@ def collect_step(
     stream: RewardStream,
     verdict_timeout_s: float,
     check_workers: Callable[[], None] = lambda: None,
+    mark: Callable[[Mark], None] = lambda what: None,
 ) -> Collected:
     """Decodes and scores until as many groups are complete as the plan needs; then stops the rest and keeps it.
 
@@ -64,10 +66,11 @@ def collect_step(
     was decoded to its end; is unblocked by each verdict, or each `POLL_S`, to keep the engines at work and to see
     whether a worker died (`check_workers` raises then).
     Raises RewardError, naming completions, if verdicts stay away for `verdict_timeout_s` after decoding has ended, and
-    RolloutError if engines abort what nobody stopped.
+    RolloutError if engines abort what nobody stopped. `mark` is told when decoding begins and ends and of each verdict.
     """
     gathering = Gathering(plan)
     stream.expect(gathering.requests)
+    mark("decode_begin")
     rollout.start(gathering.requests, sampling)
     report: RolloutReport | None = None
     is_stopped = False
@@ -80,12 +83,15 @@ def collect_step(
         if report is None:
             report = rollout.poll()
             last_news = time.monotonic()
+            if report is not None:
+                mark("decode_end")
         if is_stopped:
             dropped = rollout.take_dropped()
             stream.withdraw(dropped)
             gathering.drop(dropped)
         if item is not None:
             gathering.add(item)
+            mark("verdict")
             last_news = time.monotonic()
             continue
         check_workers()

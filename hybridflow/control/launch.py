@@ -81,6 +81,7 @@ def _open_folder(config: Config, folder: RunFolder, resume: bool, display: LiveD
     folder.reopen(config)
     display.note(f"resuming from {latest}: {state.rl_step} RL steps done")
     CompletionRecord(folder.completions).truncate_after(state.rl_step)
+    CompletionRecord(folder.timeline).truncate_after(state.rl_step)
     CompletionRecord(folder.eval_completions).truncate_after(state.last_recorded_step)
     return state
 
@@ -135,6 +136,7 @@ def _build_run(
         rollout=system.rollout,
         stream=system.stream,
         check_workers=system.check_workers,
+        timeline=system.timeline,
         display=display,
         trackers=trackers.steps,
         warmup_tracker=trackers.warmup,
@@ -155,6 +157,7 @@ def _summarise(run: Run, status: str, transport: Transport) -> dict[str, Any]:
         weight_transport={"used": transport.name, "reason": transport.reason},
         sampling_guarantee=sampling_guarantee(run.config.rollout, torch.cuda.is_available()),
         num_carried=len(run.carried) if run.config.rollout.over_sampling > 1 else None,
+        judge=run.judge.summary(),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,17 @@ class CompletionRecord:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def append(self, step: int, groups: list[Group]) -> None:
-        """Writes every member of every group and has it on disk before it returns."""
+    def append(self, step: int, groups: list[Group], overlong: Mapping[str, Sequence[float]] | None = None) -> None:
+        """Writes every member of every group and has it on disk before it returns.
+
+        `overlong` holds the overlong penalties by group id, in member order, where there are any.
+        """
         now = time.time()
-        lines = [json.dumps(_line(step, member, now), ensure_ascii=False) for g in groups for member in g.members]
+        lines: list[str] = []
+        for group in groups:
+            penalties = (overlong or {}).get(group.group_id) or [0.0] * len(group.members)
+            for member, penalty in zip(group.members, penalties, strict=True):
+                lines.append(json.dumps(_line(step, member, penalty, now), ensure_ascii=False))
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write("".join(line + "\n" for line in lines))
             stream.flush()
@@ -48,7 +56,7 @@ class CompletionRecord:
         unfinished.replace(self._path)
 
 
-def _line(step: int, member: ScoredCompletion, now: float) -> dict[str, Any]:
+def _line(step: int, member: ScoredCompletion, penalty: float, now: float) -> dict[str, Any]:
     completion, verdict = member.completion, member.verdict
     scored = isinstance(verdict, Scored)
     runs = completion.versions
@@ -63,14 +71,23 @@ def _line(step: int, member: ScoredCompletion, now: float) -> dict[str, Any]:
         "verdict": {
             "status": "scored" if scored else "unknown",
             "rule": verdict.rule if scored else None,
+            "rule_reward": _rule_reward(verdict) if scored else None,
+            "judge": (verdict.judge or None) if scored else None,
+            "judge_vote": (verdict.judge_vote or None) if scored else None,
             "extracted": verdict.extracted if scored else None,
             "predicted_form": verdict.predicted_form if scored else None,
             "gold_form": verdict.gold_form if scored else None,
             "why": verdict.why,
         },
         "reward": verdict.value if scored else None,
+        "overlong": penalty,
         "finish_reason": completion.finish_reason,
         "prompt_tokens": completion.prompt_tokens,
         "response_tokens": len(completion.token_ids),
         "time": round(now, 3),
     }
+
+
+def _rule_reward(verdict: Scored) -> float:
+    """What the rule alone gave."""
+    return verdict.value if verdict.rule_value is None else verdict.rule_value

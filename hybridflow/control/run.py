@@ -14,11 +14,13 @@ from hybridflow.control.checkpoints import Checkpoints
 from hybridflow.control.collect import Collected, collect_step
 from hybridflow.control.evaluate import compute_accuracy, greedy
 from hybridflow.control.hand_over import HandOver, offloads_while_decoding
+from hybridflow.control.judge_totals import JudgeTotals
 from hybridflow.control.prepare import Inputs
 from hybridflow.control.records import CompletionRecord
 from hybridflow.control.run_folder import RunFolder
 from hybridflow.control.state import RunState
 from hybridflow.control.step_metrics import add_to_state, build_metrics
+from hybridflow.control.timeline import Timeline, TimelineRecord, compute_overlap
 from hybridflow.control.unknowns import UnknownGuard
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.log import set_step
@@ -51,6 +53,7 @@ class Run:
         state: RunState,
         carried: list[CarriedGroup] | None = None,
         started: float,
+        timeline: Timeline | None = None,
     ) -> None:
         """`started` is the monotonic time at which this process began to work on the run."""
         self.config = config
@@ -68,9 +71,12 @@ class Run:
         self._check_workers = check_workers
         self._trackers = trackers
         self._unknowns = UnknownGuard(config.reward.max_unknown_fraction)
+        self.judge = JudgeTotals(state.judge)
         self._checkpoints = Checkpoints(
             folder.checkpoints, config.checkpoint.keep_last, config.checkpoint.in_background
         )
+        self._timeline = timeline or Timeline()
+        self._timelines = TimelineRecord(folder.timeline)
         self._completions = CompletionRecord(folder.completions)
         self._eval_completions = CompletionRecord(folder.eval_completions)
         self._sampling = SamplingParams(
@@ -98,13 +104,14 @@ class Run:
         try:
             yield
         finally:
-            seconds = time.monotonic() - started
-            self.state.add_seconds(name, seconds)
-            self._step_seconds[name] = seconds
+            ended = time.monotonic()
+            self._add_seconds(name, ended - started)
+            self._timeline.add(name, started, ended)
 
     def begin_step(self) -> int:
         """Number of the step that begins now; what is timed from here on counts for it."""
         self._step_seconds = {}
+        self._timeline.begin_step()
         set_step(self.state.rl_step + 1)
         return self.state.rl_step + 1
 
@@ -117,6 +124,8 @@ class Run:
         )
         collected = self._collect(plan, self._sampling)
         self.carried = collected.carried
+        for name, seconds in self._timeline.add_collected().items():
+            self._add_seconds(name, seconds)
         return collected
 
     def hand_to_trainer(self) -> None:
@@ -158,6 +167,9 @@ class Run:
 
     def record(self, step: int, collected: Collected, filtered: FilteredBatch, update: UpdateReport | None) -> None:
         """Adds the step to the totals, the files, the trackers and the display."""
+        spans = self._timeline.finish_step()
+        self._timelines.append(step, spans)
+        self._step_seconds["step"] = spans["step"][1]
         add_to_state(self.state, collected, filtered, update)
         metrics = build_metrics(
             self.state,
@@ -168,8 +180,10 @@ class Run:
             self.learning_rate(step),
             is_over_sampled=self.config.rollout.over_sampling > 1,
         )
-        metrics |= self._stream.take_metrics() | self._hand_over.take_metrics()
-        self._completions.append(step, collected.groups)
+        metrics |= self._stream.take_metrics() | self._hand_over.take_metrics() | self.judge.take_metrics()
+        if (overlap := compute_overlap(spans)) is not None:
+            metrics["perf/score_overlap"] = overlap
+        self._completions.append(step, collected.groups, filtered.overlong)
         self._trackers.log(step, metrics)
         self.display.step(step - 1, metrics)
 
@@ -207,6 +221,11 @@ class Run:
         """Seconds of this run so far, earlier processes included."""
         return self._wall_before + time.monotonic() - self._started
 
+    def _add_seconds(self, name: str, seconds: float) -> None:
+        """Counts for the run and for the step under way."""
+        self.state.add_seconds(name, seconds)
+        self._step_seconds[name] = seconds
+
     def _collect(self, plan: StepPlan, sampling: SamplingParams) -> Collected:
         collected = collect_step(
             plan,
@@ -215,6 +234,8 @@ class Run:
             stream=self._stream,
             verdict_timeout_s=self.config.reward.timeout_s,
             check_workers=self._check_workers,
+            mark=self._timeline.mark,
         )
+        self.judge.add(collected.groups)
         self._unknowns.add(collected.groups)
         return collected

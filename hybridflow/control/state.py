@@ -46,6 +46,12 @@ class RunState(msgspec.Struct, kw_only=True):
     eval_latest: float | None = None
     num_truncated: int = 0
     """Completions that reached max_new_tokens."""
+    overlong_sum: float = 0.0
+    """Sum of the overlong penalties of all completions of training."""
+    num_shaped: int = 0
+    """Completions that this is the sum of."""
+    judge: dict[str, float] = {}
+    """What the judge was asked, answered and cost, by name, evaluation included."""
     peak_rss_gib: float = 0.0
 
     @property

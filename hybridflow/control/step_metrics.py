@@ -27,6 +27,9 @@ def add_to_state(state: RunState, collected: Collected, filtered: FilteredBatch,
     state.num_truncated += sum(
         member.completion.finish_reason == "length" for group in collected.groups for member in group.members
     )
+    for penalties in filtered.overlong.values():
+        state.overlong_sum += math.fsum(penalties)
+        state.num_shaped += len(penalties)
     if update is not None:
         state.num_skipped_updates += update.num_skipped
         if math.isfinite(update.logprob_gap):
@@ -62,6 +65,9 @@ def build_metrics(
         "policy/version": float(state.policy_version),
         "train/learning_rate": learning_rate,
     }
+    if penalties := [penalty for group in filtered.overlong.values() for penalty in group]:
+        metrics["reward/overlong_mean"] = math.fsum(penalties) / len(penalties)
+        metrics["reward/overlong_fraction"] = sum(penalty < 0 for penalty in penalties) / len(penalties)
     metrics |= {f"groups/filtered/{reason}": float(len(ids)) for reason, ids in filtered.dropped.items()}
     if is_over_sampled:
         metrics |= build_carry_metrics(collected, state.policy_version - 1)

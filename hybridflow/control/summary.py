@@ -19,10 +19,12 @@ def build_summary(
     seed: int,
     sampling_guarantee: str,
     weight_transport: dict[str, str],
+    judge: dict[str, Any] | None = None,
     num_carried: int | None = None,
 ) -> dict[str, Any]:
     """Everything that is said of a run at its end. A number that was never measured is null.
 
+    `judge` holds the totals of the model judge and the last state of its endpoints; None where none was asked.
     `num_carried` is None where each step trains on all groups that it starts.
     """
     over_sampled = {} if num_carried is None else {"discarded": state.groups.discarded, "carried": num_carried}
@@ -45,6 +47,8 @@ def build_summary(
         "logprob_gap_mean_abs": _finite(state.logprob_gap_mean_abs),
         "num_skipped_updates": state.num_skipped_updates,
         "num_truncated_completions": state.num_truncated,
+        "overlong_mean": state.overlong_sum / state.num_shaped if state.num_shaped else None,
+        "judge": judge,
         "prompt_tokens": state.prompt_tokens,
         "cached_tokens": state.cached_tokens,
         "rollout_events": state.rollout_events,

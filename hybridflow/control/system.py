@@ -17,12 +17,14 @@ from hybridflow.cluster.processes import end_processes
 from hybridflow.cluster.session import Slots, node_address, start_session, stop_session
 from hybridflow.cluster.workers import forget_workers, gather
 from hybridflow.config.sections import Config
+from hybridflow.control.timeline import Timeline
 from hybridflow.control.transport import Transport, choose_transport
 from hybridflow.reward_service.group import RewardGroup, setup_of
 from hybridflow.reward_service.rules import BUILD_RULES
 from hybridflow.rollout.group import RolloutGroup
 from hybridflow.rollout.opening import RolloutSettings
 from hybridflow.trainer.group import TrainerGroup
+from hybridflow.wire.messages import Finished
 from hybridflow.wire.reward_stream import RewardStream
 
 logger = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ class System:
         self._stream: RewardStream | None = None
         self._rewards: RewardGroup | None = None
         self._transport: Transport | None = None
+        self.timeline = Timeline()
         settings = RolloutSettings(config.rollout, config.model.dtype, config.run.seed)
         self.rollout = RolloutGroup(settings, note, progress)
         # Processes must not be lost between their start and the first line that could end them.
@@ -68,7 +71,7 @@ class System:
         transport = self._transport = choose_transport(config, hf_dir, slots.nodes())
         stream = self._stream = RewardStream(
             node_address(),
-            self.rollout.admit,
+            self._admit,
             lease_s=config.reward.lease_s,
             num_unknown_retries=config.reward.unknown_retries,
             max_pending_bytes=int(config.reward.max_pending_mib * 2**20),
@@ -101,6 +104,11 @@ class System:
         """How weights travel in this run."""
         assert self._transport is not None
         return self._transport
+
+    def _admit(self, message: Finished) -> bool:
+        """Called from the stream's thread for each completion that arrives."""
+        self.timeline.mark("completion")
+        return self.rollout.admit(message)
 
     def check_workers(self) -> None:
         """Replaces reward workers that have ended although the run goes on; raises where that does not help."""

@@ -20,8 +20,14 @@ from hybridflow.reward_service.judge_pool import Endpoint, EndpointPool
 from hybridflow.reward_service.judge_timing import compute_backoff_s
 from hybridflow.rewards.judge_prompt import JudgeMessage
 
-RECHECK_S = 0.25
-"""A request that is waited for learns this often from the answers to others when it is late."""
+RECHECK_S = 0.1
+"""A question that waits learns this often from the answers to others when it is late, and whether a slot is free."""
+SHORTEST_STEP_S = 0.001
+OWN_PAUSE_S = 0.05
+"""A wait that took so much longer than it should have held a pause of this process, or of its machine, for which no
+server is held late."""
+LATE_FRACTION = 0.2
+"""Part of a verdict's deadline after which any answer is late: there is time to ask once more, and elsewhere."""
 MAX_SIDE_BY_SIDE = 2
 """Requests that one question waits for at a time."""
 
@@ -42,6 +48,16 @@ class Question:
     """Of the last failure."""
 
 
+@dataclass(eq=False)
+class _Request:
+    """One request of a question, in a slot of its own."""
+
+    task: asyncio.Task[Answer]
+    endpoint: Endpoint
+    waited_s: float = 0.0
+    """Without pauses of this process."""
+
+
 class Asker:
     """The endpoints of one judge; used within one event loop."""
 
@@ -55,7 +71,7 @@ class Asker:
             section.endpoints,
             section.max_concurrency,
             section.max_requests_per_s,
-            min(section.late_after_s, section.request_timeout_s),
+            min(section.late_after_s, section.request_timeout_s, LATE_FRACTION * section.deadline_s),
             self._loop.time,
         )
 
@@ -67,56 +83,66 @@ class Asker:
 
         Where no slot is free for another, the late one gives up its own. Raises AskError when none has answered.
         """
-        endpoint = await self.pool.acquire(question.ticket, question.not_before)
-        running = [self._start(endpoint, question)]
+        running = [self._start(await self.pool.acquire(question.ticket, question.not_before), question)]
         try:
             while True:
-                done = await self._wait_until_late(running, endpoint, question)
-                for task in done:
-                    running.remove(task)
-                    error = task.exception()
+                await self._wait(running)
+                for request in [request for request in running if request.task.done()]:
+                    running.remove(request)
+                    error = request.task.exception()
                     if not isinstance(error, AskError):
-                        return task.result()
+                        return request.task.result()
                     if not running:
                         raise error
-                if done:
-                    continue
-                question.num_late += 1
-                self._counts.late += 1
-                spare = self.pool.acquire_spare(endpoint)
-                if spare is None:
-                    raise AskError("timeout", f"{endpoint.url}: its answer was late")
-                self._counts.hedges += 1
-                endpoint = spare
-                running.append(self._start(spare, question))
-                if len(running) > MAX_SIDE_BY_SIDE:
-                    await cancel(running[:-MAX_SIDE_BY_SIDE])
-                    del running[:-MAX_SIDE_BY_SIDE]
+                if self._is_late(running, question):
+                    await self._double_or_give_up(running, question)
         finally:
-            await cancel(running)
+            await cancel([request.task for request in running])
 
     async def close(self) -> None:
         for client in self._clients.values():
             await client.close()
 
-    async def _wait_until_late(
-        self, running: list[asyncio.Task[Answer]], endpoint: Endpoint, question: Question
-    ) -> set[asyncio.Task[Answer]]:
-        """Those that have ended; empty where none has and the last one started, at `endpoint`, is late."""
-        started = self._loop.time()
-        while (left_s := started + endpoint.latency.late_s(question.num_late) - self._loop.time()) > 0:
-            done, _ = await asyncio.wait(running, timeout=min(left_s, RECHECK_S), return_when=asyncio.FIRST_COMPLETED)
-            if done:
-                return done
-        return set()
+    async def _wait(self, running: list[_Request]) -> None:
+        """Until one has ended, or the next look at whether the last is late."""
+        left_s = running[-1].endpoint.latency.late_s(0) - running[-1].waited_s
+        began, step_s = self._loop.time(), min(max(left_s, SHORTEST_STEP_S), RECHECK_S) if left_s > 0 else RECHECK_S
+        tasks = [request.task for request in running]
+        await asyncio.wait(tasks, timeout=step_s, return_when=asyncio.FIRST_COMPLETED)
+        seconds = self._loop.time() - began
+        # Half a step is never the last one: after a pause there is a look at what came in meanwhile.
+        counted_s = seconds if seconds <= step_s + OWN_PAUSE_S else 0.5 * step_s
+        for request in running:
+            request.waited_s += counted_s
 
-    def _start(self, endpoint: Endpoint, question: Question) -> asyncio.Task[Answer]:
+    def _is_late(self, running: list[_Request], question: Question) -> bool:
+        """Whether the last request is; one of two only after the longer time of a question that is slow everywhere."""
+        last = running[-1]
+        num_late = question.num_late if len(running) >= MAX_SIDE_BY_SIDE else 0
+        return last.waited_s >= last.endpoint.latency.late_s(num_late)
+
+    async def _double_or_give_up(self, running: list[_Request], question: Question) -> None:
+        """Another request beside the late one; where no slot is free for it, AskError once that had its time."""
+        late = running[-1]
+        spare = self.pool.acquire_spare(late.endpoint, question.not_before)
+        if spare is None and late.waited_s < late.endpoint.latency.late_s(question.num_late):
+            return
+        question.num_late += 1
+        self._counts.late += 1
+        if spare is None:
+            raise AskError("timeout", f"{late.endpoint.url}: its answer was late")
+        self._counts.hedges += 1
+        running.append(self._start(spare, question))
+        if len(running) > MAX_SIDE_BY_SIDE:
+            await cancel([running.pop(0).task])
+
+    def _start(self, endpoint: Endpoint, question: Question) -> _Request:
         """One request in a slot that was taken for it, given back in whatever way the task ends."""
         started = self._loop.time()
         self._counts.requests += 1
         task = self._loop.create_task(self._clients[endpoint.url].ask(question.messages))
         task.add_done_callback(lambda task: self._ended(task, endpoint, question, self._loop.time() - started))
-        return task
+        return _Request(task, endpoint)
 
     def _ended(self, task: asyncio.Task[Answer], endpoint: Endpoint, question: Question, seconds: float) -> None:
         if task.cancelled():
@@ -130,6 +156,7 @@ class Asker:
         elif error is None:
             question.num_late = 0
             endpoint.latency.answered(seconds)
+            endpoint.strain.told(is_answer=True)
             endpoint.answered_at = self._loop.time()
             endpoint.breaker.succeeded()
             prices = (self._section.price_per_million_prompt_tokens, self._section.price_per_million_completion_tokens)
@@ -149,7 +176,9 @@ class Asker:
         if error.kind in ("bad_request", "refused"):
             question.not_before[endpoint.url] = math.inf
         else:
-            pause_s = compute_backoff_s(question.num_failures, error.retry_after_s, self._rng)
+            endpoint.strain.told(is_answer=False)
+            num_failures = question.num_failures if endpoint.strain.is_high else 1
+            pause_s = compute_backoff_s(num_failures, error.retry_after_s, self._rng)
             question.not_before[endpoint.url] = self._loop.time() + pause_s
 
 

@@ -1,8 +1,8 @@
 """Asks a language model whether two answers say the same, and is right or unknown however the servers behave.
 
-A verdict is the majority of `num_votes` votes. A vote is a question that is asked until its answer can be read: again
-after a pause where it is refused for the moment (429), fails or is garbled, and elsewhere too where its answer is late.
-All of it has to fit into `deadline_s`; what does not is unknown.
+A verdict is the majority of `num_votes` votes, and no more are asked for than that takes. A vote is a question that is
+asked until its answer can be read: again after a pause where it is refused for the moment (429), fails or is garbled,
+and elsewhere too where its answer is late. All of it has to fit into `deadline_s`; what does not is unknown.
 """
 
 from __future__ import annotations
@@ -109,15 +109,22 @@ class JudgeClient:
         return judgement
 
     async def _count_votes(self, messages: Sequence[JudgeMessage]) -> Judgement:
-        """The majority of all votes, as soon as it is certain."""
+        """The majority of all votes, as soon as it is certain. The third of three is asked for where two disagree."""
         ticket, num_votes = next(self._tickets), self._section.num_votes
-        questions = [Question(messages, ticket) for _ in range(num_votes)]
-        pending = {asyncio.create_task(self._vote(question)) for question in questions}
         ends_at = self._loop.time() + self._section.deadline_s
+        questions: list[Question] = []
+        pending: set[asyncio.Task[Vote]] = set()
         votes: list[Vote] = []
-        why = ""
+        # Where an open breaker lets a probe through, somebody has to be it.
+        why = "" if self._asker.pool.may_ask else self._why_too_late(ends_at)
         try:
-            while pending and not why and decide(votes, num_votes) == "unknown":
+            while not why and decide(votes, num_votes) == "unknown":
+                num_needed = num_votes // 2 + 1 - max(votes.count("yes"), votes.count("no"))
+                while len(pending) < num_needed and len(questions) < num_votes:
+                    questions.append(Question(messages, ticket))
+                    pending.add(asyncio.create_task(self._vote(questions[-1])))
+                if not pending:
+                    break
                 done, pending = await asyncio.wait(pending, timeout=CHECK_S, return_when=asyncio.FIRST_COMPLETED)
                 votes.extend(task.result() for task in done)
                 why = self._why_too_late(ends_at)
@@ -125,7 +132,7 @@ class JudgeClient:
             await cancel(pending)
         decision = decide(votes, num_votes)
         if decision == "unknown":
-            reasons = "; ".join(sorted({question.why for question in questions}))
+            reasons = "; ".join(sorted({question.why for question in questions})) or "not asked"
             return Judgement("unknown", f"{why or f'no majority of {num_votes} votes'}: {reasons}")
         return Judgement(decision, f"{decision}, {votes.count(decision)} of {len(votes)} votes")
 

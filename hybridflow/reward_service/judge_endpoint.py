@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Literal
 from urllib.parse import urlsplit
 
-import httpx
+import aiohttp
 import msgspec
-import openai
 
 from hybridflow.config.judge_section import JudgeSection
 from hybridflow.reward_service.judge_timing import read_retry_after_s
 from hybridflow.rewards.judge_prompt import JudgeMessage
 
 NO_KEY = "none"
-"""Sent as the key where the environment has none: the client insists on one, local servers ignore it."""
+"""Sent as the key where the environment has none: some local servers insist on one, and take any."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 FailureKind = Literal["busy", "bad_request", "refused", "server_error", "timeout", "unreachable", "malformed"]
@@ -25,6 +24,8 @@ FailureKind = Literal["busy", "bad_request", "refused", "server_error", "timeout
 a chat completion."""
 BAD_REQUEST = (400, 413, 422)
 TRANSIENT = (408, 409, 425)
+MAX_BODY_BYTES = 4 * 2**20
+"""An explanation and a verdict are a few KiB; whatever sends more than this is no judge."""
 
 
 class AskError(Exception):
@@ -67,20 +68,16 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class EndpointClient:
-    """The connection to one server; used within one event loop."""
+    """The connections to one server; made and used within one event loop."""
 
     def __init__(self, url: str, section: JudgeSection) -> None:
         self.url = url
         self._section = section
-        self._http = httpx.AsyncClient(
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=section.max_concurrency),
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),  # JudgeClient counts requests in flight
+            timeout=aiohttp.ClientTimeout(total=section.request_timeout_s),
+            headers={"Authorization": f"Bearer {os.environ.get(section.api_key_env) or NO_KEY}"},
             trust_env=urlsplit(url).hostname not in LOOPBACK,  # a proxy does not lead to this machine
-        )
-        self._client = openai.AsyncOpenAI(
-            base_url=url,
-            api_key=os.environ.get(section.api_key_env) or NO_KEY,
-            max_retries=0,  # JudgeClient does them, within the deadline of the verdict
-            http_client=self._http,
         )
 
     async def ask(self, messages: Sequence[JudgeMessage]) -> Answer:
@@ -89,45 +86,47 @@ class EndpointClient:
         Raises:
             AskError: there was none within `request_timeout_s`, or the server could not or would not give one.
         """
-        limit_s = self._section.request_timeout_s
+        body = {
+            "model": self._section.model,
+            "messages": list(messages),
+            "temperature": 0.0,
+            "max_tokens": self._section.max_tokens,
+        }
         try:
-            async with asyncio.timeout(limit_s):
-                # `post`, and not `chat.completions.create`, which spends a quarter of all time here on its types.
-                response = await self._client.post(
-                    "/chat/completions",
-                    cast_to=httpx.Response,
-                    body={
-                        "model": self._section.model,
-                        "messages": list(messages),
-                        "temperature": 0.0,
-                        "max_tokens": self._section.max_tokens,
-                    },
-                    options={"timeout": limit_s},
-                )
-        except (TimeoutError, openai.APITimeoutError) as error:
+            async with self._session.post(f"{self.url}/chat/completions", json=body) as response:
+                content = await _read_body(self.url, response)
+        except TimeoutError as error:
+            limit_s = self._section.request_timeout_s
             raise AskError("timeout", f"{self.url}: no answer within {limit_s:g} s") from error
-        except openai.APIStatusError as error:
-            raise _status_error(self.url, error) from error
-        except openai.APIConnectionError as error:
-            cause = error.__cause__ or error
-            raise AskError("unreachable", f"{self.url}: {type(cause).__name__}: {cause}") from error
-        return _read(self.url, response.content)
+        except aiohttp.ClientError as error:
+            raise AskError("unreachable", f"{self.url}: {type(error).__name__}: {error}") from error
+        if response.status >= HTTPStatus.BAD_REQUEST:
+            raise _status_error(self.url, response.status, content, response.headers.get("Retry-After"))
+        return _read(self.url, content)
 
     async def close(self) -> None:
-        await self._client.close()
+        await self._session.close()
 
 
-def _status_error(url: str, error: openai.APIStatusError) -> AskError:
-    status = error.status_code
+async def _read_body(url: str, response: aiohttp.ClientResponse) -> bytes:
+    content = bytearray()
+    async for chunk in response.content.iter_any():
+        content += chunk
+        if len(content) > MAX_BODY_BYTES:
+            raise AskError("malformed", f"{url}: an answer of more than {MAX_BODY_BYTES} bytes")
+    return bytes(content)
+
+
+def _status_error(url: str, status: int, content: bytes, retry_after: str | None) -> AskError:
     kind: FailureKind = "refused"
-    if status == httpx.codes.TOO_MANY_REQUESTS:
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
         kind = "busy"
-    elif status >= 500 or status in TRANSIENT:
+    elif status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in TRANSIENT:
         kind = "server_error"
     elif status in BAD_REQUEST:
         kind = "bad_request"
-    why = f"{url}: HTTP {status}: {error.response.text[:200].strip()}"
-    return AskError(kind, why, read_retry_after_s(error.response.headers.get("retry-after")))
+    shown = content[:200].decode("utf-8", "replace").strip()
+    return AskError(kind, f"{url}: HTTP {status}: {shown}", read_retry_after_s(retry_after))
 
 
 def _read(url: str, body: bytes) -> Answer:

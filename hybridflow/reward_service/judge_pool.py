@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hybridflow.reward_service.judge_breaker import Breaker
-from hybridflow.reward_service.judge_timing import Latency, Pace
+from hybridflow.reward_service.judge_timing import Latency, Pace, Strain
 
 _logger = logging.getLogger(__name__)
 
@@ -29,8 +29,9 @@ class Endpoint:
         self, url: str, num_slots: int, per_second: float | None, late_after_s: float, clock: Callable[[], float]
     ) -> None:
         self.url = url
-        self.num_free = num_slots
+        self.num_free = self._num_slots = num_slots
         self.latency = Latency(late_after_s)
+        self.strain = Strain()
         self.answered_at = -math.inf
         """When it last answered any request, by the clock."""
         self.pace = Pace(per_second, clock)
@@ -42,6 +43,7 @@ class Endpoint:
 
     def started(self) -> None:
         self.num_free -= 1
+        self.latency.started(self._num_slots - self.num_free)
         self.breaker.started()
         self.pace.started()
 
@@ -79,6 +81,11 @@ class EndpointPool:
         times = [endpoint.breaker.down_since for endpoint in self.endpoints]
         return None if any(time is None for time in times) else max(time for time in times if time is not None)
 
+    @property
+    def may_ask(self) -> bool:
+        """Whether some breaker lets a request through now."""
+        return any(endpoint.breaker.admits for endpoint in self.endpoints)
+
     async def acquire(self, ticket: int, not_before: Mapping[str, float]) -> Endpoint:
         """A slot, taken; give it back with `release`.
 
@@ -103,9 +110,10 @@ class EndpointPool:
                 self.release(endpoint)
             raise
 
-    def acquire_spare(self, late: Endpoint) -> Endpoint | None:
+    def acquire_spare(self, late: Endpoint, not_before: Mapping[str, float]) -> Endpoint | None:
         """A slot that is free this moment and that nobody waits for, elsewhere than at `late` if possible; or None."""
-        free = [endpoint for endpoint in self.endpoints if endpoint.admits]
+        now = self._clock()
+        free = [e for e in self.endpoints if e.admits and not_before.get(e.url, -math.inf) <= now]
         if not free or self._any_ready_waiter():
             return None
         best = max(free, key=lambda endpoint: (endpoint is not late, endpoint.num_free))

@@ -13,6 +13,7 @@ import logging
 import os
 import queue
 import threading
+import uuid
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -25,7 +26,7 @@ from hybridflow.reward_service.limits import Setup
 from hybridflow.reward_service.process_scorer import ProcessScorer
 from hybridflow.reward_service.scorer import Scorer
 from hybridflow.rewards.hybrid import combine, needs_judge
-from hybridflow.types import Scored, ScoreRequest, Unknown, Verdict
+from hybridflow.types import JudgeReport, Scored, ScoreRequest, Unknown, Verdict
 
 CLOSE_TIMEOUT_S = 5.0
 
@@ -50,6 +51,8 @@ class JudgeScorer:
         self._requests: dict[str, ScoreRequest] = {}  # with the rules
         self._verdicts: queue.SimpleQueue[tuple[str, Verdict]] = queue.SimpleQueue()  # from the judge
         self._wake = os.eventfd(0, os.EFD_NONBLOCK)
+        self._process = uuid.uuid4().hex[:12]
+        self._num_reports = 0  # changed in the judge's thread alone
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="judge", daemon=True)
         self._thread.start()
@@ -107,8 +110,19 @@ class JudgeScorer:
             verdict = Unknown(why=f"the judge's client raised {type(error).__name__}: {error}")
         if isinstance(verdict, Unknown):
             verdict = msgspec.structs.replace(verdict, rule=by_rule.rule, extracted=by_rule.extracted)
+        verdict = msgspec.structs.replace(verdict, judge_report=self._report())
         self._verdicts.put((request.completion_id, verdict))
         os.eventfd_write(self._wake, 1)
+
+    def _report(self) -> JudgeReport:
+        """The present totals, for the driver: they travel with the verdicts, so no other channel is needed."""
+        report = self._client.report()
+        endpoints, failures = report.pop("endpoints"), report.pop("failures")
+        counts = report | {f"failures/{kind}": number for kind, number in failures.items()}
+        counts["breaker_opened"] = sum(endpoint["num_opened"] for endpoint in endpoints.values())
+        self._num_reports += 1
+        states = {url: endpoint["state"] for url, endpoint in endpoints.items()}
+        return JudgeReport(process=self._process, number=self._num_reports, counts=counts, endpoints=states)
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)

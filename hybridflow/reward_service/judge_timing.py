@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 BASE_S = 0.1
 CAP_S = 8.0
 
+REMEMBERED_OUTCOMES = 20
+
 REMEMBERED_ANSWERS = 100
 MIN_ANSWERS = 16
 LATE_QUANTILE = 0.95
@@ -46,6 +48,27 @@ def read_retry_after_s(value: str | None, now: datetime | None = None) -> float 
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
+class Strain:
+    """Whether a server refuses or fails most of what it is asked.
+
+    Only then do pauses grow with each failure of a question: at a server that answers most of the others, a question
+    that failed five times was unlucky, and a pause of seconds would help nobody. So a server is asked at most about
+    twice as often as it answers.
+    """
+
+    def __init__(self) -> None:
+        self._outcomes: deque[bool] = deque(maxlen=REMEMBERED_OUTCOMES)
+
+    def told(self, *, is_answer: bool) -> None:
+        """What became of one request."""
+        self._outcomes.append(is_answer)
+
+    @property
+    def is_high(self) -> bool:
+        """More than half of the last outcomes were no answers."""
+        return 2 * self._outcomes.count(False) > len(self._outcomes)
+
+
 class Pace:
     """At most `per_second` calls a second, evenly spaced; None: any number."""
 
@@ -67,17 +90,23 @@ class Latency:
     """How long answers take, and from when on one is late.
 
     Late is LATE_FACTOR times the 95th percentile of the last answers, at least SHORTEST_LATE_S and at most
-    `longest_s`, which also stands until MIN_ANSWERS are known.
+    `longest_s`, which also stands until enough are known: MIN_ANSWERS, and two for each request that ever was side by
+    side with others, as of those that started together the fast ones are known first.
     """
 
     def __init__(self, longest_s: float) -> None:
         self._longest_s = longest_s
+        self._num_needed = MIN_ANSWERS
         self._seconds: deque[float] = deque(maxlen=REMEMBERED_ANSWERS)
         self._late_s = longest_s
 
+    def started(self, num_in_flight: int) -> None:
+        """A request has started, and so many are under way."""
+        self._num_needed = min(max(self._num_needed, 2 * num_in_flight), REMEMBERED_ANSWERS)
+
     def answered(self, seconds: float) -> None:
         self._seconds.append(seconds)
-        if len(self._seconds) >= MIN_ANSWERS:
+        if len(self._seconds) >= self._num_needed:
             ordered = sorted(self._seconds)
             quantile = ordered[math.ceil(LATE_QUANTILE * len(ordered)) - 1]
             self._late_s = min(self._longest_s, max(SHORTEST_LATE_S, LATE_FACTOR * quantile))

@@ -46,4 +46,6 @@ def combine(rule: Verdict, vote: Vote, judge: str, why: str) -> Verdict:
     if vote == "unknown":
         return Unknown(why=f"the rule {rule.rule} gave {rule.value:g}, and the judge {judge} did not decide: {why}")
     value = max(rule.value, 1.0 if vote == "yes" else 0.0)
-    return msgspec.structs.replace(rule, value=value, judge=judge, judge_vote=vote, why=f"{rule.why}; {judge}: {why}")
+    return msgspec.structs.replace(
+        rule, value=value, rule_value=rule.value, judge=judge, judge_vote=vote, why=f"{rule.why}; {judge}: {why}"
+    )

@@ -1,7 +1,9 @@
 """An OpenAI-compatible server on the loopback that knows every answer and misbehaves as it is told.
 
-It answers [[YES]] where the gold answer has the word "agrees" in it, else [[NO]]. No library of HTTP: what it does
-wrong on the wire is done on purpose.
+In a thread (`serving`), in a process of its own (`serving_apart`), or in the event loop of its user (`start`).
+
+It answers [[YES]] where the question has a word in it, "agrees" unless told otherwise, else [[NO]]. No library of HTTP:
+what it does wrong on the wire is done on purpose.
 """
 
 from __future__ import annotations
@@ -9,12 +11,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import multiprocessing
 import random
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
 
 RIGHT, BUSY, ERROR, NEVER, GARBAGE = "right", "busy", "error", "never", "garbage"
 UNREADABLE, WRONG, BAD_REQUEST = "unreadable", "wrong", "bad_request"
@@ -39,6 +44,8 @@ class JudgeServer:
     delay_s: tuple[float, float] = (0.0, 0.0)
     """Shortest and longest time until an answer, right or garbage; refusals are immediate."""
     retry_after: str | None = None
+    agreeing: str = "agrees"
+    """Word in a request that makes the right answer YES."""
     seed: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     bodies: list[str] = field(default_factory=list)
@@ -57,14 +64,23 @@ class JudgeServer:
         self._next: list[str] = []
         self._refused_at: dict[str, float] = {}
 
+    def behave(self, plan: list[str]) -> None:
+        """Another plan from now on."""
+        self.plan, self._next = plan, []
+
+    async def start(self) -> asyncio.Server:
+        """Serves in the running event loop, until what it returns is closed."""
+        server = await asyncio.start_server(self._handle, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        return server
+
     @contextmanager
     def serving(self) -> Iterator[JudgeServer]:
         """Runs in a thread of its own until the block ends."""
         ready, loop = threading.Event(), asyncio.new_event_loop()
 
         async def serve() -> None:
-            server = await asyncio.start_server(self._handle, "127.0.0.1", 0)
-            self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+            await self.start()
             ready.set()
 
         def run() -> None:
@@ -94,6 +110,8 @@ class JudgeServer:
                 await self._answer(request, reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
             self.counts["disconnected"] += 1
+        except asyncio.CancelledError:
+            return  # the server ends; asyncio.streams would print this
         finally:
             writer.close()
 
@@ -115,7 +133,8 @@ class JudgeServer:
                 await _send(writer, _STATUS[kind], b'{"error": {"message": "not now"}}', self.retry_after)
                 return
             await asyncio.sleep(self._rng.uniform(*self.delay_s))
-            await _send(writer, 200, next(self._garbage) if kind == GARBAGE else _answer(request, kind), None)
+            answer = next(self._garbage) if kind == GARBAGE else _answer(self.agreeing in request, kind)
+            await _send(writer, 200, answer, None)
         finally:
             self._in_flight -= 1
 
@@ -125,8 +144,41 @@ class JudgeServer:
         return self._next.pop()
 
 
-def _answer(request: str, kind: str) -> bytes:
-    verdict = "[[YES]]" if ("agrees" in request) == (kind == RIGHT) else "[[NO]]"
+@dataclass
+class ServerApart:
+    """A server in another process."""
+
+    url: str
+    counts: dict[str, int] = field(default_factory=dict)
+    """Once it has ended, and so is the next."""
+    most_in_flight: int = 0
+
+
+@contextmanager
+def serving_apart(**options: Any) -> Iterator[ServerApart]:
+    """`JudgeServer(**options)` in a process of its own, so that it takes no time from the client's."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve_apart, args=(theirs, options), daemon=True)
+    process.start()
+    server = ServerApart(ours.recv())
+    try:
+        yield server
+    finally:
+        ours.send("end")
+        server.counts, server.most_in_flight = ours.recv()
+        process.join()
+
+
+def _serve_apart(channel: Connection, options: dict[str, Any]) -> None:
+    with JudgeServer(**options).serving() as server:
+        channel.send(server.url)
+        channel.recv()
+    channel.send((dict(server.counts), server.most_in_flight))
+
+
+def _answer(agrees: bool, kind: str) -> bytes:
+    verdict = "[[YES]]" if agrees == (kind == RIGHT) else "[[NO]]"
     content = "Who knows." if kind == UNREADABLE else f"Compared word by word.\n{verdict}"
     message = {"role": "assistant", "content": content}
     usage = {"prompt_tokens": 200, "completion_tokens": 10, "total_tokens": 210}

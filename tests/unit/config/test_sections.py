@@ -63,8 +63,12 @@ def test_quickstart_is_the_job_that_it_says() -> None:
             ['reward.judge.endpoints=["http://h:1"]', "reward.judge.deadline_s=120"],
             ["reward.judge.deadline_s (120)", "reward.timeout_s (120)", "remedy: lower the first"],
         ),
+        (
+            ["reward.overlong.buffer_tokens=9", "rollout.max_new_tokens=8"],
+            ["reward.overlong.buffer_tokens (9)", "rollout.max_new_tokens (8)", "remedy: lower the first"],
+        ),
     ],
-    ids=["window", "budget", "rows and dp", "conversations and dp", "judge and wait"],
+    ids=["window", "budget", "rows and dp", "conversations and dp", "judge and wait", "overlong buffer and limit"],
 )  # fmt: skip
 def test_rules_across_sections(overrides: list[str], words: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:

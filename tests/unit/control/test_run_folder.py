@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from hybridflow.control.batch import FilteredBatch
@@ -18,9 +19,10 @@ from hybridflow.control.state import GroupCounts, RunState
 from hybridflow.control.step_metrics import add_to_state, build_metrics
 from hybridflow.control.summary import build_summary
 from hybridflow.errors import CheckpointError, ConfigError, DataError
+from hybridflow.rewards.hybrid import combine
 from hybridflow.run_folder import summary as summary_module
 from hybridflow.run_folder.summary import write_summary
-from hybridflow.types import Prompt, RolloutReport, UpdateReport
+from hybridflow.types import Prompt, RolloutReport, Scored, UpdateReport
 from tests.unit.control.fakes import build_config, build_group, read_lines
 
 PROMPT = Prompt(prompt_id="p0", token_ids=[1, 2], data_source="s", ability="doc-qa", ground_truth="yen")
@@ -95,17 +97,35 @@ def test_a_record_says_what_was_decoded_and_why_it_got_its_reward(tmp_path: Path
         "verdict": {
             "status": "scored",
             "rule": "fake",
+            "rule_reward": 1.0,
+            "judge": None,
+            "judge_vote": None,
             "extracted": "",
             "predicted_form": "",
             "gold_form": "",
             "why": "by the test",
         },
         "reward": 1.0,
+        "overlong": 0.0,
         "finish_reason": "stop",
         "prompt_tokens": 2,
         "response_tokens": 2,
     }
     assert (second["reward"], second["verdict"]["status"]) == (None, "unknown")
+
+
+def test_a_record_keeps_rule_judge_and_overlong_penalty_apart(tmp_path: Path) -> None:
+    group = build_group(REQUESTS[0], [0.25, 0.25])
+    judged = combine(Scored(value=0.25, rule="fake", extracted="yen", why="near"), "yes", "gpt", "the same")
+    members = [msgspec.structs.replace(group.members[0], verdict=judged), group.members[1]]
+    group = msgspec.structs.replace(group, members=members)
+    CompletionRecord(tmp_path / "c.jsonl").append(1, [group], {group.group_id: [-0.5, 0.0]})
+    first, second = read_lines(tmp_path / "c.jsonl")
+    kept = [
+        (line["reward"], line["overlong"], *(line["verdict"][key] for key in ("rule_reward", "judge", "judge_vote")))
+        for line in (first, second)
+    ]
+    assert kept == [(1.0, -0.5, 0.25, "gpt", "yes"), (0.25, 0.0, 0.25, None, None)]
 
 
 def test_truncation_drops_later_steps_and_half_a_line(tmp_path: Path) -> None:

@@ -211,3 +211,16 @@ def test_a_finished_run_that_is_resumed_evaluates_nothing_again(tmp_path: Path) 
     lines = [json.loads(line) for line in resumed.folder.eval_completions.read_text().splitlines()]
     assert [line["step"] for line in lines] == [0] * 4 + [1] * 4
     assert resumed.run.state.eval_latest == finished.run.state.eval_latest
+
+
+def test_the_overlong_penalty_is_logged_apart_from_the_reward(tmp_path: Path) -> None:
+    """Two tokens of at most 8, with a buffer of 8: 2 / 8 each. Rewards and evaluation do not change."""
+    config = build_config(tmp_path, train__num_steps=2, rollout__max_new_tokens=8, reward__overlong__buffer_tokens=8)
+    system = FakeSystem(config)
+    train(system.run)
+    step = next(line for line in system.metrics() if "groups/started" in line)
+    assert (step["reward/mean"], step["reward/overlong_mean"], step["reward/overlong_fraction"]) == (0.5, -0.25, 1.0)
+    assert {(line["reward"], line["overlong"]) for line in system.completions()} == {(1.0, -0.25), (0.0, -0.25)}
+    assert system.run.state.eval_latest == 1.0
+    state = system.run.state
+    assert (state.overlong_sum, state.num_shaped) == (-0.25 * 16, 16)

@@ -14,6 +14,7 @@ from hybridflow.reward_service.judge_timing import (
     MIN_ANSWERS,
     Latency,
     Pace,
+    Strain,
     compute_backoff_s,
     read_retry_after_s,
 )
@@ -98,6 +99,21 @@ def test_backoff_is_jittered_grows_is_capped_and_honours_the_server() -> None:
     assert compute_backoff_s(10_000, None, rng) <= CAP_S
 
 
+def test_strain_is_high_while_most_requests_get_no_answer() -> None:
+    strain = Strain()
+    assert not strain.is_high
+    strain.told(is_answer=False)
+    assert strain.is_high, "nothing speaks for this server yet"
+    strain.told(is_answer=True)
+    assert not strain.is_high
+    for number in range(300):  # 1 of 4 refused, as by chance
+        strain.told(is_answer=number % 4 != 3)
+        assert not strain.is_high
+    for _ in range(11):  # 11 of the last 20
+        strain.told(is_answer=False)
+    assert strain.is_high
+
+
 @pytest.mark.parametrize(
     ("header", "seconds"),
     [
@@ -139,3 +155,14 @@ def test_late_is_learned_from_answers_and_doubled_by_each_late_one() -> None:
     for _ in range(20):  # a server that has become slower: the 95th percentile follows within few answers
         latency.answered(2.0)
     assert latency.late_s(0) == 2.0 * LATE_FACTOR
+
+
+def test_late_is_not_learned_from_the_fastest_of_those_that_started_together() -> None:
+    latency = Latency(longest_s=10.0)
+    for num_in_flight in range(1, 41):
+        latency.started(num_in_flight)
+    for _ in range(79):
+        latency.answered(0.5)
+    assert latency.late_s(0) == 10.0
+    latency.answered(0.5)
+    assert latency.late_s(0) == 0.5 * LATE_FACTOR

@@ -121,6 +121,13 @@ def test_majority_of_three_votes() -> None:
     assert report["requests"] in (2, 3), "the third is not needed where two agree"
 
 
+def test_no_more_votes_are_asked_for_than_a_majority_takes() -> None:
+    with JudgeServer().serving() as server:
+        judgements, report = judge(JudgeSection(endpoints=[server.url], num_votes=5), ask_many(10))
+    assert [judgement.vote for judgement in judgements] == [expected(n) for n in range(10)]
+    assert report["requests"] == 3 * 10
+
+
 def test_concurrency_and_retry_after_are_kept() -> None:
     with JudgeServer([BUSY, RIGHT, RIGHT, RIGHT], retry_after="0.05", delay_s=(0.002, 0.002)).serving() as server:
         section = JudgeSection(endpoints=[server.url], max_concurrency=3)

@@ -1,0 +1,78 @@
+"""The overlong penalty between filters and advantages, by hand: limit 8, buffer 4, groups of three."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from hybridflow.config.sections import Config
+from hybridflow.control.batch import build_batch
+from hybridflow.types import Group, GroupRequest, Prompt
+from tests.unit.control.fakes import build_config, build_group
+
+
+def group_of(group_id: str, rewards: list[float | None], lengths: list[int]) -> Group:
+    prompt = Prompt(prompt_id="p", token_ids=[1, 2], data_source="synth_easy", ability="doc-qa", ground_truth="yen")
+    group = build_group(GroupRequest(group_id=group_id, prompt=prompt, num_completions=len(rewards)), rewards)
+    members = [
+        msgspec.structs.replace(
+            member,
+            completion=msgspec.structs.replace(
+                member.completion, token_ids=[5] * length, rollout_logprobs=[-1.0] * length
+            ),
+        )
+        for member, length in zip(group.members, lengths, strict=True)
+    ]
+    return msgspec.structs.replace(group, members=members)
+
+
+def config_with(directory: Path, **changes: object) -> Config:
+    return build_config(directory, rollout__max_new_tokens=8, train__layout={"tp": 1}, **changes)
+
+
+def test_advantages_come_from_the_sum_and_filters_see_the_reward_alone(tmp_path: Path) -> None:
+    """Lengths 3, 6, 8 cost 0, 2/4 and 4/4. Rewards 1, 1, 0 become 1, 1/2, -1: mean 1/6.
+
+    The second group has equal rewards: lengths that differ do not save it from the filter.
+    """
+    groups = [group_of("g0", [1.0, 1.0, 0.0], [3, 6, 8]), group_of("g1", [1.0, 1.0, 1.0], [3, 6, 8])]
+    config = config_with(tmp_path, reward__overlong__buffer_tokens=4, algorithm__normalise_std=False)
+    filtered = build_batch(groups, config)
+    assert filtered.batch is not None
+    assert filtered.dropped == {"zero_variance_all_right": ["g1"]}
+    assert filtered.overlong == {"g0": [0.0, -0.5, -1.0], "g1": [0.0, -0.5, -1.0]}
+    advantages = [sequence.advantage for sequence in filtered.batch.sequences]
+    assert advantages == pytest.approx([1 - 1 / 6, 1 / 2 - 1 / 6, -1 - 1 / 6], abs=1e-12)
+
+
+def test_the_deviation_is_that_of_the_sums(tmp_path: Path) -> None:
+    """Sums 1, 0.5, -1: deviations 5/6, 1/3, -7/6 from their mean; n-1 variance (25 + 4 + 49) / 36 / 2 = 13/12."""
+    config = config_with(tmp_path, reward__overlong__buffer_tokens=4)
+    batch = build_batch([group_of("g0", [1.0, 1.0, 0.0], [3, 6, 8])], config).batch
+    assert batch is not None
+    scale = math.sqrt(13 / 12) + 1e-6
+    expected = [5 / 6 / scale, 1 / 3 / scale, -7 / 6 / scale]
+    assert [sequence.advantage for sequence in batch.sequences] == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_factor_scales_and_an_unknown_verdict_stays_out(tmp_path: Path) -> None:
+    """Lengths 8, 4, 8 at factor 0.5: the sums of the known are 1 - 0.5 and 0, so advantages +-0.25."""
+    config = config_with(
+        tmp_path,
+        reward__overlong__buffer_tokens=4,
+        reward__overlong__penalty_factor=0.5,
+        algorithm__normalise_std=False,
+    )
+    filtered = build_batch([group_of("g0", [1.0, 0.0, None], [8, 4, 8])], config)
+    assert filtered.batch is not None
+    assert filtered.overlong == {"g0": [-0.5, 0.0, -0.5]}
+    assert [sequence.advantage for sequence in filtered.batch.sequences] == [0.25, -0.25]
+
+
+def test_it_is_off_by_default(tmp_path: Path) -> None:
+    filtered = build_batch([group_of("g0", [1.0, 0.0], [8, 8])], config_with(tmp_path, algorithm__normalise_std=False))
+    assert filtered.batch is not None
+    assert (filtered.overlong, [s.advantage for s in filtered.batch.sequences]) == ({}, [0.5, -0.5])
