@@ -23,9 +23,9 @@ import zmq
 from hybridflow.errors import ProtocolError, RewardError
 from hybridflow.wire.codec import MAX_FRAME_BYTES, decode_from_worker, encode
 from hybridflow.wire.endpoint import ServerKeys
-from hybridflow.wire.messages import MAX_CREDITS, Accepted, Bye, ToWorker
+from hybridflow.wire.messages import MAX_CREDITS, Accepted, Bye, Stop
 
-MAX_FRAMES_PER_TURN = 256
+MAX_FRAMES_PER_TURN = 64
 """Frames taken from one socket before the other gets its turn."""
 STOP_LINGER_S = 1.0
 """Time that workers get to say good-bye when they are stopped."""
@@ -87,10 +87,10 @@ class BrokerSockets:
         """Never blocks; may be dropped, see the module docstring."""
         self.completions.send_multipart([identity, encode(message)], zmq.NOBLOCK)
 
-    def send_to_worker(self, identity: bytes, message: ToWorker) -> bool:
+    def send_to_worker(self, identity: bytes, frame: bytes) -> bool:
         """False where that worker's connection is gone. Never blocks, see the module docstring."""
         try:
-            self.workers.send_multipart([identity, encode(message)], zmq.NOBLOCK)
+            self.workers.send_multipart([identity, frame], zmq.NOBLOCK)
         except zmq.Again as error:
             raise ProtocolError("a reward worker's queue is full although its credits bound it") from error
         except zmq.ZMQError as error:
@@ -99,12 +99,12 @@ class BrokerSockets:
             return False
         return True
 
-    def stop_workers(self, identities: Iterable[bytes], message: ToWorker) -> None:
-        """Sends the last message to each worker that is still connected, and waits a moment for their last ones.
+    def stop_workers(self, identities: Iterable[bytes]) -> None:
+        """Sends Stop to each worker that is still connected, and waits a moment for their last messages.
 
         A socket that is closed with unread messages resets its connections, and what was just sent may be lost.
         """
-        waited_for = {identity for identity in identities if self.send_to_worker(identity, message)}
+        waited_for = {identity for identity in identities if self.send_to_worker(identity, encode(Stop()))}
         deadline = time.monotonic() + STOP_LINGER_S
         while waited_for and (remaining_s := deadline - time.monotonic()) > 0:
             _, messages = self.receive(int(remaining_s * 1000) + 1)
@@ -123,7 +123,7 @@ def _nothing_to_stop() -> None:
 
 def _is_bye(frames: list[bytes]) -> bool:
     try:
-        return isinstance(decode_from_worker(frames[-1]), Bye)
+        return any(isinstance(message, Bye) for message in decode_from_worker(frames[-1]))
     except ProtocolError:
         return False
 

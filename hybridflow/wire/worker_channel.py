@@ -18,7 +18,7 @@ import zmq
 
 from hybridflow.errors import RewardError
 from hybridflow.types import Verdict
-from hybridflow.wire.codec import MAX_FRAME_BYTES, decode_to_worker, encode
+from hybridflow.wire.codec import MAX_FRAME_BYTES, decode_to_worker, encode, encode_message, join, split
 from hybridflow.wire.endpoint import Endpoint
 from hybridflow.wire.messages import MAX_CREDITS, Bye, Ready, ScoreReply, ToWorker
 
@@ -41,7 +41,7 @@ class WorkerChannel:
             self._ready([])
         except ValueError as error:
             raise RewardError(str(error)) from error
-        self._replies: deque[tuple[str, bytes]] = deque()  # (completion id, frame)
+        self._replies: deque[tuple[str, bytes]] = deque()  # (completion id, encoded reply)
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         # Not ZMQ_IMMEDIATE: it throws away what has arrived, a Stop for one, when the other end closes.
@@ -74,19 +74,20 @@ class WorkerChannel:
         messages: list[ToWorker] = []
         with suppress(zmq.Again):
             while True:
-                messages.append(decode_to_worker(self._socket.recv(zmq.NOBLOCK)))
+                messages += decode_to_worker(self._socket.recv(zmq.NOBLOCK))
         return messages
 
     def reply(self, completion_id: str, verdict: Verdict) -> None:
         """Takes one verdict; `flush` sends it."""
-        self._replies.append((completion_id, encode(ScoreReply(self._worker_id, completion_id, verdict))))
+        self._replies.append((completion_id, encode_message(ScoreReply(self._worker_id, completion_id, verdict))))
 
     def flush(self) -> None:
         """Sends verdicts as far as there is a connection."""
         with suppress(zmq.Again):
-            while self._replies:
-                self._socket.send(self._replies[0][1], zmq.NOBLOCK)
-                self._replies.popleft()
+            for batch in split(reply for _, reply in self._replies):
+                self._socket.send(join(batch), zmq.NOBLOCK)
+                for _ in batch:
+                    self._replies.popleft()
 
     def leave(self) -> None:
         """Says good-bye: what is not answered goes back, and the stream need not wait for this worker."""
