@@ -16,6 +16,7 @@ trainer, in the update) and `ref_logprobs` (a reference policy).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -139,12 +140,38 @@ class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True):
     question: str = ""
 
 
-class ScoredCompletion(msgspec.Struct, frozen=True, kw_only=True):
-    """A completion with the verdict it got and the worker that gave it."""
+class ScoredCompletion:
+    """A completion with the verdict it got and the worker that gave it.
 
-    completion: Completion
-    verdict: Verdict
-    scored_by: str
+    Args:
+        completion: It, or what makes it. One that came over the wire stays packed, in a fifth of the memory, until its
+            numbers are needed; those of a group that the filters leave out never are.
+        head: The same without its numbers: both lists are empty. To be given where `completion` makes it.
+    """
+
+    __slots__ = ("_completion", "head", "scored_by", "verdict")
+
+    def __init__(
+        self,
+        *,
+        completion: Completion | Callable[[], Completion],
+        verdict: Verdict,
+        scored_by: str,
+        head: Completion | None = None,
+    ) -> None:
+        self._completion = completion
+        self.head = head if head is not None else _without_numbers(self.completion)
+        self.verdict = verdict
+        self.scored_by = scored_by
+
+    @property
+    def completion(self) -> Completion:
+        """With its numbers; where it is packed, made at each use."""
+        return self._completion if isinstance(self._completion, Completion) else self._completion()
+
+
+def _without_numbers(completion: Completion) -> Completion:
+    return msgspec.structs.replace(completion, token_ids=[], rollout_logprobs=[])
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):

@@ -59,7 +59,7 @@ def collect_groups(
             report = rollout.poll()
             last_news = time.monotonic()
         if item is not None:
-            scored[item.completion.group_id].append(item)
+            scored[item.head.group_id].append(item)
             arrived += 1
             last_news = time.monotonic()
             continue
@@ -76,7 +76,7 @@ def collect_groups(
         Group(
             group_id=request.group_id,
             prompt=request.prompt,
-            members=sorted(scored[request.group_id], key=lambda member: member.completion.index),
+            members=sorted(scored[request.group_id], key=lambda member: member.head.index),
         )
         for request in requests
     ]

@@ -24,7 +24,7 @@ def add_to_state(state: RunState, collected: Collected, filtered: FilteredBatch,
     for name, number in collected.report.events.items():
         state.rollout_events[name] = state.rollout_events.get(name, 0) + number
     state.num_truncated += sum(
-        member.completion.finish_reason == "length" for group in collected.groups for member in group.members
+        member.head.finish_reason == "length" for group in collected.groups for member in group.members
     )
     if update is not None:
         state.num_skipped_updates += update.num_skipped
@@ -86,4 +86,4 @@ def build_metrics(
 def _fraction(members: list, reason: str) -> float:
     if not members:
         return math.nan
-    return sum(member.completion.finish_reason == reason for member in members) / len(members)
+    return sum(member.head.finish_reason == reason for member in members) / len(members)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 
-CHUNK_BYTES = 1 << 17
+CHUNK_BYTES = 1 << 16
 """Read at a time: several requests of usual size."""
 _HEAD = struct.Struct("<IB")
 

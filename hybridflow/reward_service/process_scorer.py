@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from itertools import islice
 
 import msgspec
 
@@ -35,6 +36,8 @@ START_TIMEOUT_S = 120.0
 """For the import of verifiers on a loaded machine."""
 MAX_FAILED_STARTS = 3
 """Processes that ended before they were ready, one after the other, before this worker gives up."""
+MAX_SENT_FRAMES = 64
+"""In one call; the kernel takes 1,024."""
 SCORING_PROCESS = "hybridflow.reward_service.scoring_process"
 
 _logger = logging.getLogger(__name__)
@@ -43,7 +46,7 @@ _verdicts: msgspec.msgpack.Decoder[Verdict] = msgspec.msgpack.Decoder(Verdict)
 
 
 class ProcessScorer:
-    """A `Scorer`. Memory: the requests that it was given, twice at most.
+    """A `Scorer`. Memory: the requests that it was given.
 
     Args:
         setup: Code and limits.
@@ -55,7 +58,7 @@ class ProcessScorer:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._waiting: deque[tuple[str, bytes]] = deque()  # (completion id, frame); the first is being scored
-        self._unsent = bytearray()
+        self._unsent: deque[memoryview] = deque()
         self._head_since = 0.0  # when the process could begin with the first
         self._num_failed_starts = 0
         self._start()
@@ -74,7 +77,7 @@ class ProcessScorer:
         if not self._waiting:
             self._head_since = time.monotonic()
         self._waiting.append((request.completion_id, frame))
-        self._unsent += frame
+        self._unsent.append(memoryview(frame))
 
     def take_verdicts(self) -> list[tuple[str, Verdict]]:
         self._write()  # all that was submitted since the last call at once
@@ -97,9 +100,8 @@ class ProcessScorer:
         self._channel, self._reader = ours, FrameReader(ours)
         self._is_ready = False
         self._started_at = time.monotonic()
-        self._unsent = bytearray(write_frame(SETUP, _encoder.encode(self._setup)))
-        for _, frame in self._waiting:
-            self._unsent += frame
+        setup = write_frame(SETUP, _encoder.encode(self._setup))
+        self._unsent = deque(memoryview(frame) for frame in (setup, *(frame for _, frame in self._waiting)))
         ours.setblocking(False)
         with theirs:
             self._process = subprocess.Popen(
@@ -120,12 +122,15 @@ class ProcessScorer:
     def _write(self) -> None:
         while self._unsent:
             try:
-                sent = self._channel.send(self._unsent)
+                sent = self._channel.sendmsg(list(islice(self._unsent, MAX_SENT_FRAMES)))
             except BlockingIOError:
                 return
             except (BrokenPipeError, ConnectionResetError):
                 return  # it ended; reading says so too, behind the verdicts that it left
-            del self._unsent[:sent]
+            while sent and sent >= len(self._unsent[0]):
+                sent -= len(self._unsent.popleft())
+            if sent:
+                self._unsent[0] = self._unsent[0][sent:]
 
     def _read(self) -> list[tuple[str, Verdict]]:
         verdicts: list[tuple[str, Verdict]] = []

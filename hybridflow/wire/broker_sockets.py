@@ -32,6 +32,9 @@ STOP_LINGER_S = 1.0
 REBIND_TIMEOUT_S = 10.0
 """A port that was closed a moment ago may stay taken this long."""
 
+Received = tuple[bytes, list[memoryview]]
+"""Identity of a connection, and the frames that came on it together: one, unless a stranger sent them."""
+
 
 class BrokerSockets:
     """Binds on construction; used by one thread afterwards.
@@ -75,8 +78,8 @@ class BrokerSockets:
         """Where completions and workers connect, as bound."""
         return self.completions.get_string(zmq.LAST_ENDPOINT), self.workers.get_string(zmq.LAST_ENDPOINT)
 
-    def receive(self, timeout_ms: int) -> tuple[list[list[bytes]], list[list[bytes]]]:
-        """Messages (of engines, of workers) as lists of frames; waits at most so long for the first."""
+    def receive(self, timeout_ms: int) -> tuple[list[Received], list[Received]]:
+        """What came (of engines, of workers); waits at most so long for the first."""
         ready = dict(self._poller.poll(timeout_ms))
         return (
             _drain(self.completions) if self.completions in ready else [],
@@ -108,7 +111,7 @@ class BrokerSockets:
         deadline = time.monotonic() + STOP_LINGER_S
         while waited_for and (remaining_s := deadline - time.monotonic()) > 0:
             _, messages = self.receive(int(remaining_s * 1000) + 1)
-            waited_for -= {frames[0] for frames in messages if _is_bye(frames)}
+            waited_for -= {identity for identity, frames in messages if _is_bye(frames)}
 
     def close(self, linger_s: float = STOP_LINGER_S) -> None:
         """May be called twice."""
@@ -121,20 +124,22 @@ def _nothing_to_stop() -> None:
     """Of sockets that are not encrypted, or closed."""
 
 
-def _is_bye(frames: list[bytes]) -> bool:
+def _is_bye(frames: list[memoryview]) -> bool:
     try:
         return any(isinstance(message, Bye) for message in decode_from_worker(frames[-1]))
     except ProtocolError:
         return False
 
 
-def _drain(socket: zmq.Socket[bytes]) -> list[list[bytes]]:
-    messages: list[list[bytes]] = []
+def _drain(socket: zmq.Socket[bytes]) -> list[Received]:
+    messages: list[Received] = []
     while len(messages) < MAX_FRAMES_PER_TURN:
         try:
-            messages.append(socket.recv_multipart(zmq.NOBLOCK))
+            # Decoded from the memory where ZeroMQ has them: a completion is large.
+            identity, *frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
         except zmq.Again:
             break
+        messages.append((identity.bytes, [frame.buffer for frame in frames]))
     return messages
 
 

@@ -22,7 +22,7 @@ import zmq
 
 from hybridflow.errors import ProtocolError, RewardError
 from hybridflow.wire.broker import Broker
-from hybridflow.wire.broker_sockets import MAX_FRAMES_PER_TURN, BrokerSockets
+from hybridflow.wire.broker_sockets import MAX_FRAMES_PER_TURN, BrokerSockets, Received
 from hybridflow.wire.codec import decode_from_engine, decode_from_worker
 from hybridflow.wire.scored_queue import ScoredQueue
 
@@ -146,12 +146,12 @@ class BrokerThread:
             self._changed.notify_all()
 
     def _decode(
-        self, received: list[list[bytes]], decode: Callable[[bytes], list[_T]], reason: str
+        self, received: list[Received], decode: Callable[[memoryview], list[_T]], reason: str
     ) -> list[tuple[bytes, list[_T]]]:
         decoded: list[tuple[bytes, list[_T]]] = []
-        for frames in received:
+        for identity, frames in received:
             try:
-                identity, frame = frames
+                (frame,) = frames
                 decoded.append((identity, decode(frame)))
             except (ProtocolError, ValueError) as error:
                 _logger.warning("dropped a message: %s: %s", reason, error)

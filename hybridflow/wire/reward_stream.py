@@ -16,6 +16,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from hybridflow.errors import RewardError
 from hybridflow.types import GroupRequest, ScoredCompletion
@@ -89,8 +90,12 @@ class RewardStream:
         self._check()
         if (result := self._scored.take(timeout_s, self._check)) is None:
             return None
+        packed = result.completion
         return ScoredCompletion(
-            completion=unpack_completion(result.completion), verdict=result.verdict, scored_by=result.scored_by
+            completion=partial(unpack_completion, packed),
+            head=packed.head,
+            verdict=result.verdict,
+            scored_by=result.scored_by,
         )
 
     def outstanding(self) -> set[str]:
