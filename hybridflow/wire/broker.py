@@ -11,7 +11,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
-from hybridflow.wire.codec import encode_message, join, split
+from hybridflow.wire.codec import encode, join
 from hybridflow.wire.dispatch import Result, ScoreDispatch
 from hybridflow.wire.flow import EngineFlow
 from hybridflow.wire.messages import (
@@ -96,14 +96,11 @@ class Broker:
 
     def take_work(self) -> list[tuple[str, bytes, list[bytes]]]:
         """Leases what can be leased: (worker id, identity, frames to send) of each worker that gets any."""
-        work: defaultdict[str, list[bytes]] = defaultdict(list)
+        work: defaultdict[str, list[bytearray]] = defaultdict(list)
         for worker_id, request in self.dispatch.assign(self._reachable(), self.clock_s):
-            work[worker_id].append(encode_message(Work(request)))
+            work[worker_id].append(encode(Work(request)))
         self._max_pending = max(self._max_pending, self.dispatch.num_pending)
-        return [
-            (worker_id, self._identities[worker_id], [join(batch) for batch in split(bodies)])
-            for worker_id, bodies in work.items()
-        ]
+        return [(worker_id, self._identities[worker_id], join(frames)) for worker_id, frames in work.items()]
 
     def take_answers(self, num_bytes_scored: int) -> list[tuple[bytes, Accepted]]:
         """(identity, answer) of each engine that is to be told something; so many bytes wait for next()."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import zmq
 
@@ -33,7 +33,7 @@ REBIND_TIMEOUT_S = 10.0
 """A port that was closed a moment ago may stay taken this long."""
 
 Received = tuple[bytes, list[memoryview]]
-"""Identity of a connection, and the frames that came on it together: one, unless a stranger sent them."""
+"""Identity of a connection, and the frames that came on it together."""
 
 
 class BrokerSockets:
@@ -90,10 +90,10 @@ class BrokerSockets:
         """Never blocks; may be dropped, see the module docstring."""
         self.completions.send_multipart([identity, encode(message)], zmq.NOBLOCK)
 
-    def send_to_worker(self, identity: bytes, frame: bytes) -> bool:
+    def send_to_worker(self, identity: bytes, frames: Sequence[bytes | bytearray]) -> bool:
         """False where that worker's connection is gone. Never blocks, see the module docstring."""
         try:
-            self.workers.send_multipart([identity, frame], zmq.NOBLOCK)
+            self.workers.send_multipart([identity, *frames], zmq.NOBLOCK)
         except zmq.Again as error:
             raise ProtocolError("a reward worker's queue is full although its credits bound it") from error
         except zmq.ZMQError as error:
@@ -107,7 +107,7 @@ class BrokerSockets:
 
         A socket that is closed with unread messages resets its connections, and what was just sent may be lost.
         """
-        waited_for = {identity for identity in identities if self.send_to_worker(identity, encode(Stop()))}
+        waited_for = {identity for identity in identities if self.send_to_worker(identity, [encode(Stop())])}
         deadline = time.monotonic() + STOP_LINGER_S
         while waited_for and (remaining_s := deadline - time.monotonic()) > 0:
             _, messages = self.receive(int(remaining_s * 1000) + 1)

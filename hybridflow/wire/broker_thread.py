@@ -136,7 +136,7 @@ class BrokerThread:
 
     def _send(self, sockets: BrokerSockets) -> None:
         for worker_id, identity, frames in self._broker.take_work():
-            if not all(sockets.send_to_worker(identity, frame) for frame in frames):
+            if not sockets.send_to_worker(identity, frames):
                 self._broker.lose(worker_id, "its connection is gone")
         scored = self._broker.take_scored()
         self._scored.put(scored)
@@ -151,9 +151,8 @@ class BrokerThread:
         decoded: list[tuple[bytes, list[_T]]] = []
         for identity, frames in received:
             try:
-                (frame,) = frames
-                decoded.append((identity, decode(frame)))
-            except (ProtocolError, ValueError) as error:
+                decoded.append((identity, [message for frame in frames for message in decode(frame)]))
+            except ProtocolError as error:
                 _logger.warning("dropped a message: %s: %s", reason, error)
                 with self._changed:
                     self._broker.dispatch.counters[reason] += 1

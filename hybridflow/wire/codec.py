@@ -1,8 +1,8 @@
 """Messages as bytes: a frame is one byte of schema version, then a msgpack array of at least one message. No pickle.
 
-Several messages share a frame because a frame costs far more than a message: a wake-up, system calls, the interpreter
-lock. A frame that is empty, of another version, too large, cut off, or not exactly of the expected types is a
-ProtocolError: a foreign message can only be refused.
+Small messages share a frame, and frames that are there at the same time leave as one ZeroMQ message of several parts: a
+wake-up, a system call and the interpreter lock cost more than a message does. A frame that is empty, of another
+version, too large, cut off, or not exactly of the expected types is a ProtocolError: it can only be refused.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ MAX_FRAME_BYTES = 64 * 2**20
 MAX_BATCH_BYTES = 120 * 2**10
 """Messages share a frame up to this size. From 128 KiB on, the C library takes fresh, zeroed pages for each copy."""
 
+_HEAD_BYTES = 4
 _T = TypeVar("_T")
 _SomeOf = Annotated[list[_T], msgspec.Meta(min_length=1)]
 _encoder = msgspec.msgpack.Encoder()
@@ -33,69 +34,60 @@ _to_engine: msgspec.msgpack.Decoder[list[ToEngine]] = msgspec.msgpack.Decoder(_S
 _to_worker: msgspec.msgpack.Decoder[list[ToWorker]] = msgspec.msgpack.Decoder(_SomeOf[ToWorker])
 
 
-def encode(*messages: Message) -> bytes:
-    """The frame of these messages; ProtocolError as `join`."""
-    return join([encode_message(message) for message in messages])
-
-
-def encode_message(message: Message) -> bytes:
-    """One message, for `join`.
+def encode(message: Message) -> bytearray:
+    """The frame of one message.
 
     Raises:
-        ProtocolError: its frame would be above MAX_FRAME_BYTES; the receiver would refuse it, so it is refused here.
+        ProtocolError: it would be above MAX_FRAME_BYTES; the receiver would refuse it, so it is refused here.
     """
-    body = _encoder.encode(message)
-    if len(body) + _HEAD_BYTES > MAX_FRAME_BYTES:
+    frame = bytearray(_head(1))
+    _encoder.encode_into(message, frame, -1)  # in place: a completion is large
+    if len(frame) > MAX_FRAME_BYTES:
         raise ProtocolError(
-            f"{type(message).__name__} message has {len(body)} bytes, above the limit of {MAX_FRAME_BYTES}"
+            f"{type(message).__name__} message has {len(frame)} bytes, above the limit of {MAX_FRAME_BYTES}"
         )
-    return body
+    return frame
 
 
-def join(bodies: list[bytes]) -> bytes:
-    """The frame of 1 to 65,535 messages from `encode_message`."""
-    # Written by hand, as the bodies are msgpack already: the head of an array of 16 bits length.
-    return b"".join((_HEAD, len(bodies).to_bytes(2, "big"), *bodies))
-
-
-def split(bodies: Iterable[bytes]) -> list[list[bytes]]:
-    """The same in the same order, cut into lists that make a frame of at most MAX_BATCH_BYTES, or one message each."""
-    batches: list[list[bytes]] = []
+def join(frames: Iterable[bytearray]) -> list[bytes]:
+    """The messages of these frames of one message each, in fewer frames: of MAX_BATCH_BYTES, or one message."""
+    batches: list[list[memoryview]] = []
     room = 0
-    for body in bodies:
-        if len(body) > room:
+    for frame in frames:
+        if len(frame) > room:
             batches.append([])
             room = MAX_BATCH_BYTES
-        batches[-1].append(body)
-        room -= len(body)
-    return batches
+        batches[-1].append(memoryview(frame)[_HEAD_BYTES:])
+        room -= len(frame)
+    return [b"".join((_head(len(batch)), *batch)) for batch in batches]
 
 
-def decode_from_worker(frame: bytes | memoryview) -> list[FromWorker]:
+def _head(num_messages: int) -> bytes:
+    """Schema version, and the head of a msgpack array of 16 bits length."""
+    return bytes((SCHEMA_VERSION, 0xDC, *num_messages.to_bytes(2, "big")))
+
+
+def decode_from_worker(frame: bytes | bytearray | memoryview) -> list[FromWorker]:
     """Ready, ScoreReply or Bye; ProtocolError on anything else."""
     return _decode(frame, _from_worker, "reward worker")
 
 
-def decode_from_engine(frame: bytes | memoryview) -> list[FromEngine]:
+def decode_from_engine(frame: bytes | bytearray | memoryview) -> list[FromEngine]:
     """Finished or Hello; ProtocolError on anything else."""
     return _decode(frame, _from_engine, "rollout engine")
 
 
-def decode_to_engine(frame: bytes | memoryview) -> list[ToEngine]:
+def decode_to_engine(frame: bytes | bytearray | memoryview) -> list[ToEngine]:
     """Accepted; ProtocolError on anything else."""
     return _decode(frame, _to_engine, "reward stream")
 
 
-def decode_to_worker(frame: bytes | memoryview) -> list[ToWorker]:
+def decode_to_worker(frame: bytes | bytearray | memoryview) -> list[ToWorker]:
     """Work or Stop; ProtocolError on anything else."""
     return _decode(frame, _to_worker, "reward stream")
 
 
-_HEAD = bytes([SCHEMA_VERSION, 0xDC])
-_HEAD_BYTES = len(_HEAD) + 2
-
-
-def _decode(frame: bytes | memoryview, decoder: msgspec.msgpack.Decoder[_T], sender: str) -> _T:
+def _decode(frame: bytes | bytearray | memoryview, decoder: msgspec.msgpack.Decoder[_T], sender: str) -> _T:
     if not frame or len(frame) > MAX_FRAME_BYTES:
         raise ProtocolError(f"message from a {sender} has {len(frame)} bytes, must be 1 to {MAX_FRAME_BYTES}")
     if frame[0] != SCHEMA_VERSION:

@@ -38,7 +38,7 @@ class CompletionReceiver:
         refuse_wildcard(host)
         keys = ServerKeys() if (not is_loopback(host) if is_encrypted is None else is_encrypted) else None
         self._admit = admit
-        self._arrived: deque[tuple[bytes, FromEngine]] = deque()  # the rest of one frame
+        self._arrived: deque[tuple[bytes, FromEngine]] = deque()  # the rest of what came together
         self._context = zmq.Context()
         self._stop_authenticator = keys.start_authenticator(self._context) if keys else None
         self._socket = self._context.socket(zmq.ROUTER)
@@ -61,8 +61,8 @@ class CompletionReceiver:
         if not self._arrived:
             if not self._socket.poll(int(timeout_s * 1000)):
                 return None
-            identity, frame = self._socket.recv_multipart()
-            self._arrived.extend((identity, message) for message in decode_from_engine(frame))
+            identity, *frames = self._socket.recv_multipart()
+            self._arrived.extend((identity, message) for frame in frames for message in decode_from_engine(frame))
         identity, message = self._arrived.popleft()
         if isinstance(message, Hello):
             self._answer(identity, Accepted([], WINDOW, message.number))

@@ -3,7 +3,7 @@
     consumes     completions of send(), and what the stream answers
     waits for    either, at most TICK_S
     unblocked by send(), an answer, or close()
-    produces     Finished messages, within the window that the stream grants, several in a frame where several wait
+    produces     Finished messages, within the window that the stream grants; those that wait leave together
 
 A completion stays here until the stream has accepted it, and is sent again where a connection broke under it. So only
 the death of this process loses completions: those ids stay in the stream's outstanding(). The copies are bounded by
@@ -24,7 +24,7 @@ import zmq
 
 from hybridflow.errors import RewardError
 from hybridflow.types import Completion
-from hybridflow.wire.codec import MAX_BATCH_BYTES, MAX_FRAME_BYTES, decode_to_engine, encode, encode_message, join
+from hybridflow.wire.codec import MAX_FRAME_BYTES, decode_to_engine, encode
 from hybridflow.wire.endpoint import Endpoint
 from hybridflow.wire.messages import Accepted, Finished, Hello
 from hybridflow.wire.packed import pack_completion
@@ -58,7 +58,7 @@ class CompletionSender:
         self._send_timeout_s = send_timeout_s
         self._flush_timeout_s = flush_timeout_s
         self._changed = threading.Condition()  # guards every attribute below
-        self._kept: dict[int, bytes] = {}  # number -> encoded message; not accepted yet
+        self._kept: dict[int, bytearray] = {}  # number -> frame; not accepted yet
         self._kept_bytes = 0
         self._unsent: deque[int] = deque()
         self._sent_after: dict[int, int] = {}  # number -> Hellos sent before it
@@ -88,7 +88,7 @@ class CompletionSender:
         with self._changed:
             self._check(completion.completion_id)
             self._last_number += 1
-            self._keep(self._last_number, encode_message(Finished(self._engine_id, self._last_number, packed, attempt)))
+            self._keep(self._last_number, encode(Finished(self._engine_id, self._last_number, packed, attempt)))
             if self._heard_at is None:
                 self._wait_for(lambda: self._heard_at is not None, completion.completion_id)
             if self._is_full():
@@ -130,11 +130,11 @@ class CompletionSender:
     ) -> None:
         self.close()
 
-    def _keep(self, number: int, message: bytes) -> None:
+    def _keep(self, number: int, frame: bytearray) -> None:
         if not self._kept:
             self._waits_since = time.monotonic()
-        self._kept[number] = message
-        self._kept_bytes += len(message)
+        self._kept[number] = frame
+        self._kept_bytes += len(frame)
         self._unsent.append(number)
         if self._is_waiting and (self._may_send() or len(self._kept) == 1):
             self._is_waiting = False
@@ -219,7 +219,7 @@ class CompletionSender:
     def _send_unsent(self, socket: zmq.Socket[bytes]) -> None:
         while batch := self._next_batch():
             try:
-                socket.send(join(list(batch.values())), zmq.NOBLOCK)
+                socket.send_multipart(list(batch.values()), zmq.NOBLOCK)
             except zmq.Again:
                 return
             with self._changed:
@@ -227,21 +227,17 @@ class CompletionSender:
                     self._unsent.popleft()
                     self._sent_after[number] = self._num_hellos
 
-    def _next_batch(self) -> dict[int, bytes]:
-        """What goes into the next frame, by number: the first of the unsent, as many as the window and a frame take."""
-        batch: dict[int, bytes] = {}
+    def _next_batch(self) -> dict[int, bytearray]:
+        """Frames to send together, by number: the first of the unsent, as many as the window lets through."""
+        batch: dict[int, bytearray] = {}
         with self._changed:
-            num_bytes = 0
             while len(self._unsent) > len(batch) and len(self._sent_after) + len(batch) < self._window:
                 number = self._unsent[len(batch)]
-                message = self._kept.get(number)
-                if message is None:  # accepted after all, before it was sent again
+                frame = self._kept.get(number)
+                if frame is None:  # accepted after all, before it was sent again
                     del self._unsent[len(batch)]
                     continue
-                num_bytes += len(message)
-                if batch and num_bytes > MAX_BATCH_BYTES:
-                    break
-                batch[number] = message
+                batch[number] = frame
         return batch
 
     def _ask(self, socket: zmq.Socket[bytes]) -> bool:
@@ -257,7 +253,7 @@ class CompletionSender:
             self._heard_at = time.monotonic()
             self._window = message.window
             for number in message.numbers:
-                self._kept_bytes -= len(self._kept.pop(number, b""))
+                self._kept_bytes -= len(self._kept.pop(number, ()))
                 self._sent_after.pop(number, None)
             lost = [number for number, hellos in self._sent_after.items() if hellos < message.hello]
             for number in lost:

@@ -124,7 +124,7 @@ class SilentWorker:
     def take(self, number: int) -> list[str]:
         messages: list[ToWorker] = []
         while len(messages) < number:
-            messages += decode_to_worker(self.socket.recv())
+            messages += [message for frame in self.socket.recv_multipart() for message in decode_to_worker(frame)]
         return [message.request.completion_id for message in messages if isinstance(message, Work)]
 
     def close(self) -> None:

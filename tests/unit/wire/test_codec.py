@@ -67,13 +67,19 @@ def test_other_messages_survive() -> None:
 
 def test_messages_of_one_frame_keep_their_order() -> None:
     messages = [Bye(f"w{n}") for n in range(300)]
-    assert codec.decode_from_worker(codec.encode(*messages)) == messages
+    (frame,) = codec.join(codec.encode(message) for message in messages)
+    assert codec.decode_from_worker(frame) == messages
+    assert codec.join([]) == []
 
 
-def test_batches_keep_the_order_and_their_bound_and_a_large_message_goes_alone() -> None:
-    half, large = bytes(codec.MAX_BATCH_BYTES // 2), bytes(codec.MAX_BATCH_BYTES + 1)
-    assert codec.split([half, half, b"1", large, b"2", b"3"]) == [[half, half], [b"1"], [large], [b"2", b"3"]]
-    assert codec.split([]) == []
+def test_joined_frames_keep_the_order_and_their_bound_and_a_large_message_goes_alone() -> None:
+    sizes = [codec.MAX_BATCH_BYTES // 3, codec.MAX_BATCH_BYTES // 2, 1, codec.MAX_BATCH_BYTES + 1, 2, 3]
+    works = [Work(msgspec.structs.replace(REQUEST, text="x" * size)) for size in sizes]
+    frames = codec.join(codec.encode(work) for work in works)
+    decoded = [codec.decode_to_worker(frame) for frame in frames]
+    assert [message for messages in decoded for message in messages] == works
+    assert [len(messages) for messages in decoded] == [3, 1, 2]
+    assert [len(frame) <= codec.MAX_BATCH_BYTES for frame in frames] == [True, False, True]
 
 
 def test_another_schema_version_is_refused_with_the_remedy() -> None:
