@@ -20,7 +20,6 @@ from hybridflow.wire.messages import (
     Finished,
     FromEngine,
     FromWorker,
-    Hello,
     Ready,
     ScoreReply,
     Work,
@@ -54,13 +53,12 @@ class Broker:
     def take_from_engine(self, identity: bytes, messages: Iterable[FromEngine]) -> None:
         """What came on one connection of an engine."""
         for message in messages:
-            match message:
-                case Finished(engine_id, number, packed):
-                    if self._admit(message):
-                        self.dispatch.finished(packed)
-                    self.flow.accepted(identity, engine_id, number)
-                case Hello(engine_id, number):
-                    self.flow.asked(identity, engine_id, number)
+            if isinstance(message, Finished):
+                if self._admit(message):
+                    self.dispatch.finished(message.packed)
+                self.flow.accepted(identity, message.engine_id, message.number)
+            else:
+                self.flow.asked(identity, message.engine_id, message.number)
 
     def take_from_worker(self, identity: bytes, messages: Iterable[FromWorker]) -> None:
         """What came on one connection of a worker."""

@@ -29,7 +29,7 @@ from hybridflow.wire.endpoint import Endpoint
 from hybridflow.wire.messages import Accepted, Finished, Hello
 from hybridflow.wire.packed import pack_completion
 
-MAX_KEPT = 64
+MAX_KEPT = 128
 MAX_KEPT_BYTES = 16 * 2**20
 """Completions, and bytes of them, that are not accepted before send() blocks; one is always taken, however large."""
 TICK_S = 0.5

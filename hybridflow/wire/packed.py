@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
+from typing import Literal
 
 import msgspec
 
@@ -66,17 +67,17 @@ def unpack_completion(packed: PackedCompletion) -> Completion:
     )
 
 
-def _to_bytes(code: str, numbers: list[int] | list[float]) -> bytes:
+def _to_bytes(code: Literal["i", "d"], numbers: list[int] | list[float]) -> bytes:
     # In this machine's own order: twice as fast for float64 as an explicit one.
     packed = struct.Struct(f"{len(numbers)}{code}").pack(*numbers)
     return packed if sys.byteorder == "little" else _swap(code, packed)
 
 
-def _from_bytes(code: str, data: bytes) -> list:
+def _from_bytes(code: Literal["i", "d"], data: bytes) -> list:
     return memoryview(data if sys.byteorder == "little" else _swap(code, data)).cast(code).tolist()
 
 
-def _swap(code: str, data: bytes) -> bytes:
+def _swap(code: Literal["i", "d"], data: bytes) -> bytes:
     numbers = array(code, data)
     numbers.byteswap()
     return numbers.tobytes()
