@@ -1,6 +1,7 @@
 """Records that cross a process boundary.
 
-All are frozen msgspec structs: they travel over ZeroMQ as msgpack, over Ray by pickle, and into JSONL, unchanged.
+All but ScoredCompletion are frozen msgspec structs: they travel over ZeroMQ as msgpack, over Ray by pickle, and into
+JSONL, unchanged.
 
 Identity. Every record carries ids that never change, so that a duplicate is recognised and a late message dropped:
 

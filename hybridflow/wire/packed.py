@@ -1,7 +1,7 @@
 """A completion as it travels: numbers packed, 4 bytes for a token id and 8 for a logprob, both little-endian.
 
 The reward stream forwards and stores completions and reads no number of them. Packed, 10,000 tokens take 120 KB where
-Python lists take 560 KB, and they become lists only in the consumer's thread.
+Python lists take 560 KB, and they become lists only where somebody needs them.
 """
 
 from __future__ import annotations
