@@ -1,6 +1,7 @@
 """Records that cross a process boundary.
 
-All are frozen msgspec structs: they travel over ZeroMQ as msgpack, over Ray by pickle, and into JSONL, unchanged.
+All but ScoredCompletion are frozen msgspec structs: they travel over ZeroMQ as msgpack, over Ray by pickle, and into
+JSONL, unchanged.
 
 Identity. Every record carries ids that never change, so that a duplicate is recognised and a late message dropped:
 
@@ -16,6 +17,7 @@ trainer, in the update) and `ref_logprobs` (a reference policy).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -207,12 +209,48 @@ class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True):
     question: str = ""
 
 
-class ScoredCompletion(msgspec.Struct, frozen=True, kw_only=True):
-    """A completion with the verdict it got and the worker that gave it."""
+class ScoredCompletion:
+    """A completion with the verdict it got and the worker that gave it.
 
-    completion: Completion
-    verdict: Verdict
-    scored_by: str
+    Args:
+        completion: It, or what makes it. One that came over the wire stays packed, in a fifth of the memory, until its
+            numbers are needed; those of a group that the filters leave out never are.
+        head: The same without its numbers: their lists are empty. To be given, with the number of its tokens, where
+            `completion` makes it.
+    """
+
+    __slots__ = ("_completion", "head", "num_tokens", "scored_by", "verdict")
+
+    def __init__(
+        self,
+        *,
+        completion: Completion | Callable[[], Completion],
+        verdict: Verdict,
+        scored_by: str,
+        head: Completion | None = None,
+        num_tokens: int | None = None,
+    ) -> None:
+        self._completion = completion
+        self.head = head if head is not None else without_numbers(self.completion)
+        self.num_tokens = num_tokens if num_tokens is not None else len(self.completion.token_ids)
+        self.verdict = verdict
+        self.scored_by = scored_by
+
+    @property
+    def completion(self) -> Completion:
+        """With its numbers; where it is packed, made at each use."""
+        return self._completion if isinstance(self._completion, Completion) else self._completion()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ScoredCompletion):
+            return NotImplemented
+        mine, theirs = ((it.verdict, it.scored_by, it.completion) for it in (self, other))
+        return mine == theirs
+
+
+def without_numbers(completion: Completion) -> Completion:
+    """The same with all lists of one number per token empty."""
+    return msgspec.structs.replace(completion, token_ids=[], rollout_logprobs=[], support_lengths=[], support_ids=[])
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):

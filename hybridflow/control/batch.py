@@ -54,7 +54,7 @@ def compute_overlong(groups: list[Group], config: Config) -> dict[str, list[floa
     return {
         group.group_id: [
             compute_overlong_penalty(
-                len(member.completion.token_ids),
+                member.num_tokens,
                 config.rollout.max_new_tokens,
                 section.buffer_tokens,
                 section.penalty_factor,

@@ -18,12 +18,13 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.errors import CheckpointError
-from hybridflow.types import GroupRequest, Partial, Prompt, ScoredCompletion
+from hybridflow.types import Completion, GroupRequest, Partial, Prompt, ScoredCompletion, Verdict
 
 CARRIED_FILE = "carried.msgpack"
 """In a checkpoint, beside state.json; absent where nothing is carried."""
@@ -47,7 +48,7 @@ class CarriedGroup(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def num_tokens(self) -> int:
         """Tokens decoded so far."""
-        ended = sum(len(member.completion.token_ids) for member in self.members)
+        ended = sum(member.num_tokens for member in self.members)
         return ended + sum(len(partial.token_ids) for partial in self.partials)
 
     @property
@@ -128,7 +129,7 @@ class OverSampling:
                     group_id=group.group_id,
                     prompt=group.prompt,
                     num_completions=group.num_completions,
-                    done=[member.completion.index for member in group.members],
+                    done=[member.head.index for member in group.members],
                     partials=group.partials,
                 )
             )
@@ -150,10 +151,27 @@ def build_requests(prefix: str, prompts: Sequence[Prompt], num_completions: int)
     ]
 
 
+class _Member(msgspec.Struct, frozen=True, kw_only=True):
+    """A ScoredCompletion in a checkpoint."""
+
+    completion: Completion
+    verdict: Verdict
+    scored_by: str
+
+
+def _encode_member(member: ScoredCompletion) -> _Member:
+    return _Member(completion=member.completion, verdict=member.verdict, scored_by=member.scored_by)
+
+
+def _decode_member(_: type, fields: dict[str, Any]) -> ScoredCompletion:
+    member = msgspec.convert(fields, _Member)
+    return ScoredCompletion(completion=member.completion, verdict=member.verdict, scored_by=member.scored_by)
+
+
 def write_carried(carried: Sequence[CarriedGroup], folder: Path) -> None:
     """Puts them into a checkpoint."""
     if carried:
-        (folder / CARRIED_FILE).write_bytes(msgspec.msgpack.encode(list(carried)))
+        (folder / CARRIED_FILE).write_bytes(msgspec.msgpack.encode(list(carried), enc_hook=_encode_member))
 
 
 def read_carried(folder: Path) -> list[CarriedGroup]:
@@ -162,6 +180,6 @@ def read_carried(folder: Path) -> list[CarriedGroup]:
     if not path.exists():
         return []
     try:
-        return msgspec.msgpack.decode(path.read_bytes(), type=list[CarriedGroup])
+        return msgspec.msgpack.decode(path.read_bytes(), type=list[CarriedGroup], dec_hook=_decode_member)
     except (OSError, msgspec.DecodeError) as error:
         raise CheckpointError(f"{path}: not readable as carried groups: {error}") from error

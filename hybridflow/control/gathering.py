@@ -20,7 +20,7 @@ from hybridflow.wire.messages import build_completion_id
 class _Members:
     def __init__(self, request: GroupRequest, kept: Iterable[ScoredCompletion]) -> None:
         self.request = request
-        self.ended = {member.completion.index: member for member in kept}
+        self.ended = {member.head.index: member for member in kept}
         self.partials = {partial.index: partial for partial in request.partials}
         self.awaited = set(request.indices)
 
@@ -61,12 +61,13 @@ class Gathering:
 
     def add(self, item: ScoredCompletion) -> None:
         """A completion with its verdict, or one that was aborted. ProtocolError for one that is not awaited."""
-        completion = item.completion
+        completion = item.head
         group = self._take(completion.completion_id)
         if completion.finish_reason != "abort":
             group.ended[completion.index] = item
             group.partials.pop(completion.index, None)
-        elif completion.token_ids:
+        elif item.num_tokens:
+            completion = item.completion
             group.partials[completion.index] = Partial(
                 index=completion.index,
                 token_ids=completion.token_ids,

@@ -57,7 +57,7 @@ class CompletionRecord:
 
 
 def _line(step: int, member: ScoredCompletion, penalty: float, now: float) -> dict[str, Any]:
-    completion, verdict = member.completion, member.verdict
+    completion, verdict = member.head, member.verdict
     scored = isinstance(verdict, Scored)
     runs = completion.versions
     versions = {"versions": [[run.version, run.num_tokens] for run in runs]} if len(runs) > 1 else {}
@@ -83,7 +83,7 @@ def _line(step: int, member: ScoredCompletion, penalty: float, now: float) -> di
         "overlong": penalty,
         "finish_reason": completion.finish_reason,
         "prompt_tokens": completion.prompt_tokens,
-        "response_tokens": len(completion.token_ids),
+        "response_tokens": member.num_tokens,
         "time": round(now, 3),
     }
 

@@ -25,7 +25,7 @@ def add_to_state(state: RunState, collected: Collected, filtered: FilteredBatch,
     for name, number in collected.report.events.items():
         state.rollout_events[name] = state.rollout_events.get(name, 0) + number
     state.num_truncated += sum(
-        member.completion.finish_reason == "length" for group in collected.groups for member in group.members
+        member.head.finish_reason == "length" for group in collected.groups for member in group.members
     )
     for penalties in filtered.overlong.values():
         state.overlong_sum += math.fsum(penalties)
@@ -53,7 +53,7 @@ def build_metrics(
     metrics = {
         "reward/mean": compute_accuracy(collected.groups),
         "reward/unknown": float(sum(isinstance(member.verdict, Unknown) for member in members)),
-        "rollout/response_tokens_mean": sum(len(m.completion.token_ids) for m in members) / max(len(members), 1),
+        "rollout/response_tokens_mean": sum(m.num_tokens for m in members) / max(len(members), 1),
         "rollout/truncated_fraction": _fraction(members, "length"),
         "rollout/prompt_tokens": float(report.prompt_tokens),
         "rollout/cached_tokens": float(report.cached_tokens),
@@ -116,4 +116,4 @@ def build_carry_metrics(collected: Collected, policy_version: int) -> dict[str, 
 def _fraction(members: list, reason: str) -> float:
     if not members:
         return math.nan
-    return sum(member.completion.finish_reason == reason for member in members) / len(members)
+    return sum(member.head.finish_reason == reason for member in members) / len(members)

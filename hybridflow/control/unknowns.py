@@ -37,7 +37,7 @@ class UnknownGuard:
                 verdict = member.verdict
                 if isinstance(verdict, Unknown):
                     rule = verdict.rule or f"{group.prompt.data_source} / {group.prompt.ability}"
-                    self._recent.append((rule, member.completion.completion_id, verdict.why))
+                    self._recent.append((rule, member.head.completion_id, verdict.why))
                 else:
                     self._recent.append(None)
         unknown = [entry for entry in self._recent if entry is not None]

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections import deque
+from itertools import islice
 
 import msgspec
 
@@ -34,8 +36,9 @@ START_TIMEOUT_S = 120.0
 """For the import of verifiers on a loaded machine."""
 MAX_FAILED_STARTS = 3
 """Processes that ended before they were ready, one after the other, before this worker gives up."""
+MAX_SENT_FRAMES = 64
+"""In one call; the kernel takes 1,024."""
 SCORING_PROCESS = "hybridflow.reward_service.scoring_process"
-_READ_BYTES = 1 << 17
 
 _logger = logging.getLogger(__name__)
 _encoder = msgspec.msgpack.Encoder()
@@ -43,7 +46,7 @@ _verdicts: msgspec.msgpack.Decoder[Verdict] = msgspec.msgpack.Decoder(Verdict)
 
 
 class ProcessScorer:
-    """A `Scorer`. Memory: the requests that it was given, twice at most.
+    """A `Scorer`. Memory: the requests that it was given.
 
     Args:
         setup: Code and limits.
@@ -55,12 +58,13 @@ class ProcessScorer:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._waiting: deque[tuple[str, bytes]] = deque()  # (completion id, frame); the first is being scored
-        self._unsent = bytearray()
+        self._unsent: deque[memoryview] = deque()
         self._head_since = 0.0  # when the process could begin with the first
         self._num_failed_starts = 0
         self._start()
         while not self._is_ready:
-            self._read(block=True)
+            _wait_until_readable(self._channel)
+            self._read()
             self._check_start()
 
     @property
@@ -73,13 +77,12 @@ class ProcessScorer:
         if not self._waiting:
             self._head_since = time.monotonic()
         self._waiting.append((request.completion_id, frame))
-        self._unsent += frame
-        self._write()
+        self._unsent.append(memoryview(frame))
 
     def take_verdicts(self) -> list[tuple[str, Verdict]]:
-        verdicts = self._read(block=False)
+        self._write()  # all that was submitted since the last call at once
+        verdicts = self._read()
         self._check_start()
-        self._write()
         limit_s = self._setup.limits.wall_s
         if self._is_ready and self._waiting and time.monotonic() - self._head_since > limit_s:
             verdicts.append(self._end(f"the verifier took longer than {limit_s:g} s"))
@@ -94,12 +97,11 @@ class ProcessScorer:
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
-        self._channel, self._reader = ours, FrameReader()
+        self._channel, self._reader = ours, FrameReader(ours)
         self._is_ready = False
         self._started_at = time.monotonic()
-        self._unsent = bytearray(write_frame(SETUP, _encoder.encode(self._setup)))
-        for _, frame in self._waiting:
-            self._unsent += frame
+        setup = write_frame(SETUP, _encoder.encode(self._setup))
+        self._unsent = deque(memoryview(frame) for frame in (setup, *(frame for _, frame in self._waiting)))
         ours.setblocking(False)
         with theirs:
             self._process = subprocess.Popen(
@@ -120,30 +122,27 @@ class ProcessScorer:
     def _write(self) -> None:
         while self._unsent:
             try:
-                sent = self._channel.send(self._unsent[: 1 << 18])
+                sent = self._channel.sendmsg(list(islice(self._unsent, MAX_SENT_FRAMES)))
             except BlockingIOError:
                 return
             except (BrokenPipeError, ConnectionResetError):
                 return  # it ended; reading says so too, behind the verdicts that it left
-            del self._unsent[:sent]
+            while sent and sent >= len(self._unsent[0]):
+                sent -= len(self._unsent.popleft())
+            if sent:
+                self._unsent[0] = self._unsent[0][sent:]
 
-    def _read(self, block: bool) -> list[tuple[str, Verdict]]:
+    def _read(self) -> list[tuple[str, Verdict]]:
         verdicts: list[tuple[str, Verdict]] = []
-        if block:
-            self._channel.settimeout(START_TIMEOUT_S)
         try:
-            data = self._channel.recv(_READ_BYTES)
+            frames = self._reader.read()
         except BlockingIOError:
             return []
         except ConnectionResetError:
-            data = b""
-        except TimeoutError:
-            return []
-        finally:
-            self._channel.setblocking(False)
-        if not data:
+            frames = None
+        if frames is None:
             return self._ended()
-        for kind, content in self._reader.feed(data):
+        for kind, content in frames:
             if kind == READY:
                 self._is_ready, self._num_failed_starts = True, 0
                 self._head_since = time.monotonic()
@@ -193,6 +192,12 @@ class ProcessScorer:
         self._channel.close()
         self._process.kill()
         self._process.wait()
+
+
+def _wait_until_readable(channel: socket.socket) -> None:
+    poller = select.poll()
+    poller.register(channel, select.POLLIN)
+    poller.poll(START_TIMEOUT_S * 1000)
 
 
 def _how(code: int) -> str:

@@ -40,7 +40,6 @@ from hybridflow.types import Scored, ScoreRequest, Unknown, Verdict
 
 MAX_REASON_CHARS = 500
 _PR_SET_PDEATHSIG = 1
-_READ_BYTES = 1 << 17
 
 _requests = msgspec.msgpack.Decoder(ScoreRequest)
 _encoder = msgspec.msgpack.Encoder()
@@ -52,11 +51,11 @@ def main(descriptor: int, parent_pid: int) -> None:
     if os.getppid() != parent_pid:
         return
     channel = socket.socket(fileno=descriptor)
-    reader = FrameReader()
+    reader = FrameReader(channel)
     verify: Verify | None = None
     cpu_s = math.inf
-    while data := channel.recv(_READ_BYTES):
-        for kind, content in reader.feed(data):
+    while (frames := reader.read()) is not None:
+        for kind, content in frames:
             if kind == SETUP:
                 setup = msgspec.msgpack.decode(content, type=Setup)
                 cpu_s = setup.limits.cpu_s

@@ -115,10 +115,11 @@ class RolloutGroup:
 
     def admit(self, message: Finished) -> bool:
         """Whether a finished completion counts, see `leases`. Called from any thread."""
+        completion = message.completion
         with self._lock:
-            if not self._dispatch.admit(message.attempt, message.completion):
+            if not self._dispatch.admit(message.attempt, completion):
                 return False
-            self._totals.add(message.completion)
+            self._totals.add(completion)
         self._members[message.engine_id].num_restarts = 0
         return True
 

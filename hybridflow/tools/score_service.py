@@ -74,7 +74,7 @@ class ScoreService:
                 if worker.failure is not None:
                     raise RewardError(f"{worker.thread.name} has failed: {worker.failure}") from worker.failure
         self._num_pending -= 1
-        return scored.completion.completion_id, scored.verdict
+        return scored.head.completion_id, scored.verdict
 
     def judge_reports(self) -> list[dict[str, Any]]:
         return [worker.judge.report() for worker in self._workers if worker.judge is not None]

@@ -1,8 +1,9 @@
 """Streams over ZeroMQ: finished completions from the engines to the driver, and score requests to the reward workers.
 
-    engine --PUSH--> PULL [ RewardStream in the driver: dispatch.py decides, reward_stream.py does the I/O ]
+    engine <--DEALER/ROUTER--> [ RewardStream in the driver: broker.py decides, broker_thread.py does the I/O ]
     worker <--DEALER/ROUTER-->
 
-`messages.py` what is said, `codec.py` how it is written, `dispatch.py` who scores what (pure), `reward_stream.py` the
-broker, `completion_sender.py` the engine's end, `worker_channel.py` the worker's end.
+`messages.py` what is said, `codec.py` how it is written, `dispatch.py` who scores what and `flow.py` how fast engines
+may send (pure), `reward_stream.py` the driver's end, `completion_sender.py` the engine's, `worker_channel.py` the
+worker's. `completion_receiver.py` takes completions where nobody scores them.
 """

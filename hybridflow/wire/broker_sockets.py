@@ -16,21 +16,24 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import zmq
 
 from hybridflow.errors import ProtocolError, RewardError
 from hybridflow.wire.codec import MAX_FRAME_BYTES, decode_from_worker, encode
 from hybridflow.wire.endpoint import ServerKeys
-from hybridflow.wire.messages import MAX_CREDITS, Accepted, Bye, ToWorker
+from hybridflow.wire.messages import MAX_CREDITS, Accepted, Bye, Stop
 
-MAX_FRAMES_PER_TURN = 256
+MAX_FRAMES_PER_TURN = 64
 """Frames taken from one socket before the other gets its turn."""
 STOP_LINGER_S = 1.0
 """Time that workers get to say good-bye when they are stopped."""
 REBIND_TIMEOUT_S = 10.0
 """A port that was closed a moment ago may stay taken this long."""
+
+Received = tuple[bytes, list[memoryview]]
+"""Identity of a connection, and the frames that came on it together."""
 
 
 class BrokerSockets:
@@ -75,8 +78,8 @@ class BrokerSockets:
         """Where completions and workers connect, as bound."""
         return self.completions.get_string(zmq.LAST_ENDPOINT), self.workers.get_string(zmq.LAST_ENDPOINT)
 
-    def receive(self, timeout_ms: int) -> tuple[list[list[bytes]], list[list[bytes]]]:
-        """Messages (of engines, of workers) as lists of frames; waits at most so long for the first."""
+    def receive(self, timeout_ms: int) -> tuple[list[Received], list[Received]]:
+        """What came (of engines, of workers); waits at most so long for the first."""
         ready = dict(self._poller.poll(timeout_ms))
         return (
             _drain(self.completions) if self.completions in ready else [],
@@ -87,10 +90,10 @@ class BrokerSockets:
         """Never blocks; may be dropped, see the module docstring."""
         self.completions.send_multipart([identity, encode(message)], zmq.NOBLOCK)
 
-    def send_to_worker(self, identity: bytes, message: ToWorker) -> bool:
+    def send_to_worker(self, identity: bytes, frames: Sequence[bytes | bytearray]) -> bool:
         """False where that worker's connection is gone. Never blocks, see the module docstring."""
         try:
-            self.workers.send_multipart([identity, encode(message)], zmq.NOBLOCK)
+            self.workers.send_multipart([identity, *frames], zmq.NOBLOCK)
         except zmq.Again as error:
             raise ProtocolError("a reward worker's queue is full although its credits bound it") from error
         except zmq.ZMQError as error:
@@ -99,16 +102,16 @@ class BrokerSockets:
             return False
         return True
 
-    def stop_workers(self, identities: Iterable[bytes], message: ToWorker) -> None:
-        """Sends the last message to each worker that is still connected, and waits a moment for their last ones.
+    def stop_workers(self, identities: Iterable[bytes]) -> None:
+        """Sends Stop to each worker that is still connected, and waits a moment for their last messages.
 
         A socket that is closed with unread messages resets its connections, and what was just sent may be lost.
         """
-        waited_for = {identity for identity in identities if self.send_to_worker(identity, message)}
+        waited_for = {identity for identity in identities if self.send_to_worker(identity, [encode(Stop())])}
         deadline = time.monotonic() + STOP_LINGER_S
         while waited_for and (remaining_s := deadline - time.monotonic()) > 0:
             _, messages = self.receive(int(remaining_s * 1000) + 1)
-            waited_for -= {frames[0] for frames in messages if _is_bye(frames)}
+            waited_for -= {identity for identity, frames in messages if _is_bye(frames)}
 
     def close(self, linger_s: float = STOP_LINGER_S) -> None:
         """May be called twice."""
@@ -121,20 +124,22 @@ def _nothing_to_stop() -> None:
     """Of sockets that are not encrypted, or closed."""
 
 
-def _is_bye(frames: list[bytes]) -> bool:
+def _is_bye(frames: list[memoryview]) -> bool:
     try:
-        return isinstance(decode_from_worker(frames[-1]), Bye)
+        return any(isinstance(message, Bye) for message in decode_from_worker(frames[-1]))
     except ProtocolError:
         return False
 
 
-def _drain(socket: zmq.Socket[bytes]) -> list[list[bytes]]:
-    messages: list[list[bytes]] = []
+def _drain(socket: zmq.Socket[bytes]) -> list[Received]:
+    messages: list[Received] = []
     while len(messages) < MAX_FRAMES_PER_TURN:
         try:
-            messages.append(socket.recv_multipart(zmq.NOBLOCK))
+            # Decoded from the memory where ZeroMQ has them: a completion is large.
+            identity, *frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
         except zmq.Again:
             break
+        messages.append((identity.bytes, [frame.buffer for frame in frames]))
     return messages
 
 

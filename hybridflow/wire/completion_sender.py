@@ -3,7 +3,7 @@
     consumes     completions of send(), and what the stream answers
     waits for    either, at most TICK_S
     unblocked by send(), an answer, or close()
-    produces     Finished messages, within the window that the stream grants
+    produces     Finished messages, within the window that the stream grants; those that wait leave together
 
 A completion stays here until the stream has accepted it, and is sent again where a connection broke under it. So only
 the death of this process loses completions: those ids stay in the stream's outstanding(). The copies are bounded by
@@ -29,7 +29,7 @@ from hybridflow.wire.endpoint import Endpoint
 from hybridflow.wire.messages import Accepted, Finished, Hello
 from hybridflow.wire.packed import pack_completion
 
-MAX_KEPT = 64
+MAX_KEPT = 128
 MAX_KEPT_BYTES = 16 * 2**20
 """Completions, and bytes of them, that are not accepted before send() blocks; one is always taken, however large."""
 TICK_S = 0.5
@@ -58,8 +58,8 @@ class CompletionSender:
         self._send_timeout_s = send_timeout_s
         self._flush_timeout_s = flush_timeout_s
         self._changed = threading.Condition()  # guards every attribute below
-        self._frames: dict[int, bytes] = {}  # number -> frame; not accepted yet
-        self._frame_bytes = 0
+        self._kept: dict[int, bytearray] = {}  # number -> frame; not accepted yet
+        self._kept_bytes = 0
         self._unsent: deque[int] = deque()
         self._sent_after: dict[int, int] = {}  # number -> Hellos sent before it
         self._last_number = 0
@@ -70,6 +70,7 @@ class CompletionSender:
         self._held_s = 0.0
         self._failure: BaseException | None = None
         self._is_closing = False
+        self._is_waiting = False  # the thread, for something to send or to ask for
         self._wake = os.eventfd(0, os.EFD_NONBLOCK)
         self._thread = threading.Thread(target=self._run, name=f"send-{engine_id}", daemon=True)
         self._thread.start()
@@ -107,12 +108,12 @@ class CompletionSender:
         """Waits for acceptance for at most `flush_timeout_s`, then drops what is left. May be called twice."""
         deadline = time.monotonic() + self._flush_timeout_s
         with self._changed:
-            while self._frames and self._failure is None and not self._is_closing and time.monotonic() < deadline:
+            while self._kept and self._failure is None and not self._is_closing and time.monotonic() < deadline:
                 self._changed.wait(deadline - time.monotonic())
-            if self._frames and not self._is_closing:
+            if self._kept and not self._is_closing:
                 _logger.warning(
                     "engine %s drops %d completions that %s did not accept within %g s",
-                    *(self._engine_id, len(self._frames), self._endpoint, self._flush_timeout_s),
+                    *(self._engine_id, len(self._kept), self._endpoint, self._flush_timeout_s),
                 )
             was_closing, self._is_closing = self._is_closing, True
             self._changed.notify_all()
@@ -129,16 +130,18 @@ class CompletionSender:
     ) -> None:
         self.close()
 
-    def _keep(self, number: int, frame: bytes) -> None:
-        if not self._frames:
+    def _keep(self, number: int, frame: bytearray) -> None:
+        if not self._kept:
             self._waits_since = time.monotonic()
-        self._frames[number] = frame
-        self._frame_bytes += len(frame)
+        self._kept[number] = frame
+        self._kept_bytes += len(frame)
         self._unsent.append(number)
-        os.eventfd_write(self._wake, 1)
+        if self._is_waiting and (self._may_send() or len(self._kept) == 1):
+            self._is_waiting = False
+            os.eventfd_write(self._wake, 1)
 
     def _is_full(self) -> bool:
-        return len(self._frames) > 1 and (len(self._frames) >= MAX_KEPT or self._frame_bytes >= MAX_KEPT_BYTES)
+        return len(self._kept) > 1 and (len(self._kept) >= MAX_KEPT or self._kept_bytes >= MAX_KEPT_BYTES)
 
     def _wait_for(self, is_true: Callable[[], bool], completion_id: str) -> None:
         loud_at = time.monotonic() + LOUD_AFTER_S
@@ -150,7 +153,7 @@ class CompletionSender:
                 why = "it has not answered yet" if self._heard_at is None else "rewards lag"
                 _logger.warning(
                     "engine %s waits for the reward stream at %s: %d completions are not accepted: %s",
-                    *(self._engine_id, self._endpoint, len(self._frames), why),
+                    *(self._engine_id, self._endpoint, len(self._kept), why),
                 )
 
     def _check(self, completion_id: str) -> None:
@@ -191,19 +194,22 @@ class CompletionSender:
             with self._changed:
                 if self._is_closing:
                     return
-                wants_out = self._may_send() or (bool(self._frames) and time.monotonic() - asked_at >= TICK_S)
+                asks = bool(self._kept) and time.monotonic() - asked_at >= TICK_S
+                self._is_waiting = not self._may_send()
+                wants_out = asks or not self._is_waiting
             poller.register(socket, zmq.POLLIN | (zmq.POLLOUT if wants_out else 0))
             ready = dict(poller.poll(int(TICK_S * 1000)))
             if self._wake in ready:
                 os.eventfd_read(self._wake)
             while ready.get(socket, 0) & zmq.POLLIN:
                 try:
-                    self._take(decode_to_engine(socket.recv(zmq.NOBLOCK)))
+                    for message in decode_to_engine(socket.recv(zmq.NOBLOCK)):
+                        self._take(message)
                 except zmq.Again:
                     break
             self._send_unsent(socket)
             with self._changed:
-                asks = bool(self._frames) and time.monotonic() - asked_at >= TICK_S
+                asks = bool(self._kept) and time.monotonic() - asked_at >= TICK_S
             if asks and self._ask(socket):
                 asked_at = time.monotonic()
 
@@ -211,22 +217,28 @@ class CompletionSender:
         return bool(self._unsent) and len(self._sent_after) < self._window
 
     def _send_unsent(self, socket: zmq.Socket[bytes]) -> None:
-        while True:
-            with self._changed:
-                if not self._may_send():
-                    return
-                number = self._unsent[0]
-                frame = self._frames.get(number)
-                if frame is None:  # accepted after all, before it was sent again
-                    self._unsent.popleft()
-                    continue
+        while batch := self._next_batch():
             try:
-                socket.send(frame, zmq.NOBLOCK)
+                socket.send_multipart(list(batch.values()), zmq.NOBLOCK)
             except zmq.Again:
                 return
             with self._changed:
-                self._unsent.popleft()
-                self._sent_after[number] = self._num_hellos
+                for number in batch:
+                    self._unsent.popleft()
+                    self._sent_after[number] = self._num_hellos
+
+    def _next_batch(self) -> dict[int, bytearray]:
+        """Frames to send together, by number: the first of the unsent, as many as the window lets through."""
+        batch: dict[int, bytearray] = {}
+        with self._changed:
+            while len(self._unsent) > len(batch) and len(self._sent_after) + len(batch) < self._window:
+                number = self._unsent[len(batch)]
+                frame = self._kept.get(number)
+                if frame is None:  # accepted after all, before it was sent again
+                    del self._unsent[len(batch)]
+                    continue
+                batch[number] = frame
+        return batch
 
     def _ask(self, socket: zmq.Socket[bytes]) -> bool:
         try:
@@ -241,7 +253,7 @@ class CompletionSender:
             self._heard_at = time.monotonic()
             self._window = message.window
             for number in message.numbers:
-                self._frame_bytes -= len(self._frames.pop(number, b""))
+                self._kept_bytes -= len(self._kept.pop(number, ()))
                 self._sent_after.pop(number, None)
             lost = [number for number, hellos in self._sent_after.items() if hellos < message.hello]
             for number in lost:
@@ -249,5 +261,5 @@ class CompletionSender:
             if lost:
                 _logger.warning("engine %s sends %d completions again: a connection broke", self._engine_id, len(lost))
                 self._unsent = deque(sorted([*lost, *self._unsent]))
-            self._waits_since = self._heard_at if self._frames else None
+            self._waits_since = self._heard_at if self._kept else None
             self._changed.notify_all()

@@ -33,7 +33,7 @@ from hybridflow.wire.packed import PackedCompletion
 MAX_ATTEMPTS = 3
 """Workers lost on one item before it is given up: a text that kills its verifier must not kill them all in turn."""
 
-NUM_REMEMBERED = 100_000
+NUM_REMEMBERED = 10_000
 """Ids already scored or forgotten that are still told apart from ids never expected."""
 
 STREAM_ITSELF = "reward-stream"

@@ -94,3 +94,9 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def refuse_wildcard(host: str) -> None:
+    """RewardError where `host` says no address by which others can come: endpoints are handed out as bound."""
+    if host in ("*", "0.0.0.0", "::"):
+        raise RewardError(f"cannot bind {host!r}: give the address by which other nodes reach this one")

@@ -12,7 +12,7 @@ from collections import Counter
 
 from hybridflow.wire.messages import Accepted
 
-WINDOW = 32
+WINDOW = 64
 """Completions that one engine may have sent without their being accepted."""
 
 

@@ -1,7 +1,7 @@
 """A completion as it travels: numbers packed, 4 bytes for a token id and 8 for a logprob, both little-endian.
 
 The reward stream forwards and stores completions and reads no number of them. Packed, 10,000 tokens take 120 KB where
-Python lists take 560 KB, and they become lists only in the consumer's thread.
+Python lists take 560 KB, and they become lists only where somebody needs them.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
+from typing import Literal
 
 import msgspec
 
 from hybridflow.errors import ProtocolError
-from hybridflow.types import Completion
+from hybridflow.types import Completion, without_numbers
 
 ID_BYTES = 4
 LOGPROB_BYTES = 8
@@ -47,6 +48,10 @@ class PackedCompletion(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"{self.head.completion_id}: {num_tokens} tokens but the support of {num_lengths}")
 
     @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids) // ID_BYTES
+
+    @property
     def num_bytes(self) -> int:
         """Memory held, about."""
         numbers = len(self.token_ids) + len(self.rollout_logprobs) + len(self.support_lengths) + len(self.support_ids)
@@ -57,9 +62,7 @@ def pack_completion(completion: Completion) -> PackedCompletion:
     """Raises ProtocolError: ids and logprobs differ in number, or a token id does not fit 32 bits."""
     try:
         return PackedCompletion(
-            head=msgspec.structs.replace(
-                completion, token_ids=[], rollout_logprobs=[], support_lengths=[], support_ids=[]
-            ),
+            head=without_numbers(completion),
             token_ids=_to_bytes("i", completion.token_ids),
             rollout_logprobs=_to_bytes("d", completion.rollout_logprobs),
             support_lengths=_to_bytes("i", completion.support_lengths),
@@ -80,13 +83,17 @@ def unpack_completion(packed: PackedCompletion) -> Completion:
     )
 
 
-def _to_bytes(code: str, numbers: list[int] | list[float]) -> bytes:
-    return struct.pack(f"<{len(numbers)}{code}", *numbers)
+def _to_bytes(code: Literal["i", "d"], numbers: list[int] | list[float]) -> bytes:
+    # In this machine's own order: twice as fast for float64 as an explicit one.
+    packed = struct.Struct(f"{len(numbers)}{code}").pack(*numbers)
+    return packed if sys.byteorder == "little" else _swap(code, packed)
 
 
-def _from_bytes(code: str, data: bytes) -> list:
-    packed = array(code)
-    packed.frombytes(data)
-    if sys.byteorder == "big":
-        packed.byteswap()
-    return packed.tolist()
+def _from_bytes(code: Literal["i", "d"], data: bytes) -> list:
+    return memoryview(data if sys.byteorder == "little" else _swap(code, data)).cast(code).tolist()
+
+
+def _swap(code: Literal["i", "d"], data: bytes) -> bytes:
+    numbers = array(code, data)
+    numbers.byteswap()
+    return numbers.tobytes()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import os
 import uuid
-from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 
@@ -18,7 +17,7 @@ import zmq
 
 from hybridflow.errors import RewardError
 from hybridflow.types import Verdict
-from hybridflow.wire.codec import MAX_FRAME_BYTES, decode_to_worker, encode
+from hybridflow.wire.codec import MAX_FRAME_BYTES, decode_to_worker, encode, join
 from hybridflow.wire.endpoint import Endpoint
 from hybridflow.wire.messages import MAX_CREDITS, Bye, Ready, ScoreReply, ToWorker
 
@@ -41,7 +40,7 @@ class WorkerChannel:
             self._ready([])
         except ValueError as error:
             raise RewardError(str(error)) from error
-        self._replies: deque[tuple[str, bytes]] = deque()  # (completion id, frame)
+        self._replies: list[tuple[str, bytearray]] = []  # (completion id, encoded reply)
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         # Not ZMQ_IMMEDIATE: it throws away what has arrived, a Stop for one, when the other end closes.
@@ -74,7 +73,8 @@ class WorkerChannel:
         messages: list[ToWorker] = []
         with suppress(zmq.Again):
             while True:
-                messages.append(decode_to_worker(self._socket.recv(zmq.NOBLOCK)))
+                for frame in self._socket.recv_multipart(zmq.NOBLOCK):
+                    messages += decode_to_worker(frame)
         return messages
 
     def reply(self, completion_id: str, verdict: Verdict) -> None:
@@ -84,9 +84,9 @@ class WorkerChannel:
     def flush(self) -> None:
         """Sends verdicts as far as there is a connection."""
         with suppress(zmq.Again):
-            while self._replies:
-                self._socket.send(self._replies[0][1], zmq.NOBLOCK)
-                self._replies.popleft()
+            if self._replies:
+                self._socket.send_multipart(join(reply for _, reply in self._replies), zmq.NOBLOCK)
+                self._replies.clear()
 
     def leave(self) -> None:
         """Says good-bye: what is not answered goes back, and the stream need not wait for this worker."""

@@ -5,15 +5,18 @@
 The stream: an engine process that sends finished completions of `--payload-kib` on the wire (token ids, logprobs and
 text as a model of 4 characters per token gives them), this process with broker and consumer, and `--workers` reward
 workers, each with its scoring process. The verifier gives every item the same verdict, so that what is measured is the
-service: packing, leases, acceptance, pipes, checks.
+service: packing, leases, acceptance, pipes, checks. The consumer takes each completion as it came, as bare pyzmq does.
+`numbers_*` is the same with a consumer that makes Python lists of all ids and logprobs (5,120 objects an item), as a
+training step does of the completions that it trains on.
 
 Bare pyzmq: as many processes and sockets, and frames of the same sizes: an engine that sends (DEALER to ROUTER, at most
 as many without an answer as the stream allows), this process that hands each on to the worker with most free credits,
 and workers that answer with as many bytes as a verdict has, each beside a process of its own to which it hands the
 item over a socket pair. Nothing is encoded, checked, leased or remembered.
 
-Both run in turns, `--repeat` times, and medians are compared: the load of other programs moves both. Latency is
-from send() to next(). Memory is the peak of this process, in a process of its own for each number of items.
+All run in turns, `--repeat` times, and medians are compared: the load of other programs moves all. CPU time is that of
+all processes from the first item to the last. Latency is from send() to next(). Memory is the peak of this process, in
+a process of its own for each number of items.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ import sys
 import time
 from array import array
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +41,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import msgspec
+import psutil
 import zmq
 
 from hybridflow.reward_service.limits import Setup
@@ -112,10 +117,11 @@ def text_of(num_tokens: int) -> str:
 # ------------------------------------------------------------------------------------------------------ the stream
 
 
-def run_engine(endpoint: Endpoint, num_items: int, num_tokens: int, sent: Any, expected: Any) -> None:
+def run_engine(endpoint: Endpoint, num_items: int, num_tokens: int, sent: Any, expected: Any, is_started: Any) -> None:
     """Writes into `sent[i]` when item i was handed over."""
     template = build_completion(0, num_tokens, text_of(num_tokens))
     with CompletionSender(endpoint, "engine-0", flush_timeout_s=WAIT_S, send_timeout_s=WAIT_S) as sender:
+        is_started.value = True
         for number in range(num_items):
             group, index = f"t0-g{number // GROUP_SIZE:05d}", number % GROUP_SIZE
             completion = msgspec.structs.replace(
@@ -136,7 +142,14 @@ def run_worker(endpoint: Endpoint, worker_id: str) -> None:
     RewardWorkerLoop(endpoint, worker_id, scorer, CREDITS).run()
 
 
-def measure_stream(num_items: int, num_tokens: int, num_workers: int) -> dict[str, Any]:
+def cpu_seconds() -> dict[int, float]:
+    """CPU time so far of this process and its descendants, by process id."""
+    this = psutil.Process()
+    return {process.pid: sum(process.cpu_times()[:2]) for process in [this, *this.children(recursive=True)]}
+
+
+def measure_stream(num_items: int, num_tokens: int, num_workers: int, needs_numbers: bool = False) -> dict[str, Any]:
+    """`needs_numbers`: the consumer unpacks every completion into lists."""
     context = multiprocessing.get_context("spawn")
     stream = RewardStream(max_pending_bytes=MAX_PENDING_BYTES)
     workers = [
@@ -148,16 +161,19 @@ def measure_stream(num_items: int, num_tokens: int, num_workers: int) -> dict[st
     while stream.num_workers_ready < num_workers:
         time.sleep(0.05)
     sent = context.Array("d", num_items, lock=False)
-    expected = context.Value("q", 0, lock=False)
+    expected, is_started = context.Value("q", 0, lock=False), context.Value("b", 0, lock=False)
 
     def expect(end: int) -> None:
         stream.expect(build_requests(expected.value, min(end, num_items)))
         expected.value = min(end, num_items)
 
-    expect(2 * STEP_ITEMS)
-    arguments = (stream.endpoint_completions, num_items, num_tokens, sent, expected)
+    arguments = (stream.endpoint_completions, num_items, num_tokens, sent, expected, is_started)
     engine = context.Process(target=run_engine, args=arguments, daemon=True)
     engine.start()
+    while not is_started.value:
+        time.sleep(0.05)
+    cpu_before = cpu_seconds()
+    expect(2 * STEP_ITEMS)
     seen = bytearray(num_items)
     latencies = array("d")
     for number in range(num_items):
@@ -166,11 +182,12 @@ def measure_stream(num_items: int, num_tokens: int, num_workers: int) -> dict[st
         item = stream.next(WAIT_S)
         if item is None:
             break
-        completion = item.completion
+        completion = item.completion if needs_numbers else item.head
         index = int(completion.prompt_id[1:]) * GROUP_SIZE + completion.index
         seen[index] += 1
         latencies.append(time.monotonic() - sent[index])
     seconds = time.monotonic() - sent[0]
+    cpu = {pid: cpu_s - cpu_before[pid] for pid, cpu_s in cpu_seconds().items()}
     more = stream.next(0.2)
     duplicated = sum(number - 1 for number in seen if number > 1) + (more is not None)
     stream.close()
@@ -178,6 +195,7 @@ def measure_stream(num_items: int, num_tokens: int, num_workers: int) -> dict[st
         process.join(WAIT_S)
     return {
         "items_per_s": num_items / seconds,
+        "cpu_us_per_item": 1e6 * sum(cpu.values()) / num_items,
         "p50_ms": 1000 * statistics.median(latencies),
         "p99_ms": 1000 * statistics.quantiles(latencies, n=100)[98],
         "lost": seen.count(0),
@@ -193,6 +211,9 @@ def run_bare_engine(address: str, num_items: int, frame: bytes, started: Any) ->
     socket = zmq.Context().socket(zmq.DEALER)
     socket.connect(address)
     in_flight = 0
+    started.value = -1.0
+    while started.value < 0:
+        time.sleep(0.001)
     started.value = time.monotonic()
     for _ in range(num_items):
         while in_flight >= WINDOW or socket.poll(0):
@@ -277,6 +298,10 @@ def measure_bare(num_items: int, num_tokens: int, num_workers: int) -> dict[str,
         free[identity] = CREDITS
     engine = spawn.Process(target=run_bare_engine, args=(addresses[0], num_items, finished, started), daemon=True)
     engine.start()
+    while started.value == 0:
+        time.sleep(0.05)
+    cpu_before = cpu_seconds()
+    started.value = 1.0
     poller = zmq.Poller()
     poller.register(completions, zmq.POLLIN)
     poller.register(workers, zmq.POLLIN)
@@ -303,12 +328,13 @@ def measure_bare(num_items: int, num_tokens: int, num_workers: int) -> dict[str,
             free[best] -= 1
             queued -= 1
     seconds = time.monotonic() - started.value
+    cpu = {pid: cpu_s - cpu_before[pid] for pid, cpu_s in cpu_seconds().items()}
     for identity in free:
         workers.send_multipart([identity, b""])
     for process in (engine, *processes):
         process.join(WAIT_S)
     context.destroy(linger=0)
-    return {"items_per_s": num_items / seconds}
+    return {"items_per_s": num_items / seconds, "cpu_us_per_item": 1e6 * sum(cpu.values()) / num_items}
 
 
 # ------------------------------------------------------------------------------------------------------------ figures
@@ -322,40 +348,54 @@ def in_process(what: str, num_items: int, options: argparse.Namespace) -> dict[s
     return json.loads(done.stdout)
 
 
+def medians(runs: list[dict[str, Any]]) -> dict[str, float]:
+    """Of each figure."""
+    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=20_000)
     parser.add_argument("--payload-kib", type=float, default=40.0, help="size of a finished completion on the wire")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--only", choices=["stream", "bare"], help="one measurement, for internal use")
+    parser.add_argument("--only", choices=["stream", "numbers", "bare"], help="one measurement, for internal use")
     options = parser.parse_args()
     if options.items % GROUP_SIZE:
         parser.error(f"--items {options.items} is not a multiple of the group size {GROUP_SIZE}")
     num_tokens = int(options.payload_kib * 1024 / WIRE_BYTES_PER_TOKEN)
     if options.only:
-        measure = {"stream": measure_stream, "bare": measure_bare}[options.only]
+        measure = {
+            "stream": measure_stream,
+            "numbers": partial(measure_stream, needs_numbers=True),
+            "bare": measure_bare,
+        }[options.only]
         print(json.dumps(measure(options.items, num_tokens, options.workers)))
         return
-    runs = [
-        (in_process("stream", options.items, options), in_process("bare", options.items, options))
-        for _ in range(options.repeat)
-    ]
+    streams, numbers, bares = [], [], []
+    for _ in range(options.repeat):
+        for what, runs in (("stream", streams), ("bare", bares), ("numbers", numbers)):
+            runs.append(in_process(what, options.items, options))
     fewer = in_process("stream", max(options.items // 10 // GROUP_SIZE * GROUP_SIZE, GROUP_SIZE), options)
-    stream = {key: statistics.median(run[key] for run, _ in runs) for key in runs[0][0]}
-    bare = statistics.median(run["items_per_s"] for _, run in runs)
-    peak = max(run["peak_rss_mib"] for run, _ in runs)
+    stream = medians(streams)
+    bare, with_numbers = medians(bares), medians(numbers)
+    peak = max(run["peak_rss_mib"] for run in streams)
     figures = {
         "items_per_s": round(stream["items_per_s"], 1),
-        "raw_pyzmq_items_per_s": round(bare, 1),
-        "ratio": round(stream["items_per_s"] / bare, 3),
+        "raw_pyzmq_items_per_s": round(bare["items_per_s"], 1),
+        "ratio": round(stream["items_per_s"] / bare["items_per_s"], 3),
         "p50_ms": round(stream["p50_ms"], 2),
         "p99_ms": round(stream["p99_ms"], 2),
         "peak_rss_mib": round(peak, 1),
         "peak_rss_mib_tenth": round(fewer["peak_rss_mib"], 1),
         "rss_ratio": round(peak / fewer["peak_rss_mib"], 3),
-        "lost": sum(run["lost"] for run, _ in runs),
-        "duplicated": sum(run["duplicated"] for run, _ in runs),
+        "lost": sum(run["lost"] for run in streams + numbers),
+        "duplicated": sum(run["duplicated"] for run in streams + numbers),
+        "cpu_us_per_item": round(stream["cpu_us_per_item"]),
+        "raw_pyzmq_cpu_us_per_item": round(bare["cpu_us_per_item"]),
+        "numbers_items_per_s": round(with_numbers["items_per_s"], 1),
+        "numbers_ratio": round(with_numbers["items_per_s"] / bare["items_per_s"], 3),
+        "numbers_cpu_us_per_item": round(with_numbers["cpu_us_per_item"]),
     }
     print(json.dumps(figures))
 

@@ -10,7 +10,7 @@ import pytest
 
 from hybridflow.config.sections import Config
 from hybridflow.control.batch import build_batch
-from hybridflow.types import Group, GroupRequest, Prompt
+from hybridflow.types import Group, GroupRequest, Prompt, ScoredCompletion
 from tests.unit.control.fakes import build_config, build_group
 
 
@@ -18,11 +18,12 @@ def group_of(group_id: str, rewards: list[float | None], lengths: list[int]) -> 
     prompt = Prompt(prompt_id="p", token_ids=[1, 2], data_source="synth_easy", ability="doc-qa", ground_truth="yen")
     group = build_group(GroupRequest(group_id=group_id, prompt=prompt, num_completions=len(rewards)), rewards)
     members = [
-        msgspec.structs.replace(
-            member,
+        ScoredCompletion(
             completion=msgspec.structs.replace(
                 member.completion, token_ids=[5] * length, rollout_logprobs=[-1.0] * length
             ),
+            verdict=member.verdict,
+            scored_by=member.scored_by,
         )
         for member, length in zip(group.members, lengths, strict=True)
     ]

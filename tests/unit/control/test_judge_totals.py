@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from hybridflow.control.judge_totals import JudgeTotals
-from hybridflow.types import Group, GroupRequest, JudgeReport, Prompt, Scored, Unknown, Verdict
+from hybridflow.types import Group, GroupRequest, JudgeReport, Prompt, Scored, ScoredCompletion, Unknown, Verdict
 from tests.unit.control.fakes import build_group
 
 URL = "http://h:1/v1"
@@ -16,7 +16,7 @@ def group_with(*said: tuple[str, Verdict]) -> Group:
     prompt = Prompt(prompt_id="p", token_ids=[1], data_source="s", ability="doc-qa", ground_truth="yen")
     group = build_group(GroupRequest(group_id="g", prompt=prompt, num_completions=len(said)), [0.0] * len(said))
     members = [
-        msgspec.structs.replace(member, verdict=verdict, scored_by=worker)
+        ScoredCompletion(completion=member.completion, verdict=verdict, scored_by=worker)
         for member, (worker, verdict) in zip(group.members, said, strict=True)
     ]
     return msgspec.structs.replace(group, members=members)

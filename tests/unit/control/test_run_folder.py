@@ -22,7 +22,7 @@ from hybridflow.errors import CheckpointError, ConfigError, DataError
 from hybridflow.rewards.hybrid import combine
 from hybridflow.run_folder import summary as summary_module
 from hybridflow.run_folder.summary import write_summary
-from hybridflow.types import Prompt, RolloutReport, Scored, UpdateReport
+from hybridflow.types import Prompt, RolloutReport, Scored, ScoredCompletion, UpdateReport
 from tests.unit.control.fakes import build_config, build_group, read_lines
 
 PROMPT = Prompt(prompt_id="p0", token_ids=[1, 2], data_source="s", ability="doc-qa", ground_truth="yen")
@@ -117,7 +117,8 @@ def test_a_record_says_what_was_decoded_and_why_it_got_its_reward(tmp_path: Path
 def test_a_record_keeps_rule_judge_and_overlong_penalty_apart(tmp_path: Path) -> None:
     group = build_group(REQUESTS[0], [0.25, 0.25])
     judged = combine(Scored(value=0.25, rule="fake", extracted="yen", why="near"), "yes", "gpt", "the same")
-    members = [msgspec.structs.replace(group.members[0], verdict=judged), group.members[1]]
+    first_member = ScoredCompletion(completion=group.members[0].completion, verdict=judged, scored_by="fake")
+    members = [first_member, group.members[1]]
     group = msgspec.structs.replace(group, members=members)
     CompletionRecord(tmp_path / "c.jsonl").append(1, [group], {group.group_id: [-0.5, 0.0]})
     first, second = read_lines(tmp_path / "c.jsonl")

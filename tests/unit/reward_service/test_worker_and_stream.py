@@ -33,7 +33,7 @@ from hybridflow.types import (
 from hybridflow.wire.codec import decode_to_worker, encode
 from hybridflow.wire.completion_sender import CompletionSender
 from hybridflow.wire.endpoint import Endpoint
-from hybridflow.wire.messages import Bye, Ready, Work
+from hybridflow.wire.messages import Bye, Ready, ToWorker, Work
 from hybridflow.wire.reward_stream import RewardStream
 
 DEADLINE_S = 30.0
@@ -122,7 +122,9 @@ class SilentWorker:
         wait_for(lambda: stream.num_workers_ready > before, worker_id)
 
     def take(self, number: int) -> list[str]:
-        messages = [decode_to_worker(self.socket.recv()) for _ in range(number)]
+        messages: list[ToWorker] = []
+        while len(messages) < number:
+            messages += [message for frame in self.socket.recv_multipart() for message in decode_to_worker(frame)]
         return [message.request.completion_id for message in messages if isinstance(message, Work)]
 
     def close(self) -> None:

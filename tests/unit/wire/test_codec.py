@@ -54,15 +54,32 @@ DECODERS = [codec.decode_from_worker, codec.decode_from_engine, codec.decode_to_
     ],
 )
 def test_worker_messages_survive(message: Ready | ScoreReply | Bye) -> None:
-    assert codec.decode_from_worker(codec.encode(message)) == message
+    assert codec.decode_from_worker(codec.encode(message)) == [message]
 
 
 def test_other_messages_survive() -> None:
     for message in (Finished("e", 1, PACKED), Hello("e", 3)):
-        assert codec.decode_from_engine(codec.encode(message)) == message
-    assert codec.decode_to_engine(codec.encode(Accepted([1, 2], 0, 3))) == Accepted([1, 2], 0, 3)
-    assert codec.decode_to_worker(codec.encode(Work(REQUEST))) == Work(REQUEST)
-    assert codec.decode_to_worker(codec.encode(Stop())) == Stop()
+        assert codec.decode_from_engine(codec.encode(message)) == [message]
+    assert codec.decode_to_engine(codec.encode(Accepted([1, 2], 0, 3))) == [Accepted([1, 2], 0, 3)]
+    assert codec.decode_to_worker(codec.encode(Work(REQUEST))) == [Work(REQUEST)]
+    assert codec.decode_to_worker(codec.encode(Stop())) == [Stop()]
+
+
+def test_messages_of_one_frame_keep_their_order() -> None:
+    messages = [Bye(f"w{n}") for n in range(300)]
+    (frame,) = codec.join(codec.encode(message) for message in messages)
+    assert codec.decode_from_worker(frame) == messages
+    assert codec.join([]) == []
+
+
+def test_joined_frames_keep_the_order_and_their_bound_and_a_large_message_goes_alone() -> None:
+    sizes = [codec.MAX_BATCH_BYTES // 3, codec.MAX_BATCH_BYTES // 2, 1, codec.MAX_BATCH_BYTES + 1, 2, 3]
+    works = [Work(msgspec.structs.replace(REQUEST, text="x" * size)) for size in sizes]
+    frames = codec.join(codec.encode(work) for work in works)
+    decoded = [codec.decode_to_worker(frame) for frame in frames]
+    assert [message for messages in decoded for message in messages] == works
+    assert [len(messages) for messages in decoded] == [3, 1, 2]
+    assert [len(frame) <= codec.MAX_BATCH_BYTES for frame in frames] == [True, False, True]
 
 
 def test_another_schema_version_is_refused_with_the_remedy() -> None:
@@ -85,7 +102,7 @@ def test_a_cut_frame_is_refused(cut: int) -> None:
 @pytest.mark.parametrize("credits", [0, -1, 65])
 def test_credits_out_of_bounds_are_refused_on_arrival(credits: int) -> None:
     frame = bytes([codec.SCHEMA_VERSION]) + msgspec.msgpack.encode(
-        {"type": "ready", "worker_id": "w", "process": "p", "credits": credits}
+        [{"type": "ready", "worker_id": "w", "process": "p", "credits": credits}]
     )
     with pytest.raises(ProtocolError, match="credits"):
         codec.decode_from_worker(frame)
@@ -102,7 +119,7 @@ def test_credits_out_of_bounds_are_refused_on_arrival(credits: int) -> None:
 def test_numbers_that_do_not_fit_each_other_are_refused(field: str, data: bytes, message: str) -> None:
     torn = msgspec.to_builtins(PACKED, builtin_types=(bytes,)) | {field: data}
     frame = bytes([codec.SCHEMA_VERSION]) + msgspec.msgpack.encode(
-        {"type": "finished", "engine_id": "e", "number": 1, "packed": torn}
+        [{"type": "finished", "engine_id": "e", "number": 1, "packed": torn}]
     )
     with pytest.raises(ProtocolError, match=message):
         codec.decode_from_engine(frame)

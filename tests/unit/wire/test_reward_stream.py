@@ -74,7 +74,7 @@ def worker(stream: RewardStream) -> Iterator[None]:
         socket = context.socket(zmq.DEALER)
         socket.connect(stream.endpoint_workers.address)
         socket.send(encode(Ready("w", "p", 1)))
-        while isinstance(message := decode_to_worker(socket.recv()), Work):
+        while isinstance(message := decode_to_worker(socket.recv())[0], Work):
             verdict = Scored(value=1.0, rule="fake", extracted="", why="always")
             socket.send(encode(ScoreReply("w", message.request.completion_id, verdict)))
         context.destroy(linger=0)
@@ -126,7 +126,7 @@ def test_an_error_in_the_thread_surfaces_at_every_later_call(
     def broken(frame: bytes) -> None:
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr("hybridflow.wire.reward_stream.decode_from_engine", broken)
+    monkeypatch.setattr("hybridflow.wire.broker_thread.decode_from_engine", broken)
     with CompletionSender(stream.endpoint_completions, "e", send_timeout_s=0.5, flush_timeout_s=0) as sender:
         with pytest.raises(RewardError, match="nothing was heard of it"):
             sender.send(finish(0, 0))

@@ -1,0 +1,103 @@
+"""The broker's decisions, without sockets: what goes to whom, in which frames."""
+
+from __future__ import annotations
+
+from hybridflow.types import Completion, GroupRequest, Prompt, Scored
+from hybridflow.wire.broker import Broker
+from hybridflow.wire.codec import decode_to_worker
+from hybridflow.wire.dispatch import ScoreDispatch
+from hybridflow.wire.flow import WINDOW
+from hybridflow.wire.messages import Accepted, Bye, Finished, Hello, Ready, ScoreReply, Work
+from hybridflow.wire.packed import pack_completion
+
+YES = Scored(value=1.0, rule="r", extracted="e", why="y")
+ENGINE = b"engine"
+
+
+def finished(index: int) -> Finished:
+    completion = Completion(
+        completion_id=f"g-c{index:02d}",
+        group_id="g",
+        prompt_id="p",
+        index=index,
+        token_ids=[2],
+        rollout_logprobs=[-1.0],
+        text="t",
+        finish_reason="stop",
+        policy_version=0,
+        prompt_tokens=1,
+        cached_tokens=0,
+    )
+    return Finished("e", index + 1, pack_completion(completion))
+
+
+def start(num_completions: int, limit_bytes: int = 2**20) -> Broker:
+    """All of one group are expected."""
+    broker = Broker(lambda message: message.attempt == 0, ScoreDispatch(lease_s=10.0), limit_bytes)
+    prompt = Prompt(prompt_id="p", token_ids=[1], data_source="s", ability="doc-qa", ground_truth="g")
+    broker.dispatch.expect([GroupRequest(group_id="g", prompt=prompt, num_completions=num_completions)])
+    return broker
+
+
+def give(broker: Broker) -> dict[bytes, list[list[str]]]:
+    """Completion ids in each frame, by identity."""
+    return {
+        identity: [
+            [message.request.completion_id for message in decode_to_worker(frame) if isinstance(message, Work)]
+            for frame in frames
+        ]
+        for _, identity, frames in broker.take_work()
+    }
+
+
+def test_all_that_one_worker_gets_is_in_one_frame() -> None:
+    broker = start(5)
+    broker.take_from_worker(b"1", [Ready("w1", "p", 2)])
+    broker.take_from_worker(b"2", [Ready("w2", "p", 2)])
+    broker.take_from_engine(ENGINE, [finished(index) for index in range(5)])
+    assert give(broker) == {b"1": [["g-c00", "g-c02"]], b"2": [["g-c01", "g-c03"]]}
+    broker.take_from_worker(b"1", [ScoreReply("w1", "g-c00", YES), ScoreReply("w1", "g-c02", YES)])
+    assert [result.completion.head.index for result in broker.take_scored()] == [0, 2]
+    assert broker.take_scored() == []
+    assert give(broker) == {b"1": [["g-c04"]]}
+
+
+def test_what_is_not_admitted_is_accepted_and_not_scored() -> None:
+    broker = start(1)
+    broker.take_from_worker(b"1", [Ready("w1", "p", 1)])
+    broker.take_from_engine(ENGINE, [Finished("e", 9, finished(0).packed, attempt=1)])
+    assert give(broker) == {}
+    assert broker.take_answers(0) == [(ENGINE, Accepted([9], WINDOW))]
+    assert broker.dispatch.outstanding() == {"g-c00"}
+
+
+def test_after_a_reconnect_a_worker_gets_nothing_until_it_is_heard_of_on_its_new_connection() -> None:
+    broker = start(2)
+    broker.take_from_worker(b"old", [Ready("w", "p", 2)])
+    broker.take_from_engine(ENGINE, [finished(0)])
+    assert give(broker) == {b"old": [["g-c00"]]}
+    broker.reconnect()
+    broker.take_from_engine(ENGINE, [finished(1)])
+    assert give(broker) == {}
+    broker.take_from_worker(b"new", [Ready("w", "p", 2, ["g-c00"])])
+    assert give(broker) == {b"new": [["g-c01"]]}
+
+
+def test_a_good_bye_on_an_old_connection_is_not_that_of_the_present_one() -> None:
+    broker = start(1)
+    broker.take_from_worker(b"old", [Ready("w", "p", 1)])
+    broker.take_from_worker(b"new", [Ready("w", "p", 1)])
+    broker.take_from_worker(b"old", [Bye("w")])
+    assert broker.dispatch.workers == ["w"]
+    broker.take_from_worker(b"new", [Bye("w")])
+    assert broker.dispatch.workers == []
+
+
+def test_what_waits_for_the_driver_holds_engines_back_too() -> None:
+    broker = start(1, limit_bytes=100)
+    broker.take_from_engine(ENGINE, [Hello("e", 3)])
+    assert broker.take_answers(99) == [(ENGINE, Accepted([], WINDOW, 3))]
+    broker.take_from_engine(ENGINE, [Hello("e", 4)])
+    assert broker.take_answers(100) == [(ENGINE, Accepted([], 0, 4))]
+    assert broker.dispatch.counters == {"engines_held_back": 1}
+    assert broker.take_answers(50) == [(ENGINE, Accepted([], WINDOW))]
