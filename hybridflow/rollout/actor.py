@@ -15,7 +15,8 @@ from hybridflow.cluster.seats import devices_of
 from hybridflow.observability.log import configure
 from hybridflow.observability.process_log import redirect_output
 from hybridflow.rollout.cpu_platform.process_server import start_server
-from hybridflow.rollout.engine import EngineStatus, SGLangEngine
+from hybridflow.rollout.engine import SGLangEngine
+from hybridflow.rollout.health import EngineStatus
 from hybridflow.rollout.shard_loader import ShardLoader
 from hybridflow.types import Completion, Lease, MemoryTag, SamplingParams
 from hybridflow.weights.manifest import Bucket, TensorEntry

@@ -17,14 +17,14 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
-import torch
 
-from hybridflow.cluster.processes import resident_bytes
 from hybridflow.errors import RolloutError, WeightSyncError
+from hybridflow.rollout.engine_memory import EngineMemory
+from hybridflow.rollout.engine_weights import EngineWeights
+from hybridflow.rollout.health import EngineStatus
 from hybridflow.rollout.shard_loader import ShardLoader
 from hybridflow.rollout.translate import (
     check_reason,
@@ -35,10 +35,9 @@ from hybridflow.rollout.translate import (
     undecoded,
 )
 from hybridflow.rollout.weight_api import WeightApi
-from hybridflow.rollout.whole_tensors import WholeTensors
 from hybridflow.types import Completion, GroupRequest, Lease, MemoryTag, SamplingParams
 from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
-from hybridflow.weights.manifest import Bucket, TensorEntry, check_bucket
+from hybridflow.weights.manifest import Bucket, TensorEntry
 from hybridflow.weights.reshard.shard_bucket import ShardRound
 from hybridflow.wire.messages import build_completion_id
 
@@ -47,16 +46,6 @@ IDLE_TIMEOUT_S = 10.0
 """Time that SGLang gets to put away requests that have ended."""
 Deliver = Callable[[int, Completion], None]
 """Takes the attempt of a lease and a completion decoded under it."""
-
-
-@dataclass(frozen=True)
-class EngineStatus:
-    """How an engine is doing."""
-
-    progress: tuple[int, ...]
-    """Changes while the engine works: completions delivered, and what SGLang's scheduler says of its load."""
-    num_in_flight: int
-    """Completions that it owes."""
 
 
 class SGLangEngine:
@@ -84,8 +73,6 @@ class SGLangEngine:
         from sglang.version import __version__ as sglang_version
 
         self._run_seed = run_seed
-        self._shards = shards
-        self._whole = WholeTensors(shards.verify)
         if initial_version is not None:
             arguments = arguments | {"weight_version": str(initial_version)}
         self._engine = Engine(model_path=model_path, **arguments)
@@ -93,15 +80,13 @@ class SGLangEngine:
         self._loop = self._engine.loop
         self._thread = threading.Thread(target=self._loop.run_forever, name="sglang-loop", daemon=True)
         self._thread.start()
-        self._weights = WeightApi(self._tokenizer_manager, io_struct, sglang_version, self._run)
+        api = WeightApi(self._tokenizer_manager, io_struct, sglang_version, self._run)
+        self._weights = EngineWeights(api, shards, self._engine.server_args.tp_size)
+        self._memory = EngineMemory(self._engine, self._run)
         self._version = initial_version
-        self._loaded: list[TensorEntry] = []
-        self._session_version: int | None = None
-        self._has_cuda = torch.cuda.is_available()
         self._num_in_flight = 0
         self._num_delivered = 0
         self._num_aborts = 0
-        self._released: set[MemoryTag] = set()
         self._failure: BaseException | None = None
 
     # ------------------------------------------------------------------------------------------------ generation
@@ -113,11 +98,11 @@ class SGLangEngine:
         RolloutError if SGLang refuses a request, ProtocolError if a completion was decoded by another version than the
         one confirmed.
         """
-        if self._version is None or self._session_version is not None:
+        if self._version is None or self._weights.is_in_session:
             raise RolloutError("the engine has no confirmed weights version: publish weights before generating")
-        if self._released:
+        if self._memory.released:
             raise RolloutError(
-                f"the engine's memory is released ({', '.join(sorted(self._released))}): resume it first"
+                f"the engine's memory is released ({', '.join(sorted(self._memory.released))}): resume it first"
             )
         self._num_in_flight += sum(len(lease.indices) for lease in leases)
         future = asyncio.run_coroutine_threadsafe(self._generate(leases, sampling, deliver), self._loop)
@@ -238,32 +223,17 @@ class SGLangEngine:
         Without its weights the engine generates nothing until others are published. Raises RolloutError if requests
         run, or if the engine was opened without `rollout.release_memory`.
         """
-        from sglang.srt.managers import io_struct
-
-        if not self._engine.server_args.enable_memory_saver:
-            raise RolloutError("the engine cannot release memory: set rollout.release_memory = 'on' before it starts")
-        asked: list[MemoryTag] = [tag for tag in tags if tag not in self._released]
-        if not asked:
+        if not self._memory.may_release(tags):
             return 0
         # SGLang would end with an assertion if it were not idle, and this waits until it is.
         self._flush(IDLE_TIMEOUT_S, "before its memory is released")
-        if "weights" in asked:
+        if "weights" in tags:
             self._version = None
-        before = resident_bytes(self.child_pids())
-        request = io_struct.ReleaseMemoryOccupationReqInput(tags=list(asked))
-        self._run(self._tokenizer_manager.release_memory_occupation(request))
-        self._released.update(asked)
-        return None if self._has_cuda else before - resident_bytes(self.child_pids())
+        return self._memory.release(tags)
 
     def resume(self, tags: Sequence[MemoryTag]) -> None:
         """Takes released memory again, its content undefined; does nothing for what was not released."""
-        from sglang.srt.managers import io_struct
-
-        asked: list[MemoryTag] = [tag for tag in tags if tag in self._released]
-        if asked:
-            request = io_struct.ResumeMemoryOccupationReqInput(tags=list(asked))
-            self._run(self._tokenizer_manager.resume_memory_occupation(request))
-            self._released.difference_update(asked)
+        self._memory.resume(tags)
 
     def _flush(self, timeout_s: float | None, when: str) -> None:
         """Drops cached keys and values."""
@@ -276,46 +246,18 @@ class SGLangEngine:
         """Opens a weight session, for which released weights come back. Until `end_weights` succeeds, the engine
         generates nothing."""
         self.resume(["weights", "cuda_graph"])
-        self._session_version = version
-        self._loaded = []
-        self._shards.begin()
-        self._whole.begin(version)
-        self._weights.begin()
+        self._weights.begin(version)
 
     def load_bucket(self, bucket: Bucket | ShardRound | Broadcast) -> None:
-        """Verifies a bucket and loads it.
-
-        Whole tensors go in under their HF names, and SGLang slices them for each of its TP ranks; shards go in as they
-        are, under SGLang's own names. What is only announced is received from the train worker that broadcasts it.
-        """
-        self._check_version(bucket.version)
-        if isinstance(bucket, ShardRound):
-            self._weights.update(self._shards.open_round(bucket), "direct")
-            return
-        if isinstance(bucket, Broadcast):
-            names, shapes = [e.name for e in bucket.entries], [list(e.shape) for e in bucket.entries]
-            self._weights.receive(names, [e.dtype for e in bucket.entries], shapes, bucket.group)
-            self._loaded.extend(bucket.entries)
-            return
-        from sglang.srt.utils import MultiprocessingSerializer
-
-        check_bucket(bucket)
-        named = [(entry.name, tensor) for entry, tensor in zip(bucket.entries, bucket.tensors, strict=True)]
-        ranks = self._engine.server_args.tp_size
-        self._weights.update([MultiprocessingSerializer.serialize(named) for _ in range(ranks)], None)
-        self._whole.note(bucket)
-        self._loaded.extend(bucket.entries)
+        """Verifies a bucket and loads it, see `EngineWeights.load`."""
+        self._weights.load(bucket)
 
     def join_group(self, group: BroadcastGroup, rank_offset: int) -> None:
         """Every rank of the engine joins, as rank `rank_offset` and on; blocks until all members are there."""
-        self._weights.join_group(group.address, group.port, rank_offset, group.world_size, group.name, group.backend)
+        self._weights.api.join_group(group, rank_offset)
 
     def leave_group(self, name: str) -> None:
-        self._weights.leave_group(name)
-
-    def _check_version(self, version: int) -> None:
-        if version != self._session_version:
-            raise WeightSyncError(f"bucket of version {version} in a session for version {self._session_version}")
+        self._weights.api.leave_group(name)
 
     def end_weights(self) -> tuple[int, list[TensorEntry]]:
         """Closes the session, drops cached keys and values of the old weights, and returns (version, what was loaded).
@@ -324,24 +266,15 @@ class SGLangEngine:
         """
         from sglang.srt.managers import io_struct
 
-        manager, version = self._tokenizer_manager, self._session_version
-        assert version is not None, "begin_weights was not called"
-        self._weights.end()
-        if self._shards.is_verifying:
-            self._shards.check(version, self._weights.checksums(self._shards.names_to_skip))
-        elif self._whole.is_verifying:
-            self._whole.check(version, self._weights.checksums(self._whole.names_to_skip))
-        flushed = self._run(manager.flush_cache())
-        if not flushed.success:
-            raise WeightSyncError(
-                f"SGLang could not flush its cache after weights version {version}: requests still run"
-            )
-        self._run(manager.update_weight_version(io_struct.UpdateWeightVersionReqInput(new_version=str(version))))
+        version = self._weights.verify()
+        self._flush(None, f"after weights version {version}")
+        request = io_struct.UpdateWeightVersionReqInput(new_version=str(version))
+        self._run(self._tokenizer_manager.update_weight_version(request))
         confirmed = self._engine.get_model_info()["weight_version"]
         if confirmed != str(version):
             raise WeightSyncError(f"SGLang reports weights version {confirmed!r} after version {version} was loaded")
-        self._version, self._session_version = version, None
-        return version, self._loaded + self._shards.entries
+        self._version = version
+        return version, self._weights.end()
 
     # ------------------------------------------------------------------------------------------------- life cycle
 

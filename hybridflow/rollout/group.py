@@ -9,7 +9,6 @@ is idle then and can hand its weights out once more.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -18,10 +17,9 @@ from typing import Any
 
 from hybridflow.cluster.session import Slots
 from hybridflow.errors import RolloutError
-from hybridflow.rollout.leases import LeaseDispatch
+from hybridflow.rollout.leased_step import LeasedStep
 from hybridflow.rollout.member import EngineDiedError, EngineMember
 from hybridflow.rollout.opening import RolloutSettings, create_member
-from hybridflow.rollout.report import Totals
 from hybridflow.rollout.weight_session import WeightSession
 from hybridflow.types import GroupRequest, MemoryTag, RolloutReport, SamplingParams
 from hybridflow.weights.manifest import TensorEntry, compare_manifests
@@ -48,9 +46,7 @@ class RolloutGroup:
         self._note = note
         self._progress = progress
         self._members: dict[str, EngineMember] = {}
-        self._lock = threading.Lock()  # guards the two below
-        self._dispatch = LeaseDispatch()
-        self._totals = Totals()
+        self._leased = LeasedStep()
         self._events: Counter[str] = Counter()
         self._sampling: SamplingParams | None = None
         self._version: int | None = settings.initial_version
@@ -95,8 +91,7 @@ class RolloutGroup:
 
     def in_flight(self) -> dict[str, int]:
         """By engine: completions that it owes."""
-        with self._lock:
-            return {name: self._dispatch.num_in_flight(name) for name in self._members}
+        return self._leased.in_flight(self._members)
 
     def _welcome(self, member: EngineMember, num_ready: int) -> None:
         self._note(
@@ -108,18 +103,14 @@ class RolloutGroup:
     def _open(self, member: EngineMember, version: int) -> None:
         assert member.facts is not None
         member.version = version
-        with self._lock:
-            self._dispatch.engine_up(member.name, member.facts.kv_cache_tokens)
+        self._leased.engine_up(member.name, member.facts.kv_cache_tokens)
 
     # ---------------------------------------------------------------------------------------------------- decoding
 
     def admit(self, message: Finished) -> bool:
         """Whether a finished completion counts, see `leases`. Called from any thread."""
-        completion = message.completion
-        with self._lock:
-            if not self._dispatch.admit(message.attempt, completion):
-                return False
-            self._totals.add(completion)
+        if not self._leased.admit(message):
+            return False
         self._members[message.engine_id].num_restarts = 0
         return True
 
@@ -130,9 +121,7 @@ class RolloutGroup:
         """
         if self._version is None:
             raise RolloutError("the engines have no confirmed weights version: publish weights before generating")
-        with self._lock:
-            self._totals = Totals()
-            self._dispatch.add(requests, sampling.max_new_tokens)
+        self._leased.begin(requests, sampling.max_new_tokens)
         self._sampling = sampling
         self._is_stopping = False
         self._hand_out()
@@ -148,12 +137,11 @@ class RolloutGroup:
                 self._abort_in_flight()
             self._look_at = time.monotonic() + LOOK_S
         self._hand_out()
-        with self._lock:
-            if self._dispatch.num_unfinished:
-                return None
-            events = self._events + self._dispatch.counters  # since the report before: also what happened in between
-            self._events, self._dispatch.counters = Counter(), Counter()
-            return self._totals.report(events)
+        return self._leased.report(self._take_events)
+
+    def _take_events(self) -> Counter[str]:
+        events, self._events = self._events, Counter()
+        return events
 
     def stop(self) -> None:
         """Ends what is under way: each completion is delivered with what it has, finish_reason "abort", or not begun.
@@ -170,9 +158,8 @@ class RolloutGroup:
 
     def _abort_in_flight(self) -> None:
         """Repeated until nothing is in flight: a lease may reach its engine after the first abort."""
-        with self._lock:
-            self._dropped += self._dispatch.drop_queued()
-            busy = [member for member in self._members.values() if self._dispatch.num_in_flight(member.name)]
+        self._dropped += self._leased.drop_queued()
+        busy = [self._members[name] for name, num in self.in_flight().items() if num]
         for member, call in [(member, member.worker.call("abort")) for member in busy if member.facts]:
             try:
                 member.result(call)
@@ -182,9 +169,7 @@ class RolloutGroup:
     def _hand_out(self) -> None:
         if self._sampling is None or self._is_stopping:
             return
-        with self._lock:
-            leases = self._dispatch.assign()
-        for name, given in leases.items():
+        for name, given in self._leased.assign().items():
             self._members[name].submit(given, self._sampling)
 
     # --------------------------------------------------------------------------------------------------- supervision
@@ -212,8 +197,7 @@ class RolloutGroup:
 
     def _replace(self, member: EngineMember, reason: str) -> None:
         """Kills the engine, gives its groups to others and starts it again."""
-        with self._lock:
-            lost = self._dispatch.engine_down(member.name)
+        lost = self._leased.engine_down(member.name)
         member.end()
         self._events["restarted_engine"] += 1
         member.num_restarts += 1
@@ -229,9 +213,7 @@ class RolloutGroup:
         member.start()
 
     def _say_progress(self) -> None:
-        with self._lock:
-            left = self._dispatch.num_unfinished
-            queued = self._dispatch.num_queued
+        left, queued = self._leased.num_left()
         if left:
             engines = ", ".join(
                 f"{name} {num}" if self._members[name].facts else f"{name} starting"
@@ -242,7 +224,7 @@ class RolloutGroup:
     # ------------------------------------------------------------------------------------------------------ weights
 
     def load_weights(self, stream_weights: StreamWeights, version: int) -> dict[str, list[TensorEntry]]:
-        """Gives every engine the weights of `version`; returns what each confirmed, by engine, of at least one.
+        """Gives every engine these weights; returns what each confirmed, by engine, of at least one.
 
         An engine that is starting, or dies meanwhile, gets them when it is there again; until then it serves nothing.
         """
@@ -271,9 +253,8 @@ class RolloutGroup:
         self._call_all("resume", list(tags))
 
     def _call_all(self, method: str, *args: Any) -> list[Any]:
-        started = [member for member in self._members.values() if member.facts]
         results: list[Any] = []
-        for member, call in [(member, member.worker.call(method, *args)) for member in started]:
+        for member, call in [(m, m.worker.call(method, *args)) for m in self._members.values() if m.facts]:
             try:
                 results.append(member.result(call))
             except EngineDiedError as error:
@@ -282,10 +263,9 @@ class RolloutGroup:
 
     def _close_all(self) -> None:
         """No engine serves anything until it has confirmed weights again."""
-        with self._lock:
-            for member in self._members.values():
-                self._dispatch.engine_down(member.name)
-                member.version = None
+        for member in self._members.values():
+            self._leased.engine_down(member.name)
+            member.version = None
 
     def _bring_in(self, members: list[EngineMember], version: int) -> None:
         """Gives late engines the present weights, and holds what they confirm against what the others did."""

@@ -7,6 +7,18 @@ detokenizer is stopped, or a rank of it waits for a peer for ever).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """How an engine is doing."""
+
+    progress: tuple[int, ...]
+    """Changes while the engine works: completions delivered, and what SGLang's scheduler says of its load."""
+    num_in_flight: int
+    """Completions that it owes."""
+
 
 class EngineHealth:
     """State of one engine between its start and its end. Times are seconds of one monotonic clock."""

@@ -21,8 +21,9 @@ from collections.abc import Iterable
 
 from hybridflow.errors import ProtocolError, RolloutError
 from hybridflow.rollout.budget import LengthEstimate, TokenBudget
-from hybridflow.types import Completion, GroupRequest, Lease
+from hybridflow.types import GroupRequest, Lease
 from hybridflow.wire.messages import build_completion_id
+from hybridflow.wire.packed import PackedCompletion
 
 MAX_ATTEMPTS = 3
 """Engines lost on one group before it is given up: a prompt that kills its engine must not kill them all in turn."""
@@ -153,8 +154,9 @@ class LeaseDispatch:
             leases.setdefault(engine, []).append(lease)
         return leases
 
-    def admit(self, attempt: int, completion: Completion) -> bool:
+    def admit(self, attempt: int, packed: PackedCompletion) -> bool:
         """Whether this completion counts: it is of the present lease of its group, and the first for its id."""
+        completion = packed.head
         group = self._groups.get(completion.group_id)
         if group is None:
             known = completion.group_id in self._done
@@ -170,7 +172,7 @@ class LeaseDispatch:
         if completion.finish_reason == "abort":
             group.is_unfinished = True
         else:
-            self._lengths.observe(len(completion.token_ids))
+            self._lengths.observe(packed.num_tokens)
         if budget := self._budgets.get(group.engine):
             budget.finished(completion.num_retractions)
         if not group.remaining:

@@ -15,8 +15,7 @@ from hybridflow.cluster.processes import kill_on_node
 from hybridflow.cluster.workers import Call, Worker, check_failed, find_dead
 from hybridflow.errors import RolloutError
 from hybridflow.rollout.actor import EngineFacts
-from hybridflow.rollout.engine import EngineStatus
-from hybridflow.rollout.health import EngineHealth
+from hybridflow.rollout.health import EngineHealth, EngineStatus
 from hybridflow.types import Lease, SamplingParams
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from hybridflow.types import Completion, RolloutReport
+from hybridflow.types import RolloutReport
+from hybridflow.wire.packed import PackedCompletion
 
 
 class Totals:
@@ -18,11 +19,12 @@ class Totals:
         self._retractions = 0
         self._resumed = 0
 
-    def add(self, completion: Completion) -> None:
+    def add(self, packed: PackedCompletion) -> None:
+        completion = packed.head
         self._num += 1
         self._prompt += completion.prompt_tokens
         self._cached += completion.cached_tokens
-        self._response += len(completion.token_ids) - completion.resumed_tokens
+        self._response += packed.num_tokens - completion.resumed_tokens
         self._retractions += completion.num_retractions
         self._resumed += completion.resumed_tokens
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from hybridflow.errors import WeightSyncError
+from hybridflow.weights.broadcast import BroadcastGroup
 
 TESTED_VERSION = "0.5.23"
 FIRST_VERSION = (0, 5, 15)
@@ -60,15 +61,15 @@ class WeightApi:
         )
         self._check(self._manager.update_weights_from_tensor(request, None), "load a bucket of")
 
-    def join_group(self, address: str, port: int, rank_offset: int, world_size: int, name: str, backend: str) -> None:
+    def join_group(self, group: BroadcastGroup, rank_offset: int) -> None:
         """Every rank of the engine joins a process group, as rank `rank_offset` and on; rank 0 of it sends."""
         request = self._io.InitWeightsUpdateGroupReqInput(
-            master_address=address,
-            master_port=port,
+            master_address=group.address,
+            master_port=group.port,
             rank_offset=rank_offset,
-            world_size=world_size,
-            group_name=name,
-            backend=backend,
+            world_size=group.world_size,
+            group_name=group.name,
+            backend=group.backend,
         )
         self._check(self._manager.init_weights_update_group(request, None), "join a group for")
 

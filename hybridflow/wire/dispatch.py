@@ -29,12 +29,10 @@ from hybridflow.errors import ProtocolError
 from hybridflow.types import GroupRequest, Prompt, ScoreRequest, Unknown, Verdict
 from hybridflow.wire.messages import Ready, build_completion_id
 from hybridflow.wire.packed import PackedCompletion
+from hybridflow.wire.past import Fate, Past
 
 MAX_ATTEMPTS = 3
 """Workers lost on one item before it is given up: a text that kills its verifier must not kill them all in turn."""
-
-NUM_REMEMBERED = 10_000
-"""Ids already scored or forgotten that are still told apart from ids never expected."""
 
 STREAM_ITSELF = "reward-stream"
 """`scored_by` of an item that was given up."""
@@ -90,7 +88,7 @@ class ScoreDispatch:
         self._awaited: dict[str, tuple[str, Prompt]] = {}  # id -> (group id, prompt); expected, not finished
         self._finished: dict[str, _Item] = {}
         self._queue: deque[str] = deque()  # may hold ids that were scored or forgotten since: skipped on assignment
-        self._past: dict[str, str] = {}  # id -> "scored" or "forgotten", oldest first
+        self._past = Past()
 
     @property
     def workers(self) -> list[str]:
@@ -129,7 +127,7 @@ class ScoreDispatch:
             if completion_id in self._finished:
                 self._drop(completion_id, "forgotten")
             elif self._awaited.pop(completion_id, None) is not None:
-                self._remember(completion_id, "forgotten")
+                self._past.add(completion_id, "forgotten")
 
     def withdraw(self, completion_ids: Iterable[str]) -> None:
         """These are not decoded now; they may be expected again. ProtocolError for one that is not awaited."""
@@ -143,7 +141,8 @@ class ScoreDispatch:
         completion_id = head.completion_id
         expected = self._awaited.get(completion_id)
         if expected is None:
-            self.counters[self._why_not_awaited(completion_id)] += 1
+            known = completion_id in self._finished
+            self.counters["duplicate_completion" if known else self._past.why_no_completion(completion_id)] += 1
             return None
         group_id, prompt = expected
         if (head.group_id, head.prompt_id) != (group_id, prompt.prompt_id):
@@ -186,7 +185,7 @@ class ScoreDispatch:
             worker.heard_at = now
         item = self._finished.get(completion_id)
         if item is None:
-            self.counters[self._why_no_verdict(completion_id)] += 1
+            self.counters[self._past.why_no_verdict(completion_id)] += 1
             return None
         if isinstance(verdict, Unknown):
             if item.holder != worker_id:
@@ -283,23 +282,8 @@ class ScoreDispatch:
     def _score(self, completion_id: str, verdict: Verdict, scored_by: str) -> Result:
         return Result(self._drop(completion_id, "scored"), verdict, scored_by)
 
-    def _drop(self, completion_id: str, fate: str) -> PackedCompletion:
+    def _drop(self, completion_id: str, fate: Fate) -> PackedCompletion:
         completion = self._finished.pop(completion_id).completion
         self.pending_bytes -= completion.num_bytes
-        self._remember(completion_id, fate)
+        self._past.add(completion_id, fate)
         return completion
-
-    def _remember(self, completion_id: str, fate: str) -> None:
-        self._past[completion_id] = fate
-        if len(self._past) > NUM_REMEMBERED:
-            del self._past[next(iter(self._past))]
-
-    def _why_not_awaited(self, completion_id: str) -> str:
-        if completion_id in self._finished:
-            return "duplicate_completion"
-        fate = self._past.get(completion_id, "")
-        return {"scored": "duplicate_completion", "forgotten": "late_completion"}.get(fate, "unexpected_completion")
-
-    def _why_no_verdict(self, completion_id: str) -> str:
-        fate = self._past.get(completion_id, "")
-        return {"scored": "duplicate_verdict", "forgotten": "late_verdict"}.get(fate, "unexpected_verdict")

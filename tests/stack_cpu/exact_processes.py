@@ -203,7 +203,7 @@ class EngineProcess:
         from sglang.srt.utils import MultiprocessingSerializer
 
         payload = MultiprocessingSerializer.serialize([(name, tensor)])
-        self.engine._weights.update([payload], "direct")
+        self.engine._weights.api.update([payload], "direct")
 
     def greedy(self, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
         from hybridflow.types import GroupRequest, Lease, Prompt, SamplingParams

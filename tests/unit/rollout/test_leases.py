@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from hybridflow.errors import ProtocolError, RolloutError
 from hybridflow.rollout.leases import MAX_ATTEMPTS, LeaseDispatch
-from hybridflow.types import Completion, GroupRequest, Lease, Partial, Prompt, VersionRun
+from hybridflow.types import Completion, FinishReason, GroupRequest, Lease, Partial, Prompt, VersionRun
+from hybridflow.wire.packed import PackedCompletion, pack_completion
 
 
 def request(name: str, prompt_tokens: int = 10, num: int = 2) -> GroupRequest:
@@ -17,8 +18,10 @@ def request(name: str, prompt_tokens: int = 10, num: int = 2) -> GroupRequest:
     return GroupRequest(group_id=name, prompt=prompt, num_completions=num)
 
 
-def completion(lease: Lease, index: int, *, tokens: int = 3, retractions: int = 0) -> Completion:
-    return Completion(
+def completion(
+    lease: Lease, index: int, *, tokens: int = 3, retractions: int = 0, finish_reason: FinishReason = "stop"
+) -> PackedCompletion:
+    decoded = Completion(
         completion_id=f"{lease.request.group_id}-c{index:02d}",
         group_id=lease.request.group_id,
         prompt_id=lease.request.prompt.prompt_id,
@@ -26,12 +29,13 @@ def completion(lease: Lease, index: int, *, tokens: int = 3, retractions: int = 
         token_ids=[7] * tokens,
         rollout_logprobs=[-1.0] * tokens,
         text="",
-        finish_reason="stop",
+        finish_reason=finish_reason,
         policy_version=0,
         prompt_tokens=len(lease.request.prompt.token_ids),
         cached_tokens=0,
         num_retractions=retractions,
     )
+    return pack_completion(decoded)
 
 
 def dispatch_with(*requests: GroupRequest, engines: dict[str, int], max_new_tokens: int = 5) -> LeaseDispatch:
@@ -172,7 +176,7 @@ def test_any_order_of_events_admits_each_completion_once(data: st.DataObject, le
         _, lease, index = sent[at]
         found = completion(lease, index, tokens=data.draw(st.integers(0, 8)), retractions=data.draw(st.integers(0, 2)))
         if dispatch.admit(lease.attempt, found):
-            admitted.append(found.completion_id)
+            admitted.append(found.head.completion_id)
 
     for _ in range(data.draw(st.integers(0, 30))):
         event = data.draw(st.sampled_from(["up", "down", "arrive", "assign"]))
@@ -209,7 +213,7 @@ def stopped_half_way() -> LeaseDispatch:
     (lease,) = dispatch.assign()["e0"]
     assert dispatch.admit(1, completion(lease, 0))
     assert dispatch.drop_queued() == ["b-c00", "b-c01"]
-    assert dispatch.admit(1, msgspec.structs.replace(completion(lease, 1), finish_reason="abort"))
+    assert dispatch.admit(1, completion(lease, 1, finish_reason="abort"))
     assert dispatch.num_unfinished == 0
     return dispatch
 
@@ -283,7 +287,7 @@ def test_steps_that_are_stopped_end_each_completion_once(data: st.DataObject, nu
         given_up = dispatch.drop_queued()
         aborted = 0
         for lease, index in late:
-            end = msgspec.structs.replace(completion(lease, index), finish_reason="abort")
+            end = completion(lease, index, finish_reason="abort")
             aborted += dispatch.admit(lease.attempt, end)
         assert dispatch.num_unfinished == 0
         assert sum(map(len, done.values())) + aborted + len(given_up) == num * num_groups

@@ -1,0 +1,118 @@
+"""Verdicts, and completions that have one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from hybridflow.types.rollout import Completion, Prompt, without_numbers
+
+
+class JudgeReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What the judge of one reward worker has done since that worker's process started; travels with its verdicts."""
+
+    process: str
+    """Tells a process that took over the id of a dead one from the same process later on."""
+    number: int
+    """Counts the reports of this process from 1."""
+    counts: dict[str, float]
+    """Totals by name: requests, answers, prompt_tokens, cost, failures/busy, breaker_opened, ..."""
+    endpoints: dict[str, str]
+    """State of the circuit breaker by URL: closed, half_open or open."""
+
+
+class Scored(msgspec.Struct, frozen=True, kw_only=True, tag="scored"):
+    """A verdict that was reached."""
+
+    value: float
+    """Reward in [0, 1]."""
+    rule: str
+    """Name of the rule that decided."""
+    extracted: str
+    """Answer found in the completion; empty where none was."""
+    why: str
+    predicted_form: str = ""
+    """What was compared of the completion: normalised text, the number read, the letter; empty where nothing was."""
+    gold_form: str = ""
+    """What it was compared with."""
+    judge: str = ""
+    """Name of the model judge that was asked after the rule; empty where none was."""
+    judge_vote: Literal["", "yes", "no"] = ""
+    """What it said."""
+    rule_value: float | None = None
+    """What the rule alone gave, where a judge was asked after it; None: `value` is the rule's."""
+    judge_report: JudgeReport | None = None
+
+
+class Unknown(msgspec.Struct, frozen=True, kw_only=True, tag="unknown"):
+    """No verdict could be reached. It is not a reward of 0: its completion leaves the statistics of its group."""
+
+    why: str
+    rule: str = ""
+    """Name of the rule that had something to say before this became unknown, or that could not say it."""
+    extracted: str = ""
+    """Answer found in the completion, where that much is known."""
+    judge_report: JudgeReport | None = None
+
+
+Verdict = Scored | Unknown
+
+
+class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a verifier sees of one completion."""
+
+    completion_id: str
+    data_source: str
+    ability: str
+    ground_truth: str
+    text: str
+    question: str = ""
+
+
+class ScoredCompletion:
+    """A completion with the verdict it got and the worker that gave it.
+
+    Args:
+        completion: It, or what makes it. One that came over the wire stays packed, in a fifth of the memory, until its
+            numbers are needed; those of a group that the filters leave out never are.
+        head: The same without its numbers: their lists are empty. To be given, with the number of its tokens, where
+            `completion` makes it.
+    """
+
+    __slots__ = ("_completion", "head", "num_tokens", "scored_by", "verdict")
+
+    def __init__(
+        self,
+        *,
+        completion: Completion | Callable[[], Completion],
+        verdict: Verdict,
+        scored_by: str,
+        head: Completion | None = None,
+        num_tokens: int | None = None,
+    ) -> None:
+        self._completion = completion
+        self.head = head if head is not None else without_numbers(self.completion)
+        self.num_tokens = num_tokens if num_tokens is not None else len(self.completion.token_ids)
+        self.verdict = verdict
+        self.scored_by = scored_by
+
+    @property
+    def completion(self) -> Completion:
+        """With its numbers; where it is packed, made at each use."""
+        return self._completion if isinstance(self._completion, Completion) else self._completion()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ScoredCompletion):
+            return NotImplemented
+        mine, theirs = ((it.verdict, it.scored_by, it.completion) for it in (self, other))
+        return mine == theirs
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """All completions of one prompt in one step, in index order."""
+
+    group_id: str
+    prompt: Prompt
+    members: list[ScoredCompletion]

@@ -1,0 +1,159 @@
+"""What engines are asked for, and what they decode."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+FinishReason = Literal["stop", "length", "abort"]
+MemoryTag = Literal["kv_cache", "weights", "cuda_graph"]
+"""What an engine can release, in SGLang's words."""
+
+
+class Prompt(msgspec.Struct, frozen=True, kw_only=True):
+    """One data row, ready to be generated from.
+
+    Example: Prompt(prompt_id="train-000017", token_ids=[5, 9, ...], data_source="synth_easy", ability="doc-qa",
+    ground_truth="Therefore, the answer is yen.")
+    """
+
+    prompt_id: str
+    token_ids: list[int]
+    """Prompt tokens, chat template and generation prompt included."""
+    data_source: str
+    """Source name of the DocQA-RL schema; chooses the verifier together with `ability`."""
+    ability: str
+    """doc-qa, doc-math or doc-mc."""
+    ground_truth: str
+    """Gold answer as stored: a full sentence or the bare answer."""
+    question: str = ""
+    """The question alone, without its document: all that a judge is told of the prompt."""
+
+
+class VersionRun(msgspec.Struct, frozen=True, array_like=True):
+    """Tokens that follow one another and were decoded by one version of the weights."""
+
+    version: int
+    num_tokens: int
+
+
+class Partial(msgspec.Struct, frozen=True, kw_only=True):
+    """The beginning of a completion whose decoding was stopped, to be gone on with.
+
+    `token_ids`, `rollout_logprobs` and the sum of `versions` have equal length; it may be 0.
+    """
+
+    index: int
+    token_ids: list[int]
+    rollout_logprobs: list[float]
+    versions: list[VersionRun]
+    support_lengths: list[int] = []
+    support_ids: list[int] = []
+
+
+class GroupRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Asks a rollout engine for `num_completions` completions of one prompt."""
+
+    group_id: str
+    prompt: Prompt
+    num_completions: int
+    done: list[int] = []
+    """Members that are there from an earlier step, by index: not to be decoded."""
+    partials: list[Partial] = []
+    """Members that are gone on with; every other one that is not done starts anew."""
+
+    @property
+    def indices(self) -> list[int]:
+        """Members to decode, in order."""
+        return [index for index in range(self.num_completions) if index not in self.done]
+
+    def partial(self, index: int) -> Partial | None:
+        """What is there of member `index`; None: nothing."""
+        return next((partial for partial in self.partials if partial.index == index), None)
+
+
+class Lease(msgspec.Struct, frozen=True, kw_only=True):
+    """A group, or what is left of it, in the hands of one engine."""
+
+    request: GroupRequest
+    attempt: int
+    """Counts the leases of this group from 1; a completion of an earlier one is late."""
+    indices: list[int]
+    """Completions to decode, by index within the group."""
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
+    """How completions are drawn. Temperature 0 is greedy."""
+
+    temperature: float
+    max_new_tokens: int
+    top_p: float = 1.0
+    stop_token_ids: list[int] = []
+    stop: list[str] = []
+    returns_support: bool = False
+    """Completions say which tokens could have been drawn at each place."""
+
+
+class Completion(msgspec.Struct, frozen=True, kw_only=True):
+    """One finished completion.
+
+    `token_ids` and `rollout_logprobs` have equal length T; the end token, where the policy wrote one, is included.
+    """
+
+    completion_id: str
+    group_id: str
+    prompt_id: str
+    index: int
+    """Position within the group, 0 .. num_completions - 1."""
+    token_ids: list[int]
+    rollout_logprobs: list[float]
+    text: str
+    finish_reason: FinishReason
+    policy_version: int
+    """Version of the weights that decoded it, as the engine reported it; of a resumed one, its last tokens."""
+    prompt_tokens: int
+    cached_tokens: int
+    """Prompt tokens whose keys and values were already in the engine's cache."""
+    num_retractions: int = 0
+    """How often the engine dropped it from its full KV pool and computed it again."""
+    versions: list[VersionRun] = []
+    """Which version decoded which tokens, in order; empty: `policy_version` decoded all."""
+    resumed_tokens: int = 0
+    """Of its tokens, those that an earlier step had decoded: they were input now."""
+    support_lengths: list[int] = []
+    """[T], how many tokens could have been drawn in place of each (top-p leaves some out); empty: any could."""
+    support_ids: list[int] = []
+    """All of these, place after place. `rollout_logprobs` are those of the renormalised distribution then."""
+
+    @property
+    def version_runs(self) -> list[VersionRun]:
+        """`versions`, spelled out."""
+        return self.versions or [VersionRun(self.policy_version, len(self.token_ids))]
+
+
+def without_numbers(completion: Completion) -> Completion:
+    """The same with all lists of one number per token empty."""
+    return msgspec.structs.replace(completion, token_ids=[], rollout_logprobs=[], support_lengths=[], support_ids=[])
+
+
+class RolloutReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Totals of the generation of one step over all engines, in tokens where not said otherwise."""
+
+    num_completions: int
+    prompt_tokens: int
+    """Sum over completions, so a prompt counts once per completion."""
+    cached_tokens: int
+    """Of these, found in the cache: computed once for the group, not again."""
+    response_tokens: int
+    num_retractions: int = 0
+    """Completions dropped from a full KV pool and computed again; one may count several times."""
+    resumed_tokens: int = 0
+    """Tokens of earlier steps that were given to the engine with their prompt."""
+    events: dict[str, int] = {}
+    """What else happened, by name: leases and engines lost, completions dropped."""
+
+    @property
+    def prefill_tokens(self) -> int:
+        """Tokens of prompts, and of completions that were gone on with, that were computed."""
+        return self.prompt_tokens + self.resumed_tokens - self.cached_tokens
