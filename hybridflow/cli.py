@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import signal
 import sys
-from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -14,6 +13,7 @@ from rich.console import Console
 
 from hybridflow import __version__
 from hybridflow.errors import HybridFlowError
+from hybridflow.tools.run_options import ConfigFiles, Overrides, Resume
 
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
@@ -61,21 +61,7 @@ def version() -> None:
 
 
 @app.command()
-def train(
-    config: Annotated[
-        list[Path],
-        typer.Option("--config", "-c", help="TOML file; give several to lay them over each other, left to right."),
-    ],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", "-s", help="key.path=value, a TOML value or a bare word; may be repeated. Wins over files."
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run of this name from its latest checkpoint.")
-    ] = False,
-) -> None:
+def train(config: ConfigFiles, set_: Overrides = None, resume: Resume = False) -> None:
     """Train: warm-up, then GRPO with rollouts, rewards and weight publishing, into `<run.directory>/<run.name>`.
 
     \b

@@ -12,6 +12,7 @@ import typer
 
 from hybridflow.tools.layout_options import CP, DP, EP, ETP, PP, SP, TP, LayoutRequest, Threads
 from hybridflow.tools.progress import RowProgress, note
+from hybridflow.tools.run_options import ConfigFiles, Overrides, Resume
 
 EXIT_INTERRUPTED = 130
 
@@ -173,21 +174,7 @@ def export(
     typer.echo(f"{output}: model of {checkpoint}")
 
 
-def sft(
-    config: Annotated[
-        list[Path],
-        typer.Option("--config", "-c", help="TOML file; give several to lay them over each other, left to right."),
-    ],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", "-s", help="key.path=value, a TOML value or a bare word; may be repeated. Wins over files."
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run of this name from its latest checkpoint.")
-    ] = False,
-) -> None:
+def sft(config: ConfigFiles, set_: Overrides = None, resume: Resume = False) -> None:
     """Train on demonstrations: the warm-up before RL, as a run of its own in `<run.directory>/<run.name>`.
 
     \b
