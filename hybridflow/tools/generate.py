@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hybridflow.config.rollout_section import RolloutSection
+from hybridflow.data.template import Message, encode_chat
 from hybridflow.errors import ConfigError
 from hybridflow.policy.load import load_tokenizer
 from hybridflow.rollout.arguments import check_engine_layout
@@ -161,16 +162,13 @@ def _check_numbers(job: GenerateJob) -> None:
 
 
 def _open_rows(job: GenerateJob, tokenizer: Any, hf_config: HFConfig) -> TokenRows:
-    def encode_chat(messages: list[dict[str, Any]]) -> list[int]:
-        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-
     return TokenRows(
         job.prompts,
         lambda text: tokenizer(text)["input_ids"],
         window=hf_config.window_tokens,
         vocab_size=hf_config.vocab_size,
         named="--prompts",
-        encode_chat=encode_chat,
+        encode_chat=lambda messages: encode_chat(tokenizer, cast(list[Message], messages)),
     )
 
 
