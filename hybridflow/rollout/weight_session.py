@@ -71,8 +71,8 @@ class WeightSession:
         return self._result
 
     def _join(self, group: BroadcastGroup) -> None:
-        """The sender is rank 0, the ranks of the engines follow in order."""
-        each = (group.world_size - 1) // len(self._alive)
+        """The sender is rank 0, the ranks of the engines follow in order; where none is left it is alone."""
+        each = (group.world_size - 1) // max(1, len(self._alive))
         calls = {
             name: member.worker.call("join_group", group, 1 + place * each)
             for place, (name, member) in enumerate(self._alive.items())

@@ -67,6 +67,12 @@ def test_an_engine_that_dies_drops_out_and_the_other_confirms(method: str) -> No
     assert other.buckets == ["b0", "b1", "b2"]
 
 
+def test_a_group_of_the_sender_alone_is_joined_by_nobody() -> None:
+    ours = session(FakeMember("engine-0", dies_at="begin_weights"))
+    group = BroadcastGroup(name="g", address="a", port=1, world_size=1, backend="gloo")
+    assert ours.load([group, Broadcast(version=3, group="g", entries=[])]).confirmed == {}
+
+
 def test_another_version_than_sent_is_an_error() -> None:
     class Stale(FakeMember):
         def result(self, call: str) -> Any:
