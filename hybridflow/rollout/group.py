@@ -8,7 +8,6 @@ is idle then and can hand its weights out once more.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -27,8 +26,6 @@ from hybridflow.weights.reshard.placement import Engines
 from hybridflow.weights.reshard.settings import engine_slots
 from hybridflow.wire.endpoint import Endpoint
 from hybridflow.wire.messages import Finished
-
-logger = logging.getLogger(__name__)
 
 LOOK_S = 0.1
 """Shortest time between two looks at all engines."""
@@ -216,7 +213,6 @@ class RolloutGroup:
                 f"folder under logs/; --resume continues from the last checkpoint"
             )
         self._note(f"{member.name}{pid} {reason}; {len(lost)} groups are leased again, the engine is started again")
-        logger.warning("%s%s %s: %d groups are leased again; starting it again", member.name, pid, reason, len(lost))
         member.start()
 
     def _say_progress(self) -> None:
