@@ -1,18 +1,14 @@
-"""`hybridflow generate` on a real engine: a job that was cut off goes on with the completions it would have had."""
+"""`hybridflow generate` on real engines: a job that was cut off goes on with the completions it would have had."""
 
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from hybridflow.policy.init import write_policy
-from hybridflow.rollout.opening import RolloutSettings
-from hybridflow.tools import generate
-from hybridflow.tools.engines import open_engines
-from hybridflow.tools.generate import GenerateJob, plan_job, write_completions
+from hybridflow.tools.generate import GenerateJob, write_completions
 from hybridflow.tools.progress import RowProgress
 from hybridflow.types import SamplingParams
 from tests.stack_cpu.command import ROOT
@@ -22,11 +18,8 @@ pytestmark = [pytest.mark.stack_cpu, pytest.mark.timeout(400)]
 NUM_ROWS, NUM_COMPLETIONS, MAX_NEW_TOKENS = 5, 2, 12
 
 
-def test_a_job_that_was_cut_off_goes_on_with_the_same_completions(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The second half is decoded alone, and finds other prompts in the cache: seeds follow from rows. Both halves get
-    the engine that was opened for the first."""
+def test_a_job_that_was_cut_off_goes_on_with_the_same_completions(tmp_path: Path) -> None:
+    """The second half is decoded by other engines, alone: seeds follow from rows."""
     write_policy(ROOT / "configs/models/tiny", tmp_path / "hf", seed=0)
     prompts, output = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
     rows = [{"input_ids": [5 + (7 * n + 3 * i) % 200 for i in range(20 + n)]} for n in range(NUM_ROWS)]
@@ -39,9 +32,7 @@ def test_a_job_that_was_cut_off_goes_on_with_the_same_completions(
         sampling=SamplingParams(temperature=1.0, max_new_tokens=MAX_NEW_TOKENS),
         kv_cache_tokens=4096,
     )
-    settings = RolloutSettings(plan_job(job).section, job.dtype, job.seed, initial_version=0)
-    with RowProgress() as progress, open_engines(settings, job.model, tmp_path / "logs", progress.note) as engines:
-        monkeypatch.setattr(generate, "open_engines", lambda *_: nullcontext(engines))
+    with RowProgress() as progress:
         assert write_completions(job, progress) == NUM_ROWS
         whole = [json.loads(line) for line in output.read_text().splitlines()]
         lines = output.read_text().splitlines(keepends=True)
