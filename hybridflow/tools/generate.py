@@ -26,7 +26,7 @@ from hybridflow.types import Completion, GroupRequest, Prompt, SamplingParams
 from megatron_ext.hf.config import HFConfig
 
 COMPLETIONS_PER_BLOCK = 512
-"""Completions per engine that are asked for at once: what a crash can lose."""
+"""Completions per engine that are asked for at once. A row is written when it and all before it are complete."""
 START_TIMEOUT_S = 600.0
 """A large model is read from a slow disk in this time."""
 
@@ -97,7 +97,7 @@ def write_completions(job: GenerateJob, progress: RowProgress) -> int:
     written = 0
     with (
         open_engines(settings, job.model, logs, progress.note) as engines,
-        job.output.open("a", encoding="utf-8") as file,
+        job.output.open("a", encoding="utf-8", buffering=1) as file,  # so that a crash loses no line
     ):
         requests = islice(_requests(plan), done, None)
         while block := list(islice(requests, max(1, COMPLETIONS_PER_BLOCK * job.engines // job.num_completions))):
@@ -105,7 +105,6 @@ def write_completions(job: GenerateJob, progress: RowProgress) -> int:
                 file.write(line)
                 written += 1
                 progress(done + written, total)
-            file.flush()
     shutil.rmtree(logs, ignore_errors=True)
     return written
 
