@@ -16,6 +16,8 @@ class RolloutSection(Section):
     """Engines, each in slots of its own; a group is decoded by one of them."""
     tp_size: int = Field(default=1, ge=1)
     """Tensor parallel: ranks of each engine."""
+    own_devices: bool = False
+    """Engines are on devices of their own, beyond those of train.layout, and share none with the trainer."""
 
     temperature: float = Field(default=1.0, gt=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -44,11 +46,12 @@ class RolloutSection(Section):
     """Starts in a row of one engine without a completion in between, before the run ends with an error."""
     num_threads: int = Field(default=2, ge=1)
     """CPU threads of each rank of an engine."""
-    weight_transport: Literal["auto", "exact", "hf_buckets"] = "auto"
+    weight_transport: Literal["auto", "exact", "hf_buckets", "broadcast"] = "auto"
     """How weights reach the engines: "exact" moves each byte from the shard that has it to the shard that needs it;
     "hf_buckets" gathers whole tensors under Hugging Face names, for models and layouts that "exact" cannot serve.
     "auto" takes the first where it can serve the run, and says why where it cannot; `summary.json` has the choice. With
-    CUDA, where the first has not been run yet, it takes the second."""
+    CUDA, where the first has not been run yet, it takes the second. "broadcast" sends whole tensors from device to
+    device over a process group of trainer and engines, and is what "auto" takes with rollout.own_devices."""
     weight_bucket_mib: float = Field(default=256, gt=0)
     """Size of a bucket of weights; a train worker holds two."""
     release_memory: Literal["auto", "on", "off"] = "auto"
@@ -69,6 +72,12 @@ class RolloutSection(Section):
                     f"rollout.sglang.{key} ({self.sglang[key]}) would not be known to the placement of engines. "
                     f"Remedy: {'set rollout.tp_size' if key == 'tp_size' else 'remove it'}"
                 )
+        if {"exact": False, "broadcast": True}.get(self.weight_transport, self.own_devices) != self.own_devices:
+            raise ValueError(
+                f"rollout.weight_transport = {self.weight_transport!r} with rollout.own_devices = "
+                f"{str(self.own_devices).lower()}: exact shards are handed over on the device of a train worker, and a "
+                f"broadcast goes to other devices. Remedy: set rollout.weight_transport = 'auto'"
+            )
         if self.hang_timeout_s <= self.heartbeat_s:
             raise ValueError(
                 f"rollout.hang_timeout_s ({self.hang_timeout_s:g}) is not above rollout.heartbeat_s "

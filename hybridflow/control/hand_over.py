@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from hybridflow.config.sections import TrainSection
+from hybridflow.config.sections import Config
 from hybridflow.control.publish import publish_weights
 from hybridflow.errors import PlacementError
 from hybridflow.protocols import Rollout, Trainer
@@ -58,10 +58,10 @@ def check_gate(gate: str, wanted: dict[str, int], memory: Sequence[WorkerMemory]
         )
 
 
-def offloads_while_decoding(section: TrainSection) -> bool:
+def offloads_while_decoding(config: Config) -> bool:
     """Whether the trainer leaves the device while engines decode."""
-    wanted = section.offload_while_decoding
-    return wanted == "on" or (wanted == "auto" and torch.cuda.is_available())
+    wanted = config.train.offload_while_decoding
+    return wanted == "on" or (wanted == "auto" and torch.cuda.is_available() and not config.rollout.own_devices)
 
 
 class HandOver:

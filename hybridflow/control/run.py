@@ -90,7 +90,7 @@ class Run:
             trainer,
             rollout,
             releases=releases_memory(config.rollout),
-            offloads=offloads_while_decoding(config.train),
+            offloads=offloads_while_decoding(config),
         )
         self._step_seconds: dict[str, float] = {}
         self._started = started

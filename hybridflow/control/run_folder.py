@@ -16,7 +16,7 @@ MAY_CHANGE_ON_RESUME = (
     *("run.directory", "train.num_steps", "eval", "checkpoint", "tracking"),
     *("reward.timeout_s", "reward.lease_s", "reward.cpu_limit_s", "reward.item_timeout_s", "reward.memory_limit_gib"),
     *("rollout.start_timeout_s", "rollout.heartbeat_s", "rollout.hang_timeout_s", "rollout.max_restarts"),
-    *("rollout.weight_transport", "rollout.weight_bucket_mib", "rollout.verify_weights"),
+    *("rollout.own_devices", "rollout.weight_transport", "rollout.weight_bucket_mib", "rollout.verify_weights"),
     *("rollout.release_memory", "train.offload_while_decoding"),
     *("reward.unknown_retries", "reward.max_unknown_fraction", "reward.max_pending_mib"),
 )

@@ -18,7 +18,7 @@ from hybridflow.cluster.session import Slots, node_address, start_session, stop_
 from hybridflow.cluster.workers import forget_workers, gather
 from hybridflow.config.sections import Config
 from hybridflow.control.timeline import Timeline
-from hybridflow.control.transport import Transport, choose_transport
+from hybridflow.control.transport import Transport, choose_transport, num_slots
 from hybridflow.reward_service.group import RewardGroup, setup_of
 from hybridflow.reward_service.rules import BUILD_RULES
 from hybridflow.rollout.group import RolloutGroup
@@ -65,9 +65,8 @@ class System:
     def _start(self, config: Config, hf_dir: Path, log_directory: Path, note: Callable[[str], None]) -> None:
         layout, engines = config.train.layout, config.rollout
         note("starting Ray")
-        num_slots = max(layout.world_size, engines.num_engines * engines.tp_size)
-        start_session(num_slots)
-        slots = Slots(num_slots)
+        start_session(num_slots(config))
+        slots = Slots(num_slots(config))
         transport = self._transport = choose_transport(config, hf_dir, slots.nodes())
         stream = self._stream = RewardStream(
             node_address(),
@@ -88,6 +87,8 @@ class System:
         gather(self.trainer.setup(hf_dir))
         if transport.exact is not None:
             self.trainer.use_exact_shards(transport.exact)
+        elif transport.broadcasts:
+            self.trainer.use_broadcasts(self.rollout.num_receivers)
         elif engines.weight_transport == "auto":
             note(f"weights go to the engines as whole tensors (hf_buckets): {transport.reason}")
         self.rollout.wait_ready()

@@ -1,4 +1,5 @@
-"""Chooses how weights travel: exact shards where they can serve model and layouts, else buckets of whole tensors."""
+"""Chooses how weights travel: exact shards where they can serve model and layouts, else whole tensors: in buckets, or
+broadcast to engines that have devices of their own."""
 
 from __future__ import annotations
 
@@ -33,18 +34,28 @@ class Transport:
     """The choice of a run."""
 
     exact: ReshardSettings | None
-    """None: whole tensors under Hugging Face names, in buckets."""
+    """None: whole tensors under Hugging Face names."""
     reason: str
     """Why this one."""
+    broadcasts: bool = False
+    """Whole tensors go from device to device, not in buckets by way of Ray."""
+    own_slots: Engines = ()
+    """Slots of the ranks of engines that share none with train workers."""
 
     @property
     def name(self) -> str:
-        return "exact" if self.exact else "hf_buckets"
+        return "exact" if self.exact else "broadcast" if self.broadcasts else "hf_buckets"
 
     @property
     def placed(self) -> Engines:
         """Slots of the ranks of the engines for which that matters."""
-        return self.exact.engines if self.exact else ()
+        return self.exact.engines if self.exact else self.own_slots
+
+
+def num_slots(config: Config) -> int:
+    """Slots, and with CUDA GPUs, that a run takes."""
+    train, engines = config.train.layout.world_size, config.rollout.num_engines * config.rollout.tp_size
+    return train + engines if config.rollout.own_devices else max(train, engines)
 
 
 def choose_transport(config: Config, hf_dir: str | Path, nodes: Sequence[str] | None = None) -> Transport:
@@ -53,6 +64,9 @@ def choose_transport(config: Config, hf_dir: str | Path, nodes: Sequence[str] | 
     Raises ConfigError with the reason where "exact" is asked for and cannot serve the model or the layouts.
     """
     asked = config.rollout.weight_transport
+    if config.rollout.own_devices:
+        reason = "rollout.own_devices puts engines on devices that no train worker is on"
+        return Transport(None, reason, broadcasts=asked != "hf_buckets", own_slots=_slots_behind_trainer(config))
     if asked == "hf_buckets":
         return Transport(None, "rollout.weight_transport says so")
     if asked == "auto" and torch.cuda.is_available():
@@ -67,6 +81,13 @@ def choose_transport(config: Config, hf_dir: str | Path, nodes: Sequence[str] | 
             ) from error
         return Transport(None, f"exact resharding cannot serve this run: {error}")
     return Transport(settings, "it serves this model and these layouts")
+
+
+def _slots_behind_trainer(config: Config) -> Engines:
+    first, tp = config.train.layout.world_size, config.rollout.tp_size
+    return tuple(
+        tuple(range(first + engine * tp, first + (engine + 1) * tp)) for engine in range(config.rollout.num_engines)
+    )
 
 
 def exact_settings(config: Config, hf_dir: str | Path, nodes: Sequence[str] | None) -> ReshardSettings:

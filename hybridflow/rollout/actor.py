@@ -19,6 +19,7 @@ from hybridflow.rollout.engine import SGLangEngine
 from hybridflow.rollout.health import EngineStatus
 from hybridflow.rollout.shard_loader import ShardLoader
 from hybridflow.types import Completion, Lease, MemoryTag, SamplingParams
+from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import Bucket, TensorEntry
 from hybridflow.weights.reshard.shard_bucket import ShardRound
 from hybridflow.wire.completion_sender import CompletionSender
@@ -100,7 +101,10 @@ class RolloutWorker:
     def begin_weights(self, version: int) -> None:
         self._engine.begin_weights(version)
 
-    def load_bucket(self, bucket: Bucket | ShardRound) -> None:
+    def join_group(self, group: BroadcastGroup, rank_offset: int) -> None:
+        self._engine.join_group(group, rank_offset)
+
+    def load_bucket(self, bucket: Bucket | ShardRound | Broadcast) -> None:
         self._engine.load_bucket(bucket)
 
     def end_weights(self) -> tuple[int, list[TensorEntry]]:

@@ -27,7 +27,8 @@ def engine_environment(section: RolloutSection, index: int) -> dict[str, str]:
 
 def releases_memory(section: RolloutSection) -> bool:
     """Whether engines give their memory back while the trainer works."""
-    return section.release_memory == "on" or (section.release_memory == "auto" and torch.cuda.is_available())
+    shares_device = torch.cuda.is_available() and not section.own_devices
+    return section.release_memory == "on" or (section.release_memory == "auto" and shares_device)
 
 
 def build_arguments(section: RolloutSection, *, dtype: str, seed: int) -> dict[str, Any]:

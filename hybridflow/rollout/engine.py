@@ -253,11 +253,8 @@ class SGLangEngine:
         self._weights.load(bucket)
 
     def join_group(self, group: BroadcastGroup, rank_offset: int) -> None:
-        """Every rank of the engine joins, as rank `rank_offset` and on; blocks until all members are there."""
-        self._weights.api.join_group(group, rank_offset)
-
-    def leave_group(self, name: str) -> None:
-        self._weights.api.leave_group(name)
+        """Those who receive broadcast buckets in this session, see `EngineWeights.join_group`."""
+        self._weights.join_group(group, rank_offset)
 
     def end_weights(self) -> tuple[int, list[TensorEntry]]:
         """Closes the session, drops cached keys and values of the old weights, and returns (version, what was loaded).

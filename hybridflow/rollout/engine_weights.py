@@ -6,7 +6,7 @@ from hybridflow.errors import WeightSyncError
 from hybridflow.rollout.shard_loader import ShardLoader
 from hybridflow.rollout.weight_api import WeightApi
 from hybridflow.rollout.whole_tensors import WholeTensors
-from hybridflow.weights.broadcast import Broadcast
+from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import Bucket, TensorEntry, check_bucket
 from hybridflow.weights.reshard.shard_bucket import ShardRound
 
@@ -27,6 +27,8 @@ class EngineWeights:
         self._num_ranks = num_ranks
         self._version: int | None = None
         self._loaded: list[TensorEntry] = []
+        self._groups: list[str] = []
+        """Process groups that the engine's ranks are in."""
 
     @property
     def is_in_session(self) -> bool:
@@ -39,6 +41,11 @@ class EngineWeights:
         self._shards.begin()
         self._whole.begin(version)
         self.api.begin()
+
+    def join_group(self, group: BroadcastGroup, rank_offset: int) -> None:
+        """Every rank joins, as rank `rank_offset` and on, until the session ends. Blocks until all members have."""
+        self.api.join_group(group, rank_offset)
+        self._groups.append(group.name)
 
     def load(self, bucket: Bucket | ShardRound | Broadcast) -> None:
         """Verifies a bucket and loads it.
@@ -56,6 +63,7 @@ class EngineWeights:
         if isinstance(bucket, Broadcast):
             names, shapes = [e.name for e in bucket.entries], [list(e.shape) for e in bucket.entries]
             self.api.receive(names, [e.dtype for e in bucket.entries], shapes, bucket.group)
+            self._whole.note(bucket)
             self._loaded.extend(bucket.entries)
             return
         from sglang.srt.utils import MultiprocessingSerializer
@@ -74,6 +82,8 @@ class EngineWeights:
         version = self._version
         assert version is not None, "begin was not called"
         self.api.end()
+        while self._groups:
+            self.api.leave_group(self._groups.pop())
         if self._shards.is_verifying:
             self._shards.check(version, self.api.checksums(self._shards.names_to_skip))
         elif self._whole.is_verifying:

@@ -8,7 +8,6 @@ is idle then and can hand its weights out once more.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -27,8 +26,6 @@ from hybridflow.weights.reshard.placement import Engines
 from hybridflow.weights.reshard.settings import engine_slots
 from hybridflow.wire.endpoint import Endpoint
 from hybridflow.wire.messages import Finished
-
-logger = logging.getLogger(__name__)
 
 LOOK_S = 0.1
 """Shortest time between two looks at all engines."""
@@ -52,6 +49,7 @@ class RolloutGroup:
         self._version: int | None = settings.initial_version
         self._stream_weights: StreamWeights | None = None
         self._manifest: list[TensorEntry] = []
+        self._session: WeightSession | None = None
         self._look_at = 0.0
         self._is_stopping = False
         self._dropped: list[str] = []
@@ -74,7 +72,7 @@ class RolloutGroup:
         while starting:
             for member in [member for member in starting if member.check_ready(timeout_s=LOOK_S)]:
                 starting.remove(member)
-                self._welcome(member, len(self._members) - len(starting))
+                self._welcome(member)
 
     @property
     def actors(self) -> list[Any]:
@@ -93,7 +91,8 @@ class RolloutGroup:
         """By engine: completions that it owes."""
         return self._leased.in_flight(self._members)
 
-    def _welcome(self, member: EngineMember, num_ready: int) -> None:
+    def _welcome(self, member: EngineMember) -> None:
+        num_ready = sum(other.facts is not None for other in self._members.values())
         self._note(
             f"{member.name} is ready after {member.seconds_since_start:.0f} s ({num_ready} of {len(self._members)})"
         )
@@ -175,25 +174,30 @@ class RolloutGroup:
     # --------------------------------------------------------------------------------------------------- supervision
 
     def _look_after(self) -> None:
-        """Replaces engines that are gone or hang, and brings in those that have started."""
+        """Replaces engines that are gone or hang, and gives those that have started the present weights."""
         for member in self._members.values():
+            if member.facts is None:
+                self._welcome_if_started(member)
+                continue
             try:
-                if member.facts is not None:
-                    member.check_alive()
-                elif self._check_started(member):
-                    self._welcome(member, sum(other.facts is not None for other in self._members.values()))
+                member.check_alive()
             except EngineDiedError as error:
                 self._replace(member, str(error))
         late = [member for member in self._members.values() if member.facts is not None and member.version is None]
         if late and self._version is not None:
-            self._bring_in(late, self._version)
+            for name, entries in self._load(late, self._version).items():
+                compare_manifests(self._manifest, entries, self._version)
+                self._note(f"{name} has weights version {self._version} and takes part again")
         self._say_progress()
 
-    def _check_started(self, member: EngineMember) -> bool:
+    def _welcome_if_started(self, member: EngineMember) -> None:
         try:
-            return member.check_ready()
+            has_started = member.check_ready()
         except RolloutError as error:
-            raise EngineDiedError(f"did not start: {error}") from error
+            self._replace(member, f"did not start: {error}")
+            return
+        if has_started:
+            self._welcome(member)
 
     def _replace(self, member: EngineMember, reason: str) -> None:
         """Kills the engine, gives its groups to others and starts it again."""
@@ -209,7 +213,6 @@ class RolloutGroup:
                 f"folder under logs/; --resume continues from the last checkpoint"
             )
         self._note(f"{member.name}{pid} {reason}; {len(lost)} groups are leased again, the engine is started again")
-        logger.warning("%s%s %s: %d groups are leased again; starting it again", member.name, pid, reason, len(lost))
         member.start()
 
     def _say_progress(self) -> None:
@@ -236,6 +239,10 @@ class RolloutGroup:
             if confirmed:
                 self._manifest = next(iter(confirmed.values()))
                 return confirmed
+
+    def num_receivers(self) -> int:
+        """Ranks of engines that take part in the update under way, or in the last one."""
+        return self._session.num_alive * self._settings.section.tp_size if self._session else 0
 
     def release(self, tags: Sequence[MemoryTag]) -> int | None:
         """Every engine gives this memory back; returns the bytes, None where only the device can tell (CUDA).
@@ -267,16 +274,10 @@ class RolloutGroup:
             self._leased.engine_down(member.name)
             member.version = None
 
-    def _bring_in(self, members: list[EngineMember], version: int) -> None:
-        """Gives late engines the present weights, and holds what they confirm against what the others did."""
-        assert self._stream_weights is not None
-        for name, entries in self._load(members, version).items():
-            compare_manifests(self._manifest, entries, version)
-            self._note(f"{name} has weights version {version} and takes part again")
-
     def _load(self, members: list[EngineMember], version: int) -> dict[str, list[TensorEntry]]:
         assert self._stream_weights is not None
-        result = WeightSession(members, version, self._progress).load(self._stream_weights(version))
+        self._session = WeightSession(members, version, self._progress)
+        result = self._session.load(self._stream_weights(version))
         for name, reason in result.died.items():
             self._replace(self._members[name], reason)
         for name in result.confirmed:
@@ -286,14 +287,8 @@ class RolloutGroup:
     def _wait_for_any(self) -> list[EngineMember]:
         """Engines that have started; where none has, waits for the first."""
         while True:
-            for member in self._members.values():
-                if member.facts is not None:
-                    continue
-                try:
-                    if self._check_started(member):
-                        self._welcome(member, sum(other.facts is not None for other in self._members.values()))
-                except EngineDiedError as error:
-                    self._replace(member, str(error))
+            for member in [member for member in self._members.values() if member.facts is None]:
+                self._welcome_if_started(member)
             started = [member for member in self._members.values() if member.facts is not None]
             if started:
                 return started

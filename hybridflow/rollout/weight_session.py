@@ -10,6 +10,7 @@ from typing import Any
 from hybridflow.cluster.workers import Call
 from hybridflow.errors import WeightSyncError
 from hybridflow.rollout.member import EngineDiedError, EngineMember
+from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import TensorEntry
 
 MAX_UNDER_WAY = 2
@@ -35,17 +36,30 @@ class WeightSession:
         self._progress = progress
         self._result = LoadResult()
 
+    @property
+    def num_alive(self) -> int:
+        """Engines that take part, and have not died since."""
+        return len(self._alive)
+
     def load(self, buckets: Iterable[Any]) -> LoadResult:
         """Opens the session on every engine, passes references to buckets on as they come, and closes it.
+
+        A broadcast reaches all ranks of all engines in the order in which it is sent; so each ends before the next is
+        announced, which the sender gathers meanwhile.
 
         Raises WeightSyncError for a tensor that changed on the way or an engine that confirms another version, and the
         error of a train worker that broke off.
         """
         self._wait(self._call("begin_weights", self._version))
         under_way: deque[dict[str, Call]] = deque()
-        for number, bucket in enumerate(buckets, start=1):
+        number = 0
+        for bucket in buckets:
+            if isinstance(bucket, BroadcastGroup):
+                self._join(bucket)
+                continue
+            number += 1
             under_way.append(self._call("load_bucket", bucket))
-            if len(under_way) == MAX_UNDER_WAY:
+            if len(under_way) == (1 if isinstance(bucket, Broadcast) else MAX_UNDER_WAY):
                 self._wait(under_way.popleft())
             self._progress(f"weights version {self._version}: bucket {number} to {', '.join(self._alive)}")
         while under_way:
@@ -55,6 +69,15 @@ class WeightSession:
                 raise WeightSyncError(f"{name} confirms weights version {confirmed}, {self._version} was sent")
             self._result.confirmed[name] = entries
         return self._result
+
+    def _join(self, group: BroadcastGroup) -> None:
+        """The sender is rank 0, the ranks of the engines follow in order; where none is left it is alone."""
+        each = (group.world_size - 1) // max(1, len(self._alive))
+        calls = {
+            name: member.worker.call("join_group", group, 1 + place * each)
+            for place, (name, member) in enumerate(self._alive.items())
+        }
+        self._wait(calls)
 
     def _call(self, method: str, *args: Any) -> dict[str, Call]:
         return {name: member.worker.call(method, *args) for name, member in self._alive.items()}

@@ -11,6 +11,7 @@ import torch
 
 from hybridflow.errors import WeightSyncError
 from hybridflow.rollout.shard_loader import SAMPLE_PERIOD, Verify
+from hybridflow.weights.broadcast import Broadcast
 from hybridflow.weights.manifest import Bucket
 
 
@@ -34,15 +35,18 @@ class WholeTensors:
         sample = [name for place, name in enumerate(kept) if (place + version) % SAMPLE_PERIOD == 0]
         self._chosen = set(kept if self._verify == "all" else sample)
 
-    def note(self, bucket: Bucket) -> None:
+    def note(self, bucket: Bucket | Broadcast) -> None:
         """To be called with everything that SGLang is given."""
         if self._verify == "none":
             return
+        names = [entry.name for entry in bucket.entries]
+        wanted = [(place, name) for place, name in enumerate(names) if self._kept is None or name in self._chosen]
+        if isinstance(bucket, Broadcast):
+            self._sent |= {name: bucket.read_back[name] for _, name in wanted if bucket.read_back}
+            return
         from sglang.srt.managers.mm_utils import tensor_hash
 
-        for entry, tensor in zip(bucket.entries, bucket.tensors, strict=True):
-            if self._kept is None or entry.name in self._chosen:
-                self._sent[entry.name] = f"{tensor_hash(tensor):016x}"
+        self._sent |= {name: f"{tensor_hash(bucket.tensors[place]):016x}" for place, name in wanted}
 
     @property
     def is_verifying(self) -> bool:

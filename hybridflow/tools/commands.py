@@ -82,7 +82,11 @@ def logprobs(
 def generate(
     model: Annotated[Path, typer.Option(help="Hugging Face directory: config, safetensors and tokenizer.")],
     prompts: Annotated[
-        Path, typer.Option(help='JSON lines, each {"text": "..."}, {"messages": [...]} or {"input_ids": [...]}.')
+        Path,
+        typer.Option(
+            help='JSON lines, each {"text": "..."}, {"messages": [...]} or {"input_ids": [...]}. Text or messages may '
+            "be under prompt, as in the rows that training reads."
+        ),
     ],
     output: Annotated[Path, typer.Option(help='JSON lines, each {"row": i, "completions": [...]}, in their order.')],
     num_completions: Annotated[int, typer.Option("--num-completions", "-n", help="Completions of each prompt.")] = 1,

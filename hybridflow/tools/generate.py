@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hybridflow.config.rollout_section import RolloutSection
+from hybridflow.data.template import Message, encode_chat
 from hybridflow.errors import ConfigError
 from hybridflow.policy.load import load_tokenizer
 from hybridflow.rollout.arguments import check_engine_layout
@@ -25,7 +26,7 @@ from hybridflow.types import Completion, GroupRequest, Prompt, SamplingParams
 from megatron_ext.hf.config import HFConfig
 
 COMPLETIONS_PER_BLOCK = 512
-"""Completions per engine that are asked for at once: what a crash can lose."""
+"""Completions per engine that are asked for at once. A row is written when it and all before it are complete."""
 START_TIMEOUT_S = 600.0
 """A large model is read from a slow disk in this time."""
 
@@ -96,7 +97,7 @@ def write_completions(job: GenerateJob, progress: RowProgress) -> int:
     written = 0
     with (
         open_engines(settings, job.model, logs, progress.note) as engines,
-        job.output.open("a", encoding="utf-8") as file,
+        job.output.open("a", encoding="utf-8", buffering=1) as file,  # so that a crash loses no line
     ):
         requests = islice(_requests(plan), done, None)
         while block := list(islice(requests, max(1, COMPLETIONS_PER_BLOCK * job.engines // job.num_completions))):
@@ -104,7 +105,6 @@ def write_completions(job: GenerateJob, progress: RowProgress) -> int:
                 file.write(line)
                 written += 1
                 progress(done + written, total)
-            file.flush()
     shutil.rmtree(logs, ignore_errors=True)
     return written
 
@@ -161,16 +161,13 @@ def _check_numbers(job: GenerateJob) -> None:
 
 
 def _open_rows(job: GenerateJob, tokenizer: Any, hf_config: HFConfig) -> TokenRows:
-    def encode_chat(messages: list[dict[str, Any]]) -> list[int]:
-        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-
     return TokenRows(
         job.prompts,
         lambda text: tokenizer(text)["input_ids"],
         window=hf_config.window_tokens,
         vocab_size=hf_config.vocab_size,
         named="--prompts",
-        encode_chat=encode_chat,
+        encode_chat=lambda messages: encode_chat(tokenizer, cast(list[Message], messages)),
     )
 
 

@@ -73,19 +73,26 @@ class TokenRows:
             token_ids = value["input_ids"]
             if not isinstance(token_ids, list) or any(type(token_id) is not int for token_id in token_ids):
                 raise DataError(f"{where}: input_ids = {str(token_ids)[:60]}. Remedy: use a list of whole numbers")
-        elif isinstance(value, dict) and isinstance(value.get("text"), str):
+        elif (text := self._find(value, str, "text")) is not None:
             try:
-                token_ids = self._encode(value["text"])
+                token_ids = self._encode(text)
             except ConfigError as error:
                 raise DataError(f"{where}: the text cannot be read: {error}, or use input_ids") from error
-        elif isinstance(value, dict) and isinstance(value.get("messages"), list) and self._encode_chat is not None:
-            token_ids = self._read_chat(value["messages"], where)
+        elif self._encode_chat is not None and (messages := self._find(value, list, "messages")) is not None:
+            token_ids = self._read_chat(messages, where)
         else:
             got = line.strip()[:60].decode(errors="replace")
-            chat = ', or {"messages": [...]}' if self._encode_chat is not None else ""
+            chat = ', or {"messages": [...]}, or either under "prompt"' if self._encode_chat is not None else ""
             raise DataError(f'{where}: got {got}. Remedy: use {{"input_ids": [...]}} or {{"text": "..."}}{chat}')
         self._check_tokens(token_ids, where)
         return token_ids
+
+    def _find(self, row: Any, kind: type, name: str) -> Any:
+        """The value of this kind under `name` or, of rows to be completed, "prompt", as in the rows of training."""
+        if not isinstance(row, dict):
+            return None
+        names = (name,) if self._encode_chat is None else (name, "prompt")
+        return next((row[key] for key in names if isinstance(row.get(key), kind)), None)
 
     def _read_chat(self, messages: list[dict[str, Any]], where: str) -> list[int]:
         assert self._encode_chat is not None

@@ -17,6 +17,7 @@ from hybridflow.cluster.session import this_device
 from hybridflow.observability.log import configure
 from hybridflow.observability.process_log import redirect_output
 from hybridflow.types import TrainBatch, UpdateReport, WorkerMemory
+from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import Bucket, TensorEntry
 from hybridflow.weights.reshard.buffers import this_machine
 from hybridflow.weights.reshard.settings import ReshardSettings
@@ -59,7 +60,7 @@ class TrainWorker:
         return os.getpid()
 
     def rendezvous(self) -> tuple[str, int]:
-        """Address and free port of this worker's node, for rank 0."""
+        """Address and free port of this worker's node, for rank 0 of a group."""
         return ray.util.get_node_ip_address(), _free_port()
 
     def setup(self, master: tuple[str, int], **arguments: Any) -> None:
@@ -85,6 +86,20 @@ class TrainWorker:
 
     def stream_weights(self, version: int, bucket_bytes: int) -> Iterator[Bucket]:
         yield from self.core.iterate_weights(version, bucket_bytes)
+
+    def broadcast_weights(
+        self, version: int, bucket_bytes: int, world_size: int, verified: bool
+    ) -> Iterator[BroadcastGroup | Broadcast]:
+        """See `TrainerCore.broadcast_weights`; the group, of `world_size` with this rank, is new each time."""
+        address, port = self.rendezvous()
+        group = BroadcastGroup(
+            name=f"weights-{version}-from-{self._rank}",
+            address=address,
+            port=port,
+            world_size=world_size,
+            backend="nccl" if torch.cuda.is_available() else "gloo",
+        )
+        yield from self.core.broadcast_weights(version, bucket_bytes, group, verified=verified)
 
     def machine(self) -> str:
         """Equal for workers that see each other's memory."""

@@ -17,6 +17,7 @@ from hybridflow.trainer.batch import pack_rank
 from hybridflow.trainer.layout import to_layout
 from hybridflow.trainer.objectives import PolicyObjective, sequence_mean_objective, sft_objective
 from hybridflow.types import TrainBatch, UpdateReport, WorkerMemory
+from hybridflow.weights.broadcast import Broadcast, Broadcaster, BroadcastGroup, read_back_checksum
 from hybridflow.weights.manifest import Bucket, TensorEntry, iterate_buckets
 from hybridflow.weights.reshard.executor import ReshardExecutor
 from hybridflow.weights.reshard.settings import ReshardSettings
@@ -183,6 +184,28 @@ class TrainerCore:
         for bucket in iterate_buckets(tensors, version=version, source=source, bucket_bytes=bucket_bytes):
             self._published.extend(bucket.entries)
             yield bucket
+
+    def broadcast_weights(
+        self, version: int, bucket_bytes: int, group: BroadcastGroup, *, verified: bool
+    ) -> Iterator[BroadcastGroup | Broadcast]:
+        """This stage's tensors to the members of `group`; yields it, then each bucket before it is sent.
+
+        Blocks until all members have joined, and then until each bucket is with them. The peers of the sender iterate
+        too and yield nothing.
+        """
+        sender: Broadcaster | None = None
+        if self.sends_weights:
+            yield group
+            sender = Broadcaster(group)
+        for bucket in self.iterate_weights(version, bucket_bytes):
+            assert sender is not None, "a rank that does not send has no buckets"
+            # SGLang's checksum on a GPU is another one.
+            pairs = zip(bucket.entries, bucket.tensors, strict=True) if verified and group.backend == "gloo" else ()
+            read_back = {entry.name: read_back_checksum(tensor) for entry, tensor in pairs}
+            yield Broadcast(version=version, group=group.name, entries=bucket.entries, read_back=read_back)
+            sender.send(tensor.to(self.topology.device) for tensor in bucket.tensors)
+        if sender is not None:
+            sender.close()
 
     def open_reshard(self, settings: ReshardSettings) -> int:
         """Plans exact resharding to the engines that `settings` names; returns the number of its rounds."""

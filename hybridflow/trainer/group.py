@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ from hybridflow.cluster.workers import RESUME, Call, gather, identify
 from hybridflow.config.sections import Config, OptimizerSection, WorkerSection
 from hybridflow.errors import TrainerError
 from hybridflow.trainer.actor import HEALTH, TrainWorker, worker_environment
-from hybridflow.trainer.weight_streams import ExactShards, HFBuckets
+from hybridflow.trainer.weight_streams import Broadcasts, ExactShards, HFBuckets
 from hybridflow.types import TrainBatch, UpdateReport, WorkerMemory
 from hybridflow.weights.manifest import TensorEntry
 from hybridflow.weights.reshard.settings import ReshardSettings, ranks_per_machine
@@ -144,6 +144,16 @@ class TrainerGroup(PolicyGroup):
         settings = dataclasses.replace(settings, gpus_per_node=ranks_per_machine(machines))
         num_rounds = gather(self._start("open_reshard", settings))[0]
         self._weights = ExactShards(self.workers, num_rounds)
+
+    def use_broadcasts(self, num_receivers: Callable[[], int]) -> None:
+        """From now on `stream_weights` announces whole tensors that are sent to so many ranks of engines."""
+        self._weights = Broadcasts(
+            self.workers,
+            self._bucket_bytes,
+            num_stages=self._config.train.layout.pp,
+            num_receivers=num_receivers,
+            verified=self._config.rollout.verify_weights != "none",
+        )
 
     def stream_weights(self, version: int) -> Iterator[Any]:
         """The present weights in pieces, as they are made; the next is made once the last but one is loaded."""

@@ -1,18 +1,22 @@
-"""Two ways in which train workers hand their weights out, seen from the driver. `control/system.py` chooses one.
+"""Ways in which train workers hand their weights out, seen from the driver. `control/system.py` chooses one.
 
     HFBuckets      whole tensors under Hugging Face names, gathered; works for every model
+    Broadcasts     the same from device to device, to engines on devices of their own
     ExactShards    parameters as each rank of SGLang holds them; no tensor is gathered
 
-Both make the items that `rollout.load_weights` takes. Its reader is at most one item behind when it asks for the next.
+All make the items that `rollout.load_weights` takes. Its reader is at most one item behind when it asks for the next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import ray
 
 from hybridflow.cluster.workers import Worker, gather, stream
 from hybridflow.errors import WeightSyncError
+from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import TensorEntry
 from hybridflow.weights.reshard.shard_bucket import ShardBucket, ShardRound, check_engines_alike, rank_entries
 
@@ -34,6 +38,40 @@ class HFBuckets:
         """What all ranks together handed out in the last `stream`."""
         calls = [worker.call("published_manifest") for worker in self._workers]
         return [entry for entries in gather(calls) for entry in entries]
+
+
+class Broadcasts(HFBuckets):
+    """Buckets of whole tensors over process groups, one pipeline stage after the other; only descriptions of them pass
+    through the driver. The first item of a stage is the group that the engines have to join.
+
+    Args:
+        num_stages: Pipeline stages, each of as many workers, in order.
+        num_receivers: Ranks of engines that take part in the update under way.
+        verified: SGLang's checksums are computed too.
+    """
+
+    def __init__(
+        self,
+        workers: list[Worker],
+        bucket_bytes: int,
+        *,
+        num_stages: int,
+        num_receivers: Callable[[], int],
+        verified: bool,
+    ) -> None:
+        super().__init__(workers, bucket_bytes)
+        self._per_stage = len(workers) // num_stages
+        self._num_receivers = num_receivers
+        self._verified = verified
+
+    def stream(self, version: int) -> Iterator[BroadcastGroup | Broadcast]:
+        """Each item is what a worker goes on to send: the reader must let the engines receive it."""
+        for start in range(0, len(self._workers), self._per_stage):
+            options = (version, self._bucket_bytes, 1 + self._num_receivers(), self._verified)
+            stage = self._workers[start : start + self._per_stage]
+            for references in [stream(worker, "broadcast_weights", *options) for worker in stage]:
+                for reference in references:
+                    yield ray.get(reference)
 
 
 class ExactShards:

@@ -3,15 +3,18 @@
 Rank 0 of the group is the train worker, the others are ranks of engines (SGLang's `init_weights_update_group`); NCCL
 from GPU to GPU, gloo on a CPU. The worker describes a bucket, then broadcasts its tensors one by one; every rank of
 every engine receives them whole and cuts its part (`update_weights_from_distributed`). Nothing but the description
-passes through the driver.
+passes through the driver. With pipeline stages each has a sender and a group of its own, one after the other.
 """
 
 from __future__ import annotations
 
+import ctypes
 import datetime
+import hashlib
 from collections.abc import Iterable
 
 import msgspec
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import distributed_c10d as c10d
@@ -39,6 +42,15 @@ class Broadcast(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     group: str
     entries: list[TensorEntry]
+    read_back: dict[str, str] = {}
+    """By name: the checksum that SGLang will report where it keeps the tensor as it is; empty where none is known."""
+
+
+def read_back_checksum(tensor: Tensor) -> str:
+    """What SGLang reports of a parameter with the bytes of this contiguous CPU tensor: the first 8 bytes of their
+    SHA-256 (0.5.23, managers/mm_utils.py, tensor_hash)."""
+    flat = tensor.reshape(-1).view(torch.uint8)
+    return hashlib.sha256((ctypes.c_char * flat.numel()).from_address(flat.data_ptr())).digest()[:8].hex()
 
 
 class Broadcaster:

@@ -256,25 +256,30 @@ def draw_parameters(schedule: Schedule, rank: int) -> dict[tuple[int, str], torc
 
 
 def gather_everything(schedule: Schedule, rank: int, parameters: dict[tuple[int, str], torch.Tensor]) -> int:
-    """Every rank of a tensor parallel group gathers every parameter of its stage, then the other stages' by broadcast;
-    bytes that this rank received. Parameters without a cut are there already."""
-    plan = schedule.plan
+    """The stage that holds a parameter broadcasts its shards to the same ranks of the other stages, then each tensor
+    parallel group gathers them (`weights/reshard/gather.py`); returns the bytes that this rank received."""
+    plan, train = schedule.plan, schedule.plan.train
+    per_stage = plan.world_size // train.pp
+    stage, within = divmod(rank, per_stage)
+    columns = [dist.new_group(list(range(start, plan.world_size, per_stage))) for start in range(per_stage)]
+    groups = [dist.new_group(list(range(start, start + train.tp))) for start in range(0, plan.world_size, train.tp)]
     received = 0
-    groups = [
-        dist.new_group(list(range(start, start + plan.train.tp))) for start in range(0, plan.world_size, plan.train.tp)
-    ]
-    mine = groups[rank // plan.train.tp]
-    cuts = {
-        home.prefix + shard.name: part.cut
-        for block in plan.blocks
-        for home in block.homes
-        for part, shard in train_shards(block.kind, plan.hf_config, plan.train)
-    }
-    for (_, name), parameter in parameters.items():
-        if num_parts(plan.train, cuts[name]) > 1:
-            parts = [torch.empty_like(parameter) for _ in range(plan.train.tp)]
-            dist.all_gather(parts, parameter, group=mine)
-            received += (plan.train.tp - 1) * parameter.numel() * DTYPE.itemsize
+    for block in plan.blocks:
+        owner = block.stages[0]
+        home = block.home(owner)
+        for part, shard in train_shards(block.kind, plan.hf_config, train):
+            if part_of(train, rank, part.cut) != part:
+                continue
+            if stage == owner:
+                parameter = parameters[home.chunk, home.prefix + shard.name]
+            else:
+                parameter = torch.empty(shard.shape, dtype=DTYPE)
+                received += parameter.numel() * DTYPE.itemsize
+            dist.broadcast(parameter, owner * per_stage + within, group=columns[within])
+            if num_parts(train, part.cut) > 1:
+                parts = [torch.empty_like(parameter) for _ in range(train.tp)]
+                dist.all_gather(parts, parameter, group=groups[rank // train.tp])
+                received += (train.tp - 1) * parameter.numel() * DTYPE.itemsize
     return received
 
 

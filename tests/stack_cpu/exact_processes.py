@@ -196,7 +196,6 @@ class EngineProcess:
         self.load_bucket = self.engine.load_bucket
         self.end_weights = self.engine.end_weights
         self.join_group = self.engine.join_group
-        self.leave_group = self.engine.leave_group
 
     def overwrite(self, name: str, tensor: torch.Tensor) -> None:
         """Behind the back of all that checks."""

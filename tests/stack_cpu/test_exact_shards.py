@@ -142,7 +142,6 @@ def test_whole_tensors_arrive_over_a_process_group_of_trainer_and_engine_ranks(s
     trainer.call("broadcast", group, 5)
     engine.answer()
     engine.answer()
-    engine.call("leave_group", group.name)
     assert engine.call("end_weights") == (5, entries)
     assert engine.call("greedy", PROMPTS, NEW_TOKENS) == hf_greedy(exported)
 

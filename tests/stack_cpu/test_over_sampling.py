@@ -1,24 +1,25 @@
-"""Over-sampling on the real stack: completions that are stopped and gone on with, and a whole run that does so."""
+"""Over-sampling on the real stack: completions that are stopped and gone on with. A whole run does so in test_run.py.
+
+The engine is on a device of its own, so weights reach it by broadcast.
+"""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import msgspec
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
-from hybridflow.control.carryover import OverSampling, read_carried
+from hybridflow.control.carryover import OverSampling
 from hybridflow.control.collect import Collected, collect_step
 from hybridflow.control.publish import publish_weights
 from hybridflow.control.system import System
 from hybridflow.policy.init import write_policy
 from hybridflow.types import Prompt, SamplingParams
-from tests.stack_cpu.command import ROOT, read_lines, run_train, settings
+from tests.stack_cpu.command import ROOT, settings
 
 pytestmark = [pytest.mark.stack_cpu, pytest.mark.timeout(400)]
 
@@ -43,9 +44,11 @@ def test_a_completion_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> N
     """
     write_policy(ROOT / "configs/models/tiny", tmp_path / "hf", seed=0)
     changes = {"train__layout__tp": 1, "reward__num_workers": 1, "rollout__max_running_requests": 3}
+    changes |= {"rollout__own_devices": True, "rollout__verify_weights": "all"}
     overrides = settings(tmp_path / "hf", tmp_path, **changes)
     config = load_config([ROOT / "configs/quickstart.toml"], overrides, Config)
     with System(config, tmp_path / "hf", tmp_path / "logs", note=lambda text: None) as system:
+        assert system.transport.name == "broadcast"
 
         def collect(prefix: str, rules: OverSampling, carried: list, fresh: list[Prompt], version: int) -> Collected:
             return collect_step(
@@ -77,37 +80,3 @@ def test_a_completion_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> N
             assert sum(run.num_tokens for run in completion.version_runs) == len(completion.token_ids)
             resumed += [run.version for run in completion.version_runs] == [0, 1]
     assert resumed > 0
-
-
-def test_a_run_that_over_samples_and_its_resume_train_on_each_prompt_once(tmp_path: Path) -> None:
-    write_policy(ROOT / "configs/models/tiny", tmp_path / "hf", seed=0)
-    changes = {
-        "train__layout__tp": 1,
-        "train__prompts_per_step": 4,
-        "algorithm__num_completions": 2,
-        "rollout__over_sampling": 1.5,
-        "rollout__max_new_tokens": 100,
-        "rollout__max_running_requests": 5,
-        "eval__num_prompts": 0,
-        "reward__num_workers": 1,
-    }
-    log, run = tmp_path / "output.txt", tmp_path / "quickstart"
-    arguments = ["--set", *settings(tmp_path / "hf", tmp_path, **changes | {"train__num_steps": 2})]
-    assert run_train(arguments, log) == 0, log.read_text()[-3000:]
-    carried = read_carried(run / "checkpoints/rl-000002")
-    assert len(carried) == 2 and sum(group.num_tokens for group in carried) > 0
-    arguments = ["--resume", "--set", *settings(tmp_path / "hf", tmp_path, **changes | {"train__num_steps": 3})]
-    assert run_train(arguments, log) == 0, log.read_text()[-3000:]
-
-    lines = read_lines(run / "completions.jsonl")
-    assert len(lines) == len({line["completion_id"] for line in lines}) == 3 * 4 * 2
-    prompts = {line["group_id"]: line["prompt_id"] for line in lines}
-    assert len(set(prompts.values())) == 3 * 4
-    assert all(0 <= line["step"] - 1 - line["versions"][0][0] <= 2 for line in lines if "versions" in line)
-    summary = json.loads((run / "summary.json").read_text())
-    groups = summary["groups"]
-    assert (groups["started"], groups["carried"], groups["discarded"]) == (3 * 4 + 2, 2, 0)
-    assert "order of arrival decides" in summary["sampling"]
-    resumed_step = next(line for line in read_lines(run / "metrics.jsonl") if line["step"] == 3)
-    assert resumed_step["groups/resumed"] == 2.0
-    assert msgspec.json.decode((run / "checkpoints/rl-000003/state.json").read_bytes())["rl_step"] == 3

@@ -1,8 +1,10 @@
-"""The whole command on the real stack: a run, a killed worker, a resume, and an interrupt.
+"""The whole command on the real stack: a run, a killed worker, a resume, an interrupt, and its resume.
 
 Chain of equalities: an uninterrupted run A of 4 steps; a run B of the same seed whose train worker is killed after its
 second step and which is then resumed. B's records equal A's, so (1) two runs of one seed agree, (2) a resumed run
 agrees with one that was never stopped, and (3) nothing was skipped or trained twice.
+
+The run that is interrupted over-samples: what it had decoded of groups that it carries over is gone on with.
 """
 
 from __future__ import annotations
@@ -12,11 +14,15 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from safetensors.torch import load_file
 
+from hybridflow.control.carryover import read_carried
+from hybridflow.policy.init import write_policy
 from tests.stack_cpu.command import (
+    ROOT,
     descendants,
     read_lines,
     run_train,
@@ -97,15 +103,75 @@ def test_killed_worker_is_named_and_resume_equals_an_uninterrupted_run(
     assert all(bool((resumed[name] == straight[name]).all()) for name in straight)
 
 
-def test_interrupt_ends_everything_within_ten_seconds(warm_model: Path, tmp_path: Path) -> None:
-    log = tmp_path / "output.txt"
-    with started_train(["--set", *settings(warm_model, tmp_path, train__num_steps=500)], log) as process:
-        wait_until(lambda: len(read_lines(tmp_path / "quickstart/metrics.jsonl")) >= 2, process)
+class Interrupted(NamedTuple):
+    """A run that got Ctrl-C, and how it ended."""
+
+    model: Path
+    directory: Path
+    code: int
+    seconds: float
+    left: list[str]
+    """Processes that were still there after ten seconds."""
+    output: str
+
+    @property
+    def run(self) -> Path:
+        return self.directory / "quickstart"
+
+
+OVER_SAMPLED = {
+    "train__layout__tp": 1,
+    "train__prompts_per_step": 4,
+    "algorithm__num_completions": 2,
+    "rollout__over_sampling": 1.5,
+    "rollout__max_new_tokens": 100,
+    "rollout__max_running_requests": 5,
+    "eval__num_prompts": 0,
+    "reward__num_workers": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
+    """After two steps or more; the policy is drawn, so that most completions are as long as they may be."""
+    directory = tmp_path_factory.mktemp("interrupted")
+    model, log = directory / "hf", directory / "output.txt"
+    write_policy(ROOT / "configs/models/tiny", model, seed=0)
+    arguments = settings(model, directory, **OVER_SAMPLED, train__num_steps=500)
+    with started_train(["--set", *arguments], log) as process:
+        wait_until(lambda: (directory / "quickstart/checkpoints/rl-000002/state.json").exists(), process)
         children = descendants(process)
         started = time.monotonic()
         os.killpg(process.pid, signal.SIGINT)
         code = process.wait(timeout=30)
-    assert still_alive(children, within_s=max(0.1, 10 - (time.monotonic() - started))) == []
-    assert time.monotonic() - started < 10
-    assert code == 130
-    assert "Traceback" not in log.read_text()
+    left = still_alive(children, within_s=max(0.1, 10 - (time.monotonic() - started)))
+    return Interrupted(model, directory, code, time.monotonic() - started, left, log.read_text())
+
+
+def test_interrupt_ends_everything_within_ten_seconds(interrupted: Interrupted) -> None:
+    assert interrupted.left == []
+    assert interrupted.seconds < 10
+    assert interrupted.code == 130
+    assert "Traceback" not in interrupted.output
+
+
+def test_a_run_that_over_samples_and_its_resume_train_on_each_prompt_once(interrupted: Interrupted) -> None:
+    run, log = interrupted.run, interrupted.directory / "resumed.txt"
+    last = max(int(path.name.removeprefix("rl-")) for path in (run / "checkpoints").iterdir() if path.is_dir())
+    carried = read_carried(run / f"checkpoints/rl-{last:06d}")
+    assert len(carried) == 2 and sum(group.num_tokens for group in carried) > 0
+    steps = last + 1
+    arguments = settings(interrupted.model, interrupted.directory, **OVER_SAMPLED, train__num_steps=steps)
+    assert run_train(["--resume", "--set", *arguments], log) == 0, log.read_text()[-3000:]
+
+    lines = read_lines(run / "completions.jsonl")
+    assert len(lines) == len({line["completion_id"] for line in lines}) == steps * 4 * 2
+    prompts = {line["group_id"]: line["prompt_id"] for line in lines}
+    assert len(set(prompts.values())) == steps * 4
+    assert all(0 <= line["step"] - 1 - line["versions"][0][0] <= 2 for line in lines if "versions" in line)
+    summary = json.loads((run / "summary.json").read_text())
+    groups = summary["groups"]
+    assert (groups["started"], groups["carried"], groups["discarded"]) == (steps * 4 + 2, 2, 0)
+    assert "order of arrival decides" in summary["sampling"]
+    resumed_step = next(line for line in read_lines(run / "metrics.jsonl") if line["step"] == steps)
+    assert resumed_step["groups/resumed"] == 2.0

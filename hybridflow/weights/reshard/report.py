@@ -73,14 +73,17 @@ COLUMNS: tuple[tuple[str, Callable[[RankTraffic], int]], ...] = (
 def print_table(report: ReshardReport, console: Console | None = None) -> None:
     """GB are 10^9 bytes."""
     console = console or Console()
-    table = Table(title="Bytes that each rank receives in a weight update", caption="GB of 10^9 bytes")
+    table = Table(
+        title="Bytes that each rank receives in a weight update",
+        caption="GB of 10^9 bytes; gathered: most, if every rank gathers everything",
+    )
     for name in ("rank", "engine, its rank", *(f"{name}, GB" for name, _ in COLUMNS), "buckets"):
         table.add_column(name, justify="right")
     seats = {gpu: f"{engine}, {rank}" for engine, gpus in enumerate(report.engines) for rank, gpu in enumerate(gpus)}
     for rank in report.ranks:
         table.add_row(str(rank.rank), seats[rank.rank], *_gigabytes(rank), str(rank.buckets))
     table.add_section()
-    for name, ranks in (("most", report.ranks), ("most, if all gather all", report.gather_everything)):
+    for name, ranks in (("most", report.ranks), ("gathered", report.gather_everything)):
         most = [f"{max(map(value, ranks)) / 1e9:.3f}" for _, value in COLUMNS]
         table.add_row(name, "", *most, str(ranks[0].buckets))
     console.print(table)

@@ -11,7 +11,7 @@ import torch
 
 from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
-from hybridflow.control.transport import choose_transport
+from hybridflow.control.transport import choose_transport, num_slots
 from hybridflow.errors import ConfigError
 from hybridflow.weights.reshard.settings import engine_slots, ranks_per_machine
 
@@ -69,6 +69,22 @@ def test_what_it_cannot_serve_is_refused_with_the_remedy_or_left_with_the_reason
     transport = choose_transport(config(*settings, *more), TINY)
     assert transport.name == "hf_buckets"
     assert re.search(message, transport.reason)
+
+
+@pytest.mark.parametrize(("asked", "name"), [("auto", "broadcast"), ("broadcast",) * 2, ("hf_buckets",) * 2])
+def test_engines_on_devices_of_their_own_take_slots_behind_the_trainer(asked: str, name: str) -> None:
+    engines = ("rollout.num_engines=2", "rollout.tp_size=2")
+    own = config("rollout.own_devices=true", f"rollout.weight_transport={asked}", "train.layout.tp=2", *engines)
+    transport = choose_transport(own, TINY)
+    assert (transport.name, transport.placed, num_slots(own)) == (name, ((2, 3), (4, 5)), 6)
+    assert num_slots(config("train.layout.tp=2", *engines)) == 4
+
+
+@pytest.mark.parametrize(("transport", "own"), [("exact", "true"), ("broadcast", "false")])
+def test_a_transport_that_needs_another_place_is_refused(transport: str, own: str) -> None:
+    message = rf"rollout\.weight_transport = '{transport}' with rollout\.own_devices = {own}: exact shards"
+    with pytest.raises(ConfigError, match=message):
+        config(f"rollout.own_devices={own}", f"rollout.weight_transport={transport}")
 
 
 @pytest.mark.parametrize(("nodes", "name"), [(None, "exact"), ("aaa", "exact"), ("aab", "hf_buckets")])

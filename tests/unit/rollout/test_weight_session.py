@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from hybridflow.errors import WeightSyncError
 from hybridflow.rollout.member import EngineDiedError
 from hybridflow.rollout.weight_session import WeightSession
+from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import TensorEntry
 
 
@@ -20,7 +22,8 @@ class FakeMember:
     name: str
     dies_at: str = ""
     version: int | None = None
-    calls: list[tuple[str, Any]] = field(default_factory=list)
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
+    awaited: list[str] = field(default_factory=list)
 
     @property
     def worker(self) -> FakeMember:
@@ -31,6 +34,7 @@ class FakeMember:
         return method
 
     def result(self, call: str) -> Any:
+        self.awaited.append(call)
         if call == self.dies_at:
             raise EngineDiedError("is gone")
         if call == "begin_weights":
@@ -63,6 +67,12 @@ def test_an_engine_that_dies_drops_out_and_the_other_confirms(method: str) -> No
     assert other.buckets == ["b0", "b1", "b2"]
 
 
+def test_a_group_of_the_sender_alone_is_joined_by_nobody() -> None:
+    ours = session(FakeMember("engine-0", dies_at="begin_weights"))
+    group = BroadcastGroup(name="g", address="a", port=1, world_size=1, backend="gloo")
+    assert ours.load([group, Broadcast(version=3, group="g", entries=[])]).confirmed == {}
+
+
 def test_another_version_than_sent_is_an_error() -> None:
     class Stale(FakeMember):
         def result(self, call: str) -> Any:
@@ -70,3 +80,24 @@ def test_another_version_than_sent_is_an_error() -> None:
 
     with pytest.raises(WeightSyncError, match="engine-0 confirms weights version 2, 3 was sent"):
         session(Stale("engine-0")).load(["b0"])
+
+
+def test_ranks_of_all_engines_join_behind_the_sender_and_receive_one_broadcast_after_the_other() -> None:
+    """The group is made for those that are left once the session is open."""
+    gone, *members = FakeMember("engine-0", dies_at="begin_weights"), FakeMember("engine-1"), FakeMember("engine-2")
+    ours = session(gone, *members)
+    done: list[int] = []
+
+    def announce() -> Iterator[BroadcastGroup | Broadcast]:
+        size = 1 + 2 * ours.num_alive
+        yield BroadcastGroup(name="g", address="a", port=1, world_size=size, backend="gloo")
+        for number in range(3):
+            done.append(len(members[0].awaited))
+            yield Broadcast(version=number, group="g", entries=[])
+
+    ours.load(announce())
+    joined = {member.name: call for member in members for call in member.calls if call[0] == "join_group"}
+    assert {name: offset for name, (_, _, offset) in joined.items()} == {"engine-1": 1, "engine-2": 3}
+    assert joined["engine-1"][1].world_size == 5
+    assert done == [2, 3, 4], "a broadcast was announced before the last had been received"
+    assert [bucket.version for bucket in members[1].buckets] == [0, 1, 2]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 import torch
 
 from hybridflow.errors import WeightSyncError
 from hybridflow.rollout.shard_loader import SAMPLE_PERIOD, Verify
 from hybridflow.rollout.whole_tensors import WholeTensors
+from hybridflow.weights.broadcast import Broadcast, read_back_checksum
+from hybridflow.weights.manifest import describe_tensor
 
 KEPT = [f"model.layers.{layer}.norm.weight" for layer in range(40)]
 FUSED = ["model.layers.0.qkv_proj.weight", "model.embed_tokens.weight"]
@@ -54,6 +58,22 @@ def test_a_difference_names_tensor_and_rank() -> None:
     message = r"version 1: after the update model\.layers\.7\.norm\.weight of rank 1 of the engine has .* checksum 0,"
     with pytest.raises(WeightSyncError, match=message):
         update(whole, 1, model_layers_7_norm_weight="0")
+
+
+def test_what_was_broadcast_is_held_against_the_checksums_of_the_sender() -> None:
+    tensors = {"norm": torch.arange(6.0).view(2, 3), "fused": torch.ones(3)}
+    read_back = {name: read_back_checksum(tensor) for name, tensor in tensors.items()}
+    assert read_back["norm"] == hashlib.sha256(tensors["norm"].numpy().tobytes()).hexdigest()[:16]
+    entries = [describe_tensor(name, tensor) for name, tensor in tensors.items()]
+    whole = WholeTensors("all")
+    for version in range(3):
+        whole.begin(version)
+        whole.note(Broadcast(version=version, group="g", entries=entries, read_back=read_back))
+        assert whole.is_verifying
+        if version < 2:
+            whole.check(version, [{"norm": read_back["norm"], "qkv": "1"}])
+    with pytest.raises(WeightSyncError, match="version 2: after the update norm of rank 0"):
+        whole.check(2, [{"norm": "0"}])
 
 
 @pytest.mark.parametrize(("verify", "on_gpu"), [("none", False), ("all", True)])

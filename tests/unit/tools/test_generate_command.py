@@ -50,7 +50,8 @@ def test_an_option_that_cannot_be(refuse: Refuse, model: Path, tmp_path: Path, o
     ("rows", "said"),
     [
         ("", "--prompts"),
-        ('{"prompt": "x"}\n', 'Remedy: use {"input_ids": [...]} or {"text": "..."}, or {"messages": [...]}'),
+        ('{"question": "x"}\n', 'Remedy: use {"input_ids": [...]} or {"text": "..."}, or {"messages": [...]}'),
+        ('{"prompt": 7}\n', 'Remedy: use {"input_ids": [...]} or {"text": "..."}, or {"messages": [...]}'),
         ('{"input_ids": [5]}\n{"input_ids": [99999]}\n', "line 2, row 1: token id 99999 is not in the vocabulary"),
         ('{"messages": [{"role": 3}]}\n', "row 0: the model's chat template does not take these messages"),
     ],
@@ -63,8 +64,10 @@ def test_a_conversation_ends_with_the_turn_to_write(model: Path, tmp_path: Path)
     from transformers import AutoTokenizer
 
     rows = tmp_path / "rows.jsonl"
-    rows.write_text(json.dumps({"messages": [{"role": "user", "content": "What is the rate ?"}]}) + "\n")
-    (request,) = _requests(plan_job(GenerateJob(model, rows, tmp_path / "out.jsonl")))
+    messages = [{"role": "user", "content": "What is the rate ?"}]
+    rows.write_text(json.dumps({"messages": messages}) + "\n" + json.dumps({"prompt": messages}) + "\n")
+    request, same = _requests(plan_job(GenerateJob(model, rows, tmp_path / "out.jsonl")))
+    assert request.prompt.token_ids == same.prompt.token_ids
     text = AutoTokenizer.from_pretrained(model).decode(request.prompt.token_ids)
     assert "What is the rate ?" in text and "assistant" in text.split("What is the rate ?")[1]
 
