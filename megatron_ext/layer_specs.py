@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from megatron_ext import platform
 from megatron_ext.attention import PackedAttention
 from megatron_ext.gated_mlp import GatedMLP
+from megatron_ext.rms_norm import rms_norm
 
 platform.install()
 
@@ -40,7 +42,12 @@ class TokenRMSNorm(torch.nn.RMSNorm):
 
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-6) -> None:
         super().__init__(hidden_size, eps=eps, dtype=config.params_dtype)
+        self.epsilon = eps
         self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., H] -> [..., H] in the dtype of `x`."""
+        return rms_norm(x, self.weight, self.epsilon)
 
 
 def build_block_spec(

@@ -6,6 +6,7 @@ No Megatron here, so that a driver or a planner can use it.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -65,15 +66,23 @@ class Layout:
 def check_layout(layout: Layout, hf_config: HFConfig) -> None:
     """Raises LayoutError unless every tensor of the model can be cut as `layout` asks."""
     check_values(layout)
-    _check_divides("tp", layout.tp, "attention heads", hf_config.num_heads)
-    _check_divides("tp", layout.tp, "key-value heads", hf_config.num_kv_heads)
-    _check_divides("tp", layout.tp, "feed-forward width", hf_config.ffn_hidden_size)
+    cut_by_tp = {
+        "attention heads": hf_config.num_heads,
+        "key-value heads": hf_config.num_kv_heads,
+        "feed-forward width": hf_config.ffn_hidden_size,
+    }
+    for what, count in cut_by_tp.items():
+        _check_divides("tp", layout.tp, what, count, all_counts=cut_by_tp.values())
     _check_divides("pp", layout.pp, "layers", hf_config.num_layers)
     _check_divides("vpp", layout.vpp, "layers of a pipeline stage", hf_config.num_layers // layout.pp)
     if layout.cp_comm == "all_to_all":
         remedy = 'or cp_comm = "all_gather", which needs no heads'
-        _check_divides("cp", layout.cp, "attention heads of a rank", hf_config.num_heads // layout.tp, remedy)
-        _check_divides("cp", layout.cp, "key-value heads of a rank", hf_config.num_kv_heads // layout.tp, remedy)
+        cut_by_cp = {
+            "attention heads of a rank": hf_config.num_heads // layout.tp,
+            "key-value heads of a rank": hf_config.num_kv_heads // layout.tp,
+        }
+        for what, count in cut_by_cp.items():
+            _check_divides("cp", layout.cp, what, count, remedy, all_counts=cut_by_cp.values())
     if hf_config.moe is not None:
         _check_experts(layout)
         _check_divides("ep", layout.ep, "experts", hf_config.moe.num_experts)
@@ -112,9 +121,13 @@ def _check_experts(layout: Layout) -> None:
         )
 
 
-def _check_divides(key: str, size: int, what: str, count: int, remedy: str = "") -> None:
+def _check_divides(
+    key: str, size: int, what: str, count: int, remedy: str = "", all_counts: Iterable[int] = ()
+) -> None:
+    """The sizes that are offered instead divide `all_counts` too: all that is cut over the same ranks."""
     if count % size:
-        choices = ", ".join(str(n) for n in range(1, min(count, 64) + 1) if count % n == 0)
+        common = math.gcd(count, *all_counts)
+        choices = ", ".join(str(n) for n in range(1, min(common, 64) + 1) if common % n == 0)
         alternative = f" {remedy}" if remedy else ""
         raise LayoutError(
             f"{key} = {size}: it must divide the model's {count} {what}; choose one of {choices}{alternative}"

@@ -142,7 +142,7 @@ def test_batch_that_does_not_divide(train: Train) -> None:
 
 def test_layout_that_does_not_fit(train: Train) -> None:
     message = train("train.layout.tp=3")
-    assert "tp = 3: it must divide the model's 4 attention heads; choose one of 1, 2, 4" in message
+    assert "tp = 3: it must divide the model's 4 attention heads; choose one of 1, 2" in message
 
 
 def test_model_without_config(train: Train, tmp_path: Path) -> None:

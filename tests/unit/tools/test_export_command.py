@@ -119,7 +119,7 @@ def test_a_config_that_cannot_be_read(export: Refuse, models: dict[str, Path], t
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--tp", 3], "tp = 3: it must divide the model's 4 attention heads; choose one of 1, 2, 4"),
+        (["--tp", 3], "tp = 3: it must divide the model's 4 attention heads; choose one of 1, 2"),
         (["--pp", 3], "pp = 3: it must divide the model's 4 layers"),
         (["--ep", 2], "ep = 2: model_type = 'llama' has no experts"),
         (["--tp", 0], "--tp 0: a parallel size must be at least 1"),

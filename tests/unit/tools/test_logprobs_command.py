@@ -47,7 +47,7 @@ def logprobs(refuse: Refuse, rows: Path, tmp_path: Path) -> Refuse:
 @pytest.mark.parametrize(
     ("model", "options", "said"),
     [
-        ("llama", ["--tp", 3], "tp = 3: it must divide the model's 4 attention heads; choose one of 1, 2, 4"),
+        ("llama", ["--tp", 3], "tp = 3: it must divide the model's 4 attention heads; choose one of 1, 2"),
         ("llama", ["--tp", 4], "tp = 4: it must divide the model's 2 key-value heads; choose one of 1, 2"),
         ("llama", ["--pp", 3], "pp = 3: it must divide the model's 4 layers; choose one of 1, 2, 4"),
         ("qwen3_moe", ["--ep", 3], "ep = 3: it must divide the model's 8 experts; choose one of 1, 2, 4, 8"),

@@ -68,7 +68,7 @@ def earlier_run(settings: list[str], *overrides: str) -> RunFolder:
         ("train.num_stps=5", "did you mean 'num_steps'?"),
         ("train.learning_rate=0", "give a value above 0"),
         ("train.layout.tp=3", "train.layout does not fit the model in"),
-        ("train.layout.tp=3", "tp = 3: it must divide the model's 4 attention heads; choose one of 1, 2, 4"),
+        ("train.layout.tp=3", "tp = 3: it must divide the model's 4 attention heads; choose one of 1, 2"),
         ("train.layout.ep=2", "ep x etp = 2 x 1 = 2: it must divide the 1 ranks of a pipeline stage"),
         ("train.max_tokens_per_micro_batch=100", "data.max_tokens (4096) is above train.max_tokens_per_micro_batch"),
         ("model.init=weights", "has no safetensors. Download the weights, or set model.init = \"seeded\""),

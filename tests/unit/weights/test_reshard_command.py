@@ -80,7 +80,7 @@ def test_the_table_names_every_rank_and_the_totals(run: Run, monkeypatch: pytest
         ({"--train": "tp=0"}, "tp = '0' has to be a whole number"),
         ({"--train": "tp=2,tp=4"}, "tp is given twice"),
         ({"--rollout": "pp=2"}, "'pp' is not one of tp, ep"),
-        ({"--train": "tp=3"}, "train tp = 3: it must divide the model's 40 attention heads; choose one of 1, 2, 4, 5"),
+        ({"--train": "tp=3"}, "train tp = 3: it must divide the model's 40 attention heads; choose one of 1, 2, 4, 8"),
         ({"--rollout": "tp=3"}, "rollout tp = 3: it must divide the 8 GPUs"),
         ({"--model": "no/such/model"}, "--model no/such/model: there is no no/such/model/config.json"),
         ({"--model": str(ROOT / "configs/quickstart.toml")}, "is not JSON"),
