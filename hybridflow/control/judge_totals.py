@@ -25,6 +25,7 @@ class JudgeTotals:
         self._totals = totals
         self._reports: dict[tuple[str, str], JudgeReport] = {}  # by worker and process
         self._new: defaultdict[str, float] = defaultdict(float)
+        self._told_down: dict[str, bool] = {}  # by URL
 
     def add(self, groups: Iterable[Group]) -> None:
         """Takes the reports on the verdicts of complete groups."""
@@ -47,7 +48,19 @@ class JudgeTotals:
 
     def summary(self) -> dict[str, Any] | None:
         """Totals by name, and the last known state of each endpoint at any worker; None where no judge was asked."""
-        return {**self._totals, "endpoints": self._states()} if self._totals else None
+        totals = {
+            name: int(number) if number.is_integer() else round(number, 6) for name, number in self._totals.items()
+        }
+        return {**totals, "endpoints": self._states()} if totals else None
+
+    def take_news(self) -> list[str]:
+        """What a user must know of endpoints that are cut off now and were not before, or the other way round."""
+        news: list[str] = []
+        for url, state in self._states().items():
+            if (is_down := state != "closed") != self._told_down.get(url, False):
+                self._told_down[url] = is_down
+                news.append(f"judge {url} {'is cut off: most of its calls failed' if is_down else 'answers again'}")
+        return news
 
     def _take(self, worker_id: str, report: JudgeReport) -> None:
         key = (worker_id, report.process)

@@ -237,5 +237,7 @@ class Run:
             mark=self._timeline.mark,
         )
         self.judge.add(collected.groups)
+        for news in self.judge.take_news():
+            self.display.note(news)
         self._unknowns.add(collected.groups)
         return collected

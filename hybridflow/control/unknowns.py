@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 
 from hybridflow.errors import RewardError
-from hybridflow.types import Group, Unknown
+from hybridflow.types import Group, Prompt, Unknown
 
 WINDOW = 1000
 """Verdicts that are looked back on."""
@@ -29,28 +29,35 @@ class UnknownGuard:
         """Takes the verdicts of complete groups.
 
         Raises:
-            RewardError: more than `max_fraction` of the recent verdicts are unknown; with counts by rule, and
-                examples.
+            RewardError: more than `max_fraction` of the recent verdicts are unknown; with counts by who was asked
+                last, and examples.
         """
         for group in groups:
             for member in group.members:
                 verdict = member.verdict
                 if isinstance(verdict, Unknown):
-                    rule = verdict.rule or f"{group.prompt.data_source} / {group.prompt.ability}"
-                    self._recent.append((rule, member.head.completion_id, verdict.why))
+                    self._recent.append((_name_of(verdict, group.prompt), member.head.completion_id, verdict.why))
                 else:
                     self._recent.append(None)
         unknown = [entry for entry in self._recent if entry is not None]
         if len(self._recent) < MIN_VERDICTS or len(unknown) <= self._max_fraction * len(self._recent):
             return
-        by_rule = Counter(rule for rule, _, _ in unknown)
-        counts = ", ".join(f"{rule}: {number}" for rule, number in by_rule.most_common())
+        by_name = Counter(name for name, _, _ in unknown)
+        counts = ", ".join(f"{name}: {number}" for name, number in by_name.most_common())
         reasons: dict[str, str] = {}
         for _, completion_id, why in unknown:
             reasons.setdefault(why, completion_id)
         examples = "; ".join(f"{completion_id}: {why}" for why, completion_id in list(reasons.items())[-NUM_EXAMPLES:])
         raise RewardError(
             f"{len(unknown)} of the last {len(self._recent)} verdicts are unknown, more than "
-            f"reward.max_unknown_fraction = {self._max_fraction:g} allows. By rule: {counts}. For example {examples}. "
+            f"reward.max_unknown_fraction = {self._max_fraction:g} allows: {counts}. For example {examples}. "
             f"Remedy: repair the verifier or judge that these name, then --resume; groups without them were trained on"
         )
+
+
+def _name_of(verdict: Unknown, prompt: Prompt) -> str:
+    """Who did not say: the model judge, where it was asked; else the rule, or that of this kind of row."""
+    if verdict.judge_report is not None:
+        endpoints = ", ".join(f"{url} {state}" for url, state in verdict.judge_report.endpoints.items())
+        return f"model judge ({endpoints})"
+    return f"verifier {verdict.rule or f'of {prompt.data_source} / {prompt.ability}'}"

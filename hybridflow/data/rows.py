@@ -120,4 +120,16 @@ def _parse_line(line: str, path: Path, number: int, index: int) -> tuple[str, An
         if number == 1 and line.lstrip().startswith("["):
             remedy += ", not one list of them"
         raise DataError(f"{where}: broken JSON at column {error.colno}: {error.msg}. Remedy: {remedy}") from error
+    if "\\ud" in line.lower():
+        _check_text(value, where)
     return where, value
+
+
+def _check_text(value: Any, where: str) -> None:
+    """JSON can name half of a surrogate pair, which no other process could be told."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: {error.object[error.start]!a} is half of a surrogate pair. Remedy: write whole characters"
+        ) from error

@@ -68,15 +68,14 @@ class JudgeClient:
         """
         key = compute_cache_key(self._name, question, prediction, gold)
         if self._cache is not None and (known := self._cache.get(key)):
-            self.counts.verdicts += 1
             self.counts.cached += 1
-            return Judgement(*known)
+            return self._count(Judgement(*known))
         running = self._running.get(key)
         if running is None:
             running = self._loop.create_task(self._decide(key, build_judge_messages(question, prediction, gold)))
             self._running[key] = running
             running.add_done_callback(lambda _: self._running.pop(key, None))
-        return await asyncio.shield(running)
+        return self._count(await asyncio.shield(running))
 
     def report(self) -> dict[str, Any]:
         """Counts, and the state of every endpoint."""
@@ -100,12 +99,15 @@ class JudgeClient:
     async def _decide(self, key: str, messages: Sequence[JudgeMessage]) -> Judgement:
         async with self._admission:
             judgement = await self._count_votes(messages)
+        if self._cache is not None and judgement.vote != "unknown":
+            self._cache.put(key, judgement.vote, judgement.why)
+        return judgement
+
+    def _count(self, judgement: Judgement) -> Judgement:
         if judgement.vote == "unknown":
             self.counts.unknown += 1
-            return judgement
-        self.counts.verdicts += 1
-        if self._cache is not None:
-            self._cache.put(key, judgement.vote, judgement.why)
+        else:
+            self.counts.verdicts += 1
         return judgement
 
     async def _count_votes(self, messages: Sequence[JudgeMessage]) -> Judgement:

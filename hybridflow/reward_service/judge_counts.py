@@ -11,9 +11,10 @@ class JudgeCounts(msgspec.Struct):
     """Totals since the start of this process."""
 
     verdicts: int = 0
-    """Yes and no, cached ones included."""
+    """Yes and no, those included that were cached or asked for by two at a time."""
     unknown: int = 0
     cached: int = 0
+    """Of the verdicts."""
     requests: int = 0
     answers: int = 0
     """Chat completions, readable or not."""

@@ -25,6 +25,7 @@ from hybridflow.reward_service.judge_client import JudgeClient
 from hybridflow.reward_service.limits import Setup
 from hybridflow.reward_service.process_scorer import ProcessScorer
 from hybridflow.reward_service.scorer import Scorer
+from hybridflow.rewards.extract import extract_gold
 from hybridflow.rewards.hybrid import combine, needs_judge
 from hybridflow.types import JudgeReport, Scored, ScoreRequest, Unknown, Verdict
 
@@ -101,7 +102,8 @@ class JudgeScorer:
     async def _ask(self, request: ScoreRequest, by_rule: Scored) -> None:
         verdict: Verdict
         try:
-            judgement = await self._client.decide(request.question, by_rule.extracted, request.ground_truth)
+            gold = extract_gold(request.ground_truth).text or request.ground_truth
+            judgement = await self._client.decide(request.question, by_rule.extracted, gold)
             verdict = combine(by_rule, judgement.vote, self._model, judgement.why)
         except asyncio.CancelledError:
             raise

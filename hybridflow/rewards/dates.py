@@ -24,6 +24,7 @@ _FORMS = [
         rf"{_DAY}-{_MONTH}-{_YEAR}",
         rf"{_MONTH},? (?:of )?{_YEAR}",
         rf"{_YEAR}[-/](?P<month>\d{{1,2}})(?:[-/]{_DAY})?",
+        rf"{_YEAR}\.(?P<month>\d{{1,2}})\.{_DAY}",
         rf"{_YEAR} ?年 ?(?P<month>\d{{1,2}}) ?月(?: ?{_DAY} ?[日号])?",
     )
 ]

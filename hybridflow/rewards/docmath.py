@@ -20,16 +20,17 @@ from hybridflow.rewards.docqa import verify_docqa
 from hybridflow.rewards.extract import extract_answer, extract_gold
 from hybridflow.rewards.findings import Finding, no_answer, to_verdict
 from hybridflow.rewards.normalise import split_words
+from hybridflow.rewards.number_forms import TIME
 from hybridflow.rewards.numbers import Quantity, are_close, parse_quantity
-from hybridflow.rewards.units import can_be_same
-from hybridflow.rewards.wording import ALTERNATIVES, COMPARISONS, MONTHS, NEGATIONS, SIGN_WORDS
+from hybridflow.rewards.units import PARTS, can_be_same, may_be_left_out, units_in
+from hybridflow.rewards.wording import ALTERNATIVES, COMPARISONS, MONTHS, NEGATIONS, SIGN_WORDS, SMALL_WORDS
 from hybridflow.types import Verdict
 
 RULE = "docmath_number"
 RELATIVE_TOLERANCE = Decimal("0.0015")
-_BASIS_POINTS_PER_PERCENT = 100
 _MOST_WORDS_BEFORE = 12
 _NUMBER_BEGINS = re.compile(r"(?<![^\s(])(?:[-+\u2212\u2013(]|(?:us|s|a|c|hk|nz)?[$£€¥])*\.?\d", re.IGNORECASE)
+_TIME_FIRST = re.compile(rf"(?:{TIME.pattern}),? ", re.IGNORECASE)
 _CHANGE_A_NUMBER = NEGATIONS | COMPARISONS | SIGN_WORDS | ALTERNATIVES | MONTHS.keys()
 
 
@@ -56,8 +57,8 @@ def _find(answer: str, gold: Quantity) -> Finding:
         return Finding(False, RULE, f"no single number in {answer[:80]!r}", "", str(gold))
     forms = (str(said), str(gold))
     if said.unit != gold.unit and said.unit and gold.unit:
-        said, gold = _in_percent(said), _in_percent(gold)
-    if not can_be_same(said.unit, gold.unit):
+        said, gold = _in_whole_units(said), _in_whole_units(gold)
+    if not can_be_same(said.unit, gold.unit) or _counts_another_thing(said, gold):
         return Finding(False, RULE, f"{forms[0]} and {forms[1]} have different units", *forms)
     is_close = are_close(said.value, gold.value, RELATIVE_TOLERANCE)
     numbers = f"{float(said.value):.12g} is {'' if is_close else 'not '}within {RELATIVE_TOLERANCE:%} of"
@@ -66,6 +67,7 @@ def _find(answer: str, gold: Quantity) -> Finding:
 
 def _parse_behind_words(answer: str) -> Quantity | None:
     """The number of a short sentence such as "the total was $5 million", which holds one number."""
+    answer = _TIME_FIRST.sub("", answer, count=1) if _TIME_FIRST.match(answer) else answer
     found = _NUMBER_BEGINS.search(answer[:200])
     if found is None:
         return None
@@ -75,8 +77,17 @@ def _parse_behind_words(answer: str) -> Quantity | None:
     return parse_quantity(answer[found.start() :])
 
 
-def _in_percent(quantity: Quantity) -> Quantity:
-    """Basis points as percent; anything else as it is."""
-    if quantity.unit != frozenset({"basis_point"}):
+def _in_whole_units(quantity: Quantity) -> Quantity:
+    """Basis points and per mille as percent, cents as dollars or euros; anything else as it is."""
+    if (part := PARTS.get(quantity.unit)) is None:
         return quantity
-    return Quantity(quantity.value / _BASIS_POINTS_PER_PERCENT, frozenset({"percent"}), quantity.rest)
+    number, whole = part
+    return Quantity(quantity.value / number, whole, quantity.rest)
+
+
+def _counts_another_thing(said: Quantity, gold: Quantity) -> bool:
+    """Whether a gold of years, miles and the like is answered with a number of something else: "12 employees"."""
+    if said.unit or may_be_left_out(gold.unit):
+        return False
+    words = [word.text for word in split_words(said.rest)]
+    return bool(words) and words[0] not in SMALL_WORDS and not any(can_be_same(u, gold.unit) for u in units_in(words))

@@ -23,8 +23,9 @@ _MARK = re.compile(
     MARK.flags,
 )
 _LETTER = re.compile(
-    r"(?i:(?:it\sis|clearly|definitely|simply)\s)?(?i:(?:the\s)?(?:option|choice|letter)\s|选项?\s?)?"
-    r"(?:[(\[]\s*(?P<bracketed>[A-Da-d])\s*[)\]]|(?P<closed>[A-Da-d])\)|(?P<bare>[A-D])(?![\w'+-]))"
+    r"(?i:(?:it\sis|clearly|definitely|simply)\s)?(?P<named>(?i:(?:the\s)?(?:option|choice|letter)\s|选项?\s?))?"
+    r"(?:[(\[{<]\s*(?P<bracketed>[A-Da-d])\s*[)\]}>]|(?P<closed>[A-Da-d])\)"
+    r"|(?P<bare>[A-D]|(?(named)[a-d]|(?!)))(?:(?=选?项)|(?![\w'+-])))"
 )
 _MAY_FOLLOW_A = re.compile(
     r"[\s*_]*(?:\Z|[^\w\s]|[\u3400-\u9fff]|(?:because|since|as|for|given|based|due|is|which|in|from|with)\b)",
@@ -36,8 +37,11 @@ _SECOND = re.compile(
     r"(?:[(\[]\s*[A-Da-d]\s*[)\]]|[A-D](?![\w'+-]))"
 )
 """Behind a choice: another one that is joined to it, or takes its place."""
+_DENIED = re.compile(r"[\s*_]*(?:is\s|was\s|isn't\b|can(?:no|')t\b|不)", re.IGNORECASE)
+"""Behind a choice: it may be said to be wrong."""
 _SECOND_CHARS = 60
 _IN_BRACKETS = re.compile(r"\(\s*([A-D])\s*\)")
+_CLAUSE_ENDS = re.compile("[.!?;,\u3002\n]|\\b(?:because|since|as|while|whereas)\\b")
 _SENTENCE_ENDS = re.compile(r"[.!?]\s|[\u3002\n]")
 
 
@@ -81,7 +85,9 @@ def _letter_of(answer: str) -> str:
         return ""
     rest = answer[found.end() : found.end() + _SECOND_CHARS]
     second = _SECOND.match(rest)
-    is_article = found["bare"] == "A" and not _MAY_FOLLOW_A.match(rest)
-    if is_article or (second and second["joint"]):
+    is_article = found["bare"] == "A" and not found["named"] and not _MAY_FOLLOW_A.match(rest)
+    clause = _CLAUSE_ENDS.split(rest, maxsplit=1)[0]
+    is_denied = _DENIED.match(rest) and NEGATIONS.intersection(word.text for word in split_words(clause))
+    if is_article or is_denied or (second and second["joint"]):
         return ""
     return (found["bracketed"] or found["closed"] or found["bare"]).upper()

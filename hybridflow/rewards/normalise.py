@@ -25,6 +25,7 @@ _CURRENCY = "$£€¥"
 _COMPARISONS = {"<": " less than ", ">": " more than ", "<=": " at most ", ">=": " at least "}
 _STEPS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
     (re.compile(r"(?<=\s)&(?=\s)"), "and"),
+    (re.compile(r"(?<=\s)\+(?=\s)"), "plus"),
     (re.compile(r"(?<=\w)['&](?=\w)"), ""),
     (re.compile(r"\b([A-Z]{1,4})\+(?![\w+])"), r"\1plus "),
     (re.compile(r"\b([A-Z])\+\+(?!\w)"), r"\1plusplus "),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 
-from hybridflow.rewards.number_words import NUMBER_WORDS
 from hybridflow.rewards.units import UNIT
 from hybridflow.rewards.wording import MONTHS, SCALE_LETTERS, SCALES
 
@@ -25,6 +24,8 @@ OPEN, CLOSE = re.compile(r"\("), re.compile(r" ?\)")
 
 FRACTION = re.compile(r"(?:(\d{1,9}) )?(\d{1,18}) ?/ ?(\d{1,18})(?![\d.,/])")
 """Groups: whole, numerator, denominator."""
+SPACED = re.compile(r"(?<![\w.,'])(?<!\d )[1-9]\d{0,2}(?:(?: \d{3})+(?! ?\d)|(?:'\d{3})+(?!'))(?![\d,]*\d| ?/)")
+"""Thousands set off by spaces or apostrophes: "1 234 567"."""
 DIGITS = re.compile(
     r"(?:(?:\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d{2})+,\d{3}|\d{1,3}(?:\u2009\d{3})+|\d+)(?:\.\d*)?|\.\d+)(?![\d,\u2009]*\d)"
 )
@@ -47,11 +48,11 @@ SCALE_ASIDE = re.compile(
 UNIT_BEHIND = re.compile(rf" ?(?:{UNIT.pattern})", re.IGNORECASE)
 
 EQUALS = re.compile("(?<![<>!=])[=≈](?!=)")
-SAID_TWICE = (
-    re.compile(rf"{NUMBER_WORDS.pattern} \((?P<digits>\d{{1,2}})\)", re.IGNORECASE),
-    re.compile(rf"\b(?P<digits>\d{{1,2}}) \({NUMBER_WORDS.pattern}\)", re.IGNORECASE),
+ASIDE = re.compile(r" ?\(([^()]{1,60})\)")
+OR_MORE = re.compile(
+    r" ?\+| and (?:more|above|over|up|upwards?|less|below|under|fewer)\b| at (?:most|least)\b", re.IGNORECASE
 )
-"""As contracts write it: "thirty (30)", "30 (thirty)"."""
+"""Behind a number: it is a bound."""
 TIME = re.compile(
     rf"\b(?:in|for|during|of|at|on|by|since|from|between|ended|ending|over)"
     rf" (?:(?:the|fiscal|year|years|fy|ended|ending|end|of) ){{0,4}}{_YEAR}(?: ?(?:to|and|through|-) ?{_YEAR})?"

@@ -3,16 +3,16 @@
 Source: the forms that DocMath-Eval accepts (recipe section 4), less its `eval`, its powers of ten and its blindness to
 sign. Read are
 
-- thousands separators: ",", a thin space, and the Indian 12,34,567;
+- thousands separators: ",", a space, an apostrophe, and the Indian 12,34,567;
 - a sign before or behind the currency, "minus", and the brackets of book-keeping: "(1,234)" is -1234;
 - fractions, "1/2", "2 1/2", "½", except where the denominator divides the numerator: "10/2" is a sum not worked out;
 - "1.5e3", "1.5 x 10^3", "10³"; scale words, which multiply: "60.5 million", "$4.2M", "5 (in thousands)", "3亿";
-- whole numbers in words up to ninety-nine, also with a scale, where nothing follows but a unit: "twenty-five million",
-  and "thirty (30) days";
+- numbers in words, where nothing follows but a unit: "one hundred and twenty", "two and a half million";
+- the same number again in brackets: "thirty (30) days", "12 percent (12%)";
 - what follows the last "=": "100 - 95 = 5" is 5.
 
-Not read, because they could be two numbers: "1.234,5" and "1.234.567", "12,34", "5 or 6", "2-10". A percent sign is a
-unit: "40%" is 40 percent, and never 0.4.
+Not read, because they could be two numbers: "1.234,5" and "1.234.567", "12,34", "5 or 6", "2-10"; nor what changes a
+number from behind: "5+", "5 dozen", "a $5 million loss". A percent sign is a unit: "40%" is 40 percent, and never 0.4.
 """
 
 from __future__ import annotations
@@ -25,9 +25,18 @@ from hybridflow.rewards import number_forms as forms
 from hybridflow.rewards.characters import CJK, unify
 from hybridflow.rewards.latex import drop_latex
 from hybridflow.rewards.normalise import split_words
-from hybridflow.rewards.number_words import NUMBER_WORDS, value_of
-from hybridflow.rewards.units import CURRENCY, NO_UNIT, Unit, meaning_of, name_of
-from hybridflow.rewards.wording import ALTERNATIVES, NEGATIONS, SCALE_LETTERS, SCALES, SMALL_WORDS, is_scale, word_set
+from hybridflow.rewards.number_words import NUMBER_WORDS, read_words
+from hybridflow.rewards.units import CURRENCY, NO_UNIT, Unit, can_be_same, meaning_of, name_of
+from hybridflow.rewards.wording import (
+    ALTERNATIVES,
+    NEGATIONS,
+    SCALE_LETTERS,
+    SCALES,
+    SIGN_WORDS,
+    SMALL_WORDS,
+    is_scale,
+    word_set,
+)
 
 _CONTEXT = Context(prec=60)
 _LARGEST_EXPONENT = 300
@@ -36,6 +45,11 @@ _READ_CHARS = 200
 
 _UNSURE = (NEGATIONS | ALTERNATIVES | word_set("to times")) - word_set("and but except excluding without ex either")
 """Behind a number: there may be another one, or it may not hold."""
+_PART_OF_IT = word_set(
+    "dozen dozens squared cubed factorial half halves third thirds fourth fourths fifth fifths tenth tenths hundredth "
+    "hundredths thousandth thousandths millionth millionths"
+)
+"""Directly behind a number: it is another one."""
 
 
 class Quantity(NamedTuple):
@@ -58,10 +72,9 @@ def parse_quantity(answer: str) -> Quantity | None:
     Example: parse_quantity("$(1.2) billion").value == -1200000000
     """
     text = drop_latex(unify(answer[:_READ_CHARS])).replace("\\", "")
+    text = forms.SPACED.sub(lambda found: found.group().replace(" ", "").replace("'", ""), text)
     text = forms.SCALE_ASIDE.sub(lambda found: f" {found[1] or found[2]} ", text)
     text = re.sub(r"[ \t\n]+", " ", text).strip().removeprefix("[").removesuffix("]")
-    for pattern in forms.SAID_TWICE:
-        text = pattern.sub(_say_once, text)
     quantity = _Reader(text).read()
     if quantity is None and (equals := list(forms.EQUALS.finditer(text))):
         quantity = _Reader(text[equals[-1].end() :].strip()).read()
@@ -72,11 +85,6 @@ def are_close(predicted: Decimal, gold: Decimal, relative_tolerance: Decimal) ->
     """|predicted - gold| <= relative_tolerance * |gold|, in decimal arithmetic. Nothing but 0 is close to 0."""
     difference = abs(_CONTEXT.subtract(predicted, gold))
     return difference <= _CONTEXT.multiply(relative_tolerance, abs(gold))
-
-
-def _say_once(found: re.Match[str]) -> str:
-    """Contracts write "thirty (30) days": the digits alone, where both are the same number."""
-    return found["digits"] if value_of(found) == int(found["digits"]) else found.group()
 
 
 class _Reader:
@@ -97,19 +105,22 @@ class _Reader:
             self._unit = meaning_of("%")
         if not self._take_lead():
             return None
-        value = self._take_value()
+        if (value := self._take_value()) is None:
+            return None
         self._close()
         shift = self._take_scale()
         self._close()
-        if found := self._take(forms.UNIT_BEHIND):
-            self._join(meaning_of(found.group().lstrip()))
-        self._close()
-        rest = self._text[self._at :]
-        if value is None or self._num_open != self._num_closed or not self._is_clear(rest):
-            return None
         try:
             value = value.scaleb(shift, _CONTEXT)
         except InvalidOperation:
+            return None
+        self._take_repeated(value)
+        if found := self._take(forms.UNIT_BEHIND):
+            self._join(meaning_of(found.group().lstrip()))
+        self._close()
+        self._take_repeated(value)
+        rest = self._text[self._at :]
+        if self._num_open != self._num_closed or not self._is_clear(rest):
             return None
         if value and abs(value.adjusted()) > _LARGEST_EXPONENT:
             return None
@@ -153,10 +164,18 @@ class _Reader:
             return value
         if self._take(forms.ONE):
             return Decimal(1)
-        if found := self._take(NUMBER_WORDS):
-            self._in_words = True
-            return Decimal(value_of(found))
+        if spoken := read_words(self._text, self._at):
+            self._in_words, self._at = True, spoken.end
+            return spoken.value
         return None
+
+    def _take_repeated(self, value: Decimal) -> None:
+        """The same number once more in brackets; another one there is left, and makes the answer unclear."""
+        found = forms.ASIDE.match(self._text, self._at)
+        again = parse_quantity(found[1]) if found else None
+        if found and again and abs(again.value) == value and can_be_same(again.unit, self._unit) and not again.rest:
+            self._at = found.end()
+            self._unit = self._unit or again.unit
 
     def _take_scale(self) -> int:
         if self._unit and (found := self._take(forms.SCALE_LETTER)):
@@ -179,14 +198,17 @@ class _Reader:
         """Whether what follows the number is words, and not more of it, another one, or a doubt."""
         before = self._text[self._at - 1 : self._at]
         is_glued = before.isascii() and before.isalnum() and rest[:1].isalnum() and not re.match(f"[{CJK}]", rest)
-        if is_glued or rest[:1] in ("_", "/", "^", ")"):
+        if is_glued or rest[:1] in ("_", "/", "^", ")") or forms.OR_MORE.match(rest):
             return False
         without_time = forms.TIME.sub(" ", rest)
         words = [word.text for word in split_words(without_time)]
-        if words[:1] and words[0] in SCALE_LETTERS:
+        if words[:1] and (words[0] in SCALE_LETTERS or words[0] in _PART_OF_IT):
             return False
-        if any(is_scale(word) or word in _UNSURE or any(map(str.isdigit, word)) for word in words):
+        if SIGN_WORDS.intersection(words) or any(
+            is_scale(word) or word in _UNSURE or any(map(str.isdigit, word)) for word in words
+        ):
             return False
         if self._in_words:
-            return len(words) <= 2 and not SMALL_WORDS.intersection(words)
+            is_unit = len(words) <= 2 and not SMALL_WORDS.intersection(words) and "and" not in words
+            return is_unit and rest[:1] != "-" and not NUMBER_WORDS.search(rest)
         return all(found.group().lower() == "one" for found in NUMBER_WORDS.finditer(without_time))

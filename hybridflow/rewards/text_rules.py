@@ -11,7 +11,15 @@ from collections.abc import Sequence
 from hybridflow.rewards.characters import unify
 from hybridflow.rewards.findings import Finding
 from hybridflow.rewards.normalise import Word, currencies, holds_label, normalise, split_words
-from hybridflow.rewards.wording import ALTERNATIVES, COMPARISONS, NEGATIONS, SIGN_WORDS, SMALL_WORDS, is_scale
+from hybridflow.rewards.wording import (
+    ALTERNATIVES,
+    COMPARISONS,
+    ELSEWHERE,
+    NEGATIONS,
+    SIGN_WORDS,
+    SMALL_WORDS,
+    is_scale,
+)
 
 EQUAL = "docqa_equal"
 WITHIN = "docqa_within"
@@ -21,7 +29,7 @@ MOST_WORDS_MORE = 3
 Enough for "Paris, the capital of France", and no room for a list of guesses or a sentence about something else.
 """
 _PIECE = re.compile("(?<!\\d),|,(?!\\d{3})|[;\u3001\n]")
-_ALTERNATIVE_MARK = re.compile(r"\s[/|]\s|[;\n]")
+_ALTERNATIVE_MARK = re.compile("\\s(?:[/|\u2192\u21d2]|[-=]>)\\s|[;\n]")
 
 
 def have_equal_words(predicted: str, gold: str) -> bool:
@@ -86,7 +94,7 @@ def _words_around(words: Sequence[Word], wanted: Sequence[Word]) -> list[str] | 
 
 def _changes_the_answer(more: list[str], predicted: str, gold: str) -> str:
     """Why the words around the gold make another answer of it; "" where they do not."""
-    if found := NEGATIONS.intersection(more):
+    if found := (NEGATIONS | ELSEWHERE).intersection(more):
         return f"{sorted(found)[0]!r} turns it round"
     if found := ALTERNATIVES.intersection(more):
         return f"{sorted(found)[0]!r} joins another answer to it"

@@ -7,6 +7,7 @@ unknown word, may mean anything: "12" and "12 employees" can be the same, "$12" 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 Unit = frozenset[str]
 NO_UNIT: Unit = frozenset()
@@ -32,6 +33,9 @@ _OTHERS = """
     pound pounds                  = gbp lb
     % percent pct pp 个百分点     = percent
     bp bps                        = basis_point
+    ‰ permille                    = per_mille
+    \u00a2 cent cents               = cent
+    pence penny                   = penny
     second seconds sec secs 秒    = second
     minute minutes min mins 分钟 = minute
     hour hours hr hrs 小时        = hour
@@ -44,10 +48,18 @@ _OTHERS = """
     km kilometer kilometers kilometre kilometres = km
     mile miles                    = mile
     cm                            = cm
+    meter meters metre metres     = meter
+    foot feet ft                  = foot
+    inch inches                   = inch
     kg kilogram kilograms         = kg
+    gram grams                    = gram
     lb lbs                        = lb
     ton tons tonne tonnes         = ton
     barrel barrels                = barrel
+    gallon gallons                = gallon
+    liter liters litre litres     = liter
+    acre acres                    = acre
+    hectare hectares              = hectare
     kwh                           = kwh
     mwh                           = mwh
     mw                            = mw
@@ -75,7 +87,7 @@ def _alternatives(words: dict[str, Unit]) -> str:
 CURRENCY = re.compile(rf"(?:{_alternatives(_CURRENCY_MEANING)})", re.IGNORECASE)
 """A currency before a number."""
 UNIT = re.compile(
-    rf"per\s?cent(?:age\ points?)?\b|percentage\ points?\b|basis\ points?\b"
+    rf"per\s?cent(?:age\ points?)?\b|percentage\ points?\b|basis\ points?\b|per\ mille\b"
     rf"|(?:u\.?s\.?\ )(?=dollars?\b)|{_alternatives(_MEANING)}",
     re.IGNORECASE,
 )
@@ -86,15 +98,29 @@ def meaning_of(words: str) -> Unit:
     """What a match of CURRENCY or UNIT may mean."""
     told = words.lower()
     if told.startswith("per"):
-        return frozenset({"percent"})
+        return frozenset({"per_mille" if told.endswith("mille") else "percent"})
     if told.startswith("basis"):
         return frozenset({"basis_point"})
     return frozenset({"usd"}) if told[:1] == "u" and told.endswith(" ") else _MEANING[told]
 
 
+PARTS: dict[Unit, tuple[int, Unit]] = {
+    frozenset({"basis_point"}): (100, frozenset({"percent"})),
+    frozenset({"per_mille"}): (10, frozenset({"percent"})),
+    frozenset({"cent"}): (100, frozenset({"usd", "aud", "cad", "hkd", "nzd", "sgd", "eur"})),
+    frozenset({"penny"}): (100, frozenset({"gbp"})),
+}
+"""Units that are parts of another one: how many make one of it."""
+
+
 def can_be_same(one: Unit, other: Unit) -> bool:
     """Whether two units have a meaning in common; no unit has it with every one."""
     return not one or not other or bool(one & other)
+
+
+def units_in(words: Iterable[str]) -> list[Unit]:
+    """Of those of these compared words that are units."""
+    return [_MEANING[word] for word in words if word in _MEANING]
 
 
 def may_be_left_out(unit: Unit) -> bool:

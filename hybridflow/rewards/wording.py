@@ -25,6 +25,9 @@ NEGATIONS = word_set(
 ALTERNATIVES = word_set("or and plus versus vs either 和 或 或者 与 及 以及 还是")
 """Join a second answer to the first."""
 
+ELSEWHERE = word_set("opposite contrary other outside near besides")
+"""Before the gold, name another thing than it: "near Paris", "other than Paris"."""
+
 SIGN_WORDS = word_set(
     "minus negative loss losses decrease decreased decreasing decline declined fall fell drop dropped down lower "
     "reduction reduced"
@@ -35,7 +38,8 @@ COMPARISONS = word_set("less more greater fewer over under above below least mos
 """Before a number: another quantity than the number itself."""
 
 SCALES = {
-    "hundred": 2, "thousand": 3, "lakh": 5, "million": 6, "mn": 6, "mln": 6, "crore": 7, "billion": 9, "bn": 9,
+    "hundred": 2, "thousand": 3, "lakh": 5, "lac": 5, "million": 6, "mn": 6, "mln": 6, "mil": 6, "mio": 6, "crore": 7,
+    "billion": 9, "bn": 9, "bln": 9,
     "trillion": 12, "tn": 12,
     "百": 2, "千": 3, "万": 4, "百万": 6, "千万": 7, "亿": 8, "十亿": 9,
     "百亿": 10, "千亿": 11, "万亿": 12,

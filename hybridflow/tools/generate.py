@@ -112,7 +112,7 @@ def write_completions(job: GenerateJob, progress: RowProgress) -> int:
 def plan_job(job: GenerateJob) -> GeneratePlan:
     """Reads model headers and every row, and writes nothing. ConfigError or DataError for what cannot be done."""
     named = f"--model {job.model}"
-    output = OutputFile(job.output, job.prompts, source_option="--prompts")
+    output = OutputFile(job.output, prompts=job.prompts)
     _check_numbers(job)
     hf_config = read_model(job.model, named)
     check_engine_layout(hf_config.num_heads, job.tp, f"--tp {job.tp}")

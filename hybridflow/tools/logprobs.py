@@ -98,7 +98,7 @@ def write_logprobs(job: LogprobsJob, progress: RowProgress) -> int:
 def plan_job(job: LogprobsJob) -> LogprobsPlan:
     """Reads model headers and every row, and writes nothing. ConfigError or DataError for what cannot be done."""
     named = f"--model {job.model}"
-    output = OutputFile(job.output, job.input)
+    output = OutputFile(job.output, input=job.input)
     check_threads(job.num_threads)
     if not (math.isfinite(job.temperature) and job.temperature > 0):
         raise ConfigError(f"--temperature {job.temperature}: it must be a positive number; give 1 for none")

@@ -16,14 +16,15 @@ from hybridflow.errors import ConfigError
 class OutputFile:
     """Lines of one job in `path`."""
 
-    def __init__(self, path: Path, source: Path, source_option: str = "--input") -> None:
-        """ConfigError for a path that cannot be the output of rows in `source`; writes nothing."""
+    def __init__(self, path: Path, **sources: Path) -> None:
+        """ConfigError for a path that cannot be the output of these inputs, by option; writes nothing."""
         self.path = path
         self._marker = path.with_name(path.name + ".meta.json")
         if path.is_dir():
             raise ConfigError(f"--output {path} is a directory. Name a file in it, such as {path / 'output.jsonl'}")
-        if path.exists() and source.exists() and path.samefile(source):
-            raise ConfigError(f"--output {path} is the file of {source_option}. Name another one")
+        for option, source in sources.items():
+            if path.exists() and source.exists() and path.samefile(source):
+                raise ConfigError(f"--output {path} is the file of --{option}. Name another one")
 
     def resume(self, job: dict[str, Any], *, overwrite: bool) -> tuple[int, Path | None]:
         """How many rows of `job` are there already, after a half-written line is cut off.

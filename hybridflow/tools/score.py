@@ -55,6 +55,8 @@ class ScoreSummary:
         """For the user."""
         mean = f", mean reward {self.reward_sum / self.num_scored:.4f}" if self.num_scored else ""
         yield f"{output}: {self.num_written} written; {self.num_scored} scored{mean}, {self.num_unknown} unknown"
+        if self.num_unknown:
+            yield 'the "why" of an unknown verdict names the judge or verifier that is ill; --overwrite asks again'
         for report in self.judge:
             tokens = report["prompt_tokens"] + report["completion_tokens"]
             yield (
@@ -78,7 +80,7 @@ def write_verdicts(job: ScoreJob, progress: RowProgress) -> ScoreSummary:
     if job.num_workers < 1:
         raise ConfigError(f"--num-workers {job.num_workers}: it must be at least 1")
     rows = load_rows(job.data)
-    output = OutputFile(job.output, job.responses, "--responses")
+    output = OutputFile(job.output, data=job.data, responses=job.responses)
     responses = ResponseFile(job.responses, len(rows), job.data)
     total, digest = responses.check()
     done, moved = output.resume(_describe(job, rows, digest), overwrite=job.overwrite)

@@ -86,4 +86,11 @@ class ResponseFile:
             )
         if not isinstance(text, str):
             raise DataError(f"{where}: response is {text!r:.60}. Remedy: give the text; an empty one is allowed")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{where}: response has half of a surrogate pair at character {error.start}. Remedy: write whole "
+                "characters"
+            ) from error
         return index, text

@@ -22,12 +22,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from hybridflow.types import Scored, ScoreRequest
 from tests.stack_cpu.command import ROOT, read_lines, settings, started_train
 
 SECONDS_FILE = "OVERLAP_SECONDS_FILE"
@@ -35,10 +35,10 @@ NUM_CALIBRATION_STEPS = 3
 DECODED_TOGETHER = 4
 
 
-def verify(request: ScoreRequest) -> Scored:
-    """Sleeps as the file says, then finds every second completion right, so that each group can be trained on."""
+def verify(text: str, ground_truth: str) -> float:
+    """Sleeps as the file says, then finds about every second completion right, so that most groups are trained on."""
     time.sleep(float(Path(os.environ[SECONDS_FILE]).read_text()))
-    return Scored(value=float(int(request.completion_id[-2:]) % 2), rule="sleep", extracted="", why="by its number")
+    return float(zlib.crc32(text.encode()) % 2)
 
 
 def main() -> None:

@@ -53,8 +53,18 @@ def test_an_endpoint_is_as_ill_as_any_worker_says() -> None:
         [group_with(("a", Unknown(why="down", judge_report=report("p1", 1, 9, "open"))), ("b", no(report("q1", 1, 1))))]
     )
     assert judge.take_metrics()["judge/endpoints_down"] == 1.0
+    assert judge.take_news() == [f"judge {URL} is cut off: most of its calls failed"]
+    assert judge.take_news() == []
     judge.add([group_with(("a", no(report("p1", 2, 10))))])
     assert judge.take_metrics()["judge/endpoints_down"] == 0.0
+    assert judge.take_news() == [f"judge {URL} answers again"]
+
+
+def test_the_summary_has_whole_numbers_and_costs_without_the_noise_of_their_sums() -> None:
+    judge = JudgeTotals({})
+    for number in (1, 2, 3):
+        judge.add([group_with(("a", no(report("p1", number, number * 0.1))))])
+    assert judge.summary() == {"requests": 0.3, "no": 3, "endpoints": {URL: "closed"}}
 
 
 def test_a_run_without_a_judge_says_nothing_of_one() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from hybridflow.control.unknowns import MIN_VERDICTS, WINDOW, UnknownGuard
 from hybridflow.errors import RewardError
-from hybridflow.types import Group, GroupRequest, Prompt, ScoredCompletion, Unknown, Verdict
+from hybridflow.types import Group, GroupRequest, JudgeReport, Prompt, ScoredCompletion, Unknown, Verdict
 from tests.unit.control.fakes import build_completion, scored
 
 PROMPT = Prompt(prompt_id="p", token_ids=[1], data_source="bank", ability="doc-math", ground_truth="5")
@@ -26,12 +26,18 @@ def test_exactly_the_allowed_share_goes_on_and_one_more_stops() -> None:
         guard.add([group([Unknown(why="x")])])
 
 
-def test_the_error_counts_by_rule_and_gives_an_example_of_each_reason() -> None:
-    verdicts = [Unknown(why="no answer within 60 s", rule="judge"), Unknown(why="gold is empty")]
+def test_the_error_counts_by_who_is_ill_and_gives_an_example_of_each_reason() -> None:
+    report = JudgeReport(process="p", number=1, counts={}, endpoints={"http://h:1/v1": "open"})
+    verdicts: list[Verdict] = [
+        Unknown(why="no answer within 60 s", rule="docqa_within", judge_report=report),
+        Unknown(why="gold is empty"),
+        Unknown(why="took too long", rule="mine"),
+    ]
     with pytest.raises(RewardError) as raised:
         UnknownGuard(0.1).add([group(verdicts * MIN_VERDICTS)])
     message = str(raised.value)
-    assert f"judge: {MIN_VERDICTS}" in message and f"bank / doc-math: {MIN_VERDICTS}" in message
+    for name in ("model judge (http://h:1/v1 open)", "verifier of bank / doc-math", "verifier mine"):
+        assert f"{name}: {MIN_VERDICTS}" in message
     assert "g-c00: no answer within 60 s" in message and "g-c01: gold is empty" in message
 
 

@@ -101,6 +101,15 @@ def test_broken_line_is_named(tmp_path: Path) -> None:
         load_rows(path)
 
 
+def test_half_of_a_surrogate_pair_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        json.dumps({**GOOD, "data_source": "\U0001f642"}) + "\n" + json.dumps({**GOOD, "ability": "\ud83d"})
+    )
+    with pytest.raises(DataError, match=r"line 2, row 1: '\\ud83d' is half of a surrogate pair"):
+        load_rows(path)
+
+
 def test_list_in_place_of_lines(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
     path.write_text(json.dumps([GOOD], indent=2), encoding="utf-8")

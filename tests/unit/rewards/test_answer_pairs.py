@@ -13,7 +13,9 @@ from hybridflow.config.reward_sections import RulesSection
 from hybridflow.rewards.registry import Registry
 from hybridflow.types import Scored, ScoreRequest
 from tests.unit.rewards import answer_pairs
+from tests.unit.rewards.more_answer_pairs import MORE_THEMES
 
+THEMES = answer_pairs.THEMES | MORE_THEMES
 ABILITIES = {"docqa": "doc-qa", "docmath": "doc-math", "choice": "doc-mc"}
 SENTENCES = {"choice": "The correct answer is {}."}
 STRICT, COMPAT = Registry(RulesSection()), Registry(RulesSection(compat="qwenlong_l1"))
@@ -22,7 +24,7 @@ STRICT, COMPAT = Registry(RulesSection()), Registry(RulesSection(compat="qwenlon
 def rows() -> list[tuple[str, str, str, str, int | None, int | None]]:
     """(theme, kind, response, gold as stored, strict, compat) of every pair."""
     found = []
-    for theme, pairs in answer_pairs.THEMES.items():
+    for theme, pairs in THEMES.items():
         for kind, answer, gold, strict, compat in pairs:
             sentence = SENTENCES.get(kind, "Therefore, the answer is {}.")
             response = answer_pairs.THOUGHT + sentence.format(answer)
@@ -55,9 +57,9 @@ def test_compat(theme: str, kind: str, response: str, gold: str, strict: int | N
 
 
 def test_the_table_is_large_and_has_no_pair_twice() -> None:
-    assert len(ROWS) >= 450
+    assert len(ROWS) >= 600
     assert [row for row, times in Counter(row[1:4] for row in ROWS).items() if times > 1] == []
-    assert min(len(pairs) for pairs in (answer_pairs.THEMES | answer_pairs.RESPONSES).values()) >= 7
+    assert min(len(pairs) for pairs in (THEMES | answer_pairs.RESPONSES).values()) >= 7
 
 
 def test_the_table_holds_both_verdicts_of_every_kind_in_both_modes() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hybridflow.errors import ConfigError
 from hybridflow.tools.output_file import OutputFile
 
 JOB, OTHER = {"model": "a", "temperature": 1.0}, {"model": "a", "temperature": 0.5}
@@ -13,7 +14,7 @@ JOB, OTHER = {"model": "a", "temperature": 1.0}, {"model": "a", "temperature": 0
 
 @pytest.fixture
 def output(tmp_path: Path) -> OutputFile:
-    return OutputFile(tmp_path / "new" / "out.jsonl", tmp_path / "rows.jsonl")
+    return OutputFile(tmp_path / "new" / "out.jsonl", data=tmp_path / "rows.jsonl")
 
 
 def names(output: OutputFile) -> list[str]:
@@ -47,7 +48,7 @@ def test_lines_of_another_job_are_kept_under_another_name(output: OutputFile) ->
     assert output.resume(JOB, overwrite=False) == (0, output.path.with_name("out.jsonl.2"))
     assert [output.path.with_name(f"out.jsonl.{number}").read_text() for number in (1, 2)] == ["first\n", "second\n"]
     # Each can still be continued under its name.
-    moved = OutputFile(output.path.with_name("out.jsonl.1"), output.path)
+    moved = OutputFile(output.path.with_name("out.jsonl.1"), data=output.path)
     assert moved.resume(JOB, overwrite=False) == (1, None)
 
 
@@ -66,3 +67,12 @@ def test_overwrite_starts_anew(output: OutputFile) -> None:
     output.path.write_text("first\n")
     assert output.resume(JOB, overwrite=True) == (0, None)
     assert names(output) == ["out.jsonl", "out.jsonl.meta.json"]
+
+
+def test_no_input_is_taken_for_the_output(tmp_path: Path) -> None:
+    data, responses = tmp_path / "rows.jsonl", tmp_path / "responses.jsonl"
+    for path in (data, responses):
+        path.write_text("precious\n")
+    for option, path in (("data", data), ("responses", responses)):
+        with pytest.raises(ConfigError, match=f"is the file of --{option}. Name another one"):
+            OutputFile(tmp_path / "." / path.name, data=data, responses=responses)

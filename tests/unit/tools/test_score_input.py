@@ -46,6 +46,7 @@ def test_responses_keep_their_order_and_are_counted_by_row(tmp_path: Path) -> No
         ('{"index": -1, "response": "a"}', ["line 2: index is -1"]),
         ('{"index": 1, "response": null}', ["line 2: response is None", "an empty one is allowed"]),
         ('{"index": 1, "response": ["a"]}', ["line 2: response is ['a']"]),
+        ('{"index": 1, "response": "a\\ud83d"}', ["line 2: response has half of a surrogate pair at character 1"]),
     ],
 )
 def test_what_is_refused(line: str, said: list[str], tmp_path: Path) -> None:
