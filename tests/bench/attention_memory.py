@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["PYTHONWARNINGS"] = "ignore"  # in its processes upstream misses Transformer Engine and Apex, at length
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
