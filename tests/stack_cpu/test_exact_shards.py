@@ -147,9 +147,10 @@ def test_whole_tensors_arrive_over_a_process_group_of_trainer_and_engine_ranks(s
 
 
 def test_whole_tensors_are_read_back_where_sglang_keeps_them_as_they_are(stack: Stack) -> None:
-    engine, folder = stack.engines["TP1"], stack.folder
-    for version, source in ((6, "dense"), (7, "v1"), (8, "dense")):
-        tensors = load_file(folder / source / "model.safetensors")
+    engine, dense, other = stack.engines["TP1"], stack.folder / "dense", stack.folder / "other"
+    write_policy(ROOT / "configs/models/tiny", other, seed=1)
+    for version, source in ((6, dense), (7, other), (8, dense)):
+        tensors = load_file(source / "model.safetensors")
         entries = [describe_tensor(name, tensor) for name, tensor in tensors.items()]
         engine.call("begin_weights", version)
         bucket = Bucket(version=version, source="the test", entries=entries, tensors=list(tensors.values()))
