@@ -12,7 +12,7 @@ _WORST = ("closed", "half_open", "open")
 
 
 class JudgeTotals:
-    """Totals of a run, and what was added since the last step.
+    """Totals of a run, and what was added since the last line of metrics, of a step or an evaluation.
 
     A report holds the totals of one worker's process, so of each process the last one counts, in whatever order
     verdicts come; what a process did after its last verdict is missing.

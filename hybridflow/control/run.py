@@ -151,7 +151,8 @@ class Run:
         self._eval_completions.append(step, groups)
         accuracy = compute_accuracy(groups)
         self.display.note(f"greedy accuracy on {len(prompts)} test prompts after {step} RL steps: {accuracy:.3f}")
-        self._trackers.log(step, {"eval/accuracy": accuracy})
+        of_judge = {f"eval/{name}": number for name, number in self.judge.take_metrics().items()}
+        self._trackers.log(step, {"eval/accuracy": accuracy} | of_judge)
         return accuracy
 
     def evaluate_before(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Literal
 
 NUM_REMEMBERED = 10_000
@@ -14,15 +15,18 @@ class Past:
     """What became of the last `NUM_REMEMBERED` ids."""
 
     def __init__(self) -> None:
-        self._fates: dict[str, Fate] = {}  # oldest first
+        self._fates: dict[str, Fate] = {}
+        self._oldest: deque[str] = deque()  # a dict finds its own first key by a walk over all that were deleted
 
     def __contains__(self, completion_id: object) -> bool:
         return completion_id in self._fates
 
     def add(self, completion_id: str, fate: Fate) -> None:
+        if completion_id not in self._fates:
+            self._oldest.append(completion_id)
         self._fates[completion_id] = fate
-        if len(self._fates) > NUM_REMEMBERED:
-            del self._fates[next(iter(self._fates))]
+        if len(self._oldest) > NUM_REMEMBERED:
+            del self._fates[self._oldest.popleft()]
 
     def why_no_completion(self, completion_id: str) -> str:
         """The counter of a completion that nobody waits for."""

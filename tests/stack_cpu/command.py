@@ -90,8 +90,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def without_times(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Records without what depends on the clock."""
+    """Records without what depends on the clock. The same question asked twice at a time is sent to a judge once."""
     return [
-        {key: value for key, value in line.items() if key != "time" and not key.startswith(("time/", "perf/"))}
+        {
+            key: value
+            for key, value in line.items()
+            if key != "time" and not key.startswith(("time/", "perf/", "judge/", "eval/judge/"))
+        }
         for line in lines
     ]

@@ -2,7 +2,8 @@
 
 Chain of equalities: an uninterrupted run A of 4 steps; a run B of the same seed whose train worker is killed after its
 second step and which is then resumed. B's records equal A's, so (1) two runs of one seed agree, (2) a resumed run
-agrees with one that was never stopped, and (3) nothing was skipped or trained twice.
+agrees with one that was never stopped, and (3) nothing was skipped or trained twice. Both ask a model judge, a server
+on the loopback, about what the rules did not pass.
 
 The run that is interrupted over-samples: what it had decoded of groups that it carries over is gone on with.
 """
@@ -13,14 +14,17 @@ import json
 import os
 import signal
 import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from safetensors.torch import load_file
 
 from hybridflow.control.carryover import read_carried
 from hybridflow.policy.init import write_policy
+from tests.bench.judge_server import JudgeServer
 from tests.stack_cpu.command import (
     ROOT,
     descendants,
@@ -36,12 +40,25 @@ from tests.stack_cpu.command import (
 pytestmark = [pytest.mark.stack_cpu, pytest.mark.timeout(400)]
 
 
+AGREEING = "Oslo"
+"""The judge says yes wherever question, answer or gold name it, and no elsewhere."""
+PRICES = {"prompt": 2.0, "completion": 10.0}
+
+
 @pytest.fixture(scope="module")
-def finished(warm_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def judged() -> Iterator[dict[str, Any]]:
+    """Settings of a run with a judge."""
+    with JudgeServer(agreeing=AGREEING).serving() as server:
+        prices = {f"reward__judge__price_per_million_{kind}_tokens": price for kind, price in PRICES.items()}
+        yield {"reward__judge__endpoints": [server.url], **prices}
+
+
+@pytest.fixture(scope="module")
+def finished(warm_model: Path, judged: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of run A."""
     directory = tmp_path_factory.mktemp("a")
     log = directory / "output.txt"
-    code = run_train(["--set", *settings(warm_model, directory)], log)
+    code = run_train(["--set", *settings(warm_model, directory, **judged)], log)
     assert code == 0, log.read_text()[-3000:]
     return directory / "quickstart"
 
@@ -76,12 +93,34 @@ def test_every_completion_has_a_verdict_and_the_right_version(finished: Path) ->
     assert all(line["policy_version"] == line["step"] - 1 for line in lines)
 
 
+def test_the_judge_is_asked_where_the_rule_gave_less_and_can_only_add(finished: Path) -> None:
+    votes: Counter[str | None] = Counter()
+    for line in read_lines(finished / "completions.jsonl"):
+        verdict = line["verdict"]
+        is_asked = verdict["rule_reward"] < 1 and verdict["extracted"] != ""
+        assert (verdict["judge_vote"] is not None) == is_asked, line
+        votes[verdict["judge_vote"]] += 1
+        if is_asked:
+            agrees = AGREEING.lower() in f"{verdict['extracted']} {verdict['gold_form']}".lower()
+            assert (verdict["judge_vote"], line["reward"]) == (("yes", 1.0) if agrees else ("no", 0.0))
+    assert votes["yes"] and votes["no"]
+    told = json.loads((finished / "summary.json").read_text())["judge"]
+    lines = read_lines(finished / "metrics.jsonl")  # of steps and evaluations
+    requests = sum(line.get("judge/requests", 0) + line.get("eval/judge/requests", 0) for line in lines)
+    assert requests == told["requests"] > 0
+    assert told["yes"] + told["no"] == told["verdicts"] and told["unknown"] == told["breaker_opened"] == 0
+    assert set(told["endpoints"].values()) == {"closed"}
+    cost = told["prompt_tokens"] * PRICES["prompt"] + told["completion_tokens"] * PRICES["completion"]
+    assert told["cost"] == pytest.approx(cost / 1e6, abs=1e-6)
+
+
 def test_killed_worker_is_named_and_resume_equals_an_uninterrupted_run(
-    finished: Path, warm_model: Path, tmp_path: Path
+    finished: Path, warm_model: Path, judged: dict[str, Any], tmp_path: Path
 ) -> None:
     log = tmp_path / "output.txt"
     run = tmp_path / "quickstart"
-    with started_train(["--set", *settings(warm_model, tmp_path)], log) as process:
+    arguments = ["--set", *settings(warm_model, tmp_path, **judged)]
+    with started_train(arguments, log) as process:
         wait_until(lambda: (run / "checkpoints/rl-000002/state.json").exists(), process)
         children = descendants(process)
         victim = next(child for child in children if "TrainWorker" in " ".join(child.cmdline()))
@@ -93,7 +132,7 @@ def test_killed_worker_is_named_and_resume_equals_an_uninterrupted_run(
     assert still_alive(children, within_s=5) == []
     assert json.loads((run / "summary.json").read_text())["status"] == "failed"
 
-    assert run_train(["--resume", "--set", *settings(warm_model, tmp_path)], log) == 0, log.read_text()[-3000:]
+    assert run_train(["--resume", *arguments], log) == 0, log.read_text()[-3000:]
     assert without_times(read_lines(run / "completions.jsonl")) == without_times(
         read_lines(finished / "completions.jsonl")
     )

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hybridflow import cli
 from tests.bench.judge_server import UNREADABLE, JudgeServer
 from tests.stack_cpu.command import ROOT, read_lines
 
@@ -22,26 +24,35 @@ TATQA = ROOT.parent / "shared/data/tatqa_docqa.jsonl"
 KEYS = ["index", "k", "status", "reward", "rule", "judge", "extracted", "why"]
 
 
+Score = Callable[..., tuple[list[dict[str, Any]], str]]
+
+
+def arguments(folder: Path, *options: object) -> list[str]:
+    files = {"data": "rows.jsonl", "responses": "responses.jsonl", "output": "out.jsonl"}
+    named = [part for option, name in files.items() for part in (f"--{option}", folder / name)]
+    return ["score", *map(str, [*named, *options])]
+
+
 def command(folder: Path, *options: object) -> list[str]:
-    files = [
-        "--data",
-        folder / "rows.jsonl",
-        "--responses",
-        folder / "responses.jsonl",
-        "--output",
-        folder / "out.jsonl",
-    ]
-    return [sys.executable, "-m", "hybridflow.cli", "score", *map(str, [*files, *options])]
+    return [sys.executable, "-m", "hybridflow.cli", *arguments(folder, *options)]
 
 
-def score(folder: Path, *options: object, code: int = 0) -> tuple[list[dict[str, Any]], str]:
-    """Verdicts, and what the command said; it must end with this exit code."""
-    done = subprocess.run(
-        command(folder, *options), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    assert done.returncode == code, done.stdout[-3000:]
-    assert "Traceback" not in done.stdout
-    return read_lines(folder / "out.jsonl"), done.stdout
+@pytest.fixture
+def score(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Score]:
+    """Runs the command in this process, which saves the start of another one: verdicts, and what it said."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run(folder: Path, *options: object, code: int = 0) -> tuple[list[dict[str, Any]], str]:
+        monkeypatch.setattr(sys, "argv", ["hybridflow", *arguments(folder, *options)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        said = capsys.readouterr()
+        assert (caught.value.code or 0) == code, said.err
+        assert said.out == "" and "Traceback" not in said.err
+        return read_lines(folder / "out.jsonl"), said.err
+
+    yield run
+    signal.signal(signal.SIGTERM, before)
 
 
 def write_job(folder: Path, rows: list[tuple[str, str]], responses: list[tuple[int, str]]) -> Path:
@@ -75,14 +86,15 @@ def test_gold_answers_of_real_questions_score_120_of_120(tmp_path: Path) -> None
     rows = [json.loads(line) for line in TATQA.read_text().splitlines()]
     (tmp_path / "rows.jsonl").write_bytes(TATQA.read_bytes())
     write_responses(tmp_path, [(index, row["reward_model"]["ground_truth"]) for index, row in enumerate(rows)])
-    verdicts, said = score(tmp_path)
+    done = subprocess.run(command(tmp_path), cwd=ROOT, capture_output=True, text=True, check=True)
+    verdicts = read_lines(tmp_path / "out.jsonl")
     assert [(v["index"], v["k"], v["status"], v["reward"]) for v in verdicts] == [
         (index, 0, "scored", 1.0) for index in range(120)
     ]
-    assert "120 scored, mean reward 1.0000, 0 unknown" in said
+    assert "120 scored, mean reward 1.0000, 0 unknown" in done.stderr and done.stdout == ""
 
 
-def test_verdicts_are_in_file_order_and_go_on_after_a_kill(tmp_path: Path) -> None:
+def test_verdicts_are_in_file_order_and_go_on_after_a_kill(score: Score, tmp_path: Path) -> None:
     """Several responses to a row; half of a line is left behind."""
     rows = [("doc-qa", "yen"), ("doc-math", "12.5"), ("doc-mc", "B")]
     answers = ["yen", "12.5%", "(B)"]
@@ -109,7 +121,7 @@ def test_verdicts_are_in_file_order_and_go_on_after_a_kill(tmp_path: Path) -> No
     assert (tmp_path / "out.jsonl.1").read_bytes() == whole
 
 
-def test_the_judge_is_asked_where_the_rule_gave_less_and_never_sees_the_document(tmp_path: Path) -> None:
+def test_the_judge_is_asked_where_the_rule_gave_less_and_never_sees_the_document(score: Score, tmp_path: Path) -> None:
     rows = [("doc-qa", "it agrees"), ("doc-qa", "it differs"), ("doc-mc", "B")]
     texts = ["The answer is it agrees.", "The answer is another.", "No idea.", "The answer is another."]
     responses = [(0, text) for text in texts] + [(1, texts[1]), (2, "The answer is (C).")]
@@ -125,7 +137,7 @@ def test_the_judge_is_asked_where_the_rule_gave_less_and_never_sees_the_document
         assert "Which one?" in body and "SECRET" not in body and "Format your response" not in body
 
 
-def test_a_judge_that_cannot_say_makes_unknown_and_exit_code_3(tmp_path: Path) -> None:
+def test_a_judge_that_cannot_say_makes_unknown_and_exit_code_3(score: Score, tmp_path: Path) -> None:
     write_job(tmp_path, [("doc-qa", "yen")], [(0, "The answer is yen."), (0, "The answer is euro.")])
     with JudgeServer([UNREADABLE]).serving() as server:
         verdicts, said = score(tmp_path, "--judge-url", server.url, code=3)
@@ -136,7 +148,7 @@ def test_a_judge_that_cannot_say_makes_unknown_and_exit_code_3(tmp_path: Path) -
     assert [v["status"] for v in down] == ["scored", "unknown"] and down[1]["reward"] is None
 
 
-def test_ctrl_c_leaves_whole_lines_and_the_same_command_goes_on(tmp_path: Path) -> None:
+def test_ctrl_c_leaves_whole_lines_and_the_same_command_goes_on(score: Score, tmp_path: Path) -> None:
     write_job(tmp_path, [("doc-qa", "it differs")], [(0, f"The answer is p{n}.") for n in range(40)])
     with JudgeServer(delay_s=(0.2, 0.2)).serving() as server:
         options = ["--judge-url", server.url, "--judge-concurrency", "2"]
