@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import msgspec
 
-from hybridflow.types import Completion, ScoreRequest, Verdict
-from hybridflow.wire.packed import PackedCompletion, unpack_completion
+from hybridflow.types import ScoreRequest, Verdict
+from hybridflow.wire.packed import PackedCompletion
 
 MAX_CREDITS = 64
 """Most unanswered items that one worker may ask for; the ROUTER's high-water mark is set above it."""
@@ -65,11 +65,6 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
     packed: PackedCompletion
     attempt: int = 0
     """Of the lease under which it was decoded: tells a completion of a lost lease from one of the present."""
-
-    @property
-    def completion(self) -> Completion:
-        """As it was decoded; unpacked at each use."""
-        return unpack_completion(self.packed)
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):

@@ -1,55 +1,56 @@
-"""A completion as it travels: numbers packed, 4 bytes for a token id and 8 for a logprob, both little-endian.
+"""A completion as it travels: each list of its numbers as a msgpack array of its own, which stays bytes.
 
-The reward stream forwards and stores completions and reads no number of them. Packed, 10,000 tokens take 120 KB where
-Python lists take 560 KB, and they become lists only where somebody needs them.
+The reward stream forwards and stores completions and reads no number of them. Packed, 10,000 tokens take 140 KB where
+Python lists take 560 KB, and they become lists only where somebody needs them. msgpack rather than arrays of fixed
+width: the engine, which has the least time, packs twice as fast.
 """
 
 from __future__ import annotations
-
-import struct
-import sys
-from array import array
-from typing import Literal
 
 import msgspec
 
 from hybridflow.errors import ProtocolError
 from hybridflow.types import Completion, without_numbers
 
-ID_BYTES = 4
-LOGPROB_BYTES = 8
+FLOAT_BYTES = 9
+"""Of each element of a msgpack array of float64, its type included."""
 OVERHEAD_BYTES = 1024
 """What one completion costs besides text and numbers: Python objects and table entries, rounded up."""
 
+_pack = msgspec.msgpack.Encoder().encode
+_unpack_ints = msgspec.msgpack.Decoder(list[int]).decode
+_unpack_floats = msgspec.msgpack.Decoder(list[float]).decode
+_EMPTY = _pack([])
+
 
 class PackedCompletion(msgspec.Struct, frozen=True, kw_only=True):
-    """A completion with its numbers apart; ValueError where their counts differ, or the last one is cut."""
+    """A completion with its numbers apart; ValueError where their counts differ, or the logprobs are no float64."""
 
     head: Completion
     """Everything but the numbers: these lists are empty."""
     token_ids: bytes
-    """[T] int32."""
+    """[T] integers."""
     rollout_logprobs: bytes
     """[T] float64."""
-    support_lengths: bytes = b""
-    """[T] int32, or nothing."""
-    support_ids: bytes = b""
-    """[sum of the lengths] int32."""
+    support_lengths: bytes = _EMPTY
+    """[T] integers, or none."""
+    support_ids: bytes = _EMPTY
+    """[sum of the lengths] integers."""
 
     def __post_init__(self) -> None:
-        num_tokens, cut_id = divmod(len(self.token_ids), ID_BYTES)
-        num_logprobs, cut_logprob = divmod(len(self.rollout_logprobs), LOGPROB_BYTES)
-        if cut_id or cut_logprob:
-            raise ValueError(f"{self.head.completion_id}: ids or logprobs end in the middle of a number")
+        num_tokens, _ = _count(self.token_ids)
+        num_logprobs, start = _count(self.rollout_logprobs)
+        if len(self.rollout_logprobs) != start + num_logprobs * FLOAT_BYTES:
+            raise ValueError(f"{self.head.completion_id}: logprobs are cut off, or not all are floats")
         if num_tokens != num_logprobs:
             raise ValueError(f"{self.head.completion_id}: {num_tokens} tokens but {num_logprobs} logprobs")
-        num_lengths, cut_length = divmod(len(self.support_lengths), ID_BYTES)
-        if cut_length or len(self.support_ids) % ID_BYTES or num_lengths not in (0, num_tokens):
+        num_lengths, _ = _count(self.support_lengths)
+        if num_lengths not in (0, num_tokens):
             raise ValueError(f"{self.head.completion_id}: {num_tokens} tokens but the support of {num_lengths}")
 
     @property
     def num_tokens(self) -> int:
-        return len(self.token_ids) // ID_BYTES
+        return _count(self.token_ids)[0]
 
     @property
     def num_bytes(self) -> int:
@@ -59,41 +60,39 @@ class PackedCompletion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def pack_completion(completion: Completion) -> PackedCompletion:
-    """Raises ProtocolError: ids and logprobs differ in number, or a token id does not fit 32 bits."""
+    """Raises ProtocolError: ids and logprobs differ in number, or a token id does not fit 64 bits."""
     try:
         return PackedCompletion(
             head=without_numbers(completion),
-            token_ids=_to_bytes("i", completion.token_ids),
-            rollout_logprobs=_to_bytes("d", completion.rollout_logprobs),
-            support_lengths=_to_bytes("i", completion.support_lengths),
-            support_ids=_to_bytes("i", completion.support_ids),
+            token_ids=_pack(completion.token_ids),
+            rollout_logprobs=_pack(completion.rollout_logprobs),
+            support_lengths=_pack(completion.support_lengths),
+            support_ids=_pack(completion.support_ids),
         )
-    except (ValueError, struct.error) as error:
+    except (ValueError, OverflowError) as error:
         raise ProtocolError(f"completion {completion.completion_id} cannot be sent: {error}") from error
 
 
 def unpack_completion(packed: PackedCompletion) -> Completion:
-    """The very completion that was packed."""
-    return msgspec.structs.replace(
-        packed.head,
-        token_ids=_from_bytes("i", packed.token_ids),
-        rollout_logprobs=_from_bytes("d", packed.rollout_logprobs),
-        support_lengths=_from_bytes("i", packed.support_lengths),
-        support_ids=_from_bytes("i", packed.support_ids),
-    )
+    """The very completion that was packed. Raises ProtocolError where its numbers are none."""
+    try:
+        return msgspec.structs.replace(
+            packed.head,
+            token_ids=_unpack_ints(packed.token_ids),
+            rollout_logprobs=_unpack_floats(packed.rollout_logprobs),
+            support_lengths=_unpack_ints(packed.support_lengths),
+            support_ids=_unpack_ints(packed.support_ids),
+        )
+    except msgspec.DecodeError as error:
+        raise ProtocolError(f"completion {packed.head.completion_id} has malformed numbers: {error}") from error
 
 
-def _to_bytes(code: Literal["i", "d"], numbers: list[int] | list[float]) -> bytes:
-    # In this machine's own order: twice as fast for float64 as an explicit one.
-    packed = struct.Struct(f"{len(numbers)}{code}").pack(*numbers)
-    return packed if sys.byteorder == "little" else _swap(code, packed)
-
-
-def _from_bytes(code: Literal["i", "d"], data: bytes) -> list:
-    return memoryview(data if sys.byteorder == "little" else _swap(code, data)).cast(code).tolist()
-
-
-def _swap(code: Literal["i", "d"], data: bytes) -> bytes:
-    numbers = array(code, data)
-    numbers.byteswap()
-    return numbers.tobytes()
+def _count(array: bytes) -> tuple[int, int]:
+    """(elements of a msgpack array, where they begin), from its head; ValueError where it is none."""
+    kind = array[0] if array else 0
+    if kind & 0xF0 == 0x90:
+        return kind & 0x0F, 1
+    num_bytes = {0xDC: 2, 0xDD: 4}.get(kind)
+    if num_bytes is None or len(array) <= num_bytes:
+        raise ValueError("numbers are no msgpack array")
+    return int.from_bytes(array[1 : 1 + num_bytes], "big"), 1 + num_bytes

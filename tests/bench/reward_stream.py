@@ -6,7 +6,7 @@ The stream: an engine process that sends finished completions of `--payload-kib`
 text as a model of 4 characters per token gives them), this process with broker and consumer, and `--workers` reward
 workers, each with its scoring process. The verifier gives every item the same verdict, so that what is measured is the
 service: packing, leases, acceptance, pipes, checks. The consumer takes each completion as it came, as bare pyzmq does.
-`numbers_*` is the same with a consumer that makes Python lists of all ids and logprobs (5,120 objects an item), as a
+`numbers_*` is the same with a consumer that makes Python lists of all ids and logprobs (4,550 objects an item), as a
 training step does of the completions that it trains on.
 
 Bare pyzmq: as many processes and sockets, and frames of the same sizes: an engine that sends (DEALER to ROUTER, at most
@@ -63,8 +63,8 @@ STEP_ITEMS = 1024
 """Items are expected step by step, as in training; the engine may begin with a step while the one before is scored."""
 MAX_PENDING_BYTES = 8 * 2**20
 """Above it the engine is held back; the share of peak memory that depends on how far rewards lag is thus small."""
-WIRE_BYTES_PER_TOKEN = 16
-"""4 for the id, 8 for the logprob, 4 of text."""
+WIRE_BYTES_PER_TOKEN = 18
+"""5 for the id of a large vocabulary, 9 for the logprob, 4 of text."""
 WAIT_S = 120.0
 
 _VERDICT = Scored(value=1.0, rule="constant", extracted="yen", why="every answer is right")
@@ -86,7 +86,7 @@ def build_completion(number: int, num_tokens: int, text: str) -> Completion:
         group_id=f"t0-g{group:05d}",
         prompt_id=f"p{group}",
         index=number % GROUP_SIZE,
-        token_ids=list(range(1000, 1000 + num_tokens)),
+        token_ids=list(range(100_000, 100_000 + num_tokens)),
         rollout_logprobs=[-0.1 * (n % 17) for n in range(num_tokens)],
         text=text,
         finish_reason="stop",

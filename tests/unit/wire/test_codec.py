@@ -111,9 +111,13 @@ def test_credits_out_of_bounds_are_refused_on_arrival(credits: int) -> None:
 @pytest.mark.parametrize(
     ("field", "data", "message"),
     [
-        ("rollout_logprobs", b"8 bytes.", "2 tokens but 1 logprobs"),
-        ("token_ids", b"9 bytes..", "middle of a number"),
-        ("support_lengths", b"4 by", "2 tokens but the support of 1"),
+        ("rollout_logprobs", msgspec.msgpack.encode([-0.5]), "2 tokens but 1 logprobs"),
+        ("rollout_logprobs", msgspec.msgpack.encode([-0.5, -0.25])[:-1], "cut off"),
+        ("rollout_logprobs", msgspec.msgpack.encode([-0.5, 3]), "not all are floats"),
+        ("token_ids", b"9 bytes..", "no msgpack array"),
+        ("token_ids", b"", "no msgpack array"),
+        ("token_ids", msgspec.msgpack.encode([3] * 20)[:2], "no msgpack array"),
+        ("support_lengths", msgspec.msgpack.encode([4]), "2 tokens but the support of 1"),
     ],
 )
 def test_numbers_that_do_not_fit_each_other_are_refused(field: str, data: bytes, message: str) -> None:
@@ -136,10 +140,24 @@ def test_packed_numbers_come_back_as_they_were() -> None:
         versions=[VersionRun(3, 2), VersionRun(4, 3)],
     )
     assert unpack_completion(pack_completion(completion)) == completion
-    assert PACKED.token_ids == b"\x03\0\0\0\x04\0\0\0", "little-endian, 4 bytes each"
+    assert PACKED.token_ids == b"\x92\x03\x04", "a msgpack array"
 
 
-@pytest.mark.parametrize("token_ids", [[3], [3, 2**31]])
+@pytest.mark.parametrize("num_tokens", [0, 15, 16, 65_535, 65_536])
+def test_tokens_are_counted_without_unpacking(num_tokens: int) -> None:
+    packed = pack_completion(
+        msgspec.structs.replace(COMPLETION, token_ids=[7] * num_tokens, rollout_logprobs=[-1.0] * num_tokens)
+    )
+    assert packed.num_tokens == num_tokens == len(unpack_completion(packed).token_ids)
+
+
+def test_numbers_that_are_none_are_named_when_they_are_unpacked() -> None:
+    texts = msgspec.structs.replace(PACKED, token_ids=msgspec.msgpack.encode(["a", "b"]))
+    with pytest.raises(ProtocolError, match="t00000-g0000-c00 has malformed numbers"):
+        unpack_completion(texts)
+
+
+@pytest.mark.parametrize("token_ids", [[3], [3, 2**64]])
 def test_a_completion_that_contradicts_itself_is_not_packed(token_ids: list[int]) -> None:
     with pytest.raises(ProtocolError, match="t00000-g0000-c00 cannot be sent"):
         pack_completion(msgspec.structs.replace(COMPLETION, token_ids=token_ids))
