@@ -77,10 +77,6 @@ class CheckpointWriter:
         self._pending: tuple[Path, Path] | None = None
         """Folder being written and its place-to-be, while a background save is under way."""
 
-    @property
-    def is_saving(self) -> bool:
-        return self._pending is not None
-
     def save(self, target: str | Path, *, background: bool = False) -> None:
         """Saves to the folder `target`, replacing what is there.
 

@@ -108,22 +108,6 @@ def gather(calls: list[Call], timeout_s: float | None = None) -> list[Any]:
     return [ray.get(call.ref) for call in calls]
 
 
-def are_ready(calls: list[Call]) -> bool:
-    """Whether all calls have ended, or one of them has failed so that `gather` raises at once. Never blocks."""
-    ready, pending = ray.wait([call.ref for call in calls], num_returns=len(calls), timeout=0)
-    return not pending or any(_is_failed(ref) for ref in ready)
-
-
-def _is_failed(ref: Any) -> bool:
-    try:
-        ray.get(ref, timeout=0)
-    except (RayActorError, RayTaskError):
-        return True
-    except GetTimeoutError:
-        return False
-    return False
-
-
 def check_failed(call: Call) -> None:
     """Raises the error of a finished call, if it failed; see `gather`."""
     try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from hybridflow.data.schema import Row
 from hybridflow.data.streams import draw_range
 from hybridflow.data.template import encode_chat, read_question
-from hybridflow.errors import ConfigError, DataError
+from hybridflow.errors import DataError
 from hybridflow.types import Prompt
 
 if TYPE_CHECKING:
@@ -74,17 +74,10 @@ class PromptDataset:
     def __len__(self) -> int:
         return len(self.prompts)
 
-    def prompts_for_step(self, step: int, num_prompts: int) -> list[Prompt]:
-        """The prompts of step `step` (from 0) when every step takes `num_prompts`.
-
-        Steps walk through epochs, each a seeded permutation that has every prompt once; a step may span two epochs.
-        Raises ConfigError for a negative step or fewer than one prompt.
-        """
-        if step < 0 or num_prompts < 1:
-            raise ConfigError(f"step must be >= 0 and num_prompts >= 1; got step={step}, num_prompts={num_prompts}")
-        return self.prompts_from(step * num_prompts, num_prompts)
-
     def prompts_from(self, first: int, num_prompts: int) -> list[Prompt]:
-        """The prompts at places `first`, `first` + 1, ... of the walk that steps take."""
+        """The prompts at places `first`, `first` + 1, ... of the walk that steps take.
+
+        The walk goes through epochs, each a seeded permutation that has every prompt once; a step may span two epochs.
+        """
         names = ("hybridflow.order", self.name, self.seed)
         return [self.prompts[index] for index in draw_range(names, len(self.prompts), first, num_prompts)]

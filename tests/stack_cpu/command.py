@@ -13,6 +13,8 @@ from typing import Any
 
 import psutil
 
+from hybridflow.types import Prompt
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -35,6 +37,20 @@ def settings(model: Path, directory: Path, **changes: Any) -> list[str]:
     }
     values |= {key.replace("__", "."): value for key, value in changes.items()}
     return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+
+
+def build_prompts(num_prompts: int) -> list[Prompt]:
+    """Prompts of 40, 50, 60, ... tokens, no two alike."""
+    return [
+        Prompt(
+            prompt_id=f"p{n}",
+            token_ids=[5 + (7 * n + 3 * i) % 200 for i in range(40 + 10 * n)],
+            data_source="synth_easy",
+            ability="doc-qa",
+            ground_truth="yen",
+        )
+        for n in range(num_prompts)
+    ]
 
 
 @contextmanager

@@ -21,8 +21,8 @@ from hybridflow.control.publish import publish_weights
 from hybridflow.control.system import System
 from hybridflow.policy.init import write_policy
 from hybridflow.rollout.group import RolloutGroup
-from hybridflow.types import Prompt, RolloutReport, SamplingParams
-from tests.stack_cpu.command import ROOT, settings
+from hybridflow.types import RolloutReport, SamplingParams
+from tests.stack_cpu.command import ROOT, build_prompts, settings
 
 pytestmark = [pytest.mark.stack_cpu, pytest.mark.faults, pytest.mark.timeout(400)]
 
@@ -82,16 +82,7 @@ class Saboteur:
 
 
 def step(stack: Stack, name: str, victim: str, number: signal.Signals) -> Collected:
-    prompts = [
-        Prompt(
-            prompt_id=f"p{n}",
-            token_ids=[5 + (7 * n + 3 * i) % 200 for i in range(40 + 10 * n)],
-            data_source="synth_easy",
-            ability="doc-qa",
-            ground_truth="yen",
-        )
-        for n in range(NUM_PROMPTS)
-    ]
+    prompts = build_prompts(NUM_PROMPTS)
     return collect_groups(
         build_requests(name, prompts, NUM_COMPLETIONS),
         SAMPLED,

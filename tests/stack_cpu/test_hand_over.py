@@ -21,8 +21,8 @@ from hybridflow.control.hand_over import HandOver
 from hybridflow.control.system import System
 from hybridflow.policy.init import write_policy
 from hybridflow.trainer.weight_streams import HFBuckets
-from hybridflow.types import Prompt, SamplingParams
-from tests.stack_cpu.command import ROOT, settings
+from hybridflow.types import SamplingParams
+from tests.stack_cpu.command import ROOT, build_prompts, settings
 
 pytestmark = [pytest.mark.stack_cpu, pytest.mark.timeout(400)]
 
@@ -31,16 +31,7 @@ KV_TOKENS = 200_000
 KV_BYTES = KV_TOKENS * 2 * 2 * 2 * 32 * 4
 """Tokens x layers x (keys, values) x heads x width x float32."""
 GREEDY = SamplingParams(temperature=0.0, max_new_tokens=24)
-PROMPTS = [
-    Prompt(
-        prompt_id=f"p{n}",
-        token_ids=[5 + (7 * n + 3 * i) % 200 for i in range(40 + 10 * n)],
-        data_source="synth_easy",
-        ability="doc-qa",
-        ground_truth="yen",
-    )
-    for n in range(2)
-]
+PROMPTS = build_prompts(2)
 
 
 def wide_model(folder: Path) -> Path:

@@ -19,22 +19,13 @@ from hybridflow.control.publish import publish_weights
 from hybridflow.control.system import System
 from hybridflow.policy.init import write_policy
 from hybridflow.types import Prompt, SamplingParams
-from tests.stack_cpu.command import ROOT, settings
+from tests.stack_cpu.command import ROOT, build_prompts, settings
 
 pytestmark = [pytest.mark.stack_cpu, pytest.mark.timeout(400)]
 
 NUM_PROMPTS, NUM_COMPLETIONS = 3, 2
 GREEDY = SamplingParams(temperature=0.0, max_new_tokens=120)
-PROMPTS = [
-    Prompt(
-        prompt_id=f"p{n}",
-        token_ids=[5 + (7 * n + 3 * i) % 200 for i in range(40 + 10 * n)],
-        data_source="synth_easy",
-        ability="doc-qa",
-        ground_truth="yen",
-    )
-    for n in range(NUM_PROMPTS)
-]
+PROMPTS = build_prompts(NUM_PROMPTS)
 
 
 def test_a_completion_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from hybridflow.cluster import workers
-from hybridflow.cluster.workers import Call, Worker, are_ready, forget_workers, gather, identify, stream
+from hybridflow.cluster.workers import Call, Worker, forget_workers, gather, identify, stream
 from hybridflow.errors import RolloutError, TrainerError, WeightSyncError
 
 PENDING = GetTimeoutError("not yet")
@@ -139,15 +139,6 @@ def test_no_answer_in_time_is_named() -> None:
     actor.ping = FakeMethod(PENDING)
     with pytest.raises(RolloutError, match=r"no answer from rollout worker 0 \(ping\) within 0 s"):
         identify("rollout worker 0", actor, RolloutError, timeout_s=0.0)
-
-
-def test_ready_means_all_ended_or_one_failed() -> None:
-    worker, _ = engine()
-    done, pending = Call(worker, "m", Ref(1)), Call(worker, "m", Ref(PENDING))
-    failed = Call(worker, "m", Ref(raised(22, ValueError("x"))))
-    assert are_ready([done, done])
-    assert not are_ready([done, pending])
-    assert are_ready([pending, failed])
 
 
 class FakeStream:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hybridflow.data.dataset import PromptDataset
 from hybridflow.data.schema import RewardModel, Row
 from hybridflow.data.synth import SynthSpec, generate_rows
-from hybridflow.errors import ConfigError, DataError
+from hybridflow.errors import DataError
 from hybridflow.policy.tokenizer import build_tokenizer
 
 TOKENIZER = build_tokenizer()
@@ -31,7 +31,7 @@ def make_dataset(num_rows: int, seed: int = 0) -> PromptDataset:
 
 
 def ids(dataset: PromptDataset, step: int, num_prompts: int) -> list[str]:
-    return [prompt.prompt_id for prompt in dataset.prompts_for_step(step, num_prompts)]
+    return [prompt.prompt_id for prompt in dataset.prompts_from(step * num_prompts, num_prompts)]
 
 
 def test_prompts_stand_in_file_order_with_their_tokens() -> None:
@@ -93,9 +93,3 @@ def test_a_data_set_with_nothing_left_is_refused() -> None:
         PromptDataset("toy", [make_row("the " * 50)], TOKENIZER, max_prompt_tokens=20, seed=0, overlong="drop")
     with pytest.raises(DataError, match="no prompts"):
         PromptDataset("toy", [], TOKENIZER, max_prompt_tokens=20, seed=0)
-
-
-@pytest.mark.parametrize(("step", "num_prompts"), [(-1, 4), (0, 0)])
-def test_impossible_steps_are_refused(step: int, num_prompts: int) -> None:
-    with pytest.raises(ConfigError):
-        make_dataset(3).prompts_for_step(step, num_prompts)
