@@ -93,6 +93,11 @@ class Registry:
                 return verifier
         return self._default
 
+    def is_judged(self, data_source: str, ability: str) -> bool:
+        """Whether a judge may be asked after the verifier of such rows: after any but a choice among letters."""
+        chosen = self.choose(data_source, ability)
+        return chosen not in (verify_multiple_choice, qwenlong_l1.verify_multiple_choice)
+
     def verify(self, request: ScoreRequest) -> Verdict:
         """The verdict by rule on one completion: Scored, or Unknown where the gold cannot be compared with."""
         return self.choose(request.data_source, request.ability)(request.text, request.ground_truth)
