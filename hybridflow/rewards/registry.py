@@ -24,10 +24,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
 
-from hybridflow.config.reward_sections import RulesSection
+from hybridflow.config.reward_sections import THINKING_TAGS, RulesSection
 from hybridflow.errors import ConfigError
 from hybridflow.rewards import qwenlong_l1
 from hybridflow.rewards.docmath import verify_docmath
@@ -39,7 +39,7 @@ Verifier = Callable[[str, str], Verdict]
 """(text of the completion, ground truth as stored) -> verdict."""
 
 ENTRY_POINT_GROUP = "hybridflow.verifiers"
-_STRICT: dict[str, Verifier] = {
+_STRICT: dict[str, Callable[..., Verdict]] = {
     "docqa": verify_docqa,
     "docqa_exact": verify_docqa_exact,
     "docmath": verify_docmath,
@@ -74,7 +74,7 @@ class Registry:
     """
 
     def __init__(self, section: RulesSection) -> None:
-        built_in = _BUILT_IN[section.compat]
+        built_in = _build(section)
         offered = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
         if taken := sorted(offered.keys() & built_in.keys()):
             raise ConfigError(
@@ -116,6 +116,15 @@ def choose_verifier(data_source: str, ability: str) -> Verifier:
 def verify(request: ScoreRequest) -> Verdict:
     """What a run without `[reward.rules]` says."""
     return _default_registry().verify(request)
+
+
+def _build(section: RulesSection) -> dict[str, Verifier]:
+    """The built-in verifiers; those of QwenLong-L1 know `</think>` alone."""
+    if section.compat != "none":
+        return _BUILT_IN[section.compat]
+    if section.thinking_tags == THINKING_TAGS:
+        return _STRICT
+    return {name: partial(verifier, thinking_tags=section.thinking_tags) for name, verifier in _STRICT.items()}
 
 
 def _find(key: str, name: str, built_in: dict[str, Verifier], offered: dict[str, EntryPoint]) -> Verifier:
