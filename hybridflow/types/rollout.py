@@ -29,6 +29,8 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     """Gold answer as stored: a full sentence or the bare answer."""
     question: str = ""
     """The question alone, without its document: all that a judge is told of the prompt."""
+    row: str = ""
+    """JSON {"prompt": [...], "extra_info": {...}}: what a verifier of the run takes of the row; else empty."""
 
 
 class VersionRun(msgspec.Struct, frozen=True, array_like=True):

@@ -266,6 +266,7 @@ class ScoreDispatch:
                 ground_truth=item.prompt.ground_truth,
                 text=item.completion.head.text,
                 question=item.prompt.question,
+                row=item.prompt.row,
             )
             assigned.append((worker_id, request))
         return assigned
