@@ -76,8 +76,8 @@ class FunctionSection(Section):
     """One of several verifiers whose mean by weight is the reward."""
 
     call: str
-    """"module:function", found beside the configuration file, in the working folder or installed; the name of a built-in
-    verifier or an entry point; or "rule", which is what `reward.rules` chooses for the row."""
+    """"module:function", found beside the configuration file, in the working folder or installed; the name of a
+    built-in verifier or an entry point; or "rule", which is what `reward.rules` chooses for the row."""
     weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     """Share in the reward, relative to the others; 0: its value is logged, and counts for nothing."""
     name: str = Field(default="", pattern=r"^[\w.-]*$")
@@ -160,12 +160,12 @@ class RewardSection(Section):
             )
         if not sum(function.weight for function in self.functions):
             raise ValueError(
-                f"the weights of reward.functions ({', '.join(labels)}) sum to 0, so there is no reward. Remedy: give one "
-                f"of them a weight above 0"
+                f"the weights of reward.functions ({', '.join(labels)}) sum to 0, so there is no reward. Remedy: give "
+                f"one of them a weight above 0"
             )
         if self.rules.verifiers and not any(function.call == "rule" for function in self.functions):
             raise ValueError(
-                f"reward.rules.verifiers ({', '.join(self.rules.verifiers)}) would never be asked: reward.functions takes "
-                f'the place of the rules. Remedy: add a function with call = "rule", or remove one of the two'
+                f"reward.rules.verifiers ({', '.join(self.rules.verifiers)}) would never be asked: reward.functions "
+                f'takes the place of the rules. Remedy: add a function with call = "rule", or remove one of the two'
             )
         return self

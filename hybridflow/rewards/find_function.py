@@ -49,7 +49,7 @@ def source_of(name: str, folders: Sequence[str]) -> Path | None:
     """The file of the module of "module:function", without importing it; None where it is not a file that is there."""
     top, _, rest = name.partition(":")[0].partition(".")
     try:
-        spec = _find_in(top, folders)[0] or PathFinder.find_spec(top)
+        spec = _find_in(top, folders) or PathFinder.find_spec(top)
         for part in rest.split(".") if rest else []:
             spec = PathFinder.find_spec(part, spec.submodule_search_locations) if spec else None
     except (ImportError, ValueError):
@@ -59,7 +59,7 @@ def source_of(name: str, folders: Sequence[str]) -> Path | None:
 
 def _import(where: str, name: str, folders: Sequence[str]) -> ModuleType:
     top = name.partition(".")[0]
-    spec, folder = _find_in(top, folders)
+    spec = _find_in(top, folders)
     loaded = sys.modules.get(top)
     if spec is not None and loaded is not None and not _is_same(loaded, spec):
         raise ConfigError(
@@ -83,13 +83,13 @@ def _import(where: str, name: str, folders: Sequence[str]) -> ModuleType:
         raise ConfigError(_describe(where, name, folders, error)) from error
 
 
-def _find_in(top: str, folders: Sequence[str]) -> tuple[ModuleSpec | None, str]:
+def _find_in(top: str, folders: Sequence[str]) -> ModuleSpec | None:
     for folder in folders:
         importlib.invalidate_caches()
         spec = PathFinder.find_spec(top, [folder])
         if spec is not None and spec.origin is not None:
-            return spec, folder
-    return None, ""
+            return spec
+    return None
 
 
 def _is_same(module: ModuleType, spec: ModuleSpec) -> bool:
@@ -105,9 +105,9 @@ def _describe(where: str, name: str, folders: Sequence[str], error: BaseExceptio
         close = difflib.get_close_matches(name, near, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         return (
-            f"{told}; looked in {looked}, and among the installed packages. Remedy: {hint}put {name.replace('.', '/')}.py "
-            f"beside the configuration file or into the working folder, or name a module that can be imported on every "
-            f"node"
+            f"{told}; looked in {looked}, and among the installed packages. Remedy: {hint}put "
+            f"{name.replace('.', '/')}.py beside the configuration file or into the working folder, or name a module "
+            f"that can be imported on every node"
         )
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith("<") and frame.filename not in _OUR_FILES]

@@ -2,8 +2,8 @@
 
     value = sum(weight x value of each) / sum(weights)
 
-`call = "rule"` is the verifier that the row's data source and ability choose, beside the others. Where one is Unknown, all
-of it is: a mean over the others would be a reward of another kind.
+`call = "rule"` is the verifier that the row's data source and ability choose, beside the others. Where one is Unknown,
+all of it is: a mean over the others would be a reward of another kind.
 """
 
 from __future__ import annotations

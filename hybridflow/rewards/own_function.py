@@ -5,7 +5,8 @@ It is called with keyword arguments, as far as it takes them:
 | argument       | what it holds                                                                              |
 |----------------|--------------------------------------------------------------------------------------------|
 | `response`     | text of the completion, thinking included; verl's name `solution_str` is the same           |
-| `answer`       | what stands behind the last "the answer is", `\\\\boxed{}` or their like; "" where nothing does |
+| `answer`       | what stands behind the last "the answer is", `\\boxed{}` or their like; where there is none |
+|                | of them, all of the response behind the thinking                                            |
 | `ground_truth` | the gold answer as the row has it                                                          |
 | `prompt`       | the messages of the row, `[{"role", "content"}, ...]`                                      |
 | `data_source`  | as the row has it                                                                          |
@@ -15,8 +16,8 @@ So verl's `compute_score(data_source, solution_str, ground_truth, extra_info=Non
 parameters have other names is called with (text of the completion, ground truth), by position.
 
 It returns a number from 0 to 1, or a dict with `value` (verl: `score`), and where it likes `extracted` (verl: `pred`),
-`why`, and named parts: other numbers, under keys of their own or in `parts`. A `Scored` or `Unknown` of `hybridflow.types`
-is taken as it is. Anything else, and whatever it raises, makes the verdict Unknown with the reason.
+`why`, and named parts: other numbers, under keys of their own or in `parts`. A `Scored` or `Unknown` of
+`hybridflow.types` is taken as it is. Anything else, and whatever it raises, makes the verdict Unknown with the reason.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from hybridflow.config.reward_sections import THINKING_TAGS
 from hybridflow.errors import ConfigError
 from hybridflow.rewards.extract import extract_answer
+from hybridflow.rewards.thinking import Tags, after_thinking
 from hybridflow.types import Scored, ScoreRequest, Unknown, Verdict
 
 ARGUMENTS = ("response", "answer", "ground_truth", "prompt", "data_source", "extra_info")
@@ -52,13 +55,17 @@ class OwnFunction:
         name: How the user named it; the rule of its verdicts.
         function: What `find_function` found.
         where: Key and value of the configuration, for errors.
+        thinking_tags: As in `thinking`.
 
     Raises:
         ConfigError: it needs an argument that nobody gives, or its result would have to be awaited.
     """
 
-    def __init__(self, name: str, function: Callable[..., object], where: str) -> None:
+    def __init__(
+        self, name: str, function: Callable[..., object], where: str, thinking_tags: Tags = THINKING_TAGS
+    ) -> None:
         self.name = name
+        self._tags = thinking_tags
         self._function = function
         self._file = _source_file(function)
         if inspect.iscoroutinefunction(function) or inspect.isclass(function):
@@ -74,8 +81,8 @@ class OwnFunction:
 
     def verify(self, request: ScoreRequest) -> Verdict:
         """Its verdict on one completion."""
-        answer = extract_answer(request.text).text
-        known = self._collect(request, answer)
+        answer = extract_answer(request.text, self._tags).text
+        known = self._collect(request, answer or after_thinking(request.text, self._tags).strip())
         positional = [known[name] for name in self._by_position]
         named = {parameter: known[name] for parameter, name in self._by_keyword.items()}
         try:
@@ -138,7 +145,7 @@ def _named_parts(result: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
 
 def _is_reward(value: object) -> bool:
     """A number from 0 to 1; numpy's count, True does not: it is most often a comparison by mistake."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 <= value <= 1
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 <= float(value) <= 1
 
 
 def _refuse(name: str, result: object) -> Unknown:
@@ -168,7 +175,7 @@ def _plan_call(function: Callable[..., object], where: str) -> tuple[list[str], 
     if strange or not (takes_all or any(_argument(p) in ARGUMENTS for p in plain)):
         if _takes_two(parameters):
             return list(_BY_POSITION), {}
-        told = f"needs {', '.join(map(repr, strange))}, which nobody gives" if strange else "takes none of the arguments"
+        told = f"needs {', '.join(map(repr, strange))}, which nobody gives" if strange else "takes no argument"
         raise ConfigError(
             f"{where}: the function {told}. Remedy: let it take some of {', '.join(ARGUMENTS)} by these names, or "
             f"(text of the completion, ground truth) by position"
@@ -193,12 +200,13 @@ def _argument(parameter: inspect.Parameter) -> str:
 
 
 def _takes_two(parameters: list[inspect.Parameter]) -> bool:
-    """Whether it can be called with (text, gold) by position, and no name of the two says that it means another thing."""
+    """Whether it can be called with (text, gold) by position, and no name of the two says that it means others."""
     positional = [p for p in parameters if p.kind in _POSITIONAL]
     others = [p for p in parameters if p.kind not in (*_POSITIONAL, *_VARIADIC)]
     if any(p.default is inspect.Parameter.empty for p in [*positional[2:], *others]):
         return False
-    if any(_argument(p) in ARGUMENTS and _argument(p) != meant for p, meant in zip(positional, _BY_POSITION)):
+    first = zip(positional, _BY_POSITION, strict=False)
+    if any(_argument(p) in ARGUMENTS and _argument(p) != meant for p, meant in first):
         return False
     return len(positional) >= 2 or any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters)
 

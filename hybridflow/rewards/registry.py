@@ -16,18 +16,17 @@ wrong one may hold the right one ("High Court of Oslo" for "Oslo").
 Source: the dispatch of QwenLong-L1 by substring of data_source (recipe section 4); `ability` is added so that other
 data sets need no special name. `compat = "qwenlong_l1"` puts the released rules in place of the built-in ones.
 
-`[[reward.functions]]` takes the place of this table with functions that judge every row (`functions.py`). How a verifier
-of one's own is called, and what it returns: `own_function.py`.
+`[[reward.functions]]` takes the place of this table with functions that judge every row (`functions.py`). How a
+verifier of one's own is called, and what it returns: `own_function.py`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from importlib.metadata import entry_points
 
-from hybridflow.config.reward_sections import THINKING_TAGS, RulesSection
+from hybridflow.config.reward_sections import THINKING_TAGS, FunctionSection, RulesSection
 from hybridflow.errors import ConfigError
 from hybridflow.rewards import qwenlong_l1
 from hybridflow.rewards.docmath import verify_docmath
@@ -82,6 +81,7 @@ class Registry:
         self, section: RulesSection, functions: Sequence[FunctionSection] = (), folders: Sequence[str] = ()
     ) -> None:
         self._folders = folders
+        self._tags = section.thinking_tags
         self._own: list[OwnFunction] = []
         built_in = _build(section)
         offered = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
@@ -135,7 +135,7 @@ class Registry:
         return self._load(where, name)
 
     def _load(self, where: str, name: str) -> OwnFunction:
-        own = OwnFunction(name, find_function(where, name, self._folders), where)
+        own = OwnFunction(name, find_function(where, name, self._folders), where, self._tags)
         self._own.append(own)
         return own
 

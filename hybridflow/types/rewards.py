@@ -46,7 +46,7 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True, tag="scored"):
     parts: dict[str, float] = {}
     """Values by name: of each of several verifiers, and of what a verifier of a user's own says beside its value."""
     judged_part: str = ""
-    """Of `parts`, the one that a judge decides on: the rule, where other verifiers stand beside it. Empty: the whole."""
+    """Of `parts`, the one that a judge decides on: the rule, where others stand beside it. Empty: the whole."""
     judge_share: float = 1.0
     """Weight of that part in `value`."""
     judge_report: JudgeReport | None = None
