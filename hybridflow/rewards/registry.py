@@ -104,6 +104,11 @@ class Registry:
                 return verifier
         return self._default
 
+    def is_judged(self, data_source: str, ability: str) -> bool:
+        """Whether a judge may be asked after the verifier of such rows: after any but a choice among letters."""
+        chosen = self.choose(data_source, ability)
+        return chosen not in (verify_multiple_choice, qwenlong_l1.verify_multiple_choice)
+
     def verify(self, request: ScoreRequest) -> Verdict:
         """The verdict on one completion: Scored, or Unknown where the gold cannot be compared with."""
         return verify_all(self._functions, request) if self._functions else self.verify_by_rule(request)
