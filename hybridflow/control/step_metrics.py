@@ -8,7 +8,7 @@ from hybridflow.control.batch import FilteredBatch
 from hybridflow.control.collect import Collected
 from hybridflow.control.evaluate import compute_accuracy
 from hybridflow.control.state import RunState
-from hybridflow.types import Unknown, UpdateReport
+from hybridflow.types import Group, Scored, Unknown, UpdateReport
 
 
 def add_to_state(state: RunState, collected: Collected, filtered: FilteredBatch, update: UpdateReport | None) -> None:
@@ -65,6 +65,7 @@ def build_metrics(
         "policy/version": float(state.policy_version),
         "train/learning_rate": learning_rate,
     }
+    metrics |= build_part_metrics(collected.groups)
     if penalties := [penalty for group in filtered.overlong.values() for penalty in group]:
         metrics["reward/overlong_mean"] = math.fsum(penalties) / len(penalties)
         metrics["reward/overlong_fraction"] = sum(penalty < 0 for penalty in penalties) / len(penalties)
@@ -92,6 +93,17 @@ def build_metrics(
         if seconds.get("train"):
             metrics["perf/train_tokens_per_s"] = packed / seconds["train"]
     return metrics
+
+
+def build_part_metrics(groups: list[Group]) -> dict[str, float]:
+    """`reward/parts/<name>`: mean of each named value, over the verdicts that have it."""
+    values: dict[str, list[float]] = {}
+    for group in groups:
+        for member in group.members:
+            if isinstance(member.verdict, Scored):
+                for name, value in member.verdict.parts.items():
+                    values.setdefault(name, []).append(value)
+    return {f"reward/parts/{name}": math.fsum(found) / len(found) for name, found in sorted(values.items())}
 
 
 def build_carry_metrics(collected: Collected, policy_version: int) -> dict[str, float]:

@@ -19,7 +19,8 @@ from hybridflow.cluster.workers import forget_workers, gather
 from hybridflow.config.sections import Config
 from hybridflow.control.timeline import Timeline
 from hybridflow.control.transport import Transport, choose_transport, num_slots
-from hybridflow.reward_service.group import RewardGroup, setup_of
+from hybridflow.reward_service.group import RewardGroup
+from hybridflow.reward_service.limits import setup_of
 from hybridflow.reward_service.rules import BUILD_RULES, rule_arguments
 from hybridflow.rollout.group import RolloutGroup
 from hybridflow.rollout.opening import RolloutSettings

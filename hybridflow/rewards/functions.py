@@ -31,6 +31,11 @@ class Weighted(NamedTuple):
 
 def verify_all(functions: Sequence[Weighted], request: ScoreRequest) -> Verdict:
     """The mean, with the value of each under its name in `parts`; of one function alone, its own verdict and parts."""
+    if len(functions) == 1:
+        verdict = functions[0].verify(request)
+        if isinstance(verdict, Unknown):
+            return verdict
+        return msgspec.structs.replace(verdict, parts=_name_parts(functions[0].name, verdict))
     verdicts: list[Scored] = []
     for function in functions:
         verdict = function.verify(request)
@@ -39,12 +44,9 @@ def verify_all(functions: Sequence[Weighted], request: ScoreRequest) -> Verdict:
         verdicts.append(verdict)
     parts: dict[str, float] = {}
     for function, verdict in zip(functions, verdicts, strict=True):
-        parts[function.name] = verdict.value
-        parts |= {f"{function.name}/{part}": value for part, value in verdict.parts.items()}
+        parts |= _name_parts(function.name, verdict)
     total = sum(function.weight for function in functions)
     value = sum(function.weight * verdict.value for function, verdict in zip(functions, verdicts, strict=True)) / total
-    if len(functions) == 1:
-        return msgspec.structs.replace(verdicts[0], parts=parts)
     leader = next((n for n, function in enumerate(functions) if function.is_rule), 0)
     led, is_rule = verdicts[leader], functions[leader].is_rule
     told = "; ".join(f"{f.name} {v.value:g} x {f.weight:g}: {v.why}" for f, v in zip(functions, verdicts, strict=True))
@@ -59,3 +61,7 @@ def verify_all(functions: Sequence[Weighted], request: ScoreRequest) -> Verdict:
         judged_part=functions[leader].name if is_rule else "",
         judge_share=functions[leader].weight / total if is_rule else 1.0,
     )
+
+
+def _name_parts(name: str, verdict: Scored) -> dict[str, float]:
+    return {name: verdict.value} | {f"{name}/{part}": value for part, value in verdict.parts.items()}

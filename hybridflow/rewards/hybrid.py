@@ -36,8 +36,8 @@ def needs_judge(rule: Verdict) -> bool:
 def combine(rule: Verdict, vote: Vote, judge: str, why: str) -> Verdict:
     """The verdict of both, for a rule verdict that `needs_judge` (any other is returned as it is).
 
-    max(rule, 1) for yes, of the part that the judge decides on; the rule's own value for no. Unknown where the judge did
-    not decide: it might have said yes, so the rule's value would be a guess.
+    max(rule, 1) for yes, of the part that the judge decides on; the rule's own value for no. Unknown where the judge
+    did not decide: it might have said yes, so the rule's value would be a guess.
 
     Args:
         judge: Its name, for the record.

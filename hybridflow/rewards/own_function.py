@@ -43,6 +43,8 @@ _ALIASES = {"solution_str": "response"}
 _RESULT_KEYS = frozenset({"value", "score", "extracted", "pred", "why", "parts"})
 _MAX_CHARS = 2_000
 """Of each text that a function returns: verdicts are sent and stored."""
+_GOLDS = ("gold", "gold_answer", "answer_gold", "expected", "label", "reference", "solution", "target", "truth")
+"""What may stand beside `response` where arguments go by position."""
 _BY_POSITION = ("response", "ground_truth")
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -205,8 +207,10 @@ def _takes_two(parameters: list[inspect.Parameter]) -> bool:
     others = [p for p in parameters if p.kind not in (*_POSITIONAL, *_VARIADIC)]
     if any(p.default is inspect.Parameter.empty for p in [*positional[2:], *others]):
         return False
-    first = zip(positional, _BY_POSITION, strict=False)
-    if any(_argument(p) in ARGUMENTS and _argument(p) != meant for p, meant in first):
+    for parameter, meant in zip(positional, _BY_POSITION, strict=False):
+        if _argument(parameter) in ARGUMENTS and _argument(parameter) != meant:
+            return False
+    if positional and _argument(positional[0]) == "response" and positional[1:] and positional[1].name not in _GOLDS:
         return False
     return len(positional) >= 2 or any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters)
 

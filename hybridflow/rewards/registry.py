@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from importlib.metadata import entry_points
 
-from hybridflow.config.reward_sections import THINKING_TAGS, FunctionSection, RulesSection
+from hybridflow.config.reward_sections import THINKING_TAGS, FunctionSection, RewardSection, RulesSection
 from hybridflow.errors import ConfigError
 from hybridflow.rewards import qwenlong_l1
 from hybridflow.rewards.docmath import verify_docmath
@@ -106,6 +106,8 @@ class Registry:
 
     def is_judged(self, data_source: str, ability: str) -> bool:
         """Whether a judge may be asked after the verifier of such rows: after any but a choice among letters."""
+        if self._functions and not any(function.is_rule for function in self._functions):
+            return True
         chosen = self.choose(data_source, ability)
         return chosen not in (verify_multiple_choice, qwenlong_l1.verify_multiple_choice)
 
@@ -149,6 +151,11 @@ def _call(verifier: Verifier | OwnFunction, request: ScoreRequest) -> Verdict:
     if isinstance(verifier, OwnFunction):
         return verifier.verify(request)
     return verifier(request.text, request.ground_truth)
+
+
+def build_registry(section: RewardSection) -> Registry:
+    """The verifiers that `[reward]` names. ConfigError as `Registry`."""
+    return Registry(section.rules, section.functions, section.module_folders)
 
 
 @cache
