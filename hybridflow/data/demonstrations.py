@@ -1,8 +1,8 @@
 """Conversations to imitate, out of files: what supervised training reads.
 
 A row is either a conversation, `{"messages": [{"role": "user", "content": ...}, {"role": "assistant", ...}]}` (or
-`{"conversations": [{"from": "human", "value": ...}, ...]}`), or a row of the DocQA-RL schema. The answer to imitate is then its column `response` or, where that is missing or empty, the gold
-answer `reward_model.ground_truth`.
+`{"conversations": [{"from": "human", "value": ...}, ...]}`), or a row of the DocQA-RL schema. The answer to imitate is
+then its column `response` or, where that is missing or empty, the gold answer `reward_model.ground_truth`.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def read_conversation(record: Any, where: str) -> list[Message]:
         return read_messages(record[column], where, column)
     if record.get("prompt") is None:
         raise DataError(
-            f"{where}: neither 'messages' or 'conversations' (a conversation) nor 'prompt' (DocQA-RL schema) is there; "
+            f"{where}: neither 'messages' (a conversation) nor 'prompt' (DocQA-RL schema) is there; "
             f"found {', '.join(map(str, record)) or 'nothing'}. Remedy: add one of them"
         )
     row = parse_row(record, where)

@@ -68,8 +68,8 @@ def _files_of_folder(folder: Path) -> list[Path]:
     if len(kinds) > 1:
         names = ", ".join(str(file.relative_to(folder)) for file in files[:6])
         raise DataError(
-            f"{folder}: Parquet and JSON files in one folder ({names}), which may be the same rows twice. Remedy: give a "
-            f"pattern, such as '{folder / '*.parquet'}'"
+            f"{folder}: Parquet and JSON files in one folder ({names}), which may be the same rows twice. "
+            f"Remedy: give a pattern, such as '{folder / '*.parquet'}'"
         )
     return files
 

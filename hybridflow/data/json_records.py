@@ -1,4 +1,4 @@
-"""JSON files of rows: one object per line, or one list of them; plain, .gz or .zst; with or without a byte order mark."""
+"""JSON files of rows: one object per line, or one list; plain, .gz or .zst; a byte order mark is skipped."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ MAX_ROWS = 10_000_000
 """A file of nothing but empty values has any number of rows in a few bytes."""
 _BATCH_BYTES = 64 * 2**20
 _MOST_ROWS_PER_BATCH = 256
+_LONG_TIMES = (pa.types.is_timestamp, pa.types.is_date64, pa.types.is_time64, pa.types.is_duration)
 
 
 def iter_parquet(path: Path, columns: Sequence[str]) -> Iterator[Record]:
@@ -122,7 +123,7 @@ def _decoded(values: list[Any]) -> list[Any]:
 
 def _without_times(kind: pa.DataType) -> pa.DataType:
     """The same type with a whole number for each time."""
-    if pa.types.is_timestamp(kind) or pa.types.is_date64(kind) or pa.types.is_time64(kind) or pa.types.is_duration(kind):
+    if any(is_long(kind) for is_long in _LONG_TIMES):
         return pa.int64()
     if pa.types.is_date32(kind) or pa.types.is_time32(kind):
         return pa.int32()

@@ -126,6 +126,4 @@ def _reward_model(value: object, where: str) -> RewardModel:
         refuse(where, "reward_model", value, "use an object {'style': 'rule', 'ground_truth': ...}")
     golds = read_golds(value.get("ground_truth"), where)
     style = value.get("style", "rule")
-    return RewardModel(
-        style=_text(style, where, "reward_model.style"), ground_truth=golds[0], alternatives=golds[1:]
-    )
+    return RewardModel(style=_text(style, where, "reward_model.style"), ground_truth=golds[0], alternatives=golds[1:])

@@ -81,7 +81,7 @@ def _refuse_depth() -> NoReturn:
 def _is_too_deep(value: Any) -> bool:
     """Without recursion: level by level."""
     level: list[Any] = [value]
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(MAX_DEPTH):
         level = [
             inner
             for outer in level

@@ -1,4 +1,4 @@
-"""TOML of any origin. The library's time grows with the square of a key's parts, and its depth is that of Python's stack."""
+"""TOML of any origin. The library's time grows with the square of a key's parts; its depth is Python's stack."""
 
 from __future__ import annotations
 
