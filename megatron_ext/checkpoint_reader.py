@@ -14,9 +14,10 @@ the class asked for. Tensors themselves are read by torch's own restricted reade
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import re
-import traceback
+from _compat_pickle import IMPORT_MAPPING
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ from megatron.core.dist_checkpointing.core import CheckpointingException  # noqa
 from megatron.core.dist_checkpointing.strategies import torch as torch_strategies  # noqa: E402
 from megatron.core.dist_checkpointing.strategies.common import TorchCommonLoadStrategy  # noqa: E402
 
-METADATA_FILE = ".metadata"
+METADATA_FILE, COMMON_FILE, FORMAT_FILE = ".metadata", "common.pt", "metadata.json"
+FORMAT = {"sharded_backend": "torch_dist", "common_backend": "torch"}
 _DCP = "torch.distributed.checkpoint"
 _MEGATRON = "megatron.core.dist_checkpointing.strategies.torch"
 METADATA_CLASSES = frozenset(
@@ -98,13 +100,15 @@ def read_object(content: bytes, where: str) -> Any:
 
 
 def check_objects(directory: str | Path, *, part: int = 0, num_parts: int = 1) -> None:
-    """Finds out, changing nothing, whether `.metadata` and the objects beside the tensors can be read.
+    """Finds out, changing nothing, whether `.metadata`, common.pt and the objects beside the tensors can be read.
 
     Of the objects every `num_parts`-th is read, from number `part` on. BrokenCheckpointError names the file, and the
     class that was asked for.
     """
     directory = Path(directory)
+    _check_format(directory / FORMAT_FILE)
     metadata = read_metadata(directory)
+    _read_common(directory)
     sizes = {name: entry.num_bytes for name, entry in commit.read_manifest(directory).files.items()}
     for index, info in metadata.storage_data.items():
         end = _end_in_file(info)
@@ -143,15 +147,7 @@ def load_state(state: dict[str, Any], directory: str | Path) -> dict[str, Any]:
 
 class _CommonState(TorchCommonLoadStrategy):
     def load_common(self, checkpoint_dir: str | Path) -> dict[str, Any]:
-        path = Path(checkpoint_dir) / "common.pt"
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise BrokenCheckpointError(f"{path} cannot be read ({error.strerror}): {_REMEDY}") from error
-        common = read_object(content, str(path))
-        if not isinstance(common, dict):
-            raise BrokenCheckpointError(f"{path} holds a {type(common).__name__} and no state: {_REMEDY}")
-        return common
+        return _read_common(Path(checkpoint_dir))
 
 
 class _Reader(FileSystemReader):
@@ -183,6 +179,29 @@ for _name, _ours in (("_get_filesystem_reader", _open_reader), ("MCoreLoadPlanne
 _REMEDY = "do not use this checkpoint unless you know who made it; use one that this program wrote"
 
 
+def _check_format(path: Path) -> None:
+    """Megatron chooses the reader by this file, and does not look whether the reader that it is given fits."""
+    try:
+        content = json.loads(path.read_text())
+        found = {key: content[key] for key in FORMAT}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BrokenCheckpointError(f"{path} cannot be read ({error!r}): {_REMEDY}") from error
+    if found != FORMAT:
+        raise BrokenCheckpointError(f"{path} says {found}, this program writes {FORMAT}: {_REMEDY}")
+
+
+def _read_common(directory: Path) -> dict[str, Any]:
+    path = directory / COMMON_FILE
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BrokenCheckpointError(f"{path} cannot be read ({error.strerror}): {_REMEDY}") from error
+    common = read_object(content, str(path))
+    if not isinstance(common, dict):
+        raise BrokenCheckpointError(f"{path} holds a {type(common).__name__} and no state: {_REMEDY}")
+    return common
+
+
 def _object_contents(
     directory: Path, metadata: Metadata, part: int, num_parts: int
 ) -> Iterator[tuple[str, str, bytes]]:
@@ -200,7 +219,7 @@ def _object_contents(
 
 
 def _check_object(fqn: str, value: Any, place: str) -> None:
-    """Random states are tensors. A module's extra state is empty: with content, Transformer Engine would unpickle it."""
+    """Random states are tensors; extra state is empty: with content, Transformer Engine would unpickle it."""
     for entry in value if isinstance(value, list) else [value]:  # Megatron wraps each object in a list
         is_empty = entry is None or (isinstance(entry, torch.Tensor) and entry.numel() == 0)
         if "_extra_state" in fqn and not is_empty:
@@ -225,9 +244,11 @@ def _asks_for(where: str | Path, name: str) -> str:
 
 
 def _describe(error: BaseException, where: str) -> str:
-    """torch says in many words which class it refused."""
-    text = str(error) or type(error).__name__
-    found = re.search(r"(?:GLOBAL|class|function|module)\s+<?(?:class |built-in function )?'?([\w.]+)", text)
-    if isinstance(error, pickle.UnpicklingError) and found:
-        return _asks_for(where, found[1])
-    return f"{where} cannot be read ({traceback.format_exception_only(error)[-1].strip()[:300]}): {_REMEDY}"
+    """torch says in many words which class it refused, by the name that Python 2 had for it."""
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, pickle.UnpicklingError):
+        if asked := re.search(r"GLOBAL ([\w.]+)", text):
+            module, _, name = asked[1].rpartition(".")
+            return _asks_for(where, ".".join(filter(None, (IMPORT_MAPPING.get(module, module), name))))
+        text = text.partition("WeightsUnpickler error: ")[2] or text
+    return f"{where} cannot be read ({type(error).__name__}: {text.splitlines()[0]}): {_REMEDY}"
