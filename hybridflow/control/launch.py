@@ -91,9 +91,11 @@ class _Trackers:
 
     def __init__(self, config: Config, folder: RunFolder, saved: RunState | None) -> None:
         metrics, self.warmup = JsonlTracker(folder.metrics), JsonlTracker(folder.warmup_metrics)
+        self.updates = JsonlTracker(folder.updates)
         if saved is not None:
             done = sum(stage.num_steps for stage in config.warmup.stages[: saved.warmup_stages_done])
             metrics.truncate_after(saved.last_recorded_step)
+            self.updates.truncate_after(saved.rl_step)
             self.warmup.truncate_after(done - 1)
         tracking = config.tracking
         self.steps = TrackerSet(
@@ -113,6 +115,7 @@ class _Trackers:
     def __exit__(self, *_: object) -> None:
         self.steps.close()
         self.warmup.close()
+        self.updates.close()
 
 
 def _build_run(
@@ -140,6 +143,7 @@ def _build_run(
         display=display,
         trackers=trackers.steps,
         warmup_tracker=trackers.warmup,
+        update_tracker=trackers.updates,
         state=state,
         carried=carried,
         started=started,

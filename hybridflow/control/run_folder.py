@@ -29,6 +29,7 @@ class RunFolder(folder.RunFolder):
     def __init__(self, config: Config) -> None:
         super().__init__(config, MAY_CHANGE_ON_RESUME)
         self.warmup_metrics = self.path / "warmup_metrics.jsonl"
+        self.updates = self.path / "updates.jsonl"
         self.timeline = self.path / "timeline.jsonl"
         self.completions = self.path / "completions.jsonl"
         self.eval_completions = self.path / "eval_completions.jsonl"

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from hybridflow.algorithms.mismatch import largest_gap
 from hybridflow.cluster.device_memory import device_name, free_bytes
 from hybridflow.config.sections import AlgorithmSection, LayoutSection, OptimizerSection
 from hybridflow.errors import CheckpointError
 from hybridflow.trainer.batch import pack_rank
 from hybridflow.trainer.layout import to_layout
 from hybridflow.trainer.objectives import PolicyObjective, sequence_mean_objective, sft_objective
+from hybridflow.trainer.report import build_update_report
 from hybridflow.types import TrainBatch, UpdateReport, WorkerMemory
 from hybridflow.weights.broadcast import Broadcast, Broadcaster, BroadcastGroup, read_back_checksum
 from hybridflow.weights.manifest import Bucket, TensorEntry, iterate_buckets
@@ -85,7 +84,8 @@ class TrainerCore:
 
     def logprobs(self, batch: TrainBatch, temperature: float) -> dict[int, list[float]]:
         """Row number -> logprob of each counted response token, for this rank's rows; empty but on the last stage."""
-        plan = batch.plan[self.topology.dp_rank]
+        (mini_batch,) = batch.plan
+        plan = mini_batch[self.topology.dp_rank]
         outputs = self._policy.logprobs(pack_rank(batch, self.topology.dp_rank), temperature=temperature)
         rows: dict[int, list[float]] = {}
         for numbers, (logprobs_N, _) in zip(plan, outputs or [], strict=False):
@@ -117,60 +117,50 @@ class TrainerCore:
         *,
         algorithm: AlgorithmSection,
         temperature: float,
-        num_updates: int,
-    ) -> UpdateReport:
-        """`num_updates` policy gradient steps on one batch.
+        num_epochs: int,
+    ) -> list[UpdateReport]:
+        """One policy gradient step per mini-batch, `num_epochs` times over; a report of each optimizer step.
 
-        `old_logprobs` are computed once, before the first step, at the sampling temperature.
+        Old log-probabilities are those of the policy that the batch arrives at, at the sampling temperature. The first
+        mini-batch meets that policy itself, so they are computed for the others, before the first optimizer step, and
+        for all where there are several epochs.
         """
-        micro_batches = pack_rank(batch, self.topology.dp_rank)
-        outputs = self._policy.logprobs(micro_batches, temperature=temperature)
-        if outputs is not None:
-            micro_batches = [
-                dataclasses.replace(mb, loss_inputs=mb.loss_inputs | {"old_logprobs": logprobs_N})
-                for mb, (logprobs_N, _) in zip(micro_batches, outputs, strict=True)
-            ]
-        largest = self._largest_gap(micro_batches)
-        objective = PolicyObjective(clip_low=algorithm.clip_low, clip_high=algorithm.clip_high)
-        results = [
-            self._policy.train_step(
-                micro_batches,
-                objective,
-                lr=learning_rate,
-                temperature=temperature,
-                with_entropy=number == 0,  # it is reported of the policy that decoded, and is not free
-            )
-            for number in range(num_updates)
-        ]
-        first, last = results[0], results[-1]
-        tokens = max(last.num_tokens, 1)
-        fresh = first.sums["fresh_tokens"] or math.nan
-        return UpdateReport(
-            loss=last.loss,
-            grad_norm=last.grad_norm,
-            num_tokens=last.num_tokens,
-            num_skipped=sum(result.skipped for result in results),
-            entropy=first.sums["entropy"] / tokens,
-            clip_fraction_low=last.sums["clipped_low"] / tokens,
-            clip_fraction_high=last.sums["clipped_high"] / tokens,
-            num_fresh_tokens=int(first.sums["fresh_tokens"]),
-            logprob_gap=first.sums["logprob_gap"] / fresh,
-            logprob_gap_max=largest,
-            logprob_kl=first.sums["logprob_kl"] / fresh,
-        )
+        num_minis = len(batch.plan)
+        minis = [pack_rank(batch, self.topology.dp_rank, mini) for mini in range(num_minis)]
+        with_old = range(0 if num_epochs > 1 else 1, num_minis)
+        minis[with_old.start :] = self._with_old_logprobs(minis[with_old.start :], temperature)
+        reports = []
+        for epoch in range(num_epochs):
+            for mini, micro_batches in enumerate(minis):
+                objective = PolicyObjective(
+                    clip_low=algorithm.clip_low,
+                    clip_high=algorithm.clip_high,
+                    is_on_policy=mini not in with_old,
+                    num_ages=batch.num_ages,
+                )
+                result = self._policy.train_step(
+                    micro_batches,
+                    objective,
+                    lr=learning_rate,
+                    temperature=temperature,
+                    with_entropy=epoch == 0,  # it is reported of the policy that decoded, and is not free
+                )
+                reports.append(build_update_report(result, epoch=epoch, mini_batch=mini, num_ages=batch.num_ages))
+        return reports
 
-    def _largest_gap(self, micro_batches: list[MicroBatch]) -> float:
-        """Largest |old - rollout| of a fresh token over all ranks; the last pipeline stage has the old ones."""
-        largest = torch.zeros((), device=self.topology.device)
-        for micro_batch in micro_batches:
-            inputs = micro_batch.loss_inputs
-            if "old_logprobs" in inputs:
-                is_fresh = inputs["staleness"].cpu() == 0
-                old, engine = inputs["old_logprobs"].cpu(), inputs["rollout_logprobs"].cpu()
-                gap = largest_gap(old[is_fresh], engine[is_fresh])
-                largest = torch.maximum(largest, gap.to(largest))
-        torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
-        return largest.item()
+    def _with_old_logprobs(self, minis: list[list[MicroBatch]], temperature: float) -> list[list[MicroBatch]]:
+        """The same mini-batches with `old_logprobs` of the present policy; on the last stage, which has them."""
+        if not minis:
+            return minis
+        flat = [micro_batch for micro_batches in minis for micro_batch in micro_batches]
+        outputs = self._policy.logprobs(flat, temperature=temperature)
+        if outputs is None:
+            return minis
+        filled = iter(
+            dataclasses.replace(micro_batch, loss_inputs=micro_batch.loss_inputs | {"old_logprobs": logprobs_N})
+            for micro_batch, (logprobs_N, _) in zip(flat, outputs, strict=True)
+        )
+        return [[next(filled) for _ in micro_batches] for micro_batches in minis]
 
     def iterate_weights(self, version: int, bucket_bytes: int) -> Iterator[Bucket]:
         """This stage's tensors under HF names, by buckets; the peers of the sender iterate too and yield nothing."""
