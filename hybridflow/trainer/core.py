@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +12,8 @@ from hybridflow.config.sections import AlgorithmSection, LayoutSection, Optimize
 from hybridflow.errors import CheckpointError
 from hybridflow.trainer.batch import pack_rank
 from hybridflow.trainer.layout import to_layout
-from hybridflow.trainer.objectives import PolicyObjective, sequence_mean_objective, sft_objective
-from hybridflow.trainer.report import build_update_report
+from hybridflow.trainer.objectives import sequence_mean_objective, sft_objective
+from hybridflow.trainer.policy_update import update_policy
 from hybridflow.types import TrainBatch, UpdateReport, WorkerMemory
 from hybridflow.weights.broadcast import Broadcast, Broadcaster, BroadcastGroup, read_back_checksum
 from hybridflow.weights.manifest import Bucket, TensorEntry, iterate_buckets
@@ -25,7 +24,6 @@ from megatron_ext.attention_cuda import AttentionBackend
 from megatron_ext.commit import BrokenCheckpointError
 from megatron_ext.hf.identity import WrongModelError
 from megatron_ext.optimizer import OptimizerOptions
-from megatron_ext.packing import MicroBatch
 from megatron_ext.policy import MegatronPolicy
 from megatron_ext.residency import PARTS, Part
 from megatron_ext.topology import Topology, init_distributed, shutdown_distributed
@@ -119,48 +117,10 @@ class TrainerCore:
         temperature: float,
         num_epochs: int,
     ) -> list[UpdateReport]:
-        """One policy gradient step per mini-batch, `num_epochs` times over; a report of each optimizer step.
-
-        Old log-probabilities are those of the policy that the batch arrives at, at the sampling temperature. The first
-        mini-batch meets that policy itself, so they are computed for the others, before the first optimizer step, and
-        for all where there are several epochs.
-        """
-        num_minis = len(batch.plan)
-        minis = [pack_rank(batch, self.topology.dp_rank, mini) for mini in range(num_minis)]
-        with_old = range(0 if num_epochs > 1 else 1, num_minis)
-        minis[with_old.start :] = self._with_old_logprobs(minis[with_old.start :], temperature)
-        reports = []
-        for epoch in range(num_epochs):
-            for mini, micro_batches in enumerate(minis):
-                objective = PolicyObjective(
-                    clip_low=algorithm.clip_low,
-                    clip_high=algorithm.clip_high,
-                    is_on_policy=mini not in with_old,
-                    num_ages=batch.num_ages,
-                )
-                result = self._policy.train_step(
-                    micro_batches,
-                    objective,
-                    lr=learning_rate,
-                    temperature=temperature,
-                    with_entropy=epoch == 0,  # it is reported of the policy that decoded, and is not free
-                )
-                reports.append(build_update_report(result, epoch=epoch, mini_batch=mini, num_ages=batch.num_ages))
-        return reports
-
-    def _with_old_logprobs(self, minis: list[list[MicroBatch]], temperature: float) -> list[list[MicroBatch]]:
-        """The same mini-batches with `old_logprobs` of the present policy; on the last stage, which has them."""
-        if not minis:
-            return minis
-        flat = [micro_batch for micro_batches in minis for micro_batch in micro_batches]
-        outputs = self._policy.logprobs(flat, temperature=temperature)
-        if outputs is None:
-            return minis
-        filled = iter(
-            dataclasses.replace(micro_batch, loss_inputs=micro_batch.loss_inputs | {"old_logprobs": logprobs_N})
-            for micro_batch, (logprobs_N, _) in zip(flat, outputs, strict=True)
+        """See `policy_update.update_policy`."""
+        return update_policy(
+            self._policy, batch, learning_rate, algorithm=algorithm, temperature=temperature, num_epochs=num_epochs
         )
-        return [[next(filled) for _ in micro_batches] for micro_batches in minis]
 
     def iterate_weights(self, version: int, bucket_bytes: int) -> Iterator[Bucket]:
         """This stage's tensors under HF names, by buckets; the peers of the sender iterate too and yield nothing."""
