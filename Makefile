@@ -1,20 +1,21 @@
 # `make` alone prints this list.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test check bench clean
+.PHONY: help setup quickstart test test-full check bench lock clean
 
 BIN := .venv/bin
 # make test ARGS="tests/unit -k aggregate"
 ARGS ?=
 # Test files that run at a time. Those of tests/stack_cpu start up to 15 processes and take some 4 GB each.
 TEST_WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder --durations=20
 
 # pyright and its node come in wheels of the lock: use those, and do not ask the network for a newer one.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export PYRIGHT_PYTHON_GLOBAL_NODE := 0
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
 
 setup: ## create .venv from docker/requirements-cpu.lock; immediate when nothing changed
 	@docker/setup_cpu.sh
@@ -22,8 +23,11 @@ setup: ## create .venv from docker/requirements-cpu.lock; immediate when nothing
 quickstart: setup ## train a small model on this machine's CPU with the whole stack
 	@$(BIN)/hybridflow train --config configs/quickstart.toml
 
-test: setup ## all tests that this machine can run (GPU tests skip themselves on a CPU)
-	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+test: setup ## the tests that this machine can run (GPU tests skip themselves on a CPU), but for the slow rest
+	@$(PYTEST) $(ARGS)
+
+test-full: setup ## the slow rest: tests marked "full"
+	@$(PYTEST) -m full $(ARGS)
 
 check: setup ## lint, formatting, types, layers
 	@$(BIN)/ruff check .
@@ -33,6 +37,9 @@ check: setup ## lint, formatting, types, layers
 
 bench: setup ## measure memory and speed with tests/bench/*.py, one JSON line each
 	@for script in tests/bench/*.py; do echo "$$script" >&2; $(BIN)/python $$script || exit; done
+
+lock: ## write the hashes of each line of docker/requirements-cpu.lock anew, after a line was added or changed
+	@$(BIN)/python docker/lock.py renew
 
 clean: ## remove build products and caches; keeps .venv and runs/
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -10,6 +10,25 @@ from pydantic import Field, field_validator
 from hybridflow.config.judge_section import JudgeSection
 from hybridflow.config.section import Section
 
+THINKING_TAGS = (
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<reflection>", "</reflection>"),
+    ("<scratchpad>", "</scratchpad>"),
+    ("<seed:think>", "</seed:think>"),
+    ("[THINK]", "[/THINK]"),
+    ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel>thought", "<channel|>"),
+    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
+    ("<|channel|>commentary<|message|>", "<|channel|>final<|message|>"),
+    ("analysis", "assistantfinal"),
+)
+"""Of Qwen, DeepSeek, Claude, Seed, Mistral, Kimi, Sky-T1, Command, Gemma and gpt-oss; the last pair is what is left of
+the channels of gpt-oss where special tokens are not decoded."""
 _VERIFIER_NAME = re.compile(r"[A-Za-z_][\w.-]*(?::[A-Za-z_][\w.]*)?")
 
 
@@ -18,9 +37,23 @@ class RulesSection(Section):
 
     compat: Literal["none", "qwenlong_l1"] = "none"
     """"qwenlong_l1" follows the rules of the released QwenLong-L1 code, holes included, for comparison with it."""
+    thinking_tags: tuple[tuple[str, str], ...] = THINKING_TAGS
+    """[opening, closing] of each way in which a model marks its thoughts; one that is never closed is no answer. In any
+    case; a bare word opens a thought at the start of a completion alone."""
     verifiers: dict[str, str] = Field(default_factory=dict)
     """Key: an ability, or a part of a data_source. Value: docqa, docqa_exact, docmath, multiple_choice, the name of an
     entry point of the group hybridflow.verifiers, or "module:function". Read in order, before the built-in table."""
+
+    @field_validator("thinking_tags")
+    @classmethod
+    def _check_tags(cls, tags: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+        for opening, closing in tags:
+            if not opening.strip() or not closing.strip() or opening == closing:
+                raise ValueError(
+                    f"[{opening!r}, {closing!r}] marks no thought: a tag is empty, or both are the same. Remedy: "
+                    f'give two tags, such as ["<think>", "</think>"]'
+                )
+        return tags
 
     @field_validator("verifiers")
     @classmethod

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,12 +23,18 @@ from hybridflow.data.synth.spec import Split, SynthSpec, generate_rows
 from hybridflow.errors import ConfigError, DataError
 from hybridflow.policy.init import write_policy
 from hybridflow.policy.load import load_tokenizer
+from hybridflow.rewards.judge_question import find_question
+from hybridflow.rewards.registry import Registry
 from hybridflow.rollout.arguments import check_engine_layout
 from hybridflow.trainer.layout import check_model_layout, check_model_weights
 from hybridflow.types import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+NUM_NAMED = 5
+"""Of the rows with one fault, so many are named."""
 
 
 @dataclass(frozen=True)
@@ -120,12 +127,40 @@ def _load_split(
     else:
         source, rows = "data.synth", _generate(config.data, split, config.run.seed)
         generated[split] = rows
+    questions = find_questions(config, rows, source)
     try:
         return PromptDataset(
-            split, rows, tokenizer, config.data.max_prompt_tokens, config.run.seed, overlong=config.data.overlong
+            split,
+            rows,
+            tokenizer,
+            config.data.max_prompt_tokens,
+            config.run.seed,
+            overlong=config.data.overlong,
+            questions=questions,
         )
     except DataError as error:
         raise DataError(f"{source}: {error}") from error
+
+
+def find_questions(config: Config, rows: Sequence[Row], source: str) -> list[str] | None:
+    """What the judge is told of each row; None where none is asked.
+
+    Raises DataError, naming rows, for those that a judge may be asked about and that have no question.
+    """
+    judge = config.reward.judge
+    if not judge.endpoints:
+        return None
+    registry = Registry(config.reward.rules)
+    questions = [find_question(row.prompt, row.extra_info, judge) for row in rows]
+    missing = [
+        number
+        for number, (row, question) in enumerate(zip(rows, questions, strict=True))
+        if not question.text and registry.is_judged(row.data_source, row.ability)
+    ]
+    if missing:
+        named = ", ".join(map(str, missing[:NUM_NAMED])) + (", ..." if len(missing) > NUM_NAMED else "")
+        raise DataError(f"{source}: {len(missing)} of {len(rows)} rows, row {named}: {questions[missing[0]].why}")
+    return [question.text for question in questions]
 
 
 def _generate(data: DataSection, split: Split, seed: int) -> list[Row]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from hybridflow.data.schema import Row
 from hybridflow.data.streams import draw_range
-from hybridflow.data.template import encode_chat, read_question
+from hybridflow.data.template import encode_chat
 from hybridflow.errors import DataError
 from hybridflow.types import Prompt
 
@@ -35,8 +35,11 @@ class PromptDataset:
         max_prompt_tokens: int,
         seed: int,
         overlong: Literal["error", "drop"] = "error",
+        questions: Sequence[str] | None = None,
     ) -> None:
         """Tokenises all rows. Prompt ids are `name` and the row's number in `rows`, so dropping a row renames none.
+
+        `questions`: what a judge is told of each row; None where no judge is asked.
 
         Raises DataError for a prompt above `max_prompt_tokens` (unless `overlong` is "drop"), and when none is left.
         """
@@ -62,7 +65,7 @@ class PromptDataset:
                     data_source=row.data_source,
                     ability=row.ability,
                     ground_truth=row.reward_model.ground_truth,
-                    question=read_question(row.prompt),
+                    question="" if questions is None else questions[number],
                 )
             )
         if not self.prompts:

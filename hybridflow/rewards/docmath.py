@@ -16,12 +16,14 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
+from hybridflow.config.reward_sections import THINKING_TAGS
 from hybridflow.rewards.docqa import verify_docqa
 from hybridflow.rewards.extract import extract_answer, extract_gold
 from hybridflow.rewards.findings import Finding, no_answer, to_verdict
 from hybridflow.rewards.normalise import split_words
 from hybridflow.rewards.number_forms import TIME
 from hybridflow.rewards.numbers import Quantity, are_close, parse_quantity
+from hybridflow.rewards.thinking import Tags
 from hybridflow.rewards.units import PARTS, can_be_same, may_be_left_out, units_in
 from hybridflow.rewards.wording import ALTERNATIVES, COMPARISONS, MONTHS, NEGATIONS, SIGN_WORDS, SMALL_WORDS
 from hybridflow.types import Verdict
@@ -34,15 +36,15 @@ _TIME_FIRST = re.compile(rf"(?:{TIME.pattern}),? ", re.IGNORECASE)
 _CHANGE_A_NUMBER = NEGATIONS | COMPARISONS | SIGN_WORDS | ALTERNATIVES | MONTHS.keys()
 
 
-def verify_docmath(text: str, ground_truth: str) -> Verdict:
+def verify_docmath(text: str, ground_truth: str, thinking_tags: Tags = THINKING_TAGS) -> Verdict:
     """1.0 where the extracted number is within 0.15% of the gold, else 0.0.
 
     A gold that is no number is judged by the docqa rule.
     """
     gold = parse_quantity(extract_gold(ground_truth).text)
     if gold is None:
-        return verify_docqa(text, ground_truth)
-    answer = extract_answer(text)
+        return verify_docqa(text, ground_truth, thinking_tags)
+    answer = extract_answer(text, thinking_tags)
     if not answer.text:
         return no_answer(str(gold))
     if answer.is_taken_back:

@@ -16,32 +16,34 @@ come from a closed vocabulary, choose `docqa_exact`.
 
 from __future__ import annotations
 
+from hybridflow.config.reward_sections import THINKING_TAGS
 from hybridflow.rewards.extract import Answer, extract_answer, extract_gold
 from hybridflow.rewards.findings import Finding, bad_gold, no_answer, to_verdict
 from hybridflow.rewards.form_rules import find_date, find_inverted_name, find_list, find_number, find_yes_no
 from hybridflow.rewards.normalise import normalise
 from hybridflow.rewards.text_rules import EQUAL, find_within, have_equal_words, have_other_currency
+from hybridflow.rewards.thinking import Tags
 from hybridflow.types import Verdict
 
 TAKEN_BACK = "docqa_taken_back"
 
 
-def verify_docqa(text: str, ground_truth: str) -> Verdict:
+def verify_docqa(text: str, ground_truth: str, thinking_tags: Tags = THINKING_TAGS) -> Verdict:
     """1.0 where the extracted answer is the gold, as the module says, else 0.0; Unknown for an empty gold."""
-    return _verify(text, ground_truth, is_exact=False)
+    return _verify(text, ground_truth, thinking_tags, is_exact=False)
 
 
-def verify_docqa_exact(text: str, ground_truth: str) -> Verdict:
+def verify_docqa_exact(text: str, ground_truth: str, thinking_tags: Tags = THINKING_TAGS) -> Verdict:
     """1.0 where the words of the extracted answer equal the gold's, else 0.0; Unknown for an empty gold."""
-    return _verify(text, ground_truth, is_exact=True)
+    return _verify(text, ground_truth, thinking_tags, is_exact=True)
 
 
-def _verify(text: str, ground_truth: str, *, is_exact: bool) -> Verdict:
+def _verify(text: str, ground_truth: str, tags: Tags, *, is_exact: bool) -> Verdict:
     gold = extract_gold(ground_truth).text
     gold_form = normalise(gold)
     if not gold_form:
         return bad_gold(ground_truth, "is empty after normalisation")
-    answer = extract_answer(text)
+    answer = extract_answer(text, tags)
     if not normalise(answer.text):
         return no_answer(gold_form)
     equal = _find_equal(answer, gold)

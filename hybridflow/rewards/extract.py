@@ -1,6 +1,6 @@
 """Finds the answer that a completion commits to.
 
-Where, in the text after the last `</think>`: behind the last of these marks, whichever it is.
+Where, in the text behind the thinking (`thinking`): behind the last of these marks, whichever it is.
 
     the answer is X | the correct (right, final, best) answer is X | the answer to the question is X     any case
     final answer: X | Answer: X (at the head of a line)
@@ -11,8 +11,7 @@ How much of it: up to the end of the sentence or line. What follows is explanati
 back ("Paris. No, London."): then all of it is the answer.
 
 Source: recipe section 4 (QwenLong-L1 `reward_score/{docqa,docmath}.py`, which know "the answer is" alone). A response
-without `</think>` is read whole, so that policies that do not think aloud can be trained; one that opened `<think>` and
-never closed it has not answered.
+without a thought is read whole, so that policies that do not think aloud can be trained.
 """
 
 from __future__ import annotations
@@ -21,8 +20,10 @@ import re
 from itertools import islice
 from typing import NamedTuple
 
+from hybridflow.config.reward_sections import THINKING_TAGS
 from hybridflow.rewards.characters import unify
 from hybridflow.rewards.latex import drop_latex, find_last_boxed
+from hybridflow.rewards.thinking import Tags, after_thinking
 from hybridflow.rewards.wording import word_set
 
 _GAP = r"[\s*_]++"
@@ -73,24 +74,17 @@ class Answer(NamedTuple):
 NO_ANSWER = Answer("", ())
 
 
-def after_thinking(text: str) -> str:
-    """The text after the last `</think>`; all of it where none is; "" where a thought was opened and never closed."""
-    _, closed, tail = text.rpartition("</think>")
-    shown = tail if closed else text
-    return "" if "<think>" in shown else shown
-
-
 def strip_outer(text: str) -> str:
     """Drops special tokens and LaTeX, and at both ends space, quotes, `*` and punctuation; the point of `.5` stays."""
     return _LEADING.sub("", drop_latex(_SPECIAL_TOKEN.sub(" ", text).strip())).rstrip(_TRAILING)
 
 
-def extract_answer(text: str) -> Answer:
-    """The answer of a completion, as the module says.
+def extract_answer(text: str, tags: Tags = THINKING_TAGS) -> Answer:
+    """The answer of a completion, as the module says; `tags` as in `thinking`.
 
     Example: extract_answer("<think>...</think> Therefore, the answer is **yen**. It fell.").text == "yen"
     """
-    return _commit(behind_mark(unify(after_thinking(text))) or "")
+    return _commit(behind_mark(unify(after_thinking(text, tags))) or "")
 
 
 def extract_gold(ground_truth: str) -> Answer:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import re
 
+from hybridflow.config.reward_sections import THINKING_TAGS
 from hybridflow.rewards.characters import unify
-from hybridflow.rewards.extract import MARK, after_thinking, behind_mark, strip_outer
+from hybridflow.rewards.extract import MARK, behind_mark, strip_outer
 from hybridflow.rewards.findings import Finding, bad_gold, no_answer, to_verdict
 from hybridflow.rewards.normalise import split_words
+from hybridflow.rewards.thinking import Tags, after_thinking
 from hybridflow.rewards.wording import NEGATIONS
 from hybridflow.types import Verdict
 
@@ -45,21 +47,21 @@ _CLAUSE_ENDS = re.compile("[.!?;,\u3002\n]|\\b(?:because|since|as|while|whereas)
 _SENTENCE_ENDS = re.compile(r"[.!?]\s|[\u3002\n]")
 
 
-def verify_multiple_choice(text: str, ground_truth: str) -> Verdict:
+def verify_multiple_choice(text: str, ground_truth: str, thinking_tags: Tags = THINKING_TAGS) -> Verdict:
     """1.0 where the extracted letter is the gold letter, else 0.0; Unknown where the gold names none of A-D."""
     gold = extract_gold_choice(ground_truth)
     if not gold:
         return bad_gold(ground_truth, "names none of the choices A-D")
-    extracted = extract_choice(text)
+    extracted = extract_choice(text, thinking_tags)
     if not extracted:
         return no_answer(gold, "one choice A-D")
     verb = "is" if extracted == gold else "is not"
     return to_verdict(Finding(extracted == gold, RULE, f"{extracted} {verb} {gold}", extracted, gold), extracted)
 
 
-def extract_choice(text: str) -> str:
+def extract_choice(text: str, tags: Tags = THINKING_TAGS) -> str:
     """The letter A-D that the visible text commits to; "" where there is none, or more than one."""
-    shown = unify(after_thinking(text))
+    shown = unify(after_thinking(text, tags))
     marked = behind_mark(shown, _MARK)
     if marked is not None:
         return _letter_of(strip_outer(marked))

@@ -24,10 +24,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
 
-from hybridflow.config.reward_sections import RulesSection
+from hybridflow.config.reward_sections import THINKING_TAGS, RulesSection
 from hybridflow.errors import ConfigError
 from hybridflow.rewards import qwenlong_l1
 from hybridflow.rewards.docmath import verify_docmath
@@ -39,7 +39,7 @@ Verifier = Callable[[str, str], Verdict]
 """(text of the completion, ground truth as stored) -> verdict."""
 
 ENTRY_POINT_GROUP = "hybridflow.verifiers"
-_STRICT: dict[str, Verifier] = {
+_STRICT: dict[str, Callable[..., Verdict]] = {
     "docqa": verify_docqa,
     "docqa_exact": verify_docqa_exact,
     "docmath": verify_docmath,
@@ -74,7 +74,7 @@ class Registry:
     """
 
     def __init__(self, section: RulesSection) -> None:
-        built_in = _BUILT_IN[section.compat]
+        built_in = _build(section)
         offered = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
         if taken := sorted(offered.keys() & built_in.keys()):
             raise ConfigError(
@@ -92,6 +92,11 @@ class Registry:
             if key == ability or key in data_source:
                 return verifier
         return self._default
+
+    def is_judged(self, data_source: str, ability: str) -> bool:
+        """Whether a judge may be asked after the verifier of such rows: after any but a choice among letters."""
+        chosen = self.choose(data_source, ability)
+        return chosen not in (verify_multiple_choice, qwenlong_l1.verify_multiple_choice)
 
     def verify(self, request: ScoreRequest) -> Verdict:
         """The verdict by rule on one completion: Scored, or Unknown where the gold cannot be compared with."""
@@ -111,6 +116,15 @@ def choose_verifier(data_source: str, ability: str) -> Verifier:
 def verify(request: ScoreRequest) -> Verdict:
     """What a run without `[reward.rules]` says."""
     return _default_registry().verify(request)
+
+
+def _build(section: RulesSection) -> dict[str, Verifier]:
+    """The built-in verifiers; those of QwenLong-L1 know `</think>` alone."""
+    if section.compat != "none":
+        return _BUILT_IN[section.compat]
+    if section.thinking_tags == THINKING_TAGS:
+        return _STRICT
+    return {name: partial(verifier, thinking_tags=section.thinking_tags) for name, verifier in _STRICT.items()}
 
 
 def _find(key: str, name: str, built_in: dict[str, Verifier], offered: dict[str, EntryPoint]) -> Verifier:

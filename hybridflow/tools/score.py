@@ -12,8 +12,8 @@ from typing import Any
 from hybridflow.config.judge_section import JudgeSection
 from hybridflow.config.reward_sections import RulesSection
 from hybridflow.data.rows import Row, load_rows
-from hybridflow.data.template import read_question
 from hybridflow.errors import ConfigError
+from hybridflow.rewards.judge_question import find_question
 from hybridflow.tools.output_file import OutputFile
 from hybridflow.tools.progress import RowProgress
 from hybridflow.tools.score_input import Response, ResponseFile
@@ -93,7 +93,9 @@ def write_verdicts(job: ScoreJob, progress: RowProgress) -> ScoreSummary:
             open_service(job.rules, job.judge, job.num_workers) as service,
             job.output.open("a", encoding="utf-8") as file,
         ):
-            for number, (response, verdict) in enumerate(_score(service, rows, responses, done), start=done + 1):
+            for number, (response, verdict) in enumerate(
+                _score(service, rows, responses, done, job.judge), start=done + 1
+            ):
                 file.write(json.dumps(_line(response, verdict), ensure_ascii=False) + "\n")
                 file.flush()
                 progress(number, total)
@@ -115,7 +117,7 @@ def _describe(job: ScoreJob, rows: list[Row], responses_sha256: str) -> dict[str
 
 
 def _score(
-    service: ScoreService, rows: list[Row], responses: ResponseFile, skip: int
+    service: ScoreService, rows: list[Row], responses: ResponseFile, skip: int, judge: JudgeSection
 ) -> Iterator[tuple[Response, Verdict]]:
     """Each response with its verdict, in order, while later ones are being scored."""
     source = enumerate(islice(responses, skip, None), start=skip)
@@ -129,7 +131,7 @@ def _score(
             if response is None:
                 is_exhausted = True
                 break
-            request, completion = _build(number, response, rows[response.index])
+            request, completion = _build(number, response, rows[response.index], judge)
             service.submit(request, completion)
             pending[completion.completion_id] = response
             num_chars += len(response.text)
@@ -142,7 +144,7 @@ def _score(
             known[completion_id] = verdict
 
 
-def _build(number: int, response: Response, row: Row) -> tuple[GroupRequest, Completion]:
+def _build(number: int, response: Response, row: Row, judge: JudgeSection) -> tuple[GroupRequest, Completion]:
     """A response as a group of one completion, as the stream knows it."""
     group_id = f"score-{number:09d}"
     prompt = Prompt(
@@ -151,7 +153,7 @@ def _build(number: int, response: Response, row: Row) -> tuple[GroupRequest, Com
         data_source=row.data_source,
         ability=row.ability,
         ground_truth=row.reward_model.ground_truth,
-        question=read_question(row.prompt),
+        question=find_question(row.prompt, row.extra_info, judge).text,
     )
     request = GroupRequest(group_id=group_id, prompt=prompt, num_completions=1)
     completion = Completion(
