@@ -212,6 +212,12 @@ class Config(Section):
                 f"reward.judge.deadline_s ({judge.deadline_s:g}) is not below reward.timeout_s ({wait_s:g}): the run "
                 "would end before the judge may be late. Remedy: lower the first, or raise the second"
             )
+        if self.data.train_path and not self.data.test_path and self.eval.num_prompts:
+            raise ValueError(
+                f"data.train_path is {self.data.train_path!r} and data.test_path is not set: eval.num_prompts "
+                f"({self.eval.num_prompts}) generated rows would be evaluated, which say nothing about yours. Remedy: "
+                f"set data.test_path, or switch evaluation off with eval.num_prompts = 0"
+            )
         mini, prompts = self.train.mini_batch_prompts, self.train.prompts_per_step
         if mini is not None and mini > prompts:
             raise ValueError(

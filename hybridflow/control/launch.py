@@ -48,6 +48,8 @@ def run_training(config: Config, *, resume: bool) -> dict[str, Any]:
     with ExitStack() as stack:
         display = stack.enter_context(LiveDisplay(config.run.name))
         saved = _open_folder(config, folder, resume, display)
+        for note in inputs.notes:
+            display.note(note)
         hf_dir = write_inputs(config, inputs, folder)
         memory = stack.enter_context(PeakMemory(period_s=2.0))
         trackers = stack.enter_context(_Trackers(config, folder, saved))
@@ -158,6 +160,7 @@ def _summarise(run: Run, status: str, transport: Transport) -> dict[str, Any]:
         status=status,
         wall_s=run.wall_s,
         seed=run.config.run.seed,
+        data=run.data_counts,
         weight_transport={"used": transport.name, "reason": transport.reason},
         sampling_guarantee=sampling_guarantee(run.config.rollout, torch.cuda.is_available()),
         num_carried=len(run.carried) if run.config.rollout.over_sampling > 1 else None,

@@ -68,6 +68,7 @@ class Run:
         self.state = state
         self.carried = carried or []
         """Groups that were begun in earlier steps and not trained on."""
+        self.data_counts = inputs.counts
         self._inputs = inputs
         self._stream = stream
         self._check_workers = check_workers

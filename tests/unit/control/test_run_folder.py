@@ -68,6 +68,16 @@ def test_resume_may_run_longer(tmp_path: Path) -> None:
     assert json.loads(folder.resolved.read_text())["train"]["num_steps"] == 9
 
 
+def test_a_longer_run_under_a_decay_is_refused_where_the_rate_would_jump(tmp_path: Path) -> None:
+    config = build_config(tmp_path, train__num_steps=3, train__lr_schedule="linear")
+    folder = RunFolder(config)
+    folder.create(config)
+    with pytest.raises(ConfigError, match=r"train.lr_decay_steps: was 3, is 9"):
+        folder.reopen(build_config(tmp_path, train__num_steps=9, train__lr_schedule="linear"))
+    folder.reopen(build_config(tmp_path, train__num_steps=9, train__lr_schedule="linear", train__lr_decay_steps=3))
+    assert json.loads(folder.resolved.read_text())["train"]["num_steps"] == 9
+
+
 def test_resume_of_nothing(tmp_path: Path) -> None:
     config = build_config(tmp_path)
     with pytest.raises(CheckpointError, match=r"nothing to resume.*without --resume"):

@@ -142,6 +142,21 @@ def test_learning_rate_warms_up_linearly_and_stays(tmp_path: Path) -> None:
     assert system.trainer.learning_rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4, 0.4])
 
 
+def test_a_decay_ends_where_it_is_told(tmp_path: Path) -> None:
+    config = build_config(
+        tmp_path,
+        train__num_steps=5,
+        train__lr_schedule="linear",
+        train__lr_decay_steps=3,
+        train__lr_min_ratio=0.5,
+        train__lr_warmup_steps=0,
+        train__learning_rate=0.4,
+    )
+    system = FakeSystem(config)
+    train(system.run)
+    assert system.trainer.learning_rates == pytest.approx([0.4, 0.3, 0.2, 0.2, 0.2])
+
+
 def test_each_warmup_stage_warms_its_own_learning_rate_up(tmp_path: Path) -> None:
     system = FakeSystem(build_config(tmp_path, warmup__stages=STAGES, warmup__lr_warmup_steps=2))
     train(system.run)
