@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hybridflow.config.sections import Config
 from hybridflow.run_folder import folder
 
@@ -28,8 +30,23 @@ class RunFolder(folder.RunFolder):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, MAY_CHANGE_ON_RESUME)
-        self.warmup_metrics = self.path / "warmup_metrics.jsonl"
-        self.timeline = self.path / "timeline.jsonl"
-        self.completions = self.path / "completions.jsonl"
-        self.eval_completions = self.path / "eval_completions.jsonl"
-        self.data = self.path / "data"
+
+    @property
+    def warmup_metrics(self) -> Path:
+        return self.path / "warmup_metrics.jsonl"
+
+    @property
+    def timeline(self) -> Path:
+        return self.path / "timeline.jsonl"
+
+    @property
+    def completions(self) -> Path:
+        return self.path / "completions.jsonl"
+
+    @property
+    def eval_completions(self) -> Path:
+        return self.path / "eval_completions.jsonl"
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data"
