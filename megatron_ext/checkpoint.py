@@ -14,7 +14,6 @@ copied, training goes on, and processes forked for the purpose write the copy; i
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from megatron_ext import commit, platform
 from megatron_ext.checkpoint_reader import check_objects, load_state
 from megatron_ext.commit import BrokenCheckpointError, FileEntry
 from megatron_ext.hf.identity import DTYPE_KEY, MODEL_KEY, check_model, describe_model
+from megatron_ext.links import copy_file
 from megatron_ext.model import PolicyModel
 from megatron_ext.topology import Layout, Topology
 from megatron_ext.writer_processes import prepare_results_queue, writers_end_with_parent
@@ -146,7 +146,7 @@ class CheckpointWriter:
         (folder / HF_FOLDER).mkdir()
         for path in self._hf_dir.iterdir():
             if path.is_file() and not path.name.endswith(WEIGHT_SUFFIXES):
-                shutil.copyfile(path, folder / HF_FOLDER / path.name)
+                copy_file(path, folder / HF_FOLDER / path.name)
         return commit.list_files(folder)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from hybridflow.config.sections import Config
 from hybridflow.run_folder import folder
@@ -36,6 +37,10 @@ class RunFolder(folder.RunFolder):
         return self.path / "warmup_metrics.jsonl"
 
     @property
+    def updates(self) -> Path:
+        return self.path / "updates.jsonl"
+
+    @property
     def timeline(self) -> Path:
         return self.path / "timeline.jsonl"
 
@@ -50,3 +55,10 @@ class RunFolder(folder.RunFolder):
     @property
     def data(self) -> Path:
         return self.path / "data"
+
+    def comparable(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """A decay that ends with the run changes with its length: the rate of a longer run would jump on resume."""
+        if settings.get("train.lr_schedule") == "constant":
+            return settings | {"train.lr_decay_steps": None}
+        steps = settings.get("train.lr_decay_steps") or settings.get("train.num_steps")
+        return settings | {"train.lr_decay_steps": steps}
