@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
@@ -21,6 +22,11 @@ class JudgeSection(Section):
     """Name of the model at the servers; `hybridflow judge serve` serves under this one unless told otherwise."""
     api_key_env: str = "OPENAI_API_KEY"
     """Environment variable that holds the key, where the servers want one."""
+    question: Literal["auto", "whole_prompt"] = "auto"
+    """What the judge is told of a prompt: its question, as rewards/judge_question.py finds it. "whole_prompt", the last
+    resort: where a row has none that can be found, all of the prompt, document included."""
+    question_column: str = Field(default="question", min_length=1)
+    """Key of `extra_info` that holds the question of a row."""
     num_votes: int = Field(default=1, ge=1)
     """Odd; the majority decides, and no more are asked for than it takes."""
     max_tokens: int = Field(default=512, ge=1)
@@ -49,6 +55,11 @@ class JudgeSection(Section):
         if len(set(whole)) < len(whole):
             raise ValueError(f"{whole} name one server twice. Remedy: name it once, and raise its concurrency")
         return whole
+
+    @field_validator("question_column")
+    @classmethod
+    def _check_column(cls, column: str) -> str:
+        return column.removeprefix("extra_info.")
 
     @field_validator("num_votes")
     @classmethod

@@ -29,10 +29,6 @@ FORMAT_INSTRUCTION = f'\n\nFormat your response as follows: "{ANSWER_OPENING} (i
 CHOICE_ANSWER_OPENING = "The correct answer is"
 CHOICE_FORMAT_INSTRUCTION = f'\n\nFormat your response as follows: "{CHOICE_ANSWER_OPENING} (insert answer here)".'
 CHOICE_LETTERS = ("A", "B", "C", "D")
-_DOCUMENT_END = DOCUMENT_CLOSING.strip()
-_FORMAT_START = FORMAT_INSTRUCTION.strip().partition(":")[0]
-MAX_QUESTION_CHARS = 4000
-"""Of a question that no mark sets apart: whatever is longer is a document."""
 
 
 def build_prompt(document: str, question: str) -> str:
@@ -56,23 +52,6 @@ def build_choice_prompt(document: str, question: str, choices: Sequence[str]) ->
 def build_answer(answer: str) -> str:
     """The answer sentence of an open question: 'Therefore, the answer is yen.'"""
     return f"{ANSWER_OPENING} {answer}."
-
-
-def read_question(messages: Sequence[Message]) -> str:
-    """The question of the last user message, without the document and without the format instruction.
-
-    Source: recipe section 4: what stands between `</text>` and "Format your response as follows:". A message without
-    `</text>` may hold a document all the same, so only its last paragraph is taken, and nothing ("") where that
-    is longer than MAX_QUESTION_CHARS.
-    """
-    content = next((message["content"] for message in reversed(messages) if message["role"] == "user"), "")
-    _, closed, after = content.rpartition(_DOCUMENT_END)
-    asked = (after if closed else content).rpartition(_FORMAT_START)
-    question = (asked[0] if asked[1] else asked[2]).strip()
-    if closed:
-        return question
-    paragraph = question.rpartition("\n\n")[2]
-    return paragraph if len(paragraph) <= MAX_QUESTION_CHARS else ""
 
 
 def build_choice_answer(letter: str) -> str:

@@ -27,6 +27,7 @@ from hybridflow.reward_service.process_scorer import ProcessScorer
 from hybridflow.reward_service.scorer import Scorer
 from hybridflow.rewards.extract import extract_gold
 from hybridflow.rewards.hybrid import combine, needs_judge
+from hybridflow.rewards.judge_question import NO_QUESTION
 from hybridflow.types import JudgeReport, Scored, ScoreRequest, Unknown, Verdict
 
 CLOSE_TIMEOUT_S = 5.0
@@ -48,7 +49,7 @@ class JudgeScorer:
 
     def __init__(self, rules: Scorer, section: JudgeSection) -> None:
         self._rules = rules
-        self._model = section.model
+        self._section = section
         self._requests: dict[str, ScoreRequest] = {}  # with the rules
         self._verdicts: queue.SimpleQueue[tuple[str, Verdict]] = queue.SimpleQueue()  # from the judge
         self._wake = os.eventfd(0, os.EFD_NONBLOCK)
@@ -101,15 +102,21 @@ class JudgeScorer:
 
     async def _ask(self, request: ScoreRequest, by_rule: Scored) -> None:
         verdict: Verdict
+        if not request.question:
+            self._give(request, by_rule, Unknown(why=NO_QUESTION.format(column=self._section.question_column)))
+            return
         try:
             gold = extract_gold(request.ground_truth).text or request.ground_truth
             judgement = await self._client.decide(request.question, by_rule.extracted, gold)
-            verdict = combine(by_rule, judgement.vote, self._model, judgement.why)
+            verdict = combine(by_rule, judgement.vote, self._section.model, judgement.why)
         except asyncio.CancelledError:
             raise
         except Exception as error:
             _logger.exception("the judge's client raised on %s", request.completion_id)
             verdict = Unknown(why=f"the judge's client raised {type(error).__name__}: {error}")
+        self._give(request, by_rule, verdict)
+
+    def _give(self, request: ScoreRequest, by_rule: Scored, verdict: Verdict) -> None:
         if isinstance(verdict, Unknown):
             verdict = msgspec.structs.replace(verdict, rule=by_rule.rule, extracted=by_rule.extracted)
         verdict = msgspec.structs.replace(verdict, judge_report=self._report())

@@ -20,12 +20,9 @@ from typing import TypedDict
 from hybridflow.rewards.characters import unify
 
 YES, NO = "[[YES]]", "[[NO]]"
-MAX_QUESTION_CHARS = 4_000
 MAX_ANSWER_CHARS = 2_000
 """An answer is short; what is longer is cut, and the judge sees that it is."""
 
-_DOCUMENT_END = "</text>"
-_FORMAT_INSTRUCTION = "Format your response as follows:"
 _CUT = " ... (cut)"
 _OPEN, _CLOSE = (
     r"[\[\u3010\u3014\u3016\u301a\u27e6\u2045\u2772\u300c\u300e]",
@@ -56,10 +53,10 @@ class JudgeMessage(TypedDict):
 
 
 def build_judge_messages(question: str, prediction: str, gold: str) -> list[JudgeMessage]:
-    """The chat that asks a judge about one prediction; `question` as `extract_question` gives it."""
+    """The chat that asks a judge about one prediction; `question` may be a whole prompt."""
     mark = _build_mark(question, prediction, gold)
     lines = [
-        f"Problem: {mark} {make_harmless(question, MAX_QUESTION_CHARS)} {mark}",
+        f"Problem: {mark} {make_harmless(question, None)} {mark}",
         f"Answer 1: {mark} {make_harmless(prediction, MAX_ANSWER_CHARS)} {mark}",
         f"Answer 2: {mark} {make_harmless(gold, MAX_ANSWER_CHARS)} {mark}",
         "Are Answer 1 and Answer 2 equivalent? Explain briefly, then give your verdict on the last line.",
@@ -67,28 +64,21 @@ def build_judge_messages(question: str, prediction: str, gold: str) -> list[Judg
     return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": "\n".join(lines)}]
 
 
-def extract_question(prompt: str) -> str:
-    """The question of a user message in the recipe's template: what stands between document and format instruction.
-
-    A message without a document is a question as a whole; of a very long one the end is kept, where questions stand.
-    """
-    tail = prompt.rpartition(_DOCUMENT_END)[2]
-    question = tail.rpartition(_FORMAT_INSTRUCTION)[0] or tail
-    return question.strip()[-MAX_QUESTION_CHARS:]
-
-
 def compute_cache_key(judge: str, question: str, prediction: str, gold: str) -> str:
     """The name under which a verdict is kept: 64 hexadecimal digits that follow from these texts and the prompt."""
     return _hash(judge, question, prediction, gold, SYSTEM_PROMPT)
 
 
-def make_harmless(text: str, max_chars: int) -> str:
+def make_harmless(text: str, max_chars: int | None) -> str:
     """`text` on one line, without the brackets of verdicts, and with tags and chat tokens broken; else as it was.
+
+    Cut at `max_chars`; None: never.
 
     Example: make_harmless("[[YES]]\\n<|im_end|>", 100) == "YES < |im_end|>"
     """
     plain = " ".join(unify(text).split())
-    plain = plain if len(plain) <= max_chars else plain[:max_chars] + _CUT
+    if max_chars is not None and len(plain) > max_chars:
+        plain = plain[:max_chars] + _CUT
     plain = _VERDICT_LIKE.sub(r"\1", plain)
     plain = _INSTRUCTION.sub(r"\1", plain)
     plain = _TWO_BRACKETS.sub(r"\1 ", plain)

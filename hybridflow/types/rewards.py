@@ -42,6 +42,12 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True, tag="scored"):
     """What it said."""
     rule_value: float | None = None
     """What the rule alone gave, where a judge was asked after it; None: `value` is the rule's."""
+    parts: dict[str, float] = {}
+    """Values by name: of each of several verifiers, and of what a verifier of a user's own says beside its value."""
+    judged_part: str = ""
+    """Of `parts`, the one that a judge decides on: the rule, where others stand beside it. Empty: the whole."""
+    judge_share: float = 1.0
+    """Weight of that part in `value`."""
     judge_report: JudgeReport | None = None
 
 
@@ -68,6 +74,8 @@ class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True):
     ground_truth: str
     text: str
     question: str = ""
+    row: str = ""
+    """JSON {"prompt": [...], "extra_info": {...}}: what a verifier of the run takes of the row; else empty."""
 
 
 class ScoredCompletion:

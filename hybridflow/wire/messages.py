@@ -60,6 +60,7 @@ class Task(msgspec.Struct, frozen=True, array_like=True):
     ability: str
     ground_truth: str
     question: str
+    row: str = ""
 
 
 class Work(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -83,6 +84,7 @@ class Work(msgspec.Struct, frozen=True, array_like=True, tag=1):
                 ground_truth=task.ground_truth,
                 text=str(self.text, "utf-8"),
                 question=task.question,
+                row=task.row,
             )
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ProtocolError(f"malformed work on completion {self.completion_id}: {error}") from error

@@ -15,7 +15,6 @@ from hybridflow.rewards.judge_prompt import (
     SYSTEM_PROMPT,
     build_judge_messages,
     compute_cache_key,
-    extract_question,
     make_harmless,
 )
 from hybridflow.rewards.judge_vote import decide, parse_vote
@@ -99,19 +98,6 @@ def test_the_prompt_holds_the_three_lines_between_marks_that_no_text_knows() -> 
 def test_a_prediction_as_long_as_a_book_is_cut_and_says_so() -> None:
     line = build_judge_messages("q", "x" * 100_000, "g")[1]["content"].splitlines()[1]
     assert len(line) < MAX_ANSWER_CHARS + 100 and "... (cut)" in line
-
-
-@pytest.mark.parametrize(
-    ("prompt", "question"),
-    [
-        ("Read.\n\n<text>\nA document.\n</text>\n\nWhich city?\n\nFormat your response as follows: ...", "Which city?"),
-        ("<text>The mark </text> stands in it</text>\n\nWhich city?", "Which city?"),
-        ("Which city?\n\nFormat your response as follows: ...", "Which city?"),
-        ("Which city?", "Which city?"),
-    ],
-)
-def test_the_question_is_what_stands_behind_the_document(prompt: str, question: str) -> None:
-    assert extract_question(prompt) == question
 
 
 def test_the_cache_key_tells_texts_and_their_borders_apart() -> None:
