@@ -171,9 +171,9 @@ def parse_value(text: str, source: str) -> Any:
 def _list_index(key: str, items: list[Any], key_path: KeyPath, source: str) -> int:
     where = format_key_path(key_path)
     if not (key.isascii() and key.isdigit()):
-        raise ConfigError(f"{source}: {where} is a list; {key!r} is no index. Write e.g. {where}.0")
+        raise ConfigError(f"{source}: {where} is a list; {key[:SHOWN_CHARS]!r} is no index. Write e.g. {where}.0")
     if len(key) > MAX_INDEX_DIGITS or int(key) >= len(items):
-        raise ConfigError(f"{source}: {where} has {len(items)} items, so no item {key}; the first is {where}.0")
+        raise ConfigError(f"{source}: {where} has {len(items)} items, so no item {key[:20]}; the first is {where}.0")
     return int(key)
 
 

@@ -74,7 +74,9 @@ def find_keys(root: type[BaseModel], section: str) -> list[Key]:
     if not chosen:
         names = {key.path for key in found}
         names |= {path.rsplit(".", count)[0] for path in names for count in range(1, path.count(".") + 1)}
-        raise ConfigError(f"no section or key {section!r}{suggest(section, sorted(names))}. All: hybridflow config --keys")
+        raise ConfigError(
+            f"no section or key {section!r}{suggest(section, sorted(names))}. All: hybridflow config --keys"
+        )
     return chosen
 
 
