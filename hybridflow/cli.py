@@ -12,7 +12,8 @@ import typer
 from rich.console import Console
 
 from hybridflow import __version__
-from hybridflow.errors import HybridFlowError
+from hybridflow.errors import HybridFlowError, notes_of, tell_interrupted
+from hybridflow.observability.visible import visible
 from hybridflow.tools.run_options import ConfigFiles, Overrides, Resume
 
 EXIT_ERROR = 1
@@ -82,18 +83,20 @@ def train(config: ConfigFiles, set_: Overrides = None, resume: Resume = False) -
     Ctrl-C stops cleanly; --resume goes on from the last checkpoint with the numbers of an uninterrupted run.
     """
     from hybridflow.config.load import load_config
+    from hybridflow.config.module_folders import add_module_folders
     from hybridflow.config.sections import Config
     from hybridflow.observability.log import configure
 
     configure("driver", level="WARNING")
     resolved = load_config(config, set_ or [], Config, paths_must_exist=True)
+    resolved = resolved.model_copy(update={"reward": add_module_folders(resolved.reward, config)})
     try:
         # After the configuration is known to be valid: this takes seconds.
         from hybridflow.control.launch import run_training
 
         run_training(resolved, resume=resume)
-    except KeyboardInterrupt:
-        print("interrupted; --resume continues from the last checkpoint", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(visible(tell_interrupted(interrupt, "nothing was started")), file=sys.stderr)
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
@@ -101,14 +104,14 @@ def main() -> NoReturn:
     """Entry point. Errors made for users are printed without a traceback; exit code 1, or 130 after Ctrl-C."""
     _mount()
     signal.signal(signal.SIGTERM, _interrupt)
-    arguments = _spread_values(sys.argv[1:], ("--config", "-c", "--set", "-s", "--show", "--judge-url"))
+    arguments = _spread_values(sys.argv[1:], ("--config", "-c", "--set", "-s", "--show", "--judge-url", "--verifier"))
     try:
         app(args=arguments)
     except HybridFlowError as error:
         if "--traceback" in arguments:
             raise
         Console(stderr=True).print(f"[bold red]error:[/] {type(error).__name__}", highlight=False)
-        print(str(error), file=sys.stderr)
+        print("\n".join(visible(text) for text in (str(error), *notes_of(error))), file=sys.stderr)
         sys.exit(EXIT_ERROR)
     sys.exit(0)
 

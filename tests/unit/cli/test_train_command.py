@@ -213,6 +213,7 @@ def test_resume_with_other_settings_changes_nothing(train: Train, runs: Path) ->
     config = build_config(runs, train__learning_rate=1e-3)
     folder = RunFolder(config)
     folder.create(config)
+    folder.keep()
     folder.completions.write_text('{"step": 9}\n')
     assert "train.learning_rate: was 0.001" in train(options=("--resume",))
     assert folder.completions.read_text() == '{"step": 9}\n'
@@ -225,7 +226,9 @@ def test_resume_without_a_checkpoint_changes_nothing(train: Train, runs: Path) -
 
     settings = [f"run.directory={runs}", f"model.path={TINY}", "data.synth.num_train=16"]
     config = load_config([ROOT / "configs/quickstart.toml"], settings, Config)
-    RunFolder(config).create(config)
+    folder = RunFolder(config)
+    folder.create(config)
+    folder.keep()
     assert "no checkpoint in" in train(options=("--resume",))
     assert [path.name for path in (runs / "quickstart").iterdir()] == ["resolved.json"]
 
@@ -239,6 +242,7 @@ def test_resume_from_a_checkpoint_of_another_model(train: Train, runs: Path) -> 
     config = load_config([ROOT / "configs/quickstart.toml"], settings, Config)
     folder = RunFolder(config)
     folder.create(config)
+    folder.keep()
     weights = folder.checkpoints / "rl-000001" / "megatron"
     weights.mkdir(parents=True)
     model = describe_model(read_hf_config(TINY)) | {"num_layers": 3}
