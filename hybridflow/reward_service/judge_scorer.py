@@ -26,8 +26,8 @@ from hybridflow.reward_service.limits import Setup
 from hybridflow.reward_service.process_scorer import ProcessScorer
 from hybridflow.reward_service.scorer import Scorer
 from hybridflow.rewards.hybrid import combine, needs_judge
-from hybridflow.rewards.several_golds import told_to_judge
 from hybridflow.rewards.judge_question import NO_QUESTION
+from hybridflow.rewards.several_golds import told_to_judge
 from hybridflow.types import JudgeReport, Scored, ScoreRequest, Unknown, Verdict
 
 CLOSE_TIMEOUT_S = 5.0
