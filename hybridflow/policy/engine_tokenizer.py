@@ -22,8 +22,7 @@ def write_engine_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, 
     backend: Any = tokenizer
     backend.backend_tokenizer.save(str(folder / TOKENIZER_FILE))
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    for name, token in tokenizer.special_tokens_map.items():
-        config[name] = token if isinstance(token, list) else str(token)
+    config |= tokenizer.special_tokens_map
     if with_template and tokenizer.chat_template is not None:
         config["chat_template"] = tokenizer.get_chat_template()
     (folder / CONFIG_FILE).write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

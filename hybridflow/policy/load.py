@@ -75,7 +75,7 @@ def _convert_files(hf_dir: Path) -> PreTrainedTokenizerBase:
     tokenizer = AutoTokenizer.from_pretrained(hf_dir, local_files_only=True, trust_remote_code=False)
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
-            f"it has no tokenizer.json, and {type(tokenizer).__name__} cannot be converted: write one with save_pretrained"
+            f"it has no tokenizer.json, and {type(tokenizer).__name__} gives none: write one with save_pretrained"
         )
     return tokenizer
 

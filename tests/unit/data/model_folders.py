@@ -14,9 +14,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from hybridflow.data.synth.spec import SynthSpec, generate_rows
 
-LLAMA3_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3_SPLIT = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACES}"
 QWEN_SPLIT = LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
 QWEN35_SPLIT = QWEN_SPLIT.replace(r"\p{L}+", r"[\p{L}\p{M}]+")
 
@@ -28,7 +28,11 @@ THINKING = {"<think>": False, "</think>": False}
 def _texts() -> list[str]:
     spec = SynthSpec(tier="hard", doc_tokens=2000, num_records=3, num_train=6, num_test=0)
     texts = [row.prompt[0]["content"] for row in generate_rows(spec, "train", 1)]
-    return [*texts, "债券的票面利率是多少？该公司在二零二三年的收入为三百二十四万元。" * 3, "naïve café Ünïcode e\u0301 " * 5]
+    return [
+        *texts,
+        "债券的票面利率是多少？该公司在二零二三年的收入为三百二十四万元。" * 3,
+        "naïve café Ünïcode e\u0301 " * 5,
+    ]
 
 
 @cache
