@@ -12,7 +12,8 @@ import typer
 from rich.console import Console
 
 from hybridflow import __version__
-from hybridflow.errors import HybridFlowError
+from hybridflow.errors import HybridFlowError, notes_of, tell_interrupted
+from hybridflow.observability.visible import visible
 from hybridflow.tools.run_options import ConfigFiles, Overrides, Resume
 
 EXIT_ERROR = 1
@@ -82,8 +83,8 @@ def train(config: ConfigFiles, set_: Overrides = None, resume: Resume = False) -
         from hybridflow.control.launch import run_training
 
         run_training(resolved, resume=resume)
-    except KeyboardInterrupt:
-        print("interrupted; --resume continues from the last checkpoint", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(visible(tell_interrupted(interrupt, "nothing was started")), file=sys.stderr)
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
@@ -98,7 +99,7 @@ def main() -> NoReturn:
         if "--traceback" in arguments:
             raise
         Console(stderr=True).print(f"[bold red]error:[/] {type(error).__name__}", highlight=False)
-        print(str(error), file=sys.stderr)
+        print("\n".join(visible(text) for text in (str(error), *notes_of(error))), file=sys.stderr)
         sys.exit(EXIT_ERROR)
     sys.exit(0)
 

@@ -40,6 +40,8 @@ class TrainStepResult:
     num_tokens: int
     sums: dict[str, float]
     """The loss callback's metrics, summed over micro-batches and data parallel ranks."""
+    maxima: dict[str, float]
+    """Its maxima, over the same."""
     grad_norm: float
     skipped: bool
     """The gradient or the loss was not finite, and nothing was changed."""
@@ -141,6 +143,7 @@ class MegatronPolicy:
             loss=sums.mean_loss,
             num_tokens=sums.num_tokens,
             sums=sums.metrics,
+            maxima=sums.maxima,
             grad_norm=step.grad_norm,
             skipped=step.skipped,
         )

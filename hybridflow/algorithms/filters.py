@@ -1,14 +1,15 @@
 """Which groups carry a gradient.
 
-Source: dynamic sampling of DAPO (arXiv 2503.14476): 0 < number correct < G. A group whose known rewards are all equal
-has only zero advantages; it costs a forward and a backward pass and enlarges the loss denominator.
+Source: dynamic sampling of DAPO (arXiv 2503.14476): 0 < number correct < G. A group whose known rewards are all equal,
+up to `advantages.SAME_REWARD`, has only zero advantages; it costs a forward and a backward pass and enlarges the loss
+denominator.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hybridflow.algorithms.advantages import group_rewards
+from hybridflow.algorithms.advantages import SAME_REWARD, group_rewards, is_same_reward
 from hybridflow.types import Group
 
 ZERO_VARIANCE_ALL_WRONG = "zero_variance_all_wrong"
@@ -40,6 +41,8 @@ def _reason_to_drop(group: Group) -> str | None:
     known = [reward for reward in group_rewards(group) if reward is not None]
     if len(known) < MIN_KNOWN:
         return TOO_FEW_KNOWN
-    if len(set(known)) > 1:
+    if not is_same_reward(known):
         return None
-    return {0.0: ZERO_VARIANCE_ALL_WRONG, 1.0: ZERO_VARIANCE_ALL_RIGHT}.get(known[0], ZERO_VARIANCE)
+    if max(known) <= SAME_REWARD:
+        return ZERO_VARIANCE_ALL_WRONG
+    return ZERO_VARIANCE_ALL_RIGHT if min(known) >= 1 - SAME_REWARD else ZERO_VARIANCE

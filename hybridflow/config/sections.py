@@ -128,12 +128,18 @@ class TrainSection(WorkerSection):
 
     num_steps: int = Field(default=30, ge=0)
     prompts_per_step: int = Field(default=16, ge=1)
+    mini_batch_prompts: int | None = Field(default=None, ge=1)
+    """Prompts of one optimizer step, at most: the groups that a step trains on are cut into disjoint mini-batches of
+    about equal size, and those after the first are off-policy, so that the clip matters. Empty: one optimizer step."""
     num_updates_per_step: int = Field(default=1, ge=1)
-    """Optimizer steps on one batch; above 1 the later ones are off-policy and the clip matters."""
+    """Passes over the mini-batches of a step (epochs)."""
     learning_rate: float = Field(default=1e-6, gt=0)
     lr_warmup_steps: int = Field(default=0, ge=0)
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """What follows the warm-up; the decays end at `num_steps`."""
+    """What follows the warm-up; the decays end at `lr_decay_steps`."""
+    lr_decay_steps: int | None = Field(default=None, ge=1)
+    """Updates after which a decay has reached its end. Empty: `num_steps`; then a run cannot be made longer on resume,
+    as the rate would jump."""
     lr_min_ratio: float = Field(default=0.1, ge=0, le=1)
     """Share of `learning_rate` that a decay ends at."""
     optimizer: OptimizerSection = OptimizerSection()
@@ -147,10 +153,12 @@ class AlgorithmSection(Section):
 
     num_completions: int = Field(default=8, ge=2)
     """Completions per prompt: the size of a group."""
-    clip_low: float = Field(default=0.2, ge=0, le=1)
-    clip_high: float = Field(default=0.28, ge=0)
+    clip_low: float = Field(default=0.2, gt=0, le=1)
+    clip_high: float = Field(default=0.28, gt=0)
     normalise_std: bool = True
     """Divide advantages by the standard deviation of the group."""
+    mask_stale_tokens: bool = False
+    """Tokens that an older policy decoded (rollout.over_sampling above 1) are read and not learnt from."""
 
 
 class EvalSection(Section):
@@ -203,6 +211,18 @@ class Config(Section):
             raise ValueError(
                 f"reward.judge.deadline_s ({judge.deadline_s:g}) is not below reward.timeout_s ({wait_s:g}): the run "
                 "would end before the judge may be late. Remedy: lower the first, or raise the second"
+            )
+        if self.data.train_path and not self.data.test_path and self.eval.num_prompts:
+            raise ValueError(
+                f"data.train_path is {self.data.train_path!r} and data.test_path is not set: eval.num_prompts "
+                f"({self.eval.num_prompts}) generated rows would be evaluated, which say nothing about yours. Remedy: "
+                f"set data.test_path, or switch evaluation off with eval.num_prompts = 0"
+            )
+        mini, prompts = self.train.mini_batch_prompts, self.train.prompts_per_step
+        if mini is not None and mini > prompts:
+            raise ValueError(
+                f"train.mini_batch_prompts ({mini}) is above train.prompts_per_step ({prompts}): a step has no such "
+                f"mini-batch. Remedy: lower the first, or leave it out for one optimizer step per step"
             )
         buffer, limit = self.reward.overlong.buffer_tokens, self.rollout.max_new_tokens
         if buffer > limit:

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +49,25 @@ class Inputs:
     """Empty when evaluation is off."""
     generated: dict[str, list[Row]] = field(default_factory=dict)
     """Rows by split, where no file gave them: what the run folder is to keep."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """Rows read and left out, and test rows that are training rows too, by name: for the summary."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the run's accuracy must know of its data."""
+        counts = self.counts
+        notes = [
+            f"{counts[f'{split}_rows_dropped']} of {counts[f'{split}_rows']} {split} rows are left out: their prompts "
+            f"are longer than data.max_prompt_tokens"
+            for split in ("train", "test")
+            if counts.get(f"{split}_rows_dropped")
+        ]
+        if shared := counts.get("eval_prompts_in_train"):
+            notes.append(
+                f"{shared} of {len(self.eval_prompts)} evaluation prompts are training prompts too: the accuracy on "
+                f"them is not that of unseen documents"
+            )
+        return notes
 
 
 def check_model(config: Config) -> None:
@@ -90,6 +111,7 @@ def load_inputs(config: Config, saved: Path | None) -> Inputs:
     generated: dict[str, list[Row]] = {}
     train = _load_split(config, tokenizer, "train", saved, generated)
     eval_prompts: list[Prompt] = []
+    counts = {"train_rows": train.num_rows, "train_rows_dropped": train.num_dropped}
     if config.eval.num_prompts:
         test = _load_split(config, tokenizer, "test", saved, generated)
         if len(test.prompts) < config.eval.num_prompts:
@@ -98,7 +120,10 @@ def load_inputs(config: Config, saved: Path | None) -> Inputs:
                 f"lower it, or give more rows (data.test_path, data.synth.num_test)"
             )
         eval_prompts = test.prompts[: config.eval.num_prompts]
-    return Inputs(tokenizer, train, eval_prompts, generated)
+        seen = {_digest(prompt) for prompt in train.prompts}
+        counts |= {"test_rows": test.num_rows, "test_rows_dropped": test.num_dropped}
+        counts["eval_prompts_in_train"] = sum(_digest(prompt) in seen for prompt in eval_prompts)
+    return Inputs(tokenizer, train, eval_prompts, generated, counts)
 
 
 def write_inputs(config: Config, inputs: Inputs, folder: RunFolder) -> Path:
@@ -171,6 +196,11 @@ def _generate(data: DataSection, split: Split, seed: int) -> list[Row]:
         problems = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
         raise ConfigError(f"data.synth: cannot generate this data set: {problems}") from error
     return generate_rows(spec, split, seed)
+
+
+def _digest(prompt: Prompt) -> bytes:
+    """Equal for prompts of the same tokens; a set of long prompts would take gigabytes."""
+    return hashlib.blake2b(array("q", prompt.token_ids).tobytes(), digest_size=16).digest()
 
 
 def _data_file(directory: Path, split: str) -> Path:

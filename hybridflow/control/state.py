@@ -27,7 +27,7 @@ class RunState(msgspec.Struct, kw_only=True):
     warmup_stages_done: int = 0
     rl_step: int = 0
     policy_version: int = 0
-    """Version of the present weights: the number of RL steps done when they were published."""
+    """Version of the present weights: the number of RL steps that have changed them."""
     groups: GroupCounts = msgspec.field(default_factory=GroupCounts)
     num_skipped_updates: int = 0
     reward_means: list[float | None] = []

@@ -19,6 +19,7 @@ def build_summary(
     seed: int,
     sampling_guarantee: str,
     weight_transport: dict[str, str],
+    data: dict[str, int] | None = None,
     judge: dict[str, Any] | None = None,
     num_carried: int | None = None,
 ) -> dict[str, Any]:
@@ -38,6 +39,7 @@ def build_summary(
         "eval_accuracy_after": _finite(state.eval_latest),
         "reward_mean_first5": _mean(state.reward_means[:5]),
         "reward_mean_last5": _mean(state.reward_means[-5:]),
+        "data": data or {},
         "groups": {
             "started": state.groups.started,
             "trained": state.groups.trained,

@@ -24,8 +24,10 @@ class PromptDataset:
 
     prompts: list[Prompt]
     """All prompts, in file order: the order of evaluation."""
+    num_rows: int
+    """Rows read."""
     num_dropped: int
-    """Rows left out because their prompt is longer than the limit."""
+    """Of these, rows left out because their prompt is longer than the limit."""
 
     def __init__(
         self,
@@ -46,6 +48,7 @@ class PromptDataset:
         self.name = name
         self.seed = seed
         self.prompts = []
+        self.num_rows = len(rows)
         self.num_dropped = 0
         for number, row in enumerate(rows):
             token_ids = encode_chat(tokenizer, row.prompt)

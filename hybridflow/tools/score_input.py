@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hybridflow.data.schema import suggest
+from hybridflow.data.naming import suggest
 from hybridflow.errors import DataError
 
 SHAPE = '{"index": 0, "response": "..."}'

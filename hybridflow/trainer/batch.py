@@ -6,7 +6,7 @@ from hybridflow.types import TrainBatch, TrainSequence
 from megatron_ext.packing import MicroBatch, PackInput, pack_sequences
 
 
-def pack_rank(batch: TrainBatch, dp_rank: int) -> list[MicroBatch]:
+def pack_rank(batch: TrainBatch, dp_rank: int, mini_batch: int = 0) -> list[MicroBatch]:
     """Packed micro-batches of a rank, in plan order. Loss inputs are one value per counted response token:
 
     `advantages`, `rollout_logprobs` and `staleness` where the rows have them (RL): what a correction for the mismatch
@@ -15,7 +15,7 @@ def pack_rank(batch: TrainBatch, dp_rank: int) -> list[MicroBatch]:
     """
     return [
         pack_sequences([_pack_input(batch.sequences[row]) for row in rows] or [_placeholder(batch.sequences)])
-        for rows in batch.plan[dp_rank]
+        for rows in batch.plan[mini_batch][dp_rank]
     ]
 
 

@@ -62,6 +62,8 @@ class GroupRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Members that are there from an earlier step, by index: not to be decoded."""
     partials: list[Partial] = []
     """Members that are gone on with; every other one that is not done starts anew."""
+    seed_id: str = ""
+    """Id under which the prompt of a discarded group was first begun: seeds follow from it. Empty: `group_id`."""
 
     @property
     def indices(self) -> list[int]:
