@@ -78,8 +78,6 @@ def test_the_process_sees_no_secret_and_ends_with_its_maker(tmp_path: Path, monk
         "encode_chat(load(Path(sys.argv[1]), '{{ messages[0].content }}'), ASK);"
         "print(psutil.Process().children()[0].pid, flush=True); os._exit(0)"
     )
-    out = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
-    )
+    out = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     psutil.wait_procs([psutil.Process(int(out.stdout))] if psutil.pid_exists(int(out.stdout)) else [], timeout=30)
     assert not psutil.pid_exists(int(out.stdout))
