@@ -73,11 +73,13 @@ def train(config: ConfigFiles, set_: Overrides = None, resume: Resume = False) -
     Ctrl-C stops cleanly; --resume goes on from the last checkpoint with the numbers of an uninterrupted run.
     """
     from hybridflow.config.load import load_config
+    from hybridflow.config.module_folders import add_module_folders
     from hybridflow.config.sections import Config
     from hybridflow.observability.log import configure
 
     configure("driver", level="WARNING")
     resolved = load_config(config, set_ or [], Config)
+    resolved = resolved.model_copy(update={"reward": add_module_folders(resolved.reward, config)})
     try:
         # After the configuration is known to be valid: this takes seconds.
         from hybridflow.control.launch import run_training
@@ -92,7 +94,7 @@ def main() -> NoReturn:
     """Entry point. Errors made for users are printed without a traceback; exit code 1, or 130 after Ctrl-C."""
     _mount()
     signal.signal(signal.SIGTERM, _interrupt)
-    arguments = _spread_values(sys.argv[1:], ("--config", "-c", "--set", "-s", "--judge-url"))
+    arguments = _spread_values(sys.argv[1:], ("--config", "-c", "--set", "-s", "--judge-url", "--verifier"))
     try:
         app(args=arguments)
     except HybridFlowError as error:

@@ -22,7 +22,7 @@ from hybridflow.control.transport import Transport
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.resources import PeakMemory
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet, start_wandb
-from hybridflow.rewards.registry import Registry
+from hybridflow.rewards.registry import build_registry
 from hybridflow.rollout.arguments import check_names, check_support
 from hybridflow.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER
 from hybridflow.run_folder.finished import read_finished, tell_finished
@@ -49,7 +49,7 @@ def run_training(config: Config, *, resume: bool) -> dict[str, Any]:
     check_model(config)
     check_names(config.rollout.sglang)
     check_support(config.rollout.top_p)
-    Registry(config.reward.rules)  # finds every verifier, or says which one is missing
+    build_registry(config.reward)  # finds every verifier, or says which one is missing
     inputs = load_inputs(config, folder.data if resume else None)
     with ExitStack() as stack:
         display = stack.enter_context(LiveDisplay(config.run.name))

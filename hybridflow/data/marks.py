@@ -46,7 +46,8 @@ class Marks:
             by_form = _CONTROL.fullmatch(text) or (text in source and not _TAG.fullmatch(text))
             if text and (token.special or text in named or by_form):
                 self.ids[text] = token_id
-        self._unknown = tokenizer.unk_token_id
+        unknown = tokenizer.unk_token_id
+        self._counted = frozenset(self.ids.values()) - ({unknown} if isinstance(unknown, int) else set())
         self.pattern = re.compile(_either(self.ids)) if self.ids else re.compile(r"(?!)")
         """Finds the next mark; the longest of those that begin there."""
         self._turn_marks = {text for text in self.ids if text in named or not _TAG.fullmatch(text)}
@@ -101,9 +102,8 @@ class Marks:
 
     def _has(self, wanted: Counter[int], token_ids: list[int]) -> bool:
         """Whether just these marks are among the tokens."""
-        marks = frozenset(self.ids.values()) - {self._unknown}
-        found = Counter(token for token in token_ids if token in marks)
-        return found == Counter({token: count for token, count in wanted.items() if token in marks})
+        found = Counter(token for token in token_ids if token in self._counted)
+        return found == Counter({token: count for token, count in wanted.items() if token in self._counted})
 
     @cached_property
     def _spellings(self) -> dict[str, str]:

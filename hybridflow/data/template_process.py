@@ -18,16 +18,17 @@ import resource
 import signal
 import sys
 from datetime import datetime
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import jinja2
+import jinja2.nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 HEADER_BYTES = 8
 
 
-def read_frame(stream: BinaryIO) -> Any:
+def read_frame(stream: IO[bytes]) -> Any:
     """The next value, None at the end of the stream."""
     header = stream.read(HEADER_BYTES)
     if len(header) < HEADER_BYTES:
@@ -36,7 +37,7 @@ def read_frame(stream: BinaryIO) -> Any:
     return json.loads(content)
 
 
-def write_frame(stream: BinaryIO, value: Any) -> None:
+def write_frame(stream: IO[bytes], value: Any) -> None:
     content = json.dumps(value).encode()
     stream.write(len(content).to_bytes(HEADER_BYTES, "big") + content)
     stream.flush()
