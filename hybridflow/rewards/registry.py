@@ -112,6 +112,7 @@ class Registry:
         if self._functions and not any(function.is_rule for function in self._functions):
             return True
         chosen = self.choose(data_source, ability)
+        chosen = chosen.func if isinstance(chosen, partial) else chosen
         return chosen not in (verify_multiple_choice, qwenlong_l1.verify_multiple_choice)
 
     def verify(self, request: ScoreRequest) -> Verdict:
