@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
+import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -13,7 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,10 @@ HEALTH_TIMEOUT_S = 10.0
 POLL_S = 0.5
 NOTICE_S = 30.0
 """A longer wait is said again this often."""
+WORKER_TITLE = "sglang::"
+MIN_KEY_CHARS = 16
+DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
+"""Default of `reward.judge.api_key_env`."""
 CLOSE_TIMEOUT_S = 10.0
 """Time that the server's processes get to end by themselves."""
 
@@ -45,6 +52,8 @@ class JudgeServerJob:
     start_timeout_s: float = 900.0
     log: Path | None = None
     """File for SGLang's own output; None: this process's standard error."""
+    key: str = ""
+    """That requests must carry; empty: one is made, which is allowed on this machine's own addresses alone."""
 
     @property
     def url(self) -> str:
@@ -70,12 +79,52 @@ def serving(job: JudgeServerJob, note: Callable[[str], None]) -> Iterator[subpro
 
 
 def serve_judge(job: JudgeServerJob, note: Callable[[str], None]) -> None:
-    """Prints the base URL on standard output and serves until interrupted. RolloutError where SGLang ends by itself."""
+    """Prints the base URL on standard output, and below it the key where it was made here; serves until interrupted.
+
+    Raises RolloutError where SGLang, or one of its processes, ends by itself.
+    """
+    is_made = not job.key
+    job = replace(job, key=secrets.token_urlsafe(24)) if is_made else job
     with serving(job, note) as process:
-        note(f"model {job.name!r} is ready; Ctrl-C ends it")
+        note(f"model {job.name!r} is ready for those who have the key; Ctrl-C ends it")
         print(job.url, flush=True)
-        code = process.wait()
-        raise RolloutError(f"SGLang at {job.url} ended with exit code {code}. {_remedy(job)}")
+        if is_made:
+            print(f"export {DEFAULT_KEY_VARIABLE}={job.key}", flush=True)
+            note(f"the key is new; where requests come from, it belongs into {DEFAULT_KEY_VARIABLE} (the line above)")
+        raise RolloutError(f"{_wait_for_an_end(process)} at {job.url}. {_remedy(job)}")
+
+
+def _wait_for_an_end(process: subprocess.Popen[bytes]) -> str:
+    """Blocks until the server or one of its workers has ended; says which. A server without its scheduler accepts
+    requests and answers none."""
+    workers = {worker.pid: (worker, _title(worker)) for worker in _workers_of(process)}
+    while True:
+        try:
+            return f"SGLang ended with exit code {process.wait(POLL_S)}"
+        except subprocess.TimeoutExpired:
+            for worker, title in workers.values():
+                if not _is_alive(worker):
+                    return f"SGLang's process {title} ({worker.pid}) has died"
+
+
+def _workers_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Schedulers and detokenizer: those of its processes that SGLang has given a title."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in children if _title(child).startswith(WORKER_TITLE)]
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline()).strip()
+    except psutil.Error:
+        return ""
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def build_server_arguments(job: JudgeServerJob) -> dict[str, Any]:
@@ -91,6 +140,7 @@ def build_server_arguments(job: JudgeServerJob) -> dict[str, Any]:
         "port": job.port,
         "tp_size": job.tp,
         "random_seed": 0,
+        "skip_server_warmup": True,  # /health, which is waited for, generates a token too
         "log_level": "warning",
         "dtype": job.dtype,
     }
@@ -103,7 +153,37 @@ def build_server_arguments(job: JudgeServerJob) -> dict[str, Any]:
     return arguments
 
 
+def read_key(given: str | None, variable: str | None) -> str:
+    """The key as it is given, or as an environment variable has it; "" where neither is named. ConfigError."""
+    if given is not None and variable is not None:
+        raise ConfigError("--api-key and --api-key-env name a key each. Remedy: give one of the two")
+    if variable is not None and not os.environ.get(variable, "").strip():
+        raise ConfigError(f"--api-key-env {variable}: this variable is empty or not set. Remedy: export it")
+    key = os.environ[variable].strip() if variable is not None else given
+    if key == "":
+        raise ConfigError("--api-key is empty. Remedy: give a key, or leave the option out")
+    return key or ""
+
+
+def is_own_address(host: str) -> bool:
+    """Whether only this machine reaches it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _check(job: JudgeServerJob) -> None:
+    if job.key and (len(job.key) < MIN_KEY_CHARS or not re.fullmatch(r"[!-~]+", job.key)):
+        raise ConfigError(
+            f"the key has to be {MIN_KEY_CHARS} or more visible ASCII characters without spaces. Remedy: make one with "
+            "python -c 'import secrets; print(secrets.token_urlsafe(24))'"
+        )
+    if not job.key and not is_own_address(job.host):
+        raise ConfigError(
+            f"--host {job.host} is reached by other machines, and there is no key. Remedy: put a key into an "
+            "environment variable and name it with --api-key-env, or serve on 127.0.0.1"
+        )
     if not (job.model / "config.json").is_file() or not any(job.model.glob("*.safetensors")):
         raise ConfigError(
             f"--model {job.model}: no config.json with safetensors there. Remedy: name a Hugging Face model directory"
@@ -130,14 +210,18 @@ def _start(job: JudgeServerJob) -> subprocess.Popen[bytes]:
     environment = {} if torch.cuda.is_available() else cpu_environment(job.num_threads)
     output = job.log.open("ab") if job.log else None
     try:
-        return subprocess.Popen(
-            [sys.executable, "-m", "hybridflow.rollout.http_server", json.dumps(build_server_arguments(job))],
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hybridflow.rollout.http_server"],
             env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=output or sys.stderr.fileno(),
             stderr=output or sys.stderr.fileno(),
             start_new_session=True,
         )
+        assert process.stdin is not None
+        with suppress(BrokenPipeError), process.stdin as told:  # one that ended at once is noticed by who waits for it
+            told.write(json.dumps({"arguments": build_server_arguments(job), "key": job.key}).encode())
+        return process
     finally:
         if output is not None:
             output.close()
