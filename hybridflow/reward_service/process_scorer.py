@@ -186,7 +186,7 @@ class ProcessScorer:
                 self._channel.close()
                 raise RewardError(
                     f"{MAX_FAILED_STARTS} scoring processes ended before they were ready, the last with {_how(code)}; "
-                    f"its output is in this worker's log. Remedy: raise reward.memory_limit_mib if it is out of memory"
+                    f"its output is in this worker's log. Remedy: raise reward.memory_limit_gib if it is out of memory"
                 )
         if code == -signal.SIGPROF:
             why = f"the verifier used more than {self._setup.limits.cpu_s:g} s of CPU time"

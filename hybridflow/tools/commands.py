@@ -200,7 +200,7 @@ def sft(config: ConfigFiles, set_: Overrides = None, resume: Resume = False) -> 
     from hybridflow.tools.sft_config import SftConfig
 
     configure("driver", level="WARNING")
-    resolved = load_config(config, set_ or [], SftConfig)
+    resolved = load_config(config, set_ or [], SftConfig, paths_must_exist=True)
     with interruptible("nothing was started"):
         from hybridflow.tools.sft import run_sft  # after the configuration is known to be valid: this takes seconds
 

@@ -137,8 +137,10 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def without_numbers(completion: Completion) -> Completion:
-    """The same with all lists of one number per token empty."""
-    return msgspec.structs.replace(completion, token_ids=[], rollout_logprobs=[], support_lengths=[], support_ids=[])
+    """The same with its text, and all lists of one number per token, empty."""
+    return msgspec.structs.replace(
+        completion, text="", token_ids=[], rollout_logprobs=[], support_lengths=[], support_ids=[]
+    )
 
 
 class RolloutReport(msgspec.Struct, frozen=True, kw_only=True):
