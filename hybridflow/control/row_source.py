@@ -30,7 +30,7 @@ class RowSource:
 
     @staticmethod
     def of(config: Config, split: Split, saved: Path | None) -> RowSource:
-        """As the configuration says; generated rows that an earlier process has put into `saved` are read from there."""
+        """As the configuration says; rows that an earlier process has generated into `saved` are read from there."""
         given = config.data.train_path if split == "train" else config.data.test_path
         if given:
             return RowSource(split, given)

@@ -77,7 +77,7 @@ def free_memory_bytes() -> int:
 
 
 def check_disk(subject: Subject) -> Iterator[Finding]:
-    """The run folder can be written, and has room for the checkpoints that are kept, and one more while it is written."""
+    """The run folder can be written, and has room for the checkpoints that are kept and the one that is written."""
     config = subject.config
     folder = Path(config.run.directory)
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())

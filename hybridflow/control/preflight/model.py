@@ -98,8 +98,8 @@ def check_prompts(subject: Subject) -> Iterator[Finding]:
     if tokenizer.chat_template is None:
         yield Finding(
             "warning",
-            f"model.path = {config.model.path!r}: its tokenizer has no chat template, so prompts go as plain text, shown "
-            f"below. Remedy: for a base model, none is needed; for a chat model put its chat_template.jinja there",
+            f"model.path = {config.model.path!r}: its tokenizer has no chat template, so prompts go as plain text, "
+            f"shown below. Remedy: for a base model, none is needed; for a chat model put its chat_template.jinja there",
         )
     for split in subject.splits:
         rows, source = subject.rows(split), subject.source(split).name
@@ -115,8 +115,8 @@ def check_prompts(subject: Subject) -> Iterator[Finding]:
         if long and subject.survey(split) is not None:
             yield Finding(
                 "warning" if drops and len(long) < len(rows) else "error",
-                f"{source}, row {long[0]}: the prompt has {lengths[long[0]]} tokens, the limit data.max_prompt_tokens is "
-                f"{limit}; {len(long)} rows are longer. Remedy: raise the limit (and rollout.context_tokens, "
+                f"{source}, row {long[0]}: the prompt has {lengths[long[0]]} tokens, the limit data.max_prompt_tokens "
+                f"is {limit}; {len(long)} rows are longer. Remedy: raise the limit (and rollout.context_tokens, "
                 f'train.max_tokens_per_micro_batch), shorten the rows, or set data.overlong = "drop"',
             )
 

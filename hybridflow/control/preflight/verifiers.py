@@ -64,8 +64,8 @@ def _judge(sample: _Sample, gold: Verdict, empty: Verdict) -> Iterator[Finding]:
     else:
         yield Finding(
             "warning",
-            f"{told}. Remedy: look whether it expects another form of answer than {phrase_gold(sample.row)[:80]!r}, and "
-            f"whether it compares with the gold at all",
+            f"{told}. Remedy: look whether it expects another form of answer than {phrase_gold(sample.row)[:80]!r}, "
+            f"and whether it compares with the gold at all",
         )
 
 
