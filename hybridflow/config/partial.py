@@ -3,37 +3,59 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
+from hybridflow.config.conflicts import SECTIONS_ALONE
+from hybridflow.config.explain import explain
+from hybridflow.config.load import read_tree
+from hybridflow.config.paths import resolve_paths
 from hybridflow.config.toml_tree import KeyPath
+from hybridflow.errors import ConfigError
 
-Root = TypeVar("Root", bound=BaseModel)
 MAX_ROUNDS = 5
 
 
 class Partial(NamedTuple):
-    """What is left, and what was left out."""
+    """A configuration as far as it is right."""
 
     config: Any
-    """A Root, with the default in the place of each value that was left out; None where that does not do."""
-    left_out: list[KeyPath]
+    """A Root, with the default in the place of each value that was left out; None where there is none."""
+    problems: list[str]
+    """What is wrong with keys, values and paths, for the user."""
 
 
-def read_partly(values: dict[str, Any], root: type[Root], error: ValidationError) -> Partial:
-    """The configuration without the keys and values that `error`, of validating it, names."""
-    left, left_out = copy.deepcopy(values), list[KeyPath]()
+def load_partly(paths: Sequence[Path], overrides: Sequence[str], root: type[BaseModel]) -> Partial:
+    """What `load_config` reads, and where that refuses it, what is left without the keys and values that are wrong.
+
+    Raises ConfigError for a file that cannot be read, or an override that is none.
+    """
+    tree = read_tree(paths, overrides)
+    problems: list[str] = []
+    try:
+        resolve_paths(tree, root, paths, must_exist=True)
+    except ConfigError as error:
+        problems.append(str(error))
+    try:
+        return Partial(root.model_validate(tree.values), problems)
+    except ValidationError as error:
+        problems.append(explain(error, tree, root))
+        return Partial(_validate_rest(tree.values, root, error), problems)
+
+
+def _validate_rest(values: dict[str, Any], root: type[BaseModel], error: ValidationError) -> BaseModel | None:
+    left = copy.deepcopy(values)
     for _ in range(MAX_ROUNDS):
-        dropped = [path for problem in error.errors(include_url=False) if (path := _drop(left, problem["loc"]))]
-        if not dropped:
-            return Partial(None, left_out)  # a key is missing, or two values do not go together
-        left_out += dropped
+        for problem in error.errors(include_url=False):
+            _drop(left, problem["loc"])
         try:
-            return Partial(root.model_validate(left), left_out)
+            return root.model_validate(left, context=SECTIONS_ALONE)
         except ValidationError as again:
             error = again
-    return Partial(None, left_out)
+    return None  # a key is missing
 
 
 def _drop(values: Any, location: tuple[str | int, ...]) -> KeyPath:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from hybridflow.control.preflight.findings import Finding, name_rows
 from hybridflow.control.preflight.subject import Subject
 from hybridflow.control.row_source import find_questions
+from hybridflow.data.row_text import dump_row
 from hybridflow.data.schema import Row
 from hybridflow.data.template import build_answer
 from hybridflow.rewards.extract import behind_mark
@@ -103,8 +104,6 @@ def phrase_gold(row: Row) -> str:
 
 def build_request(row: Row, text: str, completion_id: str = "check") -> ScoreRequest:
     """What a verifier would see of a completion `text` of this row."""
-    from hybridflow.data.row_text import dump_row
-
     return ScoreRequest(
         completion_id=completion_id,
         data_source=row.data_source,

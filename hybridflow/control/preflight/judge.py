@@ -28,8 +28,6 @@ PROBED = ("timeout", "refused", "bad_request")
 def check_judge(subject: Subject) -> Iterator[Finding]:
     """Every endpoint answers, and with a verdict."""
     section = subject.config.reward.judge
-    if not section.endpoints:
-        return
     outcomes = asyncio.run(_ask_all(section))
     for url, outcome in zip(section.endpoints, outcomes, strict=True):
         yield _judge_answer(url, outcome, section) if isinstance(outcome, Answer) else outcome

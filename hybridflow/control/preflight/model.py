@@ -99,7 +99,7 @@ def check_prompts(subject: Subject) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"model.path = {config.model.path!r}: its tokenizer has no chat template, so prompts go as plain text, "
-            f"shown below. Remedy: for a base model, none is needed; for a chat model put its chat_template.jinja there",
+            f"shown below. Remedy: none for a base model; of a chat model put the chat_template.jinja there",
         )
     for split in subject.splits:
         rows, source = subject.rows(split), subject.source(split).name
@@ -123,7 +123,7 @@ def check_prompts(subject: Subject) -> Iterator[Finding]:
 
 def _count_tokens(subject: Subject, rows: dict[int, Row]) -> dict[int, int]:
     """Tokens by row number, of as many rows as TOKENS_S allows, those with most characters first."""
-    from hybridflow.data.template import encode_chat
+    from hybridflow.data.chat_encoding import encode_chat
 
     def size(item: tuple[int, Row]) -> int:
         return -sum(len(message["content"]) for message in item[1].prompt)
@@ -137,7 +137,7 @@ def _count_tokens(subject: Subject, rows: dict[int, Row]) -> dict[int, int]:
 
 
 def _show(subject: Subject, row: Row) -> str:
-    from hybridflow.data.template import encode_chat
+    from hybridflow.data.chat_encoding import encode_chat
 
     text = str(subject.tokenizer.decode(encode_chat(subject.tokenizer, row.prompt)))
     if len(text) > 2 * SHOWN_CHARS:

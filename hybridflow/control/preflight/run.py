@@ -6,10 +6,18 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from hybridflow.config.sections import Config
-from hybridflow.control.preflight import data, judge, machine, model, verifiers
+from hybridflow.control.preflight import data, machine, model, verifiers
 from hybridflow.control.preflight.findings import Check, Finding
 from hybridflow.control.preflight.subject import AlreadyToldError, Subject
 from hybridflow.errors import ConfigError, HybridFlowError
+
+
+def _check_judge(subject: Subject) -> Iterator[Finding]:
+    if subject.config.reward.judge.endpoints:
+        from hybridflow.control.preflight.judge import check_judge  # its HTTP client takes a quarter of a second
+
+        yield from check_judge(subject)
+
 
 QUICK = (
     Check("model", model.check_folder),
@@ -18,7 +26,7 @@ QUICK = (
     Check("golds", data.check_golds),
     Check("questions", data.check_questions),
     Check("verifiers", verifiers.check_verifiers),
-    Check("judge", judge.check_judge),
+    Check("judge", _check_judge),
     Check("memory", machine.check_memory),
     Check("disk", machine.check_disk),
 )
@@ -47,9 +55,9 @@ def refuse_errors(findings: Iterable[Finding]) -> None:
         raise ConfigError("\n".join([f"{len(errors)} problems", *(f"  {error}" for error in errors)]))
 
 
-def check_quickly(config: Config, saved: Path | None = None, tell: Tell = lambda name, finding: None) -> None:
-    """What `train` does before it imports the libraries of the run. Raises ConfigError with all errors at once."""
-    refuse_errors(run_checks(QUICK, Subject(config, saved), tell))
+def check_quickly(config: Config, saved: Path) -> None:
+    """For a run that is resumed, with the rows in `saved`. Raises ConfigError with all errors at once."""
+    refuse_errors(run_checks(QUICK, Subject(config, saved)))
 
 
 def _findings_of(check: Check, subject: Subject) -> Iterator[Finding]:
