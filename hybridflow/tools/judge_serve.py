@@ -22,7 +22,9 @@ from typing import Any
 
 import psutil
 
+from hybridflow.environment import needed
 from hybridflow.errors import ConfigError, RolloutError
+from hybridflow.private_folder import PrivateFolder
 
 HEALTH_TIMEOUT_S = 10.0
 POLL_S = 0.5
@@ -69,13 +71,19 @@ def serving(job: JudgeServerJob, note: Callable[[str], None]) -> Iterator[subpro
         RolloutError: SGLang ended or did not answer within `start_timeout_s`.
     """
     _check(job)
-    process = _start(job)
+    folder = PrivateFolder()
+    try:
+        process = _start(job, folder)
+    except BaseException:
+        folder.close()
+        raise
     try:
         note(f"SGLang loads {job.model} (process {process.pid})")
         _wait_until_healthy(job, process, note)
         yield process
     finally:
         _end(process)
+        folder.close()
 
 
 def serve_judge(job: JudgeServerJob, note: Callable[[str], None]) -> None:
@@ -83,6 +91,7 @@ def serve_judge(job: JudgeServerJob, note: Callable[[str], None]) -> None:
 
     Raises RolloutError where SGLang, or one of its processes, ends by itself.
     """
+    _check_key(job)
     is_made = not job.key
     job = replace(job, key=secrets.token_urlsafe(24)) if is_made else job
     with serving(job, note) as process:
@@ -173,7 +182,7 @@ def is_own_address(host: str) -> bool:
         return host == "localhost"
 
 
-def _check(job: JudgeServerJob) -> None:
+def _check_key(job: JudgeServerJob) -> None:
     if job.key and (len(job.key) < MIN_KEY_CHARS or not re.fullmatch(r"[!-~]+", job.key)):
         raise ConfigError(
             f"the key has to be {MIN_KEY_CHARS} or more visible ASCII characters without spaces. Remedy: make one with "
@@ -184,6 +193,9 @@ def _check(job: JudgeServerJob) -> None:
             f"--host {job.host} is reached by other machines, and there is no key. Remedy: put a key into an "
             "environment variable and name it with --api-key-env, or serve on 127.0.0.1"
         )
+
+
+def _check(job: JudgeServerJob) -> None:
     if not (job.model / "config.json").is_file() or not any(job.model.glob("*.safetensors")):
         raise ConfigError(
             f"--model {job.model}: no config.json with safetensors there. Remedy: name a Hugging Face model directory"
@@ -201,18 +213,22 @@ def _check(job: JudgeServerJob) -> None:
             ) from error
 
 
-def _start(job: JudgeServerJob) -> subprocess.Popen[bytes]:
-    """In a session of its own: Ctrl-C reaches this process alone, which then ends the server in order."""
+def _start(job: JudgeServerJob, folder: PrivateFolder) -> subprocess.Popen[bytes]:
+    """In a session of its own: Ctrl-C reaches this process alone, which then ends the server in order.
+
+    Its ranks meet in `folder`: what SGLang would open for that is a port that listens on every interface.
+    """
     import torch
 
     from hybridflow.rollout.cpu_platform import cpu_environment
 
     environment = {} if torch.cuda.is_available() else cpu_environment(job.num_threads)
+    environment["SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE"] = f"file://{folder.path / 'ranks'}"
     output = job.log.open("ab") if job.log else None
     try:
         process = subprocess.Popen(
             [sys.executable, "-m", "hybridflow.rollout.http_server"],
-            env={**os.environ, **environment},
+            env=needed(os.environ, environment),
             stdin=subprocess.PIPE,
             stdout=output or sys.stderr.fileno(),
             stderr=output or sys.stderr.fileno(),
