@@ -11,6 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from hybridflow.config.secrets import hide_secrets
 from hybridflow.config.toml_tree import KeyPath, TomlTree, format_key_path
 
 MAX_SHOWN = 30
@@ -78,7 +79,7 @@ def _explain_one(problem: ErrorDetails, tree: TomlTree, root: type[BaseModel]) -
 
     head = f"  {where}" if kind == "missing" or not key_path else f"  {where} = {_shorten(problem['input'])}"
     source = tree.source_of(key_path) if kind != "missing" else None
-    lines = [head + (f"    [{source}]" if source else ""), f"      rule:   {rule.strip()}"]
+    lines = [head + (f"    [{hide_secrets(source)}]" if source else ""), f"      rule:   {rule.strip()}"]
     if remedy:
         lines.append(f"      remedy: {remedy.strip()}")
     return "\n".join(lines)
@@ -143,5 +144,5 @@ def _nearest_value(value: object, expected: str) -> str:
 
 
 def _shorten(value: object, width: int = 80) -> str:
-    text = repr(value)
+    text = hide_secrets(repr(value))
     return text if len(text) <= width else text[: width - 3] + "..."

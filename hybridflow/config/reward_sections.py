@@ -126,6 +126,9 @@ class RewardSection(Section):
     module_folders: list[str] = Field(default_factory=list)
     """Where "module:function" is looked for before the installed packages; those of the configuration files and the
     working folder are added where a verifier needs them."""
+    environment: list[str] = Field(default_factory=list)
+    """Environment variables that verifiers need, by name. They get paths, locale, proxies and thread limits anyway, and
+    no token or key of their user."""
     overlong: OverlongSection = OverlongSection()
     """Added to the reward for advantages alone: filters, accuracy and evaluation do not see it."""
     judge: JudgeSection = JudgeSection()

@@ -74,6 +74,7 @@ class PromptDataset:
                     data_source=row.data_source,
                     ability=row.ability,
                     ground_truth=row.reward_model.ground_truth,
+                    alternatives=row.reward_model.alternatives,
                     question="" if questions is None else questions[number],
                     row=dump_row(row, row_arguments),
                 )

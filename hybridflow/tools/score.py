@@ -180,6 +180,7 @@ def _build(
         data_source=row.data_source,
         ability=row.ability,
         ground_truth=row.reward_model.ground_truth,
+        alternatives=row.reward_model.alternatives,
         question=find_question(row.prompt, row.extra_info, judge).text,
         row=dump_row(row, row_arguments),
     )
