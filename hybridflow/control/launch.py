@@ -182,6 +182,11 @@ def _summarise(run: Run, status: str, transport: Transport) -> dict[str, Any]:
     )
 
 
+def _num_unknown(summary: dict[str, Any]) -> int:
+    bounds = summary["eval_bounds_after"]
+    return bounds["unknown"] if bounds else 0
+
+
 def _table(summary: dict[str, Any], path: Path) -> dict[str, Any]:
     """The rows of the end table."""
     groups, seconds = summary["groups"], summary["phase_seconds"]
@@ -192,6 +197,7 @@ def _table(summary: dict[str, Any], path: Path) -> dict[str, Any]:
         "mean reward, last 5 steps": summary["reward_mean_last5"],
         "RL steps": summary["num_steps"],
         "groups trained / started": f"{groups['trained']} / {groups['started']}",
+        "unknown verdicts in training / last evaluation": f"{summary['num_unknown']} / {_num_unknown(summary)}",
         "groups filtered": ", ".join(f"{k} {v}" for k, v in groups["filtered"].items()) or "none",
         "trainer-engine logprob gap": summary["logprob_gap_mean_abs"],
         "seconds in rollout / train / sync": " / ".join(
