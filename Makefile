@@ -1,7 +1,7 @@
 # `make` alone prints this list.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-full check bench clean
+.PHONY: help setup quickstart test test-full check bench lock clean
 
 BIN := .venv/bin
 # make test ARGS="tests/unit -k aggregate"
@@ -37,6 +37,9 @@ check: setup ## lint, formatting, types, layers
 
 bench: setup ## measure memory and speed with tests/bench/*.py, one JSON line each
 	@for script in tests/bench/*.py; do echo "$$script" >&2; $(BIN)/python $$script || exit; done
+
+lock: ## write the hashes of each line of docker/requirements-cpu.lock anew, after a line was added or changed
+	@$(BIN)/python docker/lock.py renew
 
 clean: ## remove build products and caches; keeps .venv and runs/
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -14,7 +14,6 @@ copied, training goes on, and processes forked for the purpose write the copy; i
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,10 @@ import torch
 import torch.distributed as dist
 
 from megatron_ext import commit, platform
+from megatron_ext.checkpoint_reader import check_objects, load_state
 from megatron_ext.commit import BrokenCheckpointError, FileEntry
 from megatron_ext.hf.identity import DTYPE_KEY, MODEL_KEY, check_model, describe_model
+from megatron_ext.links import copy_file
 from megatron_ext.model import PolicyModel
 from megatron_ext.topology import Layout, Topology
 from megatron_ext.writer_processes import prepare_results_queue, writers_end_with_parent
@@ -32,7 +33,6 @@ from megatron_ext.writer_processes import prepare_results_queue, writers_end_wit
 platform.install()
 
 from megatron.core import dist_checkpointing  # noqa: E402
-from megatron.core.dist_checkpointing.core import CheckpointingException  # noqa: E402
 from megatron.core.dist_checkpointing.mapping import ShardedObject  # noqa: E402
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue  # noqa: E402
 from megatron.core.optimizer import MegatronOptimizer  # noqa: E402
@@ -146,7 +146,7 @@ class CheckpointWriter:
         (folder / HF_FOLDER).mkdir()
         for path in self._hf_dir.iterdir():
             if path.is_file() and not path.name.endswith(WEIGHT_SUFFIXES):
-                shutil.copyfile(path, folder / HF_FOLDER / path.name)
+                copy_file(path, folder / HF_FOLDER / path.name)
         return commit.list_files(folder)
 
 
@@ -160,8 +160,9 @@ def load_checkpoint(
     """Restores what `CheckpointWriter.save` wrote; without `optimizer` only the weights. Collective over all ranks.
 
     At another layout the random state stays as it is: it belongs to ranks that no longer exist. Everything is checked
-    before anything is changed, and all ranks raise alike: BrokenCheckpointError for a folder that is no checkpoint, or
-    of which a file is missing or changed; WrongModelError for a checkpoint of another model.
+    before anything is changed, and all ranks raise alike: BrokenCheckpointError for a folder that is no checkpoint, of
+    which a file is missing or changed, or that would run code (checkpoint_reader.py); WrongModelError for a checkpoint
+    of another model.
     """
     saved = verify_checkpoint(directory, topology)
     check_model(saved[MODEL_KEY], describe_model(chunks[0].hf_config), directory)
@@ -170,18 +171,20 @@ def load_checkpoint(
     state = _sharded_state(chunks, optimizer, topology, is_loading=True)
     if same_layout and optimizer is not None:
         state["rng"] = _rng_shard(topology)
+    loaded = load_state(state, directory)
     try:
-        loaded = dist_checkpointing.load(state, str(directory))
-    except CheckpointingException as error:
-        raise BrokenCheckpointError(f"{directory} lacks something that this model has: {error}") from error
-    for key, chunk in zip(_chunk_keys(chunks), chunks, strict=True):
-        chunk.load_state_dict(loaded[key])
-    if optimizer is not None:
-        optimizer.load_state_dict(loaded["optimizer"])
-    if "rng" in loaded:
-        torch.set_rng_state(loaded["rng"]["cpu"])
-        if topology.device.type == "cuda":
-            torch.cuda.set_rng_state(loaded["rng"]["cuda"])
+        for key, chunk in zip(_chunk_keys(chunks), chunks, strict=True):
+            chunk.load_state_dict(loaded[key])
+        if optimizer is not None:
+            optimizer.load_state_dict(loaded["optimizer"])
+        if "rng" in loaded:
+            torch.set_rng_state(loaded["rng"]["cpu"])
+            if topology.device.type == "cuda":
+                torch.cuda.set_rng_state(loaded["rng"]["cuda"])
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise BrokenCheckpointError(
+            f"{directory} holds another state than this program writes ({error!r}): use a checkpoint that it wrote"
+        ) from error
     dist.barrier()
 
 
@@ -191,6 +194,7 @@ def verify_checkpoint(directory: str | Path, topology: Topology) -> dict[str, An
     def check_share() -> dict[str, Any]:
         commit.check_sizes(directory)
         commit.check_contents(directory, part=topology.rank, num_parts=dist.get_world_size())
+        check_objects(directory, part=topology.rank, num_parts=dist.get_world_size())
         return commit.read_manifest(directory).description
 
     return _on_every_rank(check_share)[0]

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_ext.links import LinkError, refuse_links
+
 MANIFEST_NAME = "manifest.json"
 UNFINISHED = ".unfinished"
 REPLACED = ".replaced"
@@ -155,13 +157,25 @@ def read_manifest(folder: str | Path) -> Manifest:
 
 
 def check_sizes(folder: str | Path) -> None:
-    """Raises BrokenCheckpointError, naming it, for a file that is missing or has another size. Reads no file of size.
+    """Raises BrokenCheckpointError, naming it, for a file that is missing, has another size or was not listed, and for
+    a link that leads out of the folder. Reads no file of size.
 
     Folders inside that have a manifest of their own are checked by it.
     """
     folder = Path(folder)
-    for name, entry in read_manifest(folder).files.items():
+    try:
+        refuse_links(folder)
+    except LinkError as error:
+        raise BrokenCheckpointError(str(error)) from error
+    listed = read_manifest(folder).files
+    if foreign := sorted(set(list_files(folder)) - listed.keys()):
+        raise BrokenCheckpointError(
+            f"{folder / foreign[0]} is not in {folder / MANIFEST_NAME}: it was put there later; remove it"
+        )
+    for name, entry in listed.items():
         path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise BrokenCheckpointError(f"{folder / MANIFEST_NAME} names {name!r}, which is outside: {_REMEDY}")
         if not path.is_file():
             raise BrokenCheckpointError(f"{path} is missing: {_REMEDY}")
         if path.stat().st_size != entry.num_bytes:

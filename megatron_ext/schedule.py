@@ -85,19 +85,27 @@ def run_forward_backward(
     this rank's part: its log-probabilities, and a micro-batch with its tokens and its rows of the loss inputs.
     """
 
-    def reduce_loss(micro_batch: MicroBatch, output: Output) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def reduce_loss(micro_batch: MicroBatch, output: Output) -> tuple[Tensor, Tensor, _Record]:
         sums = loss_fn(*output, micro_batch)
         num_tokens = torch.as_tensor(sums.num_tokens, device=sums.loss.device).to(torch.int)
         scalars = {name: value.detach() for name, value in sums.metrics.items()}
-        return sums.loss, num_tokens, {**scalars, _LOSS: sums.loss.detach(), _NUM_TOKENS: num_tokens}
+        scalars |= {_LOSS: sums.loss.detach(), _NUM_TOKENS: num_tokens}
+        return sums.loss, num_tokens, _Record(scalars, {name: value.detach() for name, value in sums.maxima.items()})
 
     prepared = _prepare(chunks, topology, micro_batches)
     records = _run(chunks, topology, prepared, reduce_loss, temperature, with_entropy, forward_only=False)
-    return _sum_over_ranks(records, topology)
+    return _reduce_over_ranks(records, topology)
 
 
 _LOSS = "loss of the step"
 _NUM_TOKENS = "tokens of the step"
+
+
+class _Record(NamedTuple):
+    """Scalars of one micro-batch, by name."""
+
+    sums: dict[str, Tensor]
+    maxima: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -225,18 +233,30 @@ def _whole_output(micro_batch: MicroBatch, rank_batch: RankBatch, output: Output
     return Output(whole_KN[0], None if entropy_R is None else whole_KN[1])
 
 
-def _sum_over_ranks(records: list[dict[str, Tensor]], topology: Topology) -> StepSums:
-    """Adds up the records of this rank and of its data and context parallel peers, and tells the earlier stages."""
+def _reduce_over_ranks(records: list[_Record], topology: Topology) -> StepSums:
+    """Joins the records of this rank and of its data and context parallel peers, and tells the earlier stages."""
     sums: dict[str, float] = {}
+    maxima: dict[str, float] = {}
     if topology.is_last_stage:
-        names = sorted(records[0])
-        values = torch.stack([torch.stack([record[name].double() for name in names]) for record in records]).sum(0)
-        if topology.num_replicas > 1:
-            dist.all_reduce(values, group=topology.dp_group)
-        sums = dict(zip(names, values.tolist(), strict=True))
+        sums = _reduce_scalars([record.sums for record in records], topology, dist.ReduceOp.SUM)
+        maxima = _reduce_scalars([record.maxima for record in records], topology, dist.ReduceOp.MAX)
     if topology.pp_size > 1:
-        message = [sums]
+        message = [sums, maxima]
         dist.broadcast_object_list(message, src=topology.last_stage_rank, group=topology.pp_group)
-        sums = message[0]
+        sums, maxima = message
     loss, num_tokens = sums.pop(_LOSS), int(sums.pop(_NUM_TOKENS))
-    return StepSums(loss=loss, num_tokens=num_tokens, metrics=sums)
+    return StepSums(loss=loss, num_tokens=num_tokens, metrics=sums, maxima=maxima)
+
+
+def _reduce_scalars(
+    records: list[dict[str, Tensor]], topology: Topology, operation: dist.ReduceOp.RedOpType
+) -> dict[str, float]:
+    """Sum or maximum by name, over micro-batches and then ranks, in float64."""
+    names = sorted(records[0])
+    if not names:
+        return {}
+    values_RK = torch.stack([torch.stack([record[name].double() for name in names]) for record in records])
+    values_K = values_RK.sum(0) if operation == dist.ReduceOp.SUM else values_RK.amax(0)
+    if topology.num_replicas > 1:
+        dist.all_reduce(values_K, operation, group=topology.dp_group)
+    return dict(zip(names, values_K.tolist(), strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -20,6 +20,8 @@ class LossSums:
     """Tokens that count in the denominator, a whole number."""
     metrics: dict[str, Tensor]
     """Scalars to be summed along; the same names on every rank."""
+    maxima: dict[str, Tensor] = field(default_factory=dict)
+    """Scalars of which the step keeps the largest; the same names on every rank."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class StepSums:
     loss: float
     num_tokens: int
     metrics: dict[str, float]
+    maxima: dict[str, float] = field(default_factory=dict)
 
     @property
     def mean_loss(self) -> float:

@@ -13,10 +13,19 @@ from collections.abc import Sequence
 
 from hybridflow.types import Group, Scored
 
+SAME_REWARD = 1e-6
+"""Rewards of a group that differ by no more are equal: sums of floats are not exact, and a division by their tiny
+deviation would make a full advantage of a rounding error."""
+
 
 def group_rewards(group: Group) -> list[float | None]:
     """[G] rewards in member order; None where the verdict is unknown."""
     return [member.verdict.value if isinstance(member.verdict, Scored) else None for member in group.members]
+
+
+def is_same_reward(known: Sequence[float]) -> bool:
+    """Whether rewards, at least one, differ by at most SAME_REWARD."""
+    return max(known) - min(known) <= SAME_REWARD
 
 
 def compute_group_advantages(
@@ -27,12 +36,12 @@ def compute_group_advantages(
     Args:
         rewards: [G] rewards; None is unknown: it enters neither mean nor deviation, and gets None back.
         normalise_std: Divide by the group's standard deviation (n-1) + eps.
-        eps: Keeps the division finite; a group of equal rewards gets exactly 0 all the same.
+        eps: Keeps the division finite; a group of equal rewards (see SAME_REWARD) gets exactly 0.
 
     Example: compute_group_advantages([1.0, 0.0, None], normalise_std=False) == [0.5, -0.5, None]
     """
     known = [reward for reward in rewards if reward is not None]
-    if len(set(known)) < 2:
+    if not known or is_same_reward(known):
         return [None if reward is None else 0.0 for reward in rewards]
     mean = math.fsum(known) / len(known)
     scale = 1.0

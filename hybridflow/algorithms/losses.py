@@ -26,10 +26,11 @@ def policy_loss(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Clipped surrogate: -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), with r = pi / pi_old per token.
 
-    Source: DAPO (arXiv 2503.14476), token-level clipped objective with clip_low 0.2 and clip_high 0.28; equal clips
-    give GRPO (recipe section 5; QwenLong-L1's script has 0.2 and 0.2). The SUM of loss_N is divided by the global token
-    count elsewhere, see the module docstring. Deviation: the log ratio is clamped to +-MAX_LOG_RATIO; outside, the
-    gradient is 0.
+    Source: DAPO (arXiv 2503.14476), token-level clipped objective with clip_low 0.2 and clip_high 0.28 (recipe section
+    5; QwenLong-L1's script has 0.2 and 0.2). The SUM of loss_N is divided by the token count of the optimizer step
+    elsewhere, see the module docstring: a mean over tokens. GRPO as the papers write it averages within each sequence
+    first (2505.17667 Eq. 4), so that a token of a long completion weighs less: equal clips alone do not give it.
+    Deviation: the log ratio is clamped to +-MAX_LOG_RATIO; outside, the gradient is 0.
 
     Args:
         logprobs_N: [N] of the policy in update, at the sampling temperature; the only input that gets a gradient.

@@ -1,6 +1,6 @@
-"""How far the trainer's probabilities are from those of the engine that sampled. Pure.
+"""How far apart two policies are on tokens that one of them sampled. Pure.
 
-Legend: N tokens. Both logprobs are of the sampled token at the sampling temperature, under the same weights.
+Legend: N tokens. All logprobs are of the sampled token at the sampling temperature.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hybridflow.algorithms.losses import MAX_LOG_RATIO
+
 
 class MismatchSums(NamedTuple):
     """Sums over tokens, float32 scalars."""
@@ -18,6 +20,25 @@ class MismatchSums(NamedTuple):
     """|trainer - engine|."""
     kl: Tensor
     """Estimates of KL(engine || trainer), each at least 0."""
+
+
+class RatioSums(NamedTuple):
+    """Over tokens, float32 scalars."""
+
+    ratio: Tensor
+    """Sum of new / old probability."""
+    ratio_max: Tensor
+    """The largest; 0 where there is no token."""
+    kl: Tensor
+    """Sum of estimates of KL(old || new), each at least 0."""
+
+
+def ratio_sums(new_N: Tensor, old_N: Tensor) -> RatioSums:
+    """Of the policy in update against the one before it; log ratios are clamped as in `losses.policy_loss`."""
+    log_ratio_N = (new_N - old_N).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    ratio_N = log_ratio_N.exp()
+    largest = ratio_N.max() if ratio_N.numel() else torch.zeros((), dtype=new_N.dtype, device=new_N.device)
+    return RatioSums(ratio_N.sum(), largest, (log_ratio_N.expm1() - log_ratio_N).sum())
 
 
 def mismatch_sums(trainer_N: Tensor, engine_N: Tensor) -> MismatchSums:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from hybridflow.algorithms.advantages import compute_group_advantages, group_rewards
 from hybridflow.algorithms.filters import filter_groups
 from hybridflow.algorithms.overlong import compute_overlong_penalty
@@ -24,17 +26,21 @@ class FilteredBatch:
     overlong: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """By id of each group, dropped ones included: [G] overlong penalties, 0 or below; empty where it is switched off.
     Filters saw the rewards without them, advantages come from the sums."""
+    num_stale_tokens: int = 0
+    """Response tokens of the kept groups that older policies decoded, masked ones included."""
+    num_tokens: int = 0
+    """All response tokens of the kept groups."""
+    policy_version: int | None = None
+    """From which staleness counts: the version that the step decoded with."""
 
 
 def build_batch(groups: list[Group], config: Config, policy_version: int | None = None) -> FilteredBatch:
-    """Filters, advantages within each group, rows, and micro-batches over the data parallel ranks.
+    """Filters, advantages within each group, rows, mini-batches, and micro-batches over the data parallel ranks.
 
     `policy_version` is the present one, from which the staleness of tokens counts.
     """
-    kept, dropped = filter_groups(groups)
+    kept, dropped = filter_groups(groups, config.reward.min_known_fraction)
     overlong = compute_overlong(groups, config)
-    if not kept:
-        return FilteredBatch(None, 0, dropped, overlong)
     advantages = {
         group.group_id: compute_group_advantages(
             add_overlong(group_rewards(group), overlong.get(group.group_id)),
@@ -42,8 +48,48 @@ def build_batch(groups: list[Group], config: Config, policy_version: int | None 
         )
         for group in kept
     }
-    sequences = build_train_sequences(kept, advantages, policy_version)
-    return FilteredBatch(plan_batch(sequences, config), len(kept), dropped, overlong)
+    rows_of_groups = [build_train_sequences([group], advantages, policy_version) for group in kept]
+    stale = [sum(age > 0 for age in row.staleness) for rows in rows_of_groups for row in rows]
+    num_tokens = sum(len(row.response_token_ids) for rows in rows_of_groups for row in rows)
+    if config.algorithm.mask_stale_tokens:
+        rows_of_groups = [mask_stale_tokens(rows) for rows in rows_of_groups]
+        for group, rows in zip(kept, rows_of_groups, strict=True):
+            if not rows:
+                dropped.setdefault(ALL_STALE, []).append(group.group_id)
+        rows_of_groups = [rows for rows in rows_of_groups if rows]
+    batch = None
+    if rows_of_groups:
+        sizes = split_evenly([len(rows) for rows in rows_of_groups], config.train.mini_batch_prompts)
+        batch = plan_batch([row for rows in rows_of_groups for row in rows], sizes, config)
+    return FilteredBatch(batch, len(rows_of_groups), dropped, overlong, sum(stale), num_tokens, policy_version)
+
+
+ALL_STALE = "all_stale"
+"""Every token of the group was decoded by an older policy, and algorithm.mask_stale_tokens leaves these out."""
+
+
+def mask_stale_tokens(rows: list[TrainSequence]) -> list[TrainSequence]:
+    """The rows with a loss on tokens of staleness 0 alone; a row without any is left out."""
+    masked = [
+        msgspec.structs.replace(row, loss_mask=[int(age == 0) for age in row.staleness]) if row.staleness else row
+        for row in rows
+    ]
+    return [row for row in masked if any(row.loss_mask)]
+
+
+def split_evenly(rows_of_groups: Sequence[int], mini_batch_prompts: int | None) -> list[int]:
+    """Rows of each mini-batch: at most `mini_batch_prompts` consecutive groups, numbers that differ by at most 1.
+
+    Filters leave fewer groups than a step began with; a small rest at the end would be an optimizer step as large as
+    the others from a few groups. None: one mini-batch.
+
+    Example: split_evenly([8, 8, 7, 8, 8], 2) == [16, 15, 8]
+    """
+    num_groups = len(rows_of_groups)
+    num_minis = 1 if mini_batch_prompts is None else -(-num_groups // mini_batch_prompts)
+    sizes = [num_groups // num_minis + (mini < num_groups % num_minis) for mini in range(num_minis)]
+    groups = iter(rows_of_groups)
+    return [sum(next(groups) for _ in range(size)) for size in sizes]
 
 
 def compute_overlong(groups: list[Group], config: Config) -> dict[str, list[float]]:
@@ -72,11 +118,16 @@ def add_overlong(rewards: Sequence[float | None], penalties: Sequence[float] | N
     return [None if r is None else r + penalty for r, penalty in zip(rewards, penalties, strict=True)]
 
 
-def plan_batch(sequences: list[TrainSequence], config: Config) -> TrainBatch:
-    """Places rows on ranks and into micro-batches within the token budget."""
-    plan = plan_micro_batches(
-        [sequence.num_tokens for sequence in sequences],
-        num_dp_ranks=config.train.layout.dp,
-        max_tokens_per_micro_batch=config.train.max_tokens_per_micro_batch,
-    )
+def plan_batch(sequences: list[TrainSequence], mini_batches: Sequence[int], config: Config) -> TrainBatch:
+    """Cuts rows, in order, into mini-batches of so many, and places each on ranks, within the token budget."""
+    plan = []
+    first = 0
+    for size in mini_batches:
+        of_mini = plan_micro_batches(
+            [sequence.num_tokens for sequence in sequences[first : first + size]],
+            num_dp_ranks=config.train.layout.dp,
+            max_tokens_per_micro_batch=config.train.max_tokens_per_micro_batch,
+        )
+        plan.append([[[first + row for row in rows] for rows in of_rank] for of_rank in of_mini])
+        first += size
     return TrainBatch(sequences=sequences, plan=plan)

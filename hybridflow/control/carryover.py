@@ -9,7 +9,9 @@ others are carried over, as far as they are:
 
 So every prompt that was taken is either in the batch of a step or carried, and how many were taken follows from the
 step and the number of carried groups: no cursor is kept. A group of which any token would be older than `max_staleness`
-versions is discarded as a whole: its prompt begins anew, in the same place, under an id of the new step.
+versions is discarded as a whole: its prompt begins anew, in the same place, under an id of the new step, but with the
+seeds of its first begin. With fresh seeds a long completion would be drawn again and again until a short one ends in
+time, and the policy would see lengths that it did not choose.
 """
 
 from __future__ import annotations
@@ -40,6 +42,8 @@ class CarriedGroup(msgspec.Struct, frozen=True, kw_only=True):
     """Those that ended, with their verdicts, by index."""
     partials: list[Partial]
     """Beginnings of others, by index; none is empty."""
+    seed_id: str = ""
+    """As in GroupRequest."""
 
     @property
     def is_complete(self) -> bool:
@@ -70,6 +74,8 @@ class CarryCounts:
     num_discarded: int = 0
     """Carried groups of which nothing was kept, as a token was too old."""
     discarded_tokens: int = 0
+    num_discarded_completions: int = 0
+    """Completions that had any of these tokens."""
 
 
 @dataclass(frozen=True)
@@ -114,13 +120,12 @@ class OverSampling:
         """The step that policy `version` decodes; new groups are `<prefix>-g0000`, `<prefix>-g0001`, ..."""
         requests: list[GroupRequest] = []
         kept: dict[str, list[ScoredCompletion]] = {}
-        begun_anew: list[Prompt] = []
-        num_resumed = discarded_tokens = 0
+        discarded: list[CarriedGroup] = []
+        num_resumed = 0
         for group in carried:
             oldest = group.oldest_version
             if oldest is not None and version - oldest > self.max_staleness:
-                begun_anew.append(group.prompt)
-                discarded_tokens += group.num_tokens
+                discarded.append(group)
                 continue
             num_resumed += oldest is not None
             kept[group.group_id] = group.members
@@ -131,10 +136,19 @@ class OverSampling:
                     num_completions=group.num_completions,
                     done=[member.head.index for member in group.members],
                     partials=group.partials,
+                    seed_id=group.seed_id,
                 )
             )
-        new = build_requests(prefix, [*begun_anew, *fresh], num_completions)
-        counts = CarryCounts(len(new), num_resumed, len(begun_anew), discarded_tokens)
+        new = build_requests(prefix, [*(group.prompt for group in discarded), *fresh], num_completions)
+        for slot, group in enumerate(discarded):
+            new[slot] = msgspec.structs.replace(new[slot], seed_id=group.seed_id or group.group_id)
+        counts = CarryCounts(
+            num_started=len(new),
+            num_resumed=num_resumed,
+            num_discarded=len(discarded),
+            discarded_tokens=sum(group.num_tokens for group in discarded),
+            num_discarded_completions=sum(len(group.members) + len(group.partials) for group in discarded),
+        )
         return StepPlan(requests + new, kept, self.num_needed, counts)
 
 

@@ -110,6 +110,7 @@ class Gathering:
                     num_completions=group.request.num_completions,
                     members=members,
                     partials=[group.partials[index] for index in sorted(group.partials)],
+                    seed_id=group.request.seed_id,
                 )
             )
         return groups, carried

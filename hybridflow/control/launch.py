@@ -22,9 +22,10 @@ from hybridflow.control.transport import Transport
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.resources import PeakMemory
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet, start_wandb
-from hybridflow.rewards.registry import Registry
+from hybridflow.rewards.registry import build_registry
 from hybridflow.rollout.arguments import check_names, check_support
 from hybridflow.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER
+from hybridflow.run_folder.finished import read_finished, tell_finished
 from hybridflow.run_folder.summary import write_summary
 from hybridflow.trainer.layout import check_saved_weights, read_model
 
@@ -32,26 +33,36 @@ from hybridflow.trainer.layout import check_saved_weights, read_model
 def run_training(config: Config, *, resume: bool) -> dict[str, Any]:
     """Runs `config` to its end and returns what summary.json says.
 
-    `resume` continues the run of the same name from its latest checkpoint. All that can be checked is checked before an
-    earlier run's folder is touched. Once every worker is ready, the summary is written however the run ends, with
-    status "finished", "interrupted" or "failed". Raises what stopped the run.
+    `resume` continues the run of the same name from its latest checkpoint; one that is finished starts nothing. An
+    earlier run's folder is moved once every worker is ready. From then on the summary is written however the run ends,
+    with status "finished", "interrupted" or "failed". Raises what stopped the run.
     """
     started = time.monotonic()
     folder = RunFolder(config)
+    folder.refuse_second_driver()
     if resume:
         folder.check_same_run(config)
+        finished = read_finished(folder.summary, folder.hf_export, config.train.num_steps)
+        if finished is not None:
+            LiveDisplay(config.run.name).note(tell_finished(folder.path, finished["num_steps"], "train.num_steps"))
+            return finished
     check_model(config)
     check_names(config.rollout.sglang)
     check_support(config.rollout.top_p)
-    Registry(config.reward.rules)  # finds every verifier, or says which one is missing
+    build_registry(config.reward)  # finds every verifier, or says which one is missing
     inputs = load_inputs(config, folder.data if resume else None)
     with ExitStack() as stack:
         display = stack.enter_context(LiveDisplay(config.run.name))
+        stack.enter_context(folder.held())
         saved = _open_folder(config, folder, resume, display)
+        for note in inputs.notes:
+            display.note(note)
         hf_dir = write_inputs(config, inputs, folder)
         memory = stack.enter_context(PeakMemory(period_s=2.0))
         trackers = stack.enter_context(_Trackers(config, folder, saved))
         system = stack.enter_context(System(config, hf_dir, folder.logs, display.note, display.progress))
+        if not resume:
+            _keep(folder, display)
         run = _build_run(config, folder, inputs, system, display, trackers, saved, started)
         status = "failed"
         try:
@@ -71,9 +82,7 @@ def run_training(config: Config, *, resume: bool) -> dict[str, Any]:
 def _open_folder(config: Config, folder: RunFolder, resume: bool, display: LiveDisplay) -> RunState | None:
     """The state to continue from, or None for a new run."""
     if not resume:
-        moved = folder.create(config)
-        if moved is not None:
-            display.note(f"an earlier run of this name is kept as {moved}")
+        folder.create(config)
         return None
     latest = Checkpoints(folder.checkpoints, config.checkpoint.keep_last).latest()
     check_saved_weights(latest / WEIGHTS_FOLDER, read_model(config.model.path))
@@ -86,14 +95,23 @@ def _open_folder(config: Config, folder: RunFolder, resume: bool, display: LiveD
     return state
 
 
+def _keep(folder: RunFolder, display: LiveDisplay) -> None:
+    """From here on there is something to keep: the new run takes its name."""
+    moved = folder.keep()
+    if moved is not None:
+        display.note(f"an earlier run of this name is kept as {moved}")
+
+
 class _Trackers:
     """Opens the metric files and the W&B run, and closes them."""
 
     def __init__(self, config: Config, folder: RunFolder, saved: RunState | None) -> None:
         metrics, self.warmup = JsonlTracker(folder.metrics), JsonlTracker(folder.warmup_metrics)
+        self.updates = JsonlTracker(folder.updates)
         if saved is not None:
             done = sum(stage.num_steps for stage in config.warmup.stages[: saved.warmup_stages_done])
             metrics.truncate_after(saved.last_recorded_step)
+            self.updates.truncate_after(saved.rl_step)
             self.warmup.truncate_after(done - 1)
         tracking = config.tracking
         self.steps = TrackerSet(
@@ -113,6 +131,7 @@ class _Trackers:
     def __exit__(self, *_: object) -> None:
         self.steps.close()
         self.warmup.close()
+        self.updates.close()
 
 
 def _build_run(
@@ -140,6 +159,7 @@ def _build_run(
         display=display,
         trackers=trackers.steps,
         warmup_tracker=trackers.warmup,
+        update_tracker=trackers.updates,
         state=state,
         carried=carried,
         started=started,
@@ -154,11 +174,17 @@ def _summarise(run: Run, status: str, transport: Transport) -> dict[str, Any]:
         status=status,
         wall_s=run.wall_s,
         seed=run.config.run.seed,
+        data=run.data_counts,
         weight_transport={"used": transport.name, "reason": transport.reason},
         sampling_guarantee=sampling_guarantee(run.config.rollout, torch.cuda.is_available()),
         num_carried=len(run.carried) if run.config.rollout.over_sampling > 1 else None,
         judge=run.judge.summary(),
     )
+
+
+def _num_unknown(summary: dict[str, Any]) -> int:
+    bounds = summary["eval_bounds_after"]
+    return bounds["unknown"] if bounds else 0
 
 
 def _table(summary: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -171,6 +197,7 @@ def _table(summary: dict[str, Any], path: Path) -> dict[str, Any]:
         "mean reward, last 5 steps": summary["reward_mean_last5"],
         "RL steps": summary["num_steps"],
         "groups trained / started": f"{groups['trained']} / {groups['started']}",
+        "unknown verdicts in training / last evaluation": f"{summary['num_unknown']} / {_num_unknown(summary)}",
         "groups filtered": ", ".join(f"{k} {v}" for k, v in groups["filtered"].items()) or "none",
         "trainer-engine logprob gap": summary["logprob_gap_mean_abs"],
         "seconds in rollout / train / sync": " / ".join(

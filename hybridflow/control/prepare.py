@@ -6,6 +6,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,12 +25,18 @@ from hybridflow.data.synth.spec import Split, SynthSpec, generate_rows
 from hybridflow.errors import ConfigError, DataError
 from hybridflow.policy.init import write_policy
 from hybridflow.policy.load import load_tokenizer
+from hybridflow.rewards.judge_question import find_question
+from hybridflow.rewards.registry import build_registry
 from hybridflow.rollout.arguments import check_engine_layout
 from hybridflow.trainer.layout import check_model_layout, check_model_weights
 from hybridflow.types import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+NUM_NAMED = 5
+"""Of the rows with one fault, so many are named."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,25 @@ class Inputs:
     """Empty when evaluation is off."""
     generated: dict[str, list[Row]] = field(default_factory=dict)
     """Rows by split, where no file gave them: what the run folder is to keep."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """Rows read and left out, and test rows that are training rows too, by name: for the summary."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the run's accuracy must know of its data."""
+        counts = self.counts
+        notes = [
+            f"{counts[f'{split}_rows_dropped']} of {counts[f'{split}_rows']} {split} rows are left out: their prompts "
+            f"are longer than data.max_prompt_tokens"
+            for split in ("train", "test")
+            if counts.get(f"{split}_rows_dropped")
+        ]
+        if shared := counts.get("eval_prompts_in_train"):
+            notes.append(
+                f"{shared} of {len(self.eval_prompts)} evaluation prompts are training prompts too: the accuracy on "
+                f"them is not that of unseen documents"
+            )
+        return notes
 
 
 def check_model(config: Config) -> None:
@@ -83,6 +111,7 @@ def load_inputs(config: Config, saved: Path | None) -> Inputs:
     generated: dict[str, list[Row]] = {}
     train = _load_split(config, tokenizer, "train", saved, generated)
     eval_prompts: list[Prompt] = []
+    counts = {"train_rows": train.num_rows, "train_rows_dropped": train.num_dropped}
     if config.eval.num_prompts:
         test = _load_split(config, tokenizer, "test", saved, generated)
         if len(test.prompts) < config.eval.num_prompts:
@@ -91,7 +120,10 @@ def load_inputs(config: Config, saved: Path | None) -> Inputs:
                 f"lower it, or give more rows (data.test_path, data.synth.num_test)"
             )
         eval_prompts = test.prompts[: config.eval.num_prompts]
-    return Inputs(tokenizer, train, eval_prompts, generated)
+        seen = {_digest(prompt) for prompt in train.prompts}
+        counts |= {"test_rows": test.num_rows, "test_rows_dropped": test.num_dropped}
+        counts["eval_prompts_in_train"] = sum(_digest(prompt) in seen for prompt in eval_prompts)
+    return Inputs(tokenizer, train, eval_prompts, generated, counts)
 
 
 def write_inputs(config: Config, inputs: Inputs, folder: RunFolder) -> Path:
@@ -120,12 +152,41 @@ def _load_split(
     else:
         source, rows = "data.synth", _generate(config.data, split, config.run.seed)
         generated[split] = rows
+    questions = find_questions(config, rows, source)
     try:
         return PromptDataset(
-            split, rows, tokenizer, config.data.max_prompt_tokens, config.run.seed, overlong=config.data.overlong
+            split,
+            rows,
+            tokenizer,
+            config.data.max_prompt_tokens,
+            config.run.seed,
+            overlong=config.data.overlong,
+            questions=questions,
+            row_arguments=build_registry(config.reward).row_arguments,
         )
     except DataError as error:
         raise DataError(f"{source}: {error}") from error
+
+
+def find_questions(config: Config, rows: Sequence[Row], source: str) -> list[str] | None:
+    """What the judge is told of each row; None where none is asked.
+
+    Raises DataError, naming rows, for those that a judge may be asked about and that have no question.
+    """
+    judge = config.reward.judge
+    if not judge.endpoints:
+        return None
+    registry = build_registry(config.reward)
+    questions = [find_question(row.prompt, row.extra_info, judge) for row in rows]
+    missing = [
+        number
+        for number, (row, question) in enumerate(zip(rows, questions, strict=True))
+        if not question.text and registry.is_judged(row.data_source, row.ability)
+    ]
+    if missing:
+        named = ", ".join(map(str, missing[:NUM_NAMED])) + (", ..." if len(missing) > NUM_NAMED else "")
+        raise DataError(f"{source}: {len(missing)} of {len(rows)} rows, row {named}: {questions[missing[0]].why}")
+    return [question.text for question in questions]
 
 
 def _generate(data: DataSection, split: Split, seed: int) -> list[Row]:
@@ -136,6 +197,11 @@ def _generate(data: DataSection, split: Split, seed: int) -> list[Row]:
         problems = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
         raise ConfigError(f"data.synth: cannot generate this data set: {problems}") from error
     return generate_rows(spec, split, seed)
+
+
+def _digest(prompt: Prompt) -> bytes:
+    """Equal for prompts of the same tokens; a set of long prompts would take gigabytes."""
+    return hashlib.blake2b(array("q", prompt.token_ids).tobytes(), digest_size=16).digest()
 
 
 def _data_file(directory: Path, split: str) -> Path:

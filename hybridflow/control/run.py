@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from hybridflow.control.batch import FilteredBatch
 from hybridflow.control.carryover import CarriedGroup, OverSampling, StepPlan, build_requests, plan_all
 from hybridflow.control.checkpoints import Checkpoints
 from hybridflow.control.collect import Collected, collect_step
-from hybridflow.control.evaluate import compute_accuracy, greedy
+from hybridflow.control.evaluate import compute_accuracy, compute_bounds, greedy
 from hybridflow.control.hand_over import HandOver, offloads_while_decoding
 from hybridflow.control.judge_totals import JudgeTotals
 from hybridflow.control.prepare import Inputs
@@ -22,6 +22,7 @@ from hybridflow.control.state import RunState
 from hybridflow.control.step_metrics import add_to_state, build_metrics
 from hybridflow.control.timeline import Timeline, TimelineRecord, compute_overlap
 from hybridflow.control.unknowns import UnknownGuard
+from hybridflow.control.update_metrics import build_update_line
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.log import set_step
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet
@@ -50,6 +51,7 @@ class Run:
         display: LiveDisplay,
         trackers: TrackerSet,
         warmup_tracker: JsonlTracker,
+        update_tracker: JsonlTracker,
         state: RunState,
         carried: list[CarriedGroup] | None = None,
         started: float,
@@ -66,10 +68,12 @@ class Run:
         self.state = state
         self.carried = carried or []
         """Groups that were begun in earlier steps and not trained on."""
+        self.data_counts = inputs.counts
         self._inputs = inputs
         self._stream = stream
         self._check_workers = check_workers
         self._trackers = trackers
+        self._update_tracker = update_tracker
         self._unknowns = UnknownGuard(config.reward.max_unknown_fraction)
         self.judge = JudgeTotals(state.judge)
         self._checkpoints = Checkpoints(
@@ -149,16 +153,25 @@ class Run:
             requests = build_requests(f"e{step:05d}", prompts, 1)
             groups = self._collect(plan_all(requests), greedy(self._sampling)).groups
         self._eval_completions.append(step, groups)
-        accuracy = compute_accuracy(groups)
-        self.display.note(f"greedy accuracy on {len(prompts)} test prompts after {step} RL steps: {accuracy:.3f}")
+        accuracy, bounds = compute_accuracy(groups), compute_bounds(groups)
+        self.display.note(
+            f"greedy accuracy on {len(prompts)} test prompts after {step} RL steps: {accuracy:.3f}{bounds.describe()}"
+        )
         of_judge = {f"eval/{name}": number for name, number in self.judge.take_metrics().items()}
-        self._trackers.log(step, {"eval/accuracy": accuracy} | of_judge)
+        of_unknown = {
+            "eval/unknown": float(bounds.num_unknown),
+            "eval/accuracy_low": bounds.low,
+            "eval/accuracy_high": bounds.high,
+        }
+        self._trackers.log(step, {"eval/accuracy": accuracy} | of_unknown | of_judge)
+        self.state.eval_bounds_latest = bounds
         return accuracy
 
     def evaluate_before(self) -> None:
         """What RL starts from; measured once, and never on weights that RL has changed."""
         if self.state.eval_before is None and self.state.rl_step == 0:
             self.state.eval_before = self.state.eval_latest = self.evaluate()
+            self.state.eval_bounds_before = self.state.eval_bounds_latest
 
     def evaluate_if_due(self) -> None:
         """Each `eval.every_steps`, and after the last step."""
@@ -166,39 +179,48 @@ class Run:
         if step == self.config.train.num_steps or (every and step % every == 0):
             self.state.eval_latest = self.evaluate()
 
-    def record(self, step: int, collected: Collected, filtered: FilteredBatch, update: UpdateReport | None) -> None:
+    def record(
+        self,
+        step: int,
+        collected: Collected,
+        filtered: FilteredBatch,
+        updates: Sequence[UpdateReport],
+        learning_rate: float,
+    ) -> None:
         """Adds the step to the totals, the files, the trackers and the display."""
         spans = self._timeline.finish_step()
         self._timelines.append(step, spans)
         self._step_seconds["step"] = spans["step"][1]
-        add_to_state(self.state, collected, filtered, update)
+        add_to_state(self.state, collected, filtered, updates)
         metrics = build_metrics(
             self.state,
             collected,
             filtered,
-            update,
+            updates,
             self._step_seconds,
-            self.learning_rate(step),
-            is_over_sampled=self.config.rollout.over_sampling > 1,
+            learning_rate,
+            rollout=self.config.rollout,
         )
         metrics |= self._stream.take_metrics() | self._hand_over.take_metrics() | self.judge.take_metrics()
         if (overlap := compute_overlap(spans)) is not None:
             metrics["perf/score_overlap"] = overlap
         self._completions.append(step, collected.groups, filtered.overlong)
+        for update in updates:
+            self._update_tracker.log(step, build_update_line(update))
         self._trackers.log(step, metrics)
         self.display.step(step - 1, metrics)
 
-    def learning_rate(self, step: int) -> float:
-        """Of RL step `step`, as train.lr_schedule says."""
+    def learning_rate(self) -> float:
+        """Of the next update, as train.lr_schedule says: steps that changed the weights are counted."""
         train = self.config.train
         schedule = LRSchedule(
             peak=train.learning_rate,
             kind=train.lr_schedule,
             warmup_steps=train.lr_warmup_steps,
-            total_steps=max(train.num_steps, train.lr_warmup_steps, 1),
+            total_steps=max(train.lr_decay_steps or train.num_steps, train.lr_warmup_steps, 1),
             min_ratio=train.lr_min_ratio,
         )
-        return learning_rate(schedule, step)
+        return learning_rate(schedule, self.state.policy_version + 1)
 
     def checkpoint_if_due(self) -> None:
         every, step = self.config.checkpoint.every_steps, self.state.rl_step

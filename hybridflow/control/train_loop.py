@@ -11,6 +11,7 @@ from __future__ import annotations
 from hybridflow.control.batch import build_batch
 from hybridflow.control.run import Run
 from hybridflow.control.warmup import run_stage
+from hybridflow.types import UpdateReport
 
 
 def train(run: Run) -> None:
@@ -42,17 +43,21 @@ def warm_up(run: Run) -> None:
 
 
 def train_step(run: Run) -> None:
-    """One step of GRPO: ROLLOUT, TRAIN, SYNC. Steps are numbered from 1."""
+    """One step of GRPO: ROLLOUT, TRAIN, SYNC. Steps are numbered from 1.
+
+    A step with nothing to learn from leaves weights, their version and the learning rate as they are.
+    """
     step = run.begin_step()
     with run.phase("rollout"):
         collected = run.collect(step)
     filtered = build_batch(collected.groups, run.config, run.state.policy_version)
-    update = None
-    run.hand_to_trainer()
+    updates: list[UpdateReport] = []
+    rate = run.learning_rate()
     if filtered.batch is not None:
+        run.hand_to_trainer()
         with run.phase("train"):
-            update = run.trainer.update(filtered.batch, run.learning_rate(step))
+            updates = run.trainer.update(filtered.batch, rate)
+        run.state.policy_version += any(not update.num_skipped for update in updates)
+        run.publish()
     run.state.rl_step = step
-    run.state.policy_version += 1
-    run.publish()
-    run.record(step, collected, filtered, update)
+    run.record(step, collected, filtered, updates, rate)

@@ -67,4 +67,4 @@ def build_stage_batch(
         encode_conversation(tokenizer, messages, f"{stage.name}-{step:05d}-{row:03d}")
         for row, messages in enumerate(conversations)
     ]
-    return plan_batch(sequences, config)
+    return plan_batch(sequences, [len(sequences)], config)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+from hybridflow.data.chat_encoding import encode_chat
+from hybridflow.data.row_text import dump_row
 from hybridflow.data.schema import Row
 from hybridflow.data.streams import draw_range
-from hybridflow.data.template import encode_chat, read_question
 from hybridflow.errors import DataError
 from hybridflow.types import Prompt
 
@@ -24,8 +25,10 @@ class PromptDataset:
 
     prompts: list[Prompt]
     """All prompts, in file order: the order of evaluation."""
+    num_rows: int
+    """Rows read."""
     num_dropped: int
-    """Rows left out because their prompt is longer than the limit."""
+    """Of these, rows left out because their prompt is longer than the limit."""
 
     def __init__(
         self,
@@ -35,14 +38,20 @@ class PromptDataset:
         max_prompt_tokens: int,
         seed: int,
         overlong: Literal["error", "drop"] = "error",
+        questions: Sequence[str] | None = None,
+        row_arguments: frozenset[str] = frozenset(),
     ) -> None:
         """Tokenises all rows. Prompt ids are `name` and the row's number in `rows`, so dropping a row renames none.
+
+        `questions`: what a judge is told of each row; None where no judge is asked. `row_arguments`: what
+        verifiers take of a row beside the gold, `prompt` or `extra_info`.
 
         Raises DataError for a prompt above `max_prompt_tokens` (unless `overlong` is "drop"), and when none is left.
         """
         self.name = name
         self.seed = seed
         self.prompts = []
+        self.num_rows = len(rows)
         self.num_dropped = 0
         for number, row in enumerate(rows):
             token_ids = encode_chat(tokenizer, row.prompt)
@@ -62,7 +71,9 @@ class PromptDataset:
                     data_source=row.data_source,
                     ability=row.ability,
                     ground_truth=row.reward_model.ground_truth,
-                    question=read_question(row.prompt),
+                    alternatives=row.reward_model.alternatives,
+                    question="" if questions is None else questions[number],
+                    row=dump_row(row, row_arguments),
                 )
             )
         if not self.prompts:

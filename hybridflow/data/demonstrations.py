@@ -1,8 +1,8 @@
 """Conversations to imitate, out of files: what supervised training reads.
 
-A row is either a conversation, `{"messages": [{"role": "user", "content": ...}, {"role": "assistant", ...}]}`, or a row
-of the DocQA-RL schema. The answer to imitate is then its column `response` or, where that is missing or empty, the gold
-answer `reward_model.ground_truth`.
+A row is either a conversation, `{"messages": [{"role": "user", "content": ...}, {"role": "assistant", ...}]}` (or
+`{"conversations": [{"from": "human", "value": ...}, ...]}`), or a row of the DocQA-RL schema. The answer to imitate is
+then its column `response` or, where that is missing or empty, the gold answer `reward_model.ground_truth`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hybridflow.data.conversation import encode_conversation
+from hybridflow.data.messages import read_messages
+from hybridflow.data.records import refuse_problems
 from hybridflow.data.rows import load_records
 from hybridflow.data.schema import parse_row
 from hybridflow.data.streams import draw_indices
@@ -43,8 +45,7 @@ class DemonstrationSet:
         self._seed = seed
         self.sequences = []
         self.num_dropped = 0
-        for number, (where, record) in enumerate(load_records(path)):
-            conversation = read_conversation(record, where)
+        for number, (where, conversation) in enumerate(read_conversations(path)):
             try:
                 sequence = encode_conversation(tokenizer, conversation, f"sft-{number:06d}")
             except DataError as error:
@@ -70,34 +71,34 @@ class DemonstrationSet:
         return [self.sequences[index] for index in draw_indices(names, len(self.sequences), step, num_sequences)]
 
 
+def read_conversations(path: str | Path) -> list[tuple[str, list[Message]]]:
+    """(file and row, messages) of each row. Raises DataError that names all rows that cannot be read."""
+    records = load_records(path)
+    conversations: list[tuple[str, list[Message]]] = []
+    problems: list[str] = []
+    for where, record in records:
+        try:
+            conversations.append((where, read_conversation(record, where)))
+        except DataError as error:
+            problems.append(str(error))
+    refuse_problems(path, problems, len(records))
+    return conversations
+
+
 def read_conversation(record: Any, where: str) -> list[Message]:
     """The messages of one row, the last of them to be imitated. Raises DataError."""
     if not isinstance(record, Mapping):
         raise DataError(f"{where}: got {type(record).__name__}. Remedy: write one JSON object per row")
-    if "messages" not in record:
-        if "prompt" not in record:
-            raise DataError(
-                f"{where}: neither 'messages' (a conversation) nor 'prompt' (DocQA-RL schema) is there; found "
-                f"{', '.join(map(str, record)) or 'nothing'}. Remedy: add one of the two"
-            )
-        row = parse_row(record, where)
-        answer = record.get("response") or row.reward_model.ground_truth
-        if not isinstance(answer, str):
-            raise DataError(f"{where}, column 'response': got {type(answer).__name__}. Remedy: use a string")
-        return [*row.prompt, {"role": "assistant", "content": answer}]
-    messages: list[Message] = []
-    for index, message in enumerate(_list_of(record["messages"], where)):
-        role, content = (message.get(key) for key in ("role", "content")) if isinstance(message, Mapping) else (0, 0)
-        if not isinstance(role, str) or not isinstance(content, str) or not content:
-            raise DataError(
-                f"{where}, messages[{index}]: got {str(message)[:80]}. Remedy: use {{'role': ..., 'content': ...}} "
-                "with texts that are not empty"
-            )
-        messages.append({"role": role, "content": content})
-    return messages
-
-
-def _list_of(value: Any, where: str) -> list[Any]:
-    if not isinstance(value, list) or not value:
-        raise DataError(f"{where}, column 'messages': got {str(value)[:80]}. Remedy: use a list of messages")
-    return value
+    column = next((name for name in ("messages", "conversations") if record.get(name) is not None), None)
+    if column is not None:
+        return read_messages(record[column], where, column)
+    if record.get("prompt") is None:
+        raise DataError(
+            f"{where}: neither 'messages' (a conversation) nor 'prompt' (DocQA-RL schema) is there; "
+            f"found {', '.join(map(str, record)) or 'nothing'}. Remedy: add one of them"
+        )
+    row = parse_row(record, where)
+    answer = record.get("response") or row.reward_model.ground_truth
+    if not isinstance(answer, str):
+        raise DataError(f"{where}, column 'response': got {type(answer).__name__}. Remedy: use a string")
+    return [*row.prompt, {"role": "assistant", "content": answer}]

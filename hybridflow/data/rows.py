@@ -1,67 +1,95 @@
-"""Row files: Parquet (as DocQA-RL-1.6K is published) and JSON lines."""
+"""Row files: Parquet (as DocQA-RL-1.6K is published) and JSON, one object per line or one list."""
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hybridflow.data.schema import COLUMNS, Row, check_columns, parse_row
+from hybridflow.data.files import JSON_SUFFIXES, PARQUET, find_files
+from hybridflow.data.parquet_records import read_column_names
+from hybridflow.data.records import Record, iter_records, refuse_problems
+from hybridflow.data.schema import COLUMNS, BadRow, Row, check_columns, parse_row, to_record
 from hybridflow.errors import DataError
+from hybridflow.reading import Unreadable
 
-__all__ = ["Row", "load_rows", "write_rows"]
+__all__ = ["Row", "load_rows", "read_rows", "write_rows"]
 
-JSON_SUFFIXES = (".jsonl", ".json")
-SUFFIXES = (".parquet", *JSON_SUFFIXES)
+DEMONSTRATION_COLUMNS = (*COLUMNS, "messages", "conversations", "response")
 
 
 def load_rows(path: str | Path) -> list[Row]:
-    """All rows of a .parquet, .jsonl or .json (one object per line) file, checked, in file order.
+    """All rows of a file, a folder of files or a pattern, checked, in order.
 
-    Raises DataError, naming file, row (counted from 0), column, value and remedy, for whatever a row needs and lacks.
+    Raises DataError for whatever a row needs and lacks, naming file, row (counted from 0), column, value and remedy: of
+    all rows at once, the first ten and the number of all.
     """
-    if Path(path).suffix == ".parquet" and Path(path).is_file():  # all rows lack what the table lacks
-        check_columns(_read_table(Path(path)).column_names, str(path))
-    return [parse_row(value, where) for where, value in load_records(path)]
+    rows = read_rows(path)
+    refuse_problems(path, [row.why for row in rows if isinstance(row, BadRow)], len(rows))
+    return [row for row in rows if isinstance(row, Row)]
 
 
-def load_records(path: str | Path) -> list[tuple[str, Any]]:
-    """Each row of such a file as it is there, with the name of file and row for errors.
+def read_rows(path: str | Path) -> list[Row | BadRow]:
+    """The same, with a BadRow in the place of each row that cannot be used.
 
-    Raises DataError for a file that is missing, malformed or empty.
+    Raises DataError for a file that is missing, malformed as a whole, empty, or lacks a column in every row.
     """
-    path = Path(path)
-    _check_suffix(path)
-    if not path.is_file():
-        _refuse_missing(path)
-    records = _load_parquet(path) if path.suffix == ".parquet" else _load_json_lines(path)
-    if not records:
-        raise DataError(f"{path}: the file has no rows. Remedy: write at least one")
-    return records
+    _check_parquet_columns(path)
+    rows: list[Row | BadRow] = []
+    names: dict[str, None] = {}
+    for record in iter_records(path, COLUMNS):
+        if isinstance(record.value, Mapping):
+            names |= dict.fromkeys(map(str, record.value))
+        rows.append(_read_row(record))
+    _check_any(path, len(rows))
+    if names:
+        check_columns(list(names), str(path))
+    return rows
+
+
+def load_records(path: str | Path, columns: Sequence[str] = DEMONSTRATION_COLUMNS) -> list[tuple[str, Any]]:
+    """Each row as it is there, with the name of file and row for errors.
+
+    Raises DataError for a file that is missing, malformed or empty, and for rows that cannot be read, all at once.
+    """
+    records = list(iter_records(path, columns))
+    refuse_problems(path, [f"{record.where}: {record.problem}" for record in records if record.problem], len(records))
+    _check_any(path, len(records))
+    return [(record.where, record.value) for record in records]
 
 
 def write_rows(path: str | Path, rows: Sequence[Row]) -> None:
     """Write rows in the format that the suffix names. Readers see the old file or the new one, never a part.
 
-    In Parquet, keys that only some rows have in `extra_info` come back as None in the others.
+    In Parquet, keys that only some rows have in `extra_info` come back as None in the others. Raises DataError, naming
+    the path, if the file system refuses.
     """
     path = Path(path)
-    _check_suffix(path)
+    if path.suffix not in (PARQUET, *JSON_SUFFIXES):
+        raise DataError(f"{path}: unknown suffix {path.suffix!r}. Remedy: use one of {PARQUET}, .jsonl, .json")
+    try:
+        _write_rows(path, [to_record(row) for row in rows])
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be written: {error.strerror or error}. Remedy: make room, or name a folder that you can "
+            "write to"
+        ) from error
+
+
+def _write_rows(path: Path, records: list[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)
     part = Path(name)
     try:
-        records: list[dict[str, Any]] = [msgspec.to_builtins(row) for row in rows]
-        if path.suffix == ".parquet":
+        if path.suffix == PARQUET:
+            _with_equal_golds(records)
             table = pa.Table.from_pylist(records) if records else pa.table({column: [] for column in COLUMNS})
             pq.write_table(table, part)
         else:
@@ -73,63 +101,34 @@ def write_rows(path: str | Path, rows: Sequence[Row]) -> None:
         part.unlink(missing_ok=True)
 
 
-def _check_suffix(path: Path) -> None:
-    if path.suffix not in SUFFIXES:
-        raise DataError(f"{path}: unknown suffix {path.suffix!r}. Remedy: use one of {', '.join(SUFFIXES)}")
+def _with_equal_golds(records: list[dict[str, Any]]) -> None:
+    """A column has one type: where one row has several golds, all have a list."""
+    models = [record["reward_model"] for record in records]
+    if any(isinstance(model["ground_truth"], list) for model in models):
+        for model in models:
+            gold = model["ground_truth"]
+            model["ground_truth"] = gold if isinstance(gold, list) else [gold]
 
 
-def _refuse_missing(path: Path) -> NoReturn:
-    if not path.parent.is_dir():
-        raise DataError(f"{path}: no such file, and no folder {path.parent}. Remedy: check the path")
-    names = sorted(entry.name for entry in path.parent.iterdir())
-    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.4)
-    hint = f"did you mean {path.parent / near[0]}?" if near else f"{path.parent} holds no file of a similar name"
-    raise DataError(f"{path}: no such file. Remedy: check the path; {hint}")
-
-
-def _load_parquet(path: Path) -> list[tuple[str, Any]]:
-    return [(f"{path}, row {index}", value) for index, value in enumerate(_read_table(path).to_pylist())]
-
-
-def _read_table(path: Path) -> pa.Table:
+def _read_row(record: Record) -> Row | BadRow:
+    if record.problem:
+        return BadRow(why=f"{record.where}: {record.problem}")
     try:
-        return pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a readable Parquet file: {error}. Remedy: write or download it again") from error
+        return parse_row(record.value, record.where)
+    except DataError as error:
+        return BadRow(why=str(error))
 
 
-def _load_json_lines(path: Path) -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    try:
-        # Not splitlines(): JSON strings may hold U+2028 and its like unescaped.
-        with path.open(encoding="utf-8", newline="\n") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    rows.append(_parse_line(line, path, number, len(rows)))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text: {error}. Remedy: save the file as UTF-8") from error
-    return rows
+def _check_parquet_columns(path: str | Path) -> None:
+    """All rows lack what the table lacks."""
+    for file in find_files(path):
+        if file.name.lower().endswith(PARQUET):
+            try:
+                check_columns(read_column_names(file), str(file))
+            except Unreadable as error:
+                raise DataError(f"{file}: {error}") from error
 
 
-def _parse_line(line: str, path: Path, number: int, index: int) -> tuple[str, Any]:
-    where = f"{path}, line {number}, row {index}"
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        remedy = "write one whole JSON object per line"
-        if number == 1 and line.lstrip().startswith("["):
-            remedy += ", not one list of them"
-        raise DataError(f"{where}: broken JSON at column {error.colno}: {error.msg}. Remedy: {remedy}") from error
-    if "\\ud" in line.lower():
-        _check_text(value, where)
-    return where, value
-
-
-def _check_text(value: Any, where: str) -> None:
-    """JSON can name half of a surrogate pair, which no other process could be told."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{where}: {error.object[error.start]!a} is half of a surrogate pair. Remedy: write whole characters"
-        ) from error
+def _check_any(path: str | Path, num_rows: int) -> None:
+    if not num_rows:
+        raise DataError(f"{path}: the file has no rows. Remedy: write at least one")

@@ -1,4 +1,4 @@
-"""The prompt template of the recipe, and the way from messages to token ids.
+"""The prompt template of the recipe.
 
 Source: QwenLong-L1 (arXiv 2505.17667) and its evaluation scripts; the wording is theirs, to the character. The
 four-choice wording is that of LongBench-v2 with the answer sentence that the recipe's verifier looks for.
@@ -7,12 +7,9 @@ four-choice wording is that of LongBench-v2 with the answer sentence that the re
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypedDict, cast
+from typing import TypedDict
 
 from hybridflow.errors import DataError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 class Message(TypedDict):
@@ -29,10 +26,6 @@ FORMAT_INSTRUCTION = f'\n\nFormat your response as follows: "{ANSWER_OPENING} (i
 CHOICE_ANSWER_OPENING = "The correct answer is"
 CHOICE_FORMAT_INSTRUCTION = f'\n\nFormat your response as follows: "{CHOICE_ANSWER_OPENING} (insert answer here)".'
 CHOICE_LETTERS = ("A", "B", "C", "D")
-_DOCUMENT_END = DOCUMENT_CLOSING.strip()
-_FORMAT_START = FORMAT_INSTRUCTION.strip().partition(":")[0]
-MAX_QUESTION_CHARS = 4000
-"""Of a question that no mark sets apart: whatever is longer is a document."""
 
 
 def build_prompt(document: str, question: str) -> str:
@@ -58,42 +51,6 @@ def build_answer(answer: str) -> str:
     return f"{ANSWER_OPENING} {answer}."
 
 
-def read_question(messages: Sequence[Message]) -> str:
-    """The question of the last user message, without the document and without the format instruction.
-
-    Source: recipe section 4: what stands between `</text>` and "Format your response as follows:". A message without
-    `</text>` may hold a document all the same, so only its last paragraph is taken, and nothing ("") where that
-    is longer than MAX_QUESTION_CHARS.
-    """
-    content = next((message["content"] for message in reversed(messages) if message["role"] == "user"), "")
-    _, closed, after = content.rpartition(_DOCUMENT_END)
-    asked = (after if closed else content).rpartition(_FORMAT_START)
-    question = (asked[0] if asked[1] else asked[2]).strip()
-    if closed:
-        return question
-    paragraph = question.rpartition("\n\n")[2]
-    return paragraph if len(paragraph) <= MAX_QUESTION_CHARS else ""
-
-
 def build_choice_answer(letter: str) -> str:
     """The answer sentence of a four-choice question: 'The correct answer is (B)'."""
     return f"{CHOICE_ANSWER_OPENING} ({letter})"
-
-
-def encode_chat(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], add_generation_prompt: bool = True
-) -> list[int]:
-    """Token ids of a conversation.
-
-    With a chat template, it alone decides about special tokens, so none is added twice. Without one, the ids are
-    those of the plain contents joined by blank lines, with the special tokens that the tokenizer adds by itself.
-    """
-    if tokenizer.chat_template is None:
-        return list(tokenizer.encode("\n\n".join(message["content"] for message in messages)))
-    token_ids = tokenizer.apply_chat_template(
-        [{"role": message["role"], "content": message["content"]} for message in messages],
-        add_generation_prompt=add_generation_prompt,
-        tokenize=True,
-        return_dict=False,
-    )
-    return cast(list[int], token_ids)

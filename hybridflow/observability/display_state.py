@@ -15,6 +15,7 @@ class MetricNames:
 
     reward: str = "reward/mean"
     entropy: str = "policy/entropy"
+    entropy_within_top_p: str = "policy/entropy_within_top_p"
     logprob_gap: str = "policy/logprob_gap"
     loss: str = "policy/loss"
     tokens_per_s: str = "_tokens_per_s"
@@ -81,7 +82,13 @@ class DisplayState:
         facts: dict[str, str] = {}
         if names.reward in last and self.mean_reward is not None:
             facts["reward"] = f"{last[names.reward]:.3f} (mean of {len(self.rewards)}: {self.mean_reward:.3f})"
-        for label, key in (("loss", names.loss), ("entropy", names.entropy), ("logprob gap", names.logprob_gap)):
+        labels = {
+            "loss": names.loss,
+            "entropy": names.entropy,
+            "entropy within top-p": names.entropy_within_top_p,
+            "logprob gap": names.logprob_gap,
+        }
+        for label, key in labels.items():
             if key in last:
                 facts[label] = f"{last[key]:.4g}"
         speeds = {

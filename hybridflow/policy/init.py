@@ -24,9 +24,10 @@ def write_policy(config_dir: str | Path, out_dir: str | Path, seed: int) -> None
     its own, seeded with (seed, name of the tensor): the values do not depend on the order in which a library version
     creates them. Vectors named norm are ones, other vectors zeros.
 
-    Raises ConfigError when `config_dir` has no config.json.
+    Raises ConfigError when `config_dir` has no config.json, or a link to a file of another folder.
     """
     config_dir, out_dir = Path(config_dir), Path(out_dir)
+    _refuse_links(config_dir)
     if not (config_dir / "config.json").is_file():
         raise ConfigError(f"{config_dir} has no config.json; name a model directory such as configs/models/tiny")
     config = AutoConfig.from_pretrained(config_dir, local_files_only=True)
@@ -38,6 +39,19 @@ def write_policy(config_dir: str | Path, out_dir: str | Path, seed: int) -> None
     disable_progress_bar()  # one small file
     model.save_pretrained(out_dir)
     tokenizer.save_pretrained(out_dir)
+
+
+def _refuse_links(config_dir: Path) -> None:
+    """As megatron_ext.links does, which this layer cannot reach; of a Hugging Face cache the model's folder counts."""
+    root = config_dir.resolve()
+    home = next(
+        (p.parent for p in root.parents if p.name == "snapshots" and p.parent.name.startswith("models--")), root
+    )
+    for path in sorted(config_dir.rglob("*")):
+        if path.is_symlink() and not path.resolve().is_relative_to(home):
+            raise ConfigError(
+                f"{path} is a link to {path.resolve()}, outside {config_dir}: it is not followed. Put the file there"
+            )
 
 
 def fill_weights(model: PreTrainedModel, seed: int, std: float) -> None:

@@ -149,7 +149,7 @@ class SGLangEngine:
             raise RolloutError(f"SGLang ended the stream without {len(by_id)} completions, among them {min(by_id)}")
 
     def _sampling_of(self, request: GroupRequest, index: int, sampling: SamplingParams) -> dict[str, Any]:
-        seed = completion_seed(self._run_seed, build_completion_id(request.group_id, index))
+        seed = completion_seed(self._run_seed, build_completion_id(request.seed_id or request.group_id, index))
         partial = request.partial(index)
         return to_sglang(sampling, seed, len(partial.token_ids) if partial else 0)
 

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from hybridflow.errors import tell_interrupted
 from hybridflow.tools.layout_options import CP, DP, EP, ETP, PP, SP, TP, LayoutRequest, Threads
 from hybridflow.tools.progress import RowProgress, note
 from hybridflow.tools.run_options import ConfigFiles, Overrides, Resume
@@ -20,6 +21,14 @@ EXIT_INTERRUPTED = 130
 class Dtype(StrEnum):
     float32 = "float32"
     bfloat16 = "bfloat16"
+
+
+class ReferenceDtype(StrEnum):
+    """Adds a precision that is for comparison."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float64 = "float64"
 
 
 def mount(app: typer.Typer) -> None:
@@ -41,7 +50,9 @@ def logprobs(
     ep: EP = 1,
     etp: ETP = 1,
     sequence_parallel: SP = None,
-    dtype: Annotated[Dtype, typer.Option(help="Precision of weights and computation.")] = Dtype.float32,
+    dtype: Annotated[
+        ReferenceDtype, typer.Option(help="Precision of weights and computation; float64 gives reference values.")
+    ] = ReferenceDtype.float32,
     fp32_head: Annotated[bool, typer.Option("--fp32-head", help="With bfloat16: compute logits in float32.")] = False,
     temperature: Annotated[float, typer.Option(help="Logits are divided by it.")] = 1.0,
     max_tokens: Annotated[
@@ -199,8 +210,8 @@ def sft(config: ConfigFiles, set_: Overrides = None, resume: Resume = False) -> 
     from hybridflow.tools.sft_config import SftConfig
 
     configure("driver", level="WARNING")
-    resolved = load_config(config, set_ or [], SftConfig)
-    with interruptible("--resume continues from the last checkpoint"):
+    resolved = load_config(config, set_ or [], SftConfig, paths_must_exist=True)
+    with interruptible("nothing was started"):
         from hybridflow.tools.sft import run_sft  # after the configuration is known to be valid: this takes seconds
 
         run_sft(resolved, resume=resume)
@@ -210,6 +221,6 @@ def sft(config: ConfigFiles, set_: Overrides = None, resume: Resume = False) -> 
 def interruptible(remedy: str) -> Iterator[None]:
     try:
         yield
-    except KeyboardInterrupt:
-        note(f"interrupted; {remedy}")
+    except KeyboardInterrupt as interrupt:
+        note(tell_interrupted(interrupt, remedy))
         raise typer.Exit(EXIT_INTERRUPTED) from None

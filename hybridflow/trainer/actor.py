@@ -81,7 +81,7 @@ class TrainWorker:
     def sft_step(self, batch: TrainBatch, learning_rate: float, per_sequence: bool = False) -> UpdateReport:
         return self.core.sft_step(batch, learning_rate, per_sequence)
 
-    def update(self, batch: TrainBatch, learning_rate: float, options: dict[str, Any]) -> UpdateReport:
+    def update(self, batch: TrainBatch, learning_rate: float, options: dict[str, Any]) -> list[UpdateReport]:
         return self.core.update(batch, learning_rate, **options)
 
     def stream_weights(self, version: int, bucket_bytes: int) -> Iterator[Bucket]:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from hybridflow.algorithms.mismatch import largest_gap
 from hybridflow.cluster.device_memory import device_name, free_bytes
 from hybridflow.config.sections import AlgorithmSection, LayoutSection, OptimizerSection
 from hybridflow.errors import CheckpointError
 from hybridflow.trainer.batch import pack_rank
 from hybridflow.trainer.layout import to_layout
-from hybridflow.trainer.objectives import PolicyObjective, sequence_mean_objective, sft_objective
+from hybridflow.trainer.objectives import sequence_mean_objective, sft_objective
+from hybridflow.trainer.policy_update import update_policy
 from hybridflow.types import TrainBatch, UpdateReport, WorkerMemory
 from hybridflow.weights.broadcast import Broadcast, Broadcaster, BroadcastGroup, read_back_checksum
 from hybridflow.weights.manifest import Bucket, TensorEntry, iterate_buckets
@@ -26,12 +24,11 @@ from megatron_ext.attention_cuda import AttentionBackend
 from megatron_ext.commit import BrokenCheckpointError
 from megatron_ext.hf.identity import WrongModelError
 from megatron_ext.optimizer import OptimizerOptions
-from megatron_ext.packing import MicroBatch
 from megatron_ext.policy import MegatronPolicy
 from megatron_ext.residency import PARTS, Part
 from megatron_ext.topology import Topology, init_distributed, shutdown_distributed
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
 class TrainerCore:
@@ -85,7 +82,8 @@ class TrainerCore:
 
     def logprobs(self, batch: TrainBatch, temperature: float) -> dict[int, list[float]]:
         """Row number -> logprob of each counted response token, for this rank's rows; empty but on the last stage."""
-        plan = batch.plan[self.topology.dp_rank]
+        (mini_batch,) = batch.plan
+        plan = mini_batch[self.topology.dp_rank]
         outputs = self._policy.logprobs(pack_rank(batch, self.topology.dp_rank), temperature=temperature)
         rows: dict[int, list[float]] = {}
         for numbers, (logprobs_N, _) in zip(plan, outputs or [], strict=False):
@@ -117,60 +115,12 @@ class TrainerCore:
         *,
         algorithm: AlgorithmSection,
         temperature: float,
-        num_updates: int,
-    ) -> UpdateReport:
-        """`num_updates` policy gradient steps on one batch.
-
-        `old_logprobs` are computed once, before the first step, at the sampling temperature.
-        """
-        micro_batches = pack_rank(batch, self.topology.dp_rank)
-        outputs = self._policy.logprobs(micro_batches, temperature=temperature)
-        if outputs is not None:
-            micro_batches = [
-                dataclasses.replace(mb, loss_inputs=mb.loss_inputs | {"old_logprobs": logprobs_N})
-                for mb, (logprobs_N, _) in zip(micro_batches, outputs, strict=True)
-            ]
-        largest = self._largest_gap(micro_batches)
-        objective = PolicyObjective(clip_low=algorithm.clip_low, clip_high=algorithm.clip_high)
-        results = [
-            self._policy.train_step(
-                micro_batches,
-                objective,
-                lr=learning_rate,
-                temperature=temperature,
-                with_entropy=number == 0,  # it is reported of the policy that decoded, and is not free
-            )
-            for number in range(num_updates)
-        ]
-        first, last = results[0], results[-1]
-        tokens = max(last.num_tokens, 1)
-        fresh = first.sums["fresh_tokens"] or math.nan
-        return UpdateReport(
-            loss=last.loss,
-            grad_norm=last.grad_norm,
-            num_tokens=last.num_tokens,
-            num_skipped=sum(result.skipped for result in results),
-            entropy=first.sums["entropy"] / tokens,
-            clip_fraction_low=last.sums["clipped_low"] / tokens,
-            clip_fraction_high=last.sums["clipped_high"] / tokens,
-            num_fresh_tokens=int(first.sums["fresh_tokens"]),
-            logprob_gap=first.sums["logprob_gap"] / fresh,
-            logprob_gap_max=largest,
-            logprob_kl=first.sums["logprob_kl"] / fresh,
+        num_epochs: int,
+    ) -> list[UpdateReport]:
+        """See `policy_update.update_policy`."""
+        return update_policy(
+            self._policy, batch, learning_rate, algorithm=algorithm, temperature=temperature, num_epochs=num_epochs
         )
-
-    def _largest_gap(self, micro_batches: list[MicroBatch]) -> float:
-        """Largest |old - rollout| of a fresh token over all ranks; the last pipeline stage has the old ones."""
-        largest = torch.zeros((), device=self.topology.device)
-        for micro_batch in micro_batches:
-            inputs = micro_batch.loss_inputs
-            if "old_logprobs" in inputs:
-                is_fresh = inputs["staleness"].cpu() == 0
-                old, engine = inputs["old_logprobs"].cpu(), inputs["rollout_logprobs"].cpu()
-                gap = largest_gap(old[is_fresh], engine[is_fresh])
-                largest = torch.maximum(largest, gap.to(largest))
-        torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
-        return largest.item()
 
     def iterate_weights(self, version: int, bucket_bytes: int) -> Iterator[Bucket]:
         """This stage's tensors under HF names, by buckets; the peers of the sender iterate too and yield nothing."""

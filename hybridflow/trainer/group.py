@@ -175,11 +175,11 @@ class TrainerGroup(PolicyGroup):
         """Each rank's device, and what it holds there."""
         return gather(self._start("memory"))
 
-    def update(self, batch: TrainBatch, learning_rate: float) -> UpdateReport:
-        """Policy gradient steps on one batch."""
+    def update(self, batch: TrainBatch, learning_rate: float) -> list[UpdateReport]:
+        """Policy gradient steps on one batch; a report of each."""
         options = {
             "algorithm": self._config.algorithm,
             "temperature": self._config.rollout.temperature,
-            "num_updates": self._config.train.num_updates_per_step,
+            "num_epochs": self._config.train.num_updates_per_step,
         }
         return gather(self._start("update", ray.put(batch), learning_rate, options))[0]

@@ -16,6 +16,7 @@ from megatron_ext.hf.config import HFConfig, UnsupportedModelError, read_hf_conf
 from megatron_ext.hf.files import WeightsError, check_hf_weights
 from megatron_ext.hf.identity import WrongModelError, check_checkpoint
 from megatron_ext.layout import Layout, LayoutError, check_layout
+from megatron_ext.links import LinkError, refuse_links
 
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError, StrictDataclassError)
 """What transformers raises over a config.json that is missing, cut short, or has values of another kind."""
@@ -26,7 +27,8 @@ def to_layout(section: LayoutSection) -> Layout:
 
 
 def read_model(hf_dir: str | Path, named: str | None = None) -> HFConfig:
-    """What `hf_dir`/config.json says. ConfigError if it cannot be read, or is of a kind that is not supported.
+    """What `hf_dir`/config.json says. ConfigError if it cannot be read, is of a kind that is not supported, or the
+    directory has a link that leads out of it.
 
     `named` is how the user gave the directory; as the key model.path where that is None. So in all functions here.
     """
@@ -34,7 +36,10 @@ def read_model(hf_dir: str | Path, named: str | None = None) -> HFConfig:
     if not (Path(hf_dir) / "config.json").is_file():
         raise ConfigError(f"{named}: no config.json there. Name a Hugging Face model directory")
     try:
+        refuse_links(hf_dir)
         return read_hf_config(hf_dir)
+    except LinkError as error:
+        raise ConfigError(f"{named} cannot be used: {error}") from error
     except UnsupportedModelError as error:
         raise ConfigError(f"{named} cannot be used: {error}") from error
     except UNREADABLE as error:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hybridflow.algorithms.losses import policy_loss
-from hybridflow.algorithms.mismatch import mismatch_sums
+from hybridflow.algorithms.mismatch import largest_gap, mismatch_sums, ratio_sums
 from megatron_ext.packing import MicroBatch
 from megatron_ext.sums import LossSums
 
@@ -38,34 +38,41 @@ def sequence_mean_objective(logprobs_N: Tensor, entropy_N: Tensor | None, micro_
 
 @dataclass(frozen=True)
 class PolicyObjective:
-    """Clipped GRPO/DAPO surrogate; needs `advantages`, `old_logprobs`, `rollout_logprobs` and `staleness` as
-    loss inputs.
+    """Clipped token-level surrogate of DAPO, see `algorithms.losses.policy_loss`, and what a step tells of it.
 
-    Metric sums: `entropy`, `clipped_low`, `clipped_high` (tokens), and of the tokens that the present policy decoded,
-    `fresh_tokens`: `logprob_gap` (|old - rollout|), `logprob_kl` (of the engine's distribution against the trainer's).
+    Loss inputs: `advantages`, `rollout_logprobs`, `staleness`, and `old_logprobs` unless `is_on_policy`.
+
+    Metric sums: `entropy`, `clipped_low`, `clipped_high` (tokens), `ratio` and `policy_kl` (of old against new
+    probabilities); and for each staleness k below `num_ages` `tokens/k`, `gap/k` and `kl/k` of the trainer's old
+    against the engine's probabilities. Maxima: `ratio`, `gap/k`.
     """
 
     clip_low: float
     clip_high: float
+    is_on_policy: bool
+    """The policy is still the one that decoded, so the old log-probabilities are those of this pass, detached."""
+    num_ages: int = 1
 
     def __call__(self, logprobs_N: Tensor, entropy_N: Tensor | None, micro_batch: MicroBatch) -> LossSums:
         inputs = micro_batch.loss_inputs
-        old_N = inputs["old_logprobs"]
+        old_N = logprobs_N.detach() if self.is_on_policy else inputs["old_logprobs"]
         loss_N, low_N, high_N = policy_loss(
             logprobs_N, old_N, inputs["advantages"], clip_low=self.clip_low, clip_high=self.clip_high
         )
-        is_fresh_N = inputs["staleness"] == 0  # of an older token the gap is the policy's, not the engine's
-        gap, kl = mismatch_sums(old_N[is_fresh_N], inputs["rollout_logprobs"][is_fresh_N])
-        entropy = entropy_N.sum() if entropy_N is not None else torch.zeros((), device=logprobs_N.device)
-        return LossSums(
-            loss=loss_N.sum(),
-            num_tokens=logprobs_N.numel(),
-            metrics={
-                "entropy": entropy,
-                "clipped_low": low_N.sum(),
-                "clipped_high": high_N.sum(),
-                "logprob_gap": gap,
-                "logprob_kl": kl,
-                "fresh_tokens": is_fresh_N.sum(),
-            },
-        )
+        zero = torch.zeros((), device=logprobs_N.device)
+        ratio = ratio_sums(logprobs_N.detach(), old_N)
+        sums = {
+            "entropy": zero if entropy_N is None else entropy_N.sum(),
+            "clipped_low": low_N.sum(),
+            "clipped_high": high_N.sum(),
+            "ratio": ratio.ratio,
+            "policy_kl": ratio.kl,
+        }
+        maxima = {"ratio": ratio.ratio_max}
+        for age in range(self.num_ages):
+            is_of_age_N = inputs["staleness"] == age
+            trainer, engine = old_N[is_of_age_N], inputs["rollout_logprobs"][is_of_age_N]
+            gap, kl = mismatch_sums(trainer, engine)
+            sums |= {f"tokens/{age}": is_of_age_N.sum(), f"gap/{age}": gap, f"kl/{age}": kl}
+            maxima[f"gap/{age}"] = largest_gap(trainer, engine)
+        return LossSums(loss=loss_N.sum(), num_tokens=logprobs_N.numel(), metrics=sums, maxima=maxima)

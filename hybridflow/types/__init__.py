@@ -39,6 +39,7 @@ from hybridflow.types.rollout import (
     without_numbers,
 )
 from hybridflow.types.training import (
+    Mismatch,
     TrainBatch,
     TrainSequence,
     UpdateReport,
@@ -53,6 +54,7 @@ __all__ = [
     "JudgeReport",
     "Lease",
     "MemoryTag",
+    "Mismatch",
     "Partial",
     "Prompt",
     "RolloutReport",

@@ -34,35 +34,61 @@ class TrainSequence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrainBatch(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows of one optimizer step and where each is computed.
+    """Rows of one step and where each is computed.
 
-    `plan[dp_rank][micro_batch]` lists row numbers; a micro-batch may be empty where a rank has no row.
+    `plan[mini_batch][dp_rank][micro_batch]` lists row numbers. A mini-batch is what one optimizer step is made of; a
+    micro-batch may be empty where a rank has no row.
     """
 
     sequences: list[TrainSequence]
-    plan: list[list[list[int]]]
+    plan: list[list[list[list[int]]]]
+
+    @property
+    def num_ages(self) -> int:
+        """1 + the largest staleness of a token."""
+        return 1 + max((max(sequence.staleness, default=0) for sequence in self.sequences), default=0)
+
+
+class Mismatch(msgspec.Struct, frozen=True, kw_only=True):
+    """How far `old_logprobs` are from `rollout_logprobs`, over the tokens of one staleness in one mini-batch.
+
+    At staleness 0 both are of the same weights: what is left is the difference of engine and trainer. Of older tokens
+    it holds what the policy has learnt since.
+    """
+
+    staleness: int
+    num_tokens: int
+    gap: float
+    """Mean |old - rollout|."""
+    gap_max: float
+    kl: float
+    """Mean estimate of KL(rollout || old), see `algorithms.mismatch`."""
 
 
 class UpdateReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What the optimizer steps on one batch did; equal on all ranks. Means are per token of the whole batch."""
+    """What one optimizer step did; equal on all ranks. Means are per token of its mini-batch."""
 
     loss: float
     grad_norm: float
     num_tokens: int
     """Tokens that count in the loss."""
     num_skipped: int
-    """Optimizer steps left out because the gradient or the loss was not finite."""
+    """1 where the step was left out because the gradient or the loss was not finite."""
+    epoch: int = 0
+    """Pass over the batch, from 0."""
+    mini_batch: int = 0
     entropy: float = math.nan
+    """Of the probabilities that tokens are drawn from: with top-p, of those that it leaves in. Not-a-number after the
+    first pass: it is reported of the policy that decoded."""
     clip_fraction_low: float = math.nan
     clip_fraction_high: float = math.nan
-    num_fresh_tokens: int = 0
-    """Of `num_tokens`, those that the present policy decoded: what the three below are about."""
-    logprob_gap: float = math.nan
-    """Mean |old_logprobs - rollout_logprobs|."""
-    logprob_gap_max: float = math.nan
-    """Largest |old_logprobs - rollout_logprobs|."""
-    logprob_kl: float = math.nan
-    """Mean estimate of KL(engine || trainer), see `algorithms.mismatch`."""
+    policy_kl: float = math.nan
+    """Mean estimate of KL(old || new), new being the policy just before this optimizer step: 0 in the first one."""
+    ratio_mean: float = math.nan
+    """Mean of new / old probability."""
+    ratio_max: float = math.nan
+    mismatch: list[Mismatch] = []
+    """By staleness, where tokens are of it; empty after the first pass."""
 
 
 class WorkerMemory(msgspec.Struct, frozen=True, kw_only=True):

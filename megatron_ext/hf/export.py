@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor
 from megatron_ext.hf.config import HFConfig
 from megatron_ext.hf.files import INDEX_NAME, SINGLE_NAME
 from megatron_ext.hf.mapping import Rule, expert_of, rule_for, split_parts, with_expert
+from megatron_ext.links import copy_file
 from megatron_ext.model import PolicyModel, first_layer_of
 from megatron_ext.topology import Topology
 
@@ -156,7 +156,7 @@ def _name_files(files: _StageFiles, out_dir: Path) -> None:
 def _copy_other_files(source: Path, out_dir: Path, dtype: torch.dtype) -> None:
     for path in source.iterdir():
         if path.is_file() and not path.name.endswith(WEIGHT_SUFFIXES):
-            shutil.copyfile(path, out_dir / path.name)
+            copy_file(path, out_dir / path.name)
     config: dict[str, Any] = json.loads((source / "config.json").read_text())
     for key in ("dtype", "torch_dtype"):
         if key in config:  # the weights are written in the dtype of training, whatever the source's was

@@ -63,6 +63,20 @@ def refusals(topology: Topology, layout: Layout, hf_dir: Path, checkpoints: list
     return results
 
 
+def refusals_for_reading(topology: Topology, layout: Layout, checkpoints: list[Path]) -> list[str]:
+    """Per checkpoint, the error of loading its weights alone into the model that it describes."""
+    results = []
+    for checkpoint in checkpoints:
+        policy = MegatronPolicy(
+            str(checkpoint / "hf"), layout, topology, dtype=torch.float32, optimizer=None, load_weights=False
+        )
+        try:
+            policy.load_checkpoint(checkpoint)
+        except ValueError as error:
+            results.append(f"{type(error).__name__}: {error}")
+    return results
+
+
 def open_for_reading(topology: Topology, layout: Layout, checkpoint: Path, out_dir: Path) -> dict[str, Any]:
     """Loads the weights of a checkpoint alone, from its own config, and writes them for transformers."""
     policy = MegatronPolicy(

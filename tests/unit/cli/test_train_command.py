@@ -108,13 +108,18 @@ def test_missing_config_file(train: Train) -> None:
 
 def test_missing_data_file(train: Train, rows: Callable[..., Path]) -> None:
     path = rows()
-    message = train(f"data.train_path={path.with_name('row.jsonl')}")
+    message = train(f"data.train_path={path.with_name('row.jsonl')}", "eval.num_prompts=0")
     assert f"row.jsonl: no such file. Remedy: check the path; did you mean {path}?" in message
+
+
+def test_own_training_rows_are_not_evaluated_on_generated_ones(train: Train, rows: Callable[..., Path]) -> None:
+    message = train(f"data.train_path={rows()}")
+    assert "data.test_path is not set" in message and "eval.num_prompts = 0" in message
 
 
 def test_wrong_column(train: Train, rows: Callable[..., Path]) -> None:
     path = rows(lambda row: row.update(question=row.pop("prompt")))
-    message = train(f"data.train_path={path}")
+    message = train(f"data.train_path={path}", "eval.num_prompts=0")
     assert f"{path}, line 3, row 2" in message and "'prompt' is missing" in message
 
 
@@ -124,20 +129,14 @@ def test_empty_document(train: Train, rows: Callable[..., Path]) -> None:
         start, stop = content.find("<text>") + 6, content.rfind("</text>")
         row["prompt"][-1]["content"] = content[:start] + "\n" + content[stop:]
 
-    message = train(f"data.train_path={rows(empty)}")
+    message = train(f"data.train_path={rows(empty)}", "eval.num_prompts=0")
     assert "row 2" in message and "the document between <text> and </text> is empty" in message
 
 
 def test_long_prompt(train: Train, rows: Callable[..., Path]) -> None:
     path = rows()
-    message = train(f"data.train_path={path}", "data.max_prompt_tokens=70")
+    message = train(f"data.train_path={path}", "data.max_prompt_tokens=70", "eval.num_prompts=0")
     assert str(path) in message and "the limit max_prompt_tokens is 70" in message and "row 0" in message
-
-
-def test_batch_that_does_not_divide(train: Train) -> None:
-    message = train("train.prompts_per_step=3", "algorithm.num_completions=3", "train.layout.dp=2")
-    assert "= 3 x 3 = 9 sequences do not divide by train.layout.dp (2)" in message
-    assert "remedy: choose a multiple of 2" in message
 
 
 def test_layout_that_does_not_fit(train: Train) -> None:
@@ -204,7 +203,7 @@ def test_a_refused_run_leaves_an_earlier_one_alone(train: Train, runs: Path, tmp
 
 
 def test_a_refused_run_makes_no_folder(train: Train, runs: Path, tmp_path: Path) -> None:
-    train(f"data.train_path={tmp_path / 'none.jsonl'}")
+    train(f"data.train_path={tmp_path / 'none.jsonl'}", "eval.num_prompts=0")
     assert not runs.exists()
 
 
@@ -214,6 +213,7 @@ def test_resume_with_other_settings_changes_nothing(train: Train, runs: Path) ->
     config = build_config(runs, train__learning_rate=1e-3)
     folder = RunFolder(config)
     folder.create(config)
+    folder.keep()
     folder.completions.write_text('{"step": 9}\n')
     assert "train.learning_rate: was 0.001" in train(options=("--resume",))
     assert folder.completions.read_text() == '{"step": 9}\n'
@@ -226,7 +226,9 @@ def test_resume_without_a_checkpoint_changes_nothing(train: Train, runs: Path) -
 
     settings = [f"run.directory={runs}", f"model.path={TINY}", "data.synth.num_train=16"]
     config = load_config([ROOT / "configs/quickstart.toml"], settings, Config)
-    RunFolder(config).create(config)
+    folder = RunFolder(config)
+    folder.create(config)
+    folder.keep()
     assert "no checkpoint in" in train(options=("--resume",))
     assert [path.name for path in (runs / "quickstart").iterdir()] == ["resolved.json"]
 
@@ -240,6 +242,7 @@ def test_resume_from_a_checkpoint_of_another_model(train: Train, runs: Path) -> 
     config = load_config([ROOT / "configs/quickstart.toml"], settings, Config)
     folder = RunFolder(config)
     folder.create(config)
+    folder.keep()
     weights = folder.checkpoints / "rl-000001" / "megatron"
     weights.mkdir(parents=True)
     model = describe_model(read_hf_config(TINY)) | {"num_layers": 3}

@@ -27,6 +27,7 @@ from hybridflow.types import (
     Completion,
     Group,
     GroupRequest,
+    Mismatch,
     RolloutReport,
     SamplingParams,
     Scored,
@@ -82,18 +83,22 @@ class FakeTrainer:
         self.events.append("sft")
         return UpdateReport(loss=1.0, grad_norm=1.0, num_tokens=len(handle.sequences), num_skipped=0)
 
-    def update(self, batch: TrainBatch, learning_rate: float) -> UpdateReport:
+    def update(self, batch: TrainBatch, learning_rate: float) -> list[UpdateReport]:
         self.events.append("update")
         self.weights += 1
         self.learning_rates.append(learning_rate)
-        return UpdateReport(
-            loss=0.5,
-            grad_norm=1.0,
-            num_tokens=10,
-            num_fresh_tokens=10,
-            num_skipped=self.num_skipped,
-            logprob_gap=self.logprob_gap,
-        )
+        mismatch = Mismatch(staleness=0, num_tokens=10, gap=self.logprob_gap, gap_max=self.logprob_gap, kl=0.0)
+        return [
+            UpdateReport(
+                loss=0.5,
+                grad_norm=1.0,
+                num_tokens=10,
+                num_skipped=self.num_skipped,
+                mini_batch=mini,
+                mismatch=[mismatch],
+            )
+            for mini in range(len(batch.plan))
+        ]
 
     def reset_optimizer(self) -> None:
         self.events.append("reset optimizer")
@@ -282,6 +287,7 @@ class FakeSystem:
         self.folder = RunFolder(config)
         if state is None:
             self.folder.create(config)
+            self.folder.keep()
         self.trainer = FakeTrainer(self.events)
         self.stream = FakeStream(judge, shuffle_seed=0)
         self.rollout = engines(self.events, self.stream)
@@ -296,6 +302,7 @@ class FakeSystem:
             display=LiveDisplay("test", console=Console(file=io.StringIO())),
             trackers=TrackerSet([JsonlTracker(self.folder.metrics)]),
             warmup_tracker=JsonlTracker(self.folder.warmup_metrics),
+            update_tracker=JsonlTracker(self.folder.updates),
             state=state or RunState(),
             started=time.monotonic(),
         )

@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 from hybridflow.config.sections import Config
-from hybridflow.control.batch import build_batch
-from hybridflow.types import Group, GroupRequest, Prompt, ScoredCompletion
+from hybridflow.control.batch import build_batch, split_evenly
+from hybridflow.errors import ConfigError
+from hybridflow.types import Group, GroupRequest, Prompt, ScoredCompletion, VersionRun
 from tests.unit.control.fakes import build_config, build_group
 
 
@@ -77,3 +78,69 @@ def test_it_is_off_by_default(tmp_path: Path) -> None:
     filtered = build_batch([group_of("g0", [1.0, 0.0], [8, 8])], config_with(tmp_path, algorithm__normalise_std=False))
     assert filtered.batch is not None
     assert (filtered.overlong, [s.advantage for s in filtered.batch.sequences]) == ({}, [0.5, -0.5])
+
+
+# ------------------------------------------------------------------------------------------------------ mini-batches
+
+
+@pytest.mark.parametrize(
+    ("rows", "prompts", "expected"),
+    [
+        ([8, 8, 8, 8], None, [32]),
+        ([8, 8, 8, 8], 1, [8, 8, 8, 8]),
+        ([8, 8, 7, 8, 8], 2, [16, 15, 8]),
+        ([8] * 100, 32, [200, 200, 200, 200]),  # not three of 32 and one of 4
+        ([8], 32, [8]),
+    ],
+)
+def test_mini_batches_are_of_about_equal_size(rows: list[int], prompts: int | None, expected: list[int]) -> None:
+    assert split_evenly(rows, prompts) == expected
+
+
+def test_a_plan_has_each_row_once_and_mini_batches_hold_whole_groups(tmp_path: Path) -> None:
+    groups = [group_of(f"g{n}", [1.0, 0.0, None], [3, 4, 5]) for n in range(5)]
+    config = config_with(tmp_path, train__mini_batch_prompts=2, train__prompts_per_step=5)
+    batch = build_batch(groups, config).batch
+    assert batch is not None
+    rows_of_minis = [sorted(row for rank in mini for rows in rank for row in rows) for mini in batch.plan]
+    assert rows_of_minis == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+def test_a_mini_batch_larger_than_the_step_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train.mini_batch_prompts \(9\) is above train.prompts_per_step \(4\)"):
+        config_with(tmp_path, train__mini_batch_prompts=9)
+
+
+def stale(group: Group, version: int) -> Group:
+    """The same, its first member decoded by an older version to its second token, its last one by it alone."""
+    first, *others, last = group.members
+    runs = [VersionRun(version, 2), VersionRun(version + 1, first.num_tokens - 2)]
+    changed = [
+        (first, msgspec.structs.replace(first.completion, policy_version=version + 1, versions=runs)),
+        *((member, msgspec.structs.replace(member.completion, policy_version=version + 1)) for member in others),
+        (last, msgspec.structs.replace(last.completion, policy_version=version)),
+    ]
+    members = [
+        ScoredCompletion(completion=completion, verdict=member.verdict, scored_by=member.scored_by)
+        for member, completion in changed
+    ]
+    return msgspec.structs.replace(group, members=members)
+
+
+def test_stale_tokens_can_be_masked(tmp_path: Path) -> None:
+    """Lengths 4, 3, 5: 2 and 5 tokens are of version 6, when 7 trains. The last row has none to learn from."""
+    groups = [stale(group_of("g0", [1.0, 0.0, 1.0], [4, 3, 5]), 6)]
+    seen = build_batch(groups, config_with(tmp_path), 7)
+    assert seen.batch is not None
+    assert (seen.num_stale_tokens, seen.num_tokens) == (7, 12)
+    assert [row.loss_mask for row in seen.batch.sequences] == [[1] * 4, [1] * 3, [1] * 5]
+    masked = build_batch(groups, config_with(tmp_path, algorithm__mask_stale_tokens=True), 7)
+    assert masked.batch is not None
+    assert [row.loss_mask for row in masked.batch.sequences] == [[0, 0, 1, 1], [1, 1, 1]]
+    assert masked.num_stale_tokens == 7
+
+
+def test_a_group_of_stale_tokens_alone_is_counted(tmp_path: Path) -> None:
+    groups = [stale(group_of("g0", [1.0, 0.0], [2, 5]), 6)]
+    filtered = build_batch(groups, config_with(tmp_path, algorithm__mask_stale_tokens=True), 7)
+    assert (filtered.batch, filtered.num_groups, filtered.dropped) == (None, 0, {"all_stale": ["g0"]})

@@ -104,7 +104,10 @@ def test_a_group_with_a_token_that_is_too_old_begins_anew() -> None:
         ("t00003-g0000", "p3", [0, 1, 2]),
         ("t00003-g0001", "p4", [0, 1, 2]),
     ]
-    assert plan.counts == CarryCounts(num_started=2, num_discarded=1, discarded_tokens=LENGTH + 1)
+    assert plan.counts == CarryCounts(
+        num_started=2, num_discarded=1, discarded_tokens=LENGTH + 1, num_discarded_completions=2
+    )
+    assert [r.seed_id for r in plan.requests] == [group.group_id, ""]  # drawn again with the seeds of its first begin
 
 
 def test_to_discard_is_to_allow_no_older_version() -> None:

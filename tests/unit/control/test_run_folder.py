@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from hybridflow.config.rollout_section import RolloutSection
+from hybridflow.config.sections import Config
 from hybridflow.control.batch import FilteredBatch
 from hybridflow.control.carryover import CarryCounts
 from hybridflow.control.collect import Collected, build_requests
@@ -22,21 +24,26 @@ from hybridflow.errors import CheckpointError, ConfigError, DataError
 from hybridflow.rewards.hybrid import combine
 from hybridflow.run_folder import summary as summary_module
 from hybridflow.run_folder.summary import write_summary
-from hybridflow.types import Prompt, RolloutReport, Scored, ScoredCompletion, UpdateReport
+from hybridflow.types import Mismatch, Prompt, RolloutReport, Scored, ScoredCompletion, UpdateReport
 from tests.unit.control.fakes import build_config, build_group, read_lines
 
 PROMPT = Prompt(prompt_id="p0", token_ids=[1, 2], data_source="s", ability="doc-qa", ground_truth="yen")
 REQUESTS = build_requests("t00001", [PROMPT, PROMPT], 2)
 
 
+def begin(folder: RunFolder, config: Config) -> Path | None:
+    folder.create(config)
+    return folder.keep()
+
+
 def test_an_earlier_run_is_renamed(tmp_path: Path) -> None:
     config = build_config(tmp_path)
     folder = RunFolder(config)
-    assert folder.create(config) is None
+    assert begin(folder, config) is None
     folder.metrics.write_text("first")
-    assert folder.create(config) == tmp_path / "quickstart.1"
+    assert begin(folder, config) == tmp_path / "quickstart.1"
     folder.metrics.write_text("second")
-    assert folder.create(config) == tmp_path / "quickstart.2"
+    assert begin(folder, config) == tmp_path / "quickstart.2"
     assert [(tmp_path / f"quickstart.{n}/metrics.jsonl").read_text() for n in (1, 2)] == ["first", "second"]
     assert [path.name for path in folder.path.iterdir()] == ["resolved.json"]
 
@@ -51,7 +58,7 @@ def test_a_folder_that_cannot_be_made_is_a_config_error(tmp_path: Path) -> None:
 def test_resume_refuses_other_settings(tmp_path: Path) -> None:
     config = build_config(tmp_path, train__learning_rate=1e-3)
     folder = RunFolder(config)
-    folder.create(config)
+    begin(folder, config)
     other = build_config(tmp_path, train__learning_rate=2e-3)
     with pytest.raises(ConfigError, match=r"train.learning_rate: was 0.001, is 0.002") as caught:
         folder.reopen(other)
@@ -62,8 +69,18 @@ def test_resume_refuses_other_settings(tmp_path: Path) -> None:
 def test_resume_may_run_longer(tmp_path: Path) -> None:
     config = build_config(tmp_path, train__num_steps=3)
     folder = RunFolder(config)
-    folder.create(config)
+    begin(folder, config)
     folder.reopen(build_config(tmp_path, train__num_steps=9, eval__every_steps=2, checkpoint__keep_last=5))
+    assert json.loads(folder.resolved.read_text())["train"]["num_steps"] == 9
+
+
+def test_a_longer_run_under_a_decay_is_refused_where_the_rate_would_jump(tmp_path: Path) -> None:
+    config = build_config(tmp_path, train__num_steps=3, train__lr_schedule="linear")
+    folder = RunFolder(config)
+    folder.create(config)
+    with pytest.raises(ConfigError, match=r"train.lr_decay_steps: was 3, is 9"):
+        folder.reopen(build_config(tmp_path, train__num_steps=9, train__lr_schedule="linear"))
+    folder.reopen(build_config(tmp_path, train__num_steps=9, train__lr_schedule="linear", train__lr_decay_steps=3))
     assert json.loads(folder.resolved.read_text())["train"]["num_steps"] == 9
 
 
@@ -150,20 +167,21 @@ def test_truncation_refuses_a_file_of_something_else(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------- numbers
 
 
-def one_step(state: RunState, update: UpdateReport | None) -> dict[str, float]:
+def one_step(state: RunState, updates: list[UpdateReport]) -> dict[str, float]:
     groups = [build_group(REQUESTS[0], [1.0, 0.0]), build_group(REQUESTS[1], [1.0, None])]
     report = RolloutReport(num_completions=4, prompt_tokens=80, cached_tokens=20, response_tokens=12)
     collected = Collected(groups=groups, report=report, counts=CarryCounts(num_started=2))
     filtered = FilteredBatch(None, 1, {"too_few_known": ["t00001-g0001"]})
-    add_to_state(state, collected, filtered, update)
-    return build_metrics(state, collected, filtered, update, {"rollout": 2.0}, 1e-3)
+    add_to_state(state, collected, filtered, updates)
+    return build_metrics(state, collected, filtered, updates, {"rollout": 2.0}, 1e-3, rollout=RolloutSection())
 
 
 def test_metrics_of_a_step() -> None:
     state = RunState(policy_version=1)
-    metrics = one_step(state, None)
+    metrics = one_step(state, [])
     assert metrics["reward/mean"] == pytest.approx(2 / 3)  # over the three known verdicts
-    assert metrics["reward/unknown"] == 1.0
+    assert metrics["reward/unknown"] == 1.0 and state.num_unknown == 1
+    assert (metrics["reward/mean_low"], metrics["reward/mean_high"]) == (0.5, 0.75)
     assert metrics["rollout/response_tokens_mean"] == 2.0
     assert metrics["rollout/cached_fraction"] == 0.25
     assert metrics["perf/rollout_tokens_per_s"] == 6.0
@@ -176,10 +194,11 @@ def test_metrics_of_a_step() -> None:
 def test_gap_is_a_mean_over_the_fresh_tokens_of_finite_updates() -> None:
     state = RunState()
     for gap, tokens in ((0.1, 10), (math.nan, 1000), (0.4, 30)):
-        update = UpdateReport(
-            loss=0.0, grad_norm=0.0, num_tokens=1000, num_fresh_tokens=tokens, num_skipped=0, logprob_gap=gap
-        )
-        one_step(state, update)
+        mismatch = [
+            Mismatch(staleness=0, num_tokens=tokens, gap=gap, gap_max=gap, kl=0.0),
+            Mismatch(staleness=1, num_tokens=50, gap=7.0, gap_max=7.0, kl=0.0),
+        ]
+        one_step(state, [UpdateReport(loss=0.0, grad_norm=0.0, num_tokens=1000, num_skipped=0, mismatch=mismatch)])
     assert state.logprob_gap_mean_abs == pytest.approx((0.1 * 10 + 0.4 * 30) / 40)
 
 

@@ -65,16 +65,47 @@ def test_started_groups_are_trained_or_filtered(tmp_path: Path) -> None:
     assert (step["groups/started"], step["groups/trained"]) == (4.0, 1.0)
 
 
-def test_a_step_without_groups_to_train_on_is_published_but_not_trained(tmp_path: Path) -> None:
-    system = FakeSystem(build_config(tmp_path, train__num_steps=2, eval__num_prompts=0), judge=all_right)
+def only_in_second_step(completion: Completion) -> Verdict:
+    return half_right(completion) if completion.group_id.startswith("t00002") else all_right(completion)
+
+
+def test_a_step_without_groups_to_train_on_leaves_weights_version_and_learning_rate(tmp_path: Path) -> None:
+    config = build_config(
+        tmp_path, train__num_steps=3, train__lr_warmup_steps=4, train__learning_rate=0.4, eval__num_prompts=0
+    )
+    system = FakeSystem(config, judge=only_in_second_step)
     train(system.run)
     assert system.events == [
-        *["publish 0", "decode t00001", "publish 1", "decode t00002", "publish 2", "save", "export"],
+        *["publish 0", "decode t00001", "decode t00002", "update", "publish 1", "decode t00003", "save", "export"],
     ]
-    assert system.run.state.policy_version == 2
+    assert (system.run.state.rl_step, system.run.state.policy_version) == (3, 1)
+    assert system.trainer.learning_rates == pytest.approx([0.1])  # the first of the warm-up: step 1 used none
+    assert "policy/loss" not in system.metrics()[0]
+    assert {line["policy_version"] for line in system.completions() if line["step"] == 3} == {1}
+
+
+def test_an_update_that_changed_nothing_is_no_new_version(tmp_path: Path) -> None:
+    system = FakeSystem(build_config(tmp_path, train__num_steps=1, eval__num_prompts=0))
+    system.trainer.num_skipped = 1
+    train(system.run)
+    assert (system.run.state.rl_step, system.run.state.policy_version) == (1, 0)
+
+
+def test_without_anything_to_train_on_the_gap_is_unknown(tmp_path: Path) -> None:
+    system = FakeSystem(build_config(tmp_path, train__num_steps=2, eval__num_prompts=0), judge=all_right)
+    train(system.run)
     assert system.run.state.groups.trained == 0
     assert math.isnan(system.run.state.logprob_gap_mean_abs)
-    assert "policy/loss" not in system.metrics()[0]
+
+
+def test_each_optimizer_step_is_a_line(tmp_path: Path) -> None:
+    config = build_config(tmp_path, train__num_steps=1, train__mini_batch_prompts=2)
+    system = FakeSystem(config)
+    train(system.run)
+    lines = [json.loads(line) for line in system.folder.updates.read_text().splitlines()]
+    assert [(line["step"], line["train/mini_batch"]) for line in lines] == [(1, 0.0), (1, 1.0)]
+    step = next(line for line in system.metrics() if "policy/loss" in line)
+    assert (step["train/updates"], step["train/response_tokens"]) == (2.0, 20.0)
 
 
 def test_checkpoint_and_evaluation_when_due(tmp_path: Path) -> None:
@@ -109,6 +140,21 @@ def test_learning_rate_warms_up_linearly_and_stays(tmp_path: Path) -> None:
     system = FakeSystem(config)
     train(system.run)
     assert system.trainer.learning_rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4, 0.4])
+
+
+def test_a_decay_ends_where_it_is_told(tmp_path: Path) -> None:
+    config = build_config(
+        tmp_path,
+        train__num_steps=5,
+        train__lr_schedule="linear",
+        train__lr_decay_steps=3,
+        train__lr_min_ratio=0.5,
+        train__lr_warmup_steps=0,
+        train__learning_rate=0.4,
+    )
+    system = FakeSystem(config)
+    train(system.run)
+    assert system.trainer.learning_rates == pytest.approx([0.4, 0.3, 0.2, 0.2, 0.2])
 
 
 def test_each_warmup_stage_warms_its_own_learning_rate_up(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -110,13 +111,6 @@ def test_half_of_a_surrogate_pair_is_no_text(tmp_path: Path) -> None:
         load_rows(path)
 
 
-def test_list_in_place_of_lines(tmp_path: Path) -> None:
-    path = tmp_path / "rows.json"
-    path.write_text(json.dumps([GOOD], indent=2), encoding="utf-8")
-    with pytest.raises(DataError, match="not one list"):
-        load_rows(path)
-
-
 def test_other_bytes_are_no_parquet_and_no_text(tmp_path: Path) -> None:
     for name, reason in (("rows.parquet", "not a readable Parquet"), ("rows.jsonl", "not UTF-8")):
         (tmp_path / name).write_bytes(b"\xff\xfe\x00garbage")
@@ -140,7 +134,8 @@ def test_renamed_column_is_recognised(tmp_path: Path, suffix: str) -> None:
         (("data_source",), 7, "data_source", "non-empty string"),
         (("data_source",), " ", "data_source", "non-empty string"),
         (("ability",), "doc-maths", "ability", "did you mean 'doc-math'"),
-        (("prompt",), "Which rate?", "prompt", "list of messages"),
+        (("prompt",), 7, "prompt", "list of messages"),
+        (("prompt",), " ", r"prompt\[0\].content", "non-empty string"),
         (("prompt",), [], "prompt", "list of messages"),
         (("prompt", 0), {"content": "x"}, r"prompt\[0\]", "role"),
         (("prompt", 0, "role"), "assistant", "prompt", "role 'user'"),
@@ -149,7 +144,14 @@ def test_renamed_column_is_recognised(tmp_path: Path, suffix: str) -> None:
         (("reward_model",), "5", "reward_model", "ground_truth"),
         (("reward_model",), {"style": "rule"}, "reward_model.ground_truth", "gold answer"),
         (("reward_model", "ground_truth"), "", "reward_model.ground_truth", "gold answer"),
-        (("reward_model", "ground_truth"), 5, "reward_model.ground_truth", "gold answer"),
+        (("reward_model", "ground_truth"), [], "reward_model.ground_truth", "gold answer"),
+        (("reward_model", "ground_truth"), ["a", ""], r"reward_model.ground_truth\[1\]", "gold answer"),
+        (("reward_model", "ground_truth"), True, "reward_model.ground_truth", "as a string"),
+        (("reward_model", "ground_truth"), math.inf, "reward_model.ground_truth", "finite"),
+        (("reward_model", "ground_truth"), {"a": 1}, "reward_model.ground_truth", "target"),
+        (("prompt", 0, "role"), "User", r"prompt\[0\].role", "did you mean 'user'"),
+        (("prompt", 0), {"from": "robot", "value": "x"}, r"prompt\[0\].from", "human"),
+        (("prompt", 0, "content"), [{"type": "image_url"}], r"prompt\[0\].content\[0\]", "parts"),
         (("extra_info",), [1], "extra_info", "object"),
     ],
 )

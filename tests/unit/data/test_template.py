@@ -3,14 +3,12 @@
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from hybridflow.data.chat_encoding import encode_chat
 from hybridflow.data.template import (
-    Message,
     build_choice_answer,
     build_choice_prompt,
     build_follow_up,
     build_prompt,
-    encode_chat,
-    read_question,
 )
 from hybridflow.errors import DataError
 from hybridflow.policy.tokenizer import build_tokenizer
@@ -56,24 +54,3 @@ def test_encode_chat_without_template_is_the_plain_content() -> None:
     messages = [{"role": "user", "content": "One."}, {"role": "user", "content": "Two."}]
     assert tokenizer.chat_template is None
     assert tokenizer.decode(encode_chat(tokenizer, messages)) == "One.\n\nTwo."
-
-
-@pytest.mark.parametrize(
-    ("content", "question"),
-    [
-        (build_prompt("A long report.\n\nWhat is this?", "What is the rate?"), "What is the rate?"),
-        (build_prompt("It says </text> here.", "What is\n\nthe rate?"), "What is\n\nthe rate?"),
-        (build_choice_prompt("doc", "Which?", ["a", "b", "c", "d"]), "Which?\n(A) a\n(B) b\n(C) c\n(D) d"),
-        ("A long report.\n\nMore of it.\n\nWhat is the rate?", "What is the rate?"),
-        ("x" * 10_000, ""),
-        ("What is the rate?", "What is the rate?"),
-    ],
-    ids=["prompt", "marks within", "choice", "no marks", "no marks, no paragraphs", "bare"],
-)
-def test_question_without_document_and_instruction(content: str, question: str) -> None:
-    earlier: Message = {"role": "user", "content": "earlier"}
-    assert read_question([earlier, {"role": "user", "content": content}]) == question
-
-
-def test_question_of_a_conversation_without_a_user() -> None:
-    assert read_question([{"role": "system", "content": "Be brief."}]) == ""

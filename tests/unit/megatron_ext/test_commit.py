@@ -142,3 +142,11 @@ def test_only_the_last_are_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "c"]
     commit.keep_last(sorted(commit.list_committed(tmp_path)), 5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "c"]
+
+
+def test_a_file_that_was_put_there_later_is_named(tmp_path: Path) -> None:
+    for place in ("later.bin", "plain/later.bin", "checked/later.bin"):
+        save(tmp_path / "a", "one")
+        (tmp_path / "a" / place).write_text("x")
+        with pytest.raises(BrokenCheckpointError, match=f"{tmp_path}/a/{place} is not in .*manifest.json"):
+            commit.check_sizes(tmp_path / "a")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -47,7 +49,7 @@ def row(index: int, versions: list[VersionRun], version: int) -> TrainSequence:
 
 
 def packed(*rows: TrainSequence) -> MicroBatch:
-    (micro_batch,) = pack_rank(TrainBatch(sequences=list(rows), plan=[[list(range(len(rows)))]]), 0)
+    (micro_batch,) = pack_rank(TrainBatch(sequences=list(rows), plan=[[[list(range(len(rows)))]]]), 0)
     return micro_batch
 
 
@@ -61,14 +63,41 @@ def test_each_token_brings_the_engines_logprob_and_its_age() -> None:
     assert inputs["staleness"].tolist() == [0, 0, 0, 2, 0, 0, 1, 1, 1]
 
 
-def test_the_gap_is_measured_on_tokens_of_the_present_policy() -> None:
-    """What is older differs by what was learnt since, not by the engine."""
+def test_the_gap_is_measured_by_staleness() -> None:
+    """What is older differs by what was learnt since, not by the engine alone: it is told apart."""
     micro_batch = packed(row(0, [VersionRun(5, 1), VersionRun(7, 2)], 7))
-    old_N = torch.tensor([-9.0, -0.5, -0.125])
+    old_N = torch.tensor([-1.5, -0.5, -0.125])
     micro_batch.loss_inputs["old_logprobs"] = old_N
-    sums = PolicyObjective(clip_low=0.2, clip_high=0.2)(old_N, None, micro_batch)
-    assert sums.metrics["fresh_tokens"] == 2
-    assert sums.metrics["logprob_gap"] == 0.25
+    objective = PolicyObjective(clip_low=0.2, clip_high=0.2, is_on_policy=False, num_ages=3)
+    sums = objective(old_N, None, micro_batch)
+    assert [sums.metrics[f"tokens/{age}"].item() for age in range(3)] == [2, 0, 1]
+    assert [sums.metrics[f"gap/{age}"].item() for age in range(3)] == [0.25, 0.0, 1.0]
+    assert [sums.maxima[f"gap/{age}"].item() for age in range(3)] == [0.25, 0.0, 1.0]
+    assert sums.metrics["kl/2"].item() == pytest.approx(math.exp(-1.0) - 1 + 1.0)
+
+
+def test_the_first_optimizer_step_needs_no_old_logprobs() -> None:
+    """They are those of the pass itself: ratio 1, and the gradient of -A per token."""
+    micro_batch = packed(row(0, [], 7))
+    logprobs_N = torch.tensor([-0.5, -0.5, -0.25], requires_grad=True)
+    sums = PolicyObjective(clip_low=0.2, clip_high=0.2, is_on_policy=True)(logprobs_N, None, micro_batch)
+    sums.loss.backward()
+    assert logprobs_N.grad is not None
+    assert logprobs_N.grad.tolist() == [-2.0, -2.0, -2.0]
+    assert (sums.metrics["ratio"], sums.metrics["policy_kl"], sums.maxima["ratio"]) == (3.0, 0.0, 1.0)
+    assert sums.metrics["gap/0"] == 0.375
+
+
+def test_ratio_and_kl_of_a_later_optimizer_step() -> None:
+    """new / old = 2, 1 and 1/2: mean 7/6; k3 of KL(old || new) is r - 1 - log r = 1 - log 2, 0, -1/2 + log 2."""
+    micro_batch = packed(row(0, [], 7))
+    old_N = torch.tensor([-1.0, -1.0, -1.0])
+    micro_batch.loss_inputs["old_logprobs"] = old_N
+    new_N = old_N + torch.tensor([math.log(2), 0.0, -math.log(2)])
+    sums = PolicyObjective(clip_low=0.2, clip_high=0.2, is_on_policy=False)(new_N, None, micro_batch)
+    assert sums.metrics["ratio"].item() == pytest.approx(3.5)
+    assert sums.maxima["ratio"].item() == pytest.approx(2.0)
+    assert sums.metrics["policy_kl"].item() == pytest.approx(0.5, abs=1e-6)
 
 
 def test_support_of_counted_tokens_alone_is_packed() -> None:

@@ -17,7 +17,7 @@ def row(name: str, mask: list[int]) -> TrainSequence:
 def test_by_hand() -> None:
     """Rows with 1 and 3 counted tokens: (2 + (1 + 4 + 4) / 3) / 2 sequences = 2.5, not 11 / 4 tokens."""
     rows = [row("a", [0, 1]), row("b", [1, 1, 0, 1])]
-    (batch,) = pack_rank(TrainBatch(sequences=rows, plan=[[[0, 1]]]), 0)
+    (batch,) = pack_rank(TrainBatch(sequences=rows, plan=[[[[0, 1]]]]), 0)
     sums = sequence_mean_objective(torch.tensor([-2.0, -1.0, -4.0, -4.0]), None, batch)
     assert sums.loss.item() == pytest.approx(5.0)
     assert int(sums.num_tokens) == 2
@@ -25,14 +25,14 @@ def test_by_hand() -> None:
 
 
 def test_a_rank_without_rows_adds_nothing() -> None:
-    batches = pack_rank(TrainBatch(sequences=[row("a", [1])], plan=[[[0]], [[]]]), 1)
+    batches = pack_rank(TrainBatch(sequences=[row("a", [1])], plan=[[[[0]], [[]]]]), 1)
     sums = sequence_mean_objective(torch.zeros(0), None, batches[0])
     assert sums.loss.item() == 0 and int(sums.num_tokens) == 0
 
 
 def test_sequences_are_counted_once_however_they_are_cut() -> None:
     """Any split of the predicted positions, as context parallelism makes, gives the same sums."""
-    (batch,) = pack_rank(TrainBatch(sequences=[row("a", [1] * 4), row("b", [1] * 3)], plan=[[[0, 1]]]), 0)
+    (batch,) = pack_rank(TrainBatch(sequences=[row("a", [1] * 4), row("b", [1] * 3)], plan=[[[[0, 1]]]]), 0)
     logprobs = -torch.arange(1.0, 8.0)
     whole = sequence_mean_objective(logprobs, None, batch)
     parts = []

@@ -1,0 +1,51 @@
+"""Symbolic links in folders that come from others: one that leads out of its folder is never followed.
+
+Else a checkpoint or model could name a file that only the reader may read, and an export would copy it to where others
+may. The folder itself may be a link: the user named it. A Hugging Face cache keeps its files as links of its own,
+`models--<owner>--<name>/snapshots/<revision>/<file>` to `../../blobs/<hash>`: these stay in the model's folder.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+
+class LinkError(ValueError):
+    """A link leads out of its folder. The message names link and target."""
+
+
+def refuse_links(folder: str | Path) -> None:
+    """Raises LinkError for the first link, at any depth, that leads out of `folder`. Reads no file."""
+    root = Path(folder).resolve()
+    home = home_of(root)
+    for directory, names, files in os.walk(root):
+        for name in sorted([*names, *files]):
+            path = Path(directory) / name
+            if path.is_symlink():
+                _refuse(path, home, Path(folder))
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """The content of a file; LinkError if that lies outside the folder that `source` is in."""
+    if source.is_symlink():
+        _refuse(source, home_of(source.parent.resolve()), source.parent)
+    shutil.copyfile(source, target)
+
+
+def home_of(root: Path) -> Path:
+    """What links in the resolved folder `root` may lead to: the folder, or of a Hugging Face cache the model's."""
+    for parent in root.parents:
+        if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
+            return parent.parent
+    return root
+
+
+def _refuse(link: Path, home: Path, folder: Path) -> None:
+    target = link.resolve()
+    if not target.is_relative_to(home):
+        raise LinkError(
+            f"{link} is a link to {target}, which is outside {folder}: it is not followed, as the folder may come from "
+            "somebody who wants to see that file. Put the file itself there, or name the folder that it is in"
+        )

@@ -1,0 +1,176 @@
+"""The optimizer steps of an RL step, at several layouts, against transformers and torch's AdamW."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hybridflow.batching.microbatch import plan_micro_batches
+from hybridflow.config.sections import AlgorithmSection
+from hybridflow.trainer.policy_update import update_policy
+from hybridflow.types import TrainBatch, TrainSequence, UpdateReport
+from megatron_ext.layout import Layout
+from tests.dist_cpu import rank_programs
+from tests.dist_cpu.launch import run_ranks
+from tests.dist_cpu.tiny_models import VOCAB_SIZE, load_model
+
+pytestmark = [pytest.mark.dist_cpu, pytest.mark.timeout(300)]
+
+NUM_PROMPTS, PER_PROMPT, MINI_PROMPTS = 128, 2, 32
+TEMPERATURE, LR = 0.7, 3e-3
+ALGORITHM = AlgorithmSection(num_completions=PER_PROMPT, clip_low=0.05, clip_high=0.06)
+LAYOUTS = {"one": Layout(), "tp2": Layout(tp=2), "pp2": Layout(pp=2), "dp2": Layout(dp=2), "cp2": Layout(cp=2)}
+
+
+@cache
+def make_sequences() -> list[TrainSequence]:
+    """256 rows of unequal length, the engine's log-probabilities invented, some tokens of an older policy."""
+    chance = random.Random(5)
+    rows = []
+    for number in range(NUM_PROMPTS * PER_PROMPT):
+        length = chance.randint(2, 9)
+        rows.append(
+            TrainSequence(
+                sequence_id=f"s{number}",
+                prompt_token_ids=[chance.randrange(VOCAB_SIZE) for _ in range(chance.randint(3, 6))],
+                response_token_ids=[chance.randrange(VOCAB_SIZE) for _ in range(length)],
+                loss_mask=[1] * length,
+                advantage=chance.gauss(0, 1),
+                rollout_logprobs=[-chance.random() * 5 for _ in range(length)],
+                staleness=[1] + [0] * (length - 1) if number % 5 == 0 else [],
+            )
+        )
+    return rows
+
+
+def make_batch(dp: int, mini_prompts: int) -> TrainBatch:
+    sequences, size = make_sequences(), mini_prompts * PER_PROMPT
+    plan = []
+    for first in range(0, len(sequences), size):
+        lengths = [sequence.num_tokens for sequence in sequences[first : first + size]]
+        of_mini = plan_micro_batches(lengths, num_dp_ranks=dp, max_tokens_per_micro_batch=256)
+        plan.append([[[first + row for row in rows] for rows in of_rank] for of_rank in of_mini])
+    return TrainBatch(sequences=sequences, plan=plan)
+
+
+def run_update(
+    topology: Any,
+    layout: Layout,
+    hf_dir: Path,
+    mini_prompts: int,
+    num_epochs: int,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Any]:
+    policy = rank_programs.open_policy(hf_dir, layout, topology, dtype)
+    reports = update_policy(
+        policy,
+        make_batch(layout.dp, mini_prompts),
+        LR,
+        algorithm=ALGORITHM,
+        temperature=TEMPERATURE,
+        num_epochs=num_epochs,
+    )
+    return {"reports": reports, "weights": rank_programs.exported(policy)}
+
+
+class Reference:
+    """The recipe's step with transformers: old log-probabilities once, then an AdamW step per mini-batch."""
+
+    def __init__(self, hf_dir: Path, mini_prompts: int, num_epochs: int, dtype: torch.dtype = torch.float32) -> None:
+        self.model = load_model(hf_dir).to(dtype)
+        self.model.set_attn_implementation("sdpa")  # the eager one has its softmax in float32
+        options = rank_programs.OPTIONS
+        matrices = [p for p in self.model.parameters() if p.dim() > 1]
+        vectors = [p for p in self.model.parameters() if p.dim() == 1]
+        groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=LR, betas=options.betas, eps=options.eps)
+        sequences, size = make_sequences(), mini_prompts * PER_PROMPT
+        with torch.no_grad():
+            self.old = [self.logprobs(sequence) for sequence in sequences]
+        self.losses, self.norms, self.kls, self.ratio_maxima = [], [], [], []
+        for _ in range(num_epochs):
+            for first in range(0, len(sequences), size):
+                optimizer.zero_grad()
+                loss = self.loss(sequences[first : first + size], self.old[first : first + size])
+                loss.backward()
+                self.losses.append(loss.item())
+                self.norms.append(torch.nn.utils.clip_grad_norm_(self.model.parameters(), options.clip_grad).item())
+                optimizer.step()
+
+    def logprobs(self, sequence: TrainSequence) -> Tensor:
+        tokens = torch.tensor(sequence.prompt_token_ids + sequence.response_token_ids)
+        start = len(sequence.prompt_token_ids)
+        logits = self.model(tokens[None]).logits[0, start - 1 : -1] / TEMPERATURE
+        return logits.log_softmax(-1).gather(1, tokens[start:, None])[:, 0]
+
+    def loss(self, sequences: Sequence[TrainSequence], old: Sequence[Tensor]) -> Tensor:
+        log_ratios = [self.logprobs(row) - old_T for row, old_T in zip(sequences, old, strict=True)]
+        terms = []
+        for row, log_ratio_T in zip(sequences, log_ratios, strict=True):
+            ratio_T = log_ratio_T.exp()
+            clipped_T = ratio_T.clamp(1 - ALGORITHM.clip_low, 1 + ALGORITHM.clip_high)
+            terms.append(-torch.minimum(ratio_T * row.advantage, clipped_T * row.advantage))
+        log_ratio_N = torch.cat(log_ratios).detach()
+        self.kls.append((log_ratio_N.exp() - 1 - log_ratio_N).mean().item())
+        self.ratio_maxima.append(log_ratio_N.exp().max().item())
+        return torch.cat(terms).mean()
+
+
+@pytest.fixture(scope="module")
+def quarters(hf_dirs: dict[str, Path]) -> Reference:
+    return Reference(hf_dirs["qwen3_tied"], MINI_PROMPTS, 1)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_four_optimizer_steps_on_quarters_equal_those_of_transformers(
+    name: str, quarters: Reference, hf_dirs: dict[str, Path]
+) -> None:
+    ranks = run_ranks(LAYOUTS[name], run_update, hf_dirs["qwen3_tied"], MINI_PROMPTS, 1)
+    for rank in ranks:
+        reports: list[UpdateReport] = rank["reports"]
+        assert [report.mini_batch for report in reports] == [0, 1, 2, 3]
+        assert [report.loss for report in reports] == pytest.approx(quarters.losses, rel=0, abs=1e-5)
+        assert [report.grad_norm for report in reports] == pytest.approx(quarters.norms, rel=1e-5)
+        assert [report.policy_kl for report in reports] == pytest.approx(quarters.kls, rel=1e-3, abs=1e-7)
+        assert [report.ratio_max for report in reports] == pytest.approx(quarters.ratio_maxima, rel=1e-4)
+        assert any(report.clip_fraction_low or report.clip_fraction_high for report in reports[1:])
+        assert_mismatch(reports, quarters.old)
+    weights = {name: tensor for rank in ranks for name, tensor in rank["weights"].items()}
+    for name, expected in quarters.model.state_dict().items():
+        if name in weights:
+            assert (weights[name] - expected).abs().max() < 1e-5, name
+
+
+def assert_mismatch(reports: list[UpdateReport], old: Sequence[Tensor]) -> None:
+    """Gap of old and engine log-probabilities by staleness, from whichever pass gave the old ones."""
+    for report in reports:
+        size = MINI_PROMPTS * PER_PROMPT
+        rows = range(report.mini_batch * size, (report.mini_batch + 1) * size)
+        for mismatch in report.mismatch:
+            gaps = [
+                abs(old[row][i].item() - logprob)
+                for row in rows
+                for i, logprob in enumerate(make_sequences()[row].rollout_logprobs)
+                if (make_sequences()[row].staleness or [0] * 99)[i] == mismatch.staleness
+            ]
+            assert mismatch.num_tokens == len(gaps)
+            assert mismatch.gap == pytest.approx(sum(gaps) / len(gaps), rel=1e-5)
+            assert mismatch.gap_max == pytest.approx(max(gaps), rel=1e-5)
+        assert [mismatch.staleness for mismatch in report.mismatch] == [0, 1]
+
+
+def test_epochs_keep_the_old_logprobs_of_the_first(hf_dirs: dict[str, Path]) -> None:
+    """Two passes over two halves: four optimizer steps, all against the policy that decoded."""
+    halves = Reference(hf_dirs["qwen3_tied"], NUM_PROMPTS // 2, 2)
+    (rank,) = run_ranks(Layout(), run_update, hf_dirs["qwen3_tied"], NUM_PROMPTS // 2, 2)
+    reports: list[UpdateReport] = rank["reports"]
+    assert [(report.epoch, report.mini_batch) for report in reports] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert [report.loss for report in reports] == pytest.approx(halves.losses, rel=0, abs=1e-5)
+    assert [report.policy_kl for report in reports] == pytest.approx(halves.kls, rel=1e-3, abs=1e-7)
