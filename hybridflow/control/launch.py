@@ -9,6 +9,7 @@ from typing import Any
 
 from hybridflow.config.sections import Config
 from hybridflow.control.checkpoints import Checkpoints
+from hybridflow.control.preflight.run import check_quickly
 from hybridflow.control.prepare import Inputs, check_model, load_inputs, write_inputs
 from hybridflow.control.records import CompletionRecord
 from hybridflow.control.run import Run
@@ -22,7 +23,6 @@ from hybridflow.control.transport import Transport
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.resources import PeakMemory
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet, start_wandb
-from hybridflow.rewards.registry import build_registry
 from hybridflow.rollout.arguments import check_names, check_support
 from hybridflow.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER
 from hybridflow.run_folder.finished import read_finished, tell_finished
@@ -46,10 +46,10 @@ def run_training(config: Config, *, resume: bool) -> dict[str, Any]:
         if finished is not None:
             LiveDisplay(config.run.name).note(tell_finished(folder.path, finished["num_steps"], "train.num_steps"))
             return finished
+        check_quickly(config, folder.data)
     check_model(config)
     check_names(config.rollout.sglang)
     check_support(config.rollout.top_p)
-    build_registry(config.reward)  # finds every verifier, or says which one is missing
     inputs = load_inputs(config, folder.data if resume else None)
     with ExitStack() as stack:
         display = stack.enter_context(LiveDisplay(config.run.name))
