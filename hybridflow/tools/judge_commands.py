@@ -53,7 +53,8 @@ def serve(
     export OPENAI_API_KEY=...        # in the shell of the training run: the line that it printed
     hybridflow train --config run.toml --set reward.judge.endpoints='["http://127.0.0.1:30000/v1"]'
     """
-    from hybridflow.tools.judge_serve import JudgeServerJob, read_key, serve_judge
+    from hybridflow.tools.judge_key import read_key
+    from hybridflow.tools.judge_serve import JudgeServerJob, serve_judge
 
     key = read_key(api_key, api_key_env)
     job = JudgeServerJob(model, port, host, name, dtype, tp, context_tokens, num_threads, start_timeout_s, log, key)

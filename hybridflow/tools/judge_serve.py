@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
-import re
 import secrets
 import signal
 import socket
@@ -15,25 +13,26 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from hybridflow.data.chat_encoding import encode_chat
 from hybridflow.environment import needed
 from hybridflow.errors import ConfigError, RolloutError
+from hybridflow.policy.engine_tokenizer import write_engine_tokenizer
+from hybridflow.policy.load import load_tokenizer
 from hybridflow.private_folder import PrivateFolder
+from hybridflow.tools.judge_key import DEFAULT_KEY_VARIABLE, check_key
 
 HEALTH_TIMEOUT_S = 10.0
 POLL_S = 0.5
 NOTICE_S = 30.0
 """A longer wait is said again this often."""
 WORKER_TITLE = "sglang::"
-MIN_KEY_CHARS = 16
-DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
-"""Default of `reward.judge.api_key_env`."""
 CLOSE_TIMEOUT_S = 10.0
 """Time that the server's processes get to end by themselves."""
 
@@ -71,19 +70,14 @@ def serving(job: JudgeServerJob, note: Callable[[str], None]) -> Iterator[subpro
         RolloutError: SGLang ended or did not answer within `start_timeout_s`.
     """
     _check(job)
-    folder = PrivateFolder()
-    try:
-        process = _start(job, folder)
-    except BaseException:
-        folder.close()
-        raise
-    try:
-        note(f"SGLang loads {job.model} (process {process.pid})")
-        _wait_until_healthy(job, process, note)
-        yield process
-    finally:
-        _end(process)
-        folder.close()
+    with closing(PrivateFolder()) as folder:
+        process = _start(job, folder.path, _write_tokenizer(job, folder.path))
+        try:
+            note(f"SGLang loads {job.model} (process {process.pid})")
+            _wait_until_healthy(job, process, note)
+            yield process
+        finally:
+            _end(process)
 
 
 def serve_judge(job: JudgeServerJob, note: Callable[[str], None]) -> None:
@@ -91,7 +85,7 @@ def serve_judge(job: JudgeServerJob, note: Callable[[str], None]) -> None:
 
     Raises RolloutError where SGLang, or one of its processes, ends by itself.
     """
-    _check_key(job)
+    check_key(job.key, job.host)
     is_made = not job.key
     job = replace(job, key=secrets.token_urlsafe(24)) if is_made else job
     with serving(job, note) as process:
@@ -152,6 +146,7 @@ def build_server_arguments(job: JudgeServerJob) -> dict[str, Any]:
         "skip_server_warmup": True,  # /health, which is waited for, generates a token too
         "log_level": "warning",
         "dtype": job.dtype,
+        "trust_remote_code": False,
     }
     if job.context_tokens is not None:
         arguments["context_length"] = job.context_tokens
@@ -160,39 +155,6 @@ def build_server_arguments(job: JudgeServerJob) -> dict[str, Any]:
         # Its warnings are about models and kernels that no CPU has.
         arguments |= cpu_arguments(dtype) | {"log_level": "error"}
     return arguments
-
-
-def read_key(given: str | None, variable: str | None) -> str:
-    """The key as it is given, or as an environment variable has it; "" where neither is named. ConfigError."""
-    if given is not None and variable is not None:
-        raise ConfigError("--api-key and --api-key-env name a key each. Remedy: give one of the two")
-    if variable is not None and not os.environ.get(variable, "").strip():
-        raise ConfigError(f"--api-key-env {variable}: this variable is empty or not set. Remedy: export it")
-    key = os.environ[variable].strip() if variable is not None else given
-    if key == "":
-        raise ConfigError("--api-key is empty. Remedy: give a key, or leave the option out")
-    return key or ""
-
-
-def is_own_address(host: str) -> bool:
-    """Whether only this machine reaches it."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _check_key(job: JudgeServerJob) -> None:
-    if job.key and (len(job.key) < MIN_KEY_CHARS or not re.fullmatch(r"[!-~]+", job.key)):
-        raise ConfigError(
-            f"the key has to be {MIN_KEY_CHARS} or more visible ASCII characters without spaces. Remedy: make one with "
-            "python -c 'import secrets; print(secrets.token_urlsafe(24))'"
-        )
-    if not job.key and not is_own_address(job.host):
-        raise ConfigError(
-            f"--host {job.host} is reached by other machines, and there is no key. Remedy: put a key into an "
-            "environment variable and name it with --api-key-env, or serve on 127.0.0.1"
-        )
 
 
 def _check(job: JudgeServerJob) -> None:
@@ -213,7 +175,15 @@ def _check(job: JudgeServerJob) -> None:
             ) from error
 
 
-def _start(job: JudgeServerJob, folder: PrivateFolder) -> subprocess.Popen[bytes]:
+def _write_tokenizer(job: JudgeServerJob, folder: Path) -> Path:
+    """The tokenizer for SGLang, in `folder`. ConfigError for one that is damaged, or whose chat template is hostile."""
+    tokenizer = load_tokenizer(job.model, f"--model {job.model}")
+    if tokenizer.chat_template is not None:
+        encode_chat(tokenizer, [{"role": "user", "content": "Is the answer right?"}])  # within bounds, unlike SGLang
+    return write_engine_tokenizer(tokenizer, folder, with_template=True)
+
+
+def _start(job: JudgeServerJob, folder: Path, tokenizer_dir: Path) -> subprocess.Popen[bytes]:
     """In a session of its own: Ctrl-C reaches this process alone, which then ends the server in order.
 
     Its ranks meet in `folder`: what SGLang would open for that is a port that listens on every interface.
@@ -223,7 +193,8 @@ def _start(job: JudgeServerJob, folder: PrivateFolder) -> subprocess.Popen[bytes
     from hybridflow.rollout.cpu_platform import cpu_environment
 
     environment = {} if torch.cuda.is_available() else cpu_environment(job.num_threads)
-    environment["SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE"] = f"file://{folder.path / 'ranks'}"
+    arguments = build_server_arguments(job) | {"tokenizer_path": str(tokenizer_dir)}
+    environment["SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE"] = f"file://{folder / 'ranks'}"
     output = job.log.open("ab") if job.log else None
     try:
         process = subprocess.Popen(
@@ -236,7 +207,7 @@ def _start(job: JudgeServerJob, folder: PrivateFolder) -> subprocess.Popen[bytes
         )
         assert process.stdin is not None
         with suppress(BrokenPipeError), process.stdin as told:  # one that ended at once is noticed by who waits for it
-            told.write(json.dumps({"arguments": build_server_arguments(job), "key": job.key}).encode())
+            told.write(json.dumps({"arguments": arguments, "key": job.key}).encode())
         return process
     finally:
         if output is not None:

@@ -144,6 +144,8 @@ def run_sft(config: SftConfig, *, resume: bool) -> dict[str, Any]:
         display = stack.enter_context(LiveDisplay(config.run.name))
         stack.enter_context(folder.held())
         _open_folder(config, folder, latest, state, display)
+        for note in inputs.demonstrations.describe():
+            display.note(note)
         hf_dir = _first_weights(config, folder)
         memory = stack.enter_context(PeakMemory(period_s=2.0))
         trackers = stack.enter_context(_open_trackers(config, folder, state.step))
