@@ -82,14 +82,11 @@ def train(config: ConfigFiles, set_: Overrides = None, resume: Resume = False) -
 
     Ctrl-C stops cleanly; --resume goes on from the last checkpoint with the numbers of an uninterrupted run.
     """
-    from hybridflow.config.load import load_config
-    from hybridflow.config.module_folders import add_module_folders
-    from hybridflow.config.sections import Config
+    from hybridflow.control.preflight.report import read_run
     from hybridflow.observability.log import configure
 
     configure("driver", level="WARNING")
-    resolved = load_config(config, set_ or [], Config, paths_must_exist=True)
-    resolved = resolved.model_copy(update={"reward": add_module_folders(resolved.reward, config)})
+    resolved = read_run(config, set_ or [], is_checked=not resume)
     try:
         # After the configuration is known to be valid: this takes seconds.
         from hybridflow.control.launch import run_training
@@ -98,6 +95,30 @@ def train(config: ConfigFiles, set_: Overrides = None, resume: Resume = False) -
     except KeyboardInterrupt as interrupt:
         print(visible(tell_interrupted(interrupt, "nothing was started")), file=sys.stderr)
         raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+@app.command()
+def check(config: ConfigFiles, set_: Overrides = None) -> None:
+    """Find what would stop a training run later, without starting it: everything at once, each with a remedy.
+
+    \b
+    hybridflow check --config configs/quickstart.toml
+    hybridflow check --config configs/quickstart.toml mine.toml --set train.layout.tp=2
+
+    Keys and values; rows, golds and questions; the chat template on one row;
+    one row scored with its gold and with an empty answer; one question to the
+    judge; layout, window, memory and disk. Exit code: 0, or 1 with an error.
+    """
+    from hybridflow.control.preflight.report import report_run
+    from hybridflow.observability.log import configure
+
+    configure("driver", level="WARNING")
+    try:
+        num_errors = report_run(config, set_ or [])
+    except KeyboardInterrupt:
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    if num_errors:
+        raise typer.Exit(EXIT_ERROR)
 
 
 def main() -> NoReturn:

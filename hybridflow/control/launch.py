@@ -9,6 +9,7 @@ from typing import Any
 
 from hybridflow.config.sections import Config
 from hybridflow.control.checkpoints import Checkpoints
+from hybridflow.control.preflight.run import check_quickly
 from hybridflow.control.prepare import Inputs, check_model, load_inputs, write_inputs
 from hybridflow.control.record_check import check_records, warmup_steps_done
 from hybridflow.control.records import CompletionRecord
@@ -24,7 +25,6 @@ from hybridflow.control.transport import Transport
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.resources import PeakMemory
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet, start_wandb
-from hybridflow.rewards.registry import build_registry
 from hybridflow.rollout.arguments import check_names, check_support
 from hybridflow.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER
 from hybridflow.run_folder.finished import read_finished, tell_finished
@@ -48,10 +48,10 @@ def run_training(config: Config, *, resume: bool) -> dict[str, Any]:
         if finished is not None:
             LiveDisplay(config.run.name).note(tell_finished(folder.path, finished["num_steps"], "train.num_steps"))
             return finished
+        check_quickly(config, folder.data)
     check_model(config)
     check_names(config.rollout.sglang)
     check_support(config.rollout.top_p)
-    build_registry(config.reward)  # finds every verifier, or says which one is missing
     inputs = load_inputs(config, folder.data if resume else None)
     with ExitStack() as stack:
         display = stack.enter_context(LiveDisplay(config.run.name))
@@ -185,6 +185,11 @@ def _summarise(run: Run, status: str, transport: Transport) -> dict[str, Any]:
     )
 
 
+def _num_unknown(summary: dict[str, Any]) -> int:
+    bounds = summary["eval_bounds_after"]
+    return bounds["unknown"] if bounds else 0
+
+
 def _table(summary: dict[str, Any], path: Path) -> dict[str, Any]:
     """The rows of the end table."""
     groups, seconds = summary["groups"], summary["phase_seconds"]
@@ -195,6 +200,7 @@ def _table(summary: dict[str, Any], path: Path) -> dict[str, Any]:
         "mean reward, last 5 steps": summary["reward_mean_last5"],
         "RL steps": summary["num_steps"],
         "groups trained / started": f"{groups['trained']} / {groups['started']}",
+        "unknown verdicts in training / last evaluation": f"{summary['num_unknown']} / {_num_unknown(summary)}",
         "groups filtered": ", ".join(f"{k} {v}" for k, v in groups["filtered"].items()) or "none",
         "trainer-engine logprob gap": summary["logprob_gap_mean_abs"],
         "seconds in rollout / train / sync": " / ".join(
