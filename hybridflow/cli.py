@@ -14,6 +14,7 @@ from rich.console import Console
 from hybridflow import __version__
 from hybridflow.errors import HybridFlowError, notes_of, tell_interrupted
 from hybridflow.observability.visible import visible
+from hybridflow.run_folder.file_mode import write_privately
 from hybridflow.tools.run_options import ConfigFiles, Overrides, Resume
 
 EXIT_ERROR = 1
@@ -37,8 +38,10 @@ def _mount() -> None:
     from hybridflow.tools.config_command import mount as mount_config
     from hybridflow.tools.judge_commands import mount as mount_judge
     from hybridflow.tools.score_commands import mount as mount_score
+    from hybridflow.tools.show_commands import mount as mount_show
     from hybridflow.weights.commands import mount as mount_weights
 
+    mount_show(data_app)
     app.add_typer(data_app, name="data")
     app.add_typer(model_app, name="model")
     mount_tools(app)
@@ -125,6 +128,7 @@ def main() -> NoReturn:
     """Entry point. Errors made for users are printed without a traceback; exit code 1, or 130 after Ctrl-C."""
     _mount()
     signal.signal(signal.SIGTERM, _interrupt)
+    write_privately()
     arguments = _spread_values(sys.argv[1:], ("--config", "-c", "--set", "-s", "--show", "--judge-url", "--verifier"))
     try:
         app(args=arguments)
