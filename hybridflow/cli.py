@@ -38,8 +38,10 @@ def _mount() -> None:
     from hybridflow.tools.config_command import mount as mount_config
     from hybridflow.tools.judge_commands import mount as mount_judge
     from hybridflow.tools.score_commands import mount as mount_score
+    from hybridflow.tools.show_commands import mount as mount_show
     from hybridflow.weights.commands import mount as mount_weights
 
+    mount_show(data_app)
     app.add_typer(data_app, name="data")
     app.add_typer(model_app, name="model")
     mount_tools(app)

@@ -83,7 +83,9 @@ def check_model(config: Config) -> None:
     if config.model.init == "weights":
         check_model_weights(path, hf_config)
     try:
-        window = AutoConfig.from_pretrained(path, local_files_only=True).max_position_embeddings
+        window = AutoConfig.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False
+        ).max_position_embeddings
     except (OSError, ValueError) as error:
         raise ConfigError(f"model.path = {config.model.path!r}: cannot read its config.json: {error}") from error
     if config.rollout.context_tokens > window:

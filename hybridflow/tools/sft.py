@@ -123,6 +123,8 @@ def run_sft(config: SftConfig, folder: RunFolder, display: LiveDisplay, *, resum
     with ExitStack() as stack:
         stack.enter_context(folder.held())
         _open_folder(config, folder, latest, state, display)
+        for note in inputs.demonstrations.describe():
+            display.note(note)
         hf_dir = _first_weights(config, folder)
         memory = stack.enter_context(PeakMemory(period_s=2.0))
         trackers = stack.enter_context(_open_trackers(config, folder, state.step))
