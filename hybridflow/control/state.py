@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from hybridflow.control.evaluate import Bounds
 from hybridflow.errors import CheckpointError
 
 
@@ -44,6 +45,11 @@ class RunState(msgspec.Struct, kw_only=True):
     """Seconds of earlier processes of this run; the present one comes on top."""
     eval_before: float | None = None
     eval_latest: float | None = None
+    eval_bounds_before: Bounds | None = None
+    """What the first evaluation would be with its unknown verdicts as 0 and as 1, and how many they are."""
+    eval_bounds_latest: Bounds | None = None
+    num_unknown: int = 0
+    """Verdicts of training that stayed unknown."""
     num_truncated: int = 0
     """Completions that reached max_new_tokens."""
     overlong_sum: float = 0.0

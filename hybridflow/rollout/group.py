@@ -16,6 +16,8 @@ from typing import Any
 
 from hybridflow.cluster.session import Slots
 from hybridflow.errors import RolloutError
+from hybridflow.policy.engine_tokenizer import write_engine_tokenizer
+from hybridflow.policy.load import load_tokenizer
 from hybridflow.rollout.leased_step import LeasedStep
 from hybridflow.rollout.member import EngineDiedError, EngineMember
 from hybridflow.rollout.opening import RolloutSettings, create_member
@@ -59,8 +61,10 @@ class RolloutGroup:
     def launch(self, slots: Slots, hf_dir: Path, endpoint: Endpoint, log_directory: Path, placed: Engines = ()) -> None:
         """Starts the engines, the first in the slots that `placed` says; completions are sent to `endpoint`."""
         section = self._settings.section
+        tokenizer = load_tokenizer(hf_dir, f"model {hf_dir}")
+        tokenizer_dir = write_engine_tokenizer(tokenizer, log_directory / "tokenizer")
         for index, own in enumerate(engine_slots(section.num_engines, section.tp_size, placed)):
-            member = create_member(index, self._settings, slots, own, hf_dir, endpoint, log_directory)
+            member = create_member(index, self._settings, slots, own, hf_dir, tokenizer_dir, endpoint, log_directory)
             self._members[member.name] = member
 
     def wait_ready(self) -> None:

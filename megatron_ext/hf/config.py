@@ -99,7 +99,7 @@ def read_hf_config(hf_dir: str | Path) -> HFConfig:
     family = FAMILIES.get(model_type)
     if family is None:
         raise UnsupportedModelError(f"model_type = {model_type!r}: supported are {', '.join(sorted(FAMILIES))}")
-    config = AutoConfig.from_pretrained(str(hf_dir), local_files_only=True)
+    config = AutoConfig.from_pretrained(str(hf_dir), local_files_only=True, trust_remote_code=False)
     _refuse_unsupported(config)
     try:
         rope_theta, rope_scaling = read_rope(config)

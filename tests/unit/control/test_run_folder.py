@@ -180,7 +180,8 @@ def test_metrics_of_a_step() -> None:
     state = RunState(policy_version=1)
     metrics = one_step(state, [])
     assert metrics["reward/mean"] == pytest.approx(2 / 3)  # over the three known verdicts
-    assert metrics["reward/unknown"] == 1.0
+    assert metrics["reward/unknown"] == 1.0 and state.num_unknown == 1
+    assert (metrics["reward/mean_low"], metrics["reward/mean_high"]) == (0.5, 0.75)
     assert metrics["rollout/response_tokens_mean"] == 2.0
     assert metrics["rollout/cached_fraction"] == 0.25
     assert metrics["perf/rollout_tokens_per_s"] == 6.0
