@@ -66,7 +66,7 @@ def test_a_tokenizer_that_is_code_alone_is_refused(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     (folder / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["own.Own", null]}}')
     (folder / "vocab.own").write_text("")
-    with pytest.raises(ConfigError, match="it is code of the folder .* which is not run"):
+    with pytest.raises(ConfigError, match=r"it is code of the folder .* which is not run"):
         load_tokenizer(folder)
 
 
