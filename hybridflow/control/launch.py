@@ -10,6 +10,7 @@ from typing import Any
 from hybridflow.config.sections import Config
 from hybridflow.control.checkpoints import Checkpoints
 from hybridflow.control.prepare import Inputs, check_model, load_inputs, write_inputs
+from hybridflow.control.record_check import check_records, warmup_steps_done
 from hybridflow.control.records import CompletionRecord
 from hybridflow.control.run import Run
 from hybridflow.control.run_folder import RunFolder
@@ -17,6 +18,7 @@ from hybridflow.control.sampling_guarantee import sampling_guarantee
 from hybridflow.control.state import RunState, read_state
 from hybridflow.control.summary import build_summary
 from hybridflow.control.system import System
+from hybridflow.control.timeline import TimelineRecord
 from hybridflow.control.train_loop import RL, train
 from hybridflow.control.transport import Transport
 from hybridflow.control.warmup import stage_name
@@ -79,10 +81,11 @@ def _open_folder(config: Config, folder: RunFolder, resume: bool, display: LiveD
     latest = Checkpoints(folder.checkpoints, config.checkpoint.keep_last).latest()
     check_saved_weights(latest / WEIGHTS_FOLDER, read_model(config.model.path))
     state = read_state(latest / STATE_FILE)
+    check_records(config, folder, state)
     folder.reopen(config)
     display.note(f"resuming from {latest}: {state.rl_step} RL steps done")
     CompletionRecord(folder.completions).truncate_after(state.rl_step)
-    CompletionRecord(folder.timeline).truncate_after(state.rl_step)
+    TimelineRecord(folder.timeline).truncate_after(state.rl_step)
     CompletionRecord(folder.eval_completions).truncate_after(state.last_recorded_step)
     return state
 
@@ -101,7 +104,7 @@ class _Trackers:
         metrics, self.warmup = JsonlTracker(folder.metrics), JsonlTracker(folder.warmup_metrics)
         self.updates = JsonlTracker(folder.updates)
         if saved is not None:
-            done = sum(stage.num_steps for stage in config.warmup.stages[: saved.warmup_stages_done])
+            done = warmup_steps_done(config, saved)
             metrics.truncate_after(saved.last_recorded_step)
             self.updates.truncate_after(saved.rl_step)
             self.warmup.truncate_after(done - 1)
