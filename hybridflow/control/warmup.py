@@ -32,7 +32,7 @@ def run_stage(
     """One stage with a fresh optimizer. The next batch is made while the present one is trained on."""
     stage = config.warmup.stages[index]
     first_step = sum(earlier.num_steps for earlier in config.warmup.stages[:index])
-    display.start(f"warm-up: {stage.name}", stage.num_steps, 0)
+    display.start(stage_name(stage), stage.num_steps, 0)
     display.phase("TRAIN")
     trainer.reset_optimizer()
     _note_answers(_draw_conversations(stage, index, 0, config)[0], tokenizer, display)
@@ -50,6 +50,11 @@ def run_stage(
         }
         tracker.log(first_step + step, metrics)
         display.step(step, metrics)
+
+
+def stage_name(stage: WarmupStage) -> str:
+    """As the display names it."""
+    return f"warm-up: {stage.name}"
 
 
 def build_stage_batch(

@@ -212,9 +212,9 @@ def sft(config: ConfigFiles, set_: Overrides = None, resume: Resume = False) -> 
     configure("driver", level="WARNING")
     resolved = load_config(config, set_ or [], SftConfig, paths_must_exist=True)
     with interruptible("nothing was started"):
-        from hybridflow.tools.sft import run_sft  # after the configuration is known to be valid: this takes seconds
+        from hybridflow.tools.sft_start import start_sft
 
-        run_sft(resolved, resume=resume)
+        start_sft(resolved, resume=resume)
 
 
 @contextmanager
