@@ -174,9 +174,9 @@ def _read_yarn(parameters: dict[str, Any], config: Any) -> YarnScaling:
     original_tokens = _original_tokens(parameters, config)
     factor = _number(parameters, "factor", config.max_position_embeddings / original_tokens)
     mscale, mscale_all_dim = parameters.get("mscale"), parameters.get("mscale_all_dim")
-    sharpening = _yarn_sharpening(factor)
+    sharpening = yarn_sharpening(factor)
     if mscale and mscale_all_dim:  # transformers ignores one without the other
-        sharpening = _yarn_sharpening(factor, mscale) / _yarn_sharpening(factor, mscale_all_dim)
+        sharpening = yarn_sharpening(factor, mscale) / yarn_sharpening(factor, mscale_all_dim)
     return YarnScaling(
         factor=factor,
         original_tokens=original_tokens,
@@ -193,7 +193,7 @@ def _original_tokens(parameters: dict[str, Any], config: Any) -> int:
     return int(beside or _number(parameters, "original_max_position_embeddings", config.max_position_embeddings))
 
 
-def _yarn_sharpening(factor: float, mscale: float = 1.0) -> float:
+def yarn_sharpening(factor: float, mscale: float = 1.0) -> float:
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
 
 

@@ -121,6 +121,8 @@ class WorkerSection(Section):
     """Compute logits in float32 from bfloat16 hidden states and weights."""
     offload_activations: bool = False
     """Keep on the host what forward saves for backward."""
+    export_dtype: Literal["model", "float32", "bfloat16"] = "model"
+    """Of the weights that are written for Hugging Face: that of the model which training began with, or one by name."""
 
 
 class TrainSection(WorkerSection):

@@ -12,8 +12,8 @@ from huggingface_hub.errors import StrictDataclassError
 from hybridflow.config.sections import LayoutSection
 from hybridflow.errors import CheckpointError, ConfigError
 from megatron_ext.commit import BrokenCheckpointError
-from megatron_ext.hf.config import HFConfig, UnsupportedModelError, read_hf_config
-from megatron_ext.hf.files import WeightsError, check_hf_weights
+from megatron_ext.hf.config import HFConfig, UnsupportedModelError
+from megatron_ext.hf.files import WeightsError, check_hf_weights, read_model_config
 from megatron_ext.hf.identity import WrongModelError, check_checkpoint
 from megatron_ext.layout import Layout, LayoutError, check_layout
 from megatron_ext.links import LinkError, refuse_links
@@ -37,7 +37,9 @@ def read_model(hf_dir: str | Path, named: str | None = None) -> HFConfig:
         raise ConfigError(f"{named}: no config.json there. Name a Hugging Face model directory")
     try:
         refuse_links(hf_dir)
-        return read_hf_config(hf_dir)
+        return read_model_config(hf_dir)
+    except WeightsError as error:
+        raise ConfigError(f"{named} does not hold the model: {error}") from error
     except LinkError as error:
         raise ConfigError(f"{named} cannot be used: {error}") from error
     except UnsupportedModelError as error:
