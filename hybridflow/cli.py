@@ -12,7 +12,8 @@ import typer
 from rich.console import Console
 
 from hybridflow import __version__
-from hybridflow.errors import HybridFlowError
+from hybridflow.errors import HybridFlowError, notes_of, tell_interrupted
+from hybridflow.observability.visible import visible
 from hybridflow.tools.run_options import ConfigFiles, Overrides, Resume
 
 EXIT_ERROR = 1
@@ -22,7 +23,6 @@ app = typer.Typer(
     name="hybridflow",
     help="Long-context GRPO: Megatron-Core training and SGLang rollout in one Ray job, from a laptop to a cluster.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
@@ -34,6 +34,7 @@ def _mount() -> None:
     from hybridflow.data.commands import app as data_app
     from hybridflow.policy.commands import app as model_app
     from hybridflow.tools.commands import mount as mount_tools
+    from hybridflow.tools.config_command import mount as mount_config
     from hybridflow.tools.judge_commands import mount as mount_judge
     from hybridflow.tools.score_commands import mount as mount_score
     from hybridflow.weights.commands import mount as mount_weights
@@ -41,14 +42,24 @@ def _mount() -> None:
     app.add_typer(data_app, name="data")
     app.add_typer(model_app, name="model")
     mount_tools(app)
+    mount_config(app)
     mount_judge(app)
     mount_score(app)
     mount_weights(app)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def common(
     context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show the traceback of an error.")] = False,
 ) -> None:
     context.obj = {"traceback": traceback}
@@ -72,18 +83,20 @@ def train(config: ConfigFiles, set_: Overrides = None, resume: Resume = False) -
     Ctrl-C stops cleanly; --resume goes on from the last checkpoint with the numbers of an uninterrupted run.
     """
     from hybridflow.config.load import load_config
+    from hybridflow.config.module_folders import add_module_folders
     from hybridflow.config.sections import Config
     from hybridflow.observability.log import configure
 
     configure("driver", level="WARNING")
-    resolved = load_config(config, set_ or [], Config)
+    resolved = load_config(config, set_ or [], Config, paths_must_exist=True)
+    resolved = resolved.model_copy(update={"reward": add_module_folders(resolved.reward, config)})
     try:
         # After the configuration is known to be valid: this takes seconds.
         from hybridflow.control.launch import run_training
 
         run_training(resolved, resume=resume)
-    except KeyboardInterrupt:
-        print("interrupted; --resume continues from the last checkpoint", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(visible(tell_interrupted(interrupt, "nothing was started")), file=sys.stderr)
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
@@ -91,14 +104,14 @@ def main() -> NoReturn:
     """Entry point. Errors made for users are printed without a traceback; exit code 1, or 130 after Ctrl-C."""
     _mount()
     signal.signal(signal.SIGTERM, _interrupt)
-    arguments = _spread_values(sys.argv[1:], ("--config", "-c", "--set", "-s", "--judge-url"))
+    arguments = _spread_values(sys.argv[1:], ("--config", "-c", "--set", "-s", "--show", "--judge-url", "--verifier"))
     try:
         app(args=arguments)
     except HybridFlowError as error:
         if "--traceback" in arguments:
             raise
         Console(stderr=True).print(f"[bold red]error:[/] {type(error).__name__}", highlight=False)
-        print(str(error), file=sys.stderr)
+        print("\n".join(visible(text) for text in (str(error), *notes_of(error))), file=sys.stderr)
         sys.exit(EXIT_ERROR)
     sys.exit(0)
 

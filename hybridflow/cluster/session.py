@@ -95,9 +95,9 @@ def this_device() -> int | None:
     return int(ids[0]) if ids else None
 
 
-def node_address() -> str:
-    """Address by which other nodes reach this one; the loopback where Ray runs on this machine alone."""
-    return ray.util.get_node_ip_address() if os.environ.get("RAY_ADDRESS") else "127.0.0.1"
+def node_address() -> str | None:
+    """Address by which other nodes reach this one; None where Ray runs on this machine alone."""
+    return ray.util.get_node_ip_address() if os.environ.get("RAY_ADDRESS") else None
 
 
 def stop_session() -> None:

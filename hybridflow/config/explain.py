@@ -13,11 +13,14 @@ from pydantic_core import ErrorDetails
 
 from hybridflow.config.toml_tree import KeyPath, TomlTree, format_key_path
 
+MAX_SHOWN = 30
+"""Problems that are told one by one."""
 _WHAT_TO_GIVE = {
     "bool_parsing": "give true or false",
     "bool_type": "give true or false",
     "dict_type": "write it as a table",
     "float_parsing": "give a number",
+    "finite_number": "give a finite number",
     "float_type": "give a number",
     "int_from_float": "give a whole number",
     "int_parsing": "give a whole number",
@@ -43,7 +46,9 @@ def explain(error: ValidationError, tree: TomlTree, root: type[BaseModel]) -> st
     """All problems of `error` as one text for the user."""
     problems = error.errors(include_url=False)
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return "\n".join([f"{count} in the configuration", *(_explain_one(problem, tree, root) for problem in problems)])
+    lines = [_explain_one(problem, tree, root) for problem in problems[:MAX_SHOWN]]
+    more = [f"  and {len(problems) - MAX_SHOWN} more"] if len(problems) > MAX_SHOWN else []
+    return "\n".join([f"{count} in the configuration", *lines, *more])
 
 
 def _explain_one(problem: ErrorDetails, tree: TomlTree, root: type[BaseModel]) -> str:

@@ -41,12 +41,15 @@ class JudgeSection(Section):
     """A request without an answer for so long is sent elsewhere too; less where the last answers were all faster, and
     never more than a fifth of `deadline_s`."""
     request_timeout_s: float = Field(default=30.0, gt=0)
+    """Longest time for one answer of a server."""
     deadline_s: float = Field(default=50.0, gt=0)
     """Longest time for a verdict, with all its votes, pauses and repeats; then it is unknown."""
     cache_path: str | None = None
     """SQLite file, on a local disk, that keeps verdicts for later runs; empty: none."""
     price_per_million_prompt_tokens: float = Field(default=0.0, ge=0)
+    """For the cost in metrics and summary."""
     price_per_million_completion_tokens: float = Field(default=0.0, ge=0)
+    """For the cost in metrics and summary."""
 
     @field_validator("endpoints")
     @classmethod

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, Strict, field_validator, model_validator
 
 from hybridflow.config.judge_section import JudgeSection
 from hybridflow.config.section import Section
@@ -32,12 +32,22 @@ the channels of gpt-oss where special tokens are not decoded."""
 _VERIFIER_NAME = re.compile(r"[A-Za-z_][\w.-]*(?::[A-Za-z_][\w.]*)?")
 
 
+_FILE_NAME = re.compile(r"([\w-]+)\.py(:\w+)?$")
+"""A file in place of its module."""
+
+
+def _to_module(name: str) -> str:
+    """ "module:function" with what is known of both; a module has no folders in its name: it is found by them."""
+    found = _FILE_NAME.search(name)
+    return f'"{found[1]}{found[2] or ":function"}"' if found else '"module:function"'
+
+
 class RulesSection(Section):
     """Which rules judge completions."""
 
     compat: Literal["none", "qwenlong_l1"] = "none"
     """"qwenlong_l1" follows the rules of the released QwenLong-L1 code, holes included, for comparison with it."""
-    thinking_tags: tuple[tuple[str, str], ...] = THINKING_TAGS
+    thinking_tags: Annotated[tuple[Annotated[tuple[str, str], Strict(False)], ...], Strict(False)] = THINKING_TAGS
     """[opening, closing] of each way in which a model marks its thoughts; one that is never closed is no answer. In any
     case; a bare word opens a thought at the start of a completion alone."""
     verifiers: dict[str, str] = Field(default_factory=dict)
@@ -64,12 +74,38 @@ class RulesSection(Section):
                     f"the key of {name!r} is empty, which stands in every data_source. Remedy: name an ability "
                     f"(doc-qa, doc-math, doc-mc) or a part of a data_source"
                 )
+            if _FILE_NAME.search(name):
+                raise ValueError(f"{key!r} is given {name!r}, which is a file. Remedy: write {_to_module(name)}")
             if not _VERIFIER_NAME.fullmatch(name):
                 raise ValueError(
                     f"{key!r} is given {name!r}, which is neither a name nor a function. Remedy: give the name of a "
                     f'verifier, such as "docqa", or a function as "package.module:function"'
                 )
         return verifiers
+
+
+class FunctionSection(Section):
+    """One of several verifiers whose mean by weight is the reward."""
+
+    call: str
+    """"module:function", found beside the configuration file, in the working folder or installed; the name of a
+    built-in verifier or an entry point; or "rule", which is what `reward.rules` chooses for the row."""
+    weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    """Share in the reward, relative to the others; 0: its value is logged, and counts for nothing."""
+    name: str = Field(default="", pattern=r"^[\w.-]*$")
+    """What its value is logged under; empty: the name of the function."""
+
+    @field_validator("call")
+    @classmethod
+    def _check_call(cls, call: str) -> str:
+        if not _VERIFIER_NAME.fullmatch(call) or _FILE_NAME.search(call):
+            raise ValueError(f"{call!r} is neither a name nor a function. Remedy: write {_to_module(call)}")
+        return call
+
+    @property
+    def label(self) -> str:
+        """What its value is logged under."""
+        return self.name or self.call.rpartition(":")[2]
 
 
 class OverlongSection(Section):
@@ -85,11 +121,17 @@ class RewardSection(Section):
     """Reward workers."""
 
     rules: RulesSection = RulesSection()
+    functions: list[FunctionSection] = Field(default_factory=list)
+    """Verifiers of every row, in place of the rules; the reward is their mean by weight. Empty: the rules alone."""
+    module_folders: list[str] = Field(default_factory=list)
+    """Where "module:function" is looked for before the installed packages; those of the configuration files and the
+    working folder are added where a verifier needs them."""
     overlong: OverlongSection = OverlongSection()
     """Added to the reward for advantages alone: filters, accuracy and evaluation do not see it."""
     judge: JudgeSection = JudgeSection()
     """Asked after the rules; without endpoints, rules decide alone."""
     num_workers: int = Field(default=2, ge=1)
+    """Processes that score."""
     credits: int = Field(default=8, ge=1, le=64)
     """Unanswered completions that one worker may hold. With a judge, fewer than its slots leave some of them empty."""
     timeout_s: float = Field(default=120.0, gt=0)
@@ -108,3 +150,32 @@ class RewardSection(Section):
     """Share of the last 1,000 verdicts that may be unknown; above it the run stops and says why."""
     max_pending_mib: float = Field(default=64.0, gt=0)
     """Completions that wait for a verdict, in MiB, above which engines are held back."""
+
+    @property
+    def names_module(self) -> bool:
+        """Whether a verifier is named as "module:function"."""
+        names = [*self.rules.verifiers.values(), *(function.call for function in self.functions)]
+        return any(":" in name for name in names)
+
+    @model_validator(mode="after")
+    def _check_functions(self) -> RewardSection:
+        if not self.functions:
+            return self
+        labels = [function.label for function in self.functions]
+        if twice := sorted({label for label in labels if labels.count(label) > 1}):
+            calls = [function.call for function in self.functions if function.label == twice[0]]
+            raise ValueError(
+                f"reward.functions has two functions of the name {twice[0]!r} ({', '.join(calls)}): their values would "
+                f'be logged as one. Remedy: give one of them another name: name = "{twice[0]}_2"'
+            )
+        if not sum(function.weight for function in self.functions):
+            raise ValueError(
+                f"the weights of reward.functions ({', '.join(labels)}) sum to 0, so there is no reward. Remedy: give "
+                f"one of them a weight above 0"
+            )
+        if self.rules.verifiers and not any(function.call == "rule" for function in self.functions):
+            raise ValueError(
+                f"reward.rules.verifiers ({', '.join(self.rules.verifiers)}) would never be asked: reward.functions "
+                f'takes the place of the rules. Remedy: add a function with call = "rule", or remove one of the two'
+            )
+        return self

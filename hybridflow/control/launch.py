@@ -22,9 +22,10 @@ from hybridflow.control.transport import Transport
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.resources import PeakMemory
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet, start_wandb
-from hybridflow.rewards.registry import Registry
+from hybridflow.rewards.registry import build_registry
 from hybridflow.rollout.arguments import check_names, check_support
 from hybridflow.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER
+from hybridflow.run_folder.finished import read_finished, tell_finished
 from hybridflow.run_folder.summary import write_summary
 from hybridflow.trainer.layout import check_saved_weights, read_model
 
@@ -32,21 +33,27 @@ from hybridflow.trainer.layout import check_saved_weights, read_model
 def run_training(config: Config, *, resume: bool) -> dict[str, Any]:
     """Runs `config` to its end and returns what summary.json says.
 
-    `resume` continues the run of the same name from its latest checkpoint. All that can be checked is checked before an
-    earlier run's folder is touched. Once every worker is ready, the summary is written however the run ends, with
-    status "finished", "interrupted" or "failed". Raises what stopped the run.
+    `resume` continues the run of the same name from its latest checkpoint; one that is finished starts nothing. An
+    earlier run's folder is moved once every worker is ready. From then on the summary is written however the run ends,
+    with status "finished", "interrupted" or "failed". Raises what stopped the run.
     """
     started = time.monotonic()
     folder = RunFolder(config)
+    folder.refuse_second_driver()
     if resume:
         folder.check_same_run(config)
+        finished = read_finished(folder.summary, folder.hf_export, config.train.num_steps)
+        if finished is not None:
+            LiveDisplay(config.run.name).note(tell_finished(folder.path, finished["num_steps"], "train.num_steps"))
+            return finished
     check_model(config)
     check_names(config.rollout.sglang)
     check_support(config.rollout.top_p)
-    Registry(config.reward.rules)  # finds every verifier, or says which one is missing
+    build_registry(config.reward)  # finds every verifier, or says which one is missing
     inputs = load_inputs(config, folder.data if resume else None)
     with ExitStack() as stack:
         display = stack.enter_context(LiveDisplay(config.run.name))
+        stack.enter_context(folder.held())
         saved = _open_folder(config, folder, resume, display)
         for note in inputs.notes:
             display.note(note)
@@ -54,6 +61,8 @@ def run_training(config: Config, *, resume: bool) -> dict[str, Any]:
         memory = stack.enter_context(PeakMemory(period_s=2.0))
         trackers = stack.enter_context(_Trackers(config, folder, saved))
         system = stack.enter_context(System(config, hf_dir, folder.logs, display.note, display.progress))
+        if not resume:
+            _keep(folder, display)
         run = _build_run(config, folder, inputs, system, display, trackers, saved, started)
         status = "failed"
         try:
@@ -73,9 +82,7 @@ def run_training(config: Config, *, resume: bool) -> dict[str, Any]:
 def _open_folder(config: Config, folder: RunFolder, resume: bool, display: LiveDisplay) -> RunState | None:
     """The state to continue from, or None for a new run."""
     if not resume:
-        moved = folder.create(config)
-        if moved is not None:
-            display.note(f"an earlier run of this name is kept as {moved}")
+        folder.create(config)
         return None
     latest = Checkpoints(folder.checkpoints, config.checkpoint.keep_last).latest()
     check_saved_weights(latest / WEIGHTS_FOLDER, read_model(config.model.path))
@@ -86,6 +93,13 @@ def _open_folder(config: Config, folder: RunFolder, resume: bool, display: LiveD
     CompletionRecord(folder.timeline).truncate_after(state.rl_step)
     CompletionRecord(folder.eval_completions).truncate_after(state.last_recorded_step)
     return state
+
+
+def _keep(folder: RunFolder, display: LiveDisplay) -> None:
+    """From here on there is something to keep: the new run takes its name."""
+    moved = folder.keep()
+    if moved is not None:
+        display.note(f"an earlier run of this name is kept as {moved}")
 
 
 class _Trackers:

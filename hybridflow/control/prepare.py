@@ -26,7 +26,7 @@ from hybridflow.errors import ConfigError, DataError
 from hybridflow.policy.init import write_policy
 from hybridflow.policy.load import load_tokenizer
 from hybridflow.rewards.judge_question import find_question
-from hybridflow.rewards.registry import Registry
+from hybridflow.rewards.registry import build_registry
 from hybridflow.rollout.arguments import check_engine_layout
 from hybridflow.trainer.layout import check_model_layout, check_model_weights
 from hybridflow.types import Prompt
@@ -162,6 +162,7 @@ def _load_split(
             config.run.seed,
             overlong=config.data.overlong,
             questions=questions,
+            row_arguments=build_registry(config.reward).row_arguments,
         )
     except DataError as error:
         raise DataError(f"{source}: {error}") from error
@@ -175,7 +176,7 @@ def find_questions(config: Config, rows: Sequence[Row], source: str) -> list[str
     judge = config.reward.judge
     if not judge.endpoints:
         return None
-    registry = Registry(config.reward.rules)
+    registry = build_registry(config.reward)
     questions = [find_question(row.prompt, row.extra_info, judge) for row in rows]
     missing = [
         number

@@ -67,7 +67,7 @@ def _line(step: int, member: ScoredCompletion, penalty: float, now: float) -> di
         "group_id": completion.group_id,
         "completion_id": completion.completion_id,
         "policy_version": completion.policy_version,
-        "text": completion.text,
+        "text": member.text,
         "verdict": {
             "status": "scored" if scored else "unknown",
             "rule": verdict.rule if scored else None,
@@ -78,6 +78,7 @@ def _line(step: int, member: ScoredCompletion, penalty: float, now: float) -> di
             "predicted_form": verdict.predicted_form if scored else None,
             "gold_form": verdict.gold_form if scored else None,
             "why": verdict.why,
+            **({"parts": verdict.parts} if isinstance(verdict, Scored) and verdict.parts else {}),
         },
         "reward": verdict.value if scored else None,
         "overlong": penalty,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from hybridflow.config.sections import Config
@@ -20,7 +21,7 @@ MAY_CHANGE_ON_RESUME = (
     *("rollout.start_timeout_s", "rollout.heartbeat_s", "rollout.hang_timeout_s", "rollout.max_restarts"),
     *("rollout.own_devices", "rollout.weight_transport", "rollout.weight_bucket_mib", "rollout.verify_weights"),
     *("rollout.release_memory", "train.offload_while_decoding"),
-    *("reward.unknown_retries", "reward.max_unknown_fraction", "reward.max_pending_mib"),
+    *("reward.unknown_retries", "reward.max_unknown_fraction", "reward.max_pending_mib", "reward.module_folders"),
 )
 MAY_CHANGE_ON_RESUME += tuple(f"reward.judge.{key}" for key in _JUDGE_SERVING)
 
@@ -30,12 +31,30 @@ class RunFolder(folder.RunFolder):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, MAY_CHANGE_ON_RESUME)
-        self.warmup_metrics = self.path / "warmup_metrics.jsonl"
-        self.updates = self.path / "updates.jsonl"
-        self.timeline = self.path / "timeline.jsonl"
-        self.completions = self.path / "completions.jsonl"
-        self.eval_completions = self.path / "eval_completions.jsonl"
-        self.data = self.path / "data"
+
+    @property
+    def warmup_metrics(self) -> Path:
+        return self.path / "warmup_metrics.jsonl"
+
+    @property
+    def updates(self) -> Path:
+        return self.path / "updates.jsonl"
+
+    @property
+    def timeline(self) -> Path:
+        return self.path / "timeline.jsonl"
+
+    @property
+    def completions(self) -> Path:
+        return self.path / "completions.jsonl"
+
+    @property
+    def eval_completions(self) -> Path:
+        return self.path / "eval_completions.jsonl"
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data"
 
     def comparable(self, settings: dict[str, Any]) -> dict[str, Any]:
         """A decay that ends with the run changes with its length: the rate of a longer run would jump on resume."""

@@ -13,7 +13,7 @@ from hybridflow.control.collect import Collected
 from hybridflow.control.evaluate import compute_accuracy
 from hybridflow.control.state import RunState
 from hybridflow.control.update_metrics import build_update_metrics, mismatch_of
-from hybridflow.types import Unknown, UpdateReport
+from hybridflow.types import Group, Scored, Unknown, UpdateReport
 
 
 def add_to_state(
@@ -72,6 +72,7 @@ def build_metrics(
         "policy/version": float(state.policy_version),
         "train/learning_rate": learning_rate,
     }
+    metrics |= build_part_metrics(collected.groups)
     if penalties := [penalty for group in filtered.overlong.values() for penalty in group]:
         metrics["reward/overlong_mean"] = math.fsum(penalties) / len(penalties)
         metrics["reward/overlong_fraction"] = sum(penalty < 0 for penalty in penalties) / len(penalties)
@@ -90,6 +91,17 @@ def build_metrics(
         if seconds.get("train"):
             metrics["perf/train_tokens_per_s"] = packed / seconds["train"]
     return metrics
+
+
+def build_part_metrics(groups: list[Group]) -> dict[str, float]:
+    """`reward/parts/<name>`: mean of each named value, over the verdicts that have it."""
+    values: dict[str, list[float]] = {}
+    for group in groups:
+        for member in group.members:
+            if isinstance(member.verdict, Scored):
+                for name, value in member.verdict.parts.items():
+                    values.setdefault(name, []).append(value)
+    return {f"reward/parts/{name}": math.fsum(found) / len(found) for name, found in sorted(values.items())}
 
 
 def build_spread(name: str, values: Sequence[float | None]) -> dict[str, float]:

@@ -19,8 +19,9 @@ from hybridflow.cluster.workers import forget_workers, gather
 from hybridflow.config.sections import Config
 from hybridflow.control.timeline import Timeline
 from hybridflow.control.transport import Transport, choose_transport, num_slots
-from hybridflow.reward_service.group import RewardGroup, setup_of
-from hybridflow.reward_service.rules import BUILD_RULES
+from hybridflow.reward_service.group import RewardGroup
+from hybridflow.reward_service.limits import setup_of
+from hybridflow.reward_service.rules import BUILD_RULES, rule_arguments
 from hybridflow.rollout.group import RolloutGroup
 from hybridflow.rollout.opening import RolloutSettings
 from hybridflow.trainer.group import TrainerGroup
@@ -82,7 +83,7 @@ class System:
         self.rollout.launch(slots, hf_dir, stream.endpoint_completions, log_directory, transport.placed)
         self.trainer = TrainerGroup(config, slots, log_directory)
         self._actors += [worker.actor for worker in self.trainer.workers]
-        setup = setup_of(config.reward, BUILD_RULES, rules=config.reward.rules.model_dump())
+        setup = setup_of(config.reward, BUILD_RULES, **rule_arguments(config.reward))
         self._rewards = RewardGroup(config.reward, setup, stream, slots, log_directory, note)
         gather(self.trainer.setup(hf_dir))
         if transport.exact is not None:

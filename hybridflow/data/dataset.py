@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+from hybridflow.data.chat_encoding import encode_chat
+from hybridflow.data.row_text import dump_row
 from hybridflow.data.schema import Row
 from hybridflow.data.streams import draw_range
-from hybridflow.data.template import encode_chat
 from hybridflow.errors import DataError
 from hybridflow.types import Prompt
 
@@ -38,10 +39,12 @@ class PromptDataset:
         seed: int,
         overlong: Literal["error", "drop"] = "error",
         questions: Sequence[str] | None = None,
+        row_arguments: frozenset[str] = frozenset(),
     ) -> None:
         """Tokenises all rows. Prompt ids are `name` and the row's number in `rows`, so dropping a row renames none.
 
-        `questions`: what a judge is told of each row; None where no judge is asked.
+        `questions`: what a judge is told of each row; None where no judge is asked. `row_arguments`: what
+        verifiers take of a row beside the gold, `prompt` or `extra_info`.
 
         Raises DataError for a prompt above `max_prompt_tokens` (unless `overlong` is "drop"), and when none is left.
         """
@@ -68,7 +71,9 @@ class PromptDataset:
                     data_source=row.data_source,
                     ability=row.ability,
                     ground_truth=row.reward_model.ground_truth,
+                    alternatives=row.reward_model.alternatives,
                     question="" if questions is None else questions[number],
+                    row=dump_row(row, row_arguments),
                 )
             )
         if not self.prompts:

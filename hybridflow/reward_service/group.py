@@ -17,7 +17,7 @@ from hybridflow.cluster.session import Slots
 from hybridflow.config.reward_sections import RewardSection
 from hybridflow.errors import HybridFlowError, RewardError
 from hybridflow.reward_service.actor import RewardWorker
-from hybridflow.reward_service.limits import Limits, Setup
+from hybridflow.reward_service.limits import Setup
 from hybridflow.wire.reward_stream import RewardStream
 
 REWARD_SHARE = 0.2
@@ -152,14 +152,6 @@ class RewardGroup:
             )
         )
         return _Running(worker_id, actor, actor.ping.remote(), actor.run.remote(), time.monotonic())
-
-
-def setup_of(section: RewardSection, build_verify: str, **arguments: Any) -> Setup:
-    """What the scoring processes of a run are told: code, its arguments, and the limits of the configuration."""
-    limits = Limits(
-        cpu_s=section.cpu_limit_s, wall_s=section.item_timeout_s, memory_mib=int(section.memory_limit_gib * 1024)
-    )
-    return Setup(build_verify=build_verify, arguments=arguments, limits=limits)
 
 
 def _how_it_ended(running: _Running) -> str | None:

@@ -25,9 +25,9 @@ from hybridflow.reward_service.judge_client import JudgeClient
 from hybridflow.reward_service.limits import Setup
 from hybridflow.reward_service.process_scorer import ProcessScorer
 from hybridflow.reward_service.scorer import Scorer
-from hybridflow.rewards.extract import extract_gold
 from hybridflow.rewards.hybrid import combine, needs_judge
 from hybridflow.rewards.judge_question import NO_QUESTION
+from hybridflow.rewards.several_golds import told_to_judge
 from hybridflow.types import JudgeReport, Scored, ScoreRequest, Unknown, Verdict
 
 CLOSE_TIMEOUT_S = 5.0
@@ -106,7 +106,7 @@ class JudgeScorer:
             self._give(request, by_rule, Unknown(why=NO_QUESTION.format(column=self._section.question_column)))
             return
         try:
-            gold = extract_gold(request.ground_truth).text or request.ground_truth
+            gold = told_to_judge(request)
             judgement = await self._client.decide(request.question, by_rule.extracted, gold)
             verdict = combine(by_rule, judgement.vote, self._section.model, judgement.why)
         except asyncio.CancelledError:

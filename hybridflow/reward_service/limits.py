@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from hybridflow.config.reward_sections import RewardSection
+
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds on one item. Whatever goes above one costs that item its verdict, and nothing else."""
@@ -25,3 +27,11 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     """"module:function"; called once with `arguments`, it returns the function (ScoreRequest) -> Verdict."""
     arguments: dict[str, Any] = {}
     limits: Limits = Limits()
+
+
+def setup_of(section: RewardSection, build_verify: str, **arguments: Any) -> Setup:
+    """What the scoring processes of a run are told: code, its arguments, and the limits of the configuration."""
+    limits = Limits(
+        cpu_s=section.cpu_limit_s, wall_s=section.item_timeout_s, memory_mib=int(section.memory_limit_gib * 1024)
+    )
+    return Setup(build_verify=build_verify, arguments=arguments, limits=limits)

@@ -30,6 +30,7 @@ from hybridflow.reward_service.frames import (
     write_frame,
 )
 from hybridflow.reward_service.limits import Setup
+from hybridflow.reward_service.printed_output import MAX_PRINTED_BYTES, PrintedOutput
 from hybridflow.types import ScoreRequest, Unknown, Verdict
 
 START_TIMEOUT_S = 120.0
@@ -105,12 +106,17 @@ class ProcessScorer:
         ours.setblocking(False)
         with theirs:
             self._process = subprocess.Popen(
+                # -u: what it printed is there although it ends in the middle.
                 # -P, and this process's own path: it finds the modules that this one finds, and no others.
-                [sys.executable, "-P", "-m", SCORING_PROCESS, str(theirs.fileno()), str(os.getpid())],
+                [sys.executable, "-u", "-P", "-m", SCORING_PROCESS, str(theirs.fileno()), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
             )
+        assert self._process.stdout is not None
+        self._printed = PrintedOutput(self._process.stdout)
         self._write()
 
     def _check_start(self) -> None:
@@ -146,18 +152,30 @@ class ProcessScorer:
             if kind == READY:
                 self._is_ready, self._num_failed_starts = True, 0
                 self._head_since = time.monotonic()
+                self._printed.take()  # that of the imports
                 continue
             if kind == FAILED:
                 self._kill()
                 raise RewardError(f"verifier {self._setup.build_verify} cannot be loaded: {content.decode()}")
             completion_id, _ = self._waiting.popleft()
             self._head_since = time.monotonic()
-            verdicts.append((completion_id, _verdicts.decode(content)))
+            verdicts.append((completion_id, self._unless_loud(_verdicts.decode(content))))
             if kind == VERDICT_THEN_END:
                 self._kill()
                 self._start()
                 break
         return verdicts
+
+    def _unless_loud(self, verdict: Verdict) -> Verdict:
+        """Unknown for an item for which more was printed than may be."""
+        num_bytes = self._printed.take()
+        if num_bytes <= MAX_PRINTED_BYTES:
+            return verdict
+        return Unknown(
+            why=f"the verifier printed {num_bytes / 2**20:.1f} MiB for one completion, where 1 is allowed. Remedy: let "
+            f"it print less",
+            rule=verdict.rule,
+        )
 
     def _ended(self) -> list[tuple[str, Verdict]]:
         """The process is gone: the oldest item pays for it, if it was ready at all."""
@@ -168,7 +186,7 @@ class ProcessScorer:
                 self._channel.close()
                 raise RewardError(
                     f"{MAX_FAILED_STARTS} scoring processes ended before they were ready, the last with {_how(code)}; "
-                    f"its output is in this worker's log. Remedy: raise reward.memory_limit_mib if it is out of memory"
+                    f"its output is in this worker's log. Remedy: raise reward.memory_limit_gib if it is out of memory"
                 )
         if code == -signal.SIGPROF:
             why = f"the verifier used more than {self._setup.limits.cpu_s:g} s of CPU time"

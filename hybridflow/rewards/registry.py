@@ -16,24 +16,29 @@ wrong one may hold the right one ("High Court of Oslo" for "Oslo").
 Source: the dispatch of QwenLong-L1 by substring of data_source (recipe section 4); `ability` is added so that other
 data sets need no special name. `compat = "qwenlong_l1"` puts the released rules in place of the built-in ones.
 
-A verifier of one's own is a pure function of (text of the completion, ground truth as stored). It gives a Verdict, or a
-number from 0 to 1; what it raises makes the verdict Unknown where it runs.
+`[[reward.functions]]` takes the place of this table with functions that judge every row (`functions.py`). How a
+verifier of one's own is called, and what it returns: `own_function.py`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 
-from hybridflow.config.reward_sections import THINKING_TAGS, RulesSection
+import msgspec
+
+from hybridflow.config.reward_sections import THINKING_TAGS, FunctionSection, RewardSection, RulesSection
 from hybridflow.errors import ConfigError
 from hybridflow.rewards import qwenlong_l1
 from hybridflow.rewards.docmath import verify_docmath
 from hybridflow.rewards.docqa import verify_docqa, verify_docqa_exact
+from hybridflow.rewards.find_function import find_function
+from hybridflow.rewards.functions import RULE_CALL, Weighted, verify_all
 from hybridflow.rewards.multiple_choice import verify_multiple_choice
-from hybridflow.types import Scored, ScoreRequest, Unknown, Verdict
+from hybridflow.rewards.own_function import OwnFunction
+from hybridflow.rewards.several_golds import verify_any
+from hybridflow.types import ScoreRequest, Unknown, Verdict
 
 Verifier = Callable[[str, str], Verdict]
 """(text of the completion, ground truth as stored) -> verdict."""
@@ -67,13 +72,20 @@ class Registry:
 
     Args:
         section: `[reward.rules]` of the configuration.
+        functions: `[[reward.functions]]`: verifiers of every row, in place of the rules.
+        folders: `reward.module_folders`, where "module:function" is looked for first.
 
     Raises:
         ConfigError: a verifier that the section names cannot be found or called, or an installed package offers one
             under the name of a built-in one.
     """
 
-    def __init__(self, section: RulesSection) -> None:
+    def __init__(
+        self, section: RulesSection, functions: Sequence[FunctionSection] = (), folders: Sequence[str] = ()
+    ) -> None:
+        self._folders = folders
+        self._tags = section.thinking_tags
+        self._own: list[OwnFunction] = []
         built_in = _build(section)
         offered = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
         if taken := sorted(offered.keys() & built_in.keys()):
@@ -81,12 +93,14 @@ class Registry:
                 f"the package of {offered[taken[0]].value!r} offers a verifier {taken[0]!r} (entry point group "
                 f"{ENTRY_POINT_GROUP}), which is the name of a built-in one. Remedy: rename or remove it"
             )
-        named = [(key, _find(key, name, built_in, offered)) for key, name in section.verifiers.items()]
-        named += [(name, _load(f"entry point {name}", point)) for name, point in offered.items()]
+        self._built_in, self._offered = built_in, offered
+        named = [(key, self._find(f"reward.rules.verifiers.{key}", name)) for key, name in section.verifiers.items()]
+        named += [(name, self._load(f"entry point {name}", point.value)) for name, point in offered.items()]
         self._table = [*named, *((key, built_in[name]) for key, name in _TABLE)]
         self._default = built_in[_DEFAULT]
+        self._functions = [self._weigh(number, function) for number, function in enumerate(functions)]
 
-    def choose(self, data_source: str, ability: str) -> Verifier:
+    def choose(self, data_source: str, ability: str) -> Verifier | OwnFunction:
         """The first row that fits: its key is the ability, or stands in the data_source; docqa where none does."""
         for key, verifier in self._table:
             if key == ability or key in data_source:
@@ -95,12 +109,72 @@ class Registry:
 
     def is_judged(self, data_source: str, ability: str) -> bool:
         """Whether a judge may be asked after the verifier of such rows: after any but a choice among letters."""
+        if self._functions and not any(function.is_rule for function in self._functions):
+            return True
         chosen = self.choose(data_source, ability)
         return chosen not in (verify_multiple_choice, qwenlong_l1.verify_multiple_choice)
 
     def verify(self, request: ScoreRequest) -> Verdict:
-        """The verdict by rule on one completion: Scored, or Unknown where the gold cannot be compared with."""
-        return self.choose(request.data_source, request.ability)(request.text, request.ground_truth)
+        """The verdict on one completion: Scored, or Unknown where the gold cannot be compared with."""
+        return verify_all(self._functions, request) if self._functions else self.verify_by_rule(request)
+
+    def verify_by_rule(self, request: ScoreRequest) -> Verdict:
+        """The same of the verifier that data source and ability choose."""
+        return _call(self.choose(request.data_source, request.ability), request)
+
+    def find_gold_problem(self, request: ScoreRequest) -> str:
+        """Why no answer to this row could get a verdict, as its gold cannot be compared with; "" where one can.
+
+        Functions of a user's own, which may take long and do anything, are not asked.
+        """
+        if self._functions and not any(function.is_rule for function in self._functions):
+            return ""
+        if isinstance(self.choose(request.data_source, request.ability), OwnFunction):
+            return ""
+        verdict = self.verify_by_rule(msgspec.structs.replace(request, text=""))
+        return verdict.why if isinstance(verdict, Unknown) else ""
+
+    @property
+    def row_arguments(self) -> frozenset[str]:
+        """What of a row its verifiers take beside the rest: `prompt`, `extra_info`."""
+        return frozenset[str]().union(*(own.row_arguments for own in self._own))
+
+    def _weigh(self, number: int, section: FunctionSection) -> Weighted:
+        if section.call == RULE_CALL:
+            return Weighted(section.label, section.weight, self.verify_by_rule, is_rule=True)
+        verifier = self._find(f"reward.functions.{number}.call", section.call)
+        return Weighted(section.label, section.weight, partial(_call, verifier))
+
+    def _find(self, key: str, name: str) -> Verifier | OwnFunction:
+        where = f"{key} = {name!r}"
+        if name in self._built_in:
+            return self._built_in[name]
+        if name in self._offered:
+            return self._load(where, self._offered[name].value)
+        if ":" not in name:
+            known = ", ".join([*self._built_in, *self._offered])
+            raise ConfigError(f'{where}: no verifier has this name. Remedy: use one of {known}, or "module:function"')
+        return self._load(where, name)
+
+    def _load(self, where: str, name: str) -> OwnFunction:
+        own = OwnFunction(name, find_function(where, name, self._folders), where, self._tags)
+        self._own.append(own)
+        return own
+
+
+def _call(verifier: Verifier | OwnFunction, request: ScoreRequest) -> Verdict:
+    return verify_any(partial(_call_once, verifier), request)
+
+
+def _call_once(verifier: Verifier | OwnFunction, request: ScoreRequest) -> Verdict:
+    if isinstance(verifier, OwnFunction):
+        return verifier.verify(request)
+    return verifier(request.text, request.ground_truth)
+
+
+def build_registry(section: RewardSection) -> Registry:
+    """The verifiers that `[reward]` names. ConfigError as `Registry`."""
+    return Registry(section.rules, section.functions, section.module_folders)
 
 
 @cache
@@ -108,7 +182,7 @@ def _default_registry() -> Registry:
     return Registry(RulesSection())
 
 
-def choose_verifier(data_source: str, ability: str) -> Verifier:
+def choose_verifier(data_source: str, ability: str) -> Verifier | OwnFunction:
     """What a run without `[reward.rules]` chooses."""
     return _default_registry().choose(data_source, ability)
 
@@ -125,47 +199,3 @@ def _build(section: RulesSection) -> dict[str, Verifier]:
     if section.thinking_tags == THINKING_TAGS:
         return _STRICT
     return {name: partial(verifier, thinking_tags=section.thinking_tags) for name, verifier in _STRICT.items()}
-
-
-def _find(key: str, name: str, built_in: dict[str, Verifier], offered: dict[str, EntryPoint]) -> Verifier:
-    where = f"reward.rules.verifiers.{key} = {name!r}"
-    if name in built_in:
-        return built_in[name]
-    if name in offered:
-        return _load(where, offered[name])
-    if ":" not in name:
-        known = ", ".join([*built_in, *offered])
-        raise ConfigError(f'{where}: no verifier has this name. Remedy: use one of {known}, or "module:function"')
-    return _load(where, EntryPoint(name, name, ENTRY_POINT_GROUP))
-
-
-def _load(where: str, point: EntryPoint) -> Verifier:
-    try:
-        function = point.load()
-    except Exception as error:  # a module of someone else may raise anything while it is imported
-        raise ConfigError(
-            f"{where}: {point.value!r} does not load: {type(error).__name__}: {error}. Remedy: name a module that can "
-            f"be imported on every node, and a function in it"
-        ) from error
-    if not callable(function):
-        raise ConfigError(f"{where}: {point.value!r} is a {type(function).__name__}. Remedy: name a function")
-    return _checked(point.value, function)
-
-
-def _checked(name: str, function: Callable[[str, str], object]) -> Verifier:
-    """`function`, with a plain number made a verdict, and anything that is none made Unknown."""
-
-    def verify(text: str, ground_truth: str) -> Verdict:
-        result = function(text, ground_truth)
-        value = result.value if isinstance(result, Scored) else result
-        if isinstance(value, Unknown):
-            return value
-        if not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value <= 1:
-            return Unknown(
-                why=f"the verifier {name} gave {result!r:.200}, which is no verdict and no number from 0 to 1"
-            )
-        if isinstance(result, Scored):
-            return result
-        return Scored(value=float(value), rule=name, extracted="", why="as the verifier says")
-
-    return verify

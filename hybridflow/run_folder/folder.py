@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +15,9 @@ from pydantic import BaseModel
 from hybridflow.config.load import dump_resolved
 from hybridflow.config.sections import RunSection
 from hybridflow.errors import CheckpointError, ConfigError
+from hybridflow.run_folder.driver_lock import DriverLock
+from hybridflow.run_folder.next_command import go_on, this_command
+from megatron_ext import commit
 
 
 class RunConfig(Protocol):
@@ -21,40 +28,122 @@ class RunConfig(Protocol):
 
 
 class RunFolder:
-    """Paths inside `<run.directory>/<run.name>` that every kind of run has."""
+    """Paths inside `<run.directory>/<run.name>` that every kind of run has.
+
+    A new run is made in a folder beside it, `.<run.name>.starting`, and takes its name in `keep`, when there is
+    something to keep: a start that is refused, interrupted or killed never touches an earlier run. What it leaves
+    there, its logs most of all, stays until the next start.
+    """
 
     def __init__(self, config: RunConfig, may_change: tuple[str, ...]) -> None:
         """`may_change`: beginnings of the keys that a resumed run may set otherwise; all others decide its numbers."""
         self._directory = config.run.directory
         self._may_change = may_change
-        self.path = Path(config.run.directory) / config.run.name
-        self.resolved = self.path / "resolved.json"
-        self.metrics = self.path / "metrics.jsonl"
-        self.checkpoints = self.path / "checkpoints"
-        self.initial_model = self.path / "initial_model"
-        self.hf_export = self.path / "hf"
-        self.logs = self.path / "logs"
-        self.summary = self.path / "summary.json"
+        self._final = Path(config.run.directory) / config.run.name
+        self._starting = self._final.with_name(f".{config.run.name}.starting")
+        self.path = self._final
 
-    def create(self, config: BaseModel) -> Path | None:
-        """Makes the folder anew. One that is there is renamed, not deleted; returns its new path.
+    @property
+    def resolved(self) -> Path:
+        return self.path / "resolved.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def initial_model(self) -> Path:
+        return self.path / "initial_model"
+
+    @property
+    def hf_export(self) -> Path:
+        return self.path / "hf"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """For the only driver of the run; ConfigError if there is another one.
+
+        An exception that ends the run gets a note: where it goes on from, and by which command.
+        """
+        with DriverLock(self._final):
+            try:
+                yield
+            except BaseException as error:
+                error.add_note(self._how_to_go_on())
+                raise
+            finally:
+                self.close()
+
+    def refuse_second_driver(self) -> None:
+        """Raises ConfigError if another process works on the run; writes nothing."""
+        DriverLock(self._final).check()
+
+    def _how_to_go_on(self) -> str:
+        if self.path == self._starting:
+            earlier = f" The earlier run in {self._final} is as it was." if self._final.exists() else ""
+            logs = f" What its workers wrote until then is in {self.logs}." if self.logs.exists() else ""
+            return f"The run did not begin.{earlier}{logs} Start it again:\n    {shlex.join(this_command())}"
+        whole = commit.list_committed(self.checkpoints)
+        latest = max(whole, key=lambda path: path.stat().st_mtime, default=None)
+        return go_on(self.path, latest)
+
+    def create(self, config: BaseModel) -> None:
+        """Makes the folder of a new run, beside the one of its name, until `keep`.
 
         Raises ConfigError if the file system refuses.
         """
-        moved: Path | None = None
         try:
-            if self.path.exists():
-                number = 1
-                while (moved := self.path.with_name(f"{self.path.name}.{number}")).exists():
-                    number += 1
-                self.path.rename(moved)
-            self.path.mkdir(parents=True)
+            self._forget_start()
+            self._starting.mkdir(parents=True)
+            self.path = self._starting
             dump_resolved(config, self.resolved)
         except OSError as error:
-            raise ConfigError(
-                f"run.directory = {self._directory!r}: cannot make the run folder {self.path}: {error}"
-            ) from error
+            raise self._refused(error) from error
+
+    def keep(self) -> Path | None:
+        """Gives the new run its name. A folder that has it is renamed, not deleted; returns its new path.
+
+        Until `close` the former path leads to the new one: processes of the run know it.
+        """
+        moved: Path | None = None
+        try:
+            if self._final.exists():
+                number = 1
+                while (moved := self._final.with_name(f"{self._final.name}.{number}")).exists():
+                    number += 1
+                self._final.rename(moved)
+            self._starting.rename(self._final)
+            self._starting.symlink_to(self._final.name)
+        except OSError as error:
+            raise self._refused(error) from error
+        self.path = self._final
         return moved
+
+    def close(self) -> None:
+        """Removes the former path of a run that was kept."""
+        if self._starting.is_symlink():
+            self._starting.unlink()
+
+    def _forget_start(self) -> None:
+        """Removes what an earlier start has left."""
+        self.close()
+        if self._starting.exists():
+            shutil.rmtree(self._starting)
+
+    def _refused(self, error: OSError) -> ConfigError:
+        return ConfigError(f"run.directory = {self._directory!r}: cannot make the run folder {self._final}: {error}")
 
     def reopen(self, config: BaseModel) -> None:
         """Takes over the settings that may change, once `check_same_run` finds nothing else changed."""
@@ -81,6 +170,10 @@ class RunFolder:
                 + "\n  ".join(differing)
                 + "\nUse the same config and --set, or start another run with --set run.name=..."
             )
+
+    def is_as_before(self, config: BaseModel, key: str) -> bool:
+        """Whether `key` is what it was when the run began or was last resumed."""
+        return _flatten(self._read_resolved()).get(key) == _flatten(config.model_dump(mode="json")).get(key)
 
     def comparable(self, settings: dict[str, Any]) -> dict[str, Any]:
         """The settings of a run, by dotted key, with what an empty one stands for filled in."""

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from hybridflow.errors import tell_interrupted
 from hybridflow.tools.layout_options import CP, DP, EP, ETP, PP, SP, TP, LayoutRequest, Threads
 from hybridflow.tools.progress import RowProgress, note
 from hybridflow.tools.run_options import ConfigFiles, Overrides, Resume
@@ -204,8 +205,8 @@ def sft(config: ConfigFiles, set_: Overrides = None, resume: Resume = False) -> 
     from hybridflow.tools.sft_config import SftConfig
 
     configure("driver", level="WARNING")
-    resolved = load_config(config, set_ or [], SftConfig)
-    with interruptible("--resume continues from the last checkpoint"):
+    resolved = load_config(config, set_ or [], SftConfig, paths_must_exist=True)
+    with interruptible("nothing was started"):
         from hybridflow.tools.sft import run_sft  # after the configuration is known to be valid: this takes seconds
 
         run_sft(resolved, resume=resume)
@@ -215,6 +216,6 @@ def sft(config: ConfigFiles, set_: Overrides = None, resume: Resume = False) -> 
 def interruptible(remedy: str) -> Iterator[None]:
     try:
         yield
-    except KeyboardInterrupt:
-        note(f"interrupted; {remedy}")
+    except KeyboardInterrupt as interrupt:
+        note(tell_interrupted(interrupt, remedy))
         raise typer.Exit(EXIT_INTERRUPTED) from None

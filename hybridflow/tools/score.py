@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from hybridflow.config.judge_section import JudgeSection
-from hybridflow.config.reward_sections import RulesSection
+from hybridflow.config.reward_sections import RewardSection
+from hybridflow.data.row_text import dump_row
 from hybridflow.data.rows import Row, load_rows
 from hybridflow.errors import ConfigError
+from hybridflow.rewards.find_function import source_of
 from hybridflow.rewards.judge_question import find_question
+from hybridflow.rewards.registry import build_registry
 from hybridflow.tools.output_file import OutputFile
 from hybridflow.tools.progress import RowProgress
 from hybridflow.tools.score_input import Response, ResponseFile
@@ -23,6 +28,8 @@ from hybridflow.wire.messages import build_completion_id
 
 MAX_PENDING = 1024
 """Responses that are being scored or wait for an earlier one."""
+NUM_SHOWN = 3
+"""Reasons of unknown verdicts that the command names."""
 MAX_PENDING_CHARS = 8 * 2**20
 
 
@@ -33,8 +40,7 @@ class ScoreJob:
     data: Path
     responses: Path
     output: Path
-    rules: RulesSection = field(default_factory=RulesSection)
-    judge: JudgeSection = field(default_factory=JudgeSection)
+    reward: RewardSection = field(default_factory=RewardSection)
     num_workers: int = 1
     overwrite: bool = False
 
@@ -48,6 +54,8 @@ class ScoreSummary:
     num_scored: int
     num_unknown: int
     reward_sum: float
+    unknown: list[str]
+    """The first rows without a verdict, and why, each reason once."""
     judge: list[dict[str, Any]]
     """What the judge's client of each worker reports; empty without a judge."""
 
@@ -55,6 +63,7 @@ class ScoreSummary:
         """For the user."""
         mean = f", mean reward {self.reward_sum / self.num_scored:.4f}" if self.num_scored else ""
         yield f"{output}: {self.num_written} written; {self.num_scored} scored{mean}, {self.num_unknown} unknown"
+        yield from self.unknown
         if self.num_unknown:
             yield 'the "why" of an unknown verdict names the judge or verifier that is ill; --overwrite asks again'
         for report in self.judge:
@@ -73,12 +82,14 @@ def write_verdicts(job: ScoreJob, progress: RowProgress) -> ScoreSummary:
 
         {"index", "k", "status": "scored" | "unknown", "reward", "rule", "judge", "extracted", "why"}
 
+    and "parts" where several functions, or named parts of one, have values of their own.
     `k` counts the responses to one row, `reward` is null where the verdict is unknown, `rule` names the rule that
     looked at the answer, `judge` is "yes", "no" or null where none was asked or it did not say. Raises DataError or
     ConfigError, with nothing written, before any work is done, and RewardError if the service fails.
     """
     if job.num_workers < 1:
         raise ConfigError(f"--num-workers {job.num_workers}: it must be at least 1")
+    wanted = build_registry(job.reward).row_arguments
     rows = load_rows(job.data)
     output = OutputFile(job.output, data=job.data, responses=job.responses)
     responses = ResponseFile(job.responses, len(rows), job.data)
@@ -90,11 +101,11 @@ def write_verdicts(job: ScoreJob, progress: RowProgress) -> ScoreSummary:
     reports: list[dict[str, Any]] = []
     if done < total:
         with (
-            open_service(job.rules, job.judge, job.num_workers) as service,
+            open_service(job.reward, job.num_workers) as service,
             job.output.open("a", encoding="utf-8") as file,
         ):
             for number, (response, verdict) in enumerate(
-                _score(service, rows, responses, done, job.judge), start=done + 1
+                _score(service, rows, responses, done, partial(_build, job.reward.judge, wanted)), start=done + 1
             ):
                 file.write(json.dumps(_line(response, verdict), ensure_ascii=False) + "\n")
                 file.flush()
@@ -105,19 +116,33 @@ def write_verdicts(job: ScoreJob, progress: RowProgress) -> ScoreSummary:
 
 def _describe(job: ScoreJob, rows: list[Row], responses_sha256: str) -> dict[str, Any]:
     """What decides the verdicts."""
-    judge = job.judge
+    judge = job.reward.judge
     return {
         "data": str(job.data.resolve()),
         "data_rows": len(rows),
         "data_bytes": job.data.stat().st_size,
         "responses_sha256": responses_sha256,
-        "rules": job.rules.model_dump(),
+        "rules": job.reward.rules.model_dump(),
+        **_describe_functions(job.reward),
         "judge": [judge.model, judge.num_votes, judge.max_tokens] if judge.endpoints else None,
     }
 
 
+def _describe_functions(reward: RewardSection) -> dict[str, Any]:
+    """The verifiers of the user's own with what their files hold: one that was changed gives other verdicts."""
+    names = [*reward.rules.verifiers.values(), *(function.call for function in reward.functions)]
+    files = {name: source_of(name, reward.module_folders) for name in names if ":" in name}
+    digests = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items() if file is not None}
+    functions = [function.model_dump() for function in reward.functions]
+    return ({"functions": functions} if functions else {}) | ({"sources": digests} if digests else {})
+
+
 def _score(
-    service: ScoreService, rows: list[Row], responses: ResponseFile, skip: int, judge: JudgeSection
+    service: ScoreService,
+    rows: list[Row],
+    responses: ResponseFile,
+    skip: int,
+    build: Callable[[int, Response, Row], tuple[GroupRequest, Completion]],
 ) -> Iterator[tuple[Response, Verdict]]:
     """Each response with its verdict, in order, while later ones are being scored."""
     source = enumerate(islice(responses, skip, None), start=skip)
@@ -131,7 +156,7 @@ def _score(
             if response is None:
                 is_exhausted = True
                 break
-            request, completion = _build(number, response, rows[response.index], judge)
+            request, completion = build(number, response, rows[response.index])
             service.submit(request, completion)
             pending[completion.completion_id] = response
             num_chars += len(response.text)
@@ -144,7 +169,9 @@ def _score(
             known[completion_id] = verdict
 
 
-def _build(number: int, response: Response, row: Row, judge: JudgeSection) -> tuple[GroupRequest, Completion]:
+def _build(
+    judge: JudgeSection, row_arguments: frozenset[str], number: int, response: Response, row: Row
+) -> tuple[GroupRequest, Completion]:
     """A response as a group of one completion, as the stream knows it."""
     group_id = f"score-{number:09d}"
     prompt = Prompt(
@@ -153,7 +180,9 @@ def _build(number: int, response: Response, row: Row, judge: JudgeSection) -> tu
         data_source=row.data_source,
         ability=row.ability,
         ground_truth=row.reward_model.ground_truth,
+        alternatives=row.reward_model.alternatives,
         question=find_question(row.prompt, row.extra_info, judge).text,
+        row=dump_row(row, row_arguments),
     )
     request = GroupRequest(group_id=group_id, prompt=prompt, num_completions=1)
     completion = Completion(
@@ -174,6 +203,7 @@ def _build(number: int, response: Response, row: Row, judge: JudgeSection) -> tu
 
 def _line(response: Response, verdict: Verdict) -> dict[str, Any]:
     is_scored = isinstance(verdict, Scored)
+    parts = {"parts": verdict.parts} if is_scored and verdict.parts else {}
     return {
         "index": response.index,
         "k": response.k,
@@ -183,12 +213,14 @@ def _line(response: Response, verdict: Verdict) -> dict[str, Any]:
         "judge": verdict.judge_vote or None if is_scored else None,
         "extracted": verdict.extracted,
         "why": verdict.why,
+        **parts,
     }
 
 
 def _summarise(path: Path, num_written: int, reports: list[dict[str, Any]]) -> ScoreSummary:
     num_scored = num_unknown = 0
     reward_sum = 0.0
+    reasons: dict[str, str] = {}
     with path.open(encoding="utf-8") as file:
         for line in file:
             verdict = json.loads(line)
@@ -197,4 +229,6 @@ def _summarise(path: Path, num_written: int, reports: list[dict[str, Any]]) -> S
                 reward_sum += verdict["reward"]
             else:
                 num_unknown += 1
-    return ScoreSummary(num_written, num_scored, num_unknown, reward_sum, reports)
+                reasons.setdefault(verdict["why"], f"row {verdict['index']}, response {verdict['k']}: {verdict['why']}")
+    shown = list(reasons.values())[:NUM_SHOWN]
+    return ScoreSummary(num_written, num_scored, num_unknown, reward_sum, shown, reports)

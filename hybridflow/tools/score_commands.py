@@ -4,27 +4,16 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from hybridflow.tools.commands import interruptible
 from hybridflow.tools.progress import RowProgress, note
-
-if TYPE_CHECKING:
-    from hybridflow.config.judge_section import JudgeSection
+from hybridflow.tools.run_options import Overrides
 
 EXIT_UNKNOWN = 3
 """Of `hybridflow score`: everything was done, and some verdicts are unknown. (2 is a wrong use of the command line.)"""
-
-JUDGE_OPTIONS = {
-    "endpoints": "--judge-url",
-    "model": "--judge-model",
-    "num_votes": "--judge-votes",
-    "max_concurrency": "--judge-concurrency",
-    "deadline_s": "--judge-deadline-s",
-    "cache_path": "--judge-cache",
-}
 
 
 class Compat(StrEnum):
@@ -43,18 +32,27 @@ def score(
         Path, typer.Option(help='JSON lines, each {"index": row, "response": "..."}; several per row are allowed.')
     ],
     output: Annotated[Path, typer.Option(help="JSON lines, one verdict per response, in their order.")],
+    config: Annotated[
+        list[Path] | None,
+        typer.Option("--config", "-c", help="Training configuration whose [reward] is taken; several are laid over."),
+    ] = None,
+    set_: Overrides = None,
+    verifier: Annotated[
+        list[str] | None,
+        typer.Option(help="module:function that scores every row, in place of the rules; give several or repeat."),
+    ] = None,
     judge_url: Annotated[
         list[str] | None,
         typer.Option(help="OpenAI-compatible server to ask where the rule gives less than 1; give several or repeat."),
     ] = None,
-    judge_model: Annotated[str, typer.Option(help="Name of the model at these servers.")] = "judge",
-    judge_votes: Annotated[int, typer.Option(help="Votes per verdict, odd; the majority decides.")] = 1,
-    judge_concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight at each server.")] = 16,
-    judge_deadline_s: Annotated[float, typer.Option(help="Longest time for one verdict of the judge.")] = 120.0,
+    judge_model: Annotated[str | None, typer.Option(help="Name of the model at these servers [judge].")] = None,
+    judge_votes: Annotated[int | None, typer.Option(help="Votes per verdict, odd; the majority decides [1].")] = None,
+    judge_concurrency: Annotated[int | None, typer.Option(min=1, help="Requests in flight at each [16].")] = None,
+    judge_deadline_s: Annotated[float | None, typer.Option(help="Longest time for one verdict [120].")] = None,
     judge_cache: Annotated[Path | None, typer.Option(help="SQLite file that keeps the judge's verdicts.")] = None,
     compat: Annotated[
-        Compat, typer.Option(help="qwenlong_l1: the rules of the released QwenLong-L1 code, holes included.")
-    ] = Compat.none,
+        Compat | None, typer.Option(help="qwenlong_l1: the rules of the released QwenLong-L1 code, holes included.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew where the output is there.")] = False,
 ) -> None:
     """Score responses with the rewards of training: rules, and a model as judge where one is named.
@@ -62,6 +60,8 @@ def score(
     
     hybridflow score --data rows.parquet --responses responses.jsonl --output verdicts.jsonl
     hybridflow score --data rows.jsonl --responses r.jsonl --output v.jsonl --judge-url http://127.0.0.1:30000/v1
+    hybridflow score --data rows.jsonl --responses r.jsonl --output v.jsonl --verifier mine:score
+    hybridflow score --data rows.jsonl --responses r.jsonl --output v.jsonl --config train.toml
 
     
     A verdict: {"index", "k", "status": "scored" | "unknown", "reward", "rule", "judge", "extracted", "why"}
@@ -69,45 +69,29 @@ def score(
       reward  0 to 1, the larger of rule and judge; null where unknown
       rule    the rule that looked at the answer
       judge   "yes" or "no"; null where it was not asked, or could not say
+      parts   values by name, where several functions or named parts have some
 
     Interrupted, the same command goes on after the last whole line. Exit code: 0 all scored, 3 some unknown, 1 an
     error, 130 interrupted.
     """
-    from hybridflow.config.reward_sections import RulesSection
     from hybridflow.observability.log import configure
     from hybridflow.tools.score import ScoreJob, write_verdicts
+    from hybridflow.tools.score_options import ScoreOptions, build_reward
 
     configure("score", level="WARNING")
-    settings = {
-        "endpoints": judge_url or [],
+    judge = {
+        "endpoints": judge_url,
         "model": judge_model,
         "num_votes": judge_votes,
         "max_concurrency": judge_concurrency,
         "deadline_s": judge_deadline_s,
         "cache_path": None if judge_cache is None else str(judge_cache),
     }
-    judge = _read_judge(settings)
-    job = ScoreJob(data, responses, output, RulesSection(compat=compat.value), judge, overwrite=overwrite)
+    reward = build_reward(ScoreOptions(config or [], set_ or [], verifier or [], compat and compat.value, judge))
+    job = ScoreJob(data, responses, output, reward, overwrite=overwrite)
     with interruptible("the same command goes on where it stopped"), RowProgress() as progress:
         summary = write_verdicts(job, progress)
     for line in summary.lines(output):
         note(line)
     if summary.num_unknown:
         raise typer.Exit(EXIT_UNKNOWN)
-
-
-def _read_judge(settings: dict[str, Any]) -> JudgeSection:
-    """A checked section. ConfigError naming the options, the value and the rule."""
-    from pydantic import ValidationError
-
-    from hybridflow.config.judge_section import JudgeSection
-    from hybridflow.errors import ConfigError
-
-    try:
-        return JudgeSection(**settings)
-    except ValidationError as error:
-        problems = []
-        for found in error.errors():
-            option = JUDGE_OPTIONS[str(found["loc"][0])]
-            problems.append(f"{option} {found['input']}: {found['msg'].removeprefix('Value error, ')}")
-        raise ConfigError("\n".join(problems)) from error

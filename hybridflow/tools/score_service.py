@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from hybridflow.config.judge_section import JudgeSection
-from hybridflow.config.reward_sections import RulesSection
+from hybridflow.config.reward_sections import RewardSection
 from hybridflow.errors import RewardError
 from hybridflow.reward_service.judge_scorer import JudgeScorer, build_scorer
-from hybridflow.reward_service.limits import Setup
-from hybridflow.reward_service.rules import BUILD_RULES
+from hybridflow.reward_service.limits import setup_of
+from hybridflow.reward_service.rules import BUILD_RULES, rule_arguments
 from hybridflow.reward_service.worker import RewardWorkerLoop
 from hybridflow.types import Completion, GroupRequest, Verdict
 from hybridflow.wire.completion_sender import CompletionSender
@@ -31,20 +30,19 @@ JOIN_S = 10.0
 class _Worker:
     """One worker's loop in a thread."""
 
-    def __init__(self, name: str, stream: RewardStream, rules: RulesSection, judge: JudgeSection) -> None:
+    def __init__(self, name: str, stream: RewardStream, reward: RewardSection) -> None:
         self.failure: BaseException | None = None
         self.judge: JudgeScorer | None = None
         self._name = name
         self._stream = stream
-        self._rules = rules
-        self._judge_section = judge
+        self._reward = reward
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.thread.start()
 
     def _run(self) -> None:
-        setup = Setup(build_verify=BUILD_RULES, arguments={"rules": self._rules.model_dump()})
+        setup = setup_of(self._reward, BUILD_RULES, **rule_arguments(self._reward))
         try:
-            scorer = build_scorer(setup, self._judge_section)
+            scorer = build_scorer(setup, self._reward.judge)
             if isinstance(scorer, JudgeScorer):
                 self.judge = scorer
             RewardWorkerLoop(self._stream.endpoint_workers, self._name, scorer, MAX_CREDITS).run()
@@ -81,12 +79,12 @@ class ScoreService:
 
 
 @contextmanager
-def open_service(rules: RulesSection, judge: JudgeSection, num_workers: int) -> Iterator[ScoreService]:
+def open_service(reward: RewardSection, num_workers: int) -> Iterator[ScoreService]:
     """The service, on the loopback. Leaves no process behind."""
     stream = RewardStream()
     workers: list[_Worker] = []
     try:
-        workers += [_Worker(f"reward worker {index}", stream, rules, judge) for index in range(num_workers)]
+        workers += [_Worker(f"reward worker {index}", stream, reward) for index in range(num_workers)]
         with CompletionSender(stream.endpoint_completions, "score") as sender:
             yield ScoreService(stream, sender, workers)
     finally:

@@ -20,6 +20,7 @@ from hybridflow.observability.resources import PeakMemory
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet, start_wandb
 from hybridflow.policy.init import write_policy
 from hybridflow.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER, CheckpointFolder
+from hybridflow.run_folder.finished import read_finished, tell_finished
 from hybridflow.run_folder.folder import RunFolder
 from hybridflow.run_folder.summary import write_summary
 from hybridflow.tools.session import open_policy
@@ -120,20 +121,26 @@ class SftRun:
 def run_sft(config: SftConfig, *, resume: bool) -> dict[str, Any]:
     """Trains, exports and returns what summary.json says.
 
-    As `hybridflow train` does: `resume` continues the run of the same name, else an earlier one is renamed; all that
-    can be checked is checked before that; once every worker is ready, the summary is written however the run ends, with
-    status "finished", "interrupted" or "failed". Raises what stopped the run.
+    As `hybridflow train` does: `resume` continues the run of the same name; else an earlier one is renamed once every
+    worker is ready. From then on the summary is written however the run ends, with status "finished", "interrupted" or
+    "failed". Raises what stopped the run.
     """
     started = time.monotonic()
     folder = RunFolder(config, MAY_CHANGE_ON_RESUME)
     checkpoints = CheckpointFolder(folder.checkpoints, config.checkpoint.keep_last, config.checkpoint.in_background)
+    folder.refuse_second_driver()
     if resume:
         folder.check_same_run(config)
+        finished = read_finished(folder.summary, folder.hf_export, config.train.num_steps)
+        if finished is not None and folder.is_as_before(config, "train.num_epochs"):
+            LiveDisplay(config.run.name).note(tell_finished(folder.path, finished["num_steps"], "train.num_steps"))
+            return finished
     inputs = load_inputs(config)
     latest, state = _latest(checkpoints, inputs) if resume else (None, SftState())
     settings = PolicySettings(config.train, config.model.dtype, config.run.seed, config.train.optimizer)
     with ExitStack() as stack:
         display = stack.enter_context(LiveDisplay(config.run.name))
+        stack.enter_context(folder.held())
         _open_folder(config, folder, latest, state, display)
         hf_dir = _first_weights(config, folder)
         memory = stack.enter_context(PeakMemory(period_s=2.0))
@@ -143,6 +150,8 @@ def run_sft(config: SftConfig, *, resume: bool) -> dict[str, Any]:
         display.note("all workers are ready")
         if latest is not None:
             group.load_checkpoint(latest / WEIGHTS_FOLDER)
+        elif (moved := folder.keep()) is not None:
+            display.note(f"an earlier run of this name is kept as {moved}")
         run = SftRun(
             config=config,
             inputs=inputs,
@@ -184,9 +193,7 @@ def _open_folder(
         folder.reopen(config)
         display.note(f"resuming from {latest}: {state.step} steps done")
         return
-    moved = folder.create(config)
-    if moved is not None:
-        display.note(f"an earlier run of this name is kept as {moved}")
+    folder.create(config)
 
 
 def _first_weights(config: SftConfig, folder: RunFolder) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -43,6 +42,12 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True, tag="scored"):
     """What it said."""
     rule_value: float | None = None
     """What the rule alone gave, where a judge was asked after it; None: `value` is the rule's."""
+    parts: dict[str, float] = {}
+    """Values by name: of each of several verifiers, and of what a verifier of a user's own says beside its value."""
+    judged_part: str = ""
+    """Of `parts`, the one that a judge decides on: the rule, where others stand beside it. Empty: the whole."""
+    judge_share: float = 1.0
+    """Weight of that part in `value`."""
     judge_report: JudgeReport | None = None
 
 
@@ -68,40 +73,43 @@ class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True):
     ability: str
     ground_truth: str
     text: str
+    alternatives: list[str] = []
+    """Further gold answers: any of them is right."""
     question: str = ""
+    row: str = ""
+    """JSON {"prompt": [...], "extra_info": {...}}: what a verifier of the run takes of the row; else empty."""
 
 
 class ScoredCompletion:
     """A completion with the verdict it got and the worker that gave it.
 
-    Args:
-        completion: It, or what makes it. One that came over the wire stays packed, in a fifth of the memory, until its
-            numbers are needed; those of a group that the filters leave out never are.
-        head: The same without its numbers: their lists are empty. To be given, with the number of its tokens, where
-            `completion` makes it.
+    One that came over the wire stays packed, in a fifth of the memory, until its text or its numbers are needed
+    (`wire.packed.ScoredPacked`); those of a group that the filters leave out never are.
     """
 
-    __slots__ = ("_completion", "head", "num_tokens", "scored_by", "verdict")
+    __slots__ = ("_completion", "head", "scored_by", "verdict")
 
-    def __init__(
-        self,
-        *,
-        completion: Completion | Callable[[], Completion],
-        verdict: Verdict,
-        scored_by: str,
-        head: Completion | None = None,
-        num_tokens: int | None = None,
-    ) -> None:
+    head: Completion
+    """It without its text and its numbers, which are empty."""
+
+    def __init__(self, *, completion: Completion, verdict: Verdict, scored_by: str) -> None:
         self._completion = completion
-        self.head = head if head is not None else without_numbers(self.completion)
-        self.num_tokens = num_tokens if num_tokens is not None else len(self.completion.token_ids)
+        self.head = without_numbers(completion)
         self.verdict = verdict
         self.scored_by = scored_by
 
     @property
     def completion(self) -> Completion:
-        """With its numbers; where it is packed, made at each use."""
-        return self._completion if isinstance(self._completion, Completion) else self._completion()
+        """With its text and its numbers; where it is packed, made at each use."""
+        return self._completion
+
+    @property
+    def text(self) -> str:
+        return self.completion.text
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.completion.token_ids)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ScoredCompletion):

@@ -27,8 +27,12 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     """doc-qa, doc-math or doc-mc."""
     ground_truth: str
     """Gold answer as stored: a full sentence or the bare answer."""
+    alternatives: list[str] = []
+    """Further gold answers: any of them is right."""
     question: str = ""
     """The question alone, without its document: all that a judge is told of the prompt."""
+    row: str = ""
+    """JSON {"prompt": [...], "extra_info": {...}}: what a verifier of the run takes of the row; else empty."""
 
 
 class VersionRun(msgspec.Struct, frozen=True, array_like=True):
@@ -135,8 +139,10 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def without_numbers(completion: Completion) -> Completion:
-    """The same with all lists of one number per token empty."""
-    return msgspec.structs.replace(completion, token_ids=[], rollout_logprobs=[], support_lengths=[], support_ids=[])
+    """The same with its text, and all lists of one number per token, empty."""
+    return msgspec.structs.replace(
+        completion, text="", token_ids=[], rollout_logprobs=[], support_lengths=[], support_ids=[]
+    )
 
 
 class RolloutReport(msgspec.Struct, frozen=True, kw_only=True):

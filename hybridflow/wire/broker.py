@@ -2,7 +2,8 @@
 
 It joins who scores what (dispatch.py) with how fast engines may send (flow.py) and with the connections of the moment.
 Messages go in; frames to send and scored completions come out. It outlives its connections: `reconnect` forgets them,
-and engines, workers and leases bring back the rest.
+and engines, workers and leases bring back the rest. What nobody may say is counted, told in the log once a minute, and
+dropped (refusals.py).
 """
 
 from __future__ import annotations
@@ -11,19 +12,12 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
-from hybridflow.wire.codec import encode, join
-from hybridflow.wire.dispatch import Result, ScoreDispatch
+from hybridflow.wire.codec import Batch
+from hybridflow.wire.dispatch import ScoreDispatch
 from hybridflow.wire.flow import EngineFlow
-from hybridflow.wire.messages import (
-    Accepted,
-    Bye,
-    Finished,
-    FromEngine,
-    FromWorker,
-    Ready,
-    ScoreReply,
-    Work,
-)
+from hybridflow.wire.messages import Accepted, Finished, FromEngine, FromWorker, Ready, ScoreReply
+from hybridflow.wire.packed import ScoredPacked
+from hybridflow.wire.refusals import RefusalLog
 
 HELD_NOTICE_S = 30.0
 """That engines are held back is said at most this often."""
@@ -45,60 +39,77 @@ class Broker:
         self.flow = EngineFlow(max_pending_bytes)
         self.clock_s = 0.0
         self._admit = admit
-        self._identities: dict[str, bytes] = {}  # worker id -> ROUTER identity of its present connection
-        self._scored: list[Result] = []
+        self._connected: set[bytes] = set()  # processes of workers, heard of on their present connection
+        self._refusals = RefusalLog(dispatch.counters, _logger)
+        self._scored: list[ScoredPacked] = []
         self._max_pending = 0
         self._held_said_at: float | None = None
 
     def take_from_engine(self, identity: bytes, messages: Iterable[FromEngine]) -> None:
         """What came on one connection of an engine."""
+        accepted: list[int] = []
         for message in messages:
-            if isinstance(message, Finished):
+            if not self.flow.knows(identity, message.engine_id):
+                self.dispatch.counters["engine_refused"] += 1
+            elif isinstance(message, Finished):
                 if self._admit(message) and (aborted := self.dispatch.finished(message.packed)) is not None:
                     self._scored.append(aborted)
-                self.flow.accepted(identity, message.engine_id, message.number)
+                accepted.append(message.number)
             else:
-                self.flow.asked(identity, message.engine_id, message.number)
+                self.flow.asked(identity, message.number)
+        if accepted:
+            self.flow.accepted(identity, accepted)
 
-    def take_from_worker(self, identity: bytes, messages: Iterable[FromWorker]) -> None:
-        """What came on one connection of a worker."""
+    def take_from_worker(self, process: bytes, messages: Iterable[FromWorker]) -> None:
+        """What came on one connection of a worker, of which it is the name."""
         for message in messages:
-            match message:
-                case ScoreReply(worker_id, completion_id, verdict):
-                    scored = self.dispatch.replied(worker_id, completion_id, verdict, self.clock_s)
-                    if scored is not None:
-                        self._scored.append(scored)
-                case Ready(worker_id):
-                    self._scored += self.dispatch.ready(message, self.clock_s)
-                    self._identities[worker_id] = identity
-                case Bye(worker_id):
-                    if self._identities.get(worker_id) == identity:
-                        del self._identities[worker_id]
-                        self.dispatch.left(worker_id)
+            if isinstance(message, Ready):
+                self._scored += self.dispatch.ready(process, message, self.clock_s)
+            worker_id = self.dispatch.name_of(process)
+            if worker_id is None:
+                if not isinstance(message, Ready):
+                    self.dispatch.counters["stranger"] += 1
+            elif isinstance(message, Ready):
+                self._connected.add(process)
+            elif isinstance(message, ScoreReply):
+                scored = self.dispatch.replied(worker_id, message.completion_id, message.verdict, self.clock_s)
+                if scored is not None:
+                    self._scored.append(scored)
+            else:
+                self._connected.discard(process)
+                self.dispatch.left(worker_id)
+
+    def refuse(self, reason: str, why: str) -> None:
+        """Counts a message that cannot be read."""
+        self.dispatch.counters[reason] += 1
+        self._refusals.examples[reason] = why
 
     def lapse(self) -> None:
         """Takes back what was held for too long."""
         self.dispatch.lapse(self.clock_s)
-        self._identities = {name: self._identities[name] for name in self._reachable()}
+        self._connected = {self.dispatch.process_of(worker_id) for worker_id in self._reachable()}
+        self._refusals.tell(self.clock_s)
 
     def lose(self, worker_id: str, why: str) -> None:
         """A worker is gone: its items go to others."""
-        self._identities.pop(worker_id, None)
         self._scored += self.dispatch.lost(worker_id, why)
 
     def reconnect(self) -> None:
         """All connections are gone."""
         self.dispatch.counters["stream_restarted"] += 1
-        self._identities.clear()
+        self._connected.clear()
         self.flow.reconnect()
 
-    def take_work(self) -> list[tuple[str, bytes, list[bytes]]]:
-        """Leases what can be leased: (worker id, identity, frames to send) of each worker that gets any."""
-        work: defaultdict[str, list[bytearray]] = defaultdict(list)
-        for worker_id, request in self.dispatch.assign(self._reachable(), self.clock_s):
-            work[worker_id].append(encode(Work(request)))
+    def take_work(self) -> list[tuple[str, bytes, list[bytearray]]]:
+        """Leases what can be leased: (worker id, its process, frames to send) of each worker that gets any."""
+        batches: defaultdict[str, Batch] = defaultdict(Batch)
+        for worker_id, work in self.dispatch.assign(self._reachable(), self.clock_s):
+            batches[worker_id].add(work)
         self._max_pending = max(self._max_pending, self.dispatch.num_pending)
-        return [(worker_id, self._identities[worker_id], join(frames)) for worker_id, frames in work.items()]
+        return [
+            (worker_id, self.dispatch.process_of(worker_id), batch.take_frames())
+            for worker_id, batch in batches.items()
+        ]
 
     def take_answers(self, num_bytes_scored: int) -> list[tuple[bytes, Accepted]]:
         """(identity, answer) of each engine that is to be told something; so many bytes wait for next()."""
@@ -107,7 +118,7 @@ class Broker:
             self._say_held(waiting)
         return self.flow.take_answers()
 
-    def take_scored(self) -> list[Result]:
+    def take_scored(self) -> list[ScoredPacked]:
         """Scored since the last call."""
         scored, self._scored = self._scored, []
         return scored
@@ -118,12 +129,12 @@ class Broker:
         return highest
 
     @property
-    def identities(self) -> list[bytes]:
-        """Of the workers' connections."""
-        return list(self._identities.values())
+    def connected(self) -> list[bytes]:
+        """Workers that something can be sent to."""
+        return [self.dispatch.process_of(worker_id) for worker_id in self._reachable()]
 
     def _reachable(self) -> list[str]:
-        return [name for name in self.dispatch.workers if name in self._identities]
+        return [name for name in self.dispatch.workers if self.dispatch.process_of(name) in self._connected]
 
     def _say_held(self, waiting: int) -> None:
         self.dispatch.counters["engines_held_back"] += 1
@@ -132,5 +143,5 @@ class Broker:
             _logger.warning(
                 "rewards lag: engines are held back, as %d completions wait for a verdict and the rest of %.1f MiB for "
                 "the driver; %d reward workers are there; %.1f s in all so far",
-                *(self.dispatch.num_pending, waiting / 2**20, len(self._identities), self.flow.held_s(self.clock_s)),
+                *(self.dispatch.num_pending, waiting / 2**20, len(self._reachable()), self.flow.held_s(self.clock_s)),
             )

@@ -23,6 +23,7 @@ import zmq
 from hybridflow.errors import ProtocolError, RewardError
 from hybridflow.wire.codec import MAX_FRAME_BYTES, decode_from_worker, encode
 from hybridflow.wire.endpoint import ServerKeys
+from hybridflow.wire.frames import Received, receive_frames, send_frames
 from hybridflow.wire.messages import MAX_CREDITS, Accepted, Bye, Stop
 
 MAX_FRAMES_PER_TURN = 64
@@ -32,9 +33,6 @@ STOP_LINGER_S = 1.0
 REBIND_TIMEOUT_S = 10.0
 """A port that was closed a moment ago may stay taken this long."""
 
-Received = tuple[bytes, list[memoryview]]
-"""Identity of a connection, and the frames that came on it together."""
-
 
 class BrokerSockets:
     """Binds on construction; used by one thread afterwards.
@@ -42,7 +40,7 @@ class BrokerSockets:
     Args:
         completions: Address to bind, "tcp://10.0.0.1:*" for a free port.
         workers: The same.
-        keys: Encrypts and admits holders of the client key alone; None: open to who can reach the address.
+        keys: Encrypts and admits holders of the client key alone; None for sockets in a private folder.
 
     Raises:
         RewardError: an address cannot be bound.
@@ -57,6 +55,8 @@ class BrokerSockets:
         self.workers = self._context.socket(zmq.ROUTER)
         self.workers.set(zmq.ROUTER_MANDATORY, 1)
         self.workers.set(zmq.SNDHWM, 4 * MAX_CREDITS)
+        # A worker keeps the name of its connection when it comes back, which may be before the old one is known broken.
+        self.workers.set(zmq.ROUTER_HANDOVER, 1)
         try:
             for socket, address in ((self.completions, completions), (self.workers, workers)):
                 socket.set(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
@@ -88,12 +88,12 @@ class BrokerSockets:
 
     def send_to_engine(self, identity: bytes, message: Accepted) -> None:
         """Never blocks; may be dropped, see the module docstring."""
-        self.completions.send_multipart([identity, encode(message)], zmq.NOBLOCK)
+        send_frames(self.completions, [identity, encode(message)])
 
     def send_to_worker(self, identity: bytes, frames: Sequence[bytes | bytearray]) -> bool:
         """False where that worker's connection is gone. Never blocks, see the module docstring."""
         try:
-            self.workers.send_multipart([identity, *frames], zmq.NOBLOCK)
+            send_frames(self.workers, [identity, *frames])
         except zmq.Again as error:
             raise ProtocolError("a reward worker's queue is full although its credits bound it") from error
         except zmq.ZMQError as error:
@@ -135,11 +135,9 @@ def _drain(socket: zmq.Socket[bytes]) -> list[Received]:
     messages: list[Received] = []
     while len(messages) < MAX_FRAMES_PER_TURN:
         try:
-            # Decoded from the memory where ZeroMQ has them: a completion is large.
-            identity, *frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            messages.append(receive_frames(socket))
         except zmq.Again:
             break
-        messages.append((identity.bytes, [frame.buffer for frame in frames]))
     return messages
 
 

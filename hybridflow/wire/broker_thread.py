@@ -22,8 +22,9 @@ import zmq
 
 from hybridflow.errors import ProtocolError, RewardError
 from hybridflow.wire.broker import Broker
-from hybridflow.wire.broker_sockets import MAX_FRAMES_PER_TURN, BrokerSockets, Received
+from hybridflow.wire.broker_sockets import MAX_FRAMES_PER_TURN, BrokerSockets
 from hybridflow.wire.codec import decode_from_engine, decode_from_worker
+from hybridflow.wire.frames import Received
 from hybridflow.wire.scored_queue import ScoredQueue
 
 POLL_MS = 20
@@ -86,7 +87,7 @@ class BrokerThread:
             while True:
                 why = self._serve_until_broken(sockets)
                 if why is None:
-                    sockets.stop_workers(self._broker.identities)
+                    sockets.stop_workers(self._broker.connected)
                     return
                 now = time.monotonic()
                 if len(restarts) == MAX_RESTARTS and now - restarts[0] < RESTART_WINDOW_S:
@@ -135,8 +136,8 @@ class BrokerThread:
         return None
 
     def _send(self, sockets: BrokerSockets) -> None:
-        for worker_id, identity, frames in self._broker.take_work():
-            if not sockets.send_to_worker(identity, frames):
+        for worker_id, process, frames in self._broker.take_work():
+            if not sockets.send_to_worker(process, frames):
                 self._broker.lose(worker_id, "its connection is gone")
         scored = self._broker.take_scored()
         self._scored.put(scored)
@@ -153,7 +154,6 @@ class BrokerThread:
             try:
                 decoded.append((identity, [message for frame in frames for message in decode(frame)]))
             except ProtocolError as error:
-                _logger.warning("dropped a message: %s: %s", reason, error)
                 with self._changed:
-                    self._broker.dispatch.counters[reason] += 1
+                    self._broker.refuse(reason, str(error))
         return decoded

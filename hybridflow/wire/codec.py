@@ -1,13 +1,13 @@
 """Messages as bytes: a frame is one byte of schema version, then a msgpack array of at least one message. No pickle.
 
-Small messages share a frame, and frames that are there at the same time leave as one ZeroMQ message of several parts: a
+What is decoded refers to the frame where it is bytes (texts of completions, packed numbers), which is not copied. Small
+messages share a frame, and frames that are there at the same time leave as one ZeroMQ message of several parts: a
 wake-up, a system call and the interpreter lock cost more than a message does. A frame that is empty, of another
 version, too large, cut off, or not exactly of the expected types is a ProtocolError: it can only be refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -15,7 +15,7 @@ import msgspec
 from hybridflow.errors import ProtocolError
 from hybridflow.wire.messages import FromEngine, FromWorker, Message, ToEngine, ToWorker
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Raised by one whenever a message or a record in it changes."""
 
 MAX_FRAME_BYTES = 64 * 2**20
@@ -42,24 +42,53 @@ def encode(message: Message) -> bytearray:
     """
     frame = bytearray(_head(1))
     _encoder.encode_into(message, frame, -1)  # in place: a completion is large
+    _check_size(frame, message)
+    return frame
+
+
+class Batch:
+    """Messages for one receiver, in as few frames as hold them: of up to MAX_BATCH_BYTES, or of one message."""
+
+    __slots__ = ("_frame", "_frames", "_num_messages")
+
+    def __init__(self) -> None:
+        self._frames: list[bytearray] = []
+        self._frame = bytearray(_head(0))
+        self._num_messages = 0
+
+    def add(self, message: Message) -> None:
+        """Raises ProtocolError for one above MAX_FRAME_BYTES."""
+        frame, begin = self._frame, len(self._frame)
+        _encoder.encode_into(message, frame, -1)
+        if begin == _HEAD_BYTES or len(frame) <= MAX_BATCH_BYTES:
+            _check_size(frame, message)
+        else:  # it begins the next frame
+            alone = bytearray(_head(0)) + memoryview(frame)[begin:]
+            _check_size(alone, message)
+            del frame[begin:]
+            self._end_frame()
+            self._frame = alone
+        self._num_messages += 1
+
+    def take_frames(self) -> list[bytearray]:
+        """All that was added since the last call."""
+        if self._num_messages:
+            self._end_frame()
+            self._frame = bytearray(_head(0))
+        frames, self._frames = self._frames, []
+        return frames
+
+    def _end_frame(self) -> None:
+        self._frame[2:_HEAD_BYTES] = self._num_messages.to_bytes(2, "big")
+        self._frames.append(self._frame)
+        self._num_messages = 0
+
+
+def _check_size(frame: bytearray, message: Message) -> None:
     if len(frame) > MAX_FRAME_BYTES:
         raise ProtocolError(
             f"{type(message).__name__} message has {len(frame)} bytes, above the limit of {MAX_FRAME_BYTES}"
         )
-    return frame
-
-
-def join(frames: Iterable[bytearray]) -> list[bytes]:
-    """The messages of these frames of one message each, in fewer frames: of MAX_BATCH_BYTES, or one message."""
-    batches: list[list[memoryview]] = []
-    room = 0
-    for frame in frames:
-        if len(frame) > room:
-            batches.append([])
-            room = MAX_BATCH_BYTES
-        batches[-1].append(memoryview(frame)[_HEAD_BYTES:])
-        room -= len(frame)
-    return [b"".join((_head(len(batch)), *batch)) for batch in batches]
 
 
 def _head(num_messages: int) -> bytes:

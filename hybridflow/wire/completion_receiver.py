@@ -15,7 +15,7 @@ import zmq
 from hybridflow.errors import RewardError
 from hybridflow.types import Completion
 from hybridflow.wire.codec import MAX_FRAME_BYTES, decode_from_engine, encode
-from hybridflow.wire.endpoint import Endpoint, ServerKeys, is_loopback, refuse_wildcard
+from hybridflow.wire.endpoint import Endpoint, Listening
 from hybridflow.wire.flow import WINDOW
 from hybridflow.wire.messages import Accepted, Finished, FromEngine, Hello
 from hybridflow.wire.packed import unpack_completion
@@ -25,18 +25,17 @@ class CompletionReceiver:
     """Takes finished completions of any number of engines, in order of arrival. For one thread.
 
     Args:
-        host: Address to bind, one that engines can reach; beyond the loopback what arrives is encrypted, and only
-            holders of the run's key are admitted.
+        host: Address of this node by which engines reach it; encrypted then. None: they are on this machine, and the
+            socket is in a folder that no other user may enter. See endpoint.py.
         admit: Says whether a completion counts, see `rollout.leases`.
-        is_encrypted: None: where `host` is beyond the loopback.
 
     Raises:
         RewardError: the address cannot be bound.
     """
 
-    def __init__(self, host: str, admit: Callable[[Finished], bool], is_encrypted: bool | None = None) -> None:
-        refuse_wildcard(host)
-        keys = ServerKeys() if (not is_loopback(host) if is_encrypted is None else is_encrypted) else None
+    def __init__(self, host: str | None, admit: Callable[[Finished], bool]) -> None:
+        self._listening = Listening(host)
+        keys = self._listening.keys
         self._admit = admit
         self._arrived: deque[tuple[bytes, FromEngine]] = deque()  # the rest of what came together
         self._context = zmq.Context()
@@ -46,10 +45,12 @@ class CompletionReceiver:
         if keys:
             keys.protect(self._socket)
         try:
-            self._socket.bind(f"tcp://{host}:*")
+            self._socket.bind(self._listening.completions)
         except zmq.ZMQError as error:
             self.close()
-            raise RewardError(f"cannot take completions at {host}: {error}; name an address of this node") from error
+            raise RewardError(
+                f"cannot take completions at {self._listening.completions}: {error}; name an address of this node"
+            ) from error
         address = self._socket.get_string(zmq.LAST_ENDPOINT)
         self.endpoint_completions = Endpoint(address, keys.for_clients if keys else None)
 
@@ -61,8 +62,10 @@ class CompletionReceiver:
         if not self._arrived:
             if not self._socket.poll(int(timeout_s * 1000)):
                 return None
-            identity, *frames = self._socket.recv_multipart()
-            self._arrived.extend((identity, message) for frame in frames for message in decode_from_engine(frame))
+            identity, *frames = self._socket.recv_multipart(copy=False)
+            self._arrived.extend(
+                (identity.bytes, message) for frame in frames for message in decode_from_engine(frame.buffer)
+            )
         identity, message = self._arrived.popleft()
         if isinstance(message, Hello):
             self._answer(identity, Accepted([], WINDOW, message.number))
@@ -79,6 +82,7 @@ class CompletionReceiver:
             self._stop_authenticator()
             self._stop_authenticator = None
         self._context.destroy(linger=1000)
+        self._listening.close()
 
     def __enter__(self) -> CompletionReceiver:
         return self

@@ -18,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 
 import zmq
@@ -26,8 +27,9 @@ from hybridflow.errors import RewardError
 from hybridflow.types import Completion
 from hybridflow.wire.codec import MAX_FRAME_BYTES, decode_to_engine, encode
 from hybridflow.wire.endpoint import Endpoint
+from hybridflow.wire.frames import IN, OUT, receive_parts, send_frames
 from hybridflow.wire.messages import Accepted, Finished, Hello
-from hybridflow.wire.packed import pack_completion
+from hybridflow.wire.packed import Packer
 
 MAX_KEPT = 128
 MAX_KEPT_BYTES = 16 * 2**20
@@ -58,6 +60,7 @@ class CompletionSender:
         self._send_timeout_s = send_timeout_s
         self._flush_timeout_s = flush_timeout_s
         self._changed = threading.Condition()  # guards every attribute below
+        self._packer = Packer()
         self._kept: dict[int, bytearray] = {}  # number -> frame; not accepted yet
         self._kept_bytes = 0
         self._unsent: deque[int] = deque()
@@ -84,9 +87,9 @@ class CompletionSender:
             ProtocolError: the completion contradicts itself or is too large.
             RewardError: nothing was heard of the stream for `send_timeout_s`, or this sender is closed.
         """
-        packed = pack_completion(completion)
         with self._changed:
             self._check(completion.completion_id)
+            packed = self._packer.pack(completion)
             self._last_number += 1
             self._keep(self._last_number, encode(Finished(self._engine_id, self._last_number, packed, attempt)))
             if self._heard_at is None:
@@ -197,21 +200,24 @@ class CompletionSender:
                 asks = bool(self._kept) and time.monotonic() - asked_at >= TICK_S
                 self._is_waiting = not self._may_send()
                 wants_out = asks or not self._is_waiting
-            poller.register(socket, zmq.POLLIN | (zmq.POLLOUT if wants_out else 0))
+            poller.register(socket, IN | OUT if wants_out else IN)
             ready = dict(poller.poll(int(TICK_S * 1000)))
             if self._wake in ready:
                 os.eventfd_read(self._wake)
-            while ready.get(socket, 0) & zmq.POLLIN:
-                try:
-                    for message in decode_to_engine(socket.recv(zmq.NOBLOCK)):
-                        self._take(message)
-                except zmq.Again:
-                    break
+            if socket in ready:
+                self._receive(socket)
             self._send_unsent(socket)
             with self._changed:
                 asks = bool(self._kept) and time.monotonic() - asked_at >= TICK_S
             if asks and self._ask(socket):
                 asked_at = time.monotonic()
+
+    def _receive(self, socket: zmq.Socket[bytes]) -> None:
+        with suppress(zmq.Again):
+            while True:
+                for frame in receive_parts(socket):
+                    for message in decode_to_engine(frame):
+                        self._take(message)
 
     def _may_send(self) -> bool:
         return bool(self._unsent) and len(self._sent_after) < self._window
@@ -219,7 +225,7 @@ class CompletionSender:
     def _send_unsent(self, socket: zmq.Socket[bytes]) -> None:
         while batch := self._next_batch():
             try:
-                socket.send_multipart(list(batch.values()), zmq.NOBLOCK)
+                send_frames(socket, list(batch.values()))
             except zmq.Again:
                 return
             with self._changed:
@@ -253,7 +259,8 @@ class CompletionSender:
             self._heard_at = time.monotonic()
             self._window = message.window
             for number in message.numbers:
-                self._kept_bytes -= len(self._kept.pop(number, ()))
+                if (frame := self._kept.pop(number, None)) is not None:
+                    self._kept_bytes -= len(frame)
                 self._sent_after.pop(number, None)
             lost = [number for number, hellos in self._sent_after.items() if hellos < message.hello]
             for number in lost:

@@ -10,7 +10,7 @@ Life of one completion id:
 
 A lease has a deadline, `lease_s` after the worker last named the item among those that it holds. So a worker that is
 dead, stopped or cut off loses its items, and so does one that never got them. Silence is not held against an item: a
-worker never runs a verifier itself. The first verdict counts, whoever gave it; each later one is a counted duplicate.
+worker never runs a verifier itself. A verdict counts only from the worker that has the lease, and within [0, 1].
 
 A completion that was aborted is handed on without a verdict, and its id may be expected again: it will be gone on with.
 So may one that was withdrawn, which nobody decodes.
@@ -21,47 +21,57 @@ seconds of any clock that does not go back.
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from hybridflow.errors import ProtocolError
-from hybridflow.types import GroupRequest, Prompt, ScoreRequest, Unknown, Verdict
-from hybridflow.wire.messages import Ready, build_completion_id
-from hybridflow.wire.packed import PackedCompletion
+from hybridflow.types import GroupRequest, Unknown, Verdict
+from hybridflow.wire.messages import Ready, Task, Work, build_completion_id
+from hybridflow.wire.packed import PackedCompletion, ScoredPacked
 from hybridflow.wire.past import Fate, Past
 
 MAX_ATTEMPTS = 3
 """Workers lost on one item before it is given up: a text that kills its verifier must not kill them all in turn."""
 
+DEFAULT_MAX_WORKERS = 1024
+
 STREAM_ITSELF = "reward-stream"
 """`scored_by` of an item that was given up."""
 
-
-@dataclass(frozen=True)
-class Result:
-    """A completion with the verdict that counts."""
-
-    completion: PackedCompletion
-    verdict: Verdict
-    scored_by: str
+_encoder = msgspec.msgpack.Encoder()
 
 
-@dataclass
+@dataclass(slots=True)
 class _Worker:
-    process: str
+    process: bytes
+    """Tells one that took over the id of a dead one from the same on a new connection."""
     credits: int
     heard_at: float
     leases: dict[str, float] = field(default_factory=dict)
     """Completion id -> deadline, in order of assignment; len <= credits."""
 
 
-@dataclass
+@dataclass(slots=True, frozen=True)
+class _Expected:
+    """What the driver knows of the completions of one group."""
+
+    group_id: str
+    prompt_id: str
+    task: memoryview
+    """As in `Work`."""
+
+
+@dataclass(slots=True)
 class _Item:
     """A finished completion without a verdict."""
 
     completion: PackedCompletion
-    prompt: Prompt
+    num_bytes: int
+    task: memoryview
     holder: str | None = None
     """Worker that has the lease; None: queued."""
     num_lost: int = 0
@@ -71,21 +81,26 @@ class _Item:
 class ScoreDispatch:
     """Assigns finished completions to workers in order of arrival, each to the worker with most free credits.
 
-    Memory is bounded by what the driver expects: a completion nobody expects is not kept.
+    Memory is bounded by what the driver expects: a completion nobody expects is not kept, nor more workers than it has.
 
     Args:
         lease_s: Silence after which a worker loses what it holds.
         num_unknown_retries: Times that an item whose verdict is unknown is scored again.
+        max_workers: Further ones are refused.
     """
 
-    def __init__(self, lease_s: float = 10.0, num_unknown_retries: int = 0) -> None:
+    def __init__(
+        self, lease_s: float = 10.0, num_unknown_retries: int = 0, max_workers: int = DEFAULT_MAX_WORKERS
+    ) -> None:
         self.counters: Counter[str] = Counter()
         self.pending_bytes = 0
         """Memory of finished completions without a verdict."""
         self._lease_s = lease_s
         self._num_unknown_retries = num_unknown_retries
+        self._max_workers = max_workers
         self._workers: dict[str, _Worker] = {}
-        self._awaited: dict[str, tuple[str, Prompt]] = {}  # id -> (group id, prompt); expected, not finished
+        self._names: dict[bytes, str] = {}  # process -> worker id
+        self._awaited: dict[str, _Expected] = {}  # expected, not finished
         self._finished: dict[str, _Item] = {}
         self._queue: deque[str] = deque()  # may hold ids that were scored or forgotten since: skipped on assignment
         self._past = Past()
@@ -94,6 +109,13 @@ class ScoreDispatch:
     def workers(self) -> list[str]:
         """Ids of the workers that are there."""
         return list(self._workers)
+
+    def name_of(self, process: bytes) -> str | None:
+        """Id of the worker that this process is, where it is one that is there."""
+        return self._names.get(process)
+
+    def process_of(self, worker_id: str) -> bytes:
+        return self._workers[worker_id].process
 
     @property
     def num_pending(self) -> int:
@@ -111,14 +133,28 @@ class ScoreDispatch:
             ProtocolError: an id was expected before. A group that is decoded again keeps its place: it is not expected
                 again, and the first completion that arrives for an id counts.
         """
-        new: dict[str, tuple[str, Prompt]] = {}
+        new: dict[str, _Expected] = {}
         for request in requests:
+            prompt = request.prompt
+            task = Task(
+                prompt.data_source,
+                prompt.ability,
+                prompt.ground_truth,
+                prompt.question,
+                prompt.row,
+                prompt.alternatives,
+            )
+            expected = _Expected(request.group_id, prompt.prompt_id, memoryview(_encoder.encode(task)))
             for index in request.indices:
                 completion_id = build_completion_id(request.group_id, index)
-                known = (self._awaited, self._finished, self._past, new)
-                if any(completion_id in ids for ids in known):
+                if (
+                    completion_id in self._awaited
+                    or completion_id in self._finished
+                    or completion_id in self._past
+                    or completion_id in new
+                ):
                     raise ProtocolError(f"completion {completion_id} is expected twice: group ids must be new")
-                new[completion_id] = (request.group_id, request.prompt)
+                new[completion_id] = expected
         self._awaited |= new
 
     def forget(self, completion_ids: Iterable[str]) -> None:
@@ -135,7 +171,7 @@ class ScoreDispatch:
             if self._awaited.pop(completion_id, None) is None:
                 raise ProtocolError(f"completion {completion_id} is withdrawn but not awaited")
 
-    def finished(self, completion: PackedCompletion) -> Result | None:
+    def finished(self, completion: PackedCompletion) -> ScoredPacked | None:
         """An engine finished a completion: queue it, once. One that was aborted is handed on as it is."""
         head = completion.head
         completion_id = head.completion_id
@@ -144,68 +180,72 @@ class ScoreDispatch:
             known = completion_id in self._finished
             self.counters["duplicate_completion" if known else self._past.why_no_completion(completion_id)] += 1
             return None
-        group_id, prompt = expected
-        if (head.group_id, head.prompt_id) != (group_id, prompt.prompt_id):
+        if head.group_id != expected.group_id or head.prompt_id != expected.prompt_id:
             self.counters["mislabelled_completion"] += 1
             return None
         del self._awaited[completion_id]
         if head.finish_reason == "abort":
-            return Result(completion, Unknown(why="it was aborted, and not scored"), STREAM_ITSELF)
-        self._finished[completion_id] = _Item(completion, prompt)
-        self.pending_bytes += completion.num_bytes
+            verdict = Unknown(why="it was aborted, and not scored")
+            return ScoredPacked(completion, completion.num_bytes, verdict, STREAM_ITSELF)
+        item = self._finished[completion_id] = _Item(completion, completion.num_bytes, expected.task)
+        self.pending_bytes += item.num_bytes
         self._queue.append(completion_id)
         return None
 
-    def ready(self, message: Ready, now: float) -> list[Result]:
+    def ready(self, process: bytes, message: Ready, now: float) -> list[ScoredPacked]:
         """A worker is there; its credits are stated, not added. Renews the leases of what it holds.
 
         Returns items that are given up, where another process had this id before.
         """
-        given_up: list[Result] = []
+        given_up: list[ScoredPacked] = []
         worker = self._workers.get(message.worker_id)
-        if worker is not None and worker.process != message.process:
+        if worker is not None and worker.process != process:
             given_up = self.lost(message.worker_id, "it was started anew")
             worker = None
         if worker is None:
-            worker = self._workers[message.worker_id] = _Worker(message.process, message.credits, now)
+            # A process has one name, so 20,000 of them need as many connections.
+            if len(self._workers) >= self._max_workers or process in self._names:
+                self.counters["worker_refused"] += 1
+                return given_up
+            worker = self._workers[message.worker_id] = _Worker(process, message.credits, now)
+            self._names[process] = message.worker_id
         worker.credits, worker.heard_at = message.credits, now
         for completion_id in message.holding:
             if completion_id in worker.leases:
                 worker.leases[completion_id] = now + self._lease_s
         return given_up
 
-    def replied(self, worker_id: str, completion_id: str, verdict: Verdict, now: float) -> Result | None:
-        """The scored completion, or None where the verdict is late or a duplicate, or the item is to be tried again.
-
-        A verdict counts from whoever gave it, as a worker taken for lost may answer before the one that took over; an
-        unknown counts only from the worker that has the lease.
-        """
-        if worker := self._workers.get(worker_id):
-            worker.leases.pop(completion_id, None)
-            worker.heard_at = now
+    def replied(self, worker_id: str, completion_id: str, verdict: Verdict, now: float) -> ScoredPacked | None:
+        """The scored completion, or None where the verdict does not count, or the item is to be tried again."""
+        worker = self._workers[worker_id]
+        worker.heard_at = now
         item = self._finished.get(completion_id)
         if item is None:
+            worker.leases.pop(completion_id, None)
             self.counters[self._past.why_no_verdict(completion_id)] += 1
             return None
-        if isinstance(verdict, Unknown):
-            if item.holder != worker_id:
-                self.counters["late_verdict"] += 1
-                return None
-            if item.num_unknown < self._num_unknown_retries:
-                item.num_unknown += 1
-                self.counters["unknown_retried"] += 1
-                item.holder = None
-                self._queue.append(completion_id)
-                return None
+        if item.holder != worker_id:
+            self.counters["verdict_without_lease"] += 1
+            return None
+        if not is_sound(verdict):
+            self.counters["verdict_out_of_range"] += 1
+            return None
+        worker.leases.pop(completion_id, None)
+        if isinstance(verdict, Unknown) and item.num_unknown < self._num_unknown_retries:
+            item.num_unknown += 1
+            self.counters["unknown_retried"] += 1
+            item.holder = None
+            self._queue.append(completion_id)
+            return None
         return self._score(completion_id, verdict, worker_id)
 
-    def lost(self, worker_id: str, why: str) -> list[Result]:
+    def lost(self, worker_id: str, why: str) -> list[ScoredPacked]:
         """Queues what this worker has not answered, ahead of the rest; returns the items that are given up."""
-        worker = self._workers.pop(worker_id, None)
+        worker = self._remove(worker_id)
         if worker is None:
             return []
         self.counters["worker_lost"] += 1
-        given_up: list[Result] = []
+        given_up: list[ScoredPacked] = []
         for completion_id in list(worker.leases):
             item = self._finished.get(completion_id)
             if item is None or item.holder != worker_id:
@@ -220,7 +260,7 @@ class ScoreDispatch:
 
     def left(self, worker_id: str) -> None:
         """A worker says good-bye: what it has not answered is queued, ahead of the rest, and nobody is blamed."""
-        worker = self._workers.pop(worker_id, None)
+        worker = self._remove(worker_id)
         self._take_back(worker_id, worker.leases if worker else {})
 
     def lapse(self, now: float) -> None:
@@ -228,7 +268,7 @@ class ScoreDispatch:
         for worker_id, worker in list(self._workers.items()):
             if worker.heard_at + self._lease_s <= now:
                 self.counters["worker_silent"] += 1
-                del self._workers[worker_id]
+                self._remove(worker_id)
                 self._take_back(worker_id, worker.leases)
                 continue
             late = [completion_id for completion_id, deadline in worker.leases.items() if deadline <= now]
@@ -237,38 +277,36 @@ class ScoreDispatch:
                 self.counters["lease_lapsed"] += 1
             self._take_back(worker_id, late)
 
-    def assign(self, reachable: Iterable[str], now: float) -> list[tuple[str, ScoreRequest]]:
-        """Leases queued items to workers with free credits: (worker id, request). Ties go to the worker named first.
+    def assign(self, reachable: Iterable[str], now: float) -> list[tuple[str, Work]]:
+        """Leases queued items to workers with free credits: (worker id, work). Ties go to the worker named first.
 
         `reachable`: workers that something can be sent to.
         """
-        free = {
-            worker_id: worker.credits - len(worker.leases)
+        free = [
+            (len(worker.leases) - worker.credits, worker_id)
             for worker_id in reachable
             if (worker := self._workers.get(worker_id)) is not None
-        }
-        assigned: list[tuple[str, ScoreRequest]] = []
-        while self._queue and free:
-            worker_id = min(free, key=lambda name: (-free[name], name))
-            if free[worker_id] <= 0:
-                break
+        ]
+        heapq.heapify(free)
+        assigned: list[tuple[str, Work]] = []
+        deadline = now + self._lease_s
+        while self._queue and free and free[0][0] < 0:
             completion_id = self._queue.popleft()
             item = self._finished.get(completion_id)
             if item is None:
                 continue
+            num_free, worker_id = free[0]
+            heapq.heapreplace(free, (num_free + 1, worker_id))
             item.holder = worker_id
-            self._workers[worker_id].leases[completion_id] = now + self._lease_s
-            free[worker_id] -= 1
-            request = ScoreRequest(
-                completion_id=completion_id,
-                data_source=item.prompt.data_source,
-                ability=item.prompt.ability,
-                ground_truth=item.prompt.ground_truth,
-                text=item.completion.head.text,
-                question=item.prompt.question,
-            )
-            assigned.append((worker_id, request))
+            self._workers[worker_id].leases[completion_id] = deadline
+            assigned.append((worker_id, Work(completion_id, item.task, item.completion.text)))
         return assigned
+
+    def _remove(self, worker_id: str) -> _Worker | None:
+        worker = self._workers.pop(worker_id, None)
+        if worker is not None:
+            del self._names[worker.process]
+        return worker
 
     def _take_back(self, worker_id: str, completion_ids: Iterable[str]) -> None:
         """Queues those of them that this worker still holds, ahead of the rest, in their order."""
@@ -279,11 +317,19 @@ class ScoreDispatch:
                 item.holder = None
                 self._queue.appendleft(completion_id)
 
-    def _score(self, completion_id: str, verdict: Verdict, scored_by: str) -> Result:
-        return Result(self._drop(completion_id, "scored"), verdict, scored_by)
+    def _score(self, completion_id: str, verdict: Verdict, scored_by: str) -> ScoredPacked:
+        item = self._drop(completion_id, "scored")
+        return ScoredPacked(item.completion, item.num_bytes, verdict, scored_by)
 
-    def _drop(self, completion_id: str, fate: Fate) -> PackedCompletion:
-        completion = self._finished.pop(completion_id).completion
-        self.pending_bytes -= completion.num_bytes
+    def _drop(self, completion_id: str, fate: Fate) -> _Item:
+        item = self._finished.pop(completion_id)
+        self.pending_bytes -= item.num_bytes
         self._past.add(completion_id, fate)
-        return completion
+        return item
+
+
+def is_sound(verdict: Verdict) -> bool:
+    """Whether its numbers are rewards: finite, from 0 to 1."""
+    if isinstance(verdict, Unknown):
+        return True
+    return 0.0 <= verdict.value <= 1.0 and (verdict.rule_value is None or 0.0 <= verdict.rule_value <= 1.0)

@@ -1,7 +1,8 @@
-"""Where a part of the reward stream listens, and the CURVE keys that open it.
+"""Where a part of the reward stream listens, and what opens it to those that are meant and to nobody else.
 
-Beyond the loopback, the sockets are encrypted and admit one client key, made for the run. It is handed to engines and
-workers through Ray, inside `Endpoint`, whose text and repr show the address alone: no key in a log or a command line.
+On one machine these are sockets in a folder that only this user may enter. Between machines they are TCP ports, always
+encrypted (CURVE), that admit one client key, made for the run. It is handed to engines and workers through Ray, inside
+`Endpoint`, whose text and repr show the address alone: no key in a log or a command line.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
 from hybridflow.errors import RewardError
+from hybridflow.private_folder import PrivateFolder
 
 ZAP_DOMAIN = b"hybridflow"
+_NAMES = ("completions", "workers")
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class ClientKeys:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Address of a socket of the reward stream, and the keys to it; no keys: not encrypted."""
+    """Address of a socket of the reward stream, and the keys to it; no keys: a socket in a private folder."""
 
     address: str
     keys: ClientKeys | None = field(default=None, repr=False)
@@ -46,6 +49,35 @@ class Endpoint:
         socket.connect(self.address)
 
 
+class Listening:
+    """Addresses to bind, on this machine alone or beyond it, and what keeps strangers out.
+
+    Args:
+        host: Address of this node by which others reach it; None: this machine alone.
+
+    Raises:
+        RewardError: a wildcard, or this build of libzmq has no CURVE.
+        ConfigError: no private folder can be made.
+    """
+
+    def __init__(self, host: str | None) -> None:
+        self.keys: ServerKeys | None = None
+        self._folder: PrivateFolder | None = None
+        if host is None:
+            self._folder = PrivateFolder(longest_name=max(map(len, _NAMES)))
+            self.completions, self.workers = (f"ipc://{self._folder.path / name}" for name in _NAMES)
+            return
+        if _is_wildcard(host):  # endpoints are handed out as bound
+            raise RewardError(f"cannot bind {host!r}: give the address by which other nodes reach this one")
+        self.keys = ServerKeys()
+        self.completions = self.workers = f"tcp://{host}:*"
+
+    def close(self) -> None:
+        """After the sockets. May be called twice."""
+        if self._folder is not None:
+            self._folder.close()
+
+
 class ServerKeys:
     """Key pairs of one run: the stream's own, and the one that all its engines and workers share.
 
@@ -56,7 +88,7 @@ class ServerKeys:
     def __init__(self) -> None:
         if not zmq.has("curve"):
             raise RewardError(
-                "the reward stream is bound beyond the loopback, where it must be encrypted, but this libzmq "
+                "the reward stream is bound beyond this machine, where it must be encrypted, but this libzmq "
                 f"({zmq.zmq_version()}) has no CURVE: install pyzmq from its wheel"
             )
         server_public, self._secret = zmq.curve_keypair()
@@ -88,15 +120,8 @@ class _OneKey:
         return domain == ZAP_DOMAIN.decode() and key == self._admitted
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only processes of this machine can reach `host`. A name counts as beyond, unless it is localhost."""
+def _is_wildcard(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host).is_unspecified
     except ValueError:
-        return host == "localhost"
-
-
-def refuse_wildcard(host: str) -> None:
-    """RewardError where `host` says no address by which others can come: endpoints are handed out as bound."""
-    if host in ("*", "0.0.0.0", "::"):
-        raise RewardError(f"cannot bind {host!r}: give the address by which other nodes reach this one")
+        return host in ("", "*")

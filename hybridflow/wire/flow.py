@@ -14,6 +14,8 @@ from hybridflow.wire.messages import Accepted
 
 WINDOW = 64
 """Completions that one engine may have sent without their being accepted."""
+MAX_ENGINES = 4096
+"""On one set of connections; further ones are refused."""
 
 
 class EngineFlow:
@@ -37,14 +39,20 @@ class EngineFlow:
         self._accepted.clear()
         self._hello.clear()
 
-    def accepted(self, identity: bytes, engine_id: str, number: int) -> None:
-        """A completion of this engine has arrived, and is kept or known."""
-        self._engines[engine_id] = identity
-        self._accepted.setdefault(identity, []).append(number)
+    def knows(self, identity: bytes, engine_id: str) -> bool:
+        """Notes the present connection of an engine; False for one too many."""
+        if self._engines.get(engine_id) != identity:
+            if engine_id not in self._engines and len(self._engines) >= MAX_ENGINES:
+                return False
+            self._engines[engine_id] = identity
+        return True
 
-    def asked(self, identity: bytes, engine_id: str, number: int) -> None:
+    def accepted(self, identity: bytes, numbers: list[int]) -> None:
+        """These completions of an engine have arrived, and are kept or known."""
+        self._accepted.setdefault(identity, []).extend(numbers)
+
+    def asked(self, identity: bytes, number: int) -> None:
         """An engine said Hello."""
-        self._engines[engine_id] = identity
         self._accepted.setdefault(identity, [])
         self._hello[identity] = number
 

@@ -4,27 +4,37 @@ worker -> stream   Ready, ScoreReply, Bye
 stream -> worker   Work, Stop
 engine -> stream   Finished, Hello
 stream -> engine   Accepted
+
+A worker is known by its connection, whose name it chooses itself, at random, and keeps when the connection breaks. So
+what it says needs no sender, and nobody speaks for another.
 """
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
+from hybridflow.errors import ProtocolError
 from hybridflow.types import ScoreRequest, Verdict
 from hybridflow.wire.packed import PackedCompletion
 
 MAX_CREDITS = 64
 """Most unanswered items that one worker may ask for; the ROUTER's high-water mark is set above it."""
+MAX_NAME_CHARS = 200
+"""Of an engine or a worker."""
+MAX_HOLDING = 16 * MAX_CREDITS
+"""Ids in one Ready; a worker that was cut off may hold more than its credits for a while."""
+
+Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME_CHARS)]
 
 
-class Ready(msgspec.Struct, frozen=True, tag="ready"):
+class Ready(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """A worker is there and takes up to `credits` unanswered items. Repeated all the time, also while it scores."""
 
-    worker_id: str
-    process: str
-    """Tells a process that took over the id of a dead one from the same process on a new connection."""
+    worker_id: Name
     credits: int
-    holding: list[str] = []
+    holding: Annotated[list[str], msgspec.Meta(max_length=MAX_HOLDING)] = []
     """Ids of the completions it has and has not answered: their leases are renewed."""
 
     def __post_init__(self) -> None:
@@ -32,34 +42,64 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
             raise ValueError(f"credits of {self.worker_id} are {self.credits}, must be 1 to {MAX_CREDITS}")
 
 
-class ScoreReply(msgspec.Struct, frozen=True, tag="reply"):
+class ScoreReply(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """The verdict on one item of work."""
 
-    worker_id: str
     completion_id: str
     verdict: Verdict
 
 
-class Bye(msgspec.Struct, frozen=True, tag="bye"):
+class Bye(msgspec.Struct, frozen=True, array_like=True, tag=3):
     """A worker leaves; what it has not answered goes to the others."""
 
-    worker_id: str
+
+class Task(msgspec.Struct, frozen=True, array_like=True):
+    """What a verifier sees of every completion of one prompt."""
+
+    data_source: str
+    ability: str
+    ground_truth: str
+    question: str
+    row: str = ""
+    alternatives: list[str] = []
 
 
-class Work(msgspec.Struct, frozen=True, tag="work"):
-    """One completion to score."""
+class Work(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """One completion to score. Task and text stay packed on their way from the engine to the verifier."""
 
-    request: ScoreRequest
+    completion_id: str
+    task: memoryview
+    """A Task as msgpack, made once for all completions of a prompt."""
+    text: memoryview
+    """UTF-8."""
+
+    @property
+    def request(self) -> ScoreRequest:
+        """Raises ProtocolError where the parts are none."""
+        try:
+            task = _tasks.decode(self.task)
+            return ScoreRequest(
+                completion_id=self.completion_id,
+                data_source=task.data_source,
+                ability=task.ability,
+                ground_truth=task.ground_truth,
+                text=str(self.text, "utf-8"),
+                question=task.question,
+                row=task.row,
+                alternatives=task.alternatives,
+            )
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ProtocolError(f"malformed work on completion {self.completion_id}: {error}") from error
 
 
-class Stop(msgspec.Struct, frozen=True, tag="stop"):
+class Stop(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """The run is over: the worker ends."""
 
 
-class Finished(msgspec.Struct, frozen=True, tag="finished"):
+class Finished(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """One completion that an engine has decoded."""
 
-    engine_id: str
+    engine_id: Name
     number: int
     """The sender's own count; comes back in Accepted."""
     packed: PackedCompletion
@@ -67,18 +107,18 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
     """Of the lease under which it was decoded: tells a completion of a lost lease from one of the present."""
 
 
-class Hello(msgspec.Struct, frozen=True, tag="hello"):
+class Hello(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """An engine asks where it stands; `number` comes back in the answer.
 
     Messages of one connection keep their order. So a completion that was sent before this and is not accepted when
     the answer arrives was lost with a connection, and is sent again.
     """
 
-    engine_id: str
+    engine_id: Name
     number: int
 
 
-class Accepted(msgspec.Struct, frozen=True, tag="accepted"):
+class Accepted(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """The stream has these completions: the engine may drop its copies."""
 
     numbers: list[int]
@@ -93,6 +133,8 @@ ToWorker = Work | Stop
 FromEngine = Finished | Hello
 ToEngine = Accepted
 Message = FromWorker | ToWorker | FromEngine | ToEngine
+
+_tasks = msgspec.msgpack.Decoder(Task)
 
 
 def build_completion_id(group_id: str, index: int) -> str:

@@ -16,17 +16,15 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
-from functools import partial
 
 from hybridflow.errors import RewardError
 from hybridflow.types import GroupRequest, ScoredCompletion
 from hybridflow.wire.broker import Broker
 from hybridflow.wire.broker_sockets import BrokerSockets
 from hybridflow.wire.broker_thread import BrokerThread
-from hybridflow.wire.dispatch import ScoreDispatch
-from hybridflow.wire.endpoint import Endpoint, ServerKeys, is_loopback, refuse_wildcard
+from hybridflow.wire.dispatch import DEFAULT_MAX_WORKERS, ScoreDispatch
+from hybridflow.wire.endpoint import Endpoint, Listening
 from hybridflow.wire.messages import Finished
-from hybridflow.wire.packed import unpack_completion
 from hybridflow.wire.scored_queue import ScoredQueue
 
 
@@ -44,33 +42,37 @@ class RewardStream:
     that only read the state still answer.
 
     Args:
-        host: Address to bind, one that engines and workers can reach: the loopback for one machine, else this node's
-            IP, and then encrypted. No wildcard, as the endpoints are handed out as bound.
+        host: Address of this node by which engines and workers reach it; encrypted then. None: they are on this
+            machine, and the sockets are in a folder that no other user may enter. See endpoint.py.
         admit: Says whether a finished completion counts, see `rollout.leases`; one that does not is dropped, and
             counted there. Called from the stream's thread. Without it every completion counts.
         lease_s: Silence after which a worker loses what it holds.
         num_unknown_retries: Times that an item whose verdict is unknown is scored again.
         max_pending_bytes: Memory of waiting completions above which engines are held back.
-        is_encrypted: None: where `host` is beyond the loopback.
+        max_workers: Most workers at a time; further ones are refused.
     """
 
     def __init__(
         self,
-        host: str = "127.0.0.1",
+        host: str | None = None,
         admit: Callable[[Finished], bool] = lambda message: True,
         *,
         lease_s: float = 10.0,
         num_unknown_retries: int = 0,
         max_pending_bytes: int = 64 * 2**20,
-        is_encrypted: bool | None = None,
+        max_workers: int = DEFAULT_MAX_WORKERS,
     ) -> None:
-        refuse_wildcard(host)
-        keys = ServerKeys() if (not is_loopback(host) if is_encrypted is None else is_encrypted) else None
         self._changed = threading.Condition()  # guards the broker, and what was reported of it
-        self._broker = Broker(admit, ScoreDispatch(lease_s, num_unknown_retries), max_pending_bytes)
+        self._broker = Broker(admit, ScoreDispatch(lease_s, num_unknown_retries, max_workers), max_pending_bytes)
         self._scored = ScoredQueue(self._changed)
         self._reported: tuple[Counter[str], float] = (Counter(), 0.0)
-        sockets = BrokerSockets(f"tcp://{host}:*", f"tcp://{host}:*", keys)
+        self._listening = Listening(host)
+        keys = self._listening.keys
+        try:
+            sockets = BrokerSockets(self._listening.completions, self._listening.workers, keys)
+        except BaseException:
+            self._listening.close()
+            raise
         addresses = sockets.addresses
         self.endpoint_completions, self.endpoint_workers = (
             Endpoint(address, keys.for_clients if keys else None) for address in addresses
@@ -88,16 +90,7 @@ class RewardStream:
     def next(self, timeout_s: float) -> ScoredCompletion | None:
         """The next scored completion in order of arrival, or None where none came within `timeout_s` seconds."""
         self._check()
-        if (result := self._scored.take(timeout_s, self._check)) is None:
-            return None
-        packed = result.completion
-        return ScoredCompletion(
-            completion=partial(unpack_completion, packed),
-            head=packed.head,
-            num_tokens=packed.num_tokens,
-            verdict=result.verdict,
-            scored_by=result.scored_by,
-        )
+        return self._scored.take(timeout_s, self._check)
 
     def outstanding(self) -> set[str]:
         """Ids expected and not yet scored; a scored one may still wait for next()."""
@@ -165,6 +158,7 @@ class RewardStream:
     def close(self) -> None:
         """Tells the workers to stop and frees the sockets. What is outstanding is dropped. May be called twice."""
         self._thread.close()
+        self._listening.close()
 
     def _check_failure(self) -> None:
         if self._thread.failure is not None:

@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
-from hybridflow.wire.dispatch import Result
+from hybridflow.wire.packed import ScoredPacked
 
-MAX_TAKEN = 16
+MAX_TAKEN = 32
 """Completions that `take` gets with one use of the lock: they are the broker's no longer, and not in `num_bytes`."""
 
 
@@ -21,14 +21,14 @@ class ScoredQueue:
         self.num_bytes = 0
         """Memory of what waits."""
         self._changed = changed
-        self._waiting: deque[Result] = deque()
-        self._taken: deque[Result] = deque()
+        self._waiting: deque[ScoredPacked] = deque()
+        self._taken: deque[ScoredPacked] = deque()
 
-    def put(self, scored: list[Result]) -> None:
+    def put(self, scored: list[ScoredPacked]) -> None:
         self._waiting += scored
-        self.num_bytes += sum(result.completion.num_bytes for result in scored)
+        self.num_bytes += sum(result.num_bytes for result in scored)
 
-    def take(self, timeout_s: float, check: Callable[[], None]) -> Result | None:
+    def take(self, timeout_s: float, check: Callable[[], None]) -> ScoredPacked | None:
         """The next one, or None where none came in time. `check` raises where none can come any more."""
         with suppress(IndexError):
             return self._taken.popleft()
@@ -42,6 +42,6 @@ class ScoredQueue:
                 self._changed.wait(remaining_s)
                 check()
             batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_TAKEN))]
-            self.num_bytes -= sum(result.completion.num_bytes for result in batch)
+            self.num_bytes -= sum(result.num_bytes for result in batch)
         self._taken.extend(batch[1:])
         return batch[0]

@@ -9,14 +9,14 @@ service: packing, leases, acceptance, pipes, checks. The consumer takes each com
 `numbers_*` is the same with a consumer that makes Python lists of all ids and logprobs (4,550 objects an item), as a
 training step does of the completions that it trains on.
 
-Bare pyzmq: as many processes and sockets, and frames of the same sizes: an engine that sends (DEALER to ROUTER, at most
-as many without an answer as the stream allows), this process that hands each on to the worker with most free credits,
-and workers that answer with as many bytes as a verdict has, each beside a process of its own to which it hands the
-item over a socket pair. Nothing is encoded, checked, leased or remembered.
+Bare pyzmq: as many processes and sockets, over sockets of the same kind (ipc), and frames of the same sizes: an engine
+that sends (DEALER to ROUTER, at most as many without an answer as the stream allows), this process that hands each on
+to the worker with most free credits, and workers that answer with as many bytes as a verdict has, each beside a process
+of its own to which it hands the item over a socket pair. Nothing is encoded, checked, leased or remembered.
 
 All run in turns, `--repeat` times, and medians are compared: the load of other programs moves all. CPU time is that of
-all processes from the first item to the last. Latency is from send() to next(). Memory is the peak of this process, in
-a process of its own for each number of items.
+all processes from the first item to the last; `cpu_ratio` is that of bare pyzmq over ours. Latency is from send() to
+next(). Memory is the peak of this process, in a process of its own for each number of items.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import socket as sockets
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from array import array
 from collections import Counter
@@ -53,7 +54,7 @@ from hybridflow.wire.codec import encode
 from hybridflow.wire.completion_sender import CompletionSender
 from hybridflow.wire.endpoint import Endpoint
 from hybridflow.wire.flow import WINDOW
-from hybridflow.wire.messages import Finished, ScoreReply, Work
+from hybridflow.wire.messages import Finished, ScoreReply, Task, Work
 from hybridflow.wire.packed import pack_completion
 from hybridflow.wire.reward_stream import RewardStream
 
@@ -269,21 +270,21 @@ def run_bare_worker(address: str, reply: bytes, size: int) -> None:
 
 
 def measure_bare(num_items: int, num_tokens: int, num_workers: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        return measure_bare_in(Path(folder), num_items, num_tokens, num_workers)
+
+
+def measure_bare_in(folder: Path, num_items: int, num_tokens: int, num_workers: int) -> dict[str, Any]:
     packed = pack_completion(build_completion(0, num_tokens, text_of(num_tokens)))
     finished = encode(Finished("engine-0", 1, packed))
-    request = ScoreRequest(
-        completion_id=packed.head.completion_id,
-        data_source="bench",
-        ability="doc-qa",
-        ground_truth="yen",
-        text=packed.head.text,
-    )
-    work, reply = encode(Work(request)), encode(ScoreReply("w0", packed.head.completion_id, _VERDICT))
+    completion_id = packed.head.completion_id
+    task = memoryview(msgspec.msgpack.encode(Task("bench", "doc-qa", "yen", "")))
+    work, reply = encode(Work(completion_id, task, packed.text)), encode(ScoreReply(completion_id, _VERDICT))
     context = zmq.Context()
     completions, workers = context.socket(zmq.ROUTER), context.socket(zmq.ROUTER)
-    addresses = [
-        f"tcp://127.0.0.1:{socket.bind_to_random_port('tcp://127.0.0.1')}" for socket in (completions, workers)
-    ]
+    addresses = [f"ipc://{folder}/{name}" for name in ("completions", "workers")]
+    for socket, address in zip((completions, workers), addresses, strict=True):
+        socket.bind(address)
     spawn = multiprocessing.get_context("spawn")
     started = spawn.Value("d", 0.0)
     processes = [
@@ -393,6 +394,7 @@ def main() -> None:
         "duplicated": sum(run["duplicated"] for run in streams + numbers),
         "cpu_us_per_item": round(stream["cpu_us_per_item"]),
         "raw_pyzmq_cpu_us_per_item": round(bare["cpu_us_per_item"]),
+        "cpu_ratio": round(bare["cpu_us_per_item"] / stream["cpu_us_per_item"], 3),
         "numbers_items_per_s": round(with_numbers["items_per_s"], 1),
         "numbers_ratio": round(with_numbers["items_per_s"] / bare["items_per_s"], 3),
         "numbers_cpu_us_per_item": round(with_numbers["cpu_us_per_item"]),

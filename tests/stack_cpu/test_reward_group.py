@@ -15,8 +15,8 @@ import ray
 from hybridflow.cluster.session import Slots, start_session, stop_session
 from hybridflow.config.reward_sections import RewardSection
 from hybridflow.errors import RewardError
-from hybridflow.reward_service.group import RewardGroup, setup_of
-from hybridflow.reward_service.limits import Setup
+from hybridflow.reward_service.group import RewardGroup
+from hybridflow.reward_service.limits import Setup, setup_of
 from hybridflow.reward_service.rules import BUILD_RULES
 from hybridflow.types import Completion, GroupRequest, Prompt, Scored
 from hybridflow.wire.completion_sender import CompletionSender

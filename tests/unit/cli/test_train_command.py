@@ -139,12 +139,6 @@ def test_long_prompt(train: Train, rows: Callable[..., Path]) -> None:
     assert str(path) in message and "the limit max_prompt_tokens is 70" in message and "row 0" in message
 
 
-def test_batch_that_does_not_divide(train: Train) -> None:
-    message = train("train.prompts_per_step=3", "algorithm.num_completions=3", "train.layout.dp=2")
-    assert "= 3 x 3 = 9 sequences do not divide by train.layout.dp (2)" in message
-    assert "remedy: choose a multiple of 2" in message
-
-
 def test_layout_that_does_not_fit(train: Train) -> None:
     message = train("train.layout.tp=3")
     assert "tp = 3: it must divide the model's 4 attention heads; choose one of 1, 2" in message
@@ -219,6 +213,7 @@ def test_resume_with_other_settings_changes_nothing(train: Train, runs: Path) ->
     config = build_config(runs, train__learning_rate=1e-3)
     folder = RunFolder(config)
     folder.create(config)
+    folder.keep()
     folder.completions.write_text('{"step": 9}\n')
     assert "train.learning_rate: was 0.001" in train(options=("--resume",))
     assert folder.completions.read_text() == '{"step": 9}\n'
@@ -231,7 +226,9 @@ def test_resume_without_a_checkpoint_changes_nothing(train: Train, runs: Path) -
 
     settings = [f"run.directory={runs}", f"model.path={TINY}", "data.synth.num_train=16"]
     config = load_config([ROOT / "configs/quickstart.toml"], settings, Config)
-    RunFolder(config).create(config)
+    folder = RunFolder(config)
+    folder.create(config)
+    folder.keep()
     assert "no checkpoint in" in train(options=("--resume",))
     assert [path.name for path in (runs / "quickstart").iterdir()] == ["resolved.json"]
 
@@ -245,6 +242,7 @@ def test_resume_from_a_checkpoint_of_another_model(train: Train, runs: Path) -> 
     config = load_config([ROOT / "configs/quickstart.toml"], settings, Config)
     folder = RunFolder(config)
     folder.create(config)
+    folder.keep()
     weights = folder.checkpoints / "rl-000001" / "megatron"
     weights.mkdir(parents=True)
     model = describe_model(read_hf_config(TINY)) | {"num_layers": 3}

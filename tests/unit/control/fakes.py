@@ -287,6 +287,7 @@ class FakeSystem:
         self.folder = RunFolder(config)
         if state is None:
             self.folder.create(config)
+            self.folder.keep()
         self.trainer = FakeTrainer(self.events)
         self.stream = FakeStream(judge, shuffle_seed=0)
         self.rollout = engines(self.events, self.stream)

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from hybridflow.config.rollout_section import RolloutSection
+from hybridflow.config.sections import Config
 from hybridflow.control.batch import FilteredBatch
 from hybridflow.control.carryover import CarryCounts
 from hybridflow.control.collect import Collected, build_requests
@@ -30,14 +31,19 @@ PROMPT = Prompt(prompt_id="p0", token_ids=[1, 2], data_source="s", ability="doc-
 REQUESTS = build_requests("t00001", [PROMPT, PROMPT], 2)
 
 
+def begin(folder: RunFolder, config: Config) -> Path | None:
+    folder.create(config)
+    return folder.keep()
+
+
 def test_an_earlier_run_is_renamed(tmp_path: Path) -> None:
     config = build_config(tmp_path)
     folder = RunFolder(config)
-    assert folder.create(config) is None
+    assert begin(folder, config) is None
     folder.metrics.write_text("first")
-    assert folder.create(config) == tmp_path / "quickstart.1"
+    assert begin(folder, config) == tmp_path / "quickstart.1"
     folder.metrics.write_text("second")
-    assert folder.create(config) == tmp_path / "quickstart.2"
+    assert begin(folder, config) == tmp_path / "quickstart.2"
     assert [(tmp_path / f"quickstart.{n}/metrics.jsonl").read_text() for n in (1, 2)] == ["first", "second"]
     assert [path.name for path in folder.path.iterdir()] == ["resolved.json"]
 
@@ -52,7 +58,7 @@ def test_a_folder_that_cannot_be_made_is_a_config_error(tmp_path: Path) -> None:
 def test_resume_refuses_other_settings(tmp_path: Path) -> None:
     config = build_config(tmp_path, train__learning_rate=1e-3)
     folder = RunFolder(config)
-    folder.create(config)
+    begin(folder, config)
     other = build_config(tmp_path, train__learning_rate=2e-3)
     with pytest.raises(ConfigError, match=r"train.learning_rate: was 0.001, is 0.002") as caught:
         folder.reopen(other)
@@ -63,7 +69,7 @@ def test_resume_refuses_other_settings(tmp_path: Path) -> None:
 def test_resume_may_run_longer(tmp_path: Path) -> None:
     config = build_config(tmp_path, train__num_steps=3)
     folder = RunFolder(config)
-    folder.create(config)
+    begin(folder, config)
     folder.reopen(build_config(tmp_path, train__num_steps=9, eval__every_steps=2, checkpoint__keep_last=5))
     assert json.loads(folder.resolved.read_text())["train"]["num_steps"] == 9
 

@@ -42,6 +42,8 @@ def verify(request):
         raise KeyError("gold")
     if what == "leave":
         raise SystemExit(0)
+    if what == "print":
+        os.system("yes | head -c 3000000")
     if what == "nonsense":
         return 1.0
     if what == "above one":
@@ -157,3 +159,17 @@ def test_closing_ends_the_process_whatever_it_does() -> None:
 def test_code_that_cannot_be_loaded_is_an_error_at_once(setup: Setup, message: str) -> None:
     with pytest.raises(RewardError, match=message):
         ProcessScorer(setup)
+
+
+def test_megabytes_of_output_make_an_item_unknown_and_fill_no_log(capfd: pytest.CaptureFixture[str]) -> None:
+    """Also of a program that the verifier starts; the item is scored all the same, so "good" is what it would be."""
+    scorer = start()
+    loud, quiet = score(scorer, ["print", "second"])
+    scorer.close()
+    assert loud == Unknown(
+        why="the verifier printed 2.9 MiB for one completion, where 1 is allowed. Remedy: let it print less",
+        rule="good",
+    )
+    assert isinstance(quiet, Scored) and quiet.extracted == "second"
+    shown = capfd.readouterr().err
+    assert "more was printed" in shown and shown.count("y") < 5000

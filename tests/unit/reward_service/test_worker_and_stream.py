@@ -118,14 +118,14 @@ class SilentWorker:
         self.socket = self.context.socket(zmq.DEALER)
         self.socket.connect(stream.endpoint_workers.address)
         before = stream.num_workers_ready
-        self.socket.send(encode(Ready(worker_id, worker_id, credits)))
+        self.socket.send(encode(Ready(worker_id, credits)))
         wait_for(lambda: stream.num_workers_ready > before, worker_id)
 
     def take(self, number: int) -> list[str]:
         messages: list[ToWorker] = []
         while len(messages) < number:
             messages += [message for frame in self.socket.recv_multipart() for message in decode_to_worker(frame)]
-        return [message.request.completion_id for message in messages if isinstance(message, Work)]
+        return [message.completion_id for message in messages if isinstance(message, Work)]
 
     def close(self) -> None:
         self.context.destroy(linger=0)
@@ -236,7 +236,7 @@ def test_a_worker_that_leaves_hands_back_its_items(stream: RewardStream) -> None
     with CompletionSender(stream.endpoint_completions, "e") as sender:
         sender.send(finish(0, 0))
         silent.take(1)
-        silent.socket.send(encode(Bye("leaves")))
+        silent.socket.send(encode(Bye()))
         with running(stream, ("stays", give_one, 1)):
             assert [item.scored_by for item in collect(stream, 1)] == ["stays"]
     silent.close()
@@ -260,7 +260,7 @@ def test_a_worker_that_is_sent_malformed_bytes_leaves_with_a_protocol_error() ->
     router.send_multipart([identity, b"\xff noise"])
     thread.join(DEADLINE_S)
     assert len(raised) == 1
-    assert router.recv_multipart()[1] == encode(Bye("w"))
+    assert router.recv_multipart()[1] == encode(Bye())
     context.destroy(linger=0)
 
 

@@ -43,7 +43,7 @@ def give(broker: Broker) -> dict[bytes, list[list[str]]]:
     """Completion ids in each frame, by identity."""
     return {
         identity: [
-            [message.request.completion_id for message in decode_to_worker(frame) if isinstance(message, Work)]
+            [message.completion_id for message in decode_to_worker(frame) if isinstance(message, Work)]
             for frame in frames
         ]
         for _, identity, frames in broker.take_work()
@@ -52,19 +52,19 @@ def give(broker: Broker) -> dict[bytes, list[list[str]]]:
 
 def test_all_that_one_worker_gets_is_in_one_frame() -> None:
     broker = start(5)
-    broker.take_from_worker(b"1", [Ready("w1", "p", 2)])
-    broker.take_from_worker(b"2", [Ready("w2", "p", 2)])
+    broker.take_from_worker(b"1", [Ready("w1", 2)])
+    broker.take_from_worker(b"2", [Ready("w2", 2)])
     broker.take_from_engine(ENGINE, [finished(index) for index in range(5)])
     assert give(broker) == {b"1": [["g-c00", "g-c02"]], b"2": [["g-c01", "g-c03"]]}
-    broker.take_from_worker(b"1", [ScoreReply("w1", "g-c00", YES), ScoreReply("w1", "g-c02", YES)])
-    assert [result.completion.head.index for result in broker.take_scored()] == [0, 2]
+    broker.take_from_worker(b"1", [ScoreReply("g-c00", YES), ScoreReply("g-c02", YES)])
+    assert [result.head.index for result in broker.take_scored()] == [0, 2]
     assert broker.take_scored() == []
     assert give(broker) == {b"1": [["g-c04"]]}
 
 
 def test_what_is_not_admitted_is_accepted_and_not_scored() -> None:
     broker = start(1)
-    broker.take_from_worker(b"1", [Ready("w1", "p", 1)])
+    broker.take_from_worker(b"1", [Ready("w1", 1)])
     broker.take_from_engine(ENGINE, [Finished("e", 9, finished(0).packed, attempt=1)])
     assert give(broker) == {}
     assert broker.take_answers(0) == [(ENGINE, Accepted([9], WINDOW))]
@@ -73,23 +73,25 @@ def test_what_is_not_admitted_is_accepted_and_not_scored() -> None:
 
 def test_after_a_reconnect_a_worker_gets_nothing_until_it_is_heard_of_on_its_new_connection() -> None:
     broker = start(2)
-    broker.take_from_worker(b"old", [Ready("w", "p", 2)])
+    broker.take_from_worker(b"w", [Ready("w", 2)])
     broker.take_from_engine(ENGINE, [finished(0)])
-    assert give(broker) == {b"old": [["g-c00"]]}
+    assert give(broker) == {b"w": [["g-c00"]]}
     broker.reconnect()
     broker.take_from_engine(ENGINE, [finished(1)])
     assert give(broker) == {}
-    broker.take_from_worker(b"new", [Ready("w", "p", 2, ["g-c00"])])
-    assert give(broker) == {b"new": [["g-c01"]]}
+    broker.take_from_worker(b"w", [ScoreReply("g-c00", YES)])
+    assert [result.head.index for result in broker.take_scored()] == [0], "it is known by its name"
+    broker.take_from_worker(b"w", [Ready("w", 2)])
+    assert give(broker) == {b"w": [["g-c01"]]}
 
 
-def test_a_good_bye_on_an_old_connection_is_not_that_of_the_present_one() -> None:
+def test_a_good_bye_of_a_dead_process_is_not_that_of_the_one_that_took_over() -> None:
     broker = start(1)
-    broker.take_from_worker(b"old", [Ready("w", "p", 1)])
-    broker.take_from_worker(b"new", [Ready("w", "p", 1)])
-    broker.take_from_worker(b"old", [Bye("w")])
+    broker.take_from_worker(b"old", [Ready("w", 1)])
+    broker.take_from_worker(b"new", [Ready("w", 1)])
+    broker.take_from_worker(b"old", [Bye()])
     assert broker.dispatch.workers == ["w"]
-    broker.take_from_worker(b"new", [Bye("w")])
+    broker.take_from_worker(b"new", [Bye()])
     assert broker.dispatch.workers == []
 
 

@@ -8,7 +8,18 @@ from hypothesis import strategies as st
 from hybridflow.errors import ProtocolError
 from hybridflow.types import Completion, Scored, ScoreRequest, Unknown, VersionRun
 from hybridflow.wire import codec
-from hybridflow.wire.messages import Accepted, Bye, Finished, Hello, Ready, ScoreReply, Stop, Work, build_completion_id
+from hybridflow.wire.messages import (
+    Accepted,
+    Bye,
+    Finished,
+    Hello,
+    Ready,
+    ScoreReply,
+    Stop,
+    Task,
+    Work,
+    build_completion_id,
+)
 from hybridflow.wire.packed import pack_completion, unpack_completion
 
 COMPLETION = Completion(
@@ -25,6 +36,8 @@ COMPLETION = Completion(
     cached_tokens=1,
 )
 REQUEST = ScoreRequest(completion_id="c", data_source="s", ability="doc-qa", ground_truth="g", text="t")
+TASK = memoryview(msgspec.msgpack.encode(Task("s", "doc-qa", "g", "")))
+WORK = Work("c", TASK, memoryview(b"t"))
 PACKED = pack_completion(COMPLETION)
 DECODERS = [codec.decode_from_worker, codec.decode_from_engine, codec.decode_to_worker, codec.decode_to_engine]
 
@@ -32,11 +45,10 @@ DECODERS = [codec.decode_from_worker, codec.decode_from_engine, codec.decode_to_
 @pytest.mark.parametrize(
     "message",
     [
-        Ready("w", "p", 4),
-        Ready("w", "p", 4, ["c1", "c2"]),
-        ScoreReply("w", "c", Scored(value=0.5, rule="r", extracted="e", why="y")),
+        Ready("w", 4),
+        Ready("w", 4, ["c1", "c2"]),
+        ScoreReply("c", Scored(value=0.5, rule="r", extracted="e", why="y")),
         ScoreReply(
-            "w",
             "c",
             Scored(
                 value=1.0,
@@ -49,8 +61,8 @@ DECODERS = [codec.decode_from_worker, codec.decode_from_engine, codec.decode_to_
                 judge_vote="yes",
             ),
         ),
-        ScoreReply("w", "c", Unknown(why="y")),
-        Bye("w"),
+        ScoreReply("c", Unknown(why="y")),
+        Bye(),
     ],
 )
 def test_worker_messages_survive(message: Ready | ScoreReply | Bye) -> None:
@@ -61,21 +73,28 @@ def test_other_messages_survive() -> None:
     for message in (Finished("e", 1, PACKED), Hello("e", 3)):
         assert codec.decode_from_engine(codec.encode(message)) == [message]
     assert codec.decode_to_engine(codec.encode(Accepted([1, 2], 0, 3))) == [Accepted([1, 2], 0, 3)]
-    assert codec.decode_to_worker(codec.encode(Work(REQUEST))) == [Work(REQUEST)]
+    assert codec.decode_to_worker(codec.encode(WORK)) == [WORK]
+    assert WORK.request == REQUEST
     assert codec.decode_to_worker(codec.encode(Stop())) == [Stop()]
 
 
 def test_messages_of_one_frame_keep_their_order() -> None:
-    messages = [Bye(f"w{n}") for n in range(300)]
-    (frame,) = codec.join(codec.encode(message) for message in messages)
+    messages = [Ready(f"w{n}", 1) for n in range(300)]
+    batch = codec.Batch()
+    for message in messages:
+        batch.add(message)
+    (frame,) = batch.take_frames()
     assert codec.decode_from_worker(frame) == messages
-    assert codec.join([]) == []
+    assert batch.take_frames() == []
 
 
 def test_joined_frames_keep_the_order_and_their_bound_and_a_large_message_goes_alone() -> None:
     sizes = [codec.MAX_BATCH_BYTES // 3, codec.MAX_BATCH_BYTES // 2, 1, codec.MAX_BATCH_BYTES + 1, 2, 3]
-    works = [Work(msgspec.structs.replace(REQUEST, text="x" * size)) for size in sizes]
-    frames = codec.join(codec.encode(work) for work in works)
+    works = [msgspec.structs.replace(WORK, text=memoryview(b"x" * size)) for size in sizes]
+    batch = codec.Batch()
+    for work in works:
+        batch.add(work)
+    frames = batch.take_frames()
     decoded = [codec.decode_to_worker(frame) for frame in frames]
     assert [message for messages in decoded for message in messages] == works
     assert [len(messages) for messages in decoded] == [3, 1, 2]
@@ -83,7 +102,7 @@ def test_joined_frames_keep_the_order_and_their_bound_and_a_large_message_goes_a
 
 
 def test_another_schema_version_is_refused_with_the_remedy() -> None:
-    frame = bytes([codec.SCHEMA_VERSION + 1]) + codec.encode(Bye("w"))[1:]
+    frame = bytes([codec.SCHEMA_VERSION + 1]) + codec.encode(Bye())[1:]
     with pytest.raises(ProtocolError, match="same hybridflow version"):
         codec.decode_from_worker(frame)
 
@@ -101,9 +120,7 @@ def test_a_cut_frame_is_refused(cut: int) -> None:
 
 @pytest.mark.parametrize("credits", [0, -1, 65])
 def test_credits_out_of_bounds_are_refused_on_arrival(credits: int) -> None:
-    frame = bytes([codec.SCHEMA_VERSION]) + msgspec.msgpack.encode(
-        [{"type": "ready", "worker_id": "w", "process": "p", "credits": credits}]
-    )
+    frame = bytes([codec.SCHEMA_VERSION]) + msgspec.msgpack.encode([[1, "w", credits]])
     with pytest.raises(ProtocolError, match="credits"):
         codec.decode_from_worker(frame)
 
@@ -121,10 +138,8 @@ def test_credits_out_of_bounds_are_refused_on_arrival(credits: int) -> None:
     ],
 )
 def test_numbers_that_do_not_fit_each_other_are_refused(field: str, data: bytes, message: str) -> None:
-    torn = msgspec.to_builtins(PACKED, builtin_types=(bytes,)) | {field: data}
-    frame = bytes([codec.SCHEMA_VERSION]) + msgspec.msgpack.encode(
-        [{"type": "finished", "engine_id": "e", "number": 1, "packed": torn}]
-    )
+    torn = msgspec.structs.asdict(PACKED) | {field: data}
+    frame = bytes([codec.SCHEMA_VERSION]) + msgspec.msgpack.encode([[1, "e", 1, list(torn.values())]])
     with pytest.raises(ProtocolError, match=message):
         codec.decode_from_engine(frame)
 
@@ -152,7 +167,7 @@ def test_tokens_are_counted_without_unpacking(num_tokens: int) -> None:
 
 
 def test_numbers_that_are_none_are_named_when_they_are_unpacked() -> None:
-    texts = msgspec.structs.replace(PACKED, token_ids=msgspec.msgpack.encode(["a", "b"]))
+    texts = msgspec.structs.replace(PACKED, token_ids=memoryview(msgspec.msgpack.encode(["a", "b"])))
     with pytest.raises(ProtocolError, match="t00000-g0000-c00 has malformed numbers"):
         unpack_completion(texts)
 

@@ -46,10 +46,10 @@ def take(receiver: CompletionReceiver, number: int) -> list[Completion]:
     return taken
 
 
-@pytest.mark.parametrize("is_encrypted", [False, True])
-def test_completions_come_in_order_and_those_not_admitted_do_not(is_encrypted: bool) -> None:
-    with CompletionReceiver("127.0.0.1", lambda message: message.attempt == 0, is_encrypted) as receiver:
-        assert (receiver.endpoint_completions.keys is not None) is is_encrypted
+@pytest.mark.parametrize("host", [None, "127.0.0.1"])
+def test_completions_come_in_order_and_those_not_admitted_do_not(host: str | None) -> None:
+    with CompletionReceiver(host, lambda message: message.attempt == 0) as receiver:
+        assert (receiver.endpoint_completions.keys is not None) is (host is not None)
         engine = threading.Thread(target=send, args=(receiver.endpoint_completions, 20))
         engine.start()
         assert take(receiver, 10) == [completion(index) for index in range(0, 20, 2)]
@@ -57,7 +57,7 @@ def test_completions_come_in_order_and_those_not_admitted_do_not(is_encrypted: b
 
 
 def test_without_the_key_nothing_comes_through() -> None:
-    with CompletionReceiver("127.0.0.1", lambda message: True, is_encrypted=True) as receiver:
+    with CompletionReceiver("127.0.0.1", lambda message: True) as receiver:
         stranger = Endpoint(receiver.endpoint_completions.address)
         with CompletionSender(stranger, "e", send_timeout_s=0.3, flush_timeout_s=0) as sender:
             with pytest.raises(RewardError, match="nothing was heard"):

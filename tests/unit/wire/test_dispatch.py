@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from hybridflow.errors import ProtocolError
 from hybridflow.types import Completion, GroupRequest, Prompt, Scored, Unknown
-from hybridflow.wire.dispatch import MAX_ATTEMPTS, Result, ScoreDispatch
+from hybridflow.wire.dispatch import MAX_ATTEMPTS, ScoreDispatch
 from hybridflow.wire.messages import Ready
-from hybridflow.wire.packed import PackedCompletion, pack_completion
+from hybridflow.wire.packed import PackedCompletion, ScoredPacked, pack_completion
 
 YES = Scored(value=1.0, rule="r", extracted="e", why="y")
 
@@ -41,13 +41,15 @@ class Machine(ScoreDispatch):
 
     now = 0.0
 
-    def here(self, worker_id: str, credits: int, holding: list[str] | None = None, process: str = "p") -> list[Result]:
-        return self.ready(Ready(worker_id, process, credits, holding or []), self.now)
+    def here(
+        self, worker_id: str, credits: int, holding: list[str] | None = None, process: str = ""
+    ) -> list[ScoredPacked]:
+        return self.ready((process or worker_id).encode(), Ready(worker_id, credits, holding or []), self.now)
 
     def give(self) -> list[tuple[str, str]]:
-        return [(worker, request.completion_id) for worker, request in self.assign(self.workers, self.now)]
+        return [(worker, work.completion_id) for worker, work in self.assign(self.workers, self.now)]
 
-    def answer(self, worker_id: str, completion_id: str, verdict: Scored | Unknown = YES) -> Result | None:
+    def answer(self, worker_id: str, completion_id: str, verdict: Scored | Unknown = YES) -> ScoredPacked | None:
         return self.replied(worker_id, completion_id, verdict, self.now)
 
 
@@ -56,7 +58,8 @@ def test_the_request_joins_what_the_driver_and_the_engine_know() -> None:
     state.expect([group(3, 2)])
     state.finished(completion(3, 1))
     state.here("w", 1)
-    ((worker_id, request),) = state.assign(state.workers, state.now)
+    ((worker_id, work),) = state.assign(state.workers, state.now)
+    request = work.request
     assert (worker_id, request.completion_id, request.ground_truth, request.text) == (
         "w",
         "t0-g3-c01",
@@ -124,7 +127,7 @@ def test_ids_are_expected_once_and_all_or_none() -> None:
     assert state.outstanding() == {"t0-g0-c00"}
 
 
-def test_items_of_a_lost_worker_go_first_and_in_order_and_a_late_verdict_counts_once() -> None:
+def test_items_of_a_lost_worker_go_first_and_in_order() -> None:
     state = Machine()
     state.expect([group(slot) for slot in range(3)])
     state.here("dies", 2)
@@ -134,14 +137,12 @@ def test_items_of_a_lost_worker_go_first_and_in_order_and_a_late_verdict_counts_
         "t0-g0-c00",
         "t0-g1-c00",
     ]
+    assert state.answer("dies", "t0-g1-c00", YES) is not None
     assert state.lost("dies", "killed") == []
-    assert state.answer("dies", "t0-g1-c00", YES) is not None  # it had answered before it died
     state.here("other", 8)
-    assert [request.completion_id for _, request in state.assign(state.workers, state.now)] == [
-        "t0-g0-c00",
-        "t0-g2-c00",
-    ]
+    assert state.give() == [("other", "t0-g0-c00"), ("other", "t0-g2-c00")]
     assert state.answer("other", "t0-g1-c00", YES) is None
+    assert state.counters == {"worker_lost": 1, "requeued": 1, "duplicate_verdict": 1}
 
 
 def test_an_item_that_kills_every_worker_ends_as_unknown() -> None:
@@ -159,7 +160,7 @@ def test_an_item_that_kills_every_worker_ends_as_unknown() -> None:
     assert state.outstanding() == set()
 
 
-def test_what_a_silent_worker_holds_goes_to_another_and_its_late_verdict_still_counts() -> None:
+def test_what_a_silent_worker_holds_goes_to_another_whose_verdict_alone_counts() -> None:
     state = Machine(lease_s=10.0)
     state.expect([group(0), group(1)])
     state.finished(completion(0))
@@ -174,10 +175,11 @@ def test_what_a_silent_worker_holds_goes_to_another_and_its_late_verdict_still_c
     state.lapse(state.now)
     assert state.workers == ["other"]
     assert state.give() == [("other", "t0-g0-c00"), ("other", "t0-g1-c00")]
-    first = state.answer("stopped", "t0-g0-c00")  # it goes on, and is the first to answer
-    assert first is not None and first.scored_by == "stopped"
-    assert state.answer("other", "t0-g0-c00") is None
-    assert state.counters == {"worker_silent": 1, "requeued": 2, "duplicate_verdict": 1}
+    state.here("stopped", 2)  # it goes on, and is the first to answer
+    assert state.answer("stopped", "t0-g0-c00") is None
+    first = state.answer("other", "t0-g0-c00")
+    assert first is not None and first.scored_by == "other"
+    assert state.counters == {"worker_silent": 1, "requeued": 2, "verdict_without_lease": 1}
 
 
 def test_an_item_that_a_worker_does_not_name_goes_back_to_the_queue() -> None:
@@ -227,12 +229,40 @@ def test_an_unknown_is_tried_again_then_counts_and_only_from_the_holder() -> Non
     state.finished(completion(0))
     state.here("w", 1)
     state.give()
+    state.here("stranger", 1)
     assert state.answer("stranger", "t0-g0-c00", Unknown(why="a")) is None
+    state.left("stranger")
     assert state.answer("w", "t0-g0-c00", Unknown(why="b")) is None
     assert state.give() == [("w", "t0-g0-c00")]
     final = state.answer("w", "t0-g0-c00", Unknown(why="c"))
     assert final is not None and final.verdict == Unknown(why="c")
-    assert state.counters == {"late_verdict": 1, "unknown_retried": 1}
+    assert state.counters == {"verdict_without_lease": 1, "unknown_retried": 1}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e9, -5.0, 1.0000001])
+def test_a_verdict_that_is_no_reward_is_counted_and_dropped(value: float) -> None:
+    state = Machine(lease_s=10.0)
+    state.expect([group(0)])
+    state.finished(completion(0))
+    state.here("w", 1)
+    state.give()
+    for verdict in (
+        msgspec.structs.replace(YES, value=value),
+        msgspec.structs.replace(YES, rule_value=value),
+    ):
+        assert state.answer("w", "t0-g0-c00", verdict) is None
+    assert state.counters == {"verdict_out_of_range": 2}
+    assert state.answer("w", "t0-g0-c00", YES) is not None, "it still has the lease"
+
+
+def test_twenty_thousand_invented_workers_take_no_memory() -> None:
+    state = Machine(max_workers=3)
+    for number in range(20_000):
+        state.here(f"invented-{number}", 1)
+    for number in range(20_000):
+        state.here(f"other-{number}", 1, process="invented-0")  # one connection, many names
+    assert state.workers == ["invented-0", "invented-1", "invented-2"]
+    assert state.counters == {"worker_refused": 39_997}
 
 
 def test_pending_bytes_are_those_of_completions_without_a_verdict() -> None:
@@ -276,9 +306,9 @@ def test_under_any_order_of_events_each_expected_id_is_scored_exactly_once(data:
             state.finished(completion(number % num_groups))
         elif event == "ready":
             state.here(worker, 2)
-        elif event == "reply" and at_worker[worker]:
+        elif event == "reply" and at_worker[worker] and worker in state.workers:
             take(state.answer(worker, at_worker[worker].pop(0), YES))
-        elif event == "unknown" and at_worker[worker]:
+        elif event == "unknown" and at_worker[worker] and worker in state.workers:
             take(state.answer(worker, at_worker[worker].pop(0), Unknown(why="x")))
         elif event == "lost":
             scored.extend(state.lost(worker, "x"))
@@ -296,7 +326,7 @@ def test_under_any_order_of_events_each_expected_id_is_scored_exactly_once(data:
     state.here("c", 64)
     for _, request in state.assign(state.workers, state.now):
         take(state.answer("c", request.completion_id, YES))
-    ids = sorted(item.completion.head.completion_id for item in scored)
+    ids = sorted(item.head.completion_id for item in scored)
     assert ids == [f"t0-g{slot}-c00" for slot in range(num_groups)]
     assert state.outstanding() == set()
 
@@ -307,7 +337,7 @@ def test_an_aborted_completion_is_handed_on_unscored_and_may_be_expected_again()
     packed = completion(0)
     aborted = msgspec.structs.replace(packed, head=msgspec.structs.replace(packed.head, finish_reason="abort"))
     result = state.finished(aborted)
-    assert result is not None and isinstance(result.verdict, Unknown) and result.completion is aborted
+    assert result is not None and isinstance(result.verdict, Unknown) and result.packed is aborted
     assert state.outstanding() == set() and state.pending_bytes == 0
     state.expect([group(0)])
     state.here("w", 1)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import stat
 import time
+from pathlib import Path
 
 import pytest
 import zmq
@@ -11,7 +13,7 @@ import zmq
 from hybridflow.errors import RewardError
 from hybridflow.types import Completion, GroupRequest, Prompt
 from hybridflow.wire.completion_sender import CompletionSender
-from hybridflow.wire.endpoint import ClientKeys, Endpoint, is_loopback
+from hybridflow.wire.endpoint import ClientKeys, Endpoint
 from hybridflow.wire.reward_stream import RewardStream
 from hybridflow.wire.worker_channel import WorkerChannel
 
@@ -31,19 +33,25 @@ COMPLETION = Completion(
 PROMPT = Prompt(prompt_id="p", token_ids=[1], data_source="s", ability="doc-qa", ground_truth="g")
 
 
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [("127.0.0.1", True), ("127.3.2.1", True), ("localhost", True), ("10.0.0.1", False), ("node-7", False)],
-)
-def test_what_counts_as_the_loopback(host: str, expected: bool) -> None:
-    assert is_loopback(host) is expected
+def test_on_one_machine_it_is_a_folder_of_this_user_alone_which_goes_with_the_stream() -> None:
+    stream = RewardStream()
+    assert stream.endpoint_workers.keys is None
+    sockets = [
+        Path(endpoint.address.removeprefix("ipc://"))
+        for endpoint in (stream.endpoint_workers, stream.endpoint_completions)
+    ]
+    folder = sockets[0].parent
+    assert {path.parent for path in sockets} == {folder} and all(path.is_socket() for path in sockets)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    stream.close()
+    assert not folder.exists()
 
 
-def test_the_loopback_is_not_encrypted_unless_asked() -> None:
-    plain, encrypted = RewardStream(), RewardStream(is_encrypted=True)
-    assert plain.endpoint_workers.keys is None and encrypted.endpoint_workers.keys is not None
-    plain.close()
-    encrypted.close()
+def test_between_machines_it_is_always_encrypted() -> None:
+    stream = RewardStream("127.0.0.1")
+    assert stream.endpoint_workers.address.startswith("tcp://127.0.0.1:")
+    assert None not in (stream.endpoint_workers.keys, stream.endpoint_completions.keys)
+    stream.close()
 
 
 def test_keys_travel_by_pickle_and_show_in_no_text() -> None:
@@ -55,7 +63,7 @@ def test_keys_travel_by_pickle_and_show_in_no_text() -> None:
 
 
 def test_with_the_run_s_key_completions_and_workers_come_through_also_after_a_restart() -> None:
-    stream = RewardStream(is_encrypted=True)
+    stream = RewardStream("127.0.0.1")
     channel = WorkerChannel(stream.endpoint_workers, "w", 1)
     channel.announce([])
     wait_for_workers(stream, 1)
@@ -71,7 +79,7 @@ def test_with_the_run_s_key_completions_and_workers_come_through_also_after_a_re
 
 @pytest.mark.parametrize("has_server_key", [False, True])
 def test_without_the_run_s_key_nothing_comes_through(has_server_key: bool) -> None:
-    stream = RewardStream(is_encrypted=True)
+    stream = RewardStream("127.0.0.1")
     keys = None
     if has_server_key:
         assert stream.endpoint_completions.keys is not None

@@ -73,10 +73,10 @@ def worker(stream: RewardStream) -> Iterator[None]:
         context = zmq.Context()
         socket = context.socket(zmq.DEALER)
         socket.connect(stream.endpoint_workers.address)
-        socket.send(encode(Ready("w", "p", 1)))
+        socket.send(encode(Ready("w", 1)))
         while isinstance(message := decode_to_worker(socket.recv())[0], Work):
             verdict = Scored(value=1.0, rule="fake", extracted="", why="always")
-            socket.send(encode(ScoreReply("w", message.request.completion_id, verdict)))
+            socket.send(encode(ScoreReply(message.completion_id, verdict)))
         context.destroy(linger=0)
 
     thread = threading.Thread(target=run, daemon=True)
