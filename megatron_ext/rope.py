@@ -41,6 +41,9 @@ class LinearScaling:
         """`max_position_embeddings` is taken to be the window after stretching, as Llama-style configs write it."""
         return max_position_embeddings
 
+    def native_window_tokens(self, max_position_embeddings: int) -> int:
+        return int(max_position_embeddings / self.factor)
+
 
 @dataclass(frozen=True)
 class Llama3Scaling:
@@ -67,6 +70,9 @@ class Llama3Scaling:
 
     def window_tokens(self, max_position_embeddings: int) -> int:
         return max_position_embeddings
+
+    def native_window_tokens(self, max_position_embeddings: int) -> int:
+        return self.original_tokens
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,9 @@ class YarnScaling:
     def window_tokens(self, max_position_embeddings: int) -> int:
         """Configs give either window in `max_position_embeddings`; the longer reading holds."""
         return max(max_position_embeddings, int(self.factor * self.original_tokens))
+
+    def native_window_tokens(self, max_position_embeddings: int) -> int:
+        return self.original_tokens
 
     def _dimension_of(self, turns: float, rotary_dim: int, theta: float) -> float:
         """Dimension whose wave turns `turns` times within the original window."""

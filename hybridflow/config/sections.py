@@ -183,6 +183,11 @@ class TrainSection(WorkerSection):
     lr_min_ratio: float = Field(default=0.1, ge=0, le=1)
     """Share of `learning_rate` that a decay ends at."""
     optimizer: OptimizerSection = OptimizerSection()
+    max_gate_gap: float | None = Field(default=None, gt=0)
+    """Largest mean |trainer - engine| of log-probabilities per token on one text before the first step; empty: 0.001
+    with model.dtype = "float32", 0.1 with "bfloat16". Above it they compute different models, and the run stops."""
+    max_logprob_gap: float = Field(default=1.0, gt=0)
+    """The same of a step's tokens that the present weights decoded; above it the run stops after that step."""
     offload_while_decoding: Literal["auto", "on", "off"] = "auto"
     """Weights, gradients and optimizer state leave the device while engines decode; "auto": where there is CUDA. On a
     CPU the host is the device, and nothing is won."""
@@ -282,6 +287,13 @@ class Config(Section):
                 f"data.max_prompt_tokens ({self.data.max_prompt_tokens}) + rollout.max_new_tokens "
                 f"({self.rollout.max_new_tokens}) = {longest} is above rollout.context_tokens ({window}). "
                 f"Remedy: lower one of the first two, or raise the window if the model allows it"
+            )
+        pool = self.rollout.kv_cache_tokens
+        if pool is not None and longest > pool:
+            raise ValueError(
+                f"data.max_prompt_tokens ({self.data.max_prompt_tokens}) + rollout.max_new_tokens "
+                f"({self.rollout.max_new_tokens}) = {longest} is above rollout.kv_cache_tokens ({pool}): completions "
+                "would be cut short. Remedy: raise the pool, or lower one of the first two"
             )
         budget = self.train.max_tokens_per_micro_batch
         if longest > budget:

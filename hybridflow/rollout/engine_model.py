@@ -13,8 +13,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hybridflow.errors import ConfigError
 from megatron_ext.hf.config import HFConfig, read_json_config
 from megatron_ext.hf.files import read_model_config
@@ -37,7 +35,7 @@ NOT_LINKED_NAMES = ("config.json", "hf_quant_config.json")
 
 
 def check_engine_model(hf_config: HFConfig, raw: dict[str, Any], named: str) -> None:
-    """Raises ConfigError, naming the key of config.json, for a model that SGLang 0.5.23 would die on or compute wrongly.
+    """Raises ConfigError, naming the key of config.json, for a model that SGLang 0.5.23 dies on or computes wrongly.
 
     `raw` is the config as it is written, `named` how the user gave the model.
     """
@@ -113,7 +111,7 @@ def engine_config(hf_config: HFConfig, raw: dict[str, Any], window: int) -> dict
 
 
 def _rope_scaling(hf_config: HFConfig) -> dict[str, Any] | None:
-    """Under the names that SGLang reads. YaRN's attention factor it takes from the scaling alone, times `attn_factor`."""
+    """Under the names that SGLang reads: with YaRN it multiplies `attn_factor` by what it makes of the factor."""
     scaling = hf_config.rope_scaling
     if isinstance(scaling, LinearScaling):
         return {"rope_type": "linear", "factor": scaling.factor}

@@ -6,6 +6,7 @@ Imports no Megatron and reads no weights: the driver asks before any worker is t
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 
@@ -58,6 +59,18 @@ def check_model_layout(
     except LayoutError as error:
         raise ConfigError(f"{layout_named} does not fit the model in {hf_dir}: {error}") from error
     return hf_config
+
+
+def check_vocabulary(tokenizer: Any, hf_config: HFConfig, named: str) -> None:
+    """Raises ConfigError for a tokenizer with ids that the model has no embedding of: it grew, the model did not."""
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    if largest >= hf_config.vocab_size:
+        token = next(token for token, number in tokenizer.get_vocab().items() if number == largest)
+        raise ConfigError(
+            f"{named}: the tokenizer has ids up to {largest} ({token!r}), and the model's vocabulary (vocab_size in "
+            f"config.json) has {hf_config.vocab_size} entries. Grow the model's embeddings (resize_token_embeddings of "
+            "transformers), or take the tokenizer that belongs to it"
+        )
 
 
 def check_model_weights(hf_dir: str | Path, hf_config: HFConfig, named: str | None = None) -> None:

@@ -88,6 +88,12 @@ class HFConfig:
         window = self.max_position_embeddings
         return window if self.rope_scaling is None else self.rope_scaling.window_tokens(window)
 
+    @property
+    def native_window_tokens(self) -> int:
+        """Longest sequence that the model was trained on before its positions were stretched."""
+        window = self.max_position_embeddings
+        return window if self.rope_scaling is None else self.rope_scaling.native_window_tokens(window)
+
 
 def read_json_config(hf_dir: str | Path) -> dict[str, Any]:
     """The config as it is written. ValueError for what is no JSON object."""
