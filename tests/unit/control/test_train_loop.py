@@ -281,7 +281,7 @@ def test_a_trainer_that_computes_another_model_than_the_engines_stops_the_run(tm
     """Before evaluation and steps; 0.002 per token is more than rounding in float32."""
     system = FakeSystem(build_config(tmp_path))
     system.trainer.gate_gap = 0.002
-    with pytest.raises(ModelMismatchError, match="differ by 0.002 .* train.max_gate_gap = 0.001. Likely cause: "):
+    with pytest.raises(ModelMismatchError, match=r"differ by 0.002 .* train.max_gate_gap = 0.001. Likely cause: "):
         train(system.run)
     assert system.events == ["publish 0", *GATE]
 
