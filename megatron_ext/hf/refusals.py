@@ -36,6 +36,8 @@ def refuse_impossible(raw: dict[str, Any]) -> None:
         value = raw.get(key)
         if isinstance(value, int) and (isinstance(value, bool) or not 1 <= value <= LARGEST_COUNT):
             raise ValueError(f"{key} = {value!r}: it must be a whole number of at least 1")
+    if isinstance(raw.get("head_dim"), int):
+        _refuse_odd(raw["head_dim"])
 
 
 def refuse_unsupported(config: Any) -> None:
@@ -59,6 +61,10 @@ def refuse_heads(num_heads: int, num_kv_heads: int, head_dim: int) -> None:
         raise UnsupportedModelError(
             f"num_key_value_heads = {num_kv_heads}: it must divide num_attention_heads = {num_heads}"
         )
+    _refuse_odd(head_dim)
+
+
+def _refuse_odd(head_dim: int) -> None:
     if head_dim < 2 or head_dim % 2:
         raise UnsupportedModelError(
             f"head_dim = {head_dim}: it must be even, as positions turn pairs of its entries; without head_dim in "
