@@ -13,7 +13,7 @@ from hybridflow.control.batch import FilteredBatch
 from hybridflow.control.carryover import CarriedGroup, OverSampling, StepPlan, build_requests, plan_all
 from hybridflow.control.checkpoints import Checkpoints
 from hybridflow.control.collect import Collected, collect_step
-from hybridflow.control.evaluate import compute_accuracy, greedy
+from hybridflow.control.evaluate import compute_accuracy, compute_bounds, greedy
 from hybridflow.control.gate import build_gate_batch, check_gate, check_later_gap, gate_requests, gate_sampling
 from hybridflow.control.hand_over import HandOver, offloads_while_decoding
 from hybridflow.control.judge_totals import JudgeTotals
@@ -178,16 +178,25 @@ class Run:
             requests = build_requests(f"e{step:05d}", prompts, 1)
             groups = self._collect(plan_all(requests), greedy(self._sampling)).groups
         self._eval_completions.append(step, groups)
-        accuracy = compute_accuracy(groups)
-        self.display.note(f"greedy accuracy on {len(prompts)} test prompts after {step} RL steps: {accuracy:.3f}")
+        accuracy, bounds = compute_accuracy(groups), compute_bounds(groups)
+        self.display.note(
+            f"greedy accuracy on {len(prompts)} test prompts after {step} RL steps: {accuracy:.3f}{bounds.describe()}"
+        )
         of_judge = {f"eval/{name}": number for name, number in self.judge.take_metrics().items()}
-        self._trackers.log(step, {"eval/accuracy": accuracy} | of_judge)
+        of_unknown = {
+            "eval/unknown": float(bounds.num_unknown),
+            "eval/accuracy_low": bounds.low,
+            "eval/accuracy_high": bounds.high,
+        }
+        self._trackers.log(step, {"eval/accuracy": accuracy} | of_unknown | of_judge)
+        self.state.eval_bounds_latest = bounds
         return accuracy
 
     def evaluate_before(self) -> None:
         """What RL starts from; measured once, and never on weights that RL has changed."""
         if self.state.eval_before is None and self.state.rl_step == 0:
             self.state.eval_before = self.state.eval_latest = self.evaluate()
+            self.state.eval_bounds_before = self.state.eval_bounds_latest
 
     def evaluate_if_due(self) -> None:
         """Each `eval.every_steps`, and after the last step."""

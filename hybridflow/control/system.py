@@ -65,8 +65,8 @@ class System:
 
     def _start(self, config: Config, hf_dir: Path, log_directory: Path, note: Callable[[str], None]) -> None:
         layout, engines = config.train.layout, config.rollout
-        note("starting Ray")
-        start_session(num_slots(config))
+        note("starting Ray (usually 5 s)")
+        start_session(num_slots(config), config.cluster.environment)
         slots = Slots(num_slots(config))
         transport = self._transport = choose_transport(config, hf_dir, slots.nodes())
         stream = self._stream = RewardStream(
@@ -78,7 +78,7 @@ class System:
         )
         note(
             f"starting {engines.num_engines} SGLang engines (TP {engines.tp_size}), and {layout.world_size} Megatron "
-            f"workers (TP {layout.tp} x PP {layout.pp} x DP {layout.dp})"
+            f"workers (TP {layout.tp} x PP {layout.pp} x DP {layout.dp}; usually 30 to 60 s on a CPU)"
         )
         self.rollout.launch(slots, hf_dir, stream.endpoint_completions, log_directory, transport.placed)
         self.trainer = TrainerGroup(config, slots, log_directory)

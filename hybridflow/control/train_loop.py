@@ -13,6 +13,9 @@ from hybridflow.control.run import Run
 from hybridflow.control.warmup import run_stage
 from hybridflow.types import UpdateReport
 
+RL = "RL"
+"""The stage after the warm-up, as the display names it."""
+
 
 def train(run: Run) -> None:
     """Runs, or continues, a whole training run.
@@ -23,7 +26,7 @@ def train(run: Run) -> None:
     run.publish()
     run.check_engines()
     run.evaluate_before()
-    run.display.start("RL", run.config.train.num_steps, run.state.rl_step)
+    run.display.start(RL, run.config.train.num_steps, run.state.rl_step)
     while run.state.rl_step < run.config.train.num_steps:
         train_step(run)
         run.evaluate_if_due()

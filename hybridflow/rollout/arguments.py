@@ -53,6 +53,7 @@ def build_arguments(section: RolloutSection, *, dtype: str, seed: int) -> dict[s
         # Else the scheduler spins on a core while it has nothing to do: in TRAIN, beside the trainer.
         "sleep_on_idle": True,
         "log_level": "error",
+        "trust_remote_code": False,
     }
     if releases_memory(section):
         arguments["enable_memory_saver"] = True
@@ -94,9 +95,17 @@ def check_engine_layout(num_attention_heads: int, tp_size: int, named: str) -> N
 
 
 def check_names(arguments: dict[str, Any]) -> None:
-    """Raises ConfigError, with the nearest name, for an argument that the installed SGLang does not have."""
+    """Raises ConfigError, with the nearest name, for an argument that the installed SGLang does not have.
+
+    And for the one that would run what stands in the model's folder.
+    """
     if not arguments:
         return
+    if arguments.get("trust_remote_code"):
+        raise ConfigError(
+            "rollout.sglang.trust_remote_code = true: code of a model's folder is never run, by no part of a run. "
+            "Remove it; the supported models need none"
+        )
     from sglang.srt.server_args import ServerArgs  # seconds and some 400 MB
 
     known = set(ServerArgs.__struct_fields__)

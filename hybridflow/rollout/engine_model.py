@@ -2,8 +2,9 @@
 
 SGLang reads some hundred keys of a config.json, other names for some, and every safetensors file of a directory; the
 trainer reads what transformers does. So engines get a directory of their own: a config.json written from what the
-trainer understood, links to the weight files that the trainer reads, and links to the tokenizer and generation files.
-What SGLang 0.5.23 cannot compute of a model is refused before it starts.
+trainer understood, links to the weight files that the trainer reads, and to the file that says what ends a text. Their
+tokenizer they have from elsewhere (policy/engine_tokenizer.py). What SGLang 0.5.23 cannot compute of a model is refused
+before it starts.
 """
 
 from __future__ import annotations
@@ -29,9 +30,7 @@ ARCHITECTURES = {
 }
 """SGLang's class for a model type, which it finds by this name."""
 TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
-NOT_LINKED = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json", ".py")
-NOT_LINKED_NAMES = ("config.json", "hf_quant_config.json")
-"""A second place where SGLang looks for quantisation."""
+GENERATION_FILE = "generation_config.json"
 
 
 def check_engine_model(hf_config: HFConfig, raw: dict[str, Any], named: str) -> None:
@@ -67,12 +66,9 @@ def write_engine_model(hf_dir: str | Path, folder: Path, window: int) -> Path:
     folder.mkdir(parents=True)
     config = engine_config(read_model_config(source), read_json_config(source), window)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    linked = set(weight_files(source))
-    for path in source.iterdir():
-        if path.is_file() and not path.name.endswith(NOT_LINKED) and path.name not in NOT_LINKED_NAMES:
-            linked.add(path.name)
-    for name in sorted(linked):
-        (folder / name).symlink_to(source / name)
+    for name in [*weight_files(source), GENERATION_FILE]:
+        if (source / name).exists():
+            (folder / name).symlink_to(source / name)
     return folder
 
 
