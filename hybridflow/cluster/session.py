@@ -5,12 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from pathlib import Path
 
 import ray
+from ray._raylet import (
+    AuthenticationMode,  # pyright: ignore[reportAttributeAccessIssue]
+    get_authentication_mode,  # pyright: ignore[reportAttributeAccessIssue]
+)
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from hybridflow.errors import PlacementError
+from hybridflow.cluster.addresses import own_address
+from hybridflow.cluster.private_ray import PrivateRay, refuse_without_token
+from hybridflow.errors import HybridFlowError, PlacementError
 
 logger = logging.getLogger(__name__)
 
@@ -18,11 +25,15 @@ LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
 WAIT_NOTICE_S = 30.0
 PLACEMENT_TIMEOUT_S = 300.0
 
+_private: PrivateRay | None = None
+
 
 def start_session(num_slots: int) -> None:
     """Joins the cluster of RAY_ADDRESS if set, else starts Ray here with `num_slots` logical CPUs.
 
     The logical CPUs are slots for placement, not threads: a train worker and an engine share one in time.
+
+    Raises PlacementError where Ray does not start, ConfigError for RAY_AUTH_MODE=disabled or a long TMPDIR.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Actors choose their devices themselves: engine and trainer of a slot must see the same ids for IPC handles.
@@ -32,21 +43,24 @@ def start_session(num_slots: int) -> None:
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     # Ray prints its own account of each worker that was killed to the driver's output; there is no public switch.
     ray._private.worker._worker_logs_enabled = False  # pyright: ignore[reportAttributeAccessIssue]
+    global _private
+    refuse_without_token()
     address = os.environ.get("RAY_ADDRESS")
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         if address:
             ray.init(address="auto", log_to_driver=False, logging_level=logging.CRITICAL)
+            _warn_without_token(address)
             return
-        ray.init(
-            address="local",  # never the cluster of somebody else that happens to run on this machine
+        _private = PrivateRay(
             num_cpus=num_slots,
-            include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.CRITICAL,
             object_store_memory=LOCAL_OBJECT_STORE_BYTES,
             configure_logging=False,
         )
+    except HybridFlowError:
+        raise
     except Exception as error:  # Ray raises the class itself when its processes take more than 30 s to start
         where = f"join the Ray cluster at RAY_ADDRESS={address}" if address else "start Ray on this machine"
         load = f"{os.getloadavg()[0]:.0f} running processes on {os.cpu_count()} cores"
@@ -95,11 +109,29 @@ def this_device() -> int | None:
     return int(ids[0]) if ids else None
 
 
-def node_address() -> str | None:
-    """Address by which other nodes reach this one; None where Ray runs on this machine alone."""
-    return ray.util.get_node_ip_address() if os.environ.get("RAY_ADDRESS") else None
+def node_address(network: str = "") -> str | None:
+    """Address by which other nodes reach this one, see `own_address`; None where Ray runs on this machine alone."""
+    return own_address(network) if _private is None else None
+
+
+def private_folder() -> Path | None:
+    """Folder of the session that no other user of this machine may enter; None in a cluster."""
+    return _private.path if _private is not None else None
 
 
 def stop_session() -> None:
     """Ends the private Ray session, or leaves the cluster."""
+    global _private
     ray.shutdown()
+    if _private is not None:
+        _private.close()
+        _private = None
+
+
+def _warn_without_token(address: str) -> None:
+    if get_authentication_mode() != AuthenticationMode.TOKEN:
+        logger.warning(
+            "the Ray cluster at %s has no token authentication: whoever reaches its ports can run code in this run. "
+            "Start it, and this, with RAY_AUTH_MODE=token",
+            address,
+        )

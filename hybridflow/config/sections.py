@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from hybridflow.config.cluster_section import ClusterSection
 from hybridflow.config.reward_sections import RewardSection
 from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.config.section import Section
@@ -202,6 +203,7 @@ class Config(Section):
     eval: EvalSection = EvalSection()
     checkpoint: CheckpointSection = CheckpointSection()
     tracking: TrackingSection = TrackingSection()
+    cluster: ClusterSection = ClusterSection()
 
     @model_validator(mode="after")
     def _check_across_sections(self) -> Config:

@@ -14,6 +14,7 @@ import torch
 from hybridflow.cluster.seats import devices_of
 from hybridflow.observability.log import configure
 from hybridflow.observability.process_log import redirect_output
+from hybridflow.private_folder import PrivateFolder
 from hybridflow.rollout.cpu_platform.process_server import start_server
 from hybridflow.rollout.engine import SGLangEngine
 from hybridflow.rollout.health import EngineStatus
@@ -58,6 +59,9 @@ class RolloutWorker:
         if devices is not None:
             # SGLang counts GPUs up from the first; its processes, which it starts later, see only these, in this order.
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
+        self._folder = PrivateFolder()
+        # SGLang's own would be a port that listens on every interface. An engine's ranks are on one node.
+        os.environ["SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE"] = f"file://{self._folder.path / 'ranks'}"
         if not torch.cuda.is_available():
             start_server()
         self._engine = SGLangEngine(
@@ -113,3 +117,4 @@ class RolloutWorker:
     def close(self) -> None:
         self._sender.close()
         self._engine.shutdown()
+        self._folder.close()
