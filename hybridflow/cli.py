@@ -23,7 +23,6 @@ app = typer.Typer(
     name="hybridflow",
     help="Long-context GRPO: Megatron-Core training and SGLang rollout in one Ray job, from a laptop to a cluster.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
@@ -35,6 +34,7 @@ def _mount() -> None:
     from hybridflow.data.commands import app as data_app
     from hybridflow.policy.commands import app as model_app
     from hybridflow.tools.commands import mount as mount_tools
+    from hybridflow.tools.config_command import mount as mount_config
     from hybridflow.tools.judge_commands import mount as mount_judge
     from hybridflow.tools.score_commands import mount as mount_score
     from hybridflow.weights.commands import mount as mount_weights
@@ -42,14 +42,24 @@ def _mount() -> None:
     app.add_typer(data_app, name="data")
     app.add_typer(model_app, name="model")
     mount_tools(app)
+    mount_config(app)
     mount_judge(app)
     mount_score(app)
     mount_weights(app)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def common(
     context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show the traceback of an error.")] = False,
 ) -> None:
     context.obj = {"traceback": traceback}
@@ -78,7 +88,7 @@ def train(config: ConfigFiles, set_: Overrides = None, resume: Resume = False) -
     from hybridflow.observability.log import configure
 
     configure("driver", level="WARNING")
-    resolved = load_config(config, set_ or [], Config)
+    resolved = load_config(config, set_ or [], Config, paths_must_exist=True)
     resolved = resolved.model_copy(update={"reward": add_module_folders(resolved.reward, config)})
     try:
         # After the configuration is known to be valid: this takes seconds.
@@ -94,7 +104,7 @@ def main() -> NoReturn:
     """Entry point. Errors made for users are printed without a traceback; exit code 1, or 130 after Ctrl-C."""
     _mount()
     signal.signal(signal.SIGTERM, _interrupt)
-    arguments = _spread_values(sys.argv[1:], ("--config", "-c", "--set", "-s", "--judge-url", "--verifier"))
+    arguments = _spread_values(sys.argv[1:], ("--config", "-c", "--set", "-s", "--show", "--judge-url", "--verifier"))
     try:
         app(args=arguments)
     except HybridFlowError as error:

@@ -49,7 +49,8 @@ def vocab_parallel_logprobs(
     With `support` the softmax at each position is over the tokens that could be drawn there; the target is one of them.
 
     `hidden_NH` is the same on every rank of `tp_group`; `weight_VH` holds this rank's rows; rows from `vocab_size` on
-    are padding and get no probability. N may be 0. Both results are float32 [N] and equal on every rank. The entropy
+    are padding and get no probability. N may be 0. Both results are float32 [N] (float64 where the weight is) and equal
+    on every rank. The entropy
     carries no gradient, and without it nothing is computed for it. The gradient of `hidden_NH` is summed over the
     group, so it too is equal on every rank. A weight with a `main_grad` gets its gradient added there, and an empty one
     from autograd.
@@ -87,10 +88,11 @@ class _Head:
         first_row = tp_rank * weight_VH.size(0)
         self.num_rows = max(0, min(weight_VH.size(0), vocab_size - first_row))
         self.temperature = temperature
+        self.dtype = torch.promote_types(weight_VH.dtype, torch.float32)
         work_bytes = WORK_BYTES[weight_VH.device.type]
-        self.chunk_tokens = chunk_tokens or max(1, work_bytes // (4 * max(self.num_rows, 1)))
+        self.chunk_tokens = chunk_tokens or max(1, work_bytes // (self.dtype.itemsize * max(self.num_rows, 1)))
         self.block_rows = max(1, self.num_rows)
-        low_precision = weight_VH.dtype != torch.float32
+        low_precision = weight_VH.dtype != self.dtype
         if low_precision:
             self.block_rows = max(1, work_bytes // (4 * weight_VH.size(1)))
         self.casts_weight = fp32_head and low_precision
@@ -102,13 +104,13 @@ class _Head:
         self.main_grad: Tensor | None = getattr(weight_VH, "main_grad", None)
 
     def chunks(self, hidden_NH: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Place, hidden states [C, H] in the dtype of the products, and float32 room [C, V] for the logits, by chunk.
+        """Place, hidden states [C, H] in the dtype of the products, and room [C, V] for the logits, by chunk.
 
         The room is the same memory each time, without padding rows.
         """
         num_positions = hidden_NH.size(0)
         largest = min(self.chunk_tokens, num_positions)
-        room_CV = torch.empty((largest, self.num_rows), dtype=torch.float32, device=hidden_NH.device)
+        room_CV = torch.empty((largest, self.num_rows), dtype=self.dtype, device=hidden_NH.device)
         for start in range(0, num_positions, self.chunk_tokens):
             chunk = slice(start, min(start + self.chunk_tokens, num_positions))
             hidden_CH = hidden_NH[chunk].float() if self.casts_weight else hidden_NH[chunk]
@@ -130,7 +132,7 @@ class _Head:
         self, grad_CV: Tensor, hidden_CH: Tensor, weight_VH: Tensor, grad_weight_VH: Tensor | None
     ) -> Tensor:
         """Adds the chunk's gradient to `grad_weight_VH`, if given; returns that of the hidden states [C, H]."""
-        grad_hidden_CH = torch.zeros_like(hidden_CH, dtype=torch.float32)
+        grad_hidden_CH = torch.zeros_like(hidden_CH, dtype=self.dtype)
         for rows, weight_BH in self._blocks(weight_VH):
             grad_CB = grad_CV[:, rows].to(weight_BH.dtype)
             _add_product(grad_hidden_CH, grad_CB, weight_BH)
@@ -181,13 +183,13 @@ class _VocabParallelLogprobs(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             grad_weight_VH = head.main_grad
             if grad_weight_VH is None:
-                grad_weight_VH = torch.zeros_like(weight_VH, dtype=torch.float32)
+                grad_weight_VH = torch.zeros_like(weight_VH, dtype=head.dtype)
         kept, ctx.kept = ctx.kept, None  # a second backward pass computes it again
         for chunk, hidden_CH, room_CV in (
             [(kept.place, kept.hidden_CH, kept.exp_CV)] if kept else head.chunks(hidden_NH)
         ):
             # d logprob / d logit = [is target] - p, and a logit is the product divided by the temperature.
-            grad_C = grad_N[chunk].float() / head.temperature
+            grad_C = grad_N[chunk].to(head.dtype) / head.temperature
             if kept:
                 grad_CV = room_CV.mul_((-grad_C * (kept.shift_C - lse_N).exp())[:, None])
             else:
@@ -230,7 +232,7 @@ def _reduce_rows(
     And the exponentials, if there is one chunk.
     """
     kept: _Kept | None = None
-    lse_N = hidden_NH.new_empty(hidden_NH.size(0), dtype=torch.float32)
+    lse_N = hidden_NH.new_empty(hidden_NH.size(0), dtype=head.dtype)
     target_logit_N, mean_logit_N = torch.zeros_like(lse_N), torch.zeros_like(lse_N)
     for chunk, hidden_CH, logits_CV in head.chunks(hidden_NH):
         if head.num_rows == 0:  # a rank that holds padding only

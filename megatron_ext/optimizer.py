@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from megatron_ext import platform
+from megatron_ext.double_precision import double_grad_norm
 from megatron_ext.layout import Layout
 from megatron_ext.model import PolicyModel
 from megatron_ext.optimizer_repairs import distributed_optimizers, mend_optimizer
@@ -48,15 +49,16 @@ class StepResult:
 
 
 def wrap_data_parallel(chunks: Sequence[PolicyModel], layout: Layout) -> list[DistributedDataParallel]:
-    """The chunks with contiguous float32 gradient buffers, reduced over the ranks that hold the same weights.
+    """The chunks with contiguous gradient buffers, reduced over the ranks that hold the same weights.
 
-    That happens after backward or, with `layout.overlap`, bucket by bucket while it runs.
+    Buffers are float32, or float64 where the weights are. The exchange happens after backward or, with
+    `layout.overlap`, bucket by bucket while it runs.
     """
     config = chunks[0].config
     wrapped = []
     for number, chunk in enumerate(chunks):
         ddp_config = DistributedDataParallelConfig(
-            grad_reduce_in_fp32=True,
+            grad_reduce_in_fp32=config.params_dtype != torch.float64,
             use_distributed_optimizer=True,
             overlap_grad_reduce=layout.overlap,
             overlap_param_gather=layout.overlap,
@@ -156,7 +158,10 @@ def optimizer_step(optimizer: MegatronOptimizer, lr: float, *, loss: float = 0.0
     The norm is global, so every rank decides alike.
     """
     optimizer.prepare_grads()
-    grad_norm = float(optimizer.get_grad_norm())
+    if optimizer.config.params_dtype == torch.float64:
+        grad_norm = double_grad_norm(list(distributed_optimizers(optimizer)))
+    else:
+        grad_norm = float(optimizer.get_grad_norm())
     if not (math.isfinite(grad_norm) and math.isfinite(loss)):
         return StepResult(grad_norm=grad_norm, skipped=True)
     for group in optimizer.param_groups:

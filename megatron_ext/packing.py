@@ -51,7 +51,7 @@ class MicroBatch:
     targets_N: Tensor
     """int64 [N], the tokens predicted there."""
     loss_inputs: dict[str, Tensor] = field(default_factory=dict)
-    """float32 or bool [N] each; only the loss callback knows what they mean."""
+    """float32 (float64 for such a policy) or bool [N] each; only the loss callback knows what they mean."""
     support: Support | None = None
     """Of the N positions; None: any token could be drawn at each."""
 
@@ -74,11 +74,14 @@ class MicroBatch:
         )
 
 
-def pack_sequences(sequences: Sequence[PackInput], pad_to_multiple: int = 1) -> MicroBatch:
+def pack_sequences(
+    sequences: Sequence[PackInput], pad_to_multiple: int = 1, loss_dtype: torch.dtype = torch.float32
+) -> MicroBatch:
     """Packs `sequences` in order, then a segment of padding that reaches a multiple of `pad_to_multiple` tokens.
 
-    The padding predicts nothing and no sequence attends to it. Raises ValueError for no sequences, an empty one, a
-    `predict_from` or mask that leaves the sequence, or loss inputs of the wrong length or with differing names.
+    Loss inputs become tensors of `loss_dtype`. The padding predicts nothing and no sequence attends to it. Raises
+    ValueError for no sequences, an empty one, a `predict_from` or mask that leaves the sequence, or loss inputs of the
+    wrong length or with differing names.
     """
     if not sequences:
         raise ValueError("no sequences to pack: a rank without rows packs one sequence whose predict_mask is all 0")
@@ -109,7 +112,7 @@ def pack_sequences(sequences: Sequence[PackInput], pad_to_multiple: int = 1) -> 
         max_seqlen=max(lengths),
         predict_index_N=predict_index_N,
         targets_N=tokens_T[predict_index_N + 1],
-        loss_inputs={name: torch.tensor(values[name], dtype=torch.float32) for name in names},
+        loss_inputs={name: torch.tensor(values[name], dtype=loss_dtype) for name in names},
         support=_join_support(sequences),
     )
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from megatron_ext.attention_cuda import AttentionBackend
 from megatron_ext.checkpoint import CheckpointWriter, load_checkpoint
+from megatron_ext.double_precision import arithmetic_of
 from megatron_ext.hf import export
 from megatron_ext.hf.config import read_hf_config
 from megatron_ext.hf.load import load_hf_weights
@@ -66,7 +67,8 @@ class MegatronPolicy:
         """Builds the model, loads the weights and makes a fresh optimizer; without `optimizer` it cannot train.
 
         `load_weights=False` leaves the weights to `load_checkpoint`. `fp32_head` computes logits in float32 from lower
-        precision. `activation_offload` keeps on the host what forward saves for backward.
+        precision. float64 is for tests and reference values, on a CPU. `activation_offload` keeps on the host what
+        forward saves for backward.
 
         Raises UnsupportedModelError, LayoutError, AttentionBackendError or WeightsError, each with what is wrong and
         the remedy.
@@ -76,17 +78,23 @@ class MegatronPolicy:
         self.topology = topology
         self.hf_config = read_hf_config(hf_dir)
         self.dtype = dtype
-        self.chunks = build_model(self.hf_config, layout, topology, dtype, attention)
-        for chunk in self.chunks:
-            chunk.fp32_head = fp32_head
-            if load_weights:
-                load_hf_weights(chunk, hf_dir, topology)
         self._training = None
-        if optimizer is not None:
-            self._training = _Training(self.chunks, optimizer, topology, layout, hf_dir)
+        with arithmetic_of(dtype):
+            self.chunks = build_model(self.hf_config, layout, topology, dtype, attention)
+            for chunk in self.chunks:
+                chunk.fp32_head = fp32_head
+                if load_weights:
+                    load_hf_weights(chunk, hf_dir, topology)
+            if optimizer is not None:
+                self._training = _Training(self.chunks, optimizer, topology, layout, hf_dir)
         self._offload: Callable[[], AbstractContextManager[None]] = nullcontext
         if activation_offload:
             self._offload = ActivationOffload(p for chunk in self.chunks for p in chunk.parameters())
+
+    @property
+    def loss_dtype(self) -> torch.dtype:
+        """Of log-probabilities and loss inputs: float32, or float64 where the weights are."""
+        return torch.promote_types(self.dtype, torch.float32)
 
     @property
     def model(self) -> PolicyModel:
@@ -109,7 +117,8 @@ class MegatronPolicy:
         """
         self._require("weights")
         chunks = self.chunks if self._training is None else self._training.chunks
-        return run_forward(chunks, self.topology, micro_batches, temperature=temperature, with_entropy=with_entropy)
+        with arithmetic_of(self.dtype):
+            return run_forward(chunks, self.topology, micro_batches, temperature=temperature, with_entropy=with_entropy)
 
     def train_step(
         self,
@@ -129,7 +138,7 @@ class MegatronPolicy:
         for chunk in training.chunks:
             chunk.zero_grad_buffer()
         training.optimizer.zero_grad()
-        with self._offload():
+        with self._offload(), arithmetic_of(self.dtype):
             sums = run_forward_backward(
                 training.chunks,
                 self.topology,
@@ -138,7 +147,7 @@ class MegatronPolicy:
                 temperature=temperature,
                 with_entropy=with_entropy,
             )
-        step = optimizer_step(training.optimizer, lr, loss=sums.loss)
+            step = optimizer_step(training.optimizer, lr, loss=sums.loss)
         return TrainStepResult(
             loss=sums.mean_loss,
             num_tokens=sums.num_tokens,

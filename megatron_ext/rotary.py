@@ -25,7 +25,7 @@ class RotaryTable:
 
 def build_rotary_table(position_ids_T: Tensor, frequencies: Tensor, dtype: torch.dtype) -> RotaryTable:
     """From int64 [T] positions and float32 [D / 2] frequencies. Angles are computed in float32."""
-    angles_T1F = torch.outer(position_ids_T.float(), frequencies).unsqueeze(1)
+    angles_T1F = torch.outer(position_ids_T.to(torch.float32), frequencies.to(torch.float32)).unsqueeze(1)
     cos, sin = angles_T1F.cos().to(dtype), angles_T1F.sin().to(dtype)
     return RotaryTable(cos=torch.cat((cos, cos), dim=-1), signed_sin=torch.cat((-sin, sin), dim=-1))
 

@@ -11,13 +11,17 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from hybridflow.config.secrets import hide_secrets
 from hybridflow.config.toml_tree import KeyPath, TomlTree, format_key_path
 
+MAX_SHOWN = 30
+"""Problems that are told one by one."""
 _WHAT_TO_GIVE = {
     "bool_parsing": "give true or false",
     "bool_type": "give true or false",
     "dict_type": "write it as a table",
     "float_parsing": "give a number",
+    "finite_number": "give a finite number",
     "float_type": "give a number",
     "int_from_float": "give a whole number",
     "int_parsing": "give a whole number",
@@ -43,7 +47,9 @@ def explain(error: ValidationError, tree: TomlTree, root: type[BaseModel]) -> st
     """All problems of `error` as one text for the user."""
     problems = error.errors(include_url=False)
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return "\n".join([f"{count} in the configuration", *(_explain_one(problem, tree, root) for problem in problems)])
+    lines = [_explain_one(problem, tree, root) for problem in problems[:MAX_SHOWN]]
+    more = [f"  and {len(problems) - MAX_SHOWN} more"] if len(problems) > MAX_SHOWN else []
+    return "\n".join([f"{count} in the configuration", *lines, *more])
 
 
 def _explain_one(problem: ErrorDetails, tree: TomlTree, root: type[BaseModel]) -> str:
@@ -73,7 +79,7 @@ def _explain_one(problem: ErrorDetails, tree: TomlTree, root: type[BaseModel]) -
 
     head = f"  {where}" if kind == "missing" or not key_path else f"  {where} = {_shorten(problem['input'])}"
     source = tree.source_of(key_path) if kind != "missing" else None
-    lines = [head + (f"    [{source}]" if source else ""), f"      rule:   {rule.strip()}"]
+    lines = [head + (f"    [{hide_secrets(source)}]" if source else ""), f"      rule:   {rule.strip()}"]
     if remedy:
         lines.append(f"      remedy: {remedy.strip()}")
     return "\n".join(lines)
@@ -138,5 +144,5 @@ def _nearest_value(value: object, expected: str) -> str:
 
 
 def _shorten(value: object, width: int = 80) -> str:
-    text = repr(value)
+    text = hide_secrets(repr(value))
     return text if len(text) <= width else text[: width - 3] + "..."

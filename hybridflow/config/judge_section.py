@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
+from hybridflow.config.secrets import hide_secrets, secrets_in
 from hybridflow.config.section import Section
 
 
@@ -29,10 +30,14 @@ class JudgeSection(Section):
     """Key of `extra_info` that holds the question of a row."""
     num_votes: int = Field(default=1, ge=1)
     """Odd; the majority decides, and no more are asked for than it takes."""
-    max_tokens: int = Field(default=512, ge=1)
-    """Longest explanation and verdict."""
-    max_unreadable: int = Field(default=5, ge=1)
-    """Answers without exactly one kind of verdict after which a vote is unknown."""
+    max_tokens: int = Field(default=4096, ge=1)
+    """Longest thoughts, explanation and verdict of the judge; an answer that was cut there is no verdict."""
+    length_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """Under which name the servers want that limit."""
+    temperature: Annotated[float, Field(ge=0)] | Literal["unset"] = 0.0
+    """Of the judge's answers. "unset": none is sent, for servers that allow only their own."""
+    max_unreadable: int = Field(default=3, ge=1)
+    """Answers without a verdict after which a vote is unknown; each time it is asked for in other words."""
     max_concurrency: int = Field(default=16, ge=1)
     """Requests in flight at each endpoint, from each reward worker."""
     max_requests_per_s: float | None = Field(default=None, gt=0)
@@ -41,12 +46,15 @@ class JudgeSection(Section):
     """A request without an answer for so long is sent elsewhere too; less where the last answers were all faster, and
     never more than a fifth of `deadline_s`."""
     request_timeout_s: float = Field(default=30.0, gt=0)
+    """Longest time for one answer of a server."""
     deadline_s: float = Field(default=50.0, gt=0)
     """Longest time for a verdict, with all its votes, pauses and repeats; then it is unknown."""
     cache_path: str | None = None
     """SQLite file, on a local disk, that keeps verdicts for later runs; empty: none."""
     price_per_million_prompt_tokens: float = Field(default=0.0, ge=0)
+    """For the cost in metrics and summary."""
     price_per_million_completion_tokens: float = Field(default=0.0, ge=0)
+    """For the cost in metrics and summary."""
 
     @field_validator("endpoints")
     @classmethod
@@ -71,10 +79,16 @@ class JudgeSection(Section):
 
 def complete_judge_url(url: str) -> str:
     """The base URL of a server: "http://host:30000" and a "/" at its end are completed to "http://host:30000/v1"."""
+    shown = hide_secrets(url)
+    if secrets_in(url):
+        raise ValueError(
+            f"{shown!r} holds a password or a key, and configurations are written down and sent to trackers. Remedy: "
+            "write the URL without it, and put the key into the environment variable named by reward.judge.api_key_env"
+        )
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{url!r} is no URL of a server. Remedy: write one such as http://127.0.0.1:30000/v1")
+        raise ValueError(f"{shown!r} is no URL of a server. Remedy: write one such as http://127.0.0.1:30000/v1")
     if parts.query or parts.fragment:
-        raise ValueError(f"{url!r} has more than a path. Remedy: write one such as http://127.0.0.1:30000/v1")
+        raise ValueError(f"{shown!r} has more than a path. Remedy: write one such as http://127.0.0.1:30000/v1")
     path = parts.path.rstrip("/").removesuffix("/chat/completions")
     return f"{parts.scheme}://{parts.netloc}{path or '/v1'}"

@@ -11,23 +11,28 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from hybridflow.config.explain import explain
-from hybridflow.config.toml_tree import TomlTree, read_toml
+from hybridflow.config.paths import resolve_paths
+from hybridflow.config.toml_tree import TomlTree, read_file
 from hybridflow.errors import ConfigError
 
 Root = TypeVar("Root", bound=BaseModel)
 
 
-def load_config(paths: Sequence[Path], overrides: Sequence[str], root: type[Root]) -> Root:
+def load_config(
+    paths: Sequence[Path], overrides: Sequence[str], root: type[Root], *, paths_must_exist: bool = False
+) -> Root:
     """The validated configuration.
 
-    `paths` are laid over each other left to right: tables merge, lists are replaced. `overrides`, `a.b.0.c=value` each,
-    are applied in order. Raises ConfigError that lists every problem found: key path, value, source, rule and remedy.
+    `paths`, TOML or the resolved.json of a run, are laid over each other left to right: tables merge, lists are
+    replaced. `overrides`, `a.b.0.c=value` each, are applied in order. Relative paths: see `paths.py`.
+    Raises ConfigError that lists every problem found: key path, value, source, rule and remedy.
     """
     tree = TomlTree()
     for path in paths:
-        tree.overlay(read_toml(path), str(path))
+        tree.overlay(read_file(path), str(path))
     for assignment in overrides:
         tree.set_value(assignment)
+    resolve_paths(tree, root, paths, must_exist=paths_must_exist)
     try:
         return root.model_validate(tree.values)
     except ValidationError as error:

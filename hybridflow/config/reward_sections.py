@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, Strict, field_validator, model_validator
 
 from hybridflow.config.judge_section import JudgeSection
 from hybridflow.config.section import Section
@@ -47,7 +47,7 @@ class RulesSection(Section):
 
     compat: Literal["none", "qwenlong_l1"] = "none"
     """"qwenlong_l1" follows the rules of the released QwenLong-L1 code, holes included, for comparison with it."""
-    thinking_tags: tuple[tuple[str, str], ...] = THINKING_TAGS
+    thinking_tags: Annotated[tuple[Annotated[tuple[str, str], Strict(False)], ...], Strict(False)] = THINKING_TAGS
     """[opening, closing] of each way in which a model marks its thoughts; one that is never closed is no answer. In any
     case; a bare word opens a thought at the start of a completion alone."""
     verifiers: dict[str, str] = Field(default_factory=dict)
@@ -126,11 +126,15 @@ class RewardSection(Section):
     module_folders: list[str] = Field(default_factory=list)
     """Where "module:function" is looked for before the installed packages; those of the configuration files and the
     working folder are added where a verifier needs them."""
+    environment: list[str] = Field(default_factory=list)
+    """Environment variables that verifiers need, by name. They get paths, locale, proxies and thread limits anyway, and
+    no token or key of their user."""
     overlong: OverlongSection = OverlongSection()
     """Added to the reward for advantages alone: filters, accuracy and evaluation do not see it."""
     judge: JudgeSection = JudgeSection()
     """Asked after the rules; without endpoints, rules decide alone."""
     num_workers: int = Field(default=2, ge=1)
+    """Processes that score."""
     credits: int = Field(default=8, ge=1, le=64)
     """Unanswered completions that one worker may hold. With a judge, fewer than its slots leave some of them empty."""
     timeout_s: float = Field(default=120.0, gt=0)

@@ -20,15 +20,19 @@ class RolloutSection(Section):
     """Engines are on devices of their own, beyond those of train.layout, and share none with the trainer."""
 
     temperature: float = Field(default=1.0, gt=0)
+    """Logits are divided by it."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Below 1, engines say which tokens they left in at each place, and the trainer's probabilities are over these."""
     max_new_tokens: int = Field(default=16, ge=1)
+    """Longest completion."""
     context_tokens: int = Field(default=32_768, ge=2)
     """Window of the engine: prompt and completion together."""
     kv_cache_tokens: int | None = Field(default=None, ge=1)
     """Size of the KV pool in tokens; empty: the engine decides from free memory."""
     max_running_requests: int = Field(default=64, ge=1)
+    """Completions that an engine decodes at a time."""
     stop: list[str] = Field(default_factory=list)
+    """Texts that end a completion."""
     over_sampling: float = Field(default=1.0, ge=1, le=8)
     """Groups under way in a step, as a multiple of train.prompts_per_step. Once as many as that are complete the rest
     is stopped and carried over to the next step."""
@@ -38,6 +42,7 @@ class RolloutSection(Section):
     """Most policy versions between the one that decoded a token and the one that its step began with; a carried group
     with an older token begins anew."""
     start_timeout_s: float = Field(default=180.0, gt=0)
+    """Longest time until an engine answers after its start."""
     heartbeat_s: float = Field(default=1.0, gt=0)
     """Time between two looks at an engine."""
     hang_timeout_s: float = Field(default=120.0, gt=0)

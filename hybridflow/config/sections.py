@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from hybridflow.config.cluster_section import ClusterSection
+from hybridflow.config.paths import InputPath
 from hybridflow.config.reward_sections import RewardSection
 from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.config.section import Section
@@ -19,39 +20,49 @@ class RunSection(Section):
     """Identity of the run."""
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run folder; a run of the same name that is there already is renamed."""
     directory: str = "runs"
     """Folder that holds the run folder `<directory>/<name>`."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Decides drawn weights, the order of prompts and what is sampled."""
 
 
 class ModelSection(Section):
     """The policy, an HF model directory."""
 
-    path: str
+    path: InputPath
     """HF directory: config.json, tokenizer files and, unless `init` is "seeded", weights."""
     init: Literal["weights", "seeded"] = "weights"
     """"weights" loads the directory's safetensors; "seeded" draws new weights from `run.seed`."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of weights and computation."""
 
 
 class SynthSection(Section):
     """Documents that are generated when no file is given."""
 
     tier: Literal["easy", "hard"] = "easy"
+    """"easy": word look-up for tiny models; "hard": long reports and contracts."""
     doc_tokens: int = Field(default=128, ge=16)
+    """Length of a document; in the hard tier 4 characters are a token."""
     num_records: int = Field(default=8, ge=1)
+    """Records of a document (easy), or issuers and agreements (hard)."""
     num_train: int = Field(default=1024, ge=1)
+    """Rows to train on."""
     num_test: int = Field(default=256, ge=1)
+    """Rows to evaluate on."""
 
 
 class DataSection(Section):
     """Where prompts come from."""
 
-    train_path: str | None = None
+    train_path: InputPath | None = None
     """Parquet or JSONL in the DocQA-RL schema; empty: generated as `synth` says."""
-    test_path: str | None = None
+    test_path: InputPath | None = None
+    """The same for evaluation; not needed where eval.num_prompts is 0."""
     synth: SynthSection = SynthSection()
     max_prompt_tokens: int = Field(default=16_000, ge=1)
+    """Longest prompt, chat template included."""
     overlong: Literal["error", "drop"] = "error"
     """What to do with a prompt above `max_prompt_tokens`."""
 
@@ -60,12 +71,19 @@ class WarmupStage(Section):
     """One stretch of supervised steps on generated conversations."""
 
     name: str
+    """What messages call it."""
     num_steps: int = Field(ge=1)
+    """Optimizer steps."""
     learning_rate: float = Field(gt=0)
+    """Peak, after `warmup.lr_warmup_steps`."""
     conversations_per_step: int = Field(default=16, ge=1)
+    """Conversations of one optimizer step."""
     num_questions: int = Field(default=8, ge=1)
+    """Questions of a conversation about its document."""
     doc_tokens: int = Field(default=64, ge=16)
+    """Length of a document."""
     num_records: int = Field(default=8, ge=1)
+    """Records of a document."""
     abstain_fraction: float = Field(default=0.0, ge=0, le=1)
     """Share of demonstrations that abstain although the document holds the answer: a habit to unlearn."""
 
@@ -75,22 +93,34 @@ class WarmupSection(Section):
 
     stages: list[WarmupStage] = Field(default_factory=list)
     lr_warmup_steps: int = Field(default=20, ge=0)
+    """Steps over which the learning rate of each stage rises from 0."""
 
 
 class LayoutSection(Section):
     """Megatron parallel layout; the number of train workers is tp x cp x dp x pp. Meanings: megatron_ext/layout.py."""
 
     tp: int = Field(default=1, ge=1)
+    """Tensor parallel: ranks that share every matrix."""
     pp: int = Field(default=1, ge=1)
+    """Pipeline parallel: ranks that share the layers."""
     dp: int = Field(default=1, ge=1)
+    """Data parallel: replicas that share the rows and the optimizer state."""
     sequence_parallel: bool = False
+    """Cut activations along the tokens between tensor parallel regions."""
     cp: int = Field(default=1, ge=1)
+    """Context parallel: ranks that share the tokens of every row."""
     cp_comm: Literal["all_gather", "all_to_all"] = "all_gather"
+    """What context parallel ranks exchange in attention: keys and values, or tokens against heads."""
     vpp: int = Field(default=1, ge=1)
+    """Virtual pipeline: groups of layers that each pipeline stage holds."""
     recompute: Literal["none", "full", "selective"] = "none"
+    """What backward computes again: nothing, whole layers, or attention and MLP within a layer."""
     overlap: bool = False
+    """Reduce gradients while backward runs, gather weights while forward runs."""
     ep: int = Field(default=1, ge=1)
+    """Expert parallel: ranks that share the experts of a layer; taken out of cp x dp (and tp)."""
     etp: int = Field(default=1, ge=1)
+    """Expert tensor parallel: ranks that share every matrix of an expert."""
 
     @property
     def world_size(self) -> int:
@@ -101,9 +131,13 @@ class OptimizerSection(Section):
     """AdamW."""
 
     beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the mean of gradients."""
     beta2: float = Field(default=0.98, ge=0, lt=1)
+    """Decay of the mean of their squares."""
     eps: float = Field(default=1e-8, gt=0)
+    """Added to the root of the second mean."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled from the gradient."""
     clip_grad: float = Field(default=1.0, gt=0)
     """Global gradient norm above which gradients are scaled down."""
 
@@ -128,14 +162,18 @@ class TrainSection(WorkerSection):
     """The trainer and the length of the run."""
 
     num_steps: int = Field(default=30, ge=0)
+    """RL steps of the run."""
     prompts_per_step: int = Field(default=16, ge=1)
+    """Groups that a step trains on."""
     mini_batch_prompts: int | None = Field(default=None, ge=1)
     """Prompts of one optimizer step, at most: the groups that a step trains on are cut into disjoint mini-batches of
     about equal size, and those after the first are off-policy, so that the clip matters. Empty: one optimizer step."""
     num_updates_per_step: int = Field(default=1, ge=1)
     """Passes over the mini-batches of a step (epochs)."""
     learning_rate: float = Field(default=1e-6, gt=0)
+    """Peak, after `train.lr_warmup_steps`."""
     lr_warmup_steps: int = Field(default=0, ge=0)
+    """Steps over which the learning rate rises from 0."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """What follows the warm-up; the decays end at `lr_decay_steps`."""
     lr_decay_steps: int | None = Field(default=None, ge=1)
@@ -155,7 +193,9 @@ class AlgorithmSection(Section):
     num_completions: int = Field(default=8, ge=2)
     """Completions per prompt: the size of a group."""
     clip_low: float = Field(default=0.2, gt=0, le=1)
+    """A token's ratio below 1 - clip_low gives no gradient where its advantage is negative."""
     clip_high: float = Field(default=0.28, gt=0)
+    """A token's ratio above 1 + clip_high gives no gradient where its advantage is positive."""
     normalise_std: bool = True
     """Divide advantages by the standard deviation of the group."""
     mask_stale_tokens: bool = False
@@ -180,13 +220,16 @@ class CheckpointSection(Section):
     every_steps: int = Field(default=10, ge=0)
     """0: only after the warm-up and at the end."""
     keep_last: int = Field(default=2, ge=1)
+    """Older checkpoints are removed."""
 
 
 class TrackingSection(Section):
     """Where metrics go besides the run folder."""
 
     wandb: Literal["offline", "online", "disabled"] = "offline"
+    """Weights & Biases: "offline" needs no account and uploads nothing."""
     wandb_project: str = "hybridflow"
+    """Project that the run belongs to."""
 
 
 class Config(Section):
@@ -247,17 +290,4 @@ class Config(Section):
                 f"({self.rollout.max_new_tokens}) = {longest} is above train.max_tokens_per_micro_batch ({budget}). "
                 f"Remedy: raise the budget, or lower one of the first two"
             )
-        rows = self.train.prompts_per_step * self.algorithm.num_completions
-        if rows % self.train.layout.dp:
-            raise ValueError(
-                f"train.prompts_per_step x algorithm.num_completions = {self.train.prompts_per_step} x "
-                f"{self.algorithm.num_completions} = {rows} sequences do not divide by train.layout.dp "
-                f"({self.train.layout.dp}). Remedy: choose a multiple of {self.train.layout.dp}"
-            )
-        for index, stage in enumerate(self.warmup.stages):
-            if stage.conversations_per_step % self.train.layout.dp:
-                raise ValueError(
-                    f"warmup.stages.{index}.conversations_per_step ({stage.conversations_per_step}) does not divide by "
-                    f"train.layout.dp ({self.train.layout.dp}). Remedy: choose a multiple of {self.train.layout.dp}"
-                )
         return self

@@ -15,8 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from hybridflow.errors import ConfigError
+from hybridflow.reading import Unreadable, parse_json, parse_toml
+from hybridflow.reading.bounded_toml import MAX_BYTES, check_parts
 
 KeyPath = tuple[str | int, ...]
+SHOWN_CHARS = 120
+"""Of an assignment on the command line, or a line of a file."""
+MAX_INDEX_DIGITS = 9
 
 
 def format_key_path(key_path: KeyPath) -> str:
@@ -41,13 +46,17 @@ class TomlTree:
 
         Raises ConfigError if the assignment has no `=`, or walks through something that is not a table or a list.
         """
-        source = f"--set {assignment}"
+        source = f"--set {assignment if len(assignment) <= SHOWN_CHARS else assignment[:SHOWN_CHARS] + '...'}"
         dotted, equals, text = assignment.partition("=")
         keys = [key.strip() for key in dotted.split(".")]
         if not equals or not all(keys):
             raise ConfigError(
                 f"{source}: not an assignment. Write --set section.key=value, e.g. --set train.num_steps=5"
             )
+        try:
+            check_parts(len(keys), dotted)
+        except Unreadable as error:
+            raise ConfigError(f"{source}: {error}") from error
         self._place(keys, parse_value(text.strip(), source), source)
 
     def source_of(self, key_path: KeyPath) -> str | None:
@@ -62,37 +71,40 @@ class TomlTree:
             key_path = (*prefix, key)
             if isinstance(value, dict):
                 if not isinstance(base.get(key), dict):
+                    self._forget(key_path, base.get(key))
                     base[key] = {}
-                    self._forget(key_path)
                 if not value:
                     self.sources[key_path] = source
                 self._merge(base[key], value, key_path, source)
             else:
+                self._forget(key_path, base.get(key))
                 base[key] = value
-                self._forget(key_path)
                 self.sources[key_path] = source
 
-    def _forget(self, key_path: KeyPath) -> None:
+    def _forget(self, key_path: KeyPath, replaced: Any) -> None:
         """Drop the sources at and below a value that is being replaced."""
-        for known in [known for known in self.sources if known[: len(key_path)] == key_path]:
-            del self.sources[known]
+        self.sources.pop(key_path, None)
+        if isinstance(replaced, dict | list):
+            for known in [known for known in self.sources if known[: len(key_path)] == key_path]:
+                del self.sources[known]
 
     def _place(self, keys: Sequence[str], value: Any, source: str) -> None:
         node: Any = self.values
         key_path: KeyPath = ()
+        replaced: Any = None
         for position, key in enumerate(keys):
             last = position == len(keys) - 1
             if isinstance(node, list):
                 index = _list_index(key, node, key_path, source)
                 key_path = (*key_path, index)
                 if last:
-                    node[index] = value
+                    replaced, node[index] = node[index], value
                 else:
                     node = node[index]
             elif isinstance(node, dict):
                 key_path = (*key_path, key)
                 if last:
-                    node[key] = value
+                    replaced, node[key] = node.get(key), value
                 elif key not in node and keys[position + 1].isdigit():
                     where = format_key_path(key_path)
                     raise ConfigError(
@@ -106,30 +118,47 @@ class TomlTree:
                 raise ConfigError(
                     f"{source}: {where} is the value {node!r}, not a table. Set {where} itself, or remove it"
                 )
-        self._forget(key_path)
+        self._forget(key_path, replaced)
         self.sources[key_path] = source
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of one file. Raises ConfigError with file, line and column if it is missing or is no TOML."""
+def read_file(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file, or of the resolved.json of a run.
+
+    Raises ConfigError with file, line and column if it is missing or is neither.
+    """
+    text = _read_text(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        if path.suffix.lower() != ".json":
+            return parse_toml(text)
+        tables = parse_json(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(_describe_syntax_error(path, text, str(error))) from None
+    except Unreadable as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if not isinstance(tables, dict):
+        raise ConfigError(f"{path}: not the resolved.json of a run. Name one, or a .toml file")
+    return tables
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            return file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise ConfigError(f"config file {path} does not exist{_near_files(path)}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}). Save it as UTF-8") from None
     except OSError as error:
         raise ConfigError(f"config file {path} cannot be read: {error.strerror}") from None
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(_describe_syntax_error(path, text, str(error))) from None
 
 
 def parse_value(text: str, source: str) -> Any:
     """`5` -> 5, `1e-6` -> 1e-06, `true` -> True, `[1, 2]` -> a list, `"5"` -> "5"; `Qwen3-8B` -> "Qwen3-8B"."""
     try:
-        parsed = tomllib.loads(f"value = {text}")
+        parsed = parse_toml(f"value = {text}")
+    except Unreadable as error:
+        raise ConfigError(f"{source}: {error}") from None
     except tomllib.TOMLDecodeError as error:
         if text[:1] in ("[", "{", '"', "'"):
             raise ConfigError(
@@ -141,10 +170,10 @@ def parse_value(text: str, source: str) -> Any:
 
 def _list_index(key: str, items: list[Any], key_path: KeyPath, source: str) -> int:
     where = format_key_path(key_path)
-    if not key.isdigit():
-        raise ConfigError(f"{source}: {where} is a list; {key!r} is no index. Write e.g. {where}.0")
-    if int(key) >= len(items):
-        raise ConfigError(f"{source}: {where} has {len(items)} items, so no item {key}; the first is {where}.0")
+    if not (key.isascii() and key.isdigit()):
+        raise ConfigError(f"{source}: {where} is a list; {key[:SHOWN_CHARS]!r} is no index. Write e.g. {where}.0")
+    if len(key) > MAX_INDEX_DIGITS or int(key) >= len(items):
+        raise ConfigError(f"{source}: {where} has {len(items)} items, so no item {key[:20]}; the first is {where}.0")
     return int(key)
 
 
@@ -153,8 +182,11 @@ def _describe_syntax_error(path: Path, text: str, message: str) -> str:
     if found is None:
         return f"{path}: not TOML: {message}"
     what, line, column = found[1], int(found[2]), int(found[3])
-    excerpt = text.splitlines()[line - 1] if line <= len(text.splitlines()) else ""
-    return f"{path}:{line}:{column}: not TOML: {what}\n    {excerpt}\n    {' ' * (column - 1)}^"
+    lines = text.splitlines()
+    excerpt = lines[line - 1] if line <= len(lines) else ""
+    start = max(0, column - SHOWN_CHARS)
+    shown = excerpt[start : column + SHOWN_CHARS]
+    return f"{path}:{line}:{column}: not TOML: {what}\n    {shown}\n    {' ' * (column - 1 - start)}^"
 
 
 def _near_files(path: Path) -> str:

@@ -21,7 +21,13 @@ MAY_CHANGE_ON_RESUME = (
     *("rollout.start_timeout_s", "rollout.heartbeat_s", "rollout.hang_timeout_s", "rollout.max_restarts"),
     *("rollout.own_devices", "rollout.weight_transport", "rollout.weight_bucket_mib", "rollout.verify_weights"),
     *("rollout.release_memory", "train.offload_while_decoding"),
-    *("reward.unknown_retries", "reward.max_unknown_fraction", "reward.max_pending_mib", "reward.module_folders"),
+    *(
+        "reward.unknown_retries",
+        "reward.max_unknown_fraction",
+        "reward.max_pending_mib",
+        "reward.module_folders",
+        "reward.environment",
+    ),
 )
 MAY_CHANGE_ON_RESUME += tuple(f"reward.judge.{key}" for key in _JUDGE_SERVING)
 

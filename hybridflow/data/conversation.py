@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from hybridflow.data.chat_encoding import marks_of
+from hybridflow.data.chat_template import render_chat
+from hybridflow.data.marks import Marks
 from hybridflow.data.template import Message
+from hybridflow.data.turns import Turn, write_turn
 from hybridflow.errors import DataError
 from hybridflow.types import TrainSequence
 
@@ -14,39 +18,41 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+@dataclass(frozen=True)
+class Segment:
+    """A part of a conversation that is learnt as a whole, or only read."""
+
+    text: str
+    token_ids: list[int]
+    is_learnt: bool
+
+
+@dataclass(frozen=True)
+class SplitConversation:
+    """A conversation as it is trained on."""
+
+    segments: list[Segment]
+    num_empty_thoughts: int
+    """Answers without thinking after a generation prompt that opens it: it is closed empty, and that is learnt."""
+    num_context_answers: int
+    """Answers that are only read, as the template writes them differently once later messages follow."""
+
+
 def encode_conversation(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], sequence_id: str = "conversation"
 ) -> TrainSequence:
-    """One conversation as a row of supervised training.
+    """One conversation as a row of supervised training, see `split_conversation`.
 
-    The prompt ends with the first generation prompt; all the rest is the response. The loss mask is 1 exactly on the
-    tokens of assistant contents and on the end token that closes each. Raises DataError when the conversation does not
-    begin with a user message and end with an assistant's, or when the chat template rewrites earlier turns (as those do
-    that drop old reasoning), because then no one sequence stands for all turns.
+    The prompt ends with the first generation prompt after which something is learnt; all the rest is the response. The
+    loss mask is 1 exactly on what the model has to write: its answers, and the end token that closes each.
     """
-    turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-    if not turns or turns[0] == 0 or turns[-1] != len(messages) - 1:
-        roles = [message["role"] for message in messages]
-        raise DataError(f"{sequence_id}: a conversation goes from a user message to an assistant's; got roles {roles}")
-    if tokenizer.chat_template is None:
-        raise DataError(f"{sequence_id}: the tokenizer has no chat template, so turns cannot be told apart; set one")
-    text = _render(tokenizer, messages, add_generation_prompt=False)
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    token_ids = cast(list[int], encoded["input_ids"])
-    offsets = cast(list[tuple[int, int]], encoded["offset_mapping"])
-    starts = [start for start, _ in offsets]
-    mask = [0] * len(token_ids)
-    for turn in turns:
-        before = _render(tokenizer, messages[:turn], add_generation_prompt=True)
-        through = _render(tokenizer, messages[: turn + 1], add_generation_prompt=False)
-        first, last = bisect_left(starts, len(before)), bisect_left(starts, len(through))
-        if not (text.startswith(through) and through.startswith(before)) or offsets[first - 1][1] > len(before):
-            raise DataError(
-                f"{sequence_id}: the chat template writes message {turn} differently once later messages follow; "
-                "train on conversations of one question, or use a template that only appends"
-            )
-        stop = _end_of_turn(token_ids, first, last, tokenizer.eos_token_id)
-        mask[first:stop] = [1] * (stop - first)
+    return build_sequence(split_conversation(tokenizer, messages, sequence_id), sequence_id)
+
+
+def build_sequence(conversation: SplitConversation, sequence_id: str) -> TrainSequence:
+    """The row of training."""
+    token_ids = [token for segment in conversation.segments for token in segment.token_ids]
+    mask = [int(segment.is_learnt) for segment in conversation.segments for _ in segment.token_ids]
     prompt_length = mask.index(1)
     return TrainSequence(
         sequence_id=sequence_id,
@@ -56,18 +62,78 @@ def encode_conversation(
     )
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-    text = tokenizer.apply_chat_template(
-        [{"role": message["role"], "content": message["content"]} for message in messages],
-        add_generation_prompt=add_generation_prompt,
-        tokenize=False,
+def split_conversation(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], sequence_id: str = "conversation"
+) -> SplitConversation:
+    """What is read and what is learnt of a conversation, in order.
+
+    The last answer is always learnt. An earlier one is where the last answer's prompt begins with it, word for word, as
+    the model would have written it; templates that drop the thinking of earlier turns change them, and then no one
+    sequence stands for all turns. Text and tokens before each learnt segment are those that the model is given when it
+    writes that answer.
+
+    Raises DataError when the conversation does not begin with a user message and end with an assistant's, when the
+    template refuses it, or when an answer cannot follow its generation prompt.
+    """
+    turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    if not turns or turns[0] == 0 or turns[-1] != len(messages) - 1:
+        roles = [message["role"] for message in messages]
+        raise DataError(f"{sequence_id}: a conversation goes from a user message to an assistant's; got roles {roles}")
+    if tokenizer.chat_template is None:
+        raise DataError(f"{sequence_id}: the tokenizer has no chat template, so turns cannot be told apart; set one")
+    marks = marks_of(tokenizer)
+    visible, hidden = marks.hide(messages)
+
+    def render(messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        return render_chat(tokenizer, messages, add_generation_prompt)
+
+    try:
+        written = [write_turn(render, marks.end_pattern, visible[: turn + 1]) for turn in turns]
+        parts, learnt = _join(written)
+        segments = _encode(marks, parts, hidden)
+    except DataError as error:
+        raise DataError(f"{sequence_id}: {error}") from error
+    return SplitConversation(
+        segments,
+        num_empty_thoughts=sum(turn.closes_empty_thought for turn in learnt),
+        num_context_answers=len(written) - len(learnt),
     )
-    return cast(str, text)
 
 
-def _end_of_turn(token_ids: list[int], first: int, last: int, end_token_id: object) -> int:
-    """Index after the end token of the turn [first, last); what the template puts behind it is not learnt."""
-    for index in range(last - 1, first - 1, -1):
-        if token_ids[index] == end_token_id:
-            return index + 1
-    return last
+def _join(turns: list[Turn]) -> tuple[list[tuple[str, bool]], list[Turn]]:
+    """The text of the last turn in parts, each learnt or not, and the turns whose answers are learnt."""
+    last = turns[-1]
+    text = last.prompt + last.response
+    parts: list[tuple[str, bool]] = []
+    learnt: list[Turn] = []
+    done = 0
+    for turn in turns:
+        start = len(turn.prompt)
+        if start >= done and text.startswith(turn.prompt) and text.startswith(turn.response, start):
+            parts += [(text[done:start], False), (turn.response, True)]
+            learnt.append(turn)
+            done = start + len(turn.response)
+    return [part for part in [*parts, (last.rest, False)] if part[0]], learnt
+
+
+def _encode(marks: Marks, parts: list[tuple[str, bool]], hidden: dict[str, str]) -> list[Segment]:
+    """Tokens of each part, such that no token spans two parts.
+
+    A part is encoded behind the text since the last mark, as its first tokens may depend on it; where a token of both
+    together would span them, by itself, as it is when one part is given and the other written.
+    """
+    segments: list[Segment] = []
+    text_before, ids_before = "", list[int]()
+    for text, is_learnt in parts:
+        token_ids = marks.encode(text_before + text, hidden)
+        if token_ids[: len(ids_before)] == ids_before:
+            token_ids = token_ids[len(ids_before) :]
+        else:
+            token_ids = marks.encode(text, hidden)
+        segments.append(Segment(marks.reveal(text, hidden), token_ids, is_learnt))
+        text_before, ids_before = text_before + text, ids_before + token_ids
+        last = max(marks.pattern.finditer(text_before), key=lambda match: match.start(), default=None)
+        if last is not None:
+            kept = len(ids_before) - 1 - ids_before[::-1].index(marks.ids[last.group()])
+            text_before, ids_before = text_before[last.start() :], ids_before[kept:]
+    return segments

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+from hybridflow.data.chat_encoding import encode_chat
 from hybridflow.data.row_text import dump_row
 from hybridflow.data.schema import Row
 from hybridflow.data.streams import draw_range
-from hybridflow.data.template import encode_chat
 from hybridflow.errors import DataError
 from hybridflow.types import Prompt
 
@@ -71,6 +71,7 @@ class PromptDataset:
                     data_source=row.data_source,
                     ability=row.ability,
                     ground_truth=row.reward_model.ground_truth,
+                    alternatives=row.reward_model.alternatives,
                     question="" if questions is None else questions[number],
                     row=dump_row(row, row_arguments),
                 )

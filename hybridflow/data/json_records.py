@@ -33,11 +33,14 @@ def _is_list(start: bytes) -> bool:
 def _iter_lines(path: Path, file: BinaryIO) -> Iterator[Record]:
     row = 0
     for number, line in enumerate(iter_lines(file), start=1):
-        line = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
-        if line.strip():
+        if isinstance(line, bytes):
+            line = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
+        if isinstance(line, Unreadable) or line.strip():
             where = f"{path}, line {number}, row {row}"
             try:
-                yield Record(where, parse_json(line))
+                if isinstance(line, Unreadable):
+                    raise line
+                yield Record(where, parse_json(line.rstrip(b"\r\n")))
             except Unreadable as error:
                 remedy = "" if "Remedy" in str(error) else ". Remedy: write one whole JSON object per line"
                 yield Record(where, None, f"{error}{remedy}")

@@ -1,4 +1,4 @@
-"""The prompt template of the recipe, and the way from messages to token ids.
+"""The prompt template of the recipe.
 
 Source: QwenLong-L1 (arXiv 2505.17667) and its evaluation scripts; the wording is theirs, to the character. The
 four-choice wording is that of LongBench-v2 with the answer sentence that the recipe's verifier looks for.
@@ -7,12 +7,9 @@ four-choice wording is that of LongBench-v2 with the answer sentence that the re
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypedDict, cast
+from typing import TypedDict
 
 from hybridflow.errors import DataError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 class Message(TypedDict):
@@ -57,22 +54,3 @@ def build_answer(answer: str) -> str:
 def build_choice_answer(letter: str) -> str:
     """The answer sentence of a four-choice question: 'The correct answer is (B)'."""
     return f"{CHOICE_ANSWER_OPENING} ({letter})"
-
-
-def encode_chat(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], add_generation_prompt: bool = True
-) -> list[int]:
-    """Token ids of a conversation.
-
-    With a chat template, it alone decides about special tokens, so none is added twice. Without one, the ids are
-    those of the plain contents joined by blank lines, with the special tokens that the tokenizer adds by itself.
-    """
-    if tokenizer.chat_template is None:
-        return list(tokenizer.encode("\n\n".join(message["content"] for message in messages)))
-    token_ids = tokenizer.apply_chat_template(
-        [{"role": message["role"], "content": message["content"]} for message in messages],
-        add_generation_prompt=add_generation_prompt,
-        tokenize=True,
-        return_dict=False,
-    )
-    return cast(list[int], token_ids)

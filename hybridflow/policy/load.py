@@ -1,16 +1,26 @@
-"""The tokenizer of a Hugging Face directory, or what is wrong with it."""
+"""The tokenizer of a Hugging Face directory, or what is wrong with it.
+
+What counts is tokenizer.json: encoding and decoding are those of the file itself. The class that tokenizer_config.json
+names is not asked, because transformers 5 rebuilds pre-tokenizer, normalizer and decoder of some classes for a local
+folder: under LlamaTokenizerFast a byte-level file loses its spaces, under Qwen2Tokenizer a split of its own.
+tokenizer_config.json gives the names of special tokens, the chat template, and `add_bos_token`. No code of the folder
+is run.
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hybridflow.errors import ConfigError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.tiktoken")
+TOKENIZER_FILE, CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
 
 
 def load_tokenizer(hf_dir: str | Path, named: str | None = None) -> PreTrainedTokenizerBase:
@@ -18,16 +28,78 @@ def load_tokenizer(hf_dir: str | Path, named: str | None = None) -> PreTrainedTo
 
     Without its files transformers would give a tokenizer that knows no text, or an error about other packages.
     """
-    from transformers import AutoTokenizer  # seconds to import
-
     named = named or f"model.path = {str(hf_dir)!r}"
     missing = f"{named}: no tokenizer files there. Add tokenizer.json"
     if not any(path for pattern in TOKENIZER_FILES for path in Path(hf_dir).glob(pattern)):
         raise ConfigError(missing)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(hf_dir, local_files_only=True)
+        if (Path(hf_dir) / TOKENIZER_FILE).is_file():
+            tokenizer = _load_file(Path(hf_dir))
+        else:
+            tokenizer = _convert_files(Path(hf_dir))
     except Exception as error:  # each family's tokenizer raises its own
         raise ConfigError(f"{named}: cannot load its tokenizer: {error}. Copy its files again") from error
     if not tokenizer.encode("text", add_special_tokens=False):
         raise ConfigError(missing)
     return tokenizer
+
+
+def _load_file(hf_dir: Path) -> PreTrainedTokenizerFast:
+    """tokenizer.json under a class without behaviour of its own."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast  # seconds to import
+
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(
+        hf_dir, local_files_only=True, trust_remote_code=False, clean_up_tokenization_spaces=False
+    )
+    backend: Tokenizer = Tokenizer.from_file(str(hf_dir / TOKENIZER_FILE))
+    # A file may ask to cut or fill texts to a length; that is for those who make batches.
+    backend.no_truncation()
+    backend.no_padding()
+    known = {token.content for token in backend.get_added_tokens_decoder().values()}
+    for _, token in sorted(tokenizer.added_tokens_decoder.items()):
+        if token.content not in known:  # named in tokenizer_config.json alone, or an ordinary piece of the vocabulary
+            _ = backend.add_special_tokens([token]) if token.special else backend.add_tokens([token])
+    tokenizer._tokenizer = backend
+    config = _read_json(hf_dir / CONFIG_FILE)
+    _check_ids(config.get("added_tokens_decoder") or {}, backend)
+    if config.get("add_bos_token") is True:
+        _put_bos_first(tokenizer, backend)
+    return tokenizer
+
+
+def _convert_files(hf_dir: Path) -> PreTrainedTokenizerBase:
+    """Of a folder without tokenizer.json, by the class that it names."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(hf_dir, local_files_only=True, trust_remote_code=False)
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(
+            f"it has no tokenizer.json, and {type(tokenizer).__name__} gives none: write one with save_pretrained"
+        )
+    return tokenizer
+
+
+def _check_ids(added: dict[str, Any], backend: Tokenizer) -> None:
+    """ValueError where a token would get another id than tokenizer_config.json gives it."""
+    for token_id, token in added.items():
+        content = token["content"] if isinstance(token, dict) else str(token)
+        found = backend.token_to_id(content)
+        if found != int(token_id):
+            raise ValueError(f"token {content!r} has id {found} by tokenizer.json and {token_id} by {CONFIG_FILE}")
+
+
+def _put_bos_first(tokenizer: PreTrainedTokenizerFast, backend: Tokenizer) -> None:
+    """Makes encoding with special tokens begin with bos_token, where there is one, unless it does."""
+    from tokenizers import processors
+
+    bos, bos_id = tokenizer.bos_token, tokenizer.bos_token_id
+    if not isinstance(bos, str) or backend.encode("text").ids[:1] == [bos_id]:
+        return
+    first = processors.TemplateProcessing(single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, bos_id)])
+    own = backend.post_processor
+    backend.post_processor = first if own is None else processors.Sequence([own, first])
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

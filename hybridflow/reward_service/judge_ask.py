@@ -15,8 +15,9 @@ from typing import Any
 
 from hybridflow.config.judge_section import JudgeSection
 from hybridflow.reward_service.judge_counts import JudgeCounts
-from hybridflow.reward_service.judge_endpoint import Answer, AskError, EndpointClient
+from hybridflow.reward_service.judge_endpoint import AskError, EndpointClient
 from hybridflow.reward_service.judge_pool import Endpoint, EndpointPool
+from hybridflow.reward_service.judge_response import Answer
 from hybridflow.reward_service.judge_timing import compute_backoff_s
 from hybridflow.rewards.judge_prompt import JudgeMessage
 
@@ -28,6 +29,8 @@ OWN_PAUSE_S = 0.05
 server is held late."""
 LATE_FRACTION = 0.2
 """Part of a verdict's deadline after which any answer is late: there is time to ask once more, and elsewhere."""
+MAX_TOLD = 6
+"""Kinds of outcome that an unknown verdict lists."""
 MAX_SIDE_BY_SIDE = 2
 """Requests that one question waits for at a time."""
 
@@ -44,8 +47,24 @@ class Question:
     num_failures: int = 0
     num_late: int = 0
     """In a row."""
-    why: str = "not asked yet"
-    """Of the last failure."""
+    tried: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+    """By url and what came of it: seconds that each request took."""
+    unreadable: str = ""
+    """Why no verdict could be read from the last answer."""
+
+    def add_try(self, url: str, what: str, seconds: float) -> None:
+        self.tried.setdefault((url, what), []).append(seconds)
+
+    def describe(self) -> str:
+        """What was tried, and what came of it, for a user."""
+        if not self.tried:
+            return "nothing was sent: every slot of every endpoint was taken, or its endpoint cut off"
+        told = [
+            f"{len(seconds)} {'request' if len(seconds) == 1 else 'requests'} to {url}: {what} (longest "
+            f"{max(seconds):.1f} s)"
+            for (url, what), seconds in list(self.tried.items())[:MAX_TOLD]
+        ]
+        return "; ".join([*told, self.unreadable] if self.unreadable else told)
 
 
 @dataclass(eq=False)
@@ -146,14 +165,17 @@ class Asker:
 
     def _ended(self, task: asyncio.Task[Answer], endpoint: Endpoint, question: Question, seconds: float) -> None:
         if task.cancelled():
+            question.add_try(endpoint.url, "no answer until it was given up", seconds)
             # One late answer says little; that nobody got an answer meanwhile says that the server hangs.
             if seconds >= endpoint.latency.late_s(0) and seconds < self._loop.time() - endpoint.answered_at:
                 endpoint.breaker.failed(f"{endpoint.url}: no answer to anybody within {seconds:.1f} s")
             else:
                 endpoint.breaker.abandoned()
         elif isinstance(error := task.exception(), AskError):
+            question.add_try(endpoint.url, error.why.removeprefix(f"{endpoint.url}: "), seconds)
             self._failed(endpoint, question, error)
         elif error is None:
+            question.add_try(endpoint.url, "an answer", seconds)
             question.num_late = 0
             endpoint.latency.answered(seconds)
             endpoint.strain.told(is_answer=True)
@@ -168,9 +190,8 @@ class Asker:
         question.num_failures += 1
         if error.kind != "timeout":
             question.num_late = 0  # that server does answer
-        question.why = error.why
-        if error.kind in ("busy", "bad_request"):
-            endpoint.breaker.succeeded()  # it is up: it refuses this question, or this moment
+        if error.kind in ("busy", "bad_request", "refused"):
+            endpoint.breaker.succeeded()  # it is up: it refuses this moment, this question, or whoever asks
         else:
             endpoint.breaker.failed(error.why)
         if error.kind in ("bad_request", "refused"):

@@ -11,23 +11,29 @@ import asyncio
 import itertools
 import random
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from hybridflow.config.judge_section import JudgeSection
+from hybridflow.config.reward_sections import THINKING_TAGS
 from hybridflow.reward_service.judge_ask import Asker, Question, cancel
 from hybridflow.reward_service.judge_cache import JudgeCache
 from hybridflow.reward_service.judge_counts import JudgeCounts
 from hybridflow.reward_service.judge_endpoint import AskError
-from hybridflow.rewards.judge_prompt import JudgeMessage, build_judge_messages, compute_cache_key
+from hybridflow.reward_service.judge_response import LENGTH, Answer
+from hybridflow.rewards.judge_prompt import JudgeMessage, build_judge_messages, compute_cache_key, remind
 from hybridflow.rewards.judge_vote import Vote, decide, parse_vote
+from hybridflow.rewards.thinking import Tags, after_thinking
 
 ADMITTED_PER_SLOT = 2
 """Verdicts under way for each slot: some pause while others use it."""
 OUTAGE_FRACTION = 0.5
 """Part of a deadline after which nobody waits for servers that are all down."""
+SHOWN_CHARS = 100
+"""Of an answer without a verdict."""
 CHECK_S = 0.25
 """Deadlines are looked at this often."""
 
@@ -43,17 +49,21 @@ class JudgeClient:
     """A judge behind one or more endpoints. Made and used within one event loop; `decide` may run many times at once.
 
     Args:
+        tags: Of the judge's thoughts, which are no part of its answer.
         rng: Jitter of the pauses.
 
     Raises:
         RewardError: the cache cannot be opened.
     """
 
-    def __init__(self, section: JudgeSection, rng: random.Random | None = None) -> None:
+    def __init__(self, section: JudgeSection, rng: random.Random | None = None, *, tags: Tags = THINKING_TAGS) -> None:
         self.counts = JudgeCounts()
         self._section = section
+        self._tags = tags
         self._loop = asyncio.get_running_loop()
         self._cache = JudgeCache(Path(section.cache_path)) if section.cache_path else None
+        # SQLite waits for locks and disks: never in the thread of the event loop.
+        self._cache_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judge-cache")
         self._asker = Asker(section, self.counts, rng or random.Random())
         self._name = f"{section.model} x {section.num_votes}"
         self._tickets = itertools.count()
@@ -64,12 +74,9 @@ class JudgeClient:
         """Whether `prediction` says the same as `gold`; from the cache, or within `deadline_s` of being taken up.
 
         No more than ADMITTED_PER_SLOT verdicts per slot are taken up at a time. The same question asked twice at a
-        time is sent once.
+        time is sent once. RewardError where the cache cannot be read or written.
         """
         key = compute_cache_key(self._name, question, prediction, gold)
-        if self._cache is not None and (known := self._cache.get(key)):
-            self.counts.cached += 1
-            return self._count(Judgement(*known))
         running = self._running.get(key)
         if running is None:
             running = self._loop.create_task(self._decide(key, build_judge_messages(question, prediction, gold)))
@@ -94,13 +101,20 @@ class JudgeClient:
         await cancel(list(self._running.values()))
         await self._asker.close()
         if self._cache is not None:
-            self._cache.close()
+            await self._loop.run_in_executor(self._cache_thread, self._cache.close)
+        self._cache_thread.shutdown()
 
     async def _decide(self, key: str, messages: Sequence[JudgeMessage]) -> Judgement:
+        if self._cache is not None:
+            known = await self._loop.run_in_executor(self._cache_thread, self._cache.get, key)
+            if known:
+                self.counts.cached += 1
+                return Judgement(*known)
         async with self._admission:
             judgement = await self._count_votes(messages)
         if self._cache is not None and judgement.vote != "unknown":
-            self._cache.put(key, judgement.vote, judgement.why)
+            put = self._cache.put
+            await self._loop.run_in_executor(self._cache_thread, put, key, judgement.vote, judgement.why)
         return judgement
 
     def _count(self, judgement: Judgement) -> Judgement:
@@ -134,7 +148,7 @@ class JudgeClient:
             await cancel(pending)
         decision = decide(votes, num_votes)
         if decision == "unknown":
-            reasons = "; ".join(sorted({question.why for question in questions})) or "not asked"
+            reasons = "; ".join(dict.fromkeys(question.describe() for question in questions)) or "nothing was sent"
             return Judgement("unknown", f"{why or f'no majority of {num_votes} votes'}: {reasons}")
         return Judgement(decision, f"{decision}, {votes.count(decision)} of {len(votes)} votes")
 
@@ -150,20 +164,32 @@ class JudgeClient:
         return f"every judge endpoint has been down for {now - down_since:.0f} s ({whys})"
 
     async def _vote(self, question: Question) -> Vote:
-        """One readable verdict, however often it has to be asked; unknown where no endpoint will ever give one."""
-        num_unreadable = 0
+        """One readable verdict, however often it has to be asked; unknown where no endpoint will ever give one.
+
+        An answer without a verdict is asked for in other words; one that was cut at the limit would be cut again.
+        """
+        asked, num_unreadable = question.messages, 0
         while not self._asker.is_refused_everywhere(question):
             try:
                 answer = await self._asker.ask(question)
-            except AskError as error:
-                question.why = error.why
+            except AskError:
                 continue
-            vote = parse_vote(answer.text, was_cut_off=answer.was_cut_off)
+            vote = parse_vote(answer.text, self._tags) if answer.is_finished else "unknown"
             if vote != "unknown":
                 return vote
             self.counts.unreadable += 1
             num_unreadable += 1
-            question.why = f"{num_unreadable} answers without one verdict, last: {answer.text[-100:]!r}"
-            if num_unreadable >= self._section.max_unreadable:
+            question.unreadable = f"{num_unreadable} answers without one verdict, last: {self._why_unreadable(answer)}"
+            if answer.finish_reason == LENGTH or num_unreadable >= self._section.max_unreadable:
                 break
+            question.messages = remind(asked, num_unreadable)
         return "unknown"
+
+    def _why_unreadable(self, answer: Answer) -> str:
+        limit = f"reward.judge.max_tokens = {self._section.max_tokens}"
+        if answer.finish_reason == LENGTH:
+            return f"it was cut at {limit}: raise it, thoughts count too"
+        if not answer.is_finished:
+            return f"its finish_reason is {answer.finish_reason[:SHOWN_CHARS] or 'missing'!r}, not 'stop'"
+        end = after_thinking(answer.text, self._tags)[-SHOWN_CHARS:] or answer.text[-SHOWN_CHARS:]
+        return f"its last line is neither [[YES]] nor [[NO]] alone: {end!r}"

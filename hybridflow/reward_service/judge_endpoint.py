@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import urllib.request
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import aiohttp
-import msgspec
 
 from hybridflow.config.judge_section import JudgeSection
+from hybridflow.reward_service.judge_response import Answer, MalformedResponse, read_response, show
 from hybridflow.reward_service.judge_timing import read_retry_after_s
 from hybridflow.rewards.judge_prompt import JudgeMessage
 
 NO_KEY = "none"
 """Sent as the key where the environment has none: some local servers insist on one, and take any."""
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 FailureKind = Literal["busy", "bad_request", "refused", "server_error", "timeout", "unreachable", "malformed"]
-"""busy: 429. bad_request: this question will never pass there. refused: any other 4xx, no question will. malformed: not
-a chat completion."""
+"""busy: 429. bad_request: this question will never pass there. refused: any other 4xx or a redirect, no question will.
+malformed: not a chat completion."""
 BAD_REQUEST = (400, 413, 422)
 TRANSIENT = (408, 409, 425)
 MAX_BODY_BYTES = 4 * 2**20
@@ -38,74 +39,91 @@ class AskError(Exception):
         self.retry_after_s = retry_after_s
 
 
-class _Message(msgspec.Struct):
-    content: str | None = None
-
-
-class _Choice(msgspec.Struct):
-    message: _Message
-    finish_reason: str | None = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-class _Response(msgspec.Struct):
-    choices: list[_Choice]
-    usage: _Usage | None = None
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """What the model wrote, and the tokens that the server counted (0 where it did not say)."""
-
-    text: str
-    was_cut_off: bool
-    """It ended at its token limit."""
-    prompt_tokens: int
-    completion_tokens: int
-
-
 class EndpointClient:
-    """The connections to one server; made and used within one event loop."""
+    """The connections to one server; made and used within one event loop.
+
+    It speaks with that address alone: redirects are not followed, cookies not kept, `~/.netrc` is not read. Proxies of
+    the environment (`https_proxy`, `no_proxy`) lead there unless it is this machine.
+    """
 
     def __init__(self, url: str, section: JudgeSection) -> None:
         self.url = url
         self._section = section
+        self._proxy = find_proxy(url)
+        key = os.environ.get(section.api_key_env, "").strip() or NO_KEY
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),  # JudgeClient counts requests in flight
             timeout=aiohttp.ClientTimeout(total=section.request_timeout_s),
-            headers={"Authorization": f"Bearer {os.environ.get(section.api_key_env) or NO_KEY}"},
-            trust_env=urlsplit(url).hostname not in LOOPBACK,  # a proxy does not lead to this machine
+            headers={"Authorization": f"Bearer {key}"},
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,  # it would read ~/.netrc too
         )
 
     async def ask(self, messages: Sequence[JudgeMessage]) -> Answer:
-        """The completion of these messages at temperature 0.
+        """The completion of these messages, at temperature 0 unless configured otherwise.
 
         Raises:
             AskError: there was none within `request_timeout_s`, or the server could not or would not give one.
         """
-        body = {
-            "model": self._section.model,
-            "messages": list(messages),
-            "temperature": 0.0,
-            "max_tokens": self._section.max_tokens,
-        }
+        address, body = f"{self.url}/chat/completions", _build_body(messages, self._section)
         try:
-            async with self._session.post(f"{self.url}/chat/completions", json=body) as response:
+            async with self._session.post(address, json=body, proxy=self._proxy, allow_redirects=False) as response:
                 content = await _read_body(self.url, response)
         except TimeoutError as error:
             limit_s = self._section.request_timeout_s
             raise AskError("timeout", f"{self.url}: no answer within {limit_s:g} s") from error
         except aiohttp.ClientError as error:
-            raise AskError("unreachable", f"{self.url}: {type(error).__name__}: {error}") from error
-        if response.status >= HTTPStatus.BAD_REQUEST:
-            raise _status_error(self.url, response.status, content, response.headers.get("Retry-After"))
-        return _read(self.url, content)
+            raise AskError("unreachable", f"{self.url}: {type(error).__name__}: {show(str(error).encode())}") from error
+        if response.status >= HTTPStatus.MULTIPLE_CHOICES:
+            raise self._status_error(response, content)
+        try:
+            return read_response(content)
+        except MalformedResponse as error:
+            raise AskError("malformed", f"{self.url}: {error}") from error
 
     async def close(self) -> None:
         await self._session.close()
+
+    def _status_error(self, response: aiohttp.ClientResponse, content: bytes) -> AskError:
+        status, name = response.status, self._section.api_key_env
+        why = f"{self.url}: HTTP {status}: {show(content)}"
+        if status < HTTPStatus.BAD_REQUEST:
+            target = show(response.headers.get("Location", "").encode())
+            why = f"{self.url}: HTTP {status} to {target!r}, which is not followed: name the server's own address"
+        elif status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            there = "is not accepted" if os.environ.get(name) else "is not set"
+            why += f" (the key in the environment variable {name}, reward.judge.api_key_env, {there})"
+        elif status in BAD_REQUEST:
+            why += f" (sent with reward.judge.max_tokens = {self._section.max_tokens})"
+        return AskError(_kind(status), why, read_retry_after_s(response.headers.get("Retry-After")))
+
+
+def find_proxy(url: str) -> str | None:
+    """The proxy that the environment names for an address; None for this machine and what `no_proxy` names."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if _is_this_machine(host) or urllib.request.proxy_bypass(host):
+        return None
+    return urllib.request.getproxies().get(parts.scheme)
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _build_body(messages: Sequence[JudgeMessage], section: JudgeSection) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "model": section.model,
+        "messages": list(messages),
+        section.length_field: section.max_tokens,
+        "stream": False,
+    }
+    if section.temperature != "unset":
+        body["temperature"] = section.temperature
+    return body
 
 
 async def _read_body(url: str, response: aiohttp.ClientResponse) -> bytes:
@@ -117,27 +135,9 @@ async def _read_body(url: str, response: aiohttp.ClientResponse) -> bytes:
     return bytes(content)
 
 
-def _status_error(url: str, status: int, content: bytes, retry_after: str | None) -> AskError:
-    kind: FailureKind = "refused"
+def _kind(status: int) -> FailureKind:
     if status == HTTPStatus.TOO_MANY_REQUESTS:
-        kind = "busy"
-    elif status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in TRANSIENT:
-        kind = "server_error"
-    elif status in BAD_REQUEST:
-        kind = "bad_request"
-    shown = content[:200].decode("utf-8", "replace").strip()
-    return AskError(kind, f"{url}: HTTP {status}: {shown}", read_retry_after_s(retry_after))
-
-
-def _read(url: str, body: bytes) -> Answer:
-    try:
-        response = msgspec.json.decode(body, type=_Response)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        shown = body[:100].decode("utf-8", "replace")
-        raise AskError("malformed", f"{url}: not a chat completion: {error}; got {shown!r}") from error
-    if not response.choices:
-        raise AskError("malformed", f"{url}: a chat completion without choices")
-    usage, choice = response.usage or _Usage(), response.choices[0]
-    return Answer(
-        choice.message.content or "", choice.finish_reason == "length", usage.prompt_tokens, usage.completion_tokens
-    )
+        return "busy"
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in TRANSIENT:
+        return "server_error"
+    return "bad_request" if status in BAD_REQUEST else "refused"

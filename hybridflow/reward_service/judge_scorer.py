@@ -21,13 +21,16 @@ from typing import Any, TypeVar
 import msgspec
 
 from hybridflow.config.judge_section import JudgeSection
+from hybridflow.config.reward_sections import THINKING_TAGS, RulesSection
+from hybridflow.errors import RewardError
 from hybridflow.reward_service.judge_client import JudgeClient
 from hybridflow.reward_service.limits import Setup
 from hybridflow.reward_service.process_scorer import ProcessScorer
 from hybridflow.reward_service.scorer import Scorer
-from hybridflow.rewards.extract import extract_gold
-from hybridflow.rewards.hybrid import combine, needs_judge
+from hybridflow.rewards.hybrid import combine, find_prediction
 from hybridflow.rewards.judge_question import NO_QUESTION
+from hybridflow.rewards.several_golds import told_to_judge
+from hybridflow.rewards.thinking import Tags
 from hybridflow.types import JudgeReport, Scored, ScoreRequest, Unknown, Verdict
 
 CLOSE_TIMEOUT_S = 5.0
@@ -42,14 +45,17 @@ class JudgeScorer:
     Args:
         rules: Gives the verdicts by rule; closed with this one.
         section: The judge; it has at least one endpoint.
+        tags: Of thoughts, in completions and in the judge's answers.
 
     Raises:
         RewardError: the judge's cache cannot be opened.
     """
 
-    def __init__(self, rules: Scorer, section: JudgeSection) -> None:
+    def __init__(self, rules: Scorer, section: JudgeSection, tags: Tags = THINKING_TAGS) -> None:
         self._rules = rules
         self._section = section
+        self._tags = tags
+        self._failure: RewardError | None = None
         self._requests: dict[str, ScoreRequest] = {}  # with the rules
         self._verdicts: queue.SimpleQueue[tuple[str, Verdict]] = queue.SimpleQueue()  # from the judge
         self._wake = os.eventfd(0, os.EFD_NONBLOCK)
@@ -59,7 +65,7 @@ class JudgeScorer:
         self._thread = threading.Thread(target=self._loop.run_forever, name="judge", daemon=True)
         self._thread.start()
         try:
-            self._client = self._run(_make(section)).result()
+            self._client = self._run(_make(section, tags)).result()
         except BaseException:
             self._stop_loop()
             raise
@@ -69,11 +75,15 @@ class JudgeScorer:
         self._rules.submit(request)
 
     def take_verdicts(self) -> list[tuple[str, Verdict]]:
+        """As `Scorer` says. Raises RewardError once the judge's cache cannot be used."""
+        if self._failure is not None:
+            raise self._failure
         done: list[tuple[str, Verdict]] = []
         for completion_id, verdict in self._rules.take_verdicts():
             request = self._requests.pop(completion_id)
-            if isinstance(verdict, Scored) and needs_judge(verdict):
-                self._run(self._ask(request, verdict))
+            prediction = find_prediction(verdict, request.text, self._tags)
+            if prediction and isinstance(verdict, Scored):
+                self._run(self._ask(request, verdict, prediction))
             else:
                 done.append((completion_id, verdict))
         try:
@@ -100,17 +110,21 @@ class JudgeScorer:
             _logger.info("judge: %s", self._client.report())
             self._stop_loop()
 
-    async def _ask(self, request: ScoreRequest, by_rule: Scored) -> None:
+    async def _ask(self, request: ScoreRequest, by_rule: Scored, prediction: str) -> None:
         verdict: Verdict
         if not request.question:
             self._give(request, by_rule, Unknown(why=NO_QUESTION.format(column=self._section.question_column)))
             return
         try:
-            gold = extract_gold(request.ground_truth).text or request.ground_truth
-            judgement = await self._client.decide(request.question, by_rule.extracted, gold)
+            gold = told_to_judge(request)
+            judgement = await self._client.decide(request.question, prediction, gold)
             verdict = combine(by_rule, judgement.vote, self._section.model, judgement.why)
         except asyncio.CancelledError:
             raise
+        except RewardError as error:  # of the cache: it will not get better
+            self._failure = error
+            os.eventfd_write(self._wake, 1)
+            return
         except Exception as error:
             _logger.exception("the judge's client raised on %s", request.completion_id)
             verdict = Unknown(why=f"the judge's client raised {type(error).__name__}: {error}")
@@ -149,12 +163,13 @@ def build_scorer(setup: Setup, judge: JudgeSection | None) -> Scorer:
     rules = ProcessScorer(setup)
     if judge is None or not judge.endpoints:
         return rules
+    tags = RulesSection.model_validate(setup.arguments.get("rules") or {}).thinking_tags
     try:
-        return JudgeScorer(rules, judge)
+        return JudgeScorer(rules, judge, tags)
     except BaseException:
         rules.close()
         raise
 
 
-async def _make(section: JudgeSection) -> JudgeClient:
-    return JudgeClient(section)
+async def _make(section: JudgeSection, tags: Tags) -> JudgeClient:
+    return JudgeClient(section, tags=tags)

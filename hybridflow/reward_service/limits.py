@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from hybridflow.config.reward_sections import RewardSection
+from hybridflow.environment import named
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,11 +28,14 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     """"module:function"; called once with `arguments`, it returns the function (ScoreRequest) -> Verdict."""
     arguments: dict[str, Any] = {}
     limits: Limits = Limits()
+    environment: dict[str, str] = {}
+    """Variables that verifiers need beside those that every process of a run gets."""
 
 
 def setup_of(section: RewardSection, build_verify: str, **arguments: Any) -> Setup:
-    """What the scoring processes of a run are told: code, its arguments, and the limits of the configuration."""
+    """What the scoring processes of a run are told: code, its arguments, limits and variables."""
     limits = Limits(
         cpu_s=section.cpu_limit_s, wall_s=section.item_timeout_s, memory_mib=int(section.memory_limit_gib * 1024)
     )
-    return Setup(build_verify=build_verify, arguments=arguments, limits=limits)
+    variables = named(section.environment, "reward.environment")
+    return Setup(build_verify=build_verify, arguments=arguments, limits=limits, environment=variables)

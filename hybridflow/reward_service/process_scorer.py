@@ -15,10 +15,12 @@ import subprocess
 import sys
 import time
 from collections import deque
+from contextlib import suppress
 from itertools import islice
 
 import msgspec
 
+from hybridflow.environment import needed
 from hybridflow.errors import RewardError
 from hybridflow.reward_service.frames import (
     FAILED,
@@ -29,6 +31,7 @@ from hybridflow.reward_service.frames import (
     FrameReader,
     write_frame,
 )
+from hybridflow.reward_service.guardian import END_TIMEOUT_S
 from hybridflow.reward_service.limits import Setup
 from hybridflow.reward_service.printed_output import MAX_PRINTED_BYTES, PrintedOutput
 from hybridflow.types import ScoreRequest, Unknown, Verdict
@@ -62,6 +65,7 @@ class ProcessScorer:
         self._unsent: deque[memoryview] = deque()
         self._head_since = 0.0  # when the process could begin with the first
         self._num_failed_starts = 0
+        self._pid = 0
         self._start()
         while not self._is_ready:
             _wait_until_readable(self._channel)
@@ -70,8 +74,8 @@ class ProcessScorer:
 
     @property
     def pid(self) -> int:
-        """Of the present process."""
-        return self._process.pid
+        """Of the process that scores, or scored last; its parent is its guardian."""
+        return self._pid
 
     def submit(self, request: ScoreRequest) -> None:
         frame = write_frame(REQUEST, _encoder.encode(request))
@@ -104,6 +108,7 @@ class ProcessScorer:
         setup = write_frame(SETUP, _encoder.encode(self._setup))
         self._unsent = deque(memoryview(frame) for frame in (setup, *(frame for _, frame in self._waiting)))
         ours.setblocking(False)
+        module_path = os.pathsep.join(path or os.getcwd() for path in sys.path)
         with theirs:
             self._process = subprocess.Popen(
                 # -u: what it printed is there although it ends in the middle.
@@ -113,7 +118,8 @@ class ProcessScorer:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+                env=needed(os.environ, self._setup.environment) | {"PYTHONPATH": module_path},
+                start_new_session=True,
             )
         assert self._process.stdout is not None
         self._printed = PrintedOutput(self._process.stdout)
@@ -150,7 +156,7 @@ class ProcessScorer:
             return self._ended()
         for kind, content in frames:
             if kind == READY:
-                self._is_ready, self._num_failed_starts = True, 0
+                self._is_ready, self._num_failed_starts, self._pid = True, 0, int(content)
                 self._head_since = time.monotonic()
                 self._printed.take()  # that of the imports
                 continue
@@ -186,7 +192,7 @@ class ProcessScorer:
                 self._channel.close()
                 raise RewardError(
                     f"{MAX_FAILED_STARTS} scoring processes ended before they were ready, the last with {_how(code)}; "
-                    f"its output is in this worker's log. Remedy: raise reward.memory_limit_mib if it is out of memory"
+                    f"its output is in this worker's log. Remedy: raise reward.memory_limit_gib if it is out of memory"
                 )
         if code == -signal.SIGPROF:
             why = f"the verifier used more than {self._setup.limits.cpu_s:g} s of CPU time"
@@ -207,8 +213,15 @@ class ProcessScorer:
         return completion_id, Unknown(why=why)
 
     def _kill(self) -> None:
+        """Ends the process and all that it started: its guardian does, and what is left of its group ends with it."""
         self._channel.close()
-        self._process.kill()
+        self._process.terminate()
+        try:
+            self._process.wait(END_TIMEOUT_S + 1.0)
+        except subprocess.TimeoutExpired:
+            _logger.warning("the guardian of a scoring process does not end; its group is killed")
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
 

@@ -7,12 +7,11 @@
 
 The kernel ends it (SIGPROF) when an item takes more CPU time than it may, also inside C code that never returns to
 Python, and refuses memory above the limit (RLIMIT_AS): the MemoryError costs the item, and the worker starts this
-process anew. It ends with its worker.
+process anew. It ends with its worker, and with it what a verifier started: see `guardian`.
 """
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import math
 import os
@@ -34,12 +33,12 @@ from hybridflow.reward_service.frames import (
     FrameReader,
     write_frame,
 )
+from hybridflow.reward_service.guardian import split_off
 from hybridflow.reward_service.limits import Setup
 from hybridflow.reward_service.scorer import Verify
 from hybridflow.types import Scored, ScoreRequest, Unknown, Verdict
 
 MAX_REASON_CHARS = 500
-_PR_SET_PDEATHSIG = 1
 
 _requests = msgspec.msgpack.Decoder(ScoreRequest)
 _encoder = msgspec.msgpack.Encoder()
@@ -47,9 +46,7 @@ _encoder = msgspec.msgpack.Encoder()
 
 def main(descriptor: int, parent_pid: int) -> None:
     """Serves the worker `parent_pid` until it closes the socket."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:
-        return
+    split_off(parent_pid)
     channel = socket.socket(fileno=descriptor)
     reader = FrameReader(channel)
     verify: Verify | None = None
@@ -65,7 +62,7 @@ def main(descriptor: int, parent_pid: int) -> None:
                     channel.sendall(write_frame(FAILED, f"{type(error).__name__}: {error}".encode()))
                     return
                 _limit(setup.limits.memory_mib)
-                channel.sendall(write_frame(READY, b""))
+                channel.sendall(write_frame(READY, str(os.getpid()).encode()))
             elif kind == REQUEST and verify is not None:
                 verdict, is_fit = _score(verify, _requests.decode(content), cpu_s)
                 answer = write_frame(VERDICT if is_fit else VERDICT_THEN_END, _encoder.encode(verdict))

@@ -11,30 +11,41 @@ from __future__ import annotations
 
 import msgspec
 
+from hybridflow.config.reward_sections import THINKING_TAGS
 from hybridflow.rewards import multiple_choice, qwenlong_l1
+from hybridflow.rewards.extract import extract_answer
+from hybridflow.rewards.findings import NO_ANSWER_RULE
+from hybridflow.rewards.judge_prompt import MAX_ANSWER_CHARS
 from hybridflow.rewards.judge_vote import Vote
 from hybridflow.rewards.normalise import normalise
+from hybridflow.rewards.thinking import Tags, after_thinking
 from hybridflow.types import Scored, Unknown, Verdict
 
 UNJUDGED_RULES = frozenset({multiple_choice.RULE, qwenlong_l1.CHOICE_RULE})
 
 
-def needs_judge(rule: Verdict) -> bool:
-    """Whether a judge is to be asked: Scored below 1, with an answer that says something, and no choice of letters.
+def find_prediction(rule: Verdict, response: str, tags: Tags = THINKING_TAGS) -> str:
+    """The answer that a judge is to compare with the gold; "" where it is not to be asked.
+
+    That is what the rule extracted. A verifier of one's own may extract nothing: then the answer behind the last mark
+    of the response, else all that follows the thinking, of which the judge sees the end.
 
     An Unknown rule has no gold to show to a judge, or a verifier to be mended: it stays unknown.
     """
-    return (
-        isinstance(rule, Scored)
-        and _judged_value(rule) < 1.0
-        and rule.judge_share > 0
-        and rule.rule not in UNJUDGED_RULES
-        and bool(normalise(rule.extracted))
-    )
+    if not isinstance(rule, Scored) or rule.rule in UNJUDGED_RULES:
+        return ""
+    if _judged_value(rule) >= 1.0 or rule.judge_share <= 0:
+        return ""
+    if rule.extracted or rule.rule == NO_ANSWER_RULE:
+        return rule.extracted if normalise(rule.extracted) else ""
+    if answer := extract_answer(response, tags).text:
+        return answer
+    shown = after_thinking(response, tags).strip()
+    return shown if len(shown) <= MAX_ANSWER_CHARS else f"(cut) ... {shown[-MAX_ANSWER_CHARS + len('(cut) ... ') :]}"
 
 
-def combine(rule: Verdict, vote: Vote, judge: str, why: str) -> Verdict:
-    """The verdict of both, for a rule verdict that `needs_judge` (any other is returned as it is).
+def combine(rule: Scored, vote: Vote, judge: str, why: str) -> Verdict:
+    """The verdict of both, for a rule verdict with a `find_prediction`.
 
     max(rule, 1) for yes, of the part that the judge decides on; the rule's own value for no. Unknown where the judge
     did not decide: it might have said yes, so the rule's value would be a guess.
@@ -43,8 +54,6 @@ def combine(rule: Verdict, vote: Vote, judge: str, why: str) -> Verdict:
         judge: Its name, for the record.
         why: What it gave as its reason, or why it did not decide.
     """
-    if not isinstance(rule, Scored) or not needs_judge(rule):
-        return rule
     if vote == "unknown":
         return Unknown(why=f"the rule {rule.rule} gave {rule.value:g}, and the judge {judge} did not decide: {why}")
     value, parts = rule.value, rule.parts

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
+from collections.abc import Sequence
 from typing import TypedDict
 
 from hybridflow.rewards.characters import unify
@@ -28,7 +30,9 @@ _OPEN, _CLOSE = (
     r"[\[\u3010\u3014\u3016\u301a\u27e6\u2045\u2772\u300c\u300e]",
     r"[\]\u3011\u3015\u3017\u301b\u27e7\u2046\u2773\u300d\u300f]",
 )
-_VERDICT_LIKE = re.compile(rf"(?:{_OPEN}\s?)+[\W_]{{0,4}}?(yes|no)[\W_]{{0,4}}?(?:\s?{_CLOSE})+", re.IGNORECASE)
+_BRACKETED = re.compile(
+    rf"(?:{_OPEN}[\s\\]{{0,2}}){{1,8}}([^{_OPEN[1:-1]}{_CLOSE[1:-1]}]{{2,24}}?)(?:[\s\\]{{0,2}}{_CLOSE}){{1,8}}"
+)
 _INSTRUCTION = re.compile(r"\[(/?INST)\]", re.IGNORECASE)
 _TWO_BRACKETS = re.compile(r"(\[|\])(?=[\[\]])")
 _TAG = re.compile("<(?=[A-Za-z/|!<\uff5c])")
@@ -64,6 +68,17 @@ def build_judge_messages(question: str, prediction: str, gold: str) -> list[Judg
     return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": "\n".join(lines)}]
 
 
+def remind(messages: Sequence[JudgeMessage], num_unreadable: int) -> list[JudgeMessage]:
+    """The same chat in other words, after so many answers without a verdict: at temperature 0 the same words bring the
+    same answer."""
+    reminder = (
+        f"Reply {num_unreadable} to this had no verdict on its last line. Keep it short, and end with one line that is "
+        "the verdict, with its brackets, and nothing else."
+    )
+    *earlier, last = messages
+    return [*earlier, {"role": last["role"], "content": f"{last['content']}\n{reminder}"}]
+
+
 def compute_cache_key(judge: str, question: str, prediction: str, gold: str) -> str:
     """The name under which a verdict is kept: 64 hexadecimal digits that follow from these texts and the prompt."""
     return _hash(judge, question, prediction, gold, SYSTEM_PROMPT)
@@ -79,10 +94,16 @@ def make_harmless(text: str, max_chars: int | None) -> str:
     plain = " ".join(unify(text).split())
     if max_chars is not None and len(plain) > max_chars:
         plain = plain[:max_chars] + _CUT
-    plain = _VERDICT_LIKE.sub(r"\1", plain)
+    plain = _BRACKETED.sub(_without_brackets, plain)
     plain = _INSTRUCTION.sub(r"\1", plain)
     plain = _TWO_BRACKETS.sub(r"\1 ", plain)
     return _TAG.sub("< ", plain)
+
+
+def _without_brackets(found: re.Match[str]) -> str:
+    """What stands in brackets, bare where its letters say yes or no in whatever alphabet of ours, width or spacing."""
+    letters = "".join(char for char in unicodedata.normalize("NFKD", found[1]) if char.isalpha())
+    return found[1] if letters.lower() in ("yes", "no") else found[0]
 
 
 def _build_mark(question: str, prediction: str, gold: str) -> str:

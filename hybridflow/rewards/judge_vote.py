@@ -1,8 +1,9 @@
 """What a judge's answer means, read strictly: YES, NO, or unknown. Unknown is never NO.
 
 Source: recipe section 4. The released code takes any "YES" in the text, so an explanation that holds the word passes.
-Here the verdict is the mark `[[YES]]` or `[[NO]]`, spelled like this. An answer without one, with both, or with what
-looks like the other ("[[YES]] ... [[no]]") is unknown; so is one cut off while it was still thinking.
+Here the verdict is the last line behind the thinking, where it is the mark `[[YES]]` or `[[NO]]` and nothing else; bold
+or code around it and a full stop change nothing. A mark in a sentence is none ("so [[YES]] is not warranted"), and an
+answer whose thought was cut off has none.
 """
 
 from __future__ import annotations
@@ -11,32 +12,25 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from hybridflow.rewards.characters import unify
+from hybridflow.config.reward_sections import THINKING_TAGS
 from hybridflow.rewards.judge_prompt import NO, YES
+from hybridflow.rewards.thinking import Tags, after_thinking
 
 Vote = Literal["yes", "no", "unknown"]
 
-_MARK_LIKE = re.compile(
-    r"[\[\u3010\u27e6]\s*[\[\u3010\u27e6]?[\s*_]*(yes|no)[\s*_.]*[\]\u3011\u27e7]?\s*[\]\u3011\u27e7]", re.IGNORECASE
-)
+_VERDICT = re.compile(rf"[ \t*_`]{{0,8}}({re.escape(YES)}|{re.escape(NO)})[ \t*_`]{{0,8}}\.?[ \t*_`]{{0,8}}")
 
 
-def parse_vote(answer: str, *, was_cut_off: bool = False) -> Vote:
-    """The verdict of one answer of a judge; `was_cut_off` where it ended at its token limit.
+def parse_vote(answer: str, tags: Tags = THINKING_TAGS) -> Vote:
+    """The verdict of one whole answer of a judge; `tags` mark its thoughts.
 
     Example: parse_vote("Both name the same city.\\n[[YES]]") == "yes"
     """
-    _, closed, tail = answer.rpartition("</think>")
-    shown = tail if closed else answer
-    if was_cut_off or "<think>" in shown:
+    last_line = after_thinking(answer, tags).rstrip().rpartition("\n")[2]
+    found = _VERDICT.fullmatch(last_line)
+    if found is None:
         return "unknown"
-    is_yes, is_no = YES in shown, NO in shown
-    looks_like = {found[1].lower() for found in _MARK_LIKE.finditer(unify(shown))}
-    if is_yes and not is_no and "no" not in looks_like:
-        return "yes"
-    if is_no and not is_yes and "yes" not in looks_like:
-        return "no"
-    return "unknown"
+    return "yes" if found[1] == YES else "no"
 
 
 def decide(votes: Sequence[Vote], num_asked: int) -> Vote:

@@ -7,7 +7,7 @@ It is called with keyword arguments, as far as it takes them:
 | `response`     | text of the completion, thinking included; verl's name `solution_str` is the same           |
 | `answer`       | what stands behind the last "the answer is", `\\boxed{}` or their like; where there is none |
 |                | of them, all of the response behind the thinking                                            |
-| `ground_truth` | the gold answer as the row has it                                                          |
+| `ground_truth` | the gold answer as text; of several, each in turn, and the best result counts               |
 | `prompt`       | the messages of the row, `[{"role", "content"}, ...]`                                      |
 | `data_source`  | as the row has it                                                                          |
 | `extra_info`   | the row's object, `{}` where it has none                                                   |

@@ -26,6 +26,8 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from importlib.metadata import entry_points
 
+import msgspec
+
 from hybridflow.config.reward_sections import THINKING_TAGS, FunctionSection, RewardSection, RulesSection
 from hybridflow.errors import ConfigError
 from hybridflow.rewards import qwenlong_l1
@@ -35,7 +37,8 @@ from hybridflow.rewards.find_function import find_function
 from hybridflow.rewards.functions import RULE_CALL, Weighted, verify_all
 from hybridflow.rewards.multiple_choice import verify_multiple_choice
 from hybridflow.rewards.own_function import OwnFunction
-from hybridflow.types import ScoreRequest, Verdict
+from hybridflow.rewards.several_golds import verify_any
+from hybridflow.types import ScoreRequest, Unknown, Verdict
 
 Verifier = Callable[[str, str], Verdict]
 """(text of the completion, ground truth as stored) -> verdict."""
@@ -109,6 +112,7 @@ class Registry:
         if self._functions and not any(function.is_rule for function in self._functions):
             return True
         chosen = self.choose(data_source, ability)
+        chosen = chosen.func if isinstance(chosen, partial) else chosen
         return chosen not in (verify_multiple_choice, qwenlong_l1.verify_multiple_choice)
 
     def verify(self, request: ScoreRequest) -> Verdict:
@@ -118,6 +122,18 @@ class Registry:
     def verify_by_rule(self, request: ScoreRequest) -> Verdict:
         """The same of the verifier that data source and ability choose."""
         return _call(self.choose(request.data_source, request.ability), request)
+
+    def find_gold_problem(self, request: ScoreRequest) -> str:
+        """Why no answer to this row could get a verdict, as its gold cannot be compared with; "" where one can.
+
+        Functions of a user's own, which may take long and do anything, are not asked.
+        """
+        if self._functions and not any(function.is_rule for function in self._functions):
+            return ""
+        if isinstance(self.choose(request.data_source, request.ability), OwnFunction):
+            return ""
+        verdict = self.verify_by_rule(msgspec.structs.replace(request, text=""))
+        return verdict.why if isinstance(verdict, Unknown) else ""
 
     @property
     def row_arguments(self) -> frozenset[str]:
@@ -148,6 +164,10 @@ class Registry:
 
 
 def _call(verifier: Verifier | OwnFunction, request: ScoreRequest) -> Verdict:
+    return verify_any(partial(_call_once, verifier), request)
+
+
+def _call_once(verifier: Verifier | OwnFunction, request: ScoreRequest) -> Verdict:
     if isinstance(verifier, OwnFunction):
         return verifier.verify(request)
     return verifier(request.text, request.ground_truth)

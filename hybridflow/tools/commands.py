@@ -23,6 +23,14 @@ class Dtype(StrEnum):
     bfloat16 = "bfloat16"
 
 
+class ReferenceDtype(StrEnum):
+    """Adds a precision that is for comparison."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float64 = "float64"
+
+
 def mount(app: typer.Typer) -> None:
     """Adds the commands to `app`."""
     app.command()(logprobs)
@@ -42,7 +50,9 @@ def logprobs(
     ep: EP = 1,
     etp: ETP = 1,
     sequence_parallel: SP = None,
-    dtype: Annotated[Dtype, typer.Option(help="Precision of weights and computation.")] = Dtype.float32,
+    dtype: Annotated[
+        ReferenceDtype, typer.Option(help="Precision of weights and computation; float64 gives reference values.")
+    ] = ReferenceDtype.float32,
     fp32_head: Annotated[bool, typer.Option("--fp32-head", help="With bfloat16: compute logits in float32.")] = False,
     temperature: Annotated[float, typer.Option(help="Logits are divided by it.")] = 1.0,
     max_tokens: Annotated[
@@ -200,7 +210,7 @@ def sft(config: ConfigFiles, set_: Overrides = None, resume: Resume = False) -> 
     from hybridflow.tools.sft_config import SftConfig
 
     configure("driver", level="WARNING")
-    resolved = load_config(config, set_ or [], SftConfig)
+    resolved = load_config(config, set_ or [], SftConfig, paths_must_exist=True)
     with interruptible("nothing was started"):
         from hybridflow.tools.sft import run_sft  # after the configuration is known to be valid: this takes seconds
 

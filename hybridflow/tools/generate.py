@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from hybridflow.config.rollout_section import RolloutSection
-from hybridflow.data.template import Message, encode_chat
+from hybridflow.data.chat_encoding import encode_chat
+from hybridflow.data.template import Message
 from hybridflow.errors import ConfigError
 from hybridflow.policy.load import load_tokenizer
 from hybridflow.rollout.arguments import check_engine_layout

@@ -9,7 +9,9 @@ import typer
 
 ConfigFiles = Annotated[
     list[Path],
-    typer.Option("--config", "-c", help="TOML file; give several to lay them over each other, left to right."),
+    typer.Option(
+        "--config", "-c", help="TOML file, or resolved.json of a run; several are laid over each other, left to right."
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,

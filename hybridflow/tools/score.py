@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -13,8 +13,11 @@ from typing import Any
 
 from hybridflow.config.judge_section import JudgeSection
 from hybridflow.config.reward_sections import RewardSection
+from hybridflow.data.files import find_files
+from hybridflow.data.records import refuse_problems
 from hybridflow.data.row_text import dump_row
-from hybridflow.data.rows import Row, load_rows
+from hybridflow.data.rows import read_rows
+from hybridflow.data.schema import BadRow, Row
 from hybridflow.errors import ConfigError
 from hybridflow.rewards.find_function import source_of
 from hybridflow.rewards.judge_question import find_question
@@ -23,7 +26,7 @@ from hybridflow.tools.output_file import OutputFile
 from hybridflow.tools.progress import RowProgress
 from hybridflow.tools.score_input import Response, ResponseFile
 from hybridflow.tools.score_service import ScoreService, open_service
-from hybridflow.types import Completion, GroupRequest, Prompt, Scored, Verdict
+from hybridflow.types import Completion, GroupRequest, Prompt, Scored, Unknown, Verdict
 from hybridflow.wire.messages import build_completion_id
 
 MAX_PENDING = 1024
@@ -83,6 +86,7 @@ def write_verdicts(job: ScoreJob, progress: RowProgress) -> ScoreSummary:
         {"index", "k", "status": "scored" | "unknown", "reward", "rule", "judge", "extracted", "why"}
 
     and "parts" where several functions, or named parts of one, have values of their own.
+    A response, or a row, that cannot be used is unknown with its reason; only where none can, nothing is scored.
     `k` counts the responses to one row, `reward` is null where the verdict is unknown, `rule` names the rule that
     looked at the answer, `judge` is "yes", "no" or null where none was asked or it did not say. Raises DataError or
     ConfigError, with nothing written, before any work is done, and RewardError if the service fails.
@@ -90,7 +94,10 @@ def write_verdicts(job: ScoreJob, progress: RowProgress) -> ScoreSummary:
     if job.num_workers < 1:
         raise ConfigError(f"--num-workers {job.num_workers}: it must be at least 1")
     wanted = build_registry(job.reward).row_arguments
-    rows = load_rows(job.data)
+    rows = read_rows(job.data)
+    problems = [row.why for row in rows if isinstance(row, BadRow)]
+    if len(problems) == len(rows):
+        refuse_problems(job.data, problems, len(rows))
     output = OutputFile(job.output, data=job.data, responses=job.responses)
     responses = ResponseFile(job.responses, len(rows), job.data)
     total, digest = responses.check()
@@ -114,13 +121,13 @@ def write_verdicts(job: ScoreJob, progress: RowProgress) -> ScoreSummary:
     return _summarise(job.output, max(total - done, 0), reports)
 
 
-def _describe(job: ScoreJob, rows: list[Row], responses_sha256: str) -> dict[str, Any]:
+def _describe(job: ScoreJob, rows: Sequence[Row | BadRow], responses_sha256: str) -> dict[str, Any]:
     """What decides the verdicts."""
     judge = job.reward.judge
     return {
         "data": str(job.data.resolve()),
         "data_rows": len(rows),
-        "data_bytes": job.data.stat().st_size,
+        "data_bytes": sum(file.stat().st_size for file in find_files(job.data)),
         "responses_sha256": responses_sha256,
         "rules": job.reward.rules.model_dump(),
         **_describe_functions(job.reward),
@@ -139,7 +146,7 @@ def _describe_functions(reward: RewardSection) -> dict[str, Any]:
 
 def _score(
     service: ScoreService,
-    rows: list[Row],
+    rows: Sequence[Row | BadRow],
     responses: ResponseFile,
     skip: int,
     build: Callable[[int, Response, Row], tuple[GroupRequest, Completion]],
@@ -156,10 +163,16 @@ def _score(
             if response is None:
                 is_exhausted = True
                 break
-            request, completion = build(number, response, rows[response.index])
+            num_chars += len(response.text)
+            if problem := _problem_of(response, rows):
+                name = f"unusable-{number}"
+                pending[name], known[name] = response, Unknown(why=problem)
+                continue
+            row = rows[response.index or 0]
+            assert isinstance(row, Row)
+            request, completion = build(number, response, row)
             service.submit(request, completion)
             pending[completion.completion_id] = response
-            num_chars += len(response.text)
         while pending and (first := next(iter(pending))) in known:
             response = pending.pop(first)
             num_chars -= len(response.text)
@@ -167,6 +180,14 @@ def _score(
         if pending:
             completion_id, verdict = service.next()
             known[completion_id] = verdict
+
+
+def _problem_of(response: Response, rows: Sequence[Row | BadRow]) -> str:
+    """Why it cannot be scored; "" where it can."""
+    if response.problem or response.index is None:
+        return response.problem
+    row = rows[response.index]
+    return row.why if isinstance(row, BadRow) else ""
 
 
 def _build(
@@ -180,6 +201,7 @@ def _build(
         data_source=row.data_source,
         ability=row.ability,
         ground_truth=row.reward_model.ground_truth,
+        alternatives=row.reward_model.alternatives,
         question=find_question(row.prompt, row.extra_info, judge).text,
         row=dump_row(row, row_arguments),
     )
@@ -228,6 +250,7 @@ def _summarise(path: Path, num_written: int, reports: list[dict[str, Any]]) -> S
                 reward_sum += verdict["reward"]
             else:
                 num_unknown += 1
-                reasons.setdefault(verdict["why"], f"row {verdict['index']}, response {verdict['k']}: {verdict['why']}")
+                place = "" if verdict["index"] is None else f"row {verdict['index']}, response {verdict['k']}: "
+                reasons.setdefault(verdict["why"], place + verdict["why"])
     shown = list(reasons.values())[:NUM_SHOWN]
     return ScoreSummary(num_written, num_scored, num_unknown, reward_sum, shown, reports)

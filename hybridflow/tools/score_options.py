@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hybridflow.config.load import load_config
 from hybridflow.config.module_folders import add_module_folders
 from hybridflow.config.reward_sections import RewardSection
+from hybridflow.config.secrets import hide_secrets
 from hybridflow.errors import ConfigError
 
 JUDGE_OPTIONS = {
@@ -69,5 +70,7 @@ def _explain(error: ValidationError) -> list[str]:
         option = {"judge": JUDGE_OPTIONS.get(str(found["loc"][-1]), "judge"), "functions": "--verifier"}.get(
             str(found["loc"][0]) if found["loc"] else "", "--verifier"
         )
-        problems.append(f"{option} {found['input']}: {told}" if found["loc"] else f"{option}: {told}")
+        problems.append(
+            f"{option} {hide_secrets(str(found['input']))}: {told}" if found["loc"] else f"{option}: {told}"
+        )
     return problems

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import torch
+
 from hybridflow.types import TrainBatch, TrainSequence
 from megatron_ext.packing import MicroBatch, PackInput, pack_sequences
 
 
-def pack_rank(batch: TrainBatch, dp_rank: int, mini_batch: int = 0) -> list[MicroBatch]:
+def pack_rank(
+    batch: TrainBatch, dp_rank: int, mini_batch: int = 0, loss_dtype: torch.dtype = torch.float32
+) -> list[MicroBatch]:
     """Packed micro-batches of a rank, in plan order. Loss inputs are one value per counted response token:
 
     `advantages`, `rollout_logprobs` and `staleness` where the rows have them (RL): what a correction for the mismatch
@@ -14,7 +18,10 @@ def pack_rank(batch: TrainBatch, dp_rank: int, mini_batch: int = 0) -> list[Micr
     counted tokens, and `first`, 1 at the first of them and 0 at the others.
     """
     return [
-        pack_sequences([_pack_input(batch.sequences[row]) for row in rows] or [_placeholder(batch.sequences)])
+        pack_sequences(
+            [_pack_input(batch.sequences[row]) for row in rows] or [_placeholder(batch.sequences)],
+            loss_dtype=loss_dtype,
+        )
         for rows in batch.plan[mini_batch][dp_rank]
     ]
 

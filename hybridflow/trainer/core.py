@@ -28,7 +28,7 @@ from megatron_ext.policy import MegatronPolicy
 from megatron_ext.residency import PARTS, Part
 from megatron_ext.topology import Topology, init_distributed, shutdown_distributed
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
 class TrainerCore:

@@ -29,7 +29,7 @@ def update_policy(
     all where there are several epochs.
     """
     num_minis = len(batch.plan)
-    minis = [pack_rank(batch, policy.topology.dp_rank, mini) for mini in range(num_minis)]
+    minis = [pack_rank(batch, policy.topology.dp_rank, mini, policy.loss_dtype) for mini in range(num_minis)]
     first_off_policy = 0 if num_epochs > 1 else 1
     minis[first_off_policy:] = _with_old_logprobs(policy, minis[first_off_policy:], temperature)
     reports = []

@@ -73,6 +73,8 @@ class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True):
     ability: str
     ground_truth: str
     text: str
+    alternatives: list[str] = []
+    """Further gold answers: any of them is right."""
     question: str = ""
     row: str = ""
     """JSON {"prompt": [...], "extra_info": {...}}: what a verifier of the run takes of the row; else empty."""

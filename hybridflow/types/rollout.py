@@ -27,6 +27,8 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     """doc-qa, doc-math or doc-mc."""
     ground_truth: str
     """Gold answer as stored: a full sentence or the bare answer."""
+    alternatives: list[str] = []
+    """Further gold answers: any of them is right."""
     question: str = ""
     """The question alone, without its document: all that a judge is told of the prompt."""
     row: str = ""

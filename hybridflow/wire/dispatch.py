@@ -136,7 +136,14 @@ class ScoreDispatch:
         new: dict[str, _Expected] = {}
         for request in requests:
             prompt = request.prompt
-            task = Task(prompt.data_source, prompt.ability, prompt.ground_truth, prompt.question, prompt.row)
+            task = Task(
+                prompt.data_source,
+                prompt.ability,
+                prompt.ground_truth,
+                prompt.question,
+                prompt.row,
+                prompt.alternatives,
+            )
             expected = _Expected(request.group_id, prompt.prompt_id, memoryview(_encoder.encode(task)))
             for index in request.indices:
                 completion_id = build_completion_id(request.group_id, index)

@@ -61,6 +61,7 @@ class Task(msgspec.Struct, frozen=True, array_like=True):
     ground_truth: str
     question: str
     row: str = ""
+    alternatives: list[str] = []
 
 
 class Work(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -85,6 +86,7 @@ class Work(msgspec.Struct, frozen=True, array_like=True, tag=1):
                 text=str(self.text, "utf-8"),
                 question=task.question,
                 row=task.row,
+                alternatives=task.alternatives,
             )
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ProtocolError(f"malformed work on completion {self.completion_id}: {error}") from error

@@ -175,12 +175,12 @@ def padded_vocab_size(hf_config: HFConfig, tp: int) -> int:
 
 
 def transformer_config(hf_config: HFConfig, layout: Layout, dtype: torch.dtype) -> TransformerConfig:
-    """Megatron's config for this model, layout and parameter dtype (float32 or bfloat16).
+    """Megatron's config for this model, layout and parameter dtype (float32, bfloat16, or float64).
 
     Raises UnsupportedModelError for another dtype, LayoutError for grouped experts where they cannot run.
     """
-    if dtype not in (torch.float32, torch.bfloat16):
-        raise UnsupportedModelError(f"dtype = {dtype}: only float32 and bfloat16 are supported")
+    if dtype not in (torch.float32, torch.bfloat16, torch.float64):
+        raise UnsupportedModelError(f"dtype = {dtype}: only float32, bfloat16 and float64 are supported")
 
     from megatron_ext import platform
 
@@ -216,7 +216,7 @@ def transformer_config(hf_config: HFConfig, layout: Layout, dtype: torch.dtype) 
         **_recompute_options(hf_config, layout),
         variable_seq_lengths=True,  # stages tell each other the length of each packed micro-batch
         moe_token_dispatcher_type="alltoall",  # variable_seq_lengths insists on it, for dense models too
-        **_expert_options(hf_config, layout),
+        **_expert_options(hf_config, layout, dtype),
         calculate_per_token_loss=True,  # gradients are divided once, by the tokens of the whole step
         use_cpu_initialization=not torch.cuda.is_available(),
         perform_initialization=False,  # every weight is loaded; see hf/load.py
@@ -259,7 +259,7 @@ def _recompute_options(hf_config: HFConfig, layout: Layout) -> dict[str, Any]:
     return {"recompute_granularity": "selective", "recompute_modules": modules}
 
 
-def _expert_options(hf_config: HFConfig, layout: Layout) -> dict[str, Any]:
+def _expert_options(hf_config: HFConfig, layout: Layout, dtype: torch.dtype) -> dict[str, Any]:
     """The part of Megatron's config that a mixture of experts adds. No load balancing loss: GRPO has its own loss."""
     moe = hf_config.moe
     if moe is None:
@@ -276,7 +276,7 @@ def _expert_options(hf_config: HFConfig, layout: Layout) -> dict[str, Any]:
         "moe_ffn_hidden_size": moe.ffn_hidden_size,
         # Softmax over all experts and then the best k, or over the best k: the second sums to 1.
         "moe_router_pre_softmax": not moe.norm_topk_prob,
-        "moe_router_dtype": "fp32",
+        "moe_router_dtype": "fp64" if dtype == torch.float64 else "fp32",
         "moe_router_load_balancing_type": "none",
         # A list makes checkpoints name each layer; a number lets them stack equal layers.
         "moe_layer_freq": 1 if all(moe.layers) else [int(has_experts) for has_experts in moe.layers],

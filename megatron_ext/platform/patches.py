@@ -86,7 +86,10 @@ def accept_cpu_parameters(module: ModuleType) -> None:
 
 
 def _with_cuda_type_names(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, run while `Tensor.type()` says 'torch.cuda.FloatTensor' of a CPU tensor."""
+    """`function`, run while `Tensor.type()` says 'torch.cuda.FloatTensor' of a CPU tensor, float64 ones included.
+
+    So a float64 parameter is its own master weight, as a float32 one is.
+    """
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -94,7 +97,9 @@ def _with_cuda_type_names(function: Callable[..., Any]) -> Callable[..., Any]:
 
         def type_name(self: torch.Tensor, *type_args: Any, **type_kwargs: Any) -> Any:
             result = original(self, *type_args, **type_kwargs)
-            return result.replace("torch.", "torch.cuda.", 1) if isinstance(result, str) else result
+            if not isinstance(result, str):
+                return result
+            return result.replace("torch.", "torch.cuda.", 1).replace("DoubleTensor", "FloatTensor")
 
         torch.Tensor.type = type_name  # type: ignore[method-assign]
         try:

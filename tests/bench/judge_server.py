@@ -52,6 +52,8 @@ class JudgeServer:
     """What was asked."""
     keys: list[str] = field(default_factory=list)
     """Authorization headers."""
+    heads: list[str] = field(default_factory=list)
+    """All headers of each request."""
     most_in_flight: int = 0
     pauses_after_busy_s: list[float] = field(default_factory=list)
     """From each refusal of a body to the next request with the same one."""
@@ -104,9 +106,10 @@ class JudgeServer:
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while (received := await _read_request(reader)) is not None:
-                request, key = received
+                request, key, head = received
                 self.bodies.append(request)
                 self.keys.append(key)
+                self.heads.append(head)
                 await self._answer(request, reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
             self.counts["disconnected"] += 1
@@ -185,16 +188,17 @@ def _answer(agrees: bool, kind: str) -> bytes:
     return json.dumps({"id": "1", "choices": [{"index": 0, "message": message}], "usage": usage}).encode()
 
 
-async def _read_request(reader: asyncio.StreamReader) -> tuple[str, str] | None:
-    """Body and Authorization header of the next request; None where the client is gone."""
+async def _read_request(reader: asyncio.StreamReader) -> tuple[str, str, str] | None:
+    """Body, Authorization header and head of the next request; None where the client is gone."""
     try:
         head = await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:
         return None
-    lines = (line.partition(":") for line in head.decode("latin-1").split("\r\n"))
+    text = head.decode("latin-1")
+    lines = (line.partition(":") for line in text.split("\r\n"))
     headers = {name.lower(): value.strip() for name, _, value in lines}
     body = await reader.readexactly(int(headers["content-length"]))
-    return body.decode(), headers.get("authorization", "")
+    return body.decode(), headers.get("authorization", ""), text
 
 
 async def _send(writer: asyncio.StreamWriter, status: int, body: bytes, retry_after: str | None) -> None:

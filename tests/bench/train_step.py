@@ -1,11 +1,16 @@
 """Tokens per CPU second of a training step, against transformers with SDPA and torch's AdamW; prints one JSON line.
 
     python tests/bench/train_step.py
+    python tests/bench/train_step.py --mode grpo
 
 One process, one thread, float32, the same random Qwen3 model and the same rows on both sides, every token after the
 first predicted. A step is forward, loss, backward, clipping to the global gradient norm, and AdamW. Rows have equal
 length, so transformers pays for no padding. Steps of the two sides alternate, and CPU time of the process is compared,
 by median: other load on the machine moves both alike.
+
+Mode "grpo" is an on-policy step of the product, `trainer.policy_update`: 4 groups of 8 rows, 512 prompt and 64 response
+tokens each, against the same loss in transformers on a padded batch that keeps the logits of responses alone. It also
+gives `old_logprobs_share`, the part of the step's CPU time that goes into a pass for old log-probabilities.
 """
 
 from __future__ import annotations
@@ -20,14 +25,19 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
+from hybridflow.batching.microbatch import plan_micro_batches
+from hybridflow.config.sections import AlgorithmSection
+from hybridflow.trainer.policy_update import update_policy
+from hybridflow.types import TrainBatch, TrainSequence
 from megatron_ext.layout import Layout
 from megatron_ext.optimizer import OptimizerOptions
 from megatron_ext.packing import MicroBatch, PackInput, pack_sequences
@@ -37,6 +47,7 @@ from megatron_ext.topology import init_distributed, shutdown_distributed
 from tests.dist_cpu.launch import free_port
 
 LR = 1e-4
+PROMPT_TOKENS, RESPONSE_TOKENS, GROUP_SIZE = 512, 64, 8
 OPTIONS = OptimizerOptions(lr=LR, betas=(0.9, 0.95), weight_decay=0.01, clip_grad=1.0)
 
 
@@ -46,6 +57,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 def main() -> None:
     options = parse_arguments()
+    is_grpo = options.mode == "grpo"
     for parameter in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):  # freed pages are kept, or fresh ones dominate both sides
         ctypes.CDLL(None).mallopt(parameter, 2**30)
     torch.set_num_threads(1)
@@ -54,10 +66,16 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as hf_dir:
         write_model(hf_dir, options)
-        ours = megatron_step(hf_dir, tokens_BT)
-        theirs = transformers_step(hf_dir, tokens_BT)
+        policy = open_policy(hf_dir)
+        if options.mode == "grpo":
+            batch = make_batch(tokens_BT, options)
+            ours, theirs = grpo_step(policy, batch), transformers_grpo_step(hf_dir, tokens_BT, batch)
+        else:
+            ours, theirs = megatron_step(policy, tokens_BT), transformers_step(hf_dir, tokens_BT)
+    passes = PassTimer(policy)
     losses = [(ours(), theirs()) for _ in range(2)]  # warm up, and see that both do the same
     difference = max(abs(a - b) for a, b in losses)
+    passes.seconds = 0.0
     seconds = [(cpu_seconds(ours), cpu_seconds(theirs)) for _ in range(options.steps)]
     rates = [tokens_BT.numel() / statistics.median(side) for side in zip(*seconds, strict=True)]
     result = {
@@ -65,6 +83,7 @@ def main() -> None:
         "tokens_per_cpu_second": round(rates[0]),
         "transformers_tokens_per_cpu_second": round(rates[1]),
         "max_loss_difference": float(f"{difference:.2g}"),
+        **({"old_logprobs_share": round(passes.seconds / sum(ours for ours, _ in seconds), 3)} if is_grpo else {}),
         **vars(options),
     }
     shutdown_distributed()
@@ -73,13 +92,19 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=4)
-    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--mode", choices=["sft", "grpo"], default="sft")
+    parser.add_argument("--rows", type=int, help="4; with --mode grpo 32, in groups of 8")
+    parser.add_argument("--length", type=int, help="512; with --mode grpo 576, of which 64 are the response")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--vocab", type=int, default=4096)
-    parser.add_argument("--steps", type=int, default=25)
-    return parser.parse_args()
+    parser.add_argument("--steps", type=int, help="25; with --mode grpo 5")
+    options = parser.parse_args()
+    defaults = {"sft": (4, 512, 25), "grpo": (32, PROMPT_TOKENS + RESPONSE_TOKENS, 5)}[options.mode]
+    for name, default in zip(("rows", "length", "steps"), defaults, strict=True):
+        if getattr(options, name) is None:
+            setattr(options, name, default)
+    return options
 
 
 def write_model(hf_dir: str, options: argparse.Namespace) -> None:
@@ -98,10 +123,13 @@ def write_model(hf_dir: str, options: argparse.Namespace) -> None:
     Qwen3ForCausalLM(config).save_pretrained(hf_dir)
 
 
-def megatron_step(hf_dir: str, tokens_BT: Tensor) -> Callable[[], float]:
+def open_policy(hf_dir: str) -> MegatronPolicy:
     layout = Layout()
     topology = init_distributed(0, 1, "127.0.0.1", free_port(), layout, seed=0)
-    policy = MegatronPolicy(hf_dir, layout, topology, dtype=torch.float32, optimizer=OPTIONS)
+    return MegatronPolicy(hf_dir, layout, topology, dtype=torch.float32, optimizer=OPTIONS)
+
+
+def megatron_step(policy: MegatronPolicy, tokens_BT: Tensor) -> Callable[[], float]:
     rows = [PackInput(row, 1, [1] * (len(row) - 1)) for row in tokens_BT.tolist()]
 
     def loss(logprobs_N: Tensor, entropy_N: Tensor | None, micro_batch: MicroBatch) -> LossSums:
@@ -111,7 +139,62 @@ def megatron_step(hf_dir: str, tokens_BT: Tensor) -> Callable[[], float]:
     return lambda: policy.train_step(micro_batches, loss, lr=LR, temperature=1.0).loss
 
 
+def make_batch(tokens_BT: Tensor, options: argparse.Namespace) -> TrainBatch:
+    """Advantages alternate in sign, so that each group of 8 has a mean of 0."""
+    response = options.length - PROMPT_TOKENS
+    sequences = [
+        TrainSequence(
+            sequence_id=f"s{number}",
+            prompt_token_ids=row[:PROMPT_TOKENS],
+            response_token_ids=row[PROMPT_TOKENS:],
+            loss_mask=[1] * response,
+            advantage=1.0 if number % 2 else -1.0,
+            rollout_logprobs=[-1.0] * response,
+        )
+        for number, row in enumerate(tokens_BT.tolist())
+    ]
+    plan = plan_micro_batches(
+        [options.length] * options.rows, num_dp_ranks=1, max_tokens_per_micro_batch=GROUP_SIZE * options.length
+    )
+    return TrainBatch(sequences=sequences, plan=[plan])
+
+
+def grpo_step(policy: MegatronPolicy, batch: TrainBatch) -> Callable[[], float]:
+    def step() -> float:
+        (report,) = update_policy(policy, batch, LR, algorithm=AlgorithmSection(), temperature=1.0)
+        return report.loss
+
+    return step
+
+
 def transformers_step(hf_dir: str, tokens_BT: Tensor) -> Callable[[], float]:
+    return adamw_step(hf_dir, lambda model: model(input_ids=tokens_BT, labels=tokens_BT).loss)
+
+
+def transformers_grpo_step(hf_dir: str, tokens_BT: Tensor, batch: TrainBatch) -> Callable[[], float]:
+    """On-policy: the ratio is 1 and old log-probabilities are the detached ones. A group of 8 rows at a time."""
+    advantages_B = torch.tensor([sequence.advantage for sequence in batch.sequences])
+    response = len(batch.sequences[0].response_token_ids)
+
+    def loss_of(model: PreTrainedModel) -> Tensor:
+        total = torch.zeros(())
+        for rows_BT, advantages_b in zip(tokens_BT.split(GROUP_SIZE), advantages_B.split(GROUP_SIZE), strict=True):
+            logits_BTV = model(input_ids=rows_BT, logits_to_keep=response + 1).logits[:, :-1]
+            logprobs_BTV = logits_BTV.log_softmax(-1)
+            logprobs_BT = logprobs_BTV.gather(2, rows_BT[:, -response:, None])[..., 0]
+            ratio_BT = (logprobs_BT - logprobs_BT.detach()).exp()
+            clipped_BT = ratio_BT.clamp(0.8, 1.28)
+            loss = -torch.minimum(ratio_BT * advantages_b[:, None], clipped_BT * advantages_b[:, None]).sum()
+            loss = loss / (len(batch.sequences) * response)
+            loss.backward()
+            total += loss.detach()
+        return total
+
+    return adamw_step(hf_dir, loss_of)
+
+
+def adamw_step(hf_dir: str, loss_of: Callable[[PreTrainedModel], Tensor]) -> Callable[[], float]:
+    """`loss_of` gives the loss, with its graph or after backward."""
     model = AutoModelForCausalLM.from_pretrained(hf_dir, dtype=torch.float32, attn_implementation="sdpa").train()
     matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.dim() == 1]
@@ -119,14 +202,30 @@ def transformers_step(hf_dir: str, tokens_BT: Tensor) -> Callable[[], float]:
     optimizer = torch.optim.AdamW(groups, lr=LR, betas=OPTIONS.betas, eps=OPTIONS.eps)
 
     def step() -> float:
-        loss = model(input_ids=tokens_BT, labels=tokens_BT).loss
-        loss.backward()
+        loss = loss_of(model)
+        if loss.requires_grad:
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIONS.clip_grad)
         optimizer.step()
         optimizer.zero_grad()
         return loss.item()
 
     return step
+
+
+class PassTimer:
+    """CPU seconds that a policy spends in passes for log-probabilities alone."""
+
+    def __init__(self, policy: MegatronPolicy) -> None:
+        self.seconds = 0.0
+        self._logprobs = policy.logprobs
+        policy.logprobs = self  # type: ignore[method-assign]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        started = time.process_time()
+        result = self._logprobs(*args, **kwargs)
+        self.seconds += time.process_time() - started
+        return result
 
 
 def cpu_seconds(step: Callable[[], float]) -> float:

@@ -60,8 +60,15 @@ def make_batch(dp: int, mini_prompts: int) -> TrainBatch:
     return TrainBatch(sequences=sequences, plan=plan)
 
 
-def run_update(topology: Any, layout: Layout, hf_dir: Path, mini_prompts: int, num_epochs: int) -> dict[str, Any]:
-    policy = rank_programs.open_policy(hf_dir, layout, topology)
+def run_update(
+    topology: Any,
+    layout: Layout,
+    hf_dir: Path,
+    mini_prompts: int,
+    num_epochs: int,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Any]:
+    policy = rank_programs.open_policy(hf_dir, layout, topology, dtype)
     reports = update_policy(
         policy,
         make_batch(layout.dp, mini_prompts),
@@ -76,8 +83,9 @@ def run_update(topology: Any, layout: Layout, hf_dir: Path, mini_prompts: int, n
 class Reference:
     """The recipe's step with transformers: old log-probabilities once, then an AdamW step per mini-batch."""
 
-    def __init__(self, hf_dir: Path, mini_prompts: int, num_epochs: int) -> None:
-        self.model = load_model(hf_dir)
+    def __init__(self, hf_dir: Path, mini_prompts: int, num_epochs: int, dtype: torch.dtype = torch.float32) -> None:
+        self.model = load_model(hf_dir).to(dtype)
+        self.model.set_attn_implementation("sdpa")  # the eager one has its softmax in float32
         options = rank_programs.OPTIONS
         matrices = [p for p in self.model.parameters() if p.dim() > 1]
         vectors = [p for p in self.model.parameters() if p.dim() == 1]

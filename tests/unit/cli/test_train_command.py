@@ -139,12 +139,6 @@ def test_long_prompt(train: Train, rows: Callable[..., Path]) -> None:
     assert str(path) in message and "the limit max_prompt_tokens is 70" in message and "row 0" in message
 
 
-def test_batch_that_does_not_divide(train: Train) -> None:
-    message = train("train.prompts_per_step=3", "algorithm.num_completions=3", "train.layout.dp=2")
-    assert "= 3 x 3 = 9 sequences do not divide by train.layout.dp (2)" in message
-    assert "remedy: choose a multiple of 2" in message
-
-
 def test_layout_that_does_not_fit(train: Train) -> None:
     message = train("train.layout.tp=3")
     assert "tp = 3: it must divide the model's 4 attention heads; choose one of 1, 2" in message

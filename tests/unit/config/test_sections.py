@@ -47,19 +47,6 @@ def test_quickstart_is_the_job_that_it_says() -> None:
             ],
         ),
         (
-            ["train.prompts_per_step=3", "algorithm.num_completions=3", "train.layout.dp=2", "warmup.stages=[]"],
-            [
-                "train.prompts_per_step x algorithm.num_completions = 3 x 3 = 9", "train.layout.dp (2)",
-                "remedy: choose a multiple of 2",
-            ],
-        ),
-        (
-            ["warmup.stages.1.conversations_per_step=3", "train.layout.dp=2"],
-            [
-                "warmup.stages.1.conversations_per_step (3)", "train.layout.dp (2)", "remedy: choose a multiple of 2",
-            ],
-        ),
-        (
             ['reward.judge.endpoints=["http://h:1"]', "reward.judge.deadline_s=120"],
             ["reward.judge.deadline_s (120)", "reward.timeout_s (120)", "remedy: lower the first"],
         ),
@@ -68,7 +55,7 @@ def test_quickstart_is_the_job_that_it_says() -> None:
             ["reward.overlong.buffer_tokens (9)", "rollout.max_new_tokens (8)", "remedy: lower the first"],
         ),
     ],
-    ids=["window", "budget", "rows and dp", "conversations and dp", "judge and wait", "overlong buffer and limit"],
+    ids=["window", "budget", "judge and wait", "overlong buffer and limit"],
 )  # fmt: skip
 def test_rules_across_sections(overrides: list[str], words: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:

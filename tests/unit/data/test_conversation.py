@@ -2,10 +2,11 @@
 
 import pytest
 
-from hybridflow.data.conversation import encode_conversation
+from hybridflow.data.chat_encoding import encode_chat
+from hybridflow.data.conversation import encode_conversation, split_conversation
 from hybridflow.data.synth import generate_conversations
 from hybridflow.data.synth.easy import build_question
-from hybridflow.data.template import FORMAT_INSTRUCTION, Message, encode_chat
+from hybridflow.data.template import FORMAT_INSTRUCTION, Message
 from hybridflow.errors import ConfigError, DataError
 from hybridflow.policy.tokenizer import build_tokenizer
 
@@ -79,16 +80,19 @@ def test_what_a_template_puts_after_the_end_token_is_not_learnt() -> None:
     assert sequence.loss_mask[-1] == 0
 
 
-def test_template_that_rewrites_earlier_turns_is_refused() -> None:
+def test_answers_that_a_template_rewrites_later_are_only_read() -> None:
     tokenizer = build_tokenizer()
     tokenizer.chat_template = (
         "{% for m in messages %}{{ '<|assistant|>' if m.role == 'assistant' else '<|user|>' }}"
-        "{{ m.content if loop.last or m.role == 'user' else m.content[:3] }}{% endfor %}"
-        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+        "{{ m.content if loop.last or m.role == 'user' else m.content[:3] }}"
+        "{{ '<|end|>' if m.role == 'assistant' }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
     )
     messages = generate_conversations(1, doc_tokens=64, num_questions=2)[0]
-    with pytest.raises(DataError, match="message 1 differently"):
-        encode_conversation(tokenizer, messages)
+    sequence = encode_conversation(tokenizer, messages)
+    assert sequence.prompt_token_ids == encode_chat(tokenizer, messages[:-1])
+    assert TOKENIZER.decode(sequence.response_token_ids) == f"{messages[-1]['content']}<|end|>"
+    assert set(sequence.loss_mask) == {1}
+    assert split_conversation(tokenizer, messages).num_context_answers == 1
 
 
 @pytest.mark.parametrize("roles", [[], ["user"], ["assistant"], ["user", "assistant", "user"]])

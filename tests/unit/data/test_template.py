@@ -3,12 +3,12 @@
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from hybridflow.data.chat_encoding import encode_chat
 from hybridflow.data.template import (
     build_choice_answer,
     build_choice_prompt,
     build_follow_up,
     build_prompt,
-    encode_chat,
 )
 from hybridflow.errors import DataError
 from hybridflow.policy.tokenizer import build_tokenizer

@@ -15,7 +15,7 @@ import pytest
 
 from hybridflow.config.judge_section import JudgeSection
 from hybridflow.errors import RewardError
-from hybridflow.reward_service.judge_cache import JudgeCache
+from hybridflow.reward_service.judge_cache import BUSY_S, JudgeCache
 from hybridflow.reward_service.judge_client import JudgeClient, Judgement
 from tests.bench.judge_server import BUSY, ERROR, FAULTY_TWENTY, GARBAGE, NEVER, RIGHT, JudgeServer
 
@@ -180,9 +180,51 @@ def test_what_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     with JudgeServer().serving() as server:
         judge(JudgeSection(endpoints=[server.url], model="m", api_key_env="JUDGE_KEY", max_tokens=77), ask_one)
     (body,) = map(json.loads, server.bodies)
-    assert (body["model"], body["temperature"], body["max_tokens"]) == ("m", 0.0, 77)
+    assert (body["model"], body["temperature"], body["max_tokens"], body["stream"]) == ("m", 0.0, 77, False)
     assert [message["role"] for message in body["messages"]] == ["system", "user"]
     assert server.keys == ["Bearer k-123"]
+
+
+def test_servers_that_want_another_name_for_the_limit_and_no_temperature() -> None:
+    with JudgeServer().serving() as server:
+        section = JudgeSection(endpoints=[server.url], length_field="max_completion_tokens", temperature="unset")
+        judge(section, ask_one)
+    (body,) = map(json.loads, server.bodies)
+    assert set(body) == {"model", "messages", "max_completion_tokens", "stream"}
+
+
+def test_a_cache_that_another_process_locks_is_an_error_and_holds_nothing_up(tmp_path: Path) -> None:
+    path = tmp_path / "cache.db"
+    JudgeCache(path).close()
+    longest_pause_s = 0.0
+
+    async def ask(client: JudgeClient) -> Judgement:
+        nonlocal longest_pause_s
+        asked = asyncio.create_task(ask_one(client))
+        loop = asyncio.get_running_loop()
+        while not asked.done():
+            began = loop.time()
+            await asyncio.sleep(0.01)
+            longest_pause_s = max(longest_pause_s, loop.time() - began)
+        return await asked
+
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with (
+        JudgeServer().serving() as server,
+        pytest.raises(RewardError, match=r"cache\.db cannot be written: database is locked. Remedy: end what else"),
+    ):
+        judge(JudgeSection(endpoints=[server.url], cache_path=str(path)), ask)
+    assert longest_pause_s < 0.5 * BUSY_S, "the event loop went on while SQLite waited"
+
+
+def test_a_cache_that_is_full_is_an_error(tmp_path: Path) -> None:
+    cache = JudgeCache(tmp_path / "cache.db")
+    cache._database.execute("PRAGMA max_page_count = 3")  # as a full disk does: SQLITE_FULL
+    with pytest.raises(RewardError, match=r"cache\.db cannot be written: database or disk is full"):
+        for number in range(1000):
+            cache.put(f"{number:064}", "yes", "because " * 100)
+    cache.close()
 
 
 def test_a_cache_that_is_no_database_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from hybridflow.config.judge_section import JudgeSection
 from hybridflow.data.template import build_choice_prompt, build_follow_up, build_prompt
+from hybridflow.rewards.judge_prompt import JudgeMessage
 from hybridflow.rewards.judge_question import MAX_QUESTION_CHARS, find_question
 
 AUTO = JudgeSection()
@@ -52,7 +53,7 @@ def test_the_column_comes_first_and_can_be_another() -> None:
 
 
 def test_a_follow_up_on_a_document_is_taken_whole() -> None:
-    prompt = [
+    prompt: list[JudgeMessage] = [
         {"role": "user", "content": build_prompt(DOCUMENT, "What is the rate?")},
         {"role": "assistant", "content": "The answer is 5."},
         {"role": "user", "content": build_follow_up("It is given twice.\n\nWhich one counts")},

@@ -17,7 +17,7 @@ from hybridflow.config.module_folders import add_module_folders
 from hybridflow.config.reward_sections import RewardSection
 from hybridflow.config.section import Section
 from hybridflow.errors import ConfigError
-from hybridflow.rewards.hybrid import combine, needs_judge
+from hybridflow.rewards.hybrid import combine, find_prediction
 from hybridflow.rewards.own_function import OwnFunction
 from hybridflow.rewards.registry import Registry, build_registry
 from hybridflow.types import Scored, ScoreRequest, Unknown, Verdict
@@ -273,7 +273,8 @@ def test_the_judge_decides_on_the_rule_among_several_and_else_on_the_mean(folder
         completion_id="c", data_source="own", ability="doc-qa", ground_truth="euro", text="The answer is yen."
     )
     verdict = build(folder, functions + rule).verify(request)
-    assert isinstance(verdict, Scored) and verdict.value == 0.125 and needs_judge(verdict)
+    assert isinstance(verdict, Scored) and verdict.value == 0.125
+    assert find_prediction(verdict, request.text) == "yen"
     yes = combine(verdict, "yes", "judge", "same")
     assert isinstance(yes, Scored) and yes.value == 0.875 and yes.parts == {"half": 0.5, "accuracy": 1.0}
     no = combine(verdict, "no", "judge", "other")

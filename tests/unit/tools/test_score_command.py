@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from hybridflow.tools.progress import RowProgress
+from hybridflow.tools.score import ScoreJob, write_verdicts
 from tests.unit.tools.conftest import Refuse
 
 ROW = {
@@ -50,11 +52,32 @@ def test_wrong_options(score: Refuse, options: list[object], said: str) -> None:
     assert said in score(*options)
 
 
-def test_a_wrong_response_is_named_with_file_line_value_and_remedy(score: Refuse, tmp_path: Path) -> None:
-    path = tmp_path / "responses.jsonl"
-    path.write_text(path.read_text() + '{"index": 7, "response": "x"}\n')
-    message = score()
-    assert f"{path}, line 2: index is 7" in message and "has the rows 0 to 0. Remedy:" in message
+def test_a_bad_row_and_a_bad_response_are_unknown_with_their_reason(tmp_path: Path) -> None:
+    """Everything else is scored: of 3 rows one is empty of a gold, of 6 lines two are none; one row has two golds."""
+    several = ROW | {"reward_model": {"style": "rule", "ground_truth": {"target": ["yen", "JPY"]}}}
+    rows = [ROW, ROW | {"reward_model": {"style": "rule", "ground_truth": ""}}, several]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = [
+        '{"index": 0, "response": "The answer is yen."}', '{"index": 1, "response": "The answer is yen."}',
+        '{"index": 7, "response": "x"}', '{"index": 2, "response": "a\\ud83d"}',
+        '{"row": 2, "completions": [{"text": "The answer is JPY."}, {"text": "The answer is euro."}]}', '{"index": 0',
+    ]  # fmt: skip
+    (tmp_path / "responses.jsonl").write_text("\n".join(lines))
+    job = ScoreJob(tmp_path / "rows.jsonl", tmp_path / "responses.jsonl", tmp_path / "out.jsonl")
+    summary = write_verdicts(job, RowProgress())
+    assert (summary.num_written, summary.num_scored, summary.num_unknown) == (7, 3, 4)
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [one["reward"] for one in found] == [1.0, None, None, None, 1.0, 0.0, None]
+    assert [one["index"] for one in found] == [0, 1, None, 2, 2, 2, None]
+    whys = [one["why"] for one in found if one["status"] == "unknown"]
+    expected = [
+        "row 1, column 'reward_model.ground_truth'",
+        "line 3: index is 7",
+        "line 4: response has half of a surrogate pair",
+        "line 6: broken JSON",
+    ]
+    for why, said in zip(whys, expected, strict=True):
+        assert said in why and "Remedy: " in why
 
 
 def test_a_wrong_row_is_named(score: Refuse, tmp_path: Path) -> None:

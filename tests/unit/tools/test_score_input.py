@@ -47,14 +47,36 @@ def test_responses_keep_their_order_and_are_counted_by_row(tmp_path: Path) -> No
         ('{"index": 1, "response": null}', ["line 2: response is None", "an empty one is allowed"]),
         ('{"index": 1, "response": ["a"]}', ["line 2: response is ['a']"]),
         ('{"index": 1, "response": "a\\ud83d"}', ["line 2: response has half of a surrogate pair at character 1"]),
+        ('{"row": 5, "completions": [{"text": "a"}]}', ["line 2: index is 5"]),
     ],
 )
-def test_what_is_refused(line: str, said: list[str], tmp_path: Path) -> None:
+def test_what_cannot_be_scored(line: str, said: list[str], tmp_path: Path) -> None:
+    """Beside a response that can be, it is told with its reason; alone, the file is refused."""
     path = tmp_path / "r.jsonl"
+    good, bad = write(path, '{"index": 0, "response": "x"}', line)
+    assert (good.problem, bad.text) == ("", "") and bad.index in (1, None)
     with pytest.raises(DataError) as caught:
-        write(path, '{"index": 0, "response": "x"}', line).check()
+        write(path, "", line).check()
     for words in [str(path), "Remedy: ", *said]:
-        assert words in str(caught.value)
+        assert words in str(caught.value) and words in bad.problem
+
+
+def test_lines_beyond_every_bound_cost_themselves(tmp_path: Path) -> None:
+    deep = '{"index": 1, "response": "a", "note": ' + "[" * 100_000 + "]" * 100_000 + "}"
+    number = '{"index": ' + "9" * 5000 + ', "response": "a"}'
+    file = write(tmp_path / "r.jsonl", '{"index": 0, "response": "x"}', deep, number)
+    assert file.check()[0] == 3
+    first, second, third = file
+    assert (first.problem, "more than 64 deep" in second.problem, "5000 digits" in third.problem) == ("", True, True)
+
+
+def test_lines_of_generate_are_read(tmp_path: Path) -> None:
+    line = '{"row": 2, "completions": [{"text": "a", "token_ids": [1]}, {"text": "b"}]}'
+    good = '{"row": 0, "completions": []}'
+    file = write(tmp_path / "r.jsonl", line, good, '{"row": 1, "completions": [{"token_ids": [1]}]}')
+    first, second, bad = file
+    assert (first, second) == (Response(2, 0, "a"), Response(2, 1, "b"))
+    assert bad.index == 1 and "each with its text" in bad.problem
 
 
 def test_a_missing_an_empty_and_a_binary_file_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,85 @@
+"""Relative paths in a configuration: from the folder of the file that sets them, or from the working folder.
+
+A path in a .toml file is taken from that file's folder where it exists there, and becomes absolute; else it stays as it
+is, from the working folder. In a run's resolved.json it is the other way round: there the run began in the working
+folder. What `--set` says is from the working folder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import glob
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from pydantic import BaseModel
+
+from hybridflow.config.toml_tree import KeyPath, TomlTree, format_key_path
+from hybridflow.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class _IsPath:
+    """Marks a field whose text is the path of something that is read."""
+
+
+InputPath = Annotated[str, _IsPath()]
+"""A file or folder to read."""
+
+
+def resolve_paths(tree: TomlTree, root: type[BaseModel], files: Sequence[Path], *, must_exist: bool) -> None:
+    """Makes the paths of `root` in `tree` ones that hold from the working folder.
+
+    With `must_exist`, raises ConfigError, naming both places, for those set by a file that are in neither.
+    """
+    problems: list[str] = []
+    for key_path in _path_keys(root, ()):
+        table, value = _find(tree.values, key_path)
+        file = next((file for file in files if str(file) == tree.source_of(key_path)), None)
+        if file is None or not isinstance(value, str) or not value or Path(value).is_absolute():
+            continue
+        beside = (file.parent / value).absolute()
+        is_here = _exists(Path(value))
+        if _exists(beside) and not (is_here and file.suffix.lower() == ".json"):
+            table[key_path[-1]] = value if beside == Path(value).absolute() else str(beside)
+        elif not is_here and must_exist:
+            problems.append(f"{format_key_path(key_path)} = {value!r} [{file}]: {_describe_both(beside, value)}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _path_keys(model: type[BaseModel], prefix: KeyPath) -> Iterator[KeyPath]:
+    for name, field in model.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from _path_keys(annotation, (*prefix, name))
+        elif _is_path((*field.metadata, annotation)):
+            yield (*prefix, name)
+
+
+def _is_path(parts: tuple[Any, ...]) -> bool:
+    """Whether the mark is on an annotation, or within it: `InputPath | None`."""
+    return any(isinstance(part, _IsPath) or _is_path(get_args(part)) for part in parts)
+
+
+def _find(values: Any, key_path: KeyPath) -> tuple[Any, Any]:
+    """The table that holds the key, and its value; None where there is none."""
+    for key in key_path[:-1]:
+        values = values.get(key) if isinstance(values, dict) else None
+    return values, values.get(key_path[-1]) if isinstance(values, dict) else None
+
+
+def _exists(path: Path) -> bool:
+    return path.exists() or bool(glob.glob(str(path)))
+
+
+def _describe_both(beside: Path, value: str) -> str:
+    here = Path(value).absolute()
+    places = f"neither {beside} nor {here} exists" if beside != here else f"{here} does not exist"
+    for place in (beside, here):
+        names = sorted(entry.name for entry in place.parent.iterdir()) if place.parent.is_dir() else []
+        if near := difflib.get_close_matches(place.name, names, n=1, cutoff=0.4):
+            return f"{places}. Remedy: check the path; did you mean {place.parent / near[0]}?"
+    return f"{places}. Remedy: check the path"

@@ -1,0 +1,42 @@
+"""From the messages of a conversation to token ids."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from hybridflow.data.chat_template import render_chat
+from hybridflow.data.marks import Marks
+from hybridflow.data.template import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_marks: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, tuple[object, Marks]] = weakref.WeakKeyDictionary()
+
+
+def encode_chat(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], add_generation_prompt: bool = True
+) -> list[int]:
+    """Token ids of a conversation.
+
+    With a chat template, it alone decides about special tokens, so none is added twice. Without one, the ids are
+    those of the plain contents joined by blank lines, with the special tokens that the tokenizer adds by itself. No
+    content becomes a special token, whatever it spells (`marks`). Raises DataError or ConfigError, see `render_chat`.
+    """
+    marks = marks_of(tokenizer)
+    visible, hidden = marks.hide(messages)
+    if tokenizer.chat_template is None:
+        text = "\n\n".join(message["content"] for message in visible)
+        return marks.encode(text, hidden, add_special_tokens=True)
+    return marks.encode(render_chat(tokenizer, visible, add_generation_prompt), hidden)
+
+
+def marks_of(tokenizer: PreTrainedTokenizerBase) -> Marks:
+    """The marks of a tokenizer under its present chat template; found once."""
+    template, marks = _marks.get(tokenizer, (None, None))
+    if marks is None or template != tokenizer.chat_template:
+        marks = Marks(tokenizer)
+        _marks[tokenizer] = (tokenizer.chat_template, marks)
+    return marks

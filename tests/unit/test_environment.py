@@ -1,0 +1,67 @@
+"""Which variables a process of a run gets."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from hybridflow.environment import named, needed, only
+from hybridflow.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "TMPDIR", "https_proxy", "NO_PROXY", "SSL_CERT_FILE"),
+        *("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "NCCL_DEBUG", "RAY_ADDRESS", "HF_HUB_OFFLINE"),
+        *("TOKENIZERS_PARALLELISM", "SGLANG_PLUGINS", "TRITON_CACHE_DIR", "LD_LIBRARY_PATH"),
+    ],
+)
+def test_what_a_process_needs_it_gets(name: str) -> None:
+    assert needed({name: "x"}) == {name: "x"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("HF_TOKEN", "HF_TOKEN_PATH", "WANDB_API_KEY", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN"),
+        *(
+            "RAY_AUTH_TOKEN",
+            "SGLANG_API_KEY",
+            "NVIDIA_API_KEY",
+            "PGPASSWORD",
+            "SSH_AUTH_SOCK",
+            "EDITOR",
+            "PYTHONSTARTUP",
+        ),
+        *("torch_password", "CUDA_CREDENTIALS"),
+    ],
+)
+def test_what_it_does_not_need_it_does_not_get(name: str) -> None:
+    assert needed({name: "x", "PATH": "/bin"}) == {"PATH": "/bin"}
+
+
+def test_more_is_given_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", "t")
+    assert needed({"HOME": "/h"}, named(["MY_TOKEN"], "reward.environment")) == {"HOME": "/h", "MY_TOKEN": "t"}
+
+
+def test_one_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOT_SET", raising=False)
+    with pytest.raises(ConfigError, match=r"reward\.environment names NOT_SET, which is not set\. Remedy: export it"):
+        named(["PATH", "NOT_SET"], "reward.environment")
+
+
+def test_only_what_is_wanted_is_there_inside_and_what_was_set_inside_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", "t")
+    monkeypatch.delenv("SET_INSIDE", raising=False)
+    before = dict(os.environ)
+    with pytest.raises(ValueError, match="inside"), only({"PATH": "/bin"}):
+        assert dict(os.environ) == {"PATH": "/bin"}
+        os.environ["SET_INSIDE"] = "1"
+        os.environ["PATH"] = "/sbin"
+        raise ValueError("inside")
+    assert dict(os.environ) == before | {"SET_INSIDE": "1", "PATH": "/sbin"}
+    monkeypatch.setenv("PATH", before["PATH"])
+    monkeypatch.delenv("SET_INSIDE")
