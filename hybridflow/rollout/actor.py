@@ -82,8 +82,9 @@ class RolloutWorker:
         )
 
     def status(self) -> EngineStatus:
-        """Load and progress; raises what went wrong in decoding."""
-        return self._engine.status()
+        """Load and progress; raises what went wrong in decoding. One that is held back while rewards lag moves, too."""
+        status = self._engine.status()
+        return EngineStatus((*status.progress, int(1000 * self._sender.held_s)), status.num_in_flight)
 
     def submit(self, leases: list[Lease], sampling: SamplingParams) -> None:
         """Starts decoding; each completion goes to the driver as soon as it ends, with the attempt of its lease."""

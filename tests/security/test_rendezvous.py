@@ -74,7 +74,12 @@ def join_as_rank(address: str, port: int, token: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("has_port", "is_stranger"), [(False, False), (True, False), (True, True)], ids=["file", "port", "stranger"]
+    ("has_port", "is_stranger"),
+    [
+        pytest.param(False, False, marks=pytest.mark.full, id="file"),
+        pytest.param(True, False, marks=pytest.mark.full, id="port"),
+        pytest.param(True, True, id="stranger"),
+    ],
 )
 def test_who_has_no_token_is_refused_and_nothing_listens_beyond_the_address(
     tmp_path: Path, has_port: bool, is_stranger: bool
