@@ -18,7 +18,8 @@ from types import TracebackType
 
 from hybridflow.errors import ConfigError
 
-PREFIX = "hybridflow-"
+PREFIX = "hyfl-"
+"""Short: a socket may have few letters in its name, and Ray takes most of them."""
 MAX_SOCKET_PATH_BYTES = 107
 """What the kernel takes as name of a socket."""
 CLOSE_TRIES = 30

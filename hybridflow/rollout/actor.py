@@ -18,6 +18,7 @@ from hybridflow.private_folder import PrivateFolder
 from hybridflow.rollout.cpu_platform.process_server import start_server
 from hybridflow.rollout.engine import SGLangEngine
 from hybridflow.rollout.health import EngineStatus
+from hybridflow.rollout.private_ranks import keep_private
 from hybridflow.rollout.shard_loader import ShardLoader
 from hybridflow.types import Completion, Lease, MemoryTag, SamplingParams
 from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
@@ -60,8 +61,7 @@ class RolloutWorker:
             # SGLang counts GPUs up from the first; its processes, which it starts later, see only these, in this order.
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
         self._folder = PrivateFolder()
-        # SGLang's own would be a port that listens on every interface. An engine's ranks are on one node.
-        os.environ["SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE"] = f"file://{self._folder.path / 'ranks'}"
+        keep_private(self._folder.path)
         if not torch.cuda.is_available():
             start_server()
         self._engine = SGLangEngine(

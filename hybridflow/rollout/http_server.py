@@ -8,10 +8,21 @@ from __future__ import annotations
 import json
 import os
 import sys
+from typing import Any
+
+from hybridflow.private_folder import PrivateFolder
+from hybridflow.rollout.private_ranks import keep_private
 
 
 def main(arguments: str) -> None:
     """Serves until SIGTERM or SIGINT, and leaves no process behind."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    with PrivateFolder() as folder:
+        keep_private(folder.path)
+        _serve(json.loads(arguments))
+
+
+def _serve(fields: dict[str, Any]) -> None:
     import torch
 
     from hybridflow.rollout.cpu_platform.process_server import start_server
@@ -26,7 +37,7 @@ def main(arguments: str) -> None:
     from sglang.srt.utils import kill_process_tree
 
     try:
-        launch_server(ServerArgs(**json.loads(arguments)))
+        launch_server(ServerArgs(**fields))
     finally:
         kill_process_tree(os.getpid(), include_parent=False)
 
