@@ -14,6 +14,7 @@ from rich.console import Console
 from hybridflow import __version__
 from hybridflow.errors import HybridFlowError, notes_of, tell_interrupted
 from hybridflow.observability.visible import visible
+from hybridflow.run_folder.file_mode import write_privately
 from hybridflow.tools.run_options import ConfigFiles, Overrides, Resume
 
 EXIT_ERROR = 1
@@ -37,8 +38,10 @@ def _mount() -> None:
     from hybridflow.tools.config_command import mount as mount_config
     from hybridflow.tools.judge_commands import mount as mount_judge
     from hybridflow.tools.score_commands import mount as mount_score
+    from hybridflow.tools.show_commands import mount as mount_show
     from hybridflow.weights.commands import mount as mount_weights
 
+    mount_show(data_app)
     app.add_typer(data_app, name="data")
     app.add_typer(model_app, name="model")
     mount_tools(app)
@@ -82,28 +85,46 @@ def train(config: ConfigFiles, set_: Overrides = None, resume: Resume = False) -
 
     Ctrl-C stops cleanly; --resume goes on from the last checkpoint with the numbers of an uninterrupted run.
     """
-    from hybridflow.config.load import load_config
-    from hybridflow.config.module_folders import add_module_folders
-    from hybridflow.config.sections import Config
+    from hybridflow.control.start import start_training
     from hybridflow.observability.log import configure
 
     configure("driver", level="WARNING")
-    resolved = load_config(config, set_ or [], Config, paths_must_exist=True)
-    resolved = resolved.model_copy(update={"reward": add_module_folders(resolved.reward, config)})
     try:
-        # After the configuration is known to be valid: this takes seconds.
-        from hybridflow.control.launch import run_training
-
-        run_training(resolved, resume=resume)
+        start_training(config, set_ or [], resume=resume)
     except KeyboardInterrupt as interrupt:
         print(visible(tell_interrupted(interrupt, "nothing was started")), file=sys.stderr)
         raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+@app.command()
+def check(config: ConfigFiles, set_: Overrides = None) -> None:
+    """Find what would stop a training run later, without starting it: everything at once, each with a remedy.
+
+    \b
+    hybridflow check --config configs/quickstart.toml
+    hybridflow check --config configs/quickstart.toml mine.toml --set train.layout.tp=2
+
+    Keys and values; rows, golds and questions; the chat template on one row;
+    one row scored with its gold and with an empty answer; one question to the
+    judge; layout, window, memory and disk. Exit code: 0, or 1 with an error.
+    """
+    from hybridflow.control.preflight.report import report_run
+    from hybridflow.observability.log import configure
+
+    configure("driver", level="WARNING")
+    try:
+        num_errors = report_run(config, set_ or [])
+    except KeyboardInterrupt:
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    if num_errors:
+        raise typer.Exit(EXIT_ERROR)
 
 
 def main() -> NoReturn:
     """Entry point. Errors made for users are printed without a traceback; exit code 1, or 130 after Ctrl-C."""
     _mount()
     signal.signal(signal.SIGTERM, _interrupt)
+    write_privately()
     arguments = _spread_values(sys.argv[1:], ("--config", "-c", "--set", "-s", "--show", "--judge-url", "--verifier"))
     try:
         app(args=arguments)

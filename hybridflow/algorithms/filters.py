@@ -20,16 +20,19 @@ ZERO_VARIANCE = "zero_variance"
 """Every known reward is the same, and neither 0 nor 1."""
 TOO_FEW_KNOWN = "too_few_known"
 """Fewer than two rewards are known: no statistics."""
+KNOWN_SHARE_TOO_LOW = "known_share_too_low"
+"""Less than the minimum share of its rewards is known. Those that are not are no random part of the group: only answers
+that a rule thought wrong are left to a judge, and a judge that fails leaves those that the rule thought right."""
 
 MIN_KNOWN = 2
 
 
-def filter_groups(groups: Sequence[Group]) -> tuple[list[Group], dict[str, list[str]]]:
+def filter_groups(groups: Sequence[Group], min_known_fraction: float = 0.0) -> tuple[list[Group], dict[str, list[str]]]:
     """(kept groups, ids of the dropped ones by reason), both in the order given. Reasons without a group are absent."""
     kept: list[Group] = []
     dropped: dict[str, list[str]] = {}
     for group in groups:
-        reason = _reason_to_drop(group)
+        reason = _reason_to_drop(group, min_known_fraction)
         if reason is None:
             kept.append(group)
         else:
@@ -37,10 +40,13 @@ def filter_groups(groups: Sequence[Group]) -> tuple[list[Group], dict[str, list[
     return kept, dropped
 
 
-def _reason_to_drop(group: Group) -> str | None:
-    known = [reward for reward in group_rewards(group) if reward is not None]
+def _reason_to_drop(group: Group, min_known_fraction: float) -> str | None:
+    rewards = group_rewards(group)
+    known = [reward for reward in rewards if reward is not None]
     if len(known) < MIN_KNOWN:
         return TOO_FEW_KNOWN
+    if len(known) < min_known_fraction * len(rewards):
+        return KNOWN_SHARE_TOO_LOW
     if not is_same_reward(known):
         return None
     if max(known) <= SAME_REWARD:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import ray
@@ -17,6 +18,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from hybridflow.cluster.addresses import own_address
 from hybridflow.cluster.private_ray import PrivateRay, refuse_without_token
+from hybridflow.cluster.worker_environment import given_to_workers
 from hybridflow.errors import HybridFlowError, PlacementError
 
 logger = logging.getLogger(__name__)
@@ -28,12 +30,21 @@ PLACEMENT_TIMEOUT_S = 300.0
 _private: PrivateRay | None = None
 
 
-def start_session(num_slots: int) -> None:
+def start_session(num_slots: int, environment: Sequence[str] = ()) -> None:
+    """Starts or joins Ray, whose workers find in their environment what they need, and the variables named.
+
+    Raises ConfigError for one that is not set, for RAY_AUTH_MODE=disabled and for a long TMPDIR; PlacementError where
+    Ray does not start.
+    """
+    refuse_without_token()
+    with given_to_workers(environment):
+        _start_ray(num_slots, environment)
+
+
+def _start_ray(num_slots: int, environment: Sequence[str]) -> None:
     """Joins the cluster of RAY_ADDRESS if set, else starts Ray here with `num_slots` logical CPUs.
 
     The logical CPUs are slots for placement, not threads: a train worker and an engine share one in time.
-
-    Raises PlacementError where Ray does not start, ConfigError for RAY_AUTH_MODE=disabled or a long TMPDIR.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Actors choose their devices themselves: engine and trainer of a slot must see the same ids for IPC handles.
@@ -44,12 +55,13 @@ def start_session(num_slots: int) -> None:
     # Ray prints its own account of each worker that was killed to the driver's output; there is no public switch.
     ray._private.worker._worker_logs_enabled = False  # pyright: ignore[reportAttributeAccessIssue]
     global _private
-    refuse_without_token()
     address = os.environ.get("RAY_ADDRESS")
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         if address:
-            ray.init(address="auto", log_to_driver=False, logging_level=logging.CRITICAL)
+            # Workers of a cluster that was there before have its environment: what is named comes on top.
+            on_top = {"env_vars": {name: os.environ[name] for name in environment}} if environment else None
+            ray.init(address="auto", log_to_driver=False, logging_level=logging.CRITICAL, runtime_env=on_top)
             _warn_without_token(address)
             return
         _private = PrivateRay(

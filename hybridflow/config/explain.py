@@ -11,6 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from hybridflow.config.conflicts import CONFLICT_BREAK
 from hybridflow.config.secrets import hide_secrets
 from hybridflow.config.toml_tree import KeyPath, TomlTree, format_key_path
 
@@ -45,11 +46,19 @@ _BOUNDS = {
 
 def explain(error: ValidationError, tree: TomlTree, root: type[BaseModel]) -> str:
     """All problems of `error` as one text for the user."""
-    problems = error.errors(include_url=False)
+    problems = [part for problem in error.errors(include_url=False) for part in _split(problem)]
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     lines = [_explain_one(problem, tree, root) for problem in problems[:MAX_SHOWN]]
     more = [f"  and {len(problems) - MAX_SHOWN} more"] if len(problems) > MAX_SHOWN else []
     return "\n".join([f"{count} in the configuration", *lines, *more])
+
+
+def _split(problem: ErrorDetails) -> list[ErrorDetails]:
+    """One for each rule that an error of several names."""
+    head, comma, rules = problem["msg"].partition(", ")
+    if CONFLICT_BREAK not in rules:
+        return [problem]
+    return [{**problem, "msg": f"{head}{comma}{rule}"} for rule in rules.split(CONFLICT_BREAK)]
 
 
 def _explain_one(problem: ErrorDetails, tree: TomlTree, root: type[BaseModel]) -> str:

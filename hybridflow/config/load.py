@@ -27,16 +27,22 @@ def load_config(
     replaced. `overrides`, `a.b.0.c=value` each, are applied in order. Relative paths: see `paths.py`.
     Raises ConfigError that lists every problem found: key path, value, source, rule and remedy.
     """
-    tree = TomlTree()
-    for path in paths:
-        tree.overlay(read_file(path), str(path))
-    for assignment in overrides:
-        tree.set_value(assignment)
+    tree = read_tree(paths, overrides)
     resolve_paths(tree, root, paths, must_exist=paths_must_exist)
     try:
         return root.model_validate(tree.values)
     except ValidationError as error:
         raise ConfigError(explain(error, tree, root)) from error
+
+
+def read_tree(paths: Sequence[Path], overrides: Sequence[str]) -> TomlTree:
+    """Files and overrides laid over each other, not validated. Raises ConfigError for what cannot be read."""
+    tree = TomlTree()
+    for path in paths:
+        tree.overlay(read_file(path), str(path))
+    for assignment in overrides:
+        tree.set_value(assignment)
+    return tree
 
 
 def dump_resolved(config: BaseModel, path: Path) -> None:

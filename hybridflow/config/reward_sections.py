@@ -150,7 +150,10 @@ class RewardSection(Section):
     unknown_retries: int = Field(default=1, ge=0)
     """Times that a completion whose verdict is unknown is scored again."""
     max_unknown_fraction: float = Field(default=0.1, ge=0, le=1)
-    """Share of the last 1,000 verdicts that may be unknown; above it the run stops and says why."""
+    """Share of the last 1,000 verdicts that may be unknown, and of the last 1,000 that a judge was asked for; above it
+    the run stops and says why."""
+    min_known_fraction: float = Field(default=0.5, ge=0, le=1)
+    """Share of a group's verdicts that must be known for it to be trained on."""
     max_pending_mib: float = Field(default=64.0, gt=0)
     """Completions that wait for a verdict, in MiB, above which engines are held back."""
 

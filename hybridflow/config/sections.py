@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from hybridflow.config.cluster_section import ClusterSection
+from hybridflow.config.conflicts import CONFLICT_BREAK, SECTIONS_ALONE, find_conflicts
 from hybridflow.config.paths import InputPath
 from hybridflow.config.reward_sections import RewardSection
 from hybridflow.config.rollout_section import RolloutSection
@@ -25,6 +26,8 @@ class RunSection(Section):
     """Folder that holds the run folder `<directory>/<name>`."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Decides drawn weights, the order of prompts and what is sampled."""
+    mode: str = Field(default="0700", pattern=r"^07[0-7][0-7]$")
+    """Who may enter the run folder, as chmod has it; files get the same without "x". "0750" lets the group read."""
 
 
 class ModelSection(Section):
@@ -156,6 +159,8 @@ class WorkerSection(Section):
     """Compute logits in float32 from bfloat16 hidden states and weights."""
     offload_activations: bool = False
     """Keep on the host what forward saves for backward."""
+    export_dtype: Literal["model", "float32", "bfloat16"] = "model"
+    """Of the weights that are written for Hugging Face: that of the model which training began with, or one by name."""
 
 
 class TrainSection(WorkerSection):
@@ -182,6 +187,11 @@ class TrainSection(WorkerSection):
     lr_min_ratio: float = Field(default=0.1, ge=0, le=1)
     """Share of `learning_rate` that a decay ends at."""
     optimizer: OptimizerSection = OptimizerSection()
+    max_gate_gap: float | None = Field(default=None, gt=0)
+    """Largest mean |trainer - engine| of log-probabilities per token on one text before the first step; empty: 0.001
+    with model.dtype = "float32", 0.1 with "bfloat16". Above it they compute different models, and the run stops."""
+    max_logprob_gap: float = Field(default=1.0, gt=0)
+    """The same of a step's tokens that the present weights decoded; above it the run stops after that step."""
     offload_while_decoding: Literal["auto", "on", "off"] = "auto"
     """Weights, gradients and optimizer state leave the device while engines decode; "auto": where there is CUDA. On a
     CPU the host is the device, and nothing is won."""
@@ -249,45 +259,9 @@ class Config(Section):
     cluster: ClusterSection = ClusterSection()
 
     @model_validator(mode="after")
-    def _check_across_sections(self) -> Config:
-        """Rules that join two sections; each message names both keys, their values and the remedy."""
-        judge, wait_s = self.reward.judge, self.reward.timeout_s
-        if judge.endpoints and judge.deadline_s >= wait_s:
-            raise ValueError(
-                f"reward.judge.deadline_s ({judge.deadline_s:g}) is not below reward.timeout_s ({wait_s:g}): the run "
-                "would end before the judge may be late. Remedy: lower the first, or raise the second"
-            )
-        if self.data.train_path and not self.data.test_path and self.eval.num_prompts:
-            raise ValueError(
-                f"data.train_path is {self.data.train_path!r} and data.test_path is not set: eval.num_prompts "
-                f"({self.eval.num_prompts}) generated rows would be evaluated, which say nothing about yours. Remedy: "
-                f"set data.test_path, or switch evaluation off with eval.num_prompts = 0"
-            )
-        mini, prompts = self.train.mini_batch_prompts, self.train.prompts_per_step
-        if mini is not None and mini > prompts:
-            raise ValueError(
-                f"train.mini_batch_prompts ({mini}) is above train.prompts_per_step ({prompts}): a step has no such "
-                f"mini-batch. Remedy: lower the first, or leave it out for one optimizer step per step"
-            )
-        buffer, limit = self.reward.overlong.buffer_tokens, self.rollout.max_new_tokens
-        if buffer > limit:
-            raise ValueError(
-                f"reward.overlong.buffer_tokens ({buffer}) is above rollout.max_new_tokens ({limit}): a completion of "
-                f"no token at all would be penalised. Remedy: lower the first, or raise the second"
-            )
-        window = self.rollout.context_tokens
-        longest = self.data.max_prompt_tokens + self.rollout.max_new_tokens
-        if longest > window:
-            raise ValueError(
-                f"data.max_prompt_tokens ({self.data.max_prompt_tokens}) + rollout.max_new_tokens "
-                f"({self.rollout.max_new_tokens}) = {longest} is above rollout.context_tokens ({window}). "
-                f"Remedy: lower one of the first two, or raise the window if the model allows it"
-            )
-        budget = self.train.max_tokens_per_micro_batch
-        if longest > budget:
-            raise ValueError(
-                f"data.max_prompt_tokens ({self.data.max_prompt_tokens}) + rollout.max_new_tokens "
-                f"({self.rollout.max_new_tokens}) = {longest} is above train.max_tokens_per_micro_batch ({budget}). "
-                f"Remedy: raise the budget, or lower one of the first two"
-            )
+    def _check_across_sections(self, info: ValidationInfo) -> Config:
+        """All that `conflicts` finds, as one error."""
+        conflicts = [] if info.context == SECTIONS_ALONE else list(find_conflicts(self))
+        if conflicts:
+            raise ValueError(CONFLICT_BREAK.join(conflicts))
         return self

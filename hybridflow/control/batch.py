@@ -39,7 +39,7 @@ def build_batch(groups: list[Group], config: Config, policy_version: int | None 
 
     `policy_version` is the present one, from which the staleness of tokens counts.
     """
-    kept, dropped = filter_groups(groups)
+    kept, dropped = filter_groups(groups, config.reward.min_known_fraction)
     overlong = compute_overlong(groups, config)
     advantages = {
         group.group_id: compute_group_advantages(

@@ -8,35 +8,30 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from hybridflow.batching.microbatch import check_budget
-from hybridflow.config.sections import Config, DataSection
+from hybridflow.config.sections import Config
+from hybridflow.control.row_source import RowSource, data_file, find_questions
 from hybridflow.control.run_folder import RunFolder
 from hybridflow.control.transport import choose_transport
 from hybridflow.data.dataset import PromptDataset
-from hybridflow.data.rows import Row, load_rows, write_rows
-from hybridflow.data.synth.spec import Split, SynthSpec, generate_rows
+from hybridflow.data.rows import Row, write_rows
+from hybridflow.data.synth.spec import Split
 from hybridflow.errors import ConfigError, DataError
 from hybridflow.policy.init import write_policy
 from hybridflow.policy.load import load_tokenizer
-from hybridflow.rewards.judge_question import find_question
 from hybridflow.rewards.registry import build_registry
 from hybridflow.rollout.arguments import check_engine_layout
-from hybridflow.trainer.layout import check_model_layout, check_model_weights
+from hybridflow.rollout.engine_model import check_engine_model
+from hybridflow.trainer.layout import check_model_layout, check_model_weights, check_vocabulary, read_model
 from hybridflow.types import Prompt
+from megatron_ext.hf.config import read_json_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-NUM_NAMED = 5
-"""Of the rows with one fault, so many are named."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +67,6 @@ class Inputs:
 
 def check_model(config: Config) -> None:
     """Raises ConfigError unless the model is there, whole, can be cut as asked, and has the window asked for."""
-    from transformers import AutoConfig
-
     path = Path(config.model.path)
     if not (path / "config.json").is_file():
         raise ConfigError(
@@ -85,18 +78,16 @@ def check_model(config: Config) -> None:
             f'model.init = "seeded" to start from drawn ones'
         )
     hf_config = check_model_layout(path, config.train.layout)
+    check_engine_model(hf_config, read_json_config(path), f"model.path = {config.model.path!r}")
     check_engine_layout(hf_config.num_heads, config.rollout.tp_size, f"rollout.tp_size = {config.rollout.tp_size}")
     choose_transport(config, path)
     if config.model.init == "weights":
         check_model_weights(path, hf_config)
-    try:
-        window = AutoConfig.from_pretrained(path, local_files_only=True).max_position_embeddings
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model.path = {config.model.path!r}: cannot read its config.json: {error}") from error
+    window = hf_config.window_tokens
     if config.rollout.context_tokens > window:
         raise ConfigError(
             f"rollout.context_tokens = {config.rollout.context_tokens} is above the model's window of {window} tokens "
-            f"(max_position_embeddings in {path / 'config.json'}): lower it"
+            f"(max_position_embeddings and rope scaling in {path / 'config.json'}): lower it"
         )
 
 
@@ -108,6 +99,7 @@ def load_inputs(config: Config, saved: Path | None) -> Inputs:
     """
     check_budget(config.data.max_prompt_tokens + config.rollout.max_new_tokens, config.train.max_tokens_per_micro_batch)
     tokenizer = load_tokenizer(config.model.path)
+    check_vocabulary(tokenizer, read_model(config.model.path), f"model.path = {config.model.path!r}")
     generated: dict[str, list[Row]] = {}
     train = _load_split(config, tokenizer, "train", saved, generated)
     eval_prompts: list[Prompt] = []
@@ -129,7 +121,7 @@ def load_inputs(config: Config, saved: Path | None) -> Inputs:
 def write_inputs(config: Config, inputs: Inputs, folder: RunFolder) -> Path:
     """Keeps generated rows in the run folder; returns the model directory, drawn there where the config asks for it."""
     for split, rows in inputs.generated.items():
-        write_rows(_data_file(folder.data, split), rows)
+        write_rows(data_file(folder.data, split), rows)
     if config.model.init == "weights":
         return Path(config.model.path)
     if not (folder.initial_model / "model.safetensors").exists():
@@ -144,15 +136,12 @@ def _load_split(
     saved: Path | None,
     generated: dict[str, list[Row]],
 ) -> PromptDataset:
-    given = config.data.train_path if split == "train" else config.data.test_path
-    if given:
-        source, rows = given, load_rows(given)
-    elif saved is not None and _data_file(saved, split).exists():
-        source, rows = str(_data_file(saved, split)), load_rows(_data_file(saved, split))
-    else:
-        source, rows = "data.synth", _generate(config.data, split, config.run.seed)
+    source = RowSource.of(config, split, saved)
+    rows = source.load(config)
+    if source.path is None:
         generated[split] = rows
-    questions = find_questions(config, rows, source)
+    registry = build_registry(config.reward)
+    questions = find_questions(config, registry, rows, source.name)
     try:
         return PromptDataset(
             split,
@@ -162,47 +151,12 @@ def _load_split(
             config.run.seed,
             overlong=config.data.overlong,
             questions=questions,
-            row_arguments=build_registry(config.reward).row_arguments,
+            row_arguments=registry.row_arguments,
         )
     except DataError as error:
-        raise DataError(f"{source}: {error}") from error
-
-
-def find_questions(config: Config, rows: Sequence[Row], source: str) -> list[str] | None:
-    """What the judge is told of each row; None where none is asked.
-
-    Raises DataError, naming rows, for those that a judge may be asked about and that have no question.
-    """
-    judge = config.reward.judge
-    if not judge.endpoints:
-        return None
-    registry = build_registry(config.reward)
-    questions = [find_question(row.prompt, row.extra_info, judge) for row in rows]
-    missing = [
-        number
-        for number, (row, question) in enumerate(zip(rows, questions, strict=True))
-        if not question.text and registry.is_judged(row.data_source, row.ability)
-    ]
-    if missing:
-        named = ", ".join(map(str, missing[:NUM_NAMED])) + (", ..." if len(missing) > NUM_NAMED else "")
-        raise DataError(f"{source}: {len(missing)} of {len(rows)} rows, row {named}: {questions[missing[0]].why}")
-    return [question.text for question in questions]
-
-
-def _generate(data: DataSection, split: Split, seed: int) -> list[Row]:
-    """The same rows as `hybridflow data synth` with these settings."""
-    try:
-        spec = SynthSpec(**data.synth.model_dump())
-    except ValidationError as error:
-        problems = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
-        raise ConfigError(f"data.synth: cannot generate this data set: {problems}") from error
-    return generate_rows(spec, split, seed)
+        raise DataError(f"{source.name}: {error}") from error
 
 
 def _digest(prompt: Prompt) -> bytes:
     """Equal for prompts of the same tokens; a set of long prompts would take gigabytes."""
     return hashlib.blake2b(array("q", prompt.token_ids).tobytes(), digest_size=16).digest()
-
-
-def _data_file(directory: Path, split: str) -> Path:
-    return directory / f"{split}.parquet"

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import msgspec
 
+from hybridflow.control.evaluate import Bounds
 from hybridflow.errors import CheckpointError
+from hybridflow.reading import Unreadable, read_json
 
 
 class GroupCounts(msgspec.Struct, kw_only=True):
@@ -44,6 +46,11 @@ class RunState(msgspec.Struct, kw_only=True):
     """Seconds of earlier processes of this run; the present one comes on top."""
     eval_before: float | None = None
     eval_latest: float | None = None
+    eval_bounds_before: Bounds | None = None
+    """What the first evaluation would be with its unknown verdicts as 0 and as 1, and how many they are."""
+    eval_bounds_latest: Bounds | None = None
+    num_unknown: int = 0
+    """Verdicts of training that stayed unknown."""
     num_truncated: int = 0
     """Completions that reached max_new_tokens."""
     overlong_sum: float = 0.0
@@ -75,6 +82,6 @@ def write_state(state: RunState, path: Path) -> None:
 def read_state(path: Path) -> RunState:
     """Raises CheckpointError if the file is missing or not a state."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=RunState)
-    except (OSError, msgspec.DecodeError) as error:
+        return msgspec.convert(read_json(path), RunState)
+    except (OSError, Unreadable, msgspec.ValidationError) as error:
         raise CheckpointError(f"{path}: not a readable run state: {error}") from error

@@ -10,10 +10,10 @@ from hybridflow.algorithms.advantages import group_rewards
 from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.control.batch import FilteredBatch
 from hybridflow.control.collect import Collected
-from hybridflow.control.evaluate import compute_accuracy
+from hybridflow.control.evaluate import compute_accuracy, compute_bounds
 from hybridflow.control.state import RunState
 from hybridflow.control.update_metrics import build_update_metrics, mismatch_of
-from hybridflow.types import Group, Scored, Unknown, UpdateReport
+from hybridflow.types import Group, Scored, UpdateReport
 
 
 def add_to_state(
@@ -25,6 +25,7 @@ def add_to_state(
     state.groups.trained += filtered.num_groups
     for reason, group_ids in filtered.dropped.items():
         state.groups.filtered[reason] = state.groups.filtered.get(reason, 0) + len(group_ids)
+    state.num_unknown += compute_bounds(collected.groups).num_unknown
     mean = compute_accuracy(collected.groups)
     state.reward_means.append(mean if math.isfinite(mean) else None)
     state.prompt_tokens += collected.report.prompt_tokens
@@ -56,10 +57,12 @@ def build_metrics(
 ) -> dict[str, float]:
     """Metrics of one step by `room/name`; policy metrics are absent where nothing was trained on."""
     members = [member for group in collected.groups for member in group.members]
-    report = collected.report
+    report, bounds = collected.report, compute_bounds(collected.groups)
     metrics = {
         "reward/mean": compute_accuracy(collected.groups),
-        "reward/unknown": float(sum(isinstance(member.verdict, Unknown) for member in members)),
+        "reward/mean_low": bounds.low,
+        "reward/mean_high": bounds.high,
+        "reward/unknown": float(bounds.num_unknown),
         "rollout/response_tokens_mean": sum(m.num_tokens for m in members) / max(len(members), 1),
         "rollout/truncated_fraction": _fraction(members, "length"),
         "rollout/prompt_tokens": float(report.prompt_tokens),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from hybridflow.control.evaluate import Bounds
 from hybridflow.control.state import RunState
 from hybridflow.run_folder.summary import installed_versions
 
@@ -37,6 +38,9 @@ def build_summary(
         "policy_version_final": state.policy_version,
         "eval_accuracy_before": _finite(state.eval_before),
         "eval_accuracy_after": _finite(state.eval_latest),
+        "eval_bounds_before": _bounds(state.eval_bounds_before),
+        "eval_bounds_after": _bounds(state.eval_bounds_latest),
+        "num_unknown": state.num_unknown,
         "reward_mean_first5": _mean(state.reward_means[:5]),
         "reward_mean_last5": _mean(state.reward_means[-5:]),
         "data": data or {},
@@ -61,6 +65,11 @@ def build_summary(
         "weight_transport": weight_transport,
         "versions": installed_versions(),
     }
+
+
+def _bounds(bounds: Bounds | None) -> dict[str, float] | None:
+    """Accuracy with the unknown verdicts as 0 and as 1, and how many they are."""
+    return None if bounds is None else {"low": bounds.low, "high": bounds.high, "unknown": bounds.num_unknown}
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -9,13 +9,17 @@ import json
 import logging
 import math
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from hybridflow.errors import ConfigError, DataError
+from hybridflow.environment import needed, only
+from hybridflow.errors import ConfigError
+from hybridflow.observability.step_lines import cut, find_end
 
 _log = logging.getLogger(__name__)
+_BLOCK_BYTES = 2**16
 
 
 class Tracker(Protocol):
@@ -54,11 +58,9 @@ class JsonlTracker:
 
         Raises DataError if a whole line is no step of this file's form.
         """
+        end = find_end(self._path, step, kind="metrics of a step")
         self._stream.close()
-        kept = [line for number, line in enumerate(_lines(self._path), 1) if _step_of(line, number, self._path) <= step]
-        unfinished = self._path.with_name(f".{self._path.name}.unfinished")
-        unfinished.write_text("".join(kept), encoding="utf-8")
-        unfinished.replace(self._path)
+        cut(self._path, end)
         self._stream = self._path.open("a", encoding="utf-8")
 
     def close(self) -> None:
@@ -86,21 +88,48 @@ class WandbTracker:
         settings = wandb.Settings(
             silent=True, console="off", disable_git=True, disable_code=True, save_code=False, x_disable_stats=True
         )
-        self._run = wandb.init(
-            project=project,
-            name=name,
-            dir=str(directory),
-            config=config,
-            mode=mode,
-            settings=settings,
-            reinit="create_new",
-        )
+        # Its own process gets all of the environment: no other service's token.
+        with only(needed(os.environ, _own_variables(directory))):
+            self._run = wandb.init(
+                project=project,
+                name=name,
+                dir=str(directory),
+                config=config,
+                mode=mode,
+                settings=settings,
+                reinit="create_new",
+            )
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self._run.log(dict(metrics), step=step)
 
     def close(self) -> None:
         self._run.finish()
+
+
+def _own_variables(directory: Path) -> dict[str, str]:
+    """Variables of Weights & Biases. What it would keep in the home directory is kept beside the run.
+
+    Its settings and the user's login are read at home, where there is one.
+    """
+    state = directory / "wandb" / "state"
+    own = {"WANDB_CACHE_DIR": str(state), "WANDB_DATA_DIR": str(state)}
+    home = os.environ.get("HOME", "")
+    if not (home and _can_write(home)):
+        _log.warning("no home directory that can be written (HOME=%s): W&B keeps its files in the run folder", home)
+        own["WANDB_CONFIG_DIR"] = str(state)
+    for path in set(own.values()):
+        Path(path).mkdir(parents=True, exist_ok=True)
+    return own | {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
+
+
+def _can_write(directory: str) -> bool:
+    """Tried: a file system may be read-only whatever the permissions say."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=".hybridflow-", dir=directory):
+            return True
+    except OSError:
+        return False
 
 
 def start_wandb(
@@ -157,20 +186,16 @@ class TrackerSet:
 
 
 def _drop_half_line(path: Path) -> None:
+    """Reads back from the end of the file to the last end of a line."""
     if not path.exists():
         return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines(keepends=True)
-
-
-def _step_of(line: str, number: int, path: Path) -> int:
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        raise DataError(f"{path}:{number}: not a line of step metrics: {line[:80]!r}. Move the file away") from None
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - _BLOCK_BYTES)
+            file.seek(start)
+            if (found := file.read(end - start).rfind(b"\n")) >= 0:
+                cut(path, start + found + 1)
+                return
+            end = start
+    cut(path, 0)

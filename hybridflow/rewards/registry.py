@@ -115,6 +115,23 @@ class Registry:
         chosen = chosen.func if isinstance(chosen, partial) else chosen
         return chosen not in (verify_multiple_choice, qwenlong_l1.verify_multiple_choice)
 
+    def is_own(self, data_source: str, ability: str) -> bool:
+        """Whether code of the user's own decides on such rows, alone or among others."""
+        rules = not self._functions or any(function.is_rule for function in self._functions)
+        return not rules or isinstance(self.choose(data_source, ability), OwnFunction)
+
+    def name_of(self, data_source: str, ability: str) -> str:
+        """What judges such rows, for a reader."""
+        chosen = self.choose(data_source, ability)
+        if isinstance(chosen, OwnFunction):
+            name = f"the verifier {chosen.name}"
+        else:
+            name = f"the rule {next(name for name, verifier in self._built_in.items() if verifier is chosen)}"
+        if not self._functions:
+            return name
+        names = [name if function.is_rule else function.name for function in self._functions]
+        return f"the mean of {' and '.join(names)}" if len(names) > 1 else f"the verifier {names[0]}"
+
     def verify(self, request: ScoreRequest) -> Verdict:
         """The verdict on one completion: Scored, or Unknown where the gold cannot be compared with."""
         return verify_all(self._functions, request) if self._functions else self.verify_by_rule(request)

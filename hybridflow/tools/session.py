@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import ray
 from ray.exceptions import RayError
 
 from hybridflow.cluster.session import Slots, start_session, stop_session
+from hybridflow.cluster.shared_memory import removed_with_processes
 from hybridflow.cluster.workers import forget_workers, gather
 from hybridflow.trainer.group import PolicyGroup, PolicySettings
 
@@ -18,11 +19,13 @@ CLOSE_TIMEOUT_S = 10.0
 
 
 @contextmanager
-def open_policy(settings: PolicySettings, hf_dir: Path, log_directory: Path) -> Iterator[PolicyGroup]:
+def open_policy(
+    settings: PolicySettings, hf_dir: Path, log_directory: Path, environment: Sequence[str] = ()
+) -> Iterator[PolicyGroup]:
     """The policy of `hf_dir` on its workers, the same Ray actors as in training. Leaves no process behind."""
     group: PolicyGroup | None = None
     try:
-        start_session(settings.worker.layout.world_size)
+        start_session(settings.worker.layout.world_size, environment)
         group = PolicyGroup(settings, Slots(settings.worker.layout.world_size), log_directory)
         gather(group.setup(hf_dir))
         yield group
@@ -32,11 +35,12 @@ def open_policy(settings: PolicySettings, hf_dir: Path, log_directory: Path) -> 
         # A second Ctrl-C or SIGTERM must not cut this short.
         previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            for worker in group.workers if group else []:
-                with suppress(RayError, ValueError):
-                    ray.kill(worker.actor)
-            if ray.is_initialized():
-                stop_session()
+            with removed_with_processes():
+                for worker in group.workers if group else []:
+                    with suppress(RayError, ValueError):
+                        ray.kill(worker.actor)
+                if ray.is_initialized():
+                    stop_session()
             forget_workers()
         finally:
             for number, handler in previous.items():

@@ -108,6 +108,21 @@ def test_groups_without_contrast_are_dropped_with_their_reason() -> None:
     }
 
 
+def test_a_group_below_the_minimum_share_of_known_rewards_is_dropped_with_its_reason() -> None:
+    groups = [
+        make_group("half", [1.0, 0.0, None, None]),
+        make_group("less", [1.0, 0.0, None, None, None]),
+        make_group("right, as far as is known", [1.0, 1.0, None, None, None]),
+        make_group("lone", [1.0, None, None]),
+    ]
+    kept, dropped = filters.filter_groups(groups, 0.5)
+    assert [group.group_id for group in kept] == ["half"]
+    assert dropped == {
+        filters.KNOWN_SHARE_TOO_LOW: ["less", "right, as far as is known"],
+        filters.TOO_FEW_KNOWN: ["lone"],
+    }
+
+
 @settings(deadline=None)
 @given(st.lists(REWARDS, max_size=8))
 def test_kept_are_exactly_the_groups_with_an_advantage_that_is_not_zero(all_rewards: list[list[float | None]]) -> None:

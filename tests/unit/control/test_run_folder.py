@@ -159,7 +159,7 @@ def test_truncation_drops_later_steps_and_half_a_line(tmp_path: Path) -> None:
 def test_truncation_refuses_a_file_of_something_else(tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl"
     path.write_text('{"other": 1}\n')
-    with pytest.raises(DataError, match="line 1: not a completion record"):
+    with pytest.raises(DataError, match=r"line 1: not a completion of this run: it has no step.*Remedy"):
         CompletionRecord(path).truncate_after(2)
     assert path.read_text() == '{"other": 1}\n'
 
@@ -180,7 +180,8 @@ def test_metrics_of_a_step() -> None:
     state = RunState(policy_version=1)
     metrics = one_step(state, [])
     assert metrics["reward/mean"] == pytest.approx(2 / 3)  # over the three known verdicts
-    assert metrics["reward/unknown"] == 1.0
+    assert metrics["reward/unknown"] == 1.0 and state.num_unknown == 1
+    assert (metrics["reward/mean_low"], metrics["reward/mean_high"]) == (0.5, 0.75)
     assert metrics["rollout/response_tokens_mean"] == 2.0
     assert metrics["rollout/cached_fraction"] == 0.25
     assert metrics["perf/rollout_tokens_per_s"] == 6.0

@@ -1,0 +1,64 @@
+"""Rules that join two sections of a run's configuration; each message names both keys, their values and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hybridflow.config.sections import Config
+
+CONFLICT_BREAK = "\x1e"
+"""Between the messages of one error."""
+SECTIONS_ALONE = "sections alone"
+"""Context of a validation that does not look across sections."""
+
+
+def find_conflicts(config: Config) -> Iterator[str]:
+    """Gives "<what is wrong, with the values>. Remedy: <what to do>" of each rule that `config` breaks."""
+    judge, wait_s = config.reward.judge, config.reward.timeout_s
+    if judge.endpoints and judge.deadline_s >= wait_s:
+        yield (
+            f"reward.judge.deadline_s ({judge.deadline_s:g}) is not below reward.timeout_s ({wait_s:g}): the run "
+            "would end before the judge may be late. Remedy: lower the first, or raise the second"
+        )
+    if config.data.train_path and not config.data.test_path and config.eval.num_prompts:
+        yield (
+            f"data.train_path is {config.data.train_path!r} and data.test_path is not set: eval.num_prompts "
+            f"({config.eval.num_prompts}) generated rows would be evaluated, which say nothing about yours. Remedy: "
+            f"set data.test_path, or switch evaluation off with eval.num_prompts = 0"
+        )
+    mini, prompts = config.train.mini_batch_prompts, config.train.prompts_per_step
+    if mini is not None and mini > prompts:
+        yield (
+            f"train.mini_batch_prompts ({mini}) is above train.prompts_per_step ({prompts}): a step has no such "
+            f"mini-batch. Remedy: lower the first, or leave it out for one optimizer step per step"
+        )
+    buffer, limit = config.reward.overlong.buffer_tokens, config.rollout.max_new_tokens
+    if buffer > limit:
+        yield (
+            f"reward.overlong.buffer_tokens ({buffer}) is above rollout.max_new_tokens ({limit}): a completion of "
+            f"no token at all would be penalised. Remedy: lower the first, or raise the second"
+        )
+    window = config.rollout.context_tokens
+    longest = config.data.max_prompt_tokens + config.rollout.max_new_tokens
+    if longest > window:
+        yield (
+            f"data.max_prompt_tokens ({config.data.max_prompt_tokens}) + rollout.max_new_tokens "
+            f"({config.rollout.max_new_tokens}) = {longest} is above rollout.context_tokens ({window}). "
+            f"Remedy: lower one of the first two, or raise the window if the model allows it"
+        )
+    pool = config.rollout.kv_cache_tokens
+    if pool is not None and longest > pool:
+        yield (
+            f"data.max_prompt_tokens ({config.data.max_prompt_tokens}) + rollout.max_new_tokens "
+            f"({config.rollout.max_new_tokens}) = {longest} is above rollout.kv_cache_tokens ({pool}): completions "
+            "would be cut short. Remedy: raise the pool, or lower one of the first two"
+        )
+    budget = config.train.max_tokens_per_micro_batch
+    if longest > budget:
+        yield (
+            f"data.max_prompt_tokens ({config.data.max_prompt_tokens}) + rollout.max_new_tokens "
+            f"({config.rollout.max_new_tokens}) = {longest} is above train.max_tokens_per_micro_batch ({budget}). "
+            f"Remedy: raise the budget, or lower one of the first two"
+        )

@@ -1,0 +1,84 @@
+"""What a user sees of the checks: all of them (`hybridflow check`), or what stands in the way (`hybridflow train`)."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hybridflow.config.module_folders import add_module_folders
+from hybridflow.config.partial import load_partly
+from hybridflow.config.sections import Config
+from hybridflow.control.preflight.findings import Finding
+from hybridflow.control.preflight.run import QUICK, THOROUGH, refuse_errors, run_checks
+from hybridflow.control.preflight.subject import Subject
+from hybridflow.observability.visible import visible
+
+MARKS = {"error": "ERROR", "warning": "warning", "fact": "ok"}
+
+
+def read_run(
+    files: Sequence[Path],
+    overrides: Sequence[str],
+    *,
+    is_checked: bool,
+    announce: Callable[[Config], None] = lambda config: None,
+) -> Config:
+    """The configuration of a run; `is_checked`: the quick checks have found no error, and warnings are printed.
+
+    `announce` is called as soon as the files are read.
+
+    Raises ConfigError with all errors of keys, data, layout, verifiers and judge at once.
+    """
+    config, problems = load_run(files, overrides)
+    findings = [Finding("error", problem) for problem in problems]
+    if config is not None:
+        announce(config)
+    if config is not None and is_checked:
+        findings += run_checks(QUICK, Subject(config))
+    refuse_errors(findings)
+    assert config is not None
+    for finding in findings:
+        if finding.level == "warning":
+            print(visible(f"note: {finding.text}"), flush=True)
+    return config
+
+
+def report_run(files: Sequence[Path], overrides: Sequence[str]) -> int:
+    """Prints every finding as it comes; returns the number of errors."""
+    began = time.monotonic()
+    levels: Counter[str] = Counter()
+
+    def tell(name: str, finding: Finding) -> None:
+        levels[finding.level] += 1
+        head, *rest = finding.text.splitlines() or [""]
+        lines = [f"{MARKS[finding.level]:8}{name:10} {head}", *(f"{'':19}{line}" for line in rest)]
+        print("\n".join(map(visible, lines)), flush=True)
+
+    config, problems = load_run(files, overrides)
+    for problem in problems:
+        tell("keys", Finding("error", problem))
+    if config is not None:
+        if not problems:
+            tell("keys", Finding("fact", f"{', '.join(map(str, files))}: every key and value is known"))
+        subject = Subject(config)
+        run_checks(QUICK, subject, tell)
+        print("reading the model with the libraries of the run ...", file=sys.stderr, flush=True)
+        run_checks(THOROUGH, subject, tell)
+    seconds = time.monotonic() - began
+    print(f"{_count(levels['error'], 'error')}, {_count(levels['warning'], 'warning')} in {seconds:.1f} s")
+    return levels["error"]
+
+
+def load_run(files: Sequence[Path], overrides: Sequence[str]) -> tuple[Config | None, list[str]]:
+    """(the configuration as far as it is right, what is wrong with it)."""
+    config, problems = load_partly(files, overrides, Config)
+    if isinstance(config, Config):
+        config = config.model_copy(update={"reward": add_module_folders(config.reward, files)})
+    return config, problems
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,85 @@
+"""Where the rows of a split come from: a file, the folder of a run that is resumed, or the generator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from hybridflow.config.sections import Config
+from hybridflow.data.rows import Row, load_rows
+from hybridflow.data.synth.spec import Split, SynthSpec, generate_rows
+from hybridflow.errors import ConfigError, DataError
+from hybridflow.rewards.judge_question import find_question
+from hybridflow.rewards.registry import Registry
+
+NUM_NAMED = 5
+"""Of the rows with one fault, so many are named."""
+SPLITS: tuple[Split, ...] = ("train", "test")
+
+
+@dataclass(frozen=True)
+class RowSource:
+    """Of one split."""
+
+    split: Split
+    path: str | None
+    """None: generated as `data.synth` says."""
+
+    @staticmethod
+    def of(config: Config, split: Split, saved: Path | None) -> RowSource:
+        """As the configuration says; rows that an earlier process has generated into `saved` are read from there."""
+        given = config.data.train_path if split == "train" else config.data.test_path
+        if given:
+            return RowSource(split, given)
+        if saved is not None and data_file(saved, split).exists():
+            return RowSource(split, str(data_file(saved, split)))
+        return RowSource(split, None)
+
+    @property
+    def name(self) -> str:
+        """For errors."""
+        return self.path or "data.synth"
+
+    def load(self, config: Config) -> list[Row]:
+        """All rows. Raises DataError, or ConfigError where they cannot be generated."""
+        return load_rows(self.path) if self.path is not None else self.generate(config)
+
+    def generate(self, config: Config, num_rows: int | None = None) -> list[Row]:
+        """The same rows as `hybridflow data synth` with these settings, or the first `num_rows` of them."""
+        try:
+            spec = SynthSpec(**config.data.synth.model_dump())
+        except ValidationError as error:
+            problems = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
+            raise ConfigError(f"data.synth: cannot generate this data set: {problems}") from error
+        if num_rows is not None:
+            count = "num_train" if self.split == "train" else "num_test"
+            spec = spec.model_copy(update={count: min(num_rows, getattr(spec, count))})
+        return generate_rows(spec, self.split, config.run.seed)
+
+
+def find_questions(config: Config, registry: Registry, rows: Sequence[Row], source: str) -> list[str] | None:
+    """What the judge is told of each row; None where none is asked.
+
+    Raises DataError, naming rows, for those that a judge may be asked about and that have no question.
+    """
+    judge = config.reward.judge
+    if not judge.endpoints:
+        return None
+    questions = [find_question(row.prompt, row.extra_info, judge) for row in rows]
+    missing = [
+        number
+        for number, (row, question) in enumerate(zip(rows, questions, strict=True))
+        if not question.text and registry.is_judged(row.data_source, row.ability)
+    ]
+    if missing:
+        named = ", ".join(map(str, missing[:NUM_NAMED])) + (", ..." if len(missing) > NUM_NAMED else "")
+        raise DataError(f"{source}: {len(missing)} of {len(rows)} rows, row {named}: {questions[missing[0]].why}")
+    return [question.text for question in questions]
+
+
+def data_file(directory: Path, split: str) -> Path:
+    """Where generated rows are kept."""
+    return directory / f"{split}.parquet"
