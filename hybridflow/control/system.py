@@ -15,6 +15,7 @@ from ray.exceptions import RayError
 
 from hybridflow.cluster.processes import end_processes
 from hybridflow.cluster.session import Slots, node_address, start_session, stop_session
+from hybridflow.cluster.shared_memory import removed_with_processes
 from hybridflow.cluster.workers import forget_workers, gather
 from hybridflow.config.sections import Config
 from hybridflow.control.timeline import Timeline
@@ -126,14 +127,15 @@ class System:
         try:
             if self._stream is not None:
                 self._stream.close()
-            rewards = self._rewards.actors if self._rewards else []
-            for actor in [*self._actors, *self.rollout.actors, *rewards]:
-                with suppress(RayError, ValueError):
-                    ray.kill(actor)
-            if ray.is_initialized():
-                stop_session()
-            for name_part in ("sglang", "RolloutWorker"):
-                end_processes(self.rollout.pids, name_part, CLOSE_TIMEOUT_S)
+            with removed_with_processes():
+                rewards = self._rewards.actors if self._rewards else []
+                for actor in [*self._actors, *self.rollout.actors, *rewards]:
+                    with suppress(RayError, ValueError):
+                        ray.kill(actor)
+                if ray.is_initialized():
+                    stop_session()
+                for name_part in ("sglang", "RolloutWorker"):
+                    end_processes(self.rollout.pids, name_part, CLOSE_TIMEOUT_S)
             forget_workers()
         finally:
             for number, handler in previous.items():

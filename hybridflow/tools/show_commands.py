@@ -91,9 +91,11 @@ def _show_chat(console: Console, path: Path, row: int, model: Path, full: bool) 
 def _print_row(console: Console, row: Row, index: int, num_rows: int, full: bool) -> None:
     for message in row.prompt:
         content = message["content"] if full else _shorten(message["content"])
-        console.print(Panel(escape(visible(content)), title=escape(visible(message["role"])), title_align="left"))
-    console.print(f"[bold]gold answer[/bold]  {escape(row.reward_model.ground_truth)}")
-    console.print(f"[bold]data source[/bold]  {escape(row.data_source)}  ({escape(row.ability)})")
+        console.print(
+            Panel(escape(visible(content)), title=escape(visible(message["role"], keep="")), title_align="left")
+        )
+    console.print(f"[bold]gold answer[/bold]  {escape(visible(str(row.reward_model.ground_truth)))}")
+    console.print(f"[bold]data source[/bold]  {escape(visible(f'{row.data_source}  ({row.ability})', keep=''))}")
     console.print(
         f"[bold]row[/bold]          {index} of {num_rows}, {sum(len(m['content']) for m in row.prompt)} characters"
     )
