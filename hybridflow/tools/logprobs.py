@@ -12,7 +12,7 @@ from typing import Any
 
 from hybridflow.batching.microbatch import plan_micro_batches
 from hybridflow.config.sections import WorkerSection
-from hybridflow.data.chat_encoding import encode_chat
+from hybridflow.data.chat_encoding import encode_chat, encode_text
 from hybridflow.data.template import Message
 from hybridflow.errors import ConfigError, TrainerError
 from hybridflow.policy.load import load_tokenizer
@@ -139,7 +139,7 @@ class _LateTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids as the tokenizer gives them by default, with the special tokens that it adds."""
-        return self._load()(text)["input_ids"]
+        return encode_text(self._load(), text)
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         """The same of a conversation, up to where the model would answer."""
