@@ -20,7 +20,7 @@ from hybridflow.tools.progress import RowProgress
 from hybridflow.tools.session import open_policy
 from hybridflow.tools.token_rows import InputSummary, TokenRows
 from hybridflow.trainer.group import PolicyGroup, PolicySettings
-from hybridflow.trainer.layout import check_model_layout, check_model_weights, read_model
+from hybridflow.trainer.layout import check_model_layout, check_model_weights, check_vocabulary, read_model
 from hybridflow.types import TrainBatch, TrainSequence
 from megatron_ext.hf.config import HFConfig
 
@@ -118,21 +118,22 @@ def plan_job(job: LogprobsJob) -> LogprobsPlan:
 
 
 def _open_rows(job: LogprobsJob, hf_config: HFConfig) -> TokenRows:
-    tokenizer = _LateTokenizer(job.model)
+    tokenizer = _LateTokenizer(job.model, hf_config)
     return TokenRows(job.input, tokenizer.encode, window=hf_config.window_tokens, vocab_size=hf_config.vocab_size)
 
 
 class _LateTokenizer:
     """Loads the tokenizer at the first text: rows of token ids need none, and some models come without."""
 
-    def __init__(self, hf_dir: Path) -> None:
-        self._hf_dir = hf_dir
+    def __init__(self, hf_dir: Path, hf_config: HFConfig) -> None:
+        self._hf_dir, self._hf_config = hf_dir, hf_config
         self._loaded: Any = None
 
     def encode(self, text: str) -> list[int]:
         """Token ids as the tokenizer gives them by default, with the special tokens that it adds."""
         if self._loaded is None:
             self._loaded = load_tokenizer(self._hf_dir, f"--model {self._hf_dir}")
+            check_vocabulary(self._loaded, self._hf_config, f"--model {self._hf_dir}")
         return self._loaded(text)["input_ids"]
 
 
