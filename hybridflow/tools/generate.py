@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from hybridflow.config.rollout_section import RolloutSection
-from hybridflow.data.chat_encoding import encode_chat
+from hybridflow.data.chat_encoding import encode_chat, encode_text
 from hybridflow.data.template import Message
 from hybridflow.errors import ConfigError
 from hybridflow.policy.load import load_tokenizer
@@ -172,7 +172,7 @@ def _check_numbers(job: GenerateJob) -> None:
 def _open_rows(job: GenerateJob, tokenizer: Any, hf_config: HFConfig) -> TokenRows:
     return TokenRows(
         job.prompts,
-        lambda text: tokenizer(text)["input_ids"],
+        lambda text: encode_text(tokenizer, text),
         window=hf_config.window_tokens,
         vocab_size=hf_config.vocab_size,
         named="--prompts",

@@ -12,6 +12,7 @@ from typing import Any
 
 from hybridflow.batching.microbatch import plan_micro_batches
 from hybridflow.config.sections import WorkerSection
+from hybridflow.data.chat_encoding import encode_text
 from hybridflow.errors import ConfigError, TrainerError
 from hybridflow.policy.load import load_tokenizer
 from hybridflow.tools.layout_options import LayoutRequest, check_threads
@@ -134,7 +135,7 @@ class _LateTokenizer:
         if self._loaded is None:
             self._loaded = load_tokenizer(self._hf_dir, f"--model {self._hf_dir}")
             check_vocabulary(self._loaded, self._hf_config, f"--model {self._hf_dir}")
-        return self._loaded(text)["input_ids"]
+        return encode_text(self._loaded, text)
 
 
 def _budget(job: LogprobsJob, summary: InputSummary) -> int:
