@@ -14,6 +14,7 @@ from rich.console import Console
 from hybridflow import __version__
 from hybridflow.errors import HybridFlowError, notes_of, tell_interrupted
 from hybridflow.observability.visible import visible
+from hybridflow.run_folder.file_mode import write_privately
 from hybridflow.tools.run_options import ConfigFiles, Overrides, Resume
 
 EXIT_ERROR = 1
@@ -125,6 +126,7 @@ def main() -> NoReturn:
     """Entry point. Errors made for users are printed without a traceback; exit code 1, or 130 after Ctrl-C."""
     _mount()
     signal.signal(signal.SIGTERM, _interrupt)
+    write_privately()
     arguments = _spread_values(sys.argv[1:], ("--config", "-c", "--set", "-s", "--show", "--judge-url", "--verifier"))
     try:
         app(args=arguments)

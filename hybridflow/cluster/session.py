@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from collections.abc import Sequence
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from hybridflow.cluster.worker_environment import given_to_workers
 from hybridflow.errors import PlacementError
 
 logger = logging.getLogger(__name__)
@@ -19,7 +21,16 @@ WAIT_NOTICE_S = 30.0
 PLACEMENT_TIMEOUT_S = 300.0
 
 
-def start_session(num_slots: int) -> None:
+def start_session(num_slots: int, environment: Sequence[str] = ()) -> None:
+    """Starts or joins Ray, whose workers find in their environment what they need, and the variables named.
+
+    Raises ConfigError for one that is not set, else as `_start_ray`.
+    """
+    with given_to_workers(environment):
+        _start_ray(num_slots, environment)
+
+
+def _start_ray(num_slots: int, environment: Sequence[str]) -> None:
     """Joins the cluster of RAY_ADDRESS if set, else starts Ray here with `num_slots` logical CPUs.
 
     The logical CPUs are slots for placement, not threads: a train worker and an engine share one in time.
@@ -36,7 +47,9 @@ def start_session(num_slots: int) -> None:
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         if address:
-            ray.init(address="auto", log_to_driver=False, logging_level=logging.CRITICAL)
+            # Workers of a cluster that was there before have its environment: what is named comes on top.
+            on_top = {"env_vars": {name: os.environ[name] for name in environment}} if environment else None
+            ray.init(address="auto", log_to_driver=False, logging_level=logging.CRITICAL, runtime_env=on_top)
             return
         ray.init(
             address="local",  # never the cluster of somebody else that happens to run on this machine

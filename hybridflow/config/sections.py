@@ -25,6 +25,16 @@ class RunSection(Section):
     """Folder that holds the run folder `<directory>/<name>`."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Decides drawn weights, the order of prompts and what is sampled."""
+    mode: str = Field(default="0700", pattern=r"^07[0-7][0-7]$")
+    """Who may enter the run folder, as chmod has it; files get the same without "x". "0750" lets the group read."""
+
+
+class ClusterSection(Section):
+    """The processes of a run."""
+
+    environment: list[str] = Field(default_factory=list)
+    """Environment variables that train workers, engines and reward workers need, by name. They get paths, locale,
+    proxies, thread limits and what CUDA, NCCL, torch, SGLang and Ray are set by anyway, and no token of their user."""
 
 
 class ModelSection(Section):
@@ -246,6 +256,7 @@ class Config(Section):
     eval: EvalSection = EvalSection()
     checkpoint: CheckpointSection = CheckpointSection()
     tracking: TrackingSection = TrackingSection()
+    cluster: ClusterSection = ClusterSection()
 
     @model_validator(mode="after")
     def _check_across_sections(self, info: ValidationInfo) -> Config:

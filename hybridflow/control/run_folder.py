@@ -16,7 +16,7 @@ _JUDGE_SERVING = (
     *("deadline_s", "cache_path", "price_per_million_prompt_tokens", "price_per_million_completion_tokens"),
 )
 MAY_CHANGE_ON_RESUME = (
-    *("run.directory", "train.num_steps", "eval", "checkpoint", "tracking"),
+    *("run.directory", "run.mode", "cluster", "train.num_steps", "eval", "checkpoint", "tracking"),
     *("reward.timeout_s", "reward.lease_s", "reward.cpu_limit_s", "reward.item_timeout_s", "reward.memory_limit_gib"),
     *("rollout.start_timeout_s", "rollout.heartbeat_s", "rollout.hang_timeout_s", "rollout.max_restarts"),
     *("rollout.own_devices", "rollout.weight_transport", "rollout.weight_bucket_mib", "rollout.verify_weights"),

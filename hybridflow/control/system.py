@@ -66,7 +66,7 @@ class System:
     def _start(self, config: Config, hf_dir: Path, log_directory: Path, note: Callable[[str], None]) -> None:
         layout, engines = config.train.layout, config.rollout
         note("starting Ray")
-        start_session(num_slots(config))
+        start_session(num_slots(config), config.cluster.environment)
         slots = Slots(num_slots(config))
         transport = self._transport = choose_transport(config, hf_dir, slots.nodes())
         stream = self._stream = RewardStream(

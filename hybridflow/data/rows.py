@@ -95,10 +95,17 @@ def _write_rows(path: Path, records: list[dict[str, Any]]) -> None:
         else:
             with part.open("w", encoding="utf-8") as file:
                 file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        part.chmod(0o644)
+        part.chmod(0o666 & ~_umask())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """The system tells it only while it is set."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
 
 
 def _with_equal_golds(records: list[dict[str, Any]]) -> None:

@@ -9,10 +9,12 @@ import json
 import logging
 import math
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from hybridflow.environment import needed, only
 from hybridflow.errors import ConfigError, DataError
 
 _log = logging.getLogger(__name__)
@@ -86,21 +88,48 @@ class WandbTracker:
         settings = wandb.Settings(
             silent=True, console="off", disable_git=True, disable_code=True, save_code=False, x_disable_stats=True
         )
-        self._run = wandb.init(
-            project=project,
-            name=name,
-            dir=str(directory),
-            config=config,
-            mode=mode,
-            settings=settings,
-            reinit="create_new",
-        )
+        # Its own process gets all of the environment: no other service's token.
+        with only(needed(os.environ, _own_variables(directory))):
+            self._run = wandb.init(
+                project=project,
+                name=name,
+                dir=str(directory),
+                config=config,
+                mode=mode,
+                settings=settings,
+                reinit="create_new",
+            )
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self._run.log(dict(metrics), step=step)
 
     def close(self) -> None:
         self._run.finish()
+
+
+def _own_variables(directory: Path) -> dict[str, str]:
+    """Variables of Weights & Biases. What it would keep in the home directory is kept beside the run.
+
+    Its settings and the user's login are read at home, where there is one.
+    """
+    state = directory / "wandb" / "state"
+    own = {"WANDB_CACHE_DIR": str(state), "WANDB_DATA_DIR": str(state)}
+    home = os.environ.get("HOME", "")
+    if not (home and _can_write(home)):
+        _log.warning("no home directory that can be written (HOME=%s): W&B keeps its files in the run folder", home)
+        own["WANDB_CONFIG_DIR"] = str(state)
+    for path in set(own.values()):
+        Path(path).mkdir(parents=True, exist_ok=True)
+    return own | {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
+
+
+def _can_write(directory: str) -> bool:
+    """Tried: a file system may be read-only whatever the permissions say."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=".hybridflow-", dir=directory):
+            return True
+    except OSError:
+        return False
 
 
 def start_wandb(

@@ -30,10 +30,14 @@ class RewardWorker:
         setup: Setup,
         log_path: str | None = None,
         judge: JudgeSection | None = None,
+        judge_key: str | None = None,
     ) -> None:
+        """`judge_key` goes to the judge, and into this process's environment alone: a verifier does not see it."""
         if log_path is not None:
             redirect_output(Path(log_path))
             configure("reward")
+        if judge is not None and judge_key is not None:
+            os.environ[judge.api_key_env] = judge_key
         self._arguments = (endpoint, worker_id, credits, setup, judge)
 
     def run(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -149,6 +150,7 @@ class RewardGroup:
                 self._setup,
                 str(self._log_directory / f"{worker_id}.log"),
                 self._section.judge,
+                os.environ.get(self._section.judge.api_key_env) if self._section.judge.endpoints else None,
             )
         )
         return _Running(worker_id, actor, actor.ping.remote(), actor.run.remote(), time.monotonic())

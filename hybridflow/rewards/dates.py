@@ -10,22 +10,44 @@ from calendar import monthrange
 from typing import NamedTuple
 
 from hybridflow.rewards.characters import unify
+from hybridflow.rewards.chinese_numbers import write_digits
+from hybridflow.rewards.normalise import write_ordinals
 from hybridflow.rewards.wording import MONTHS
 
 _MONTH = rf"(?P<month>{'|'.join(sorted(MONTHS, key=len, reverse=True))})\.?"
 _DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?"
 _YEAR = r"(?P<year>(?:1[5-9]|20|21)\d\d)"
 _WEEKDAY = r"(?:(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?\.?,? )?"
+_WEEKDAY_BEHIND = re.compile(
+    r",? \(?(?:(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?)\)?\Z| ?\(?(?:星期|周"
+    r"|礼拜)[一二三四五六日天1-6]\)?\Z",
+    re.IGNORECASE,
+)
+_TIME_OF_DAY = re.compile(
+    r",?(?: at)? \d{1,2}:\d\d(?::\d\d)?(?: ?[ap]\.?m\.?)?(?: ?(?:utc|gmt|z|[+-]\d\d:?\d\d))?\Z", re.IGNORECASE
+)
+_LEAD = (
+    r"(?:(?:it|this|that|date|they|he|she|and|was|were|is|are|has|been|first|originally|the|as|of|on|in|at|by|into"
+    r"|agreement|lease|contract|"
+    r"dated|signed|executed|issued|made|effective|entered|commenced?|commencing|began|begins|beginning|started"
+    r"|starts|starting|"
+    r"ended|ends|ending|expired|expires|occurred|due|paid|declared|announced|completed|closed|filed|adopted|approved"
+    r"|born|died|"
+    r"established|founded|incorporated|published|released|acquired|opened|terminated) ){0,6}"
+)
+"""Before a date: verbs and prepositions that leave the day as it is, unlike "before", "after", "until", "since"."""
 _FORMS = [
-    re.compile(rf"\A(?:on |in |by |dated )?{_WEEKDAY}(?:the )?{form}\Z", re.IGNORECASE)
+    re.compile(rf"\A{_LEAD}{_WEEKDAY}(?:the )?{form}\Z", re.IGNORECASE)
     for form in (
-        rf"{_MONTH} {_DAY}(?:,? {_YEAR})?",
-        rf"{_DAY}(?: of)? {_MONTH}(?:,? {_YEAR})?",
+        rf"{_MONTH} (?:the )?{_DAY}(?:(?:,| of|, of)? {_YEAR})?",
+        rf"{_DAY}(?: day)?(?: of)? {_MONTH}(?:,?(?: of)? {_YEAR})?",
         rf"{_DAY}-{_MONTH}-{_YEAR}",
         rf"{_MONTH},? (?:of )?{_YEAR}",
-        rf"{_YEAR}[-/](?P<month>\d{{1,2}})(?:[-/]{_DAY})?",
+        rf"{_YEAR},? {_MONTH} {_DAY}",
+        rf"{_YEAR}[-/](?P<month>\d{{1,2}})(?:[-/]{_DAY}(?:T\d\d:\d\d(?::\d\d(?:\.\d{{1,9}})?)?(?:Z"
+        rf"|[+-]\d\d:?\d\d)?)?)?",
         rf"{_YEAR}\.(?P<month>\d{{1,2}})\.{_DAY}",
-        rf"{_YEAR} ?年 ?(?P<month>\d{{1,2}}) ?月(?: ?{_DAY} ?[日号])?",
+        rf"{_YEAR} ?年 ?(?P<month>\d{{1,2}}) ?月(?:份| ?{_DAY} ?[日号號])?",
     )
 ]
 _SLASHED = re.compile(rf"\A(\d{{1,2}})[/.-](\d{{1,2}})[/.-]{_YEAR}\Z")
@@ -53,7 +75,8 @@ def parse_date(answer: str) -> Date | None:
     """
     if len(answer) > _MAX_CHARS:
         return None
-    text = re.sub(r"\s+", " ", unify(answer)).strip(" .,;")
+    text = re.sub(r"\s+", " ", write_ordinals(write_digits(unify(answer)))).strip(" .,;")
+    text = _TIME_OF_DAY.sub("", _WEEKDAY_BEHIND.sub("", text))
     if found := _SLASHED.match(text):
         first, second = int(found[1]), int(found[2])
         if first != second and max(first, second) <= 12:

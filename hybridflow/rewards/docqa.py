@@ -1,31 +1,47 @@
-"""Rule for free-text answers.
+"""Rule for free-text answers: every word of the answer is accounted for.
 
 Source: r_rule of QwenLong-L1 (recipe section 4). The paper says exact match; its released code accepts either string
 inside the other, which passes the empty answer, single letters and "not Paris" (`compat = "qwenlong_l1"` keeps that).
 Here an answer passes where, in this order,
 
 1. its words equal the gold's;
-2. the form decides: yes and no; dates; a gold that is a plain number, compared exactly; the items of a list; a name
-   written family name first;
-3. the gold's words stand as whole words in a prediction that is not much longer (`text_rules.find_within`).
+2. the form decides: yes and no; dates; numbers, compared exactly; ranges; the items of a list; a name written family
+   name first;
+3. the gold's words stand in it beside words that change nothing, or that tell where it stands
+   (`text_rules.find_accounted`).
 
-Left to a judge: synonyms, "Obama" for "Barack Obama", and anything else that is less than the gold. Known limit of 3:
-a second guess that only a comma or a space parts from the first ("yen, euro") looks like "Paris, France". Where answers
-come from a closed vocabulary, choose `docqa_exact`.
+So one answer earns one gold: "Paris, London" is neither, and "Paris, France" is left to a judge, who knows the
+question. Left to a judge as well: synonyms, "Obama" for "Barack Obama", and anything else that is more or less than
+the gold.
 """
 
 from __future__ import annotations
 
 from hybridflow.config.reward_sections import THINKING_TAGS
-from hybridflow.rewards.extract import Answer, extract_answer, extract_gold
+from hybridflow.rewards.asides import drop_asides
+from hybridflow.rewards.extract import MOST_CHARS, Answer, count_sentences, extract_answer, extract_gold
 from hybridflow.rewards.findings import Finding, bad_gold, no_answer, to_verdict
-from hybridflow.rewards.form_rules import find_date, find_inverted_name, find_list, find_number, find_yes_no
+from hybridflow.rewards.form_rules import (
+    find_date,
+    find_inverted_name,
+    find_list,
+    find_number,
+    find_range,
+    find_yes_no,
+)
 from hybridflow.rewards.normalise import normalise
-from hybridflow.rewards.text_rules import EQUAL, find_within, have_equal_words, have_other_currency
+from hybridflow.rewards.text_rules import (
+    EQUAL,
+    are_equal_as_written,
+    find_accounted,
+    have_equal_words,
+    have_other_currency,
+)
 from hybridflow.rewards.thinking import Tags
 from hybridflow.types import Verdict
 
 TAKEN_BACK = "docqa_taken_back"
+_FORMS = (find_yes_no, find_date, find_range, find_number, find_list, find_inverted_name)
 
 
 def verify_docqa(text: str, ground_truth: str, thinking_tags: Tags = THINKING_TAGS) -> Verdict:
@@ -38,23 +54,46 @@ def verify_docqa_exact(text: str, ground_truth: str, thinking_tags: Tags = THINK
     return _verify(text, ground_truth, thinking_tags, is_exact=True)
 
 
+def find_second_thought_in(answer: Answer, gold: str) -> Finding | None:
+    """Fails an answer that what follows it takes back, or to which it adds another one."""
+    if not answer.second_thought:
+        return None
+    why = f"{answer.second_thought[:80]!r} denies it, or offers another answer"
+    return Finding(False, TAKEN_BACK, why, normalise(answer.text), normalise(gold))
+
+
 def _verify(text: str, ground_truth: str, tags: Tags, *, is_exact: bool) -> Verdict:
+    if len(ground_truth) > MOST_CHARS:
+        return bad_gold(
+            ground_truth, f"has {len(ground_truth):,} characters, and no answer above {MOST_CHARS:,} is read"
+        )
     gold = extract_gold(ground_truth).text
     gold_form = normalise(gold)
+    if not gold:
+        return bad_gold(ground_truth, "says nothing")
+    answer = extract_answer(text, tags, count_sentences(gold))
     if not gold_form:
-        return bad_gold(ground_truth, "is empty after normalisation")
-    answer = extract_answer(text, tags)
+        return _verify_as_written(answer, gold)
     if not normalise(answer.text):
         return no_answer(gold_form)
     equal = _find_equal(answer, gold)
     return to_verdict(equal if equal.passes or is_exact else _find(answer, gold), answer.text)
 
 
+def _verify_as_written(answer: Answer, gold: str) -> Verdict:
+    """For a gold of articles or marks alone, which normalisation leaves nothing of: "A", "The The", "-"."""
+    is_same = are_equal_as_written(answer.text, gold)
+    why = f"{answer.text[:80]!r} is {'' if is_same else 'not '}written as the gold"
+    return to_verdict(Finding(is_same, EQUAL, why, answer.text, gold), answer.text)
+
+
 def _find_equal(answer: Answer, gold: str) -> Finding:
-    for reading in answer.readings:
-        if have_equal_words(reading, gold) and not _differ_in_form(reading, gold):
-            return Finding(True, EQUAL, "equal after normalisation", normalise(reading), normalise(gold))
     forms = (normalise(answer.text), normalise(gold))
+    if answer.second_thought:
+        return Finding(False, EQUAL, f"{answer.second_thought[:80]!r} follows it", *forms)
+    for told in dict.fromkeys((answer.text, drop_asides(answer.text))):
+        if have_equal_words(told, gold) and not _differ_in_form(told, gold):
+            return Finding(True, EQUAL, "equal after normalisation", *forms)
     return Finding(False, EQUAL, f"{forms[0][:80]!r} is not {forms[1][:80]!r}", *forms)
 
 
@@ -65,14 +104,9 @@ def _differ_in_form(predicted: str, gold: str) -> bool:
 
 
 def _find(answer: Answer, gold: str) -> Finding:
-    if found := find_yes_no(answer.text, gold):
-        return found
-    if answer.is_taken_back:
-        why = "what follows the first sentence denies it, or offers another answer"
-        return Finding(False, TAKEN_BACK, why, normalise(answer.text), normalise(gold))
-    if found := find_date(answer.text, gold) or find_number(answer.text, gold):
-        return found
-    for reading in answer.readings:
-        if found := find_list(reading, gold) or find_inverted_name(reading, gold):
+    if denied := find_second_thought_in(answer, gold):
+        return denied
+    for find in _FORMS:
+        if found := find(answer.text, gold):
             return found
-    return find_within(answer.text, gold)
+    return find_accounted(answer.text, gold)

@@ -2,13 +2,16 @@
 
 Where, in the text behind the thinking (`thinking`): behind the last of these marks, whichever it is.
 
-    the answer is X | the correct (right, final, best) answer is X | the answer to the question is X     any case
-    final answer: X | Answer: X (at the head of a line)
-    \\boxed{X}
-    答案是X | 答案为X | 答案：X
+    the answer is X | the correct (right, final, best) answer is (would be, equals, comes to) X     any case
+    final answer: X | Answer: X (at the head of a line) | #### 12 | <answer>X</answer>
+    X is the correct answer
+    \\boxed{X}, \\fbox{X}, with what stands around it
+    答案是X | 答案为X | 答案：X | 【答案】X | 答：X
 
-How much of it: up to the end of the sentence or line. What follows is explanation, except where it takes the answer
-back ("Paris. No, London."): then all of it is the answer.
+A sentence about the answer ("The answer is based on Note 3.") is none of these where a mark stands before it.
+
+How much of it: up to the end of the sentence or line, or as many sentences as the gold has. What follows is
+explanation, except where it takes the answer back or offers another one (`afterword`).
 
 Source: recipe section 4 (QwenLong-L1 `reward_score/{docqa,docmath}.py`, which know "the answer is" alone). A response
 without a thought is read whole, so that policies that do not think aloud can be trained.
@@ -21,113 +24,148 @@ from itertools import islice
 from typing import NamedTuple
 
 from hybridflow.config.reward_sections import THINKING_TAGS
+from hybridflow.rewards.afterword import find_second_thought
+from hybridflow.rewards.box import read_around_box
 from hybridflow.rewards.characters import unify
 from hybridflow.rewards.latex import drop_latex, find_last_boxed
+from hybridflow.rewards.markup import drop_markup
+from hybridflow.rewards.remember import remember
+from hybridflow.rewards.sentences import find_ends
 from hybridflow.rewards.thinking import Tags, after_thinking
-from hybridflow.rewards.wording import word_set
 
 _GAP = r"[\s*_]++"
+_VERB = (
+    rf"(?:is(?:\b|(?=n't))|was\b|equals\b|becomes\b|would{_GAP}be\b|should{_GAP}be\b|must{_GAP}be\b|will{_GAP}be\b"
+    rf"|(?:comes|amounts|works{_GAP}out|comes{_GAP}out|turns{_GAP}out){_GAP}(?:to{_GAP}be|to|as|at)\b)"
+    rf"(?:{_GAP}(?:therefore|thus|hence|then|simply|clearly|indeed|still|definitely)\b(?=[\s*_:,]{{1,6}}[^\s*_:,.]))?"
+)
 MARK = re.compile(
     rf"""
-      \b (?:the|my|our|your) {_GAP} (?:(?:correct|right|final|best|short) {_GAP})?
-         answer (?:{_GAP} to {_GAP} (?:the|this|that|your) {_GAP} question)? {_GAP} is (?:\b | (?=n't))
+      \b (?:the|my|our|your) {_GAP} (?:(?:correct|right|final|best|short) {_GAP}){{0,2}}
+         answer (?:{_GAP} (?:to|for|of) {_GAP} [^.!?\n]{{1,60}}?)?
+         (?:,?{_GAP}(?:then|therefore|thus|here|hence),?)? {_GAP} {_VERB}
     | \b final {_GAP} answer (?: {_GAP} is\b | [ \t*_\#]{{0,8}} [:\n] )
-    | ^ [ \t*_\#>-]{{0,8}} (?:(?:correct|short) {_GAP})? answer (?: [ \t*_]{{0,4}} : | {_GAP} is\b )
-    | 答案 (?:应该|应当|应|就)? (?:是|为|:) :?
+    | ^ [ \t*_\#>-]{{0,8}} (?:(?:correct|short) {_GAP})? ans(?:wer)? (?: [ \t*_]{{0,4}} : | {_GAP} is\b )
+    | ^ [ \t]{{0,8}} \#{{4}} [ \t]{{1,4}} (?=[-$£€¥+.]{{0,3}}\d)
+    | <answer>
+    | 答案 (?:应该|应当|应|应為|就)? (?:是|为|為|:) :?
+    | [\u3010\[] (?:答案|解答|答) [\u3011\]] :?
+    | ^ \s{{0,8}} 答 :
     """,
     re.IGNORECASE | re.VERBOSE | re.MULTILINE,
+)
+_BEHIND = re.compile(
+    r"(?:^|(?<=[.!?\n]))[ \t]{0,4}(?:(?:so|thus|therefore"
+    r"|hence),?[ \t])?(?P<answer>[^.!?\n]{1,80}(?:\.\d+[^.!?\n]{0,40})?)"
+    r"[ \t](?:is|was)[ \t](?:the|my)[ \t](?:(?:correct|right|final|best)[ \t]){0,2}answer(?=[\s.!*]|\Z)",
+    re.IGNORECASE,
+)
+_ABOUT_THE_ANSWER = re.compile(
+    r"[\s*_]{0,8}(?:also |then |thus |therefore |clearly |well )?(?:based|supported|derived|confirmed|consistent"
+    r"|taken|obtained|backed|drawn|justified|verified|reflected"
+    r"|explained|located|discussed|determined|calculated|computed|correct\b|right\b|clear\b|easy\b|rounded|expressed"
+    r"|in line"
+    r"|in accordance|according|(?:found|given|stated|shown|reported|provided|listed) (?:in|on|by|at|above|below"
+    r"|there))",
+    re.IGNORECASE,
 )
 _SPECIAL_TOKEN = re.compile(r"<[|\uff5c][^<>|\uff5c]{1,40}[|\uff5c]>")
 _OUTER = "\\s*_`\"'\u00ab\u00bb\u300c\u300d\u300e\u300f\u300a\u300b,;:!?\u3001\u3002"
 _LEADING = re.compile(rf"\A(?:[{_OUTER}]|\.(?!\d))+")
 _TRAILING = f" \t\r\n\f\v{_OUTER[2:]}."
-_MAX_CHARS = 8_000
-"""No answer is longer; what follows in a response that does not end is not read."""
-_MAX_READINGS = 4
-_UNIT_BEHIND_BOX = re.compile(
-    r"[\s$\\]{0,4}(%|percent\b|(?:hundred|thousand|million|billion|trillion)s?\b|[百千万亿元])",
-    re.I,
+_QUOTED_LINE = re.compile(r"\n[ \t]{0,3}(?:>|#{1,6}(?=\s))[ \t]?")
+_ONE_ITEM = re.compile(
+    r"\A[\s:*_]{0,12}\n\s{0,8}(?:[-*\u2022]|\(?1[.)])\s{1,4}(?=\S)(?![^\n]*\n\s{0,8}(?:[-*\u2022]|\(?2[.)])\s)"
 )
-
-_END = re.compile(r"[.!?](?=[\s\"')\]*_]|\Z)|\u3002|\n(?!\s{0,8}(?:[-*\u2022]|\(?\d{1,2}[.)])\s)")
-_TITLES = word_set("mr mrs ms dr st mt ft prof gen sen rep gov hon capt lt vs approx rs")
-_NUMBERED = word_set("no nos fig vol sec art p pp jan feb mar apr jun jul aug sep sept oct nov dec")
-_INITIALS = re.compile(r"(?:[^\W\d]\.)*[^\W\d]")
-_NUMBERED_LIST = re.compile(r"[\s:]*\(?1[.)]\s[^\n]*\n\s*\(?2[.)]\s")
-_TAKES_BACK = re.compile(
-    r"[\s*_\"')\].,-]*(?:no|wait|actually|sorry|correction|hmm+|or|alternatively|rather|instead)\b",
-    re.IGNORECASE,
-)
+"""The mark of a list that has one item."""
+MOST_CHARS = 8_000
+"""No answer is longer: what follows in a response that does not end is not read. A longer gold has no answer."""
+_MOST_SENTENCES = 8
+_NUMBERED_LIST = re.compile(r"[\s:]{0,8}\(?1[.)]\s[^\n]*\n\s{0,8}\(?2[.)]\s")
 
 
 class Answer(NamedTuple):
-    """What a completion commits to; both empty where it commits to nothing."""
+    """What a completion commits to; empty where it commits to nothing."""
 
     text: str
-    """The first sentence or line behind the mark."""
-    readings: tuple[str, ...]
-    """`text`, then longer pieces from the same start: an answer may hold a full stop of its own."""
-    is_taken_back: bool = False
-    """What follows the first sentence denies it or offers another answer; `text` is then all of it."""
+    """As many sentences behind the mark as the gold has, or all of it where it is taken back."""
+    second_thought: str = ""
+    """The sentence behind it that denies it or offers another answer."""
 
 
-NO_ANSWER = Answer("", ())
+NO_ANSWER = Answer("")
 
 
 def strip_outer(text: str) -> str:
     """Drops special tokens and LaTeX, and at both ends space, quotes, `*` and punctuation; the point of `.5` stays."""
-    return _LEADING.sub("", drop_latex(_SPECIAL_TOKEN.sub(" ", text).strip())).rstrip(_TRAILING)
+    return _LEADING.sub("", drop_latex(drop_markup(_SPECIAL_TOKEN.sub(" ", text)).strip())).rstrip(_TRAILING)
 
 
-def extract_answer(text: str, tags: Tags = THINKING_TAGS) -> Answer:
+def extract_answer(text: str, tags: Tags = THINKING_TAGS, num_sentences: int = 1) -> Answer:
     """The answer of a completion, as the module says; `tags` as in `thinking`.
+
+    Args:
+        num_sentences: As `count_sentences` says of the gold.
 
     Example: extract_answer("<think>...</think> Therefore, the answer is **yen**. It fell.").text == "yen"
     """
-    return _commit(behind_mark(unify(after_thinking(text, tags))) or "")
+    told = behind_mark(unify(after_thinking(text, tags)))
+    return _commit(told, num_sentences) if told else NO_ANSWER
 
 
+@remember
 def extract_gold(ground_truth: str) -> Answer:
-    """The gold answer, stored either as "Therefore, the answer is X." or as X alone; the whole of it is `text`."""
+    """The gold answer, stored either as "Therefore, the answer is X." or as X alone; empty where it says nothing."""
     told = unify(ground_truth)
     marked = behind_mark(told)
-    whole = strip_outer(told if marked is None else marked)
-    return Answer(whole, (whole,)) if whole else NO_ANSWER
+    return Answer(strip_outer(told if marked is None else marked))
+
+
+@remember
+def count_sentences(gold: str) -> int:
+    """How many sentences a gold has, at least 1: an answer is read as far."""
+    ends = islice(find_ends(gold), _MOST_SENTENCES)
+    return max(1, sum(bool(gold[end + 1 :].strip(_TRAILING)) for end in ends) + 1)
 
 
 def behind_mark(text: str, mark: re.Pattern[str] = MARK) -> str | None:
-    """What follows the last mark of `text`, or stands in its last box where that is later; None without either."""
-    end = -1
+    """What follows the last mark of `text`, or stands in and around its last box where that is later, or None."""
+    start = end = -1
     for found in mark.finditer(text):
-        end = found.end()
+        if end < 0 or not _ABOUT_THE_ANSWER.match(text, found.end()):
+            start, end = found.span()
+    behind = find_last(_BEHIND, text)
     boxed = find_last_boxed(text)
-    if boxed is None or boxed.start < end:
-        return text[end:] if end >= 0 else None
-    return f"{boxed.content} {unit[1]}" if (unit := _UNIT_BEHIND_BOX.match(boxed.rest)) else boxed.content
+    if boxed is not None and boxed.start >= end and (behind is None or boxed.start >= behind.start()):
+        return read_around_box(text, boxed, end)
+    if behind is not None and behind.start() > start:
+        return behind["answer"] + text[behind.end() :]
+    return _up_to_closing_tag(text[end:]) if end >= 0 else None
 
 
-def _commit(told: str) -> Answer:
-    told = _LEADING.sub("", _SPECIAL_TOKEN.sub(" ", told[:_MAX_CHARS]))
+def find_last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    """The last match of `pattern` in `text`."""
+    last = None
+    for last in pattern.finditer(text):  # noqa: B007
+        pass
+    return last
+
+
+def _up_to_closing_tag(told: str) -> str:
+    """What `</answer>` closes stands on a line of its own; what follows it is a sentence apart."""
+    return re.sub("</answer>", ".\n", told[: 2 * MOST_CHARS], flags=re.IGNORECASE)
+
+
+def _commit(told: str, num_sentences: int) -> Answer:
+    told = _ONE_ITEM.sub("", _QUOTED_LINE.sub("\n", told[:MOST_CHARS]))
+    told = drop_markup(_SPECIAL_TOKEN.sub(" ", told))
+    told = _LEADING.sub("", drop_latex(_LEADING.sub("", told)))
     whole = strip_outer(told)
-    if not whole:
-        return NO_ANSWER
-    true_ends = (found.start() for found in _END.finditer(told) if _ends_sentence(told, found.start()))
-    ends = list(islice(true_ends, _MAX_READINGS))
-    if not ends or _NUMBERED_LIST.match(told):
-        return Answer(whole, (whole,))
-    if _TAKES_BACK.match(told, ends[0] + 1):
-        return Answer(whole, (whole,), is_taken_back=True)
-    pieces = (strip_outer(told[:end]) for end in ends)
-    readings = tuple(dict.fromkeys(piece for piece in (*pieces, whole) if piece))
-    return Answer(readings[0], readings)
-
-
-def _ends_sentence(text: str, at: int) -> bool:
-    """Whether the mark at `at` ends a sentence, and not an initial ("J. Smith"), a title or "No. 5"."""
-    if text[at] != ".":
-        return True
-    word = re.split(r"[\s(]", text[max(0, at - 16) : at])[-1].lower()
-    following = text[at + 1 : at + 40].lstrip()[:1]
-    if following.islower() or word in _TITLES or (word in _NUMBERED and following.isdigit()):
-        return False
-    return not (following and _INITIALS.fullmatch(word))
+    if not whole or _NUMBERED_LIST.match(told):
+        return Answer(whole)
+    ends = list(islice(find_ends(told), num_sentences))
+    if len(ends) < num_sentences:
+        return Answer(whole)
+    text, rest = strip_outer(told[: ends[-1] + 1]), told[ends[-1] + 1 :]
+    second = find_second_thought(rest, text)
+    return Answer(whole if second else text, second)

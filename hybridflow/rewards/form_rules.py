@@ -6,22 +6,44 @@ Each rule gives None where it does not apply.
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 
+from hybridflow.rewards.asides import drop_asides
 from hybridflow.rewards.characters import unify
 from hybridflow.rewards.dates import Date, parse_date
 from hybridflow.rewards.findings import Finding
 from hybridflow.rewards.normalise import normalise
-from hybridflow.rewards.numbers import parse_quantity
-from hybridflow.rewards.units import can_be_same, may_be_left_out
-from hybridflow.rewards.wording import NEGATIONS, SMALL_WORDS, word_set
+from hybridflow.rewards.number_words import NUMBER_WORDS
+from hybridflow.rewards.quantities import EXACT, agree, read_gold, read_stated
+from hybridflow.rewards.ranges import are_same, parse_range
+from hybridflow.rewards.wording import ALTERNATIVES, COMPARISONS, NEGATIONS, NEUTRAL, word_set
 
-_POLARITY = {"yes": "yes", "是": "yes", "是的": "yes", "对": "yes"}
-_POLARITY |= {"no": "no", "否": "no", "不是": "no", "不": "no"}
-_OPENERS = word_set("definitely certainly clearly absolutely simply")
-_SET_OFF = re.compile(r"\W*\w+\s*(?:[,.;:!(\n\u3002]|\s-)")
+_POLARITY = {"yes": "yes", "true": "yes", "是": "yes", "是的": "yes", "对": "yes", "正确": "yes"}
+_POLARITY |= {"no": "no", "false": "no", "否": "no", "不是": "no", "不": "no", "错": "no", "错误": "no"}
+_OPENERS = word_set("definitely certainly clearly absolutely simply that so therefore hence thus indeed")
+_QUALIFIES = re.compile(
+    r"\b(?:but|however|although|though|except|unless|partially|partly|sometimes|maybe|perhaps|possibly|or|not always"
+    r"|not entirely|not necessarily|only (?:if|when|where|in part))\b"
+    r"|\b(?:it|he|she|they|this|that|we|i) (?:(?:is|was|are|were|did|does|do|has|have|had|can|could|may|will"
+    r"|would)(?: not\b|n't)|cannot)",
+    re.IGNORECASE,
+)
+"""Behind a yes: takes it back in part, or as a whole."""
+_CONTRARY = {
+    "yes": re.compile(
+        r"(?:^|[,.;:!/&(-]|\band\b|\bor\b)\s{0,3}(?:no|nope|false|incorrect|wrong)(?=\s{0,3}(?:[,.;:!)/&-]|\Z))",
+        re.IGNORECASE,
+    ),
+    "no": re.compile(
+        r"\b(?:yes|true|yeah)\b|\b(?:but|however|unless|maybe|perhaps|possibly|partially|partly|sometimes)\b",
+        re.IGNORECASE,
+    ),
+}
 _ENUMERATOR = re.compile(r"(?:(?<=[\n,;])|\A)\s{0,8}(?:[-*\u2022]|\(?\d{1,2}[.)])\s")
 _THOUSANDS_COMMA = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _BETWEEN_ITEMS = re.compile("[,;|/\n\u3001\u2022]|\\b(?:and|or)\\b|(?<=\\s)&(?=\\s)|[和与及]", re.IGNORECASE)
+_NO_ITEM = re.compile(r"\brespectively\b|^\s{0,4}both\b", re.IGNORECASE)
+_LIST_LEAD = re.compile(r"[^:\n]{0,80}:\s{0,4}\n?(?=\s{0,8}(?:[-*\u2022]|\(?\d{1,2}[.)])\s)")
 _OR = re.compile(r"\bor\b|或", re.IGNORECASE)
 
 
@@ -35,21 +57,26 @@ def find_yes_no(predicted: str, gold: str) -> Finding | None:
     if wanted is None:
         return None
     words = forms[0].split()
-    opener, rest = next((word for word in words if word not in _OPENERS), ""), words[1:]
-    contrary = NEGATIONS if wanted == "yes" else {"yes"}
-    if _POLARITY.get(opener) != wanted:
+    opener = next((at for at, word in enumerate(words) if word not in _OPENERS), len(words) - 1)
+    if _POLARITY.get(words[opener]) != wanted:
         return Finding(False, "docqa_yes_no", f"the prediction does not open with {wanted!r}", *forms)
-    if found := {word for word in rest if word in contrary or _POLARITY.get(word) not in (None, wanted)}:
-        return Finding(False, "docqa_yes_no", f"{wanted!r} and {sorted(found)[0]!r} contradict each other", *forms)
-    is_explained = bool(_SET_OFF.match(predicted)) or words[0] in _OPENERS
-    if not is_explained and any(word not in SMALL_WORDS and word not in NEGATIONS for word in rest):
-        return Finding(False, "docqa_yes_no", f"{wanted!r} is part of something else", *forms)
+    rest = unify(predicted)
+    rest = rest[re.search(rf"\b{words[opener]}\b|{words[opener]}", rest, re.IGNORECASE).end() :]  # type: ignore[union-attr]
+    contrary = _CONTRARY[wanted].search(rest) or (wanted == "yes" and _QUALIFIES.search(rest))
+    if contrary:
+        return Finding(False, "docqa_yes_no", f"{contrary.group().strip()!r} contradicts {wanted!r}", *forms)
+    is_explained = bool(
+        re.match(r"[\s*\"')\]]{0,4}(?:[,.;:!(\n\u3002]|\s?-\s|\Z|(?:because|since|as|given)\b)", rest.removeprefix("*"))
+    )
+    unaccounted = [word for word in words[opener + 1 :] if word not in NEUTRAL and word not in NEGATIONS]
+    if not is_explained and unaccounted:
+        return Finding(False, "docqa_yes_no", f"{wanted!r} is part of something else: {unaccounted[0]!r}", *forms)
     return Finding(True, "docqa_yes_no", f"the prediction opens with {wanted!r}", *forms)
 
 
 def find_date(predicted: str, gold: str) -> Finding | None:
     """For two dates: the same day, or month, as precise as the gold is; a date answers for its year too."""
-    said = parse_date(predicted)
+    said = parse_date(predicted) or parse_date(drop_asides(predicted))
     if said is None:
         return None
     wanted = parse_date(gold)
@@ -68,23 +95,40 @@ def _compare_dates(said: Date, wanted: Date) -> Finding:
     return Finding(said == wanted, "docqa_date", f"{said} {verb} {wanted}", str(said), str(wanted))
 
 
-def find_number(predicted: str, gold: str) -> Finding | None:
-    """For a gold that is a number and nothing else: the same number, exactly, in whatever notation.
+def find_number(predicted: str, gold: str, tolerance: Decimal = EXACT, rule: str = "docqa_number") -> Finding | None:
+    """For a gold that is a number with its unit and nothing else: the same one, in whatever notation (`quantities`).
 
-    No tolerance here: a year or a count that is 0.1% off is another one. Percent and currency may be left out.
+    No tolerance for free text: a year or a count that is 0.1% off is another one.
     """
-    wanted = parse_quantity(gold)
-    said = parse_quantity(predicted) if wanted is not None and not wanted.rest else None
-    if wanted is None or said is None:
+    wanted = read_gold(gold)
+    if wanted is None:
         return None
-    is_same = said.value == wanted.value and can_be_same(said.unit, wanted.unit)
-    is_same = is_same and (bool(said.unit) or may_be_left_out(wanted.unit))
-    return Finding(is_same, "docqa_number", f"{said} {'is' if is_same else 'is not'} {wanted}", str(said), str(wanted))
+    stated = read_stated(predicted, wanted)
+    said = stated.quantity
+    if said is None:
+        return Finding(False, rule, f"{stated.unaccounted[0]} in {predicted[:80]!r}", "", str(wanted))
+    forms = (str(said), str(wanted))
+    if stated.unaccounted:
+        left = ", ".join(map(repr, stated.unaccounted[:8]))
+        return Finding(False, rule, f"{left} beside the number {forms[0]}", *forms)
+    is_same = agree(said, wanted, tolerance)
+    verb = "is" if is_same else "is not"
+    within = f"within {tolerance:%} of " if tolerance else ""
+    return Finding(is_same, rule, f"{forms[0]} {verb} {within}{forms[1]}", *forms)
+
+
+def find_range(predicted: str, gold: str) -> Finding | None:
+    """For a gold that is a range of numbers: the same ends."""
+    wanted = parse_range(gold)
+    if wanted is None or (said := parse_range(predicted)) is None:
+        return None
+    is_same = are_same(said, wanted)
+    return Finding(is_same, "docqa_range", f"{said} {'is' if is_same else 'is not'} {wanted}", str(said), str(wanted))
 
 
 def find_list(predicted: str, gold: str) -> Finding | None:
     """Passes for the gold's items, all and no others, in any order; numbers and "respectively" keep their order."""
-    said, wanted = _items(predicted), _items(gold)
+    said, wanted = _items(drop_asides(predicted)), _items(gold)
     if len(wanted) < 2 or len(said) != len(wanted) or bool(_OR.search(predicted)) != bool(_OR.search(gold)):
         return None
     is_ordered = any(map(str.isdigit, gold)) or "respectively" in gold.lower() + predicted.lower()
@@ -105,5 +149,17 @@ def find_inverted_name(predicted: str, gold: str) -> Finding | None:
 
 
 def _items(text: str) -> list[str]:
-    plain = _THOUSANDS_COMMA.sub("", _ENUMERATOR.sub(" ", unify(text)))
-    return [item for piece in _BETWEEN_ITEMS.split(plain) if (item := normalise(piece.replace("respectively", "")))]
+    plain = _drop_list_lead(unify(text))
+    plain = _THOUSANDS_COMMA.sub("", _ENUMERATOR.sub(" ", plain))
+    return [item for piece in _BETWEEN_ITEMS.split(plain) if (item := normalise(_NO_ITEM.sub("", piece)))]
+
+
+def _drop_list_lead(text: str) -> str:
+    """`text` without the words before a list that is set below them: "there are three countries:"."""
+    found = _LIST_LEAD.match(text)
+    if found is None:
+        return text
+    words = normalise(found.group()).split()
+    names = [word for word in words if word not in NEUTRAL and not NUMBER_WORDS.fullmatch(word) and not word.isdigit()]
+    is_lead = len(names) <= 3 and not (NEGATIONS | ALTERNATIVES | COMPARISONS).intersection(words)
+    return text[found.end() :] if is_lead else text

@@ -1,6 +1,7 @@
 """LaTeX as a reader sees it: what stands in the last `\\boxed{}`, and answers without their mark-up.
 
-Nothing is evaluated: commands that set type or space are dropped, `\\frac{a}{b}` becomes "a/b", the rest stays.
+Nothing is evaluated: commands that set type or space are dropped, `\\frac{a}{b}` becomes "a/b", operators become their
+signs (`\\leq` is "<="), and a command that is not known stays, as a word that no rule accounts for.
 """
 
 from __future__ import annotations
@@ -8,16 +9,33 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-_BOXED = re.compile(r"\\f?boxed\s{0,3}\{")
-_WRAPPER = re.compile(
-    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|mbox|emph|operatorname)\s?\{([^{}]*)\}"
+_BOXED = re.compile(
+    r"\\(?:f?boxed|fbox|framebox)\s{0,3}(?:\[[^\]]{0,20}\]\s{0,3})?(?:(?P<brace>\{)|(?P<bare>-?[\d.,]*\d|\w))"
 )
-_FRACTION = re.compile(r"\\[dt]?frac\s?\{([^{}]{0,80})\}\s?\{([^{}]{0,80})\}")
-_NOTHING = re.compile(r"\\(?:[,;:!]|displaystyle\b|left\b|right\b)")
-_SPACE = re.compile(r"\\(?:[()\[\] ]|q?quad\b)|~")
-_SYMBOLS = {r"\times": "×", r"\cdot": "\u00b7", r"\approx": "≈", "{,}": ","}
-_SYMBOLS |= {rf"\{symbol}": symbol for symbol in "%$&#_"}
-_MATH = re.compile(r"\A(\${1,2})([^$]+)\1([.,;:]?)\Z")
+_WRAPPER = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|tt|bb|cal)|mbox|emph|underline|operatorname|bm|boldsymbol)"
+    r"\s{0,3}\{([^{}]*)\}"
+)
+_TYPE = re.compile(
+    r"\\(?:bf|it|rm|em|tt|large|Large|huge|Huge|small|normalsize|displaystyle|textstyle|left|right)(?![A-Za-z])"
+)
+_FRACTION = re.compile(r"\\[dtc]?frac\s{0,3}(?:\{([^{}]{0,80})\}|(\d))\s{0,3}(?:\{([^{}]{0,80})\}|(\d))")
+_THIN_THOUSANDS = re.compile(r"(?<=\d)(?:\\,|\\ )(?=\d{3}(?!\d))")
+_NOTHING = re.compile(r"\\!|\\(?=\n|\Z)")
+_SPACE = re.compile(r"\\(?:[()\[\],;: ]|q?quad(?![A-Za-z]))|~|\\(?:begin|end)\{[a-z*]{1,20}\}")
+_SIGNS = {
+    "<=": "leq le leqslant", ">=": "geq ge geqslant", "<": "lt", ">": "gt", "\u2260": "neq ne", "±": "pm",
+    "\u2213": "mp",
+    "≈": "approx simeq sim", "×": "times", "\u00b7": "cdot", "/": "div", " sqrt ": "sqrt", "→": "to rightarrow",
+    "⇒": "Rightarrow implies", "...": "ldots dots", "°": "degree", "£": "pounds", "€": "euro", "¥": "yen",
+}  # fmt: skip
+_SIGN_OF = {name: sign for sign, names in _SIGNS.items() for name in names.split()}
+_COMMAND = re.compile(rf"\\({'|'.join(sorted(_SIGN_OF, key=len, reverse=True))})(?![A-Za-z])")
+_DEGREE = re.compile(r"\^\{?\\circ\}?")
+_ESCAPED = re.compile(r"\\([%$&#_])")
+_DISPLAY = re.compile(r"\$\$([^$]{0,2000})\$\$")
+_INLINE = re.compile(r"(?<![\w\\$])\$(?=[^\s$])((?:\\\$|[^$\n]){0,300})(?<=[^\s\\])\$(?![\d$])")
+"""Mathematics between two dollar signs, and not an amount before another one ("$5 to $6")."""
 _NESTED = 4
 
 
@@ -32,29 +50,33 @@ class Boxed(NamedTuple):
 
 def find_last_boxed(text: str) -> Boxed | None:
     """The last box of `text`, braces inside it paired; one that is never closed was cut off and holds nothing."""
-    start = end = -1
+    last = None
     for found in _BOXED.finditer(text):
-        start, end = found.span()
-    if start < 0:
+        last = found
+    if last is None:
         return None
+    if last["bare"]:
+        return Boxed(last.start(), last["bare"], text[last.end() :])
     depth = 1
-    for at in range(end, len(text)):
+    for at in range(last.end(), len(text)):
         if text[at] in "{}" and text[at - 1] != "\\":
             depth += 1 if text[at] == "{" else -1
             if depth == 0:
-                return Boxed(start, text[end:at], text[at + 1 :])
-    return Boxed(start, "", "")
+                return Boxed(last.start(), text[last.end() : at], text[at + 1 :])
+    return Boxed(last.start(), "", "")
 
 
 def drop_latex(text: str) -> str:
     """`text` without LaTeX mark-up. Example: drop_latex(r"$\\frac{1}{2}\\text{ years}$") == " 1/2 years" """
-    if math := _MATH.match(text):
-        text = math[2] + math[3]
+    if "$" in text:
+        text = _INLINE.sub(r"\1", _DISPLAY.sub(r"\1", text))
     if "\\" not in text and "{" not in text:
         return text
+    text = _THIN_THOUSANDS.sub("\u2009", text).replace("{,}", ",")
     for _ in range(_NESTED):
+        text = _FRACTION.sub(
+            lambda found: f" {(found[1] or found[2] or '').strip()}/{(found[3] or found[4] or '').strip()}", text
+        )
         text = _WRAPPER.sub(r"\1", text)
-        text = _FRACTION.sub(lambda found: f" {found[1].strip()}/{found[2].strip()}", text)
-    for command, symbol in _SYMBOLS.items():
-        text = text.replace(command, symbol)
-    return _SPACE.sub(" ", _NOTHING.sub("", text))
+    text = _COMMAND.sub(lambda found: _SIGN_OF[found[1]], _DEGREE.sub("°", _TYPE.sub("", text)))
+    return _SPACE.sub(" ", _NOTHING.sub("", _ESCAPED.sub(r"\1", text)))

@@ -1,9 +1,8 @@
-"""Rule for questions with four choices: the letters agree. Source: recipe section 4, `long.py`.
+"""Rule for questions with four choices: the one letter that the answer asserts is the gold's. Source: recipe section 4.
 
-The letter is read where the answer stands (`extract`), with or without brackets, "option" or the text of the choice
-behind it: "(B)", "B.", "b", "B) Apple", "option b)", "\\boxed{B}", "答案是Ｂ", "故选B". Two letters are no choice, and
-neither is an article: "a", "A guess". Where nothing marks the answer, the last sentence may name one choice in brackets
-("I pick (C)").
+The answer stands behind a mark (`extract`), or in a sentence that chooses ("I pick (C)", "Option B is correct",
+"本题选D"). Which of its letters it asserts is for `choice_letters` to say; more than one is no answer. Where nothing
+marks the answer, the last sentence may name one choice in brackets.
 """
 
 from __future__ import annotations
@@ -12,38 +11,39 @@ import re
 
 from hybridflow.config.reward_sections import THINKING_TAGS
 from hybridflow.rewards.characters import unify
-from hybridflow.rewards.extract import MARK, behind_mark, strip_outer
+from hybridflow.rewards.choice_letters import DENIES, find_asserted
+from hybridflow.rewards.extract import MARK, MOST_CHARS, behind_mark, find_last, strip_outer
 from hybridflow.rewards.findings import Finding, bad_gold, no_answer, to_verdict
-from hybridflow.rewards.normalise import split_words
+from hybridflow.rewards.remember import remember
 from hybridflow.rewards.thinking import Tags, after_thinking
-from hybridflow.rewards.wording import NEGATIONS
 from hybridflow.types import Verdict
 
 RULE = "multiple_choice"
 _MARK = re.compile(
-    rf"{MARK.pattern} | (?:[故此以应]|答案)选[择项]? :? | 正确选项 [是为:] :?",
+    rf"""{MARK.pattern}
+    | \b (?:the|my|our) \s{{1,3}} (?:(?:correct|right|final|best) \s{{1,3}}){{1,2}}
+      (?:option|choice|letter|statement|one) \s{{1,3}} (?:is|was|would\sbe|should\sbe) \b
+    | (?:[故此以应選选]|答案|应该|應該|本题|本題|我|因此|所以) \s? [选選] [择擇项項]? :?
+    | (?:正确|正確)(?:的)?(?:选项|選項|答案) \s? (?:是|为|為|:) :?
+    """,
     MARK.flags,
 )
-_LETTER = re.compile(
-    r"(?i:(?:it\sis|clearly|definitely|simply)\s)?(?P<named>(?i:(?:the\s)?(?:option|choice|letter)\s|选项?\s?))?"
-    r"(?:[(\[{<]\s*(?P<bracketed>[A-Da-d])\s*[)\]}>]|(?P<closed>[A-Da-d])\)"
-    r"|(?P<bare>[A-D]|(?(named)[a-d]|(?!)))(?:(?=选?项)|(?![\w'+-])))"
-)
-_MAY_FOLLOW_A = re.compile(
-    r"[\s*_]*(?:\Z|[^\w\s]|[\u3400-\u9fff]|(?:because|since|as|for|given|based|due|is|which|in|from|with)\b)",
+_CHOOSES = re.compile(
+    r"\bi(?:'d| would| will|'ll)?(?: have to| therefore| thus)? (?:choose|pick|select|go with|go for|answer|chose"
+    r"|picked"
+    r"|opt for)\b[ :]{0,3}|\b(?:select|choose|pick)(?:ing)? (?=\(?[A-D]\b|option)|[选選][择擇]?(?=\s?[(]?[A-D])",
     re.IGNORECASE,
 )
-"""Behind a bare "A" that is a choice; other words make an article of it."""
-_SECOND = re.compile(
-    r"(?:[\s*_.?!]|(?P<joint>[,/&;\u3001和或]|(?i:or|and|no|wait|actually|option|choice)\b))+"
-    r"(?:[(\[]\s*[A-Da-d]\s*[)\]]|[A-D](?![\w'+-]))"
+_IS_RIGHT = re.compile(
+    r"(?:^|(?<=[.!?\n,:]))[\s*_]{0,4}(?:(?i:so|thus|therefore|hence|clearly),?\s{1,2})?"
+    r"(?P<letter>(?i:(?:the )?(?:option|choice|answer|letter|statement) )?[*_]{0,2}[(\[]?[A-D][)\]]?[*_]{0,2}"
+    r"|选项[A-D]|[A-D]项)"
+    r"\s?(?:(?i:\s?(?:is|was|must be|would be)\s{1,2}(?:therefore |thus |clearly )?(?:the\s)?(?:correct|right|best"
+    r"|final|answer)\b)"
+    r"|(?:是|为)?(?:正确|对)(?:的)?)",
+    re.MULTILINE,
 )
-"""Behind a choice: another one that is joined to it, or takes its place."""
-_DENIED = re.compile(r"[\s*_]*(?:is\s|was\s|isn't\b|can(?:no|')t\b|不)", re.IGNORECASE)
-"""Behind a choice: it may be said to be wrong."""
-_SECOND_CHARS = 60
-_IN_BRACKETS = re.compile(r"\(\s*([A-D])\s*\)")
-_CLAUSE_ENDS = re.compile("[.!?;,\u3002\n]|\\b(?:because|since|as|while|whereas)\\b")
+_IN_BRACKETS = re.compile(r"\(\s{0,3}([A-D])\s{0,3}\)")
 _SENTENCE_ENDS = re.compile(r"[.!?]\s|[\u3002\n]")
 
 
@@ -62,34 +62,33 @@ def verify_multiple_choice(text: str, ground_truth: str, thinking_tags: Tags = T
 def extract_choice(text: str, tags: Tags = THINKING_TAGS) -> str:
     """The letter A-D that the visible text commits to; "" where there is none, or more than one."""
     shown = unify(after_thinking(text, tags))
-    marked = behind_mark(shown, _MARK)
-    if marked is not None:
-        return _letter_of(strip_outer(marked))
-    last = next((piece for piece in reversed(_SENTENCE_ENDS.split(shown)) if piece.strip()), "")
-    letters = set(_IN_BRACKETS.findall(last))
-    is_denied = NEGATIONS.intersection(word.text for word in split_words(last))
-    return letters.pop() if len(letters) == 1 and not is_denied else ""
+    told = behind_mark(shown, _MARK)
+    start = -1 if told is None else len(shown) - len(told)
+    chosen = find_last(_IS_RIGHT, shown)
+    if chosen is not None and chosen.start() >= start:
+        return find_asserted(f"{chosen['letter']} {shown[chosen.end() :][:MOST_CHARS]}")
+    return _choose_without_mark(shown) if told is None else find_asserted(told[:MOST_CHARS])
 
 
+@remember
 def extract_gold_choice(ground_truth: str) -> str:
     """The gold letter: "The correct answer is (B)", "(B)", "b", "B." or "B. Apple"; "" where there is none."""
-    bare = strip_outer(unify(ground_truth))
+    told = ground_truth[:MOST_CHARS]
+    bare = strip_outer(unify(told))
     if re.fullmatch("[A-Da-d]", bare):
         return bare.upper()
-    return extract_choice(ground_truth) or _letter_of(bare)
+    return extract_choice(told, ()) or find_asserted(bare)
 
 
-def _letter_of(answer: str) -> str:
-    if re.fullmatch("[A-Db-d]", answer):
-        return answer.upper()
-    found = _LETTER.match(answer)
-    if found is None:
-        return ""
-    rest = answer[found.end() : found.end() + _SECOND_CHARS]
-    second = _SECOND.match(rest)
-    is_article = found["bare"] == "A" and not found["named"] and not _MAY_FOLLOW_A.match(rest)
-    clause = _CLAUSE_ENDS.split(rest, maxsplit=1)[0]
-    is_denied = _DENIED.match(rest) and NEGATIONS.intersection(word.text for word in split_words(clause))
-    if is_article or is_denied or (second and second["joint"]):
-        return ""
-    return (found["bracketed"] or found["closed"] or found["bare"]).upper()
+def _choose_without_mark(shown: str) -> str:
+    """The letter of a sentence that chooses one, or that stands alone in brackets in the last sentence."""
+    chosen = find_last(_CHOOSES, shown)
+    if chosen is not None and (letter := find_asserted(shown[chosen.end() :][:MOST_CHARS])):
+        return letter
+    last, end = "", 0
+    for found in _SENTENCE_ENDS.finditer(shown):
+        last = shown[end : found.start()] if shown[end : found.start()].strip() else last
+        end = found.end()
+    last = shown[end:] if shown[end:].strip() else last
+    letters = set(_IN_BRACKETS.findall(last))
+    return letters.pop() if len(letters) == 1 and not DENIES.search(last) else ""

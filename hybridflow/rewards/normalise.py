@@ -8,21 +8,60 @@ single spaces. Deviations, each of which closes a hole:
   "<" and ">" before a number, and "%", which is the word "percent".
 - Punctuation inside a word goes ("U.S." is "us"); between words it parts them ("2019,2020" is not "20192020").
 - "+" and "-" behind a grade stay ("AA-" is not "AA", "C++" is not "C").
+- Ordinals are numbers ("twenty-first" is "21st"), and "v2.1" is "version 2.1".
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import lru_cache
 from typing import NamedTuple
 
 from hybridflow.rewards.characters import CJK, fold_accents, unify
+from hybridflow.rewards.remember import remember
 
 _MINUS = "\x00"
 """The sign of a number while other dashes are told apart from it; `unify` leaves none in a text."""
 _CURRENCY = "$£€¥"
 _COMPARISONS = {"<": " less than ", ">": " more than ", "<=": " at most ", ">=": " at least "}
+_ONES = ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth"]
+_TEENS = [
+    *(
+        "tenth",
+        "eleventh",
+        "twelfth",
+        "thirteenth",
+        "fourteenth",
+        "fifteenth",
+        "sixteenth",
+        "seventeenth",
+        "eighteenth",
+    ),
+    "nineteenth",
+]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_ORDINALS = {word: number for number, word in enumerate([*_ONES, *_TEENS], start=1)}
+_ORDINALS |= {f"{ten[:-1]}ieth": 20 + 10 * at for at, ten in enumerate(_TENS)}
+_ORDINALS |= {
+    f"{ten}{mark}{word}": 20 + 10 * at + one
+    for at, ten in enumerate(_TENS)
+    for one, word in enumerate(_ONES, start=1)
+    for mark in " -"
+}
+_ORDINAL = re.compile(rf"\b(?:{'|'.join(sorted(_ORDINALS, key=len, reverse=True))})\b", re.IGNORECASE)
+_ENDINGS = {1: "st", 2: "nd", 3: "rd"}
+
+
+def write_ordinals(text: str) -> str:
+    """`text` with ordinals up to the ninety-ninth in digits: "the ninth of May" becomes "the 9th of May"."""
+    return _ORDINAL.sub(_write_ordinal, text)
+
+
+def _write_ordinal(found: re.Match[str]) -> str:
+    number = _ORDINALS[found.group().lower()]
+    return f"{number}{'th' if number in (11, 12, 13) else _ENDINGS.get(number % 10, 'th')}"
+
+
 _STEPS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
     (re.compile(r"(?<=\s)&(?=\s)"), "and"),
     (re.compile(r"(?<=\s)\+(?=\s)"), "plus"),
@@ -31,7 +70,9 @@ _STEPS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
     (re.compile(r"\b([A-Z])\+\+(?!\w)"), r"\1plusplus "),
     (re.compile(r"\b([A-D]{1,3})-(?!\w)"), r"\1minus "),
     (re.compile(r"\bC#"), "Csharp "),
-    (re.compile(r"\bFY(?=\d)"), "FY "),
+    (re.compile(r"\b[vV](?:er)?\.?(?=\d)"), "version "),
+    (_ORDINAL, _write_ordinal),
+    (re.compile(r"\b(?:FY|[Ff]iscal)[ -]?(?=(?:19|20)\d\d)"), "fiscal year "),
     (re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])"), lambda found: found.group().replace(",", "")),
     (re.compile(r"(?<=\d)\u2009(?=\d{3}(?!\d))"), ""),
     (re.compile(rf"(?<![^\s(\[:=])([{_CURRENCY}]?\s?)-(?=(?:[A-Z]{{0,2}}[{_CURRENCY}])?\s?\.?\d)"), rf"\1{_MINUS}"),
@@ -47,31 +88,34 @@ _LABEL = re.compile(r"\w[\s-]A(?!\w)")
 ARTICLES = frozenset({"a", "an", "the"})
 
 
-_NUM_REMEMBERED = 256
-"""Texts whose words are kept: the rules for one answer ask for the same ones again and again."""
-
-
 class Word(NamedTuple):
     """A word of an answer in its compared form."""
 
     text: str
     is_joined: bool
     """It hangs on the word before it: "low-fat", "2007-2011", "Paris/London", "12th"."""
+    gap: str
+    """What stands between it and the word before it: spaces and marks."""
 
 
-@lru_cache(maxsize=_NUM_REMEMBERED)
 def split_words(text: str, *, keep_a: bool = False) -> tuple[Word, ...]:
     """The words of `text` in their compared form, articles left out. `keep_a` keeps "a", which may be a label."""
+    articles = ARTICLES - {"a"} if keep_a else ARTICLES
+    return tuple(word for word in _split(text) if word.text not in articles)
+
+
+@remember
+def _split(text: str) -> tuple[Word, ...]:
     plain = _prepare(text)
     words: list[Word] = []
-    end, was_cjk = -1, False
+    end, was_cjk, gap = -1, False, 0
     for found in _WORD.finditer(plain):
         is_cjk = found["cjk"] is not None
         is_joined = found.start() == end and (found["join"] is not None or not (is_cjk or was_cjk))
         word = found.group().removeprefix(found["join"] or "").replace(_MINUS, "-")
-        if word not in ARTICLES or (keep_a and word == "a"):
-            words.append(Word(word, is_joined and bool(words)))
-        end, was_cjk = found.end(), is_cjk
+        is_article = word in ARTICLES
+        words.append(Word(word, is_joined and bool(words), plain[gap : found.end() - len(word)]))
+        end, was_cjk, gap = found.end(), is_cjk, gap if is_article else found.end()
     return tuple(words)
 
 

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import re
 
-from hybridflow.rewards.units import UNIT
 from hybridflow.rewards.wording import MONTHS, SCALE_LETTERS, SCALES
 
 _SCALE = "|".join(f"{word}s?\\b" if word.isascii() else word for word in sorted(SCALES, key=len, reverse=True))
 _YEAR = rf"(?:(?:{'|'.join(MONTHS)})\.? (?:\d{{1,2}},? )?)?(?:19|20)\d\d\b"
 
 ABOUT = re.compile(
-    r"(?:(?:approximately|approx\.?|about|around|roughly|nearly|almost|circa|exactly|just|only|a\stotal\sof)\s"
-    "|大约|大概|[约共~=≈]) ?",
+    r"(?:(?:approximately|approx\.?|about|around|roughly|circa|ca\.|exactly|precisely|just|only|some|a\stotal\sof)\s"
+    "|大约|大概|约为|合计|总计|[约約共为為~=≈:]) ?",
     re.IGNORECASE,
 )
 PERCENT_BEFORE = re.compile("百分之")
-SIGN = re.compile("[-+]|(?:minus|negative) |负", re.IGNORECASE)
+SIGN = re.compile("[-+]|(?:minus|negative) |[负負]", re.IGNORECASE)
 OPEN, CLOSE = re.compile(r"\("), re.compile(r" ?\)")
 
 FRACTION = re.compile(r"(?:(\d{1,9}) )?(\d{1,18}) ?/ ?(\d{1,18})(?![\d.,/])")
@@ -30,6 +29,17 @@ DIGITS = re.compile(
     r"(?:(?:\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d{2})+,\d{3}|\d{1,3}(?:\u2009\d{3})+|\d+)(?:\.\d*)?|\.\d+)(?![\d,\u2009]*\d)"
 )
 """Digits with separators at the places of thousands, or of the Indian lakh, or none; never half of a longer number."""
+DECIMAL_COMMA = re.compile(
+    r"(?:\d{1,3}(?:\.\d{3}){1,6},\d{1,6}|0,\d{1,6}|\d{1,9},\d{1,2}(?= ?(?:€|eur\b|euros?\b|kr\b|chf\b|%|percent\b"
+    r"|mio\b|mrd\b)))"
+    r"(?![\d.,]*\d)",
+    re.IGNORECASE,
+)
+"""A decimal comma that can be nothing else: behind points of thousands, behind 0, or before a European unit."""
+DECIMAL_COMMA_OF_MONEY = re.compile(r"\d{1,9},\d{2}(?![\d.,]*\d)")
+"""The same behind a currency."""
+AND_A_PART = re.compile(r" and (?:an? |one |three[ -])?(half|quarters?|third)\b", re.IGNORECASE)
+A_PART = re.compile(r"(?:an? |one )(quarter|third|fifth|tenth|fourth)(?=\W{0,3}\Z)", re.IGNORECASE)
 POWER = re.compile(
     "e(?P<e>[-+]?[0-9]{1,4})(?![0-9])| ?[x×*\u00b7] ?10 ?(?:\\^|\\*\\*) ?[{(]?(?P<ten>[-+]?[0-9]{1,4})[})]?(?![0-9])",
     re.IGNORECASE,
@@ -45,14 +55,8 @@ SCALE_ASIDE = re.compile(
     re.IGNORECASE,
 )
 """A scale as tables state it: "(in thousands)", ", in millions"."""
-UNIT_BEHIND = re.compile(rf" ?(?:{UNIT.pattern})", re.IGNORECASE)
-
 EQUALS = re.compile("(?<![<>!=])[=≈](?!=)")
 ASIDE = re.compile(r" ?\(([^()]{1,60})\)")
-OR_MORE = re.compile(
-    r" ?\+| and (?:more|above|over|up|upwards?|less|below|under|fewer)\b| at (?:most|least)\b", re.IGNORECASE
-)
-"""Behind a number: it is a bound."""
 TIME = re.compile(
     rf"\b(?:in|for|during|of|at|on|by|since|from|between|ended|ending|over)"
     rf" (?:(?:the|fiscal|year|years|fy|ended|ending|end|of) ){{0,4}}{_YEAR}(?: ?(?:to|and|through|-) ?{_YEAR})?"

@@ -4,15 +4,14 @@ Source: the forms that DocMath-Eval accepts (recipe section 4), less its `eval`,
 sign. Read are
 
 - thousands separators: ",", a space, an apostrophe, and the Indian 12,34,567;
+- a decimal comma where it can be nothing else: "1.234,56", "20,00 €";
 - a sign before or behind the currency, "minus", and the brackets of book-keeping: "(1,234)" is -1234;
 - fractions, "1/2", "2 1/2", "½", except where the denominator divides the numerator: "10/2" is a sum not worked out;
 - "1.5e3", "1.5 x 10^3", "10³"; scale words, which multiply: "60.5 million", "$4.2M", "5 (in thousands)", "3亿";
-- numbers in words, where nothing follows but a unit: "one hundred and twenty", "two and a half million";
-- the same number again in brackets: "thirty (30) days", "12 percent (12%)";
-- what follows the last "=": "100 - 95 = 5" is 5.
+- numbers in English words and in Chinese characters: "two and a half million", "三千二百四十万";
+- the same number again in brackets: "thirty (30) days", "12 percent (12%)".
 
-Not read, because they could be two numbers: "1.234,5" and "1.234.567", "12,34", "5 or 6", "2-10"; nor what changes a
-number from behind: "5+", "5 dozen", "a $5 million loss". A percent sign is a unit: "40%" is 40 percent, and never 0.4.
+What stands before and behind it is for `quantities` to account for.
 """
 
 from __future__ import annotations
@@ -22,34 +21,22 @@ from decimal import Context, Decimal, InvalidOperation
 from typing import NamedTuple
 
 from hybridflow.rewards import number_forms as forms
-from hybridflow.rewards.characters import CJK, unify
+from hybridflow.rewards.characters import unify
+from hybridflow.rewards.chinese_numbers import write_digits
 from hybridflow.rewards.latex import drop_latex
-from hybridflow.rewards.normalise import split_words
-from hybridflow.rewards.number_words import NUMBER_WORDS, read_words
-from hybridflow.rewards.units import CURRENCY, NO_UNIT, Unit, can_be_same, meaning_of, name_of
-from hybridflow.rewards.wording import (
-    ALTERNATIVES,
-    NEGATIONS,
-    SCALE_LETTERS,
-    SCALES,
-    SIGN_WORDS,
-    SMALL_WORDS,
-    is_scale,
-    word_set,
-)
+from hybridflow.rewards.number_units import read_unit
+from hybridflow.rewards.number_words import read_words
+from hybridflow.rewards.remember import remember
+from hybridflow.rewards.units import CURRENCY, Unit, factor_between, meaning_of
+from hybridflow.rewards.wording import SCALE_LETTERS, SCALES
 
 _CONTEXT = Context(prec=60)
 _LARGEST_EXPONENT = 300
-_READ_CHARS = 200
-"""A number and its unit are at the start of an answer; more than this is not read."""
-
-_UNSURE = (NEGATIONS | ALTERNATIVES | word_set("to times")) - word_set("and but except excluding without ex either")
-"""Behind a number: there may be another one, or it may not hold."""
-_PART_OF_IT = word_set(
-    "dozen dozens squared cubed factorial half halves third thirds fourth fourths fifth fifths tenth tenths hundredth "
-    "hundredths thousandth thousandths millionth millionths"
-)
-"""Directly behind a number: it is another one."""
+MOST_CHARS = 600
+"""No number with its unit and its explanation is longer."""
+_PARTS = {"half": 2, "quarter": 4, "quarters": 4, "third": 3, "fourth": 4, "fifth": 5, "tenth": 10}
+_FISCAL = re.compile(r"\bFY(?=\d)")
+_COMMAS = str.maketrans("", "", ",\u2009")
 
 
 class Quantity(NamedTuple):
@@ -57,28 +44,43 @@ class Quantity(NamedTuple):
 
     value: Decimal
     unit: Unit
-    """What it counts; empty where the answer does not say, or in words that are not known."""
-    rest: str
-    """Words behind it, such as "employees"."""
 
     def __str__(self) -> str:
-        return " ".join([f"{float(self.value):.12g}", name_of(self.unit)]).strip()
+        return " ".join([f"{float(self.value):.12g}", str(self.unit)]).strip()
+
+
+class Read(NamedTuple):
+    """A quantity, and what follows it."""
+
+    quantity: Quantity
+    rest: str
+
+
+@remember
+def to_plain(answer: str) -> str:
+    """`answer` in the one form that is read here: without LaTeX, with digits, without spaces inside of numbers."""
+    text = write_digits(drop_latex(unify(answer)))
+    text = forms.SPACED.sub(lambda found: found.group().replace(" ", "").replace("'", ""), text)
+    text = forms.SCALE_ASIDE.sub(lambda found: f" {found[1] or found[2]} ", text)
+    text = _FISCAL.sub("FY ", text)
+    text = re.sub(r"[ \t\n]+", " ", text).replace("**", "").strip()
+    return text[1:-1] if text.startswith("[") and text.endswith("]") else text
+
+
+def read_quantity(text: str) -> Read | None:
+    """The number that `text` (as `to_plain` gives it) starts with; None where it starts with none."""
+    return _Reader(text).read()
 
 
 def parse_quantity(answer: str) -> Quantity | None:
-    """The number that `answer` starts with, or None where it states none, or more than one.
+    """The number with its unit that all of `answer` is; None where it is more, or none.
 
-    Words may follow ("12 years"), and the time for which it holds ("5% in 2019"); another number may not.
     Example: parse_quantity("$(1.2) billion").value == -1200000000
     """
-    text = drop_latex(unify(answer[:_READ_CHARS])).replace("\\", "")
-    text = forms.SPACED.sub(lambda found: found.group().replace(" ", "").replace("'", ""), text)
-    text = forms.SCALE_ASIDE.sub(lambda found: f" {found[1] or found[2]} ", text)
-    text = re.sub(r"[ \t\n]+", " ", text).strip().removeprefix("[").removesuffix("]")
-    quantity = _Reader(text).read()
-    if quantity is None and (equals := list(forms.EQUALS.finditer(text))):
-        quantity = _Reader(text[equals[-1].end() :].strip()).read()
-    return quantity
+    if len(answer) > MOST_CHARS:
+        return None
+    read = read_quantity(to_plain(answer))
+    return read.quantity if read and not read.rest.strip(" .,;:!*\"'") else None
 
 
 def are_close(predicted: Decimal, gold: Decimal, relative_tolerance: Decimal) -> bool:
@@ -95,37 +97,29 @@ class _Reader:
         self._at = 0
         self._sign: str | None = None
         self._num_open = self._num_closed = 0
-        self._unit = NO_UNIT
-        self._in_words = False
+        self._unit = Unit()
 
-    def read(self) -> Quantity | None:
+    def read(self) -> Read | None:
         while self._take(forms.ABOUT):
             pass
         if self._take(forms.PERCENT_BEFORE):
-            self._unit = meaning_of("%")
-        if not self._take_lead():
+            self._unit = Unit(meaning_of("%")[0])
+        if not self._take_lead() or (value := self._take_value()) is None:
             return None
-        if (value := self._take_value()) is None:
-            return None
-        self._close()
-        shift = self._take_scale()
         self._close()
         try:
-            value = value.scaleb(shift, _CONTEXT)
+            value = value.scaleb(self._take_scale(), _CONTEXT)
         except InvalidOperation:
             return None
-        self._take_repeated(value)
-        if found := self._take(forms.UNIT_BEHIND):
-            self._join(meaning_of(found.group().lstrip()))
         self._close()
         self._take_repeated(value)
-        rest = self._text[self._at :]
-        if self._num_open != self._num_closed or not self._is_clear(rest):
-            return None
-        if value and abs(value.adjusted()) > _LARGEST_EXPONENT:
+        self._unit, self._at = read_unit(self._text, self._at, self._unit)
+        self._close()
+        self._take_repeated(value)
+        if self._num_open != self._num_closed or (value and abs(value.adjusted()) > _LARGEST_EXPONENT):
             return None
         is_negative = self._sign == "-" or (self._num_open == 1 and self._sign is None)
-        return Quantity(-value if is_negative else value, self._unit, rest.strip())
+        return Read(Quantity(-value if is_negative else value, self._unit), self._text[self._at :])
 
     def _take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
         found = pattern.match(self._text, self._at)
@@ -141,7 +135,8 @@ class _Reader:
                     return False
                 self._sign = "+" if found.group() == "+" else "-"
             elif found := self._take(CURRENCY):
-                self._join(meaning_of(found.group()))
+                meanings = meaning_of(found.group())[0]
+                self._unit = Unit(self._unit.meanings & meanings or meanings)
             elif self._take(forms.OPEN):
                 self._num_open += 1
             elif self._text[self._at : self._at + 1] == " ":
@@ -157,15 +152,26 @@ class _Reader:
             return _CONTEXT.divide(Decimal(whole * below + above), Decimal(below))
         if found := self._take(forms.POWER_ALONE):
             return Decimal(1).scaleb(int(found[1]), _CONTEXT)
+        is_money = bool(self._unit.meanings)
+        comma = self._take(forms.DECIMAL_COMMA) or (is_money and self._take(forms.DECIMAL_COMMA_OF_MONEY)) or None
+        if comma:
+            return Decimal(comma.group().replace(".", "").replace(",", "."))
         if found := self._take(forms.DIGITS):
-            value = Decimal(found.group().replace(",", "").replace("\u2009", ""))
+            value = Decimal(found.group().translate(_COMMAS))
             if power := self._take(forms.POWER):
                 value = value.scaleb(int(power["e"] or power["ten"]), _CONTEXT)
+            elif part := self._take(forms.AND_A_PART):
+                value += _CONTEXT.divide(Decimal(3 if "three" in part.group() else 1), Decimal(_PARTS[part[1].lower()]))
             return value
+        return self._take_words()
+
+    def _take_words(self) -> Decimal | None:
         if self._take(forms.ONE):
             return Decimal(1)
+        if part := self._take(forms.A_PART):
+            return _CONTEXT.divide(Decimal(1), Decimal(_PARTS[part[1].lower()]))
         if spoken := read_words(self._text, self._at):
-            self._in_words, self._at = True, spoken.end
+            self._at = spoken.end
             return spoken.value
         return None
 
@@ -173,12 +179,14 @@ class _Reader:
         """The same number once more in brackets; another one there is left, and makes the answer unclear."""
         found = forms.ASIDE.match(self._text, self._at)
         again = parse_quantity(found[1]) if found else None
-        if found and again and abs(again.value) == value and can_be_same(again.unit, self._unit) and not again.rest:
+        if found is None or again is None or abs(again.value) != value:
+            return
+        if not (self._unit.is_known and again.unit.is_known) or factor_between(again.unit, self._unit) == 1:
             self._at = found.end()
-            self._unit = self._unit or again.unit
+            self._unit = self._unit if self._unit.is_known else again.unit
 
     def _take_scale(self) -> int:
-        if self._unit and (found := self._take(forms.SCALE_LETTER)):
+        if self._unit.meanings and (found := self._take(forms.SCALE_LETTER)):
             return SCALE_LETTERS[found[1].lower()]
         shift = 0
         while found := self._take(forms.SCALE_WORD):
@@ -189,26 +197,3 @@ class _Reader:
     def _close(self) -> None:
         if self._num_closed < self._num_open and self._take(forms.CLOSE):
             self._num_closed += 1
-
-    def _join(self, unit: Unit) -> None:
-        """Narrows the unit: "$5 USD" is US dollars. Of two that contradict each other the last one stands."""
-        self._unit = self._unit & unit or unit
-
-    def _is_clear(self, rest: str) -> bool:
-        """Whether what follows the number is words, and not more of it, another one, or a doubt."""
-        before = self._text[self._at - 1 : self._at]
-        is_glued = before.isascii() and before.isalnum() and rest[:1].isalnum() and not re.match(f"[{CJK}]", rest)
-        if is_glued or rest[:1] in ("_", "/", "^", ")") or forms.OR_MORE.match(rest):
-            return False
-        without_time = forms.TIME.sub(" ", rest)
-        words = [word.text for word in split_words(without_time)]
-        if words[:1] and (words[0] in SCALE_LETTERS or words[0] in _PART_OF_IT):
-            return False
-        if SIGN_WORDS.intersection(words) or any(
-            is_scale(word) or word in _UNSURE or any(map(str.isdigit, word)) for word in words
-        ):
-            return False
-        if self._in_words:
-            is_unit = len(words) <= 2 and not SMALL_WORDS.intersection(words) and "and" not in words
-            return is_unit and rest[:1] != "-" and not NUMBER_WORDS.search(rest)
-        return all(found.group().lower() == "one" for found in NUMBER_WORDS.finditer(without_time))

@@ -1,6 +1,6 @@
-"""When two texts are the same answer: equal words, or the gold's words standing in a prediction not much longer.
+"""When two texts are the same answer: equal words, or the gold's words with nothing beside them that says more.
 
-Each rule gives a Finding. They decide on compared forms (`normalise`), so case, articles and punctuation play no part.
+They decide on compared forms (`normalise`), so case, articles and punctuation play no part.
 """
 
 from __future__ import annotations
@@ -8,28 +8,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from hybridflow.rewards.characters import unify
+from hybridflow.rewards.asides import abbreviates, drop_asides
+from hybridflow.rewards.characters import CJK, unify
 from hybridflow.rewards.findings import Finding
 from hybridflow.rewards.normalise import Word, currencies, holds_label, normalise, split_words
-from hybridflow.rewards.wording import (
-    ALTERNATIVES,
-    COMPARISONS,
-    ELSEWHERE,
-    NEGATIONS,
-    SIGN_WORDS,
-    SMALL_WORDS,
-    is_scale,
-)
+from hybridflow.rewards.wording import CLASS_NOUNS, LEGAL_FORMS, NEUTRAL, word_set
 
 EQUAL = "docqa_equal"
-WITHIN = "docqa_within"
-MOST_WORDS_MORE = 3
-"""Words that a prediction may have beyond a short gold; a long gold allows as many as it has itself.
-
-Enough for "Paris, the capital of France", and no room for a list of guesses or a sentence about something else.
-"""
-_PIECE = re.compile("(?<!\\d),|,(?!\\d{3})|[;\u3001\n]")
-_ALTERNATIVE_MARK = re.compile("\\s(?:[/|\u2192\u21d2]|[-=]>)\\s|[;\n]")
+ACCOUNTED = "docqa_accounted"
+_BREAK = re.compile(r"[,;:()\[\]|/\n\u3001\u3002\u2192\u21d2]|\s-+\s|[-=]>")
+_MARKS_BETWEEN = re.compile(r"[;|/\n\u3001\u3002\u2192\u21d2]|\s-+\s|[-=]>")
+_CHINESE_LEAD = re.compile(f"(?:应该是|应为|就是|即|是|为|在|位于|名为|叫)(?=[{CJK}A-Za-z0-9])")
+_NEUTRAL_BEHIND = word_set("only exactly applies apply exists exist") | LEGAL_FORMS
+_IS_THE_ANSWER = re.compile(r"(?:is|was) (?:correct|right|answer|(?:correct|right|final|best) (?:answer|one))")
+_SHOWN_WORDS = 8
 
 
 def have_equal_words(predicted: str, gold: str) -> bool:
@@ -45,10 +37,10 @@ def have_equal_words(predicted: str, gold: str) -> bool:
     return joined == "".join(other) and not any(map(str.isdigit, joined))
 
 
-def _drop_to(words: list[str]) -> list[str]:
-    """Without the "to" of a range, which may be written as a dash too."""
-    between = zip(["", *words], words, [*words[1:], ""], strict=False)
-    return [word for left, word, right in between if not (word == "to" and left[:1].isdigit() and right[:1].isdigit())]
+def are_equal_as_written(predicted: str, gold: str) -> bool:
+    """Whether both are the same characters, case and outer space aside: for golds of articles or marks alone."""
+    one, other = (unify(text).strip().casefold() for text in (predicted, gold))
+    return one == other
 
 
 def have_other_currency(predicted: str, gold: str) -> bool:
@@ -57,60 +49,64 @@ def have_other_currency(predicted: str, gold: str) -> bool:
     return bool(one and other) and not one & other
 
 
-def find_within(predicted: str, gold: str) -> Finding:
-    """Passes where the gold's words stand together, as whole words, in a prediction that is not much longer.
+def find_accounted(predicted: str, gold: str) -> Finding:
+    """Passes where the gold's words stand in the prediction, and every other word of it is accounted for.
 
-    Not much longer: beyond the gold at most MOST_WORDS_MORE words, or as many as the gold has; SMALL_WORDS (it, is, of,
-    in ...) are not counted, and a gold that is no list may be joined by one piece set off by a comma. None of these
-    words may turn the answer round ("not Paris"), join another answer ("Paris or London"), or change a number ("over
-    5", "5 million", "5 of 7"). Never the other way round: a prediction that is only a part of the gold does not pass.
+    Before them: words that carry nothing of their own (`wording.NEUTRAL`), and the kind of thing they name ("the city
+    of"). Behind them: a company's legal form, their abbreviation in brackets, and where they stand (`asides`). Any
+    other word may make another answer of them ("successor of", "Vice", "Energy", "maybe London") and is named in `why`.
+    Never the other way round: a prediction that is only a part of the gold does not pass.
     """
-    keep_a = holds_label(gold)
-    words, wanted = split_words(predicted, keep_a=keep_a), split_words(gold, keep_a=keep_a)
     forms = (normalise(predicted), normalise(gold))
-    more = _words_around(words, wanted)
-    if more is None:
-        return Finding(False, WITHIN, f"{forms[1][:80]!r} does not stand in {forms[0][:80]!r}", *forms)
-    if problem := _changes_the_answer(more, predicted, gold):
-        return Finding(False, WITHIN, f"{forms[1][:80]!r} stands in the prediction, but {problem}", *forms)
-    counted = [word for word in more if word not in SMALL_WORDS]
-    limit = max(MOST_WORDS_MORE, len(wanted))
-    if len(counted) > limit:
-        why = f"the prediction has {len(counted)} words more than the gold, above the limit of {limit}"
-        return Finding(False, WITHIN, why, *forms)
-    return Finding(True, WITHIN, f"{forms[1][:80]!r} stands in the prediction, which is not much longer", *forms)
+    keep_a = holds_label(gold)
+    text = _CHINESE_LEAD.sub("", unify(predicted), count=1) if not _CHINESE_LEAD.match(unify(gold)) else predicted
+    words, wanted = split_words(drop_asides(text), keep_a=keep_a), split_words(gold, keep_a=keep_a)
+    start = _find_run(words, wanted)
+    if start is None:
+        return Finding(False, ACCOUNTED, f"{forms[1][:80]!r} does not stand in {forms[0][:80]!r}", *forms)
+    left = _unaccounted_before(words[:start], words[start]) + _unaccounted_behind(words[start + len(wanted) :], gold)
+    if have_other_currency(predicted, gold):
+        left.append("another currency")
+    if left:
+        shown = ", ".join(map(repr, left[:_SHOWN_WORDS]))
+        return Finding(False, ACCOUNTED, f"{forms[1][:80]!r} stands in the prediction, but so does {shown}", *forms)
+    return Finding(True, ACCOUNTED, f"{forms[1][:80]!r} with nothing beside it that says more", *forms)
 
 
-def _words_around(words: Sequence[Word], wanted: Sequence[Word]) -> list[str] | None:
-    """What is left of `words` without the first whole run of `wanted`; None where there is no such run."""
+def _drop_to(words: list[str]) -> list[str]:
+    """Without the "to" of a range, which may be written as a dash too."""
+    between = zip(["", *words], words, [*words[1:], ""], strict=False)
+    return [word for left, word, right in between if not (word == "to" and left[:1].isdigit() and right[:1].isdigit())]
+
+
+def _find_run(words: Sequence[Word], wanted: Sequence[Word]) -> int | None:
+    """Where the first whole run of `wanted` begins in `words`."""
     texts, run = [word.text for word in words], [word.text for word in wanted]
     for start in range(len(texts) - len(run) + 1):
         end = start + len(run)
         is_cut = words[start].is_joined or (end < len(words) and words[end].is_joined)
-        if texts[start:end] == run and not is_cut:
-            return texts[:start] + texts[end:]
+        if not is_cut and texts[start] == run[0] and texts[start:end] == run:
+            return start
     return None
 
 
-def _changes_the_answer(more: list[str], predicted: str, gold: str) -> str:
-    """Why the words around the gold make another answer of it; "" where they do not."""
-    if found := (NEGATIONS | ELSEWHERE).intersection(more):
-        return f"{sorted(found)[0]!r} turns it round"
-    if found := ALTERNATIVES.intersection(more):
-        return f"{sorted(found)[0]!r} joins another answer to it"
-    if _ALTERNATIVE_MARK.search(unify(predicted)) and not _ALTERNATIVE_MARK.search(unify(gold)):
-        return "another answer stands beside it"
-    num_gold_pieces = _num_pieces(gold)
-    if _num_pieces(predicted) > num_gold_pieces + (num_gold_pieces == 1):
-        return "the prediction is a list"
-    if have_other_currency(predicted, gold):
-        return "in another currency"
-    if any(map(str.isdigit, gold)):
-        for word in more:
-            if any(map(str.isdigit, word)) or is_scale(word) or word in COMPARISONS or word in SIGN_WORDS:
-                return f"{word!r} changes the number"
-    return ""
+def _unaccounted_before(words: Sequence[Word], first: Word) -> list[str]:
+    left: list[str] = []
+    kind = ""
+    for word, following in zip(words, [*words, first][1:], strict=True):
+        names_kind = word.text in CLASS_NOUNS and not _BREAK.search(following.gap.replace(":", "").replace(".", ""))
+        if word.text not in NEUTRAL and not names_kind and not (word.text == "of" and kind):
+            left.append(word.text)
+        kind = word.text if names_kind else ""
+    marks = "".join(word.gap for word in [*words, first][1:])
+    return left + ([] if left else _MARKS_BETWEEN.findall(marks)[:1])
 
 
-def _num_pieces(text: str) -> int:
-    return sum(bool(normalise(piece)) for piece in _PIECE.split(unify(text)))
+def _unaccounted_behind(words: Sequence[Word], gold: str) -> list[str]:
+    at = 0
+    while at < len(words) and words[at].text in _NEUTRAL_BEHIND:
+        at += 1
+    if _IS_THE_ANSWER.fullmatch(" ".join(word.text for word in words[at:])):
+        return []
+    left = [word.text for word in words[at:]]
+    return [] if left and abbreviates(" ".join(left), gold) and "(" in words[at].gap else left

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 from hybridflow.config.reward_sections import THINKING_TAGS
 
@@ -21,6 +22,18 @@ Tags = Sequence[tuple[str, str]]
 
 _ANGLED = re.compile(r"<(/?)([\w:.-]+)>")
 _ANGLED_SPACE = re.compile(r"(?<=<)\s+|(?<=</)\s+|(?<=[\w:.-])\s[^<>]*(?=>\Z)")
+_BEFORE_WORD = " \t\r\n"
+
+
+class _Tags(NamedTuple):
+    """Tags made ready for reading."""
+
+    pattern: re.Pattern[str]
+    """Any of them, bare words apart."""
+    closings: dict[str, frozenset[str]]
+    """Of each opening one, in lower case: those that end it."""
+    words: tuple[tuple[str, str], ...]
+    """Those that are bare words."""
 
 
 def after_thinking(text: str, tags: Tags = THINKING_TAGS) -> str:
@@ -28,10 +41,14 @@ def after_thinking(text: str, tags: Tags = THINKING_TAGS) -> str:
 
     Example: after_thinking("<Thinking>7?</Thinking> It is 9.") == " It is 9."
     """
-    pattern, closings = _compile(tuple(tags))
+    pattern, closings, words = _prepare(tuple(tags))
+    for opening, closing in words:
+        head = text[: len(opening) + 9].lstrip(_BEFORE_WORD)
+        if head.startswith(opening) and head[len(opening) : len(opening) + 1].isalnum():
+            text = text.rpartition(closing)[2] if closing in text else ""
     start, opened = 0, list[str]()
     for found in pattern.finditer(text):
-        tag = _ANGLED_SPACE.sub("", found.group().lower()).strip()
+        tag = _ANGLED_SPACE.sub("", found.group().lower())
         if tag in closings:
             opened += [tag] if tag not in opened else []
             continue
@@ -41,21 +58,14 @@ def after_thinking(text: str, tags: Tags = THINKING_TAGS) -> str:
 
 
 @lru_cache(maxsize=16)
-def _compile(tags: tuple[tuple[str, str], ...]) -> tuple[re.Pattern[str], dict[str, frozenset[str]]]:
-    """A pattern of all tags, and for each opening one in lower case the closing ones that end it."""
+def _prepare(tags: tuple[tuple[str, str], ...]) -> _Tags:
     closings = {
         opening.lower(): frozenset(end.lower() for other, end in tags if other.lower() == opening.lower())
         for opening, _ in tags
     }
-    names = sorted({found[2] for pair in tags for tag in pair if (found := _ANGLED.fullmatch(tag))})
-    angled = rf"<\s{{0,4}}/?\s{{0,4}}(?:{'|'.join(map(re.escape, names))})(?:\s[^<>]{{0,80}})?>"
-    patterns = [f"(?i:{angled})"] if names else []
-    patterns += [_to_pattern(pair, tag) for pair in tags for tag in pair if not _ANGLED.fullmatch(tag)]
-    return re.compile("|".join(dict.fromkeys(patterns)) or "(?!)"), closings
-
-
-def _to_pattern(pair: tuple[str, str], tag: str) -> str:
-    """`tag` in any case; a bare word, which is left of a special token that is not decoded, is read strictly."""
-    if not tag.isalnum():
-        return f"(?i:{re.escape(tag)})"
-    return rf"\A\s{{0,8}}{tag}(?=[^\W_])" if tag == pair[0] else tag
+    plain = [tag for pair in tags for tag in pair if not _ANGLED.fullmatch(tag) and not tag.isalnum()]
+    patterns = [f"{re.escape(tag[0])}(?i:{re.escape(tag[1:])})" for tag in dict.fromkeys(plain)]
+    if names := sorted({found[2] for pair in tags for tag in pair if (found := _ANGLED.fullmatch(tag))}):
+        patterns.append(rf"<(?i:\s{{0,4}}/?\s{{0,4}}(?:{'|'.join(map(re.escape, names))})(?:\s[^<>]{{0,80}})?>)")
+    words = tuple(pair for pair in tags if pair[0].isalnum() and pair[1].isalnum())
+    return _Tags(re.compile("|".join(patterns) or "(?!)"), closings, words)

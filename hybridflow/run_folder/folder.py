@@ -16,6 +16,7 @@ from hybridflow.config.load import dump_resolved
 from hybridflow.config.sections import RunSection
 from hybridflow.errors import CheckpointError, ConfigError
 from hybridflow.run_folder.driver_lock import DriverLock
+from hybridflow.run_folder.file_mode import file_mode
 from hybridflow.run_folder.next_command import go_on, this_command
 from megatron_ext import commit
 
@@ -39,6 +40,7 @@ class RunFolder:
         """`may_change`: beginnings of the keys that a resumed run may set otherwise; all others decide its numbers."""
         self._directory = config.run.directory
         self._may_change = may_change
+        self._mode = config.run.mode
         self._final = Path(config.run.directory) / config.run.name
         self._starting = self._final.with_name(f".{config.run.name}.starting")
         self.path = self._final
@@ -73,11 +75,11 @@ class RunFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """For the only driver of the run; ConfigError if there is another one.
+        """For the only driver of the run; ConfigError if there is another one. What it writes has `run.mode`.
 
         An exception that ends the run gets a note: where it goes on from, and by which command.
         """
-        with DriverLock(self._final):
+        with file_mode(self._mode), DriverLock(self._final):
             try:
                 yield
             except BaseException as error:

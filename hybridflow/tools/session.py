@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -18,11 +18,13 @@ CLOSE_TIMEOUT_S = 10.0
 
 
 @contextmanager
-def open_policy(settings: PolicySettings, hf_dir: Path, log_directory: Path) -> Iterator[PolicyGroup]:
+def open_policy(
+    settings: PolicySettings, hf_dir: Path, log_directory: Path, environment: Sequence[str] = ()
+) -> Iterator[PolicyGroup]:
     """The policy of `hf_dir` on its workers, the same Ray actors as in training. Leaves no process behind."""
     group: PolicyGroup | None = None
     try:
-        start_session(settings.worker.layout.world_size)
+        start_session(settings.worker.layout.world_size, environment)
         group = PolicyGroup(settings, Slots(settings.worker.layout.world_size), log_directory)
         gather(group.setup(hf_dir))
         yield group

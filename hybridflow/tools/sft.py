@@ -34,6 +34,8 @@ from megatron_ext.lr import learning_rate
 
 MAY_CHANGE_ON_RESUME = (
     "run.directory",
+    "run.mode",
+    "cluster",
     "train.num_steps",
     "train.num_epochs",
     "train.num_threads",
@@ -146,7 +148,7 @@ def run_sft(config: SftConfig, *, resume: bool) -> dict[str, Any]:
         memory = stack.enter_context(PeakMemory(period_s=2.0))
         trackers = stack.enter_context(_open_trackers(config, folder, state.step))
         display.note(f"starting Ray and {config.train.layout.world_size} Megatron worker(s)")
-        group = stack.enter_context(open_policy(settings, hf_dir, folder.logs))
+        group = stack.enter_context(open_policy(settings, hf_dir, folder.logs, config.cluster.environment))
         display.note("all workers are ready")
         if latest is not None:
             group.load_checkpoint(latest / WEIGHTS_FOLDER)

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from hybridflow.config.paths import InputPath
 from hybridflow.config.sections import (
     CheckpointSection,
+    ClusterSection,
     ModelSection,
     OptimizerSection,
     RunSection,
@@ -60,6 +61,7 @@ class SftConfig(Section):
     train: SftTrainSection = SftTrainSection()
     checkpoint: CheckpointSection = CheckpointSection(every_steps=50)
     tracking: TrackingSection = TrackingSection()
+    cluster: ClusterSection = ClusterSection()
 
     @model_validator(mode="after")
     def _check_across_sections(self) -> SftConfig:

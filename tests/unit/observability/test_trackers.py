@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hybridflow.errors import DataError
+from hybridflow.observability import trackers
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet, WandbTracker
 
 
@@ -126,3 +127,28 @@ def test_a_broken_required_tracker_is_an_error_and_the_others_close() -> None:
     with pytest.raises(OSError, match="cannot close"):
         trackers.close()
     assert other.closed
+
+
+@pytest.mark.parametrize("home", ["/proc", "/proc/nowhere", None])
+def test_without_a_home_directory_wandb_keeps_all_in_the_run_folder_and_one_line_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, home: str | None
+) -> None:
+    monkeypatch.delenv("HOME") if home is None else monkeypatch.setenv("HOME", home)
+    monkeypatch.delenv("WANDB_CONFIG_DIR", raising=False)
+    with caplog.at_level("WARNING", logger="hybridflow"):
+        variables = trackers._own_variables(tmp_path)
+    places = {name: variables[name] for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR")}
+    assert set(places.values()) == {str(tmp_path / "wandb" / "state")}
+    assert (tmp_path / "wandb" / "state").is_dir()
+    assert [record.message for record in caplog.records] == [
+        f"no home directory that can be written (HOME={home or ''}): W&B keeps its files in the run folder"
+    ]
+
+
+def test_with_one_the_login_and_settings_of_its_user_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_CACHE_DIR", "/elsewhere")
+    monkeypatch.delenv("WANDB_CONFIG_DIR", raising=False)
+    variables = trackers._own_variables(tmp_path)
+    assert "WANDB_CONFIG_DIR" not in variables
+    assert variables["WANDB_CACHE_DIR"] == "/elsewhere"

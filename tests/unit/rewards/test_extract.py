@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hybridflow.rewards.extract import extract_answer, extract_gold
+from hybridflow.rewards.extract import count_sentences, extract_answer, extract_gold
 from hybridflow.rewards.latex import drop_latex, find_last_boxed
 
 
@@ -21,8 +21,8 @@ from hybridflow.rewards.latex import drop_latex, find_last_boxed
         ("the answer is Paris\nThe table says so", "Paris"),
         ("the answer is:\n- Paris\n- Rome", "- Paris\n- Rome"),
         ("the answer is:\n1. Paris\n2. Rome", "1. Paris\n2. Rome"),
-        ("\\boxed{a_{1}} and \\boxed{b^{2}}", "b^{2}"),
-        ("\\boxed{60.5} million dollars", "60.5 million"),
+        ("\\boxed{a_{1}}. Then \\boxed{b^{2}}", "b^{2}"),
+        ("\\boxed{60.5} million dollars", "60.5 million dollars"),
         ("the answer is \\boxed{open", ""),
         ("\\boxed{Rome}. So the answer is Paris", "Paris"),
         ("**Final Answer**: Paris", "Paris"),
@@ -40,19 +40,29 @@ def test_the_answer_stands_behind_the_last_mark_up_to_the_end_of_its_sentence(te
 
 
 @pytest.mark.parametrize(
-    "text", ["the answer is Paris. No, Rome", "the answer is Paris. Wait, it is Rome", "the answer is 5\nor 6"]
+    ("text", "second_thought"),
+    [
+        ("the answer is Paris. No, Rome", "No, Rome"),
+        ("the answer is Paris. Wait, it is Rome", "Wait, it is Rome"),
+        ("the answer is 5\nor 6", "or 6"),
+        ("the answer is Paris. It is in France. Maybe Rome.", "Maybe Rome."),
+    ],
 )
-def test_an_answer_that_is_taken_back_is_read_whole(text: str) -> None:
-    answer = extract_answer(text)
-    assert answer.is_taken_back and answer.readings == (text.removeprefix("the answer is "),)
+def test_an_answer_that_is_taken_back_is_read_whole(text: str, second_thought: str) -> None:
+    assert extract_answer(text) == (text.removeprefix("the answer is ").rstrip("."), second_thought)
 
 
-def test_an_answer_may_hold_a_full_stop_of_its_own() -> None:
-    assert extract_answer("the answer is It rose. It fell. Both.").readings == (
-        "It rose",
-        "It rose. It fell",
-        "It rose. It fell. Both",
-    )
+@pytest.mark.parametrize(
+    ("gold", "read"),
+    [
+        ("It rose", "It rose"),
+        ("It rose. It fell", "It rose. It fell"),
+        ("One is. Two is. Three is. Four", "It rose. It fell. Both did"),
+    ],
+)
+def test_an_answer_is_read_for_as_many_sentences_as_the_gold_has(gold: str, read: str) -> None:
+    answer = extract_answer("the answer is It rose. It fell. Both did.", num_sentences=count_sentences(gold))
+    assert answer == (read, "")
 
 
 @pytest.mark.parametrize(

@@ -240,7 +240,7 @@ def by_rule(text: str, gold: str = "Paris", ability: str = "doc-qa") -> Verdict:
         ("I do not know", "Paris", "doc-qa", False),
         ("the answer is five", "6", "doc-math", True),
         ("The correct answer is (A)", "(B)", "doc-mc", False),
-        ("the answer is Paris", "the", "doc-qa", False),
+        ("the answer is Paris", ".", "doc-qa", False),
     ],
 )
 def test_the_judge_is_asked_only_where_it_can_change_the_reward(

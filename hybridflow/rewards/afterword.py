@@ -1,0 +1,117 @@
+"""What follows an answer: an explanation, or a second thought that denies it or offers another one.
+
+Only the answer earns a reward, so no sentence behind it can earn a second one. But an answer that is taken back, or to
+which a guess is added, is no answer. A sentence is such a second thought where
+
+- it opens as one ("No, ...", "Maybe ...", "Alternatively ..."), and not as a statement that happens to begin with the
+  word ("No other city is named.", "Sorry for the long derivation.");
+- it speaks of another answer ("It could also be 5.", "London is possible too."), or doubts this one;
+- it is no sentence but a bare word or number ("London."), and no source ("Note 5.") or courtesy either;
+- it says what "it" is, and that is something else ("It is London.").
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import islice
+
+from hybridflow.rewards.asides import is_empty, is_reference, is_source
+from hybridflow.rewards.normalise import normalise, split_words
+from hybridflow.rewards.sentences import split_sentences
+from hybridflow.rewards.wording import word_set
+
+_MOST_SENTENCES = 60
+_HEAD = r"[\s*_\"')\].,-]{0,8}"
+_OPENS = re.compile(
+    _HEAD + r"(?:(?:no|nope|not|but|wait|actually|sorry|correction|oops|hmm+|or|alternatively|alternative|maybe|perhaps"
+    r"|possibly|otherwise|else|rather|instead|scratch|update|edit|however|on second thought|i mean|my mistake|if not)\b"
+    r"|不[,，对]|等等|或者|也可能|可能|更正)",
+    re.IGNORECASE,
+)
+_STATES = re.compile(
+    _HEAD + r"(?:no (?!(?:it|its|that|this|wait|sorry|i)\b|the answer\b)[a-z]+ |sorry (?:for|about|if|that)\b"
+    r"|not(?: \w+){0,3} (?:other|further)|not [a-z]+\W{0,3}$|however,? (?:this|the|it|that|no)\b"
+    r"|or,? (?:in other words|equivalently|simply|put)|actually,? (?:this|that) (?:is )?(?:confirm|agree|match)"
+    r"|but (?:this|that|the|it) (?:does not|doesn't|is not relevant)"
+    r"|alternatively,? (?:one|we|you|this) (?:can|could) (?:be )?(?:see|seen|check|verif|comput|deriv))",
+    re.IGNORECASE,
+)
+_RULES_OUT = re.compile(_HEAD + r"no (?:other|further|additional|alternative)s?\b", re.IGNORECASE)
+_NOT_OTHER = re.compile(r"[\s*_]{0,8}[Nn]ot [A-Z]\w{0,30}(?: [A-Z]\w{0,30}){0,3}\W{0,3}\Z")
+_GOOD = r"(?:possible|plausible|correct|acceptable|valid|right)"
+_ANSWER = r"(?:answer|option|candidate|guess|choice|possibility|value|reading)"
+_OFFERS = re.compile(
+    r"\b(?:could|may|might|can) (?:also|possibly|perhaps|well|instead|equally)\b"
+    r"|\b(?:it|this|that|which|answer) (?:could|may|might) be\b"
+    rf"|\b(?:also|equally|too|another|second|other) (?:a )?(?:possible |plausible )?(?:{_GOOD}|{_ANSWER})\b"
+    rf"|\b{_GOOD} (?:too|as well)\b|\b(?:is|are|was|were) (?:also|equally) (?:{_GOOD}|an?)\b"
+    r"|\b(?:is|are) (?:possible|plausible)\b|\bor (?:maybe|perhaps|possibly|else|rather)\b|\b(?:maybe|perhaps"
+    r"|alternatively)\b"
+    rf"|\b(?:second|next|other|alternative|backup) (?:best |possible )?{_ANSWER}\b|\bi (?:take|took) (?:it|that) back\b"
+    r"|\b(?:that|this|it|answer|above) (?:is|was|seems|looks) (?:actually )?"
+    r"(?:wrong|incorrect|not right|not correct|mistaken|an error|a mistake)\b"
+    r"|\b(?:could|may|might) be (?:wrong|mistaken|incorrect)\b|\bnot (?:certain|sure|confident)\b|\b(?:unsure"
+    r"|uncertain)\b"
+    r"|\bshould (?:instead )?(?:have been|be)\b|\bi meant\b|\bmade (?:a mistake|an error)\b|也可能|也可以是|或者是",
+    re.IGNORECASE,
+)
+_SAYS_WHAT = re.compile(
+    r"[\s*_]{0,8}(?:it|this|that|the (?:correct |real |true |final )?(?:answer|value|number|total))"
+    r"(?:'s| is| was| would be| equals) (?P<what>[^.!?\n]{1,120})",
+    re.IGNORECASE,
+)
+_DESCRIBES = re.compile(
+    r"(?:an?|the|its|their|based|in line|stated|shown|listed|given|found|confirmed|supported|more|less|also|why|what"
+    r"|how"
+    r"|because|where|consistent|the same|all|not|no|clear|correct|right|equal|rounded|expressed|reported|up|down|below"
+    r"|above|about|in|on|from|for|due)\b",
+    re.IGNORECASE,
+)
+_VERBS = word_set(
+    """is are was were be been being has have had do does did can could will would may might must shall should i we
+    you it
+    this that they he she there confirm confirms agree agrees match matches show shows state states say says read reads
+    list lists give gives follow follows equal equals mean means include includes support supports appear appears apply
+    applies make makes took takes take see hope note used uses use refer refers comes came come stands stood according
+    because since as where which who let me check checked checking"""
+)
+"""Words that a sentence has, and a bare answer has not: verbs, pronouns, conjunctions."""
+_CHINESE_VERB = re.compile("[是有为在的了可已见由]")
+_COURTESY = word_set("thank thanks you very much done yes ok okay qed hope helps end 谢谢 以上 完")
+
+
+def find_second_thought(rest: str, answer: str) -> str:
+    """The sentence of `rest`, which follows `answer`, that takes it back or offers another one; "" where none does."""
+    for sentence in islice(split_sentences(rest), _MOST_SENTENCES):
+        if _is_second_thought(sentence, answer):
+            return sentence.strip()[:200]
+    return ""
+
+
+def _is_second_thought(sentence: str, answer: str) -> bool:
+    words = [word.text for word in split_words(sentence)]
+    if not words or (_NOT_OTHER.match(sentence) and normalise(answer) not in " ".join(words)):
+        return False
+    has_verb = bool(_VERBS.intersection(words) or _CHINESE_VERB.search(sentence))
+    if _RULES_OUT.match(sentence) and has_verb:
+        return False
+    if _OFFERS.search(sentence):
+        return True
+    if _OPENS.match(sentence):
+        return not (_STATES.match(sentence) and (has_verb or words[0] == "sorry"))
+    if told := _SAYS_WHAT.match(sentence):
+        is_name = not told["what"][:1].islower() or answer[:1].islower()
+        return is_name and not _DESCRIBES.match(told["what"]) and not _is_repeated(told["what"], answer)
+    return not has_verb and _is_bare(sentence, words) and not _is_repeated(sentence, answer)
+
+
+def _is_bare(sentence: str, words: list[str]) -> bool:
+    """Whether words without a verb are an answer that stands alone, and no source, courtesy or participle."""
+    if all(word in _COURTESY for word in words) or any(word.endswith(("ed", "ing")) for word in words[1:]):
+        return False
+    return not (is_source(sentence) or is_reference(sentence) or is_empty(sentence))
+
+
+def _is_repeated(told: str, answer: str) -> bool:
+    one, other = normalise(told), normalise(answer)
+    return bool(other) and (one == other or one.startswith(other + " ") or one.endswith(" " + other))

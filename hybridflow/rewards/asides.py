@@ -1,0 +1,127 @@
+"""Clauses behind a complete answer that assert no other candidate: where it stands, and short forms of it.
+
+Example: all behind the first word of "Paris [1]", "Paris (page 45, table 3)", "Paris, as stated in clause 4".
+Only closed lists of words make an aside. What else follows an answer is part of it.
+"""
+
+from __future__ import annotations
+
+import re
+
+from hybridflow.rewards.characters import CJK
+from hybridflow.rewards.normalise import normalise, split_words
+from hybridflow.rewards.wording import word_set
+
+_PLACES = word_set(
+    """note notes page pages p pp table tables section sections sec clause clauses article articles art item items
+    exhibit
+    exhibits schedule schedules appendix annex figure fig paragraph paragraphs para footnote footnotes line lines row
+    rows column columns chapter part parts ref refs no nos 10k 10q 注 附注 表 页 第 见 条 款 节"""
+)
+_DOCUMENTS = word_set(
+    """report reports lease leases agreement agreements contract contracts document documents text filing filings
+    passage passages statement statements context source sources data financial annual table tables note notes terms
+    provision provisions consolidated income balance sheet sheets cash flow flows company companys management"""
+)
+_HEADS = word_set(
+    """see as according per under source sources based from shown stated given listed mentioned described reported
+    specified cf via found which in 见 参见 根据 据"""
+)
+_JOINTS = word_set(
+    """see as according per under source sources based from shown stated given listed mentioned described reported
+    specified set out forth cf via found in on of by to at is are was were it and above below also this that its their
+    discussed disclosed provided presented noted confirmed supported which can be first last second third
+    根据 据 见 参见 所述 所示 中 的"""
+)
+_EMPTY = word_set(
+    "in total all altogether overall sum exactly precisely only indeed of course sic applies apply exists exist"
+)
+_CITATION = re.compile(
+    r"(?<=\S)\s{0,3}\[(?:\d{1,3}|[a-z*\u2020])(?:\s?[,-]\s?\d{1,3}){0,8}\]|(?<=\S)\u3010\d[^\u3010\u3011]{0,20}\u3011"
+)
+_CLAUSE = re.compile(r"[,;:\u3001\uff0c]\s|\s--?\s")
+_CLAUSE_CHARS = 160
+_MOST_ASIDES = 6
+_IS_NUMBER = re.compile(r"[a-z]?\d[\d.]*[a-z]?|[ivx]{1,5}|[a-z]")
+
+
+def drop_asides(answer: str) -> str:
+    """`answer` without citation marks, and without the asides at its end.
+
+    Example: drop_asides("$5.2 million [1] (see Note 3)") == "$5.2 million"
+    """
+    answer = _CITATION.sub("", answer)
+    for _ in range(_MOST_ASIDES):
+        shorter = _drop_last(answer.rstrip(" .,;"))
+        if shorter is None:
+            break
+        answer = shorter
+    return answer
+
+
+def is_source(clause: str) -> bool:
+    """Whether a clause only tells where something stands: "as stated in Note 5", "see page 12"."""
+    words = [word.text for word in split_words(clause)]
+    return bool(words) and words[0] in _HEADS and _tells_place(words) and words != ["which"] and words != ["in"]
+
+
+def is_reference(clause: str) -> bool:
+    """The same for what stands in brackets, where the place alone is enough: "page 45, table 3"."""
+    if re.fullmatch(r"\s?[a-z*\u2020]\s?", clause):
+        return True
+    words = [word.text for word in split_words(clause)]
+    if not words:
+        return False
+    return _tells_place(words) and (words[0] in _HEADS or words[0] in _PLACES)
+
+
+def is_empty(clause: str) -> bool:
+    """Whether a clause says nothing: "in total"."""
+    words = normalise(clause).split()
+    return bool(words) and all(word in _EMPTY for word in words)
+
+
+def abbreviates(short: str, long: str) -> bool:
+    """Whether `short` is made of the initials of `long` in order, or in Chinese of some of its characters."""
+    letters, words = normalise(short).replace(" ", ""), normalise(long).split()
+    if not 2 <= len(letters) <= 8 or not words:
+        return False
+    if re.fullmatch(f"[{CJK}]+", letters):
+        whole = "".join(words)
+        rest = iter(whole)
+        return len(letters) < len(whole) and letters[0] == whole[0] and all(char in rest for char in letters)
+    initials = "".join(word[0] for word in words)
+    capitals = "".join(word[0] for word in words if word not in ("of", "and", "for", "in"))
+    return letters.isascii() and letters in (initials, capitals)
+
+
+def _tells_place(words: list[str]) -> bool:
+    """Whether all are words of places, documents and what joins them, numbers only behind a place."""
+    may_be_number = False
+    for word in words:
+        if word in _PLACES:
+            may_be_number = True
+        elif _IS_NUMBER.fullmatch(word) and (may_be_number or re.fullmatch(r"(?:19|20)\d\d", word)):
+            continue
+        elif word in _DOCUMENTS or word in _JOINTS:
+            may_be_number = may_be_number and word in ("and", "to")
+        else:
+            return False
+    return True
+
+
+def _drop_last(answer: str) -> str | None:
+    """`answer` without its last aside; None where it has none."""
+    if answer.endswith((")", "]")):
+        start = max(answer.rfind("("), answer.rfind("["))
+        content = answer[start + 1 : -1]
+        if start > 0 and (is_reference(content) or is_empty(content) or abbreviates(content, answer[:start])):
+            return answer[:start]
+    for last in _CLAUSE.finditer(answer, max(1, len(answer) - _CLAUSE_CHARS)):
+        if is_source(answer[last.end() :]) or is_empty(answer[last.end() :]):
+            return answer[: last.start()]
+    for word in (" as ", " according ", " (", " per the ", " in total", " in all", " altogether"):
+        at = answer.rfind(word, max(0, len(answer) - _CLAUSE_CHARS))
+        if at > 0 and (is_source(answer[at:]) or is_empty(answer[at:])) and normalise(answer[:at]):
+            return answer[:at]
+    return None
