@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from hybridflow.config.conflicts import find_conflicts
 from hybridflow.config.module_folders import add_module_folders
 from hybridflow.config.partial import load_partly
 from hybridflow.config.sections import Config
@@ -40,8 +41,12 @@ def report_run(files: Sequence[Path], overrides: Sequence[str]) -> int:
     """Prints every finding as it comes; returns the number of errors."""
     began = time.monotonic()
     levels: Counter[str] = Counter()
+    told: set[Finding] = set()
 
     def tell(name: str, finding: Finding) -> None:
+        if finding in told:
+            return  # a thorough check finds again what a quick one has found
+        told.add(finding)
         levels[finding.level] += 1
         head, *rest = finding.text.splitlines() or [""]
         lines = [f"{MARKS[finding.level]:8}{name:10} {head}", *(f"{'':19}{line}" for line in rest)]
@@ -66,6 +71,8 @@ def load_run(files: Sequence[Path], overrides: Sequence[str]) -> tuple[Config | 
     """(the configuration as far as it is right, what is wrong with it)."""
     config, problems = load_partly(files, overrides, Config)
     if isinstance(config, Config):
+        known = "\n".join(problems)
+        problems += [rule for rule in find_conflicts(config) if rule.partition(" Remedy:")[0] not in known]
         config = config.model_copy(update={"reward": add_module_folders(config.reward, files)})
     return config, problems
 
