@@ -1,4 +1,4 @@
-"""`hybridflow data`: make and look at row files."""
+"""`hybridflow data`: make row files. `tools.show_commands` adds the command that looks at them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 from rich.console import Console
-from rich.markup import escape
-from rich.panel import Panel
 from rich.progress import track
 
-from hybridflow.data.rows import load_rows, write_rows
-from hybridflow.data.schema import Row
+from hybridflow.data.rows import write_rows
 from hybridflow.data.synth import SynthSpec, generate_row
 from hybridflow.data.synth.spec import Split
-from hybridflow.errors import ConfigError, DataError
+from hybridflow.errors import ConfigError
 
 app = typer.Typer(name="data", help="Make and look at row files (DocQA-RL schema).", no_args_is_help=True)
+
+
+@app.callback()
+def common() -> None:
+    """Make and look at row files (DocQA-RL schema)."""
 
 
 class Tier(StrEnum):
@@ -69,42 +71,3 @@ def synth(
         path = output / f"{split}.{file_format.value}"
         write_rows(path, rows)
         typer.echo(f"{path}: {count} rows")
-
-
-@app.command()
-def show(
-    path: Annotated[Path, typer.Argument(help="A .parquet or .jsonl file of rows.")],
-    row: Annotated[int, typer.Option(help="Which row, counted from 0.")] = 0,
-    full: Annotated[bool, typer.Option("--full", help="Print the whole prompt, however long.")] = False,
-) -> None:
-    """Print one row: its prompt, its gold answer and where they come from.
-
-    Example: hybridflow data show runs/reports/train.parquet --row 3
-    """
-    rows = load_rows(path)
-    if not 0 <= row < len(rows):
-        raise DataError(f"{path}: no row {row}; it has {len(rows)} rows, 0 .. {len(rows) - 1}")
-    _print_row(Console(), rows[row], row, len(rows), full)
-
-
-def _print_row(console: Console, row: Row, index: int, num_rows: int, full: bool) -> None:
-    for message in row.prompt:
-        content = message["content"] if full else _shorten(message["content"])
-        console.print(Panel(escape(content), title=escape(message["role"]), title_align="left"))
-    console.print(f"[bold]gold answer[/bold]  {escape(row.reward_model.ground_truth)}")
-    console.print(f"[bold]data source[/bold]  {escape(row.data_source)}  ({escape(row.ability)})")
-    console.print(
-        f"[bold]row[/bold]          {index} of {num_rows}, {sum(len(m['content']) for m in row.prompt)} characters"
-    )
-    for name, value in row.extra_info.items():
-        console.print(f"[dim]{escape(name)}[/dim]  {escape(str(value))}")
-
-
-def _shorten(text: str, head: int = 1200, tail: int = 600) -> str:
-    """Beginning and end of a long text: the question stands at the end."""
-    left_out = len(text) - head - tail
-    return (
-        text
-        if left_out <= 0
-        else f"{text[:head]}\n\n[... {left_out} characters; --full prints them ...]\n\n{text[-tail:]}"
-    )

@@ -12,10 +12,9 @@ import pyarrow.parquet as pq
 from hybridflow.data.records import Record
 from hybridflow.reading import ExpansionBudget, Unreadable
 from hybridflow.reading.bounded_json import MAX_DEPTH
+from hybridflow.reading.budget import ROW_BYTES
 
-MAX_ROWS = 10_000_000
-"""A file of nothing but empty values has any number of rows in a few bytes."""
-_BATCH_BYTES = 64 * 2**20
+_BATCH_BYTES = 16 * 2**20
 _MOST_ROWS_PER_BATCH = 256
 _LONG_TIMES = (pa.types.is_timestamp, pa.types.is_date64, pa.types.is_time64, pa.types.is_duration)
 
@@ -57,8 +56,7 @@ def _iter_rows(path: Path, file: pq.ParquetFile, columns: Sequence[str]) -> Iter
 def _check_size(file: pq.ParquetFile, columns: set[str], budget: ExpansionBudget) -> int:
     """Bytes of the largest row group, unpacked, as the file itself says. Raises Unreadable for too much of anything."""
     metadata = file.metadata
-    if metadata.num_rows > MAX_ROWS:
-        raise Unreadable(f"{metadata.num_rows} rows. Remedy: split it into files of at most {MAX_ROWS} rows")
+    budget.spend(metadata.num_rows * ROW_BYTES)  # of nothing but empty values, any number is a few bytes
     sizes: list[int] = []
     for index in range(metadata.num_row_groups):
         group = metadata.row_group(index)

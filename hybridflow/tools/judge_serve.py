@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -19,7 +20,10 @@ from typing import Any
 
 import psutil
 
+from hybridflow.data.chat_encoding import encode_chat
 from hybridflow.errors import ConfigError, RolloutError
+from hybridflow.policy.engine_tokenizer import write_engine_tokenizer
+from hybridflow.policy.load import load_tokenizer
 
 HEALTH_TIMEOUT_S = 10.0
 POLL_S = 0.5
@@ -60,13 +64,14 @@ def serving(job: JudgeServerJob, note: Callable[[str], None]) -> Iterator[subpro
         RolloutError: SGLang ended or did not answer within `start_timeout_s`.
     """
     _check(job)
-    process = _start(job)
-    try:
-        note(f"SGLang loads {job.model} (process {process.pid})")
-        _wait_until_healthy(job, process, note)
-        yield process
-    finally:
-        _end(process)
+    with tempfile.TemporaryDirectory(prefix="hybridflow-judge-") as folder:
+        process = _start(job, _write_tokenizer(job, Path(folder)))
+        try:
+            note(f"SGLang loads {job.model} (process {process.pid})")
+            _wait_until_healthy(job, process, note)
+            yield process
+        finally:
+            _end(process)
 
 
 def serve_judge(job: JudgeServerJob, note: Callable[[str], None]) -> None:
@@ -93,6 +98,7 @@ def build_server_arguments(job: JudgeServerJob) -> dict[str, Any]:
         "random_seed": 0,
         "log_level": "warning",
         "dtype": job.dtype,
+        "trust_remote_code": False,
     }
     if job.context_tokens is not None:
         arguments["context_length"] = job.context_tokens
@@ -121,17 +127,26 @@ def _check(job: JudgeServerJob) -> None:
             ) from error
 
 
-def _start(job: JudgeServerJob) -> subprocess.Popen[bytes]:
+def _write_tokenizer(job: JudgeServerJob, folder: Path) -> Path:
+    """The tokenizer for SGLang, in `folder`. ConfigError for one that is damaged, or whose chat template is hostile."""
+    tokenizer = load_tokenizer(job.model, f"--model {job.model}")
+    if tokenizer.chat_template is not None:
+        encode_chat(tokenizer, [{"role": "user", "content": "Is the answer right?"}])  # within bounds, unlike SGLang
+    return write_engine_tokenizer(tokenizer, folder, with_template=True)
+
+
+def _start(job: JudgeServerJob, tokenizer_dir: Path) -> subprocess.Popen[bytes]:
     """In a session of its own: Ctrl-C reaches this process alone, which then ends the server in order."""
     import torch
 
     from hybridflow.rollout.cpu_platform import cpu_environment
 
     environment = {} if torch.cuda.is_available() else cpu_environment(job.num_threads)
+    arguments = build_server_arguments(job) | {"tokenizer_path": str(tokenizer_dir)}
     output = job.log.open("ab") if job.log else None
     try:
         return subprocess.Popen(
-            [sys.executable, "-m", "hybridflow.rollout.http_server", json.dumps(build_server_arguments(job))],
+            [sys.executable, "-m", "hybridflow.rollout.http_server", json.dumps(arguments)],
             env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
             stdout=output or sys.stderr.fileno(),

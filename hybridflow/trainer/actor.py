@@ -135,8 +135,8 @@ class TrainWorker:
     def load_checkpoint(self, directory: str) -> None:
         self.core.load_checkpoint(Path(directory))
 
-    def save_hf(self, directory: str) -> None:
-        self.core.save_hf(Path(directory))
+    def save_hf(self, directory: str, dtype: str | None) -> None:
+        self.core.save_hf(Path(directory), dtype)
 
     def close(self) -> None:
         if self._core is not None:

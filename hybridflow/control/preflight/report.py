@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hybridflow.config.conflicts import find_conflicts
@@ -20,13 +20,23 @@ from hybridflow.observability.visible import visible
 MARKS = {"error": "ERROR", "warning": "warning", "fact": "ok"}
 
 
-def read_run(files: Sequence[Path], overrides: Sequence[str], *, is_checked: bool) -> Config:
+def read_run(
+    files: Sequence[Path],
+    overrides: Sequence[str],
+    *,
+    is_checked: bool,
+    announce: Callable[[Config], None] = lambda config: None,
+) -> Config:
     """The configuration of a run; `is_checked`: the quick checks have found no error, and warnings are printed.
+
+    `announce` is called as soon as the files are read.
 
     Raises ConfigError with all errors of keys, data, layout, verifiers and judge at once.
     """
     config, problems = load_run(files, overrides)
     findings = [Finding("error", problem) for problem in problems]
+    if config is not None:
+        announce(config)
     if config is not None and is_checked:
         findings += run_checks(QUICK, Subject(config))
     refuse_errors(findings)

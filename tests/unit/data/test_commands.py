@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from hybridflow.data.commands import app
 from hybridflow.data.rows import load_rows
 from hybridflow.data.synth import SynthSpec, generate_rows
-from hybridflow.errors import ConfigError, DataError
+from hybridflow.errors import ConfigError
 
 RUNNER = CliRunner(env={"COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"})
 
@@ -36,18 +36,3 @@ def test_impossible_size_is_an_error_for_the_user(tmp_path: Path) -> None:
 def test_help_teaches() -> None:
     text = invoke("synth", "--help")
     assert "Example:" in text and "--doc-tokens" in text and "two-hop" in text
-
-
-def test_show_prints_a_row(tmp_path: Path) -> None:
-    invoke("synth", "--output", str(tmp_path), "--num-train", "3", "--num-test", "1", "--doc-tokens", "1200")
-    path = tmp_path / "train.parquet"
-    gold = load_rows(path)[2].reward_model.ground_truth
-    text = invoke("show", str(path), "--row", "2")
-    assert gold in text and "What is the" in text and "2 of 3" in text and "characters; --full" in text
-    assert "characters; --full" not in invoke("show", str(path), "--full")
-
-
-def test_show_of_a_row_that_is_not_there(tmp_path: Path) -> None:
-    invoke("synth", "--output", str(tmp_path), "--num-train", "3", "--num-test", "1")
-    with pytest.raises(DataError, match="no row 3; it has 3 rows"):
-        invoke("show", str(tmp_path / "train.parquet"), "--row", "3")
