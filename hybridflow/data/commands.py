@@ -11,12 +11,16 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import track
 
+from hybridflow.data.convert_command import convert
 from hybridflow.data.rows import write_rows
 from hybridflow.data.synth import SynthSpec, generate_row
 from hybridflow.data.synth.spec import Split
 from hybridflow.errors import ConfigError
 
 app = typer.Typer(name="data", help="Make and look at row files (DocQA-RL schema).", no_args_is_help=True)
+
+
+app.command()(convert)
 
 
 @app.callback()
@@ -41,12 +45,12 @@ def synth(
         Tier, typer.Option(help="easy: word look-up for tiny models. hard: long reports and contracts.")
     ] = Tier.easy,
     doc_tokens: Annotated[int, typer.Option(help="Document length; in the hard tier 4 characters are a token.")] = 128,
-    num_train: Annotated[int, typer.Option(help="Rows in the train file.")] = 1024,
-    num_test: Annotated[int, typer.Option(help="Rows in the test file.")] = 256,
+    num_train: Annotated[int, typer.Option(min=1, help="Rows in the train file.")] = 1024,
+    num_test: Annotated[int, typer.Option(min=1, help="Rows in the test file.")] = 256,
     num_records: Annotated[
         int, typer.Option(help="Records (easy), or issuers and agreements (hard), per document.")
     ] = 8,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
+    seed: Annotated[int, typer.Option(max=2**63 - 1, help="The same seed gives the same files.")] = 0,
     file_format: Annotated[FileFormat, typer.Option("--format", help="File format.")] = FileFormat.parquet,
 ) -> None:
     """Generate documents with questions and exact gold answers.
