@@ -17,7 +17,7 @@ MESSAGES: list[Message] = [
 @pytest.mark.parametrize(
     "template",
     [
-        "{% for m in messages %}{% if loop.index > 2 %}{% break %}{% endif %}{{ m.role }}:{{ m.content }}\n{% endfor %}",
+        "{% for m in messages %}{% if loop.index > 2 %}{% break %}{% endif %}{{ m.role }}{{ m.content }}\n{% endfor %}",
         "{{ messages | tojson }}{{ messages[0] | tojson(indent=2) }}{{ {'b': 1, 'a': 2} | tojson(sort_keys=true) }}",
         "{% for m in messages %}\n    {% generation %}{{ m.content | trim }}{% endgeneration %}\n{% endfor %}",
         "{{ strftime_now('%Y-%m') }}{{ tools is none }}{{ documents is none }}{{ enable_thinking is defined }}",
