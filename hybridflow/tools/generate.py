@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from hybridflow.config.rollout_section import RolloutSection
-from hybridflow.data.chat_encoding import encode_chat
-from hybridflow.data.template import Message
+from hybridflow.data.chat_encoding import encode_chat, encode_text
 from hybridflow.errors import ConfigError
 from hybridflow.policy.load import load_tokenizer
 from hybridflow.rollout.arguments import check_engine_layout
@@ -172,11 +171,11 @@ def _check_numbers(job: GenerateJob) -> None:
 def _open_rows(job: GenerateJob, tokenizer: Any, hf_config: HFConfig) -> TokenRows:
     return TokenRows(
         job.prompts,
-        lambda text: tokenizer(text)["input_ids"],
+        lambda text: encode_text(tokenizer, text),
         window=hf_config.window_tokens,
         vocab_size=hf_config.vocab_size,
         named="--prompts",
-        encode_chat=lambda messages: encode_chat(tokenizer, cast(list[Message], messages)),
+        encode_chat=lambda messages: encode_chat(tokenizer, messages),
     )
 
 
