@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, model_validator
 
+from hybridflow.config.cluster_section import ClusterSection
 from hybridflow.config.conflicts import CONFLICT_BREAK, SECTIONS_ALONE, find_conflicts
 from hybridflow.config.paths import InputPath
 from hybridflow.config.reward_sections import RewardSection
@@ -27,14 +28,6 @@ class RunSection(Section):
     """Decides drawn weights, the order of prompts and what is sampled."""
     mode: str = Field(default="0700", pattern=r"^07[0-7][0-7]$")
     """Who may enter the run folder, as chmod has it; files get the same without "x". "0750" lets the group read."""
-
-
-class ClusterSection(Section):
-    """The processes of a run."""
-
-    environment: list[str] = Field(default_factory=list)
-    """Environment variables that train workers, engines and reward workers need, by name. They get paths, locale,
-    proxies, thread limits and what CUDA, NCCL, torch, SGLang and Ray are set by anyway, and no token of their user."""
 
 
 class ModelSection(Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ValidationError
@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.progress import track
 
 from hybridflow.data.convert_command import convert
-from hybridflow.data.rows import write_rows
-from hybridflow.data.synth import SynthSpec, generate_row
-from hybridflow.data.synth.spec import Split
 from hybridflow.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hybridflow.data.synth.spec import Split
 
 app = typer.Typer(name="data", help="Make and look at row files (DocQA-RL schema).", no_args_is_help=True)
 
@@ -60,6 +60,9 @@ def synth(
 
     Example: hybridflow data synth --tier hard --doc-tokens 20000 --num-train 500 --num-test 50 --output runs/reports
     """
+    from hybridflow.data.rows import write_rows
+    from hybridflow.data.synth import SynthSpec, generate_row
+
     try:
         spec = SynthSpec(
             tier=tier.value, doc_tokens=doc_tokens, num_records=num_records, num_train=num_train, num_test=num_test

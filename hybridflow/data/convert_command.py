@@ -8,10 +8,6 @@ from typing import Annotated
 
 import typer
 
-from hybridflow.data.convert import Conversion, convert_rows, read_mapping
-from hybridflow.data.records import refuse_problems
-from hybridflow.data.rows import write_rows
-from hybridflow.data.schema import BadRow, Row
 from hybridflow.errors import DataError
 
 
@@ -42,6 +38,11 @@ def convert(
     Example: hybridflow data convert squad.json --columns question=question,answer=answers.text,document=context
     --output rows.parquet
     """
+    from hybridflow.data.convert import Conversion, convert_rows, read_mapping  # these load pyarrow
+    from hybridflow.data.records import refuse_problems
+    from hybridflow.data.rows import write_rows
+    from hybridflow.data.schema import BadRow, Row
+
     if output.exists() and not overwrite:
         raise DataError(f"--output {output} is there already. Remedy: name another file, or give --overwrite")
     found = convert_rows(Conversion(path, read_mapping(columns), ability.value, data_source))

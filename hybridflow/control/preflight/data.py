@@ -77,12 +77,13 @@ def check_golds(subject: Subject) -> Iterator[Finding]:
             if time.monotonic() > ends_at:
                 break
             num_seen += 1
-            if subject.registry.is_own(row.data_source, row.ability):
+            if not subject.registry.asks_rule(row.data_source, row.ability):
                 continue
-            verdict = subject.registry.verify_by_rule(build_request(row, phrase_gold(row)))
-            if isinstance(verdict, Unknown):
-                unusable[number] = verdict.why
-            elif verdict.value < 1:
+            request = build_request(row, phrase_gold(row))
+            verdict = subject.registry.verify_by_rule(request)
+            if problem := subject.registry.find_gold_problem(row.data_source, row.ability, row.reward_model.golds):
+                unusable[number] = problem
+            elif isinstance(verdict, Unknown) or verdict.value < 1:
                 unmatched.append(number)
         source = subject.source(split).name
         if unusable:
