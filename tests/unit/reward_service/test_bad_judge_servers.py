@@ -164,7 +164,7 @@ BAD = ENDS | RETRIED
 
 def test_odd_but_whole_answers_are_read() -> None:
     with serving({name: script for name, (script, _) in READ.items()}) as server:
-        judgements = decide_all(server, READ, deadline_s=120.0)
+        judgements = decide_all(server, READ, deadline_s=600.0, late_after_s=100.0, request_timeout_s=100.0)
     found = {name: judgement.vote for name, judgement in judgements.items()}
     assert found == {name: vote for name, (_, vote) in READ.items()}
     assert set(server.asked.values()) == {1}
@@ -173,7 +173,7 @@ def test_odd_but_whole_answers_are_read() -> None:
 @pytest.fixture(scope="module")
 def bad() -> tuple[Mapping[str, Judgement], WickedServer]:
     with serving(BAD) as server:
-        ending = decide_all(server, ENDS, deadline_s=120.0)
+        ending = decide_all(server, ENDS, deadline_s=600.0, late_after_s=100.0, request_timeout_s=100.0)
         return ending | decide_all(server, RETRIED, deadline_s=3.0), server
 
 
