@@ -69,7 +69,7 @@ def stack(warm_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         greedy = {0: generate(system, "g0", prompts, 1, GREEDY)}
         sampled = generate(system, "s0", prompts, 4, SAMPLED)
         rows = [to_row(prompts, c, advantage=1.0 if c.index % 2 else -1.0) for c in completions(sampled)]
-        report = system.trainer.update(plan_batch(rows, [len(rows)], config), learning_rate=3e-3)
+        (report,) = system.trainer.update(plan_batch(rows, [len(rows)], config), learning_rate=3e-3)
         assert report.num_skipped == 0 and report.grad_norm > 0
         publish(system, 1, folder)
         greedy[1] = generate(system, "g1", prompts, 1, GREEDY)
