@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from hybridflow.config.conflicts import find_conflicts
 from hybridflow.config.module_folders import add_module_folders
 from hybridflow.config.partial import load_partly
 from hybridflow.config.sections import Config
@@ -14,5 +15,7 @@ def load_run(files: Sequence[Path], overrides: Sequence[str]) -> tuple[Config | 
     """(the configuration as far as it is right, what is wrong with it)."""
     config, problems = load_partly(files, overrides, Config)
     if isinstance(config, Config):
+        known = "\n".join(problems)
+        problems += [rule for rule in find_conflicts(config) if rule.partition(" Remedy:")[0] not in known]
         config = config.model_copy(update={"reward": add_module_folders(config.reward, files)})
     return config, problems

@@ -38,8 +38,12 @@ def report_run(files: Sequence[Path], overrides: Sequence[str]) -> int:
     """Prints every finding as it comes; returns the number of errors."""
     began = time.monotonic()
     levels: Counter[str] = Counter()
+    told: set[Finding] = set()
 
     def tell(name: str, finding: Finding) -> None:
+        if finding in told:
+            return  # a thorough check finds again what a quick one has found
+        told.add(finding)
         levels[finding.level] += 1
         head, *rest = finding.text.splitlines() or [""]
         lines = [f"{MARKS[finding.level]:8}{name:10} {head}", *(f"{'':19}{line}" for line in rest)]
