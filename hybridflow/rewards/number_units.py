@@ -36,7 +36,7 @@ _NO_UNIT_WORDS = (
 ) - word_set("square") | word_set(
     """ago later earlier before after because since but if when while where what per of a an the and each every x e
     during
-    through upon via among against towards under into onto off out about around versus such like whether"""
+    through upon via among against towards under into onto off out about around versus such like whether based according see source stated shown"""
 )
 """Behind a number, these are no part of what it counts."""
 
@@ -58,12 +58,7 @@ def read_unit(text: str, at: int, unit: Unit) -> tuple[Unit, int]:
         elif found := _YEARLY.match(text, at):
             per, at = "year", found.end()
             end = at
-        elif (
-            (meanings or words)
-            and not per
-            and (found := _PER.match(text, at))
-            and (base := _read_base(text, found.end()))
-        ):
+        elif not per and (found := _PER.match(text, at)) and (base := _read_base(text, found.end())):
             per, at = base
             end = at
         elif meanings & PERCENT and (found := _OF.match(text, at)):

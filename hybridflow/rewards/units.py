@@ -85,8 +85,8 @@ _MEASURES = """
     mb = mb
     gb gigabyte gigabytes = gb
     tb terabyte terabytes = tb
-    °c celsius 摄氏度             = celsius
-    °f fahrenheit                 = fahrenheit
+    °c celsius degrees_celsius degree_celsius 摄氏度             = celsius
+    °f fahrenheit degrees_fahrenheit                 = fahrenheit
     ° degree degrees 度           = degree
 """
 _MULTIPLES = """
