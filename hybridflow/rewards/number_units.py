@@ -35,8 +35,8 @@ _NO_UNIT_WORDS = (
     NEGATIONS | ALTERNATIVES | COMPARISONS | SIGN_WORDS | PARTS | NEUTRAL | MONTHS.keys() | SCALE_LETTERS.keys()
 ) - word_set("square") | word_set(
     """ago later earlier before after because since but if when while where what per of a an the and each every x e
-    during
-    through upon via among against towards under into onto off out about around versus such like whether based according see source stated shown"""
+    during through upon via among against towards under into onto off out about around versus such like whether based
+    see source according stated shown"""
 )
 """Behind a number, these are no part of what it counts."""
 
