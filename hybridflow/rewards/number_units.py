@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from hybridflow.rewards.characters import CJK
+from hybridflow.rewards.number_words import NUMBER_WORDS
 from hybridflow.rewards.units import PERCENT, UNIT, Unit, meaning_of, to_singular
 from hybridflow.rewards.wording import (
     ALTERNATIVES,
@@ -70,7 +71,13 @@ def read_unit(text: str, at: int, unit: Unit) -> tuple[Unit, int]:
             if word in SMALL_WORDS:
                 at = found.end()
                 continue
-            if word in _NO_UNIT_WORDS or is_scale(word) or len(words) == _MOST_WORDS or per:
+            if (
+                word in _NO_UNIT_WORDS
+                or NUMBER_WORDS.fullmatch(word)
+                or is_scale(word)
+                or len(words) == _MOST_WORDS
+                or per
+            ):
                 break
             words.append(word)
             at = end = found.end()
