@@ -38,8 +38,10 @@ def _mount() -> None:
     from hybridflow.tools.config_command import mount as mount_config
     from hybridflow.tools.judge_commands import mount as mount_judge
     from hybridflow.tools.score_commands import mount as mount_score
+    from hybridflow.tools.show_commands import mount as mount_show
     from hybridflow.weights.commands import mount as mount_weights
 
+    mount_show(data_app)
     app.add_typer(data_app, name="data")
     app.add_typer(model_app, name="model")
     mount_tools(app)
@@ -83,16 +85,12 @@ def train(config: ConfigFiles, set_: Overrides = None, resume: Resume = False) -
 
     Ctrl-C stops cleanly; --resume goes on from the last checkpoint with the numbers of an uninterrupted run.
     """
-    from hybridflow.control.preflight.report import read_run
+    from hybridflow.control.start import start_training
     from hybridflow.observability.log import configure
 
     configure("driver", level="WARNING")
-    resolved = read_run(config, set_ or [], is_checked=not resume)
     try:
-        # After the configuration is known to be valid: this takes seconds.
-        from hybridflow.control.launch import run_training
-
-        run_training(resolved, resume=resume)
+        start_training(config, set_ or [], resume=resume)
     except KeyboardInterrupt as interrupt:
         print(visible(tell_interrupted(interrupt, "nothing was started")), file=sys.stderr)
         raise typer.Exit(EXIT_INTERRUPTED) from None

@@ -57,7 +57,7 @@ def named(names: Iterable[str], key: str) -> dict[str, str]:
 def only(wanted: Mapping[str, str]) -> Iterator[None]:
     """`os.environ` holds `wanted` alone inside: for libraries that hand all of it to the processes they start.
 
-    What they set themselves meanwhile stays.
+    What they set or remove themselves meanwhile stays so.
     """
     before = dict(os.environ)
     os.environ.clear()
@@ -66,8 +66,9 @@ def only(wanted: Mapping[str, str]) -> Iterator[None]:
         yield
     finally:
         changed = {name: value for name, value in os.environ.items() if wanted.get(name) != value}
+        kept = {name: value for name, value in before.items() if name in os.environ or name not in wanted}
         os.environ.clear()
-        os.environ.update(before | changed)
+        os.environ.update(kept | changed)
 
 
 def _is_needed(name: str) -> bool:

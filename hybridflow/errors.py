@@ -9,6 +9,7 @@
     |   |-- RewardError      a reward worker, or the reward stream
     |   `-- TrainerError     a train worker
     |-- WeightSyncError      weights did not arrive as they were sent, or at the version that was sent
+    |-- ModelMismatchError   trainer and engines compute different log-probabilities of the same tokens
     |-- CheckpointError      a checkpoint cannot be written, found or read
     `-- ProtocolError        two parts of the system disagree about what was said
 
@@ -51,6 +52,10 @@ class TrainerError(WorkerError):
 
 class WeightSyncError(HybridFlowError):
     """Published weights were not confirmed by an engine."""
+
+
+class ModelMismatchError(HybridFlowError):
+    """Trainer and engines compute different models."""
 
 
 class CheckpointError(HybridFlowError):

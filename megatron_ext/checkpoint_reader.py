@@ -14,7 +14,6 @@ the class asked for. Tensors themselves are read by torch's own restricted reade
 from __future__ import annotations
 
 import io
-import json
 import pickle
 import re
 from _compat_pickle import IMPORT_MAPPING
@@ -32,6 +31,7 @@ from torch.distributed.checkpoint.planner import ReadItem
 
 from megatron_ext import commit, platform
 from megatron_ext.commit import BrokenCheckpointError
+from megatron_ext.json_file import read_json
 
 platform.install()
 
@@ -182,7 +182,7 @@ _REMEDY = "do not use this checkpoint unless you know who made it; use one that 
 def _check_format(path: Path) -> None:
     """Megatron chooses the reader by this file, and does not look whether the reader that it is given fits."""
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
         found = {key: content[key] for key in FORMAT}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BrokenCheckpointError(f"{path} cannot be read ({error!r}): {_REMEDY}") from error

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_ext.json_file import read_json
 from megatron_ext.links import LinkError, refuse_links
 
 MANIFEST_NAME = "manifest.json"
@@ -144,7 +145,7 @@ def read_manifest(folder: str | Path) -> Manifest:
         what = f"{folder} has no {MANIFEST_NAME}" if folder.is_dir() else f"there is no folder {folder}"
         raise BrokenCheckpointError(f"{what}: it is no checkpoint that was finished; name another one")
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
         version, listed, description = content["version"], content["files"], content["description"]
         files = {name: FileEntry(num_bytes, crc32) for name, (num_bytes, crc32) in listed.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -35,6 +35,8 @@ def mend_optimizer(optimizer: MegatronOptimizer) -> None:
         if isinstance(member.optimizer, torch.optim.AdamW):
             for repair in REPAIRS_WITH_TORCH_ADAMW:
                 repair(member)
+        else:
+            make_initial_state(member)
 
 
 @patch(OWNER, "optimizer.state", "optimizer.param_groups", drop_test="test_upstream_cannot_save_before_the_first_step")
@@ -49,6 +51,11 @@ def fill_initial_state(member: DistributedOptimizer) -> None:
                 member.optimizer.state[parameter].update(
                     step=torch.tensor(0.0), exp_avg=torch.zeros_like(parameter), exp_avg_sq=torch.zeros_like(parameter)
                 )
+
+
+def make_initial_state(member: DistributedOptimizer) -> None:
+    """A fused AdamW has its moments from the start, too: it makes them in its first step, after they were counted."""
+    member.init_state_fn(member.optimizer, member.config)
 
 
 @patch(

@@ -52,51 +52,63 @@ class Residency:
     """Where the memory of one rank's model and optimizer is. Nothing here is collective."""
 
     def __init__(self, chunks: Sequence[DistributedDataParallel], optimizer: MegatronOptimizer) -> None:
-        """All of it must be on the device, and stay the same tensors from now on."""
-        weights = _storages(parameter.data for chunk in chunks for parameter in chunk.parameters())
-        buffers = [buffer for chunk in chunks for buffer in [*chunk.buffers, *chunk.expert_parallel_buffers]]
-        gradients = _storages(buffer.grad_data for buffer in buffers)
-        owned = {**weights, **gradients}
-        state = _storages(_optimizer_tensors(optimizer))
-        self._storages: dict[Part, list[torch.UntypedStorage]] = {
-            "weights": list(weights.values()),
-            "gradients": list(gradients.values()),
-            "optimizer": [storage for pointer, storage in state.items() if pointer not in owned],
-        }
-        self._num_bytes = {part: [s.nbytes() for s in storages] for part, storages in self._storages.items()}
-        self._host: dict[Part, list[Tensor] | None] = dict.fromkeys(PARTS)
+        """All of it must be on the device."""
+        self._chunks = chunks
+        self._optimizer = optimizer
+        self._away: dict[Part, list[torch.UntypedStorage]] = {}
+        """Storages of the parts that are on the host, shrunk to nothing."""
+        self._num_bytes: dict[Part, list[int]] = {}
+        """Size of each of these when it is on the device."""
+        self._host: dict[Part, list[Tensor]] = {}
         self._pinned: dict[Part, list[Tensor]] = {}
-        self._on_host: set[Part] = set()
 
     def num_bytes(self, part: Part) -> int:
         """Size of a part on the device, when it is there."""
-        return sum(self._num_bytes[part])
+        if part in self._away:
+            return sum(self._num_bytes[part])
+        return sum(storage.nbytes() for storage in self._storages(part))
+
+    def _storages(self, part: Part) -> list[torch.UntypedStorage]:
+        """Those of a part that is on the device, as they are now: a step or a load may have made new ones."""
+        weights = _storages(parameter.data for chunk in self._chunks for parameter in chunk.parameters())
+        if part == "weights":
+            return list(weights.values())
+        buffers = [buffer for chunk in self._chunks for buffer in [*chunk.buffers, *chunk.expert_parallel_buffers]]
+        gradients = _storages(buffer.grad_data for buffer in buffers)
+        if part == "gradients":
+            return list(gradients.values())
+        owned = {**weights, **gradients}
+        state = _storages(_optimizer_tensors(self._optimizer))
+        return [storage for pointer, storage in state.items() if pointer not in owned]
 
     def is_on_device(self, part: Part) -> bool:
-        return part not in self._on_host
+        return part not in self._away
 
     def require(self, *parts: Part) -> None:
         """Raises ResidencyError if one of them is on the host: reading shrunken memory would crash the process."""
-        missing = [part for part in parts if part in self._on_host]
+        missing = [part for part in parts if part in self._away]
         if missing:
             raise ResidencyError(f"{', '.join(missing)} on the host: call to_device({missing[0]!r}) before this")
 
     def to_host(self, *parts: Part) -> Moved:
         """Frees the device memory of these parts (default: all); those that are on the host already stay there."""
         started, freed, copied = time.perf_counter(), 0, 0
-        leaving: list[Part] = [part for part in parts or PARTS if part not in self._on_host]
-        for part in leaving:
+        leaving: dict[Part, list[torch.UntypedStorage]] = {
+            part: self._storages(part) for part in parts or PARTS if part not in self._away
+        }
+        for part, storages in leaving.items():
+            self._num_bytes[part] = [storage.nbytes() for storage in storages]
             if part != "gradients":
                 self._host[part] = self._host_room(part)
-                for storage, room in zip(self._storages[part], self._host[part] or [], strict=True):
+                for storage, room in zip(storages, self._host[part], strict=True):
                     room.copy_(_bytes_of(storage), non_blocking=True)
                     copied += room.numel()
         _wait()
-        for part in leaving:
-            for storage in self._storages[part]:
+        for part, storages in leaving.items():
+            for storage in storages:
                 storage.resize_(0)
-            freed += self.num_bytes(part)
-            self._on_host.add(part)
+            freed += sum(self._num_bytes[part])
+            self._away[part] = storages
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return Moved(freed, copied, time.perf_counter() - started)
@@ -104,30 +116,30 @@ class Residency:
     def to_device(self, *parts: Part) -> Moved:
         """Takes device memory again and fills it as it was; gradients are zero."""
         started, taken, copied = time.perf_counter(), 0, 0
-        returning: list[Part] = [part for part in parts or PARTS if part in self._on_host]
-        for part in returning:
-            for index, storage in enumerate(self._storages[part]):
+        rooms: list[list[Tensor]] = []
+        for part in parts or PARTS:
+            if part not in self._away:
+                continue
+            room_of_storages = self._host.pop(part, [])
+            rooms.append(room_of_storages)  # held until the copies are done
+            for index, storage in enumerate(self._away.pop(part)):
                 storage.resize_(self._num_bytes[part][index])
-                room = (self._host[part] or [])[index] if part != "gradients" else None
-                if room is None:
+                if part == "gradients":
                     _bytes_of(storage).zero_()
                 else:
-                    _bytes_of(storage).copy_(room, non_blocking=True)
-                    copied += room.numel()
-            taken += self.num_bytes(part)
-            self._on_host.discard(part)
+                    _bytes_of(storage).copy_(room_of_storages[index], non_blocking=True)
+                    copied += storage.nbytes()
+                taken += storage.nbytes()
         _wait()
-        self._host = {part: self._host[part] if part in self._on_host else None for part in PARTS}
         return Moved(-taken, copied, time.perf_counter() - started)
 
     def _host_room(self, part: Part) -> list[Tensor]:
         """Bytes on the host for each storage. With CUDA they are pinned and kept: pinning takes longer than copying."""
+        sizes = self._num_bytes[part]
         if not torch.cuda.is_available():
-            return [torch.empty(size, dtype=torch.uint8) for size in self._num_bytes[part]]
-        if part not in self._pinned:
-            self._pinned[part] = [
-                torch.empty(size, dtype=torch.uint8, pin_memory=True) for size in self._num_bytes[part]
-            ]
+            return [torch.empty(size, dtype=torch.uint8) for size in sizes]
+        if [room.numel() for room in self._pinned.get(part, [])] != sizes:
+            self._pinned[part] = [torch.empty(size, dtype=torch.uint8, pin_memory=True) for size in sizes]
         return self._pinned[part]
 
 
@@ -140,7 +152,8 @@ class ActivationOffload:
 
     def __init__(self, parameters: Iterable[Tensor], min_bytes: int = 2**20) -> None:
         """Parameters are not moved, nor what is smaller than `min_bytes`: it costs more time than it frees."""
-        self._weights = {parameter.untyped_storage().data_ptr() for parameter in parameters}
+        self._parameters = list(parameters)
+        self._weights: set[int] = set()
         self._min_bytes = min_bytes
         self.moved_bytes = 0
         """Sum over all saved tensors so far."""
@@ -148,6 +161,8 @@ class ActivationOffload:
     @contextmanager
     def __call__(self) -> Iterator[None]:
         """Inside, forward passes save to the host; their backward may run inside or later."""
+        # Each time: after a stay on the host the parameters are at other addresses.
+        self._weights = {parameter.untyped_storage().data_ptr() for parameter in self._parameters}
         with torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack):
             yield
 

@@ -104,7 +104,7 @@ def gather(calls: list[Call], timeout_s: float | None = None) -> list[Any]:
             raise late.error(f"no answer from {names} within {timeout_s:g} s. Its log is {late.log}")
         if pending and now - noticed > WAIT_NOTICE_S:
             noticed = now
-            logger.warning("waiting for %s since %.0f s", names, now - started)
+            logger.info("waiting for %s since %.0f s", names, now - started)
     return [ray.get(call.ref) for call in calls]
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, model_validator
 
+from hybridflow.config.cluster_section import ClusterSection
 from hybridflow.config.conflicts import CONFLICT_BREAK, SECTIONS_ALONE, find_conflicts
 from hybridflow.config.paths import InputPath
 from hybridflow.config.reward_sections import RewardSection
@@ -27,14 +28,6 @@ class RunSection(Section):
     """Decides drawn weights, the order of prompts and what is sampled."""
     mode: str = Field(default="0700", pattern=r"^07[0-7][0-7]$")
     """Who may enter the run folder, as chmod has it; files get the same without "x". "0750" lets the group read."""
-
-
-class ClusterSection(Section):
-    """The processes of a run."""
-
-    environment: list[str] = Field(default_factory=list)
-    """Environment variables that train workers, engines and reward workers need, by name. They get paths, locale,
-    proxies, thread limits and what CUDA, NCCL, torch, SGLang and Ray are set by anyway, and no token of their user."""
 
 
 class ModelSection(Section):
@@ -166,6 +159,8 @@ class WorkerSection(Section):
     """Compute logits in float32 from bfloat16 hidden states and weights."""
     offload_activations: bool = False
     """Keep on the host what forward saves for backward."""
+    export_dtype: Literal["model", "float32", "bfloat16"] = "model"
+    """Of the weights that are written for Hugging Face: that of the model which training began with, or one by name."""
 
 
 class TrainSection(WorkerSection):
@@ -192,6 +187,11 @@ class TrainSection(WorkerSection):
     lr_min_ratio: float = Field(default=0.1, ge=0, le=1)
     """Share of `learning_rate` that a decay ends at."""
     optimizer: OptimizerSection = OptimizerSection()
+    max_gate_gap: float | None = Field(default=None, gt=0)
+    """Largest mean |trainer - engine| of log-probabilities per token on one text before the first step; empty: 0.001
+    with model.dtype = "float32", 0.1 with "bfloat16". Above it they compute different models, and the run stops."""
+    max_logprob_gap: float = Field(default=1.0, gt=0)
+    """The same of a step's tokens that the present weights decoded; above it the run stops after that step."""
     offload_while_decoding: Literal["auto", "on", "off"] = "auto"
     """Weights, gradients and optimizer state leave the device while engines decode; "auto": where there is CUDA. On a
     CPU the host is the device, and nothing is won."""

@@ -9,8 +9,8 @@ from typing import Any
 
 from hybridflow.config.sections import Config
 from hybridflow.control.checkpoints import Checkpoints
-from hybridflow.control.preflight.run import check_quickly
 from hybridflow.control.prepare import Inputs, check_model, load_inputs, write_inputs
+from hybridflow.control.record_check import check_records, warmup_steps_done
 from hybridflow.control.records import CompletionRecord
 from hybridflow.control.run import Run
 from hybridflow.control.run_folder import RunFolder
@@ -18,41 +18,33 @@ from hybridflow.control.sampling_guarantee import sampling_guarantee
 from hybridflow.control.state import RunState, read_state
 from hybridflow.control.summary import build_summary
 from hybridflow.control.system import System
-from hybridflow.control.train_loop import train
+from hybridflow.control.timeline import TimelineRecord
+from hybridflow.control.train_loop import RL, train
 from hybridflow.control.transport import Transport
+from hybridflow.control.warmup import stage_name
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.resources import PeakMemory
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet, start_wandb
 from hybridflow.rollout.arguments import check_names, check_support
 from hybridflow.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER
-from hybridflow.run_folder.finished import read_finished, tell_finished
-from hybridflow.run_folder.summary import write_summary
+from hybridflow.run_folder.summary import describe_process, write_summary
 from hybridflow.trainer.layout import check_saved_weights, read_model
 
 
-def run_training(config: Config, *, resume: bool) -> dict[str, Any]:
-    """Runs `config` to its end and returns what summary.json says.
+def run_training(config: Config, folder: RunFolder, display: LiveDisplay, *, resume: bool) -> None:
+    """Runs `config` to its end and writes summary.json.
 
-    `resume` continues the run of the same name from its latest checkpoint; one that is finished starts nothing. An
-    earlier run's folder is moved once every worker is ready. From then on the summary is written however the run ends,
-    with status "finished", "interrupted" or "failed". Raises what stopped the run.
+    `resume` continues the run of the same name from its latest checkpoint. An earlier run's folder is moved once every
+    worker is ready. From then on the summary is written however the run ends, with status "finished", "interrupted" or
+    "failed". Raises what stopped the run.
     """
     started = time.monotonic()
-    folder = RunFolder(config)
-    folder.refuse_second_driver()
-    if resume:
-        folder.check_same_run(config)
-        finished = read_finished(folder.summary, folder.hf_export, config.train.num_steps)
-        if finished is not None:
-            LiveDisplay(config.run.name).note(tell_finished(folder.path, finished["num_steps"], "train.num_steps"))
-            return finished
-        check_quickly(config, folder.data)
+    display.note("reading model and data")
     check_model(config)
     check_names(config.rollout.sglang)
     check_support(config.rollout.top_p)
     inputs = load_inputs(config, folder.data if resume else None)
     with ExitStack() as stack:
-        display = stack.enter_context(LiveDisplay(config.run.name))
         stack.enter_context(folder.held())
         saved = _open_folder(config, folder, resume, display)
         for note in inputs.notes:
@@ -63,6 +55,8 @@ def run_training(config: Config, *, resume: bool) -> dict[str, Any]:
         system = stack.enter_context(System(config, hf_dir, folder.logs, display.note, display.progress))
         if not resume:
             _keep(folder, display)
+        stages = [stage_name(stage) for stage in config.warmup.stages]
+        display.plan([*stages, RL], ends_with_eval=config.eval.num_prompts > 0)
         run = _build_run(config, folder, inputs, system, display, trackers, saved, started)
         status = "failed"
         try:
@@ -74,9 +68,9 @@ def run_training(config: Config, *, resume: bool) -> dict[str, Any]:
         finally:
             run.state.peak_rss_gib = max(run.state.peak_rss_gib, memory.peak_gib)
             summary = _summarise(run, status, system.transport)
-            write_summary(summary, folder.summary)
+            write_summary(summary | describe_process(), folder.summary)
+    display.close()
     display.summary(_table(summary, folder.path))
-    return summary
 
 
 def _open_folder(config: Config, folder: RunFolder, resume: bool, display: LiveDisplay) -> RunState | None:
@@ -87,10 +81,11 @@ def _open_folder(config: Config, folder: RunFolder, resume: bool, display: LiveD
     latest = Checkpoints(folder.checkpoints, config.checkpoint.keep_last).latest()
     check_saved_weights(latest / WEIGHTS_FOLDER, read_model(config.model.path))
     state = read_state(latest / STATE_FILE)
+    check_records(config, folder, state)
     folder.reopen(config)
     display.note(f"resuming from {latest}: {state.rl_step} RL steps done")
     CompletionRecord(folder.completions).truncate_after(state.rl_step)
-    CompletionRecord(folder.timeline).truncate_after(state.rl_step)
+    TimelineRecord(folder.timeline).truncate_after(state.rl_step)
     CompletionRecord(folder.eval_completions).truncate_after(state.last_recorded_step)
     return state
 
@@ -109,7 +104,7 @@ class _Trackers:
         metrics, self.warmup = JsonlTracker(folder.metrics), JsonlTracker(folder.warmup_metrics)
         self.updates = JsonlTracker(folder.updates)
         if saved is not None:
-            done = sum(stage.num_steps for stage in config.warmup.stages[: saved.warmup_stages_done])
+            done = warmup_steps_done(config, saved)
             metrics.truncate_after(saved.last_recorded_step)
             self.updates.truncate_after(saved.rl_step)
             self.warmup.truncate_after(done - 1)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hybridflow.errors import DataError
+from hybridflow.observability.step_lines import cut, find_end
 from hybridflow.types import Group, Scored, ScoredCompletion
 
 
@@ -38,22 +38,9 @@ class CompletionRecord:
     def truncate_after(self, step: int) -> None:
         """Drops the lines of later steps, and a line that a crash left half written.
 
-        Raises DataError if a whole line is no record.
+        Raises DataError, with the file as it is, if a whole line is no record.
         """
-        if not self._path.exists():
-            return
-        kept: list[bytes] = []
-        for number, line in enumerate(self._path.read_bytes().splitlines(keepends=True), start=1):
-            if not line.endswith(b"\n"):
-                continue
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line)
-            except (ValueError, KeyError, TypeError) as error:
-                raise DataError(f"{self._path}, line {number}: not a completion record; move the file away") from error
-        unfinished = self._path.with_name(f".{self._path.name}.unfinished")
-        unfinished.write_bytes(b"".join(kept))
-        unfinished.replace(self._path)
+        cut(self._path, find_end(self._path, step, kind="a completion"))
 
 
 def _line(step: int, member: ScoredCompletion, penalty: float, now: float) -> dict[str, Any]:

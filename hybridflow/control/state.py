@@ -9,6 +9,7 @@ import msgspec
 
 from hybridflow.control.evaluate import Bounds
 from hybridflow.errors import CheckpointError
+from hybridflow.reading import Unreadable, read_json
 
 
 class GroupCounts(msgspec.Struct, kw_only=True):
@@ -81,6 +82,6 @@ def write_state(state: RunState, path: Path) -> None:
 def read_state(path: Path) -> RunState:
     """Raises CheckpointError if the file is missing or not a state."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=RunState)
-    except (OSError, msgspec.DecodeError) as error:
+        return msgspec.convert(read_json(path), RunState)
+    except (OSError, Unreadable, msgspec.ValidationError) as error:
         raise CheckpointError(f"{path}: not a readable run state: {error}") from error

@@ -15,6 +15,7 @@ from ray.exceptions import RayError
 
 from hybridflow.cluster.processes import end_processes
 from hybridflow.cluster.session import Slots, node_address, start_session, stop_session
+from hybridflow.cluster.shared_memory import removed_with_processes
 from hybridflow.cluster.workers import forget_workers, gather
 from hybridflow.config.sections import Config
 from hybridflow.control.timeline import Timeline
@@ -65,12 +66,12 @@ class System:
 
     def _start(self, config: Config, hf_dir: Path, log_directory: Path, note: Callable[[str], None]) -> None:
         layout, engines = config.train.layout, config.rollout
-        note("starting Ray")
+        note("starting Ray (usually 5 s)")
         start_session(num_slots(config), config.cluster.environment)
         slots = Slots(num_slots(config))
         transport = self._transport = choose_transport(config, hf_dir, slots.nodes())
         stream = self._stream = RewardStream(
-            node_address(),
+            node_address(config.cluster.network),
             self._admit,
             lease_s=config.reward.lease_s,
             num_unknown_retries=config.reward.unknown_retries,
@@ -78,7 +79,7 @@ class System:
         )
         note(
             f"starting {engines.num_engines} SGLang engines (TP {engines.tp_size}), and {layout.world_size} Megatron "
-            f"workers (TP {layout.tp} x PP {layout.pp} x DP {layout.dp})"
+            f"workers (TP {layout.tp} x PP {layout.pp} x DP {layout.dp}; usually 30 to 60 s on a CPU)"
         )
         self.rollout.launch(slots, hf_dir, stream.endpoint_completions, log_directory, transport.placed)
         self.trainer = TrainerGroup(config, slots, log_directory)
@@ -126,14 +127,15 @@ class System:
         try:
             if self._stream is not None:
                 self._stream.close()
-            rewards = self._rewards.actors if self._rewards else []
-            for actor in [*self._actors, *self.rollout.actors, *rewards]:
-                with suppress(RayError, ValueError):
-                    ray.kill(actor)
-            if ray.is_initialized():
-                stop_session()
-            for name_part in ("sglang", "RolloutWorker"):
-                end_processes(self.rollout.pids, name_part, CLOSE_TIMEOUT_S)
+            with removed_with_processes():
+                rewards = self._rewards.actors if self._rewards else []
+                for actor in [*self._actors, *self.rollout.actors, *rewards]:
+                    with suppress(RayError, ValueError):
+                        ray.kill(actor)
+                if ray.is_initialized():
+                    stop_session()
+                for name_part in ("sglang", "RolloutWorker"):
+                    end_processes(self.rollout.pids, name_part, CLOSE_TIMEOUT_S)
             forget_workers()
         finally:
             for number, handler in previous.items():

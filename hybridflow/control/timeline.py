@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from hybridflow.observability.step_lines import cut, find_end
+
 Mark = Literal["decode_begin", "completion", "verdict", "decode_end"]
 Span = tuple[float, float]
 """Begin and end, in seconds from the begin of the step."""
@@ -77,6 +79,10 @@ class TimelineRecord:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+
+    def truncate_after(self, step: int) -> None:
+        """Drops the lines of later steps. Raises DataError, with the file as it is, if a whole line is no timeline."""
+        cut(self._path, find_end(self._path, step, kind="the timeline of a step"))
 
     def append(self, step: int, spans: dict[str, Span]) -> None:
         rounded = {name: [round(began, 4), round(ended, 4)] for name, (began, ended) in spans.items()}

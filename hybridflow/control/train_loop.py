@@ -1,6 +1,6 @@
 """The training loop. Read this first: everything else is called from here.
 
-restore -> warm up -> publish -> evaluate
+restore -> warm up -> publish -> gate: trainer and engines compute one model -> evaluate
         -> for each step: collect groups -> build batch -> hand the device over -> update -> publish
                           -> record, evaluate, checkpoint
         -> evaluate -> export
@@ -13,6 +13,9 @@ from hybridflow.control.run import Run
 from hybridflow.control.warmup import run_stage
 from hybridflow.types import UpdateReport
 
+RL = "RL"
+"""The stage after the warm-up, as the display names it."""
+
 
 def train(run: Run) -> None:
     """Runs, or continues, a whole training run.
@@ -21,8 +24,9 @@ def train(run: Run) -> None:
     """
     warm_up(run)
     run.publish()
+    run.check_engines()
     run.evaluate_before()
-    run.display.start("RL", run.config.train.num_steps, run.state.rl_step)
+    run.display.start(RL, run.config.train.num_steps, run.state.rl_step)
     while run.state.rl_step < run.config.train.num_steps:
         train_step(run)
         run.evaluate_if_due()

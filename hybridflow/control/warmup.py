@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from hybridflow.config.sections import Config, WarmupStage
 from hybridflow.control.batch import plan_batch
-from hybridflow.data.conversation import encode_conversation
+from hybridflow.data.conversation import encode_conversation, split_conversation
 from hybridflow.data.synth.conversations import generate_conversations
+from hybridflow.data.template import Message
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.trackers import JsonlTracker
 from hybridflow.protocols import Trainer
@@ -31,9 +32,10 @@ def run_stage(
     """One stage with a fresh optimizer. The next batch is made while the present one is trained on."""
     stage = config.warmup.stages[index]
     first_step = sum(earlier.num_steps for earlier in config.warmup.stages[:index])
-    display.start(f"warm-up: {stage.name}", stage.num_steps, 0)
+    display.start(stage_name(stage), stage.num_steps, 0)
     display.phase("TRAIN")
     trainer.reset_optimizer()
+    _note_answers(_draw_conversations(stage, index, 0, config)[0], tokenizer, display)
     batch = build_stage_batch(stage, index, 0, config, tokenizer)
     for step in range(stage.num_steps):
         scale = min(1.0, (step + 1) / max(config.warmup.lr_warmup_steps, 1))
@@ -50,11 +52,24 @@ def run_stage(
         display.step(step, metrics)
 
 
+def stage_name(stage: WarmupStage) -> str:
+    """As the display names it."""
+    return f"warm-up: {stage.name}"
+
+
 def build_stage_batch(
     stage: WarmupStage, index: int, step: int, config: Config, tokenizer: PreTrainedTokenizerBase
 ) -> TrainBatch:
     """The conversations of one step, tokenised and placed; a pure function of its arguments."""
-    conversations = generate_conversations(
+    sequences = [
+        encode_conversation(tokenizer, messages, f"{stage.name}-{step:05d}-{row:03d}")
+        for row, messages in enumerate(_draw_conversations(stage, index, step, config))
+    ]
+    return plan_batch(sequences, [len(sequences)], config)
+
+
+def _draw_conversations(stage: WarmupStage, index: int, step: int, config: Config) -> list[list[Message]]:
+    return generate_conversations(
         stage.conversations_per_step,
         stage.doc_tokens,
         stage.num_records,
@@ -63,8 +78,15 @@ def build_stage_batch(
         seed=config.run.seed * SEEDS_PER_RUN + index,
         first=step * stage.conversations_per_step,
     )
-    sequences = [
-        encode_conversation(tokenizer, messages, f"{stage.name}-{step:05d}-{row:03d}")
-        for row, messages in enumerate(conversations)
-    ]
-    return plan_batch(sequences, [len(sequences)], config)
+
+
+def _note_answers(messages: list[Message], tokenizer: PreTrainedTokenizerBase, display: LiveDisplay) -> None:
+    """Says how the answers of a conversation are learnt where the chat template leaves that open; all are alike."""
+    conversation = split_conversation(tokenizer, messages)
+    if conversation.num_context_answers:
+        display.note(
+            "warm-up: of each conversation the last answer is learnt, because the chat template writes earlier ones "
+            "differently; with warmup.stages.num_questions = 1 none is left out"
+        )
+    if conversation.num_empty_thoughts:
+        display.note("warm-up: the generation prompt opens the model's thinking; answers close it empty")

@@ -54,7 +54,10 @@ class PromptDataset:
         self.num_rows = len(rows)
         self.num_dropped = 0
         for number, row in enumerate(rows):
-            token_ids = encode_chat(tokenizer, row.prompt)
+            try:
+                token_ids = encode_chat(tokenizer, row.prompt)
+            except DataError as error:
+                raise DataError(f"data set {name!r}, row {number} ({row.data_source}): {error}") from error
             if len(token_ids) > max_prompt_tokens:
                 if overlong == "error":
                     raise DataError(

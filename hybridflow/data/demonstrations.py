@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hybridflow.data.conversation import encode_conversation
+from hybridflow.data.conversation import build_sequence, split_conversation
 from hybridflow.data.messages import read_messages
 from hybridflow.data.records import refuse_problems
 from hybridflow.data.rows import load_records
@@ -31,6 +31,10 @@ class DemonstrationSet:
     sequences: list[TrainSequence]
     num_dropped: int
     """Rows left out because they are longer than the limit."""
+    num_empty_thoughts: int
+    """Of the others, rows with an answer whose thinking, which the generation prompt opens, is closed empty."""
+    num_context_answers: int
+    """Answers in them that are read and not learnt, see `split_conversation`."""
 
     def __init__(
         self,
@@ -44,14 +48,17 @@ class DemonstrationSet:
         """Raises DataError, naming file, row and remedy, for a row that is malformed or above `max_tokens`."""
         self._seed = seed
         self.sequences = []
-        self.num_dropped = 0
+        self.num_dropped = self.num_empty_thoughts = self.num_context_answers = 0
         for number, (where, conversation) in enumerate(read_conversations(path)):
             try:
-                sequence = encode_conversation(tokenizer, conversation, f"sft-{number:06d}")
+                split = split_conversation(tokenizer, conversation, f"sft-{number:06d}")
             except DataError as error:
                 raise DataError(f"{where}: {error}. Remedy: mend or drop the row") from error
+            sequence = build_sequence(split, f"sft-{number:06d}")
             if sequence.num_tokens <= max_tokens:
                 self.sequences.append(sequence)
+                self.num_empty_thoughts += split.num_empty_thoughts > 0
+                self.num_context_answers += split.num_context_answers
             elif overlong == "drop":
                 self.num_dropped += 1
             else:
@@ -64,6 +71,21 @@ class DemonstrationSet:
 
     def __len__(self) -> int:
         return len(self.sequences)
+
+    def describe(self) -> list[str]:
+        """What a user must know of how the rows are learnt; most often nothing."""
+        notes: list[str] = []
+        if self.num_empty_thoughts:
+            notes.append(
+                f"{self.num_empty_thoughts} of {len(self)} rows answer without thinking, and the model's generation "
+                "prompt opens it: they teach to close it empty, and the answer"
+            )
+        if self.num_context_answers:
+            notes.append(
+                f"{self.num_context_answers} earlier answers are read and not learnt: the chat template writes them "
+                "differently once later messages follow"
+            )
+        return notes
 
     def sequences_for_step(self, step: int, num_sequences: int) -> list[TrainSequence]:
         """The rows of step `step` (from 0); see `draw_indices`."""

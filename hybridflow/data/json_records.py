@@ -11,18 +11,32 @@ from typing import BinaryIO, cast
 
 import pyarrow as pa
 
+from hybridflow.data.files import PACKED_SUFFIXES
 from hybridflow.data.records import Record
+from hybridflow.errors import DataError
 from hybridflow.reading import ExpansionBudget, Unreadable, check_pairs, iter_lines, parse_json
 from hybridflow.reading.bounded_json import MAX_FILE_BYTES
+from hybridflow.reading.budget import ROW_BYTES
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def iter_json(path: Path) -> Iterator[Record]:
     """Records in order. Raises Unreadable or OSError for what is wrong with the whole file."""
-    with _open(path) as file:
+    budget = ExpansionBudget(path)
+    with _open(path, budget) as file:
         start = file.peek(len(_BYTE_ORDER_MARK) + 256).removeprefix(_BYTE_ORDER_MARK).lstrip()
-        yield from _iter_list(path, file) if start.startswith(b"[") and _is_list(start) else _iter_lines(path, file)
+        yield from (
+            _iter_list(path, file) if start.startswith(b"[") and _is_list(start) else _iter_lines(path, file, budget)
+        )
+
+
+def iter_json_file(path: Path) -> Iterator[Record]:
+    """The same with DataError, for a file whose name does not say what it is."""
+    try:
+        yield from iter_json(path)
+    except (Unreadable, OSError) as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def _is_list(start: bytes) -> bool:
@@ -30,9 +44,11 @@ def _is_list(start: bytes) -> bool:
     return start[1:].lstrip()[:1] in (b"{", b"]", b"")
 
 
-def _iter_lines(path: Path, file: BinaryIO) -> Iterator[Record]:
+def _iter_lines(path: Path, file: BinaryIO, budget: ExpansionBudget) -> Iterator[Record]:
     row = 0
+    is_packed = path.suffix.lower() in PACKED_SUFFIXES
     for number, line in enumerate(iter_lines(file), start=1):
+        budget.spend(ROW_BYTES if is_packed else 0)
         if isinstance(line, bytes):
             line = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
         if isinstance(line, Unreadable) or line.strip():
@@ -60,24 +76,23 @@ def _iter_list(path: Path, file: BinaryIO) -> Iterator[Record]:
             yield Record(where, None, str(error))
 
 
-def _open(path: Path) -> io.BufferedReader:
+def _open(path: Path, budget: ExpansionBudget) -> io.BufferedReader:
     """The unpacked bytes, which are bounded."""
     suffix = path.suffix.lower()
     if suffix == ".gz":
-        return io.BufferedReader(_Unpacked(path, cast(BinaryIO, gzip.open(path))), 2**20)
+        return io.BufferedReader(_Unpacked(cast(BinaryIO, gzip.open(path)), budget), 2**20)
     if suffix == ".zst":
         stream = pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")
-        return io.BufferedReader(_Unpacked(path, cast(BinaryIO, stream)), 2**20)
+        return io.BufferedReader(_Unpacked(cast(BinaryIO, stream), budget), 2**20)
     return path.open("rb")
 
 
 class _Unpacked(io.RawIOBase):
     """Reads `source`, and counts."""
 
-    def __init__(self, path: Path, source: BinaryIO) -> None:
-        self._path = path
+    def __init__(self, source: BinaryIO, budget: ExpansionBudget) -> None:
         self._source = source
-        self._budget = ExpansionBudget(path)
+        self._budget = budget
 
     def readable(self) -> bool:
         return True

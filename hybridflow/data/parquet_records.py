@@ -12,16 +12,15 @@ import pyarrow.parquet as pq
 from hybridflow.data.records import Record
 from hybridflow.reading import ExpansionBudget, Unreadable
 from hybridflow.reading.bounded_json import MAX_DEPTH
+from hybridflow.reading.budget import ROW_BYTES
 
-MAX_ROWS = 10_000_000
-"""A file of nothing but empty values has any number of rows in a few bytes."""
-_BATCH_BYTES = 64 * 2**20
+_BATCH_BYTES = 16 * 2**20
 _MOST_ROWS_PER_BATCH = 256
 _LONG_TIMES = (pa.types.is_timestamp, pa.types.is_date64, pa.types.is_time64, pa.types.is_duration)
 
 
-def iter_parquet(path: Path, columns: Sequence[str]) -> Iterator[Record]:
-    """Records with those of `columns` that are there. Raises Unreadable for what is wrong with the whole file."""
+def iter_parquet(path: Path, columns: Sequence[str] | None) -> Iterator[Record]:
+    """Records with those of `columns` that are there, or with all. Unreadable for what is wrong with the whole file."""
     try:
         with pq.ParquetFile(path) as file:
             yield from _iter_rows(path, file, columns)
@@ -37,9 +36,10 @@ def read_column_names(path: Path) -> list[str]:
         raise Unreadable(f"not a readable Parquet file: {error}. Remedy: write or download it again") from error
 
 
-def _iter_rows(path: Path, file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[Record]:
+def _iter_rows(path: Path, file: pq.ParquetFile, columns: Sequence[str] | None) -> Iterator[Record]:
     budget = ExpansionBudget(path)
-    present = [name for name in columns if name in file.schema_arrow.names]
+    names = file.schema_arrow.names
+    present = names if columns is None else [name for name in columns if name in names]
     largest = _check_size(file, set(present), budget)
     batch_rows = max(1, min(_MOST_ROWS_PER_BATCH, _BATCH_BYTES // max(largest, 1)))
     number = 0
@@ -57,8 +57,7 @@ def _iter_rows(path: Path, file: pq.ParquetFile, columns: Sequence[str]) -> Iter
 def _check_size(file: pq.ParquetFile, columns: set[str], budget: ExpansionBudget) -> int:
     """Bytes of the largest row group, unpacked, as the file itself says. Raises Unreadable for too much of anything."""
     metadata = file.metadata
-    if metadata.num_rows > MAX_ROWS:
-        raise Unreadable(f"{metadata.num_rows} rows. Remedy: split it into files of at most {MAX_ROWS} rows")
+    budget.spend(metadata.num_rows * ROW_BYTES)  # of nothing but empty values, any number is a few bytes
     sizes: list[int] = []
     for index in range(metadata.num_row_groups):
         group = metadata.row_group(index)

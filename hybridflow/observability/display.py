@@ -1,32 +1,44 @@
 """What a user watches while a run goes on.
 
-On a terminal: one panel that shows where the run is (stage, phase, step), whether it learns (reward), whether it is
-sound (entropy, logprob gap), how fast each phase is and when it will end. Elsewhere (a pipe, a log file, CI): one plain
-line per step. In both, a phase that goes on for 30 s without news says so.
+On a terminal: first a spinner with what is going on, then one panel that shows where the run is (stage, phase, step),
+whether it learns (reward), whether it is sound (entropy, logprob gap), how fast each phase is and when the run will
+end. Elsewhere (a pipe, a log file, CI): plain lines with the clock, at most one each few seconds for steps. In both, a
+phase that goes on for 30 s without news says so. What others wrote is shown without what acts on a terminal.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
 from rich.console import Console
 from rich.live import Live
+from rich.spinner import Spinner
 from rich.table import Table
+from rich.text import Text
 
 from hybridflow.observability.display_state import DEFAULT_NAMES, DisplayState, MetricNames, format_duration, plain_line
 from hybridflow.observability.log import LOUD_AFTER_S
-from hybridflow.observability.panel import render
+from hybridflow.observability.panel import render, render_start
+from hybridflow.observability.visible import visible
+
+LOADING = "loading the libraries (usually 10 s)"
+"""What a command says before it imports torch and all that builds on it."""
+STEP_LINES_S = 5.0
+"""Shortest time between two lines of steps where there is no terminal; the first and the last of a stage are told."""
 
 
 class LiveDisplay:
     """Shows the progress of one run. Calls come from one thread, the driver's.
 
     display = LiveDisplay("quickstart")
+    display.note("starting Ray (usually 5 s)")
+    display.plan(["warm-up", "RL"], ends_with_eval=True)
     display.start("RL", total_steps=30, first_step=0)
     display.phase("ROLLOUT")
     display.step(0, metrics)
@@ -41,29 +53,36 @@ class LiveDisplay:
         console: Console | None = None,
         names: MetricNames = DEFAULT_NAMES,
         clock: Callable[[], float] = time.monotonic,
+        time_of_day: Callable[[], str] = lambda: time.strftime("%H:%M:%S"),
         loud_after_s: float = LOUD_AFTER_S,
     ) -> None:
         self._console = console or Console(file=sys.stdout)
-        self._state = DisplayState(title=title, names=names, started_at=clock(), messages=deque(maxlen=5))
+        now = clock()
+        self._state = DisplayState(title=title, names=names, started_at=now, news_at=now, messages=deque(maxlen=5))
         self._clock = clock
+        self._time_of_day = time_of_day
+        self._step_line_at = -math.inf
+        self._spinner = Spinner("dots")
         self._loud_after_s = loud_after_s
         self._lock = threading.Lock()
         self._live: Live | None = None
         self._closed = threading.Event()
         self._watch = threading.Thread(target=self._announce_waits, name="display waits", daemon=True)
 
+    def plan(self, stages: Sequence[str], *, ends_with_eval: bool) -> None:
+        """The stages of the run in order: what is still to come counts for when it will end."""
+        with self._lock:
+            self._state.later, self._state.ends_with_eval = list(stages), ends_with_eval
+
     def start(self, stage: str, total_steps: int, first_step: int = 0) -> None:
         """Begin a stage (warm-up, RL) of `total_steps` steps of which `first_step` are done: a resumed run has some."""
         with self._lock:
             self._state.enter_stage(stage, total_steps, first_step, self._clock())
-        if self._console.is_terminal and self._live is None:
-            self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4, transient=False)
-            self._live.start()
+        self._step_line_at = -math.inf
+        self._open()
         if self._live is None:
             resumed = f", resumed after {first_step}" if first_step else ""
             self._say(f"{stage}: {total_steps} steps{resumed}")
-        if not self._watch.is_alive() and not self._closed.is_set():
-            self._watch.start()
 
     def phase(self, name: str) -> None:
         """The run enters phase `name`: ROLLOUT, TRAIN, SYNC or EVAL."""
@@ -78,15 +97,21 @@ class LiveDisplay:
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Step `step` (counted from 0) is done."""
         with self._lock:
-            self._state.finish_step(step, metrics, self._clock())
-            line = plain_line(self._state, self._clock())
-        if self._live is None:
+            now = self._clock()
+            self._state.finish_step(step, metrics, now)
+            line = plain_line(self._state, now)
+            is_last = self._state.next_step == self._state.total_steps
+        if self._live is None and (is_last or now - self._step_line_at >= STEP_LINES_S):
+            self._step_line_at = now
             self._say(line)
 
     def note(self, text: str) -> None:
-        """Something worth telling; the last five stay on screen."""
+        """Something worth telling; the last five stay on screen. Before the first stage: what is going on now."""
         with self._lock:
             self._state.messages.append(text)
+            if not self._state.stage:
+                self._state.news_at, self._state.progress = self._clock(), ""
+        self._open()
         if self._live is None:
             self._say(f"note: {text}")
 
@@ -101,9 +126,9 @@ class LiveDisplay:
 
     def summary(self, table: Mapping[str, object]) -> None:
         """The end table: one row per entry, floats with four significant digits."""
-        rows = Table(title=self._state.title, show_header=False, title_justify="left")
+        rows = Table(title=Text(visible(self._state.title)), show_header=False, title_justify="left")
         for name, value in table.items():
-            rows.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
+            rows.add_row(name, Text(f"{value:.4g}" if isinstance(value, float) else visible(str(value))))
         self._console.print(rows)
 
     def __enter__(self) -> LiveDisplay:
@@ -114,9 +139,21 @@ class LiveDisplay:
     ) -> None:
         self.close()
 
+    def _open(self) -> None:
+        """On a terminal the screen; the thread that announces waits."""
+        if self._closed.is_set():
+            return
+        if self._console.is_terminal and self._live is None:
+            self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4, transient=False)
+            self._live.start()
+        if not self._watch.is_alive():
+            self._watch.start()
+
     def _render(self) -> Table:
         with self._lock:
-            return render(self._state, self._clock())
+            if self._state.stage:
+                return render(self._state, self._clock())
+            return render_start(self._state, self._clock(), self._spinner)
 
     def _announce_waits(self) -> None:
         """Consumes nothing; wakes each second, and says which phase has been without news for another 30 s."""
@@ -124,18 +161,23 @@ class LiveDisplay:
         while not self._closed.wait(min(1.0, self._loud_after_s / 2)):
             with self._lock:
                 now, since = self._clock(), self._state.news_at
-                phase, step = self._state.phase or "the first phase", self._state.next_step
                 progress = self._state.progress
+                where = f"{self._state.phase or 'the first phase'} of step {self._state.next_step + 1}"
+                if not self._state.stage:
+                    where = self._state.messages[-1] if self._state.messages else "the start"
             if now - max(since, said_at) < self._loud_after_s:
                 continue
             said_at = now
-            text = f"still in {phase} of step {step + 1} after {format_duration(now - since)}"
+            text = f"still in {where} after {format_duration(now - since)}"
             text += f": {progress}" if progress else ""
             if self._live is None:
                 self._say(text)
             else:
                 with self._lock:
-                    self._state.messages.append(text)
+                    if self._state.stage:
+                        self._state.messages.append(text)
+                    else:
+                        self._state.progress = text
 
     def _say(self, line: str) -> None:
-        self._console.print(line, soft_wrap=True, highlight=False, markup=False)
+        self._console.print(f"{self._time_of_day()} {visible(line)}", soft_wrap=True, highlight=False, markup=False)

@@ -45,21 +45,31 @@ class DisplayState:
     phase_started_at: float = 0.0
     news_at: float = 0.0
     """When the run last moved: a stage, phase or step."""
+    step_done_at: float = 0.0
+    """When the last step of the stage was done; its begin before the first."""
+    later: list[str] = field(default_factory=list)
+    """Stages of the run that have not begun."""
+    eval_s: float = 0.0
+    """Seconds of the last evaluation: what follows the last step."""
+    ends_with_eval: bool = False
     last: dict[str, float] = field(default_factory=dict)
     rewards: deque[float] = field(default_factory=lambda: deque(maxlen=REWARDS_IN_MEAN))
 
     def enter_stage(self, stage: str, total_steps: int, first_step: int, now: float) -> None:
         self.stage, self.total_steps, self.first_step, self.next_step = stage, total_steps, first_step, first_step
-        self.phase, self.stage_started_at, self.phase_started_at, self.news_at = "", now, now, now
-        self.progress = ""
+        self.enter_phase("", now)
+        self.stage_started_at = self.step_done_at = now
+        self.later = self.later[self.later.index(stage) + 1 :] if stage in self.later else []
         self.last = {}
         self.rewards.clear()
 
     def enter_phase(self, name: str, now: float) -> None:
+        if self.phase == "EVAL":
+            self.eval_s = now - self.phase_started_at
         self.phase, self.progress, self.phase_started_at, self.news_at = name, "", now, now
 
     def finish_step(self, step: int, metrics: Mapping[str, float], now: float) -> None:
-        self.next_step, self.last, self.news_at = step + 1, dict(metrics), now
+        self.next_step, self.last, self.news_at, self.step_done_at = step + 1, dict(metrics), now, now
         if self.names.reward in metrics:
             self.rewards.append(metrics[self.names.reward])
 
@@ -69,12 +79,24 @@ class DisplayState:
         return sum(self.rewards) / len(self.rewards) if self.rewards else None
 
     def eta_s(self, now: float) -> float | None:
-        """Seconds to the end of the stage at the pace of the steps done since it began; None before the first."""
+        """Seconds to the end of the run, or of the stage where `later` ones have not begun; None before the first step.
+
+        The pace is that of the steps done since the stage began; the last evaluation counts as long as the one before.
+        """
         done = self.next_step - self.first_step
         if done <= 0:
             return None
-        pace_s = (self.news_at - self.stage_started_at) / done
-        return max(0.0, pace_s * (self.total_steps - self.next_step) - (now - self.news_at))
+        pace_s = (self.step_done_at - self.stage_started_at) / done
+        left_s = max(0.0, pace_s * (self.total_steps - self.next_step) - (now - self.step_done_at))
+        return left_s + (self.eval_s if self.ends_with_eval and not self.later else 0.0)
+
+    def eta(self, now: float) -> str:
+        """`6:45`; `more than 0:20, then RL` while the pace of what follows is not known."""
+        eta_s = self.eta_s(now)
+        then = f", then {', '.join(self.later)}" if self.later else ""
+        if eta_s is None:
+            return f"after the first step of {self.later[-1] if self.later else self.stage}"
+        return f"more than {format_duration(eta_s)}{then}" if self.later else format_duration(eta_s)
 
     def facts(self) -> dict[str, str]:
         """Measures of the last step under the names a user sees, in the order of the display."""
@@ -102,13 +124,11 @@ class DisplayState:
 
 
 def plain_line(state: DisplayState, now: float) -> str:
-    """`RL step 3/30 | reward 0.250 (mean of 3: 0.210) | entropy 1.2 | elapsed 0:45 | eta 6:45`."""
+    """`RL step 3/30 | reward 0.250 (mean of 3: 0.210) | entropy 1.2 | elapsed 0:45 | eta 6:45`; see `eta`."""
     parts = [f"{state.stage} step {state.next_step}/{state.total_steps}"]
     parts += [f"{label} {value}" for label, value in state.facts().items()]
     parts.append(f"elapsed {format_duration(now - state.started_at)}")
-    eta_s = state.eta_s(now)
-    if eta_s is not None:
-        parts.append(f"eta {format_duration(eta_s)}")
+    parts.append(f"eta {state.eta(now)}")
     return " | ".join(parts)
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import sys
 
+from hybridflow.observability.visible import visible
+
 FORMAT = "%(asctime)s %(levelname)-5s %(role)s%(rank)s%(step)s | %(message)s"
 OWN_LOGGERS = ("hybridflow", "megatron_ext")
 LOUD_AFTER_S = 30.0
@@ -36,7 +38,7 @@ class _CurrentStderr(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            sys.stderr.write(self.format(record) + "\n")
+            sys.stderr.write(visible(self.format(record)) + "\n")
             sys.stderr.flush()
         except Exception:
             self.handleError(record)

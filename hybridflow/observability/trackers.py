@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from hybridflow.environment import needed, only
-from hybridflow.errors import ConfigError, DataError
+from hybridflow.errors import ConfigError
+from hybridflow.observability.step_lines import cut, find_end
 
 _log = logging.getLogger(__name__)
+_BLOCK_BYTES = 2**16
 
 
 class Tracker(Protocol):
@@ -56,11 +58,9 @@ class JsonlTracker:
 
         Raises DataError if a whole line is no step of this file's form.
         """
+        end = find_end(self._path, step, kind="metrics of a step")
         self._stream.close()
-        kept = [line for number, line in enumerate(_lines(self._path), 1) if _step_of(line, number, self._path) <= step]
-        unfinished = self._path.with_name(f".{self._path.name}.unfinished")
-        unfinished.write_text("".join(kept), encoding="utf-8")
-        unfinished.replace(self._path)
+        cut(self._path, end)
         self._stream = self._path.open("a", encoding="utf-8")
 
     def close(self) -> None:
@@ -186,20 +186,16 @@ class TrackerSet:
 
 
 def _drop_half_line(path: Path) -> None:
+    """Reads back from the end of the file to the last end of a line."""
     if not path.exists():
         return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines(keepends=True)
-
-
-def _step_of(line: str, number: int, path: Path) -> int:
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        raise DataError(f"{path}:{number}: not a line of step metrics: {line[:80]!r}. Move the file away") from None
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - _BLOCK_BYTES)
+            file.seek(start)
+            if (found := file.read(end - start).rfind(b"\n")) >= 0:
+                cut(path, start + found + 1)
+                return
+            end = start
+    cut(path, 0)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, Qwen3Config
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel, Qwen3Config
 from transformers.utils.logging import disable_progress_bar
 
 from hybridflow.errors import ConfigError
+from hybridflow.policy.load import load_tokenizer, tokenizer_files
 from hybridflow.policy.tokenizer import END, MAX_LENGTH, PAD, SPECIAL_TOKENS, VOCAB_SIZE, build_tokenizer
 
 INIT_STD = 0.1
@@ -30,15 +32,19 @@ def write_policy(config_dir: str | Path, out_dir: str | Path, seed: int) -> None
     _refuse_links(config_dir)
     if not (config_dir / "config.json").is_file():
         raise ConfigError(f"{config_dir} has no config.json; name a model directory such as configs/models/tiny")
-    config = AutoConfig.from_pretrained(config_dir, local_files_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(config_dir, local_files_only=True)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    load_tokenizer(config_dir, str(config_dir))
+    try:
+        config = AutoConfig.from_pretrained(config_dir, local_files_only=True, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{config_dir}: cannot make a model of its config.json: {error}") from error
     fill_weights(model, seed, std=config.initializer_range)
     model.generation_config = GenerationConfig.from_model_config(config)
     out_dir.mkdir(parents=True, exist_ok=True)
     disable_progress_bar()  # one small file
     model.save_pretrained(out_dir)
-    tokenizer.save_pretrained(out_dir)
+    for path in tokenizer_files(config_dir):  # as they are: transformers would write back what its class reads
+        shutil.copyfile(path, out_dir / path.name)
 
 
 def _refuse_links(config_dir: Path) -> None:

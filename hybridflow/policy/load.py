@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.tiktoken")
+OTHER_FILES = ("merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*")
 TOKENIZER_FILE, CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
 
 
@@ -42,6 +43,12 @@ def load_tokenizer(hf_dir: str | Path, named: str | None = None) -> PreTrainedTo
     if not tokenizer.encode("text", add_special_tokens=False):
         raise ConfigError(missing)
     return tokenizer
+
+
+def tokenizer_files(hf_dir: Path) -> list[Path]:
+    """All files that belong to the tokenizer, for those who copy them."""
+    names = {path for pattern in (*TOKENIZER_FILES, *OTHER_FILES) for path in hf_dir.glob(pattern)}
+    return sorted(path for path in names if path.is_file())
 
 
 def _load_file(hf_dir: Path) -> PreTrainedTokenizerFast:
@@ -72,6 +79,11 @@ def _convert_files(hf_dir: Path) -> PreTrainedTokenizerBase:
     """Of a folder without tokenizer.json, by the class that it names."""
     from transformers import AutoTokenizer
 
+    code = _read_json(hf_dir / CONFIG_FILE).get("auto_map")
+    if code:
+        raise ValueError(
+            f"it is code of the folder (auto_map = {code}), which is not run, and there is no tokenizer.json"
+        )
     tokenizer = AutoTokenizer.from_pretrained(hf_dir, local_files_only=True, trust_remote_code=False)
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from hybridflow.errors import ConfigError
+from hybridflow.reading import Unreadable, parse_json
 
 BEAT_S = 15.0
 SILENT_S = 120.0
@@ -97,8 +98,8 @@ class DriverLock:
 def _read_holder(stream: IO[str]) -> dict[str, Any]:
     """Who wrote the file; nothing where it is empty or no JSON."""
     try:
-        holder = json.loads(stream.read(65_536))
-    except ValueError:
+        holder = parse_json(stream.read(65_536))
+    except Unreadable:
         return {}
     return holder if isinstance(holder, dict) else {}
 

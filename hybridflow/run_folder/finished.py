@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from hybridflow.reading import read_json
 
 
 def read_finished(summary: Path, model: Path, num_steps: int | None) -> dict[str, Any] | None:
@@ -13,7 +14,7 @@ def read_finished(summary: Path, model: Path, num_steps: int | None) -> dict[str
     `num_steps` None: as many as the summary calls all (`total_steps`).
     """
     try:
-        read = json.loads(summary.read_bytes())
+        read = read_json(summary)
         status, done = str(read["status"]), int(read["num_steps"])
         wanted = int(read["total_steps"]) if num_steps is None else num_steps
     except (OSError, ValueError, KeyError, TypeError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from pydantic import BaseModel
 from hybridflow.config.load import dump_resolved
 from hybridflow.config.sections import RunSection
 from hybridflow.errors import CheckpointError, ConfigError
+from hybridflow.reading import Unreadable, read_json
 from hybridflow.run_folder.driver_lock import DriverLock
 from hybridflow.run_folder.file_mode import file_mode
 from hybridflow.run_folder.next_command import go_on, this_command
@@ -183,8 +183,8 @@ class RunFolder:
 
     def _read_resolved(self) -> Any:
         try:
-            return json.loads(self.resolved.read_text())
-        except (OSError, ValueError) as error:
+            return read_json(self.resolved)
+        except (OSError, Unreadable) as error:
             raise CheckpointError(
                 f"nothing to resume: {self.resolved} cannot be read: {error}. Restore it, or start without --resume"
             ) from error

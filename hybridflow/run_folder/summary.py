@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
+import socket
+import subprocess
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from hybridflow import __version__
 from hybridflow.errors import CheckpointError
+from hybridflow.run_folder.next_command import this_command
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +29,33 @@ PACKAGES = {
     "wandb": "wandb",
     "transformers": "transformers",
 }
+
+
+def describe_process() -> dict[str, Any]:
+    """What produced the numbers: version and commit of the code, machine, start of this process, command line."""
+    started = datetime.fromtimestamp(psutil.Process().create_time())
+    return {
+        "version": __version__,
+        "commit": _commit(),
+        "host": socket.gethostname(),
+        "started": started.astimezone().isoformat(timespec="seconds"),
+        "command": shlex.join(this_command()),
+    }
+
+
+def _commit() -> str | None:
+    """Of the checkout that this code runs from, with "+changes" where it was edited; None elsewhere."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    git = ["git", "-C", str(root), "-c", "core.fsmonitor=false"]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
+        status = [*git, "status", "--porcelain", "--untracked-files=no"]
+        changed = subprocess.run(status, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
 
 
 def write_summary(summary: dict[str, Any], path: Path) -> None:

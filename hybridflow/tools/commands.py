@@ -41,7 +41,12 @@ def mount(app: typer.Typer) -> None:
 
 def logprobs(
     model: Annotated[Path, typer.Option(help="Hugging Face directory: config, safetensors and, for texts, tokenizer.")],
-    input: Annotated[Path, typer.Option(help='JSON lines, each {"input_ids": [...]} or {"text": "..."}.')],
+    input: Annotated[
+        Path,
+        typer.Option(
+            help="JSON lines or Parquet, rows with input_ids, text or messages, or the rows that training reads."
+        ),
+    ],
     output: Annotated[Path, typer.Option(help='JSON lines, each {"logprobs": [...]}, in the order of the input.')],
     tp: TP = 1,
     pp: PP = 1,
@@ -95,11 +100,13 @@ def generate(
     prompts: Annotated[
         Path,
         typer.Option(
-            help='JSON lines, each {"text": "..."}, {"messages": [...]} or {"input_ids": [...]}. Text or messages may '
-            "be under prompt, as in the rows that training reads."
+            help="JSON lines or Parquet, rows with text, messages or input_ids, or the rows that training reads, with "
+            "text or messages under prompt."
         ),
     ],
-    output: Annotated[Path, typer.Option(help='JSON lines, each {"row": i, "completions": [...]}, in their order.')],
+    output: Annotated[
+        Path, typer.Option(help='JSON lines, each {"row": i, "completions": [...]}; `score` reads them.')
+    ],
     num_completions: Annotated[int, typer.Option("--num-completions", "-n", help="Completions of each prompt.")] = 1,
     max_new_tokens: Annotated[int, typer.Option(help="Longest completion.")] = 512,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 1.0,
@@ -165,6 +172,9 @@ def export(
     ep: EP = 1,
     etp: ETP = 1,
     sequence_parallel: SP = None,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="Of the weights; default: that of the model which training began with.")
+    ] = None,
     num_threads: Threads = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder that is not empty.")] = False,
 ) -> None:
@@ -176,7 +186,8 @@ def export(
 
     The checkpoint may come from any layout: --tp, --pp and --ep only say over
     how many workers to spread the model here. Every file is checked against
-    its checksum first.
+    its checksum first. A bfloat16 model is written back in bfloat16, whatever
+    it was trained in; --dtype says otherwise.
     """
     from hybridflow.observability.log import configure
 
@@ -185,7 +196,8 @@ def export(
     with interruptible("the output is not complete"):
         from hybridflow.tools.export import ExportJob, export_checkpoint  # this takes seconds
 
-        export_checkpoint(ExportJob(checkpoint, output, layout, num_threads, overwrite), note)
+        written = "model" if dtype is None else dtype.value
+        export_checkpoint(ExportJob(checkpoint, output, layout, num_threads, overwrite, written), note)
     typer.echo(f"{output}: model of {checkpoint}")
 
 
@@ -212,9 +224,9 @@ def sft(config: ConfigFiles, set_: Overrides = None, resume: Resume = False) -> 
     configure("driver", level="WARNING")
     resolved = load_config(config, set_ or [], SftConfig, paths_must_exist=True)
     with interruptible("nothing was started"):
-        from hybridflow.tools.sft import run_sft  # after the configuration is known to be valid: this takes seconds
+        from hybridflow.tools.sft_start import start_sft
 
-        run_sft(resolved, resume=resume)
+        start_sft(resolved, resume=resume)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
 from hybridflow.data.naming import suggest
 from hybridflow.errors import ConfigError
+from hybridflow.observability.visible import visible
 from hybridflow.tools.run_options import Overrides
 from hybridflow.tools.sft_config import SftConfig
 
@@ -63,7 +64,9 @@ def config(
         typer.echo(read_example(example), nl=False)
     else:
         resolved = load_config(show or [], set_ or [], ROOTS[of])
-        typer.echo(json.dumps(resolved.model_dump(mode="json"), indent=2, ensure_ascii=False))
+        shown = json.dumps(resolved.model_dump(mode="json"), indent=2, ensure_ascii=False)
+        # Stays JSON: where a character cannot be seen, all that are not ASCII are written as JSON escapes.
+        typer.echo(shown if visible(shown) == shown else json.dumps(json.loads(shown), indent=2))
 
 
 def find_keys(root: type[BaseModel], section: str) -> list[Key]:

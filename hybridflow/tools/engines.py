@@ -12,6 +12,7 @@ from ray.exceptions import RayError
 
 from hybridflow.cluster.processes import end_processes
 from hybridflow.cluster.session import Slots, node_address, start_session, stop_session
+from hybridflow.cluster.shared_memory import removed_with_processes
 from hybridflow.rollout.group import RolloutGroup
 from hybridflow.rollout.opening import RolloutSettings
 from hybridflow.types import Completion, GroupRequest, SamplingParams
@@ -59,13 +60,14 @@ def open_engines(
         # A second Ctrl-C or SIGTERM must not cut this short.
         previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            for actor in group.actors:
-                with suppress(RayError, ValueError):
-                    ray.kill(actor)
-            if ray.is_initialized():
-                stop_session()
-            for name_part in ("sglang", "RolloutWorker"):
-                end_processes(group.pids, name_part, CLOSE_TIMEOUT_S)
+            with removed_with_processes():
+                for actor in group.actors:
+                    with suppress(RayError, ValueError):
+                        ray.kill(actor)
+                if ray.is_initialized():
+                    stop_session()
+                for name_part in ("sglang", "RolloutWorker"):
+                    end_processes(group.pids, name_part, CLOSE_TIMEOUT_S)
             if receiver is not None:
                 receiver.close()
         finally:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hybridflow.batching.microbatch import plan_micro_batches
 from hybridflow.config.sections import WorkerSection
+from hybridflow.data.chat_encoding import encode_chat, encode_text
+from hybridflow.data.template import Message
 from hybridflow.errors import ConfigError, TrainerError
 from hybridflow.policy.load import load_tokenizer
 from hybridflow.tools.layout_options import LayoutRequest, check_threads
@@ -20,7 +22,7 @@ from hybridflow.tools.progress import RowProgress
 from hybridflow.tools.session import open_policy
 from hybridflow.tools.token_rows import InputSummary, TokenRows
 from hybridflow.trainer.group import PolicyGroup, PolicySettings
-from hybridflow.trainer.layout import check_model_layout, check_model_weights, read_model
+from hybridflow.trainer.layout import check_model_layout, check_model_weights, check_vocabulary, read_model
 from hybridflow.types import TrainBatch, TrainSequence
 from megatron_ext.hf.config import HFConfig
 
@@ -118,22 +120,36 @@ def plan_job(job: LogprobsJob) -> LogprobsPlan:
 
 
 def _open_rows(job: LogprobsJob, hf_config: HFConfig) -> TokenRows:
-    tokenizer = _LateTokenizer(job.model)
-    return TokenRows(job.input, tokenizer.encode, window=hf_config.window_tokens, vocab_size=hf_config.vocab_size)
+    tokenizer = _LateTokenizer(job.model, hf_config)
+    return TokenRows(
+        job.input,
+        tokenizer.encode,
+        window=hf_config.window_tokens,
+        vocab_size=hf_config.vocab_size,
+        encode_chat=tokenizer.encode_chat,
+    )
 
 
 class _LateTokenizer:
     """Loads the tokenizer at the first text: rows of token ids need none, and some models come without."""
 
-    def __init__(self, hf_dir: Path) -> None:
-        self._hf_dir = hf_dir
+    def __init__(self, hf_dir: Path, hf_config: HFConfig) -> None:
+        self._hf_dir, self._hf_config = hf_dir, hf_config
         self._loaded: Any = None
 
     def encode(self, text: str) -> list[int]:
         """Token ids as the tokenizer gives them by default, with the special tokens that it adds."""
+        return encode_text(self._load(), text)
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """The same of a conversation, up to where the model would answer."""
+        return encode_chat(self._load(), messages)
+
+    def _load(self) -> Any:
         if self._loaded is None:
             self._loaded = load_tokenizer(self._hf_dir, f"--model {self._hf_dir}")
-        return self._loaded(text)["input_ids"]
+            check_vocabulary(self._loaded, self._hf_config, f"--model {self._hf_dir}")
+        return self._loaded
 
 
 def _budget(job: LogprobsJob, summary: InputSummary) -> int:

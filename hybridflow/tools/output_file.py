@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridflow.errors import ConfigError
+from hybridflow.reading import Unreadable, read_json
 
 
 class OutputFile:
@@ -48,8 +49,8 @@ class OutputFile:
     def _read_marker(self) -> Any:
         """None where there is none, or none that can be read: then nobody knows what the lines are."""
         try:
-            return json.loads(self._marker.read_text())
-        except (FileNotFoundError, ValueError):
+            return read_json(self._marker)
+        except (FileNotFoundError, Unreadable):
             return None
 
     def _move_away(self) -> Path:

@@ -8,13 +8,15 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from hybridflow.observability.visible import visible
+
 QUIET_S = 10.0
 """Longest time between two progress lines where there is no terminal."""
 
 
 def note(text: str) -> None:
     """One line."""
-    print(text, file=sys.stderr, flush=True)
+    print(visible(text), file=sys.stderr, flush=True)
 
 
 class RowProgress:
@@ -37,7 +39,7 @@ class RowProgress:
     def note(self, text: str) -> None:
         """A line above the bar."""
         if self._bar is not None:
-            self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self._bar.console.print(visible(text), highlight=False, markup=False, soft_wrap=True)
         else:
             note(text)
 

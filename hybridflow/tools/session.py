@@ -11,6 +11,7 @@ import ray
 from ray.exceptions import RayError
 
 from hybridflow.cluster.session import Slots, start_session, stop_session
+from hybridflow.cluster.shared_memory import removed_with_processes
 from hybridflow.cluster.workers import forget_workers, gather
 from hybridflow.trainer.group import PolicyGroup, PolicySettings
 
@@ -34,11 +35,12 @@ def open_policy(
         # A second Ctrl-C or SIGTERM must not cut this short.
         previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            for worker in group.workers if group else []:
-                with suppress(RayError, ValueError):
-                    ray.kill(worker.actor)
-            if ray.is_initialized():
-                stop_session()
+            with removed_with_processes():
+                for worker in group.workers if group else []:
+                    with suppress(RayError, ValueError):
+                        ray.kill(worker.actor)
+                if ray.is_initialized():
+                    stop_session()
             forget_workers()
         finally:
             for number, handler in previous.items():

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.log import set_step
@@ -20,9 +19,8 @@ from hybridflow.observability.resources import PeakMemory
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet, start_wandb
 from hybridflow.policy.init import write_policy
 from hybridflow.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER, CheckpointFolder
-from hybridflow.run_folder.finished import read_finished, tell_finished
 from hybridflow.run_folder.folder import RunFolder
-from hybridflow.run_folder.summary import write_summary
+from hybridflow.run_folder.summary import describe_process, write_summary
 from hybridflow.tools.session import open_policy
 from hybridflow.tools.sft_config import SftConfig
 from hybridflow.tools.sft_inputs import SftInputs, load_inputs
@@ -31,17 +29,6 @@ from hybridflow.trainer.group import PolicyGroup, PolicySettings
 from hybridflow.trainer.layout import check_saved_weights
 from hybridflow.types import UpdateReport
 from megatron_ext.lr import learning_rate
-
-MAY_CHANGE_ON_RESUME = (
-    "run.directory",
-    "run.mode",
-    "cluster",
-    "train.num_steps",
-    "train.num_epochs",
-    "train.num_threads",
-    "checkpoint",
-    "tracking",
-)
 
 
 class SftRun:
@@ -120,34 +107,28 @@ class SftRun:
             self._checkpoints.save(self._group, f"step-{step:06d}", lambda path: write_state(self.state, path))
 
 
-def run_sft(config: SftConfig, *, resume: bool) -> dict[str, Any]:
-    """Trains, exports and returns what summary.json says.
+def run_sft(config: SftConfig, folder: RunFolder, display: LiveDisplay, *, resume: bool) -> None:
+    """Trains, exports and writes summary.json.
 
     As `hybridflow train` does: `resume` continues the run of the same name; else an earlier one is renamed once every
     worker is ready. From then on the summary is written however the run ends, with status "finished", "interrupted" or
     "failed". Raises what stopped the run.
     """
     started = time.monotonic()
-    folder = RunFolder(config, MAY_CHANGE_ON_RESUME)
     checkpoints = CheckpointFolder(folder.checkpoints, config.checkpoint.keep_last, config.checkpoint.in_background)
-    folder.refuse_second_driver()
-    if resume:
-        folder.check_same_run(config)
-        finished = read_finished(folder.summary, folder.hf_export, config.train.num_steps)
-        if finished is not None and folder.is_as_before(config, "train.num_epochs"):
-            LiveDisplay(config.run.name).note(tell_finished(folder.path, finished["num_steps"], "train.num_steps"))
-            return finished
+    display.note("reading model and demonstrations")
     inputs = load_inputs(config)
     latest, state = _latest(checkpoints, inputs) if resume else (None, SftState())
     settings = PolicySettings(config.train, config.model.dtype, config.run.seed, config.train.optimizer)
     with ExitStack() as stack:
-        display = stack.enter_context(LiveDisplay(config.run.name))
         stack.enter_context(folder.held())
         _open_folder(config, folder, latest, state, display)
+        for note in inputs.demonstrations.describe():
+            display.note(note)
         hf_dir = _first_weights(config, folder)
         memory = stack.enter_context(PeakMemory(period_s=2.0))
         trackers = stack.enter_context(_open_trackers(config, folder, state.step))
-        display.note(f"starting Ray and {config.train.layout.world_size} Megatron worker(s)")
+        display.note(f"starting Ray and {config.train.layout.world_size} Megatron worker(s) (usually 20 s)")
         group = stack.enter_context(open_policy(settings, hf_dir, folder.logs, config.cluster.environment))
         display.note("all workers are ready")
         if latest is not None:
@@ -176,9 +157,9 @@ def run_sft(config: SftConfig, *, resume: bool) -> dict[str, Any]:
             run.measure_time()
             state.peak_rss_gib = max(state.peak_rss_gib, memory.peak_gib)
             summary = build_summary(state, inputs, status=status, seed=config.run.seed, hf=folder.hf_export)
-            write_summary(summary, folder.summary)
+            write_summary(summary | describe_process(), folder.summary)
+    display.close()
     display.summary(build_table(summary, folder.path))
-    return summary
 
 
 def _latest(checkpoints: CheckpointFolder, inputs: SftInputs) -> tuple[Path, SftState]:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from hybridflow.errors import CheckpointError
+from hybridflow.reading import Unreadable, read_json
 from hybridflow.run_folder.summary import installed_versions
 from hybridflow.tools.sft_inputs import SftInputs
 from hybridflow.types import UpdateReport
@@ -42,8 +43,8 @@ def write_state(state: SftState, path: Path) -> None:
 def read_state(path: Path) -> SftState:
     """Raises CheckpointError if the file is missing or not a state."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=SftState)
-    except (OSError, msgspec.DecodeError) as error:
+        return msgspec.convert(read_json(path), SftState)
+    except (OSError, Unreadable, msgspec.ValidationError) as error:
         raise CheckpointError(f"{path}: not a readable run state: {error}") from error
 
 

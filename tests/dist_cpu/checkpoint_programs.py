@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from megatron_ext import commit
 from megatron_ext.layout import Layout
-from megatron_ext.optimizer_repairs import distributed_optimizers
+from megatron_ext.optimizer_repairs import distributed_optimizers, mend_optimizer
 from megatron_ext.policy import MegatronPolicy
 from megatron_ext.residency import ActivationOffload, ResidencyError
 from megatron_ext.topology import Topology, init_distributed
@@ -152,6 +153,65 @@ def offload_activations(topology: Topology, layout: Layout, hf_dir: Path) -> dic
         "states": [rank_state(policy) for policy in (plain, offloading)],
         "moved_bytes": hooks.moved_bytes,
     }
+
+
+def offload_after_a_stay_on_the_host(topology: Topology, layout: Layout, hf_dir: Path) -> list[int]:
+    """Bytes of activations moved by a step before and by one after the weights have been away."""
+    batches = rank_batches(topology, layout)
+    policy = open_policy(hf_dir, layout, topology)
+    hooks = ActivationOffload(policy.model.parameters(), min_bytes=1024)
+    policy._offload = hooks
+    train(policy, batches, 1)
+    before = hooks.moved_bytes
+    policy.to_host()
+    policy.to_device()
+    train(policy, batches, 1)
+    return [before, hooks.moved_bytes - before]
+
+
+class LazyAdam:
+    """In the manner of Transformer Engine's FusedAdam: moments are made in the first step, new ones by a load."""
+
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
+        self.param_groups = groups
+        self.state: defaultdict[torch.Tensor, dict[str, torch.Tensor]] = defaultdict(dict)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            group["step"] = group.get("step", 0) + 1
+            for parameter in group["params"]:
+                if not self.state[parameter]:
+                    self.state[parameter] = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+                state = self.state[parameter]
+                state["exp_avg"].lerp_(parameter.grad, 0.1)
+                state["exp_avg_sq"].lerp_(parameter.grad.square(), 0.1)
+                parameter.addcdiv_(state["exp_avg"], state["exp_avg_sq"].sqrt() + 1e-3, value=-group["lr"])
+
+
+def move_a_fused_optimizer(topology: Topology, layout: Layout, hf_dir: Path) -> dict[str, Any]:
+    """Bytes of the optimizer that leave the device: at the start, after a step, and after a load made new tensors."""
+    batches = rank_batches(topology, layout)
+    policy = open_policy(hf_dir, layout, topology)
+    (member,) = distributed_optimizers(policy.training.optimizer)
+    member.optimizer = LazyAdam(member.optimizer.param_groups)
+    has_state = bool(member.optimizer.state)
+    mend_optimizer(policy.training.optimizer)
+    expected = 2 * sum(p.nbytes for group in member.optimizer.param_groups for p in group["params"])
+    freed = [stay_on_host(policy)]
+    train(policy, batches, 1)
+    freed.append(stay_on_host(policy))
+    for state in member.optimizer.state.values():
+        for name in state:
+            state[name] = state[name].clone()
+    freed.append(stay_on_host(policy))
+    return {"expected": expected, "freed": freed, "state_before": has_state}
+
+
+def stay_on_host(policy: MegatronPolicy) -> int:
+    freed = policy.to_host("optimizer").freed_bytes
+    policy.to_device()
+    return freed
 
 
 def save_for_ever(hf_dir: Path, directory: Path, ready: Any, background: bool) -> None:

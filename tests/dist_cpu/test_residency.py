@@ -38,6 +38,25 @@ def test_what_needs_the_device_says_so(hf_dirs: dict[str, Path]) -> None:
     assert rank["refused"][1].startswith("weights, gradients, optimizer on the host")
 
 
+def test_moments_leave_whenever_they_were_made(hf_dirs: dict[str, Path]) -> None:
+    """Those of a fused optimizer come with its first step, and a load replaces them."""
+    (rank,) = run_ranks(Layout(), checkpoint_programs.move_a_fused_optimizer, hf_dirs["qwen3_tied"])
+    assert rank["freed"] == [rank["expected"]] * 3
+
+
+def test_a_fused_optimizer_has_no_state_before_its_step(hf_dirs: dict[str, Path]) -> None:
+    (rank,) = run_ranks(Layout(), checkpoint_programs.move_a_fused_optimizer, hf_dirs["qwen3_tied"])
+    assert not rank["state_before"]
+
+
+def test_activations_alone_are_offloaded_after_a_stay_on_the_host(hf_dirs: dict[str, Path]) -> None:
+    """Weights are at other addresses then, and are still not taken for activations."""
+    (before, after), *_ = run_ranks(
+        Layout(), checkpoint_programs.offload_after_a_stay_on_the_host, hf_dirs["qwen3_tied"]
+    )
+    assert before == after > 0
+
+
 @pytest.mark.parametrize("layout", [Layout(), Layout(pp=2)], ids=["one", "pp2"])
 def test_offloaded_activations_give_the_same_steps(hf_dirs: dict[str, Path], layout: Layout) -> None:
     for rank in run_ranks(layout, checkpoint_programs.offload_activations, hf_dirs["qwen3_tied"]):

@@ -53,12 +53,14 @@ def test_one_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         named(["PATH", "NOT_SET"], "reward.environment")
 
 
-def test_only_what_is_wanted_is_there_inside_and_what_was_set_inside_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_is_wanted_is_there_inside_and_what_was_changed_inside_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_TOKEN", "t")
+    monkeypatch.setenv("REMOVED_INSIDE", "t")
     monkeypatch.delenv("SET_INSIDE", raising=False)
-    before = dict(os.environ)
-    with pytest.raises(ValueError, match="inside"), only({"PATH": "/bin"}):
-        assert dict(os.environ) == {"PATH": "/bin"}
+    before = {name: value for name, value in os.environ.items() if name != "REMOVED_INSIDE"}
+    with pytest.raises(ValueError, match="inside"), only({"PATH": "/bin", "REMOVED_INSIDE": "t"}):
+        assert dict(os.environ) == {"PATH": "/bin", "REMOVED_INSIDE": "t"}
+        del os.environ["REMOVED_INSIDE"]
         os.environ["SET_INSIDE"] = "1"
         os.environ["PATH"] = "/sbin"
         raise ValueError("inside")

@@ -159,7 +159,7 @@ def test_truncation_drops_later_steps_and_half_a_line(tmp_path: Path) -> None:
 def test_truncation_refuses_a_file_of_something_else(tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl"
     path.write_text('{"other": 1}\n')
-    with pytest.raises(DataError, match="line 1: not a completion record"):
+    with pytest.raises(DataError, match=r"line 1: not a completion of this run: it has no step.*Remedy"):
         CompletionRecord(path).truncate_after(2)
     assert path.read_text() == '{"other": 1}\n'
 

@@ -33,7 +33,8 @@ METRICS = {
 
 def plain_display(clock: FakeClock, **options: float) -> tuple[LiveDisplay, io.StringIO]:
     stream = io.StringIO()
-    return LiveDisplay("run", console=Console(file=stream, width=40), clock=clock, **options), stream
+    console = Console(file=stream, width=40)
+    return LiveDisplay("run", console=console, clock=clock, time_of_day=lambda: "12:00:01", **options), stream
 
 
 def test_plain_lines_away_from_a_terminal() -> None:
@@ -50,24 +51,89 @@ def test_plain_lines_away_from_a_terminal() -> None:
     display.note("checkpoint saved: step 12")
     display.close()
     assert stream.getvalue().splitlines() == [
-        "warm-up: 2 steps",
-        "warm-up step 1/2 | loss 3 | elapsed 0:00 | eta 0:00",
-        "RL: 30 steps, resumed after 10",
-        "RL step 11/30 | reward 0.500 (mean of 1: 0.500) | entropy 1.25 | logprob gap 1e-06 | "
+        "12:00:01 warm-up: 2 steps",
+        "12:00:01 warm-up step 1/2 | loss 3 | elapsed 0:00 | eta 0:00",
+        "12:00:01 RL: 30 steps, resumed after 10",
+        "12:00:01 RL step 11/30 | reward 0.500 (mean of 1: 0.500) | entropy 1.25 | logprob gap 1e-06 | "
         "tokens/s rollout 1,234, train 567 | elapsed 0:15 | eta 4:45",
-        "RL step 12/30 | reward 1.000 (mean of 2: 0.750) | entropy 1.25 | logprob gap 1e-06 | "
+        "12:00:01 RL step 12/30 | reward 1.000 (mean of 2: 0.750) | entropy 1.25 | logprob gap 1e-06 | "
         "tokens/s rollout 1,234, train 567 | elapsed 0:20 | eta 3:00",
-        "note: checkpoint saved: step 12",
+        "12:00:01 note: checkpoint saved: step 12",
     ]
 
 
+def test_steps_are_told_each_few_seconds_and_at_the_end() -> None:
+    clock = FakeClock()
+    display, stream = plain_display(clock)
+    display.start("RL", 40)
+    for step in range(40):
+        clock.now += 0.5
+        display.step(step, {})
+    display.close()
+    told = [line.split(" | ")[0].rpartition(" ")[2] for line in stream.getvalue().splitlines()[1:]]
+    assert told == ["1/40", "11/40", "21/40", "31/40", "40/40"]
+
+
+def test_the_eta_is_of_the_whole_run() -> None:
+    """Stages that have not begun are named; the evaluation at the end counts as long as the one before."""
+    clock = FakeClock()
+    display, stream = plain_display(clock)
+    display.plan(["warm-up", "RL"], ends_with_eval=True)
+    display.start("warm-up", 10)
+    clock.now += 6
+    display.step(0, {})
+    display.phase("EVAL")
+    clock.now += 100
+    display.start("RL", 10)
+    clock.now += 7
+    display.step(0, {})
+    display.close()
+    etas = [line.rpartition("eta ")[2] for line in stream.getvalue().splitlines() if "eta" in line]
+    assert etas == ["more than 0:54, then RL", "2:43"]
+
+
+def test_before_the_first_stage_a_terminal_shows_what_is_going_on_and_for_how_long() -> None:
+    stream, clock = io.StringIO(), FakeClock()
+    console = Console(file=stream, force_terminal=True, width=100, height=40, color_system=None)
+    display = LiveDisplay("quickstart", console=console, clock=clock)
+    display.note("loading the libraries (usually 10 s)")
+    display.note("starting Ray (usually 5 s)")
+    clock.now += 3
+    display.progress("engine-0 loads")
+    display.close()
+    last = stream.getvalue()[stream.getvalue().rindex("loading the libraries") :]
+    assert "starting Ray (usually 5 s)   0:03" in last
+    assert "engine-0 loads" in last
+
+
+def test_what_others_wrote_does_not_act_on_the_terminal() -> None:
+    """In lines, on the panel and in the end table."""
+    wicked, shown = "a\x1b[2J\u202eb", "a\\x1b[2J\\u202eb"
+    display, plain = plain_display(FakeClock())
+    terminal = io.StringIO()
+    console = Console(file=terminal, force_terminal=True, width=100, height=40, color_system=None)
+    panel = LiveDisplay(wicked, console=console, clock=FakeClock())
+    for each in (display, panel):
+        each.note(wicked)
+        each.start(wicked, 3)
+        each.note(wicked)
+        each.progress(wicked)
+        each.close()
+        each.summary({"run folder": wicked})
+    for stream in (plain, terminal):
+        text = stream.getvalue()
+        assert "\x1b[2J" not in text and "\u202e" not in text
+        assert text.count(shown) >= 3
+
+
 def test_eta_is_pace_times_what_is_left() -> None:
-    """4 steps in 40 s, 6 left: 60 s, less the 3 s that have passed since; never below 0."""
+    """4 steps in 40 s, 6 left: 60 s, less the 3 s that have passed since; never below 0. A phase is no step."""
     state = DisplayState("run", MetricNames(), started_at=0.0, messages=deque())
     state.enter_stage("RL", total_steps=12, first_step=2, now=100.0)
     assert state.eta_s(105.0) is None
     for index in range(4):
         state.finish_step(2 + index, {}, 110.0 + 10 * index)
+    state.enter_phase("TRAIN", 142.0)
     assert state.eta_s(143.0) == pytest.approx(57.0)
     assert state.eta_s(1e6) == 0.0
 

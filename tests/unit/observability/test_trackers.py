@@ -64,7 +64,7 @@ def test_a_half_written_last_line_is_dropped(tmp_path: Path, half: str) -> None:
 def test_a_whole_line_that_is_no_step_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 0}\nnonsense\n{"step": 1}\n')
-    with pytest.raises(DataError, match=r"metrics\.jsonl:2: .*nonsense"):
+    with pytest.raises(DataError, match=r"metrics\.jsonl, line 2: .*nonsense"):
         JsonlTracker(path).truncate_after(5)
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -11,8 +15,11 @@ from hybridflow.control.run_folder import RunFolder
 from hybridflow.errors import ConfigError, TrainerError, notes_of
 from hybridflow.run_folder.finished import read_finished
 from hybridflow.run_folder.next_command import go_on, this_command
+from hybridflow.run_folder.summary import describe_process
 from megatron_ext import commit
 from tests.unit.control.fakes import build_config
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -131,3 +138,17 @@ def test_a_finished_run_is_known_from_its_summary(
 
     (tmp_path / "model.safetensors").unlink()  # the export is missing: it is done again
     assert read_finished(tmp_path / "summary.json", tmp_path, num_steps) is None
+
+
+def test_the_summary_says_what_produced_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/nowhere/hybridflow", "train", "--set", "run.name=my run"])
+    before = datetime.now().astimezone()
+
+    described = describe_process()
+
+    assert described["version"] == version("hybridflow")
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    assert (described["commit"] or "").partition("+")[0] == head
+    assert described["host"] == os.uname().nodename
+    assert datetime.fromisoformat(described["started"]) <= before
+    assert described["command"] == "/nowhere/hybridflow train --set 'run.name=my run'"

@@ -13,8 +13,8 @@ import pytest
 from hybridflow.config.load import dump_resolved, load_config
 from hybridflow.policy.init import write_policy
 from hybridflow.run_folder.folder import RunFolder
-from hybridflow.tools.sft import MAY_CHANGE_ON_RESUME
 from hybridflow.tools.sft_config import SftConfig
+from hybridflow.tools.sft_start import MAY_CHANGE_ON_RESUME
 from tests.unit.tools.conftest import Refuse
 from tests.unit.tools.test_export_command import write_checkpoint
 

@@ -1,0 +1,40 @@
+"""The first seconds of `hybridflow train`: what can be said and refused before the libraries of the run are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hybridflow.control.preflight.load import load_run
+from hybridflow.control.run_folder import RunFolder
+from hybridflow.observability.display import LOADING, LiveDisplay
+from hybridflow.run_folder.finished import read_finished, tell_finished
+
+
+def start_training(files: Sequence[Path], overrides: Sequence[str], *, resume: bool) -> None:
+    """Runs what the files say, to its end; `--resume` of a finished run says so and starts nothing.
+
+    Raises ConfigError with all errors at once, and what stopped the run.
+    """
+    found, problems = load_run(files, overrides)
+    with LiveDisplay(found.run.name if found is not None else "hybridflow") as display:
+        if found is not None and not resume:
+            display.note("checking data, layout and verifiers (usually 1 to 3 s)")
+        from hybridflow.control.preflight.report import refuse_run  # what it checks with takes half a second
+
+        config = refuse_run(found, problems, is_checked=not resume)
+        folder = RunFolder(config)
+        folder.refuse_second_driver()
+        if resume:
+            folder.check_same_run(config)
+            finished = read_finished(folder.summary, folder.hf_export, config.train.num_steps)
+            if finished is not None:
+                display.note(tell_finished(folder.path, finished["num_steps"], "train.num_steps"))
+                return
+            from hybridflow.control.preflight.run import check_quickly
+
+            check_quickly(config, folder.data)
+        display.note(LOADING)
+        from hybridflow.control.launch import run_training
+
+        run_training(config, folder, display, resume=resume)

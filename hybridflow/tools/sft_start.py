@@ -1,0 +1,36 @@
+"""The first seconds of `hybridflow sft`: what can be said and refused before the libraries of the run are loaded."""
+
+from __future__ import annotations
+
+from hybridflow.observability.display import LOADING, LiveDisplay
+from hybridflow.run_folder.finished import read_finished, tell_finished
+from hybridflow.run_folder.folder import RunFolder
+from hybridflow.tools.sft_config import SftConfig
+
+MAY_CHANGE_ON_RESUME = (
+    "run.directory",
+    "run.mode",
+    "cluster",
+    "train.num_steps",
+    "train.num_epochs",
+    "train.num_threads",
+    "checkpoint",
+    "tracking",
+)
+
+
+def start_sft(config: SftConfig, *, resume: bool) -> None:
+    """Trains to the end; `--resume` of a finished run says so and starts nothing. Raises what stopped the run."""
+    folder = RunFolder(config, MAY_CHANGE_ON_RESUME)
+    with LiveDisplay(config.run.name) as display:
+        folder.refuse_second_driver()
+        if resume:
+            folder.check_same_run(config)
+            finished = read_finished(folder.summary, folder.hf_export, config.train.num_steps)
+            if finished is not None and folder.is_as_before(config, "train.num_epochs"):
+                display.note(tell_finished(folder.path, finished["num_steps"], "train.num_steps"))
+                return
+        display.note(LOADING)
+        from hybridflow.tools.sft import run_sft
+
+        run_sft(config, folder, display, resume=resume)
