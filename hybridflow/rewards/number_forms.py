@@ -26,7 +26,8 @@ FRACTION = re.compile(r"(?:(\d{1,9}) )?(\d{1,18}) ?/ ?(\d{1,18})(?![\d.,/])")
 SPACED = re.compile(r"(?<![\w.,'])(?<!\d )[1-9]\d{0,2}(?:(?: \d{3})+(?! ?\d)|(?:'\d{3})+(?!'))(?![\d,]*\d| ?/)")
 """Thousands set off by spaces or apostrophes: "1 234 567"."""
 DIGITS = re.compile(
-    r"(?:(?:\d{1,3}(?:,\d{3}){1,16}|\d{1,2}(?:,\d{2}){1,16},\d{3}|\d{1,3}(?:\u2009\d{3}){1,16}|\d{1,320})(?:\.\d{0,320})?"
+    r"(?:(?:\d{1,3}(?:,\d{3}){1,16}|\d{1,2}(?:,\d{2}){1,16},\d{3}|\d{1,3}(?:\u2009\d{3}){1,16}"
+    r"|\d{1,320})(?:\.\d{0,320})?"
     r"|\.\d{1,320})(?![,\u2009]{0,2}\d)"
 )
 """Digits with separators at the places of thousands, or of the Indian lakh, or none; never half of a longer number."""
