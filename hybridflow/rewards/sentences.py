@@ -31,7 +31,7 @@ def split_sentences(text: str) -> Iterator[str]:
 
 
 def _ends_sentence(text: str, at: int) -> bool:
-    """Whether the mark at `at` ends a sentence, and not an initial ("J. Smith"), a title, "No. 5" or an item's number."""
+    """Whether the mark at `at` ends a sentence, not an initial ("J. Smith"), a title, "No. 5" or an item's number."""
     if text[at] != ".":
         return True
     if _ENUMERATOR.search(text[max(0, at - 8) : at]):
