@@ -10,6 +10,7 @@
     |   `-- TrainerError     a train worker
     |-- StalledError         nothing moved for longer than a phase may take; names what stood still
     |-- WeightSyncError      weights did not arrive as they were sent, or at the version that was sent
+    |-- ModelMismatchError   trainer and engines compute different log-probabilities of the same tokens
     |-- CheckpointError      a checkpoint cannot be written, found or read
     `-- ProtocolError        two parts of the system disagree about what was said
 
@@ -56,6 +57,10 @@ class StalledError(HybridFlowError):
 
 class WeightSyncError(HybridFlowError):
     """Published weights were not confirmed by an engine."""
+
+
+class ModelMismatchError(HybridFlowError):
+    """Trainer and engines compute different models."""
 
 
 class CheckpointError(HybridFlowError):

@@ -32,6 +32,10 @@ class Trainer(Protocol):
 
     def update(self, batch: TrainBatch, learning_rate: float) -> list[UpdateReport]: ...
 
+    def logprobs(self, batch: TrainBatch, temperature: float) -> list[list[float]]:
+        """Per row of the batch, the logprob of each counted response token."""
+        ...
+
     def reset_optimizer(self) -> None: ...
 
     def save_checkpoint(self, directory: Path, background: bool = False) -> None:

@@ -24,8 +24,8 @@ import torch.distributed as dist
 from megatron_ext import commit, platform
 from megatron_ext.checkpoint_reader import check_objects, load_state
 from megatron_ext.commit import BrokenCheckpointError, FileEntry
+from megatron_ext.hf.export import copy_other_files, source_dtype, write_config
 from megatron_ext.hf.identity import DTYPE_KEY, MODEL_KEY, check_model, describe_model
-from megatron_ext.links import copy_file
 from megatron_ext.model import PolicyModel
 from megatron_ext.topology import Layout, Topology
 from megatron_ext.writer_processes import prepare_results_queue, writers_end_with_parent
@@ -38,7 +38,6 @@ from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQu
 from megatron.core.optimizer import MegatronOptimizer  # noqa: E402
 
 HF_FOLDER = "hf"
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json")
 LAYOUT_KEY = "layout"
 GRID = ("tp", "pp", "dp", "cp", "vpp", "ep", "etp")
 """Keys of the layout that decide what a rank is."""
@@ -143,10 +142,11 @@ class CheckpointWriter:
 
     def _complete(self, folder: Path) -> list[str]:
         """Adds what Megatron does not write; returns the names of all files."""
+        model = self._chunks[0]
         (folder / HF_FOLDER).mkdir()
-        for path in self._hf_dir.iterdir():
-            if path.is_file() and not path.name.endswith(WEIGHT_SUFFIXES):
-                copy_file(path, folder / HF_FOLDER / path.name)
+        copy_other_files(self._hf_dir, folder / HF_FOLDER)
+        dtype = source_dtype(self._hf_dir) or model.config.params_dtype
+        write_config(self._hf_dir, folder / HF_FOLDER, model.hf_config, dtype)
         return commit.list_files(folder)
 
 

@@ -14,7 +14,7 @@ from megatron_ext.attention_cuda import AttentionBackend
 from megatron_ext.checkpoint import CheckpointWriter, load_checkpoint
 from megatron_ext.double_precision import arithmetic_of
 from megatron_ext.hf import export
-from megatron_ext.hf.config import read_hf_config
+from megatron_ext.hf.files import read_model_config
 from megatron_ext.hf.load import load_hf_weights
 from megatron_ext.model import PolicyModel, build_model
 from megatron_ext.optimizer import (
@@ -76,7 +76,7 @@ class MegatronPolicy:
         self.hf_dir = hf_dir
         self.layout = layout
         self.topology = topology
-        self.hf_config = read_hf_config(hf_dir)
+        self.hf_config = read_model_config(hf_dir)
         self.dtype = dtype
         self._training = None
         with arithmetic_of(dtype):
@@ -174,11 +174,11 @@ class MegatronPolicy:
             for name, parameter in chunk.named_parameters()
         }
 
-    def save_hf(self, out_dir: str | Path) -> None:
-        """Writes a complete Hugging Face directory."""
+    def save_hf(self, out_dir: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Writes a complete Hugging Face directory; weights in `dtype`, or else that of the model that was opened."""
         self._require("weights")
         self._finish_weights()
-        export.save_hf(self.chunks, self.topology, self.hf_dir, out_dir)
+        export.save_hf(self.chunks, self.topology, self.hf_dir, out_dir, dtype=dtype)
 
     def save_checkpoint(self, directory: str | Path, *, background: bool = False) -> None:
         """Writes weights, optimizer and random state, as a whole or not at all; see `CheckpointWriter.save`."""

@@ -41,6 +41,9 @@ class LinearScaling:
         """`max_position_embeddings` is taken to be the window after stretching, as Llama-style configs write it."""
         return max_position_embeddings
 
+    def native_window_tokens(self, max_position_embeddings: int) -> int:
+        return int(max_position_embeddings / self.factor)
+
 
 @dataclass(frozen=True)
 class Llama3Scaling:
@@ -67,6 +70,9 @@ class Llama3Scaling:
 
     def window_tokens(self, max_position_embeddings: int) -> int:
         return max_position_embeddings
+
+    def native_window_tokens(self, max_position_embeddings: int) -> int:
+        return self.original_tokens
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,9 @@ class YarnScaling:
     def window_tokens(self, max_position_embeddings: int) -> int:
         """Configs give either window in `max_position_embeddings`; the longer reading holds."""
         return max(max_position_embeddings, int(self.factor * self.original_tokens))
+
+    def native_window_tokens(self, max_position_embeddings: int) -> int:
+        return self.original_tokens
 
     def _dimension_of(self, turns: float, rotary_dim: int, theta: float) -> float:
         """Dimension whose wave turns `turns` times within the original window."""
@@ -174,9 +183,9 @@ def _read_yarn(parameters: dict[str, Any], config: Any) -> YarnScaling:
     original_tokens = _original_tokens(parameters, config)
     factor = _number(parameters, "factor", config.max_position_embeddings / original_tokens)
     mscale, mscale_all_dim = parameters.get("mscale"), parameters.get("mscale_all_dim")
-    sharpening = _yarn_sharpening(factor)
+    sharpening = yarn_sharpening(factor)
     if mscale and mscale_all_dim:  # transformers ignores one without the other
-        sharpening = _yarn_sharpening(factor, mscale) / _yarn_sharpening(factor, mscale_all_dim)
+        sharpening = yarn_sharpening(factor, mscale) / yarn_sharpening(factor, mscale_all_dim)
     return YarnScaling(
         factor=factor,
         original_tokens=original_tokens,
@@ -193,7 +202,7 @@ def _original_tokens(parameters: dict[str, Any], config: Any) -> int:
     return int(beside or _number(parameters, "original_max_position_embeddings", config.max_position_embeddings))
 
 
-def _yarn_sharpening(factor: float, mscale: float = 1.0) -> float:
+def yarn_sharpening(factor: float, mscale: float = 1.0) -> float:
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
 
 

@@ -48,6 +48,13 @@ def find_conflicts(config: Config) -> Iterator[str]:
             f"({config.rollout.max_new_tokens}) = {longest} is above rollout.context_tokens ({window}). "
             f"Remedy: lower one of the first two, or raise the window if the model allows it"
         )
+    pool = config.rollout.kv_cache_tokens
+    if pool is not None and longest > pool:
+        yield (
+            f"data.max_prompt_tokens ({config.data.max_prompt_tokens}) + rollout.max_new_tokens "
+            f"({config.rollout.max_new_tokens}) = {longest} is above rollout.kv_cache_tokens ({pool}): completions "
+            "would be cut short. Remedy: raise the pool, or lower one of the first two"
+        )
     budget = config.train.max_tokens_per_micro_batch
     if longest > budget:
         yield (

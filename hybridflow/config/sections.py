@@ -194,6 +194,8 @@ class WorkerSection(Section):
     """Compute logits in float32 from bfloat16 hidden states and weights."""
     offload_activations: bool = False
     """Keep on the host what forward saves for backward."""
+    export_dtype: Literal["model", "float32", "bfloat16"] = "model"
+    """Of the weights that are written for Hugging Face: that of the model which training began with, or one by name."""
 
 
 class TrainSection(WorkerSection):
@@ -220,6 +222,11 @@ class TrainSection(WorkerSection):
     lr_min_ratio: float = Field(default=0.1, ge=0, le=1)
     """Share of `learning_rate` that a decay ends at."""
     optimizer: OptimizerSection = OptimizerSection()
+    max_gate_gap: float | None = Field(default=None, gt=0)
+    """Largest mean |trainer - engine| of log-probabilities per token on one text before the first step; empty: 0.001
+    with model.dtype = "float32", 0.1 with "bfloat16". Above it they compute different models, and the run stops."""
+    max_logprob_gap: float = Field(default=1.0, gt=0)
+    """The same of a step's tokens that the present weights decoded; above it the run stops after that step."""
     offload_while_decoding: Literal["auto", "on", "off"] = "auto"
     """Weights, gradients and optimizer state leave the device while engines decode; "auto": where there is CUDA. On a
     CPU the host is the device, and nothing is won."""

@@ -25,8 +25,10 @@ from hybridflow.policy.init import write_policy
 from hybridflow.policy.load import load_tokenizer
 from hybridflow.rewards.registry import build_registry
 from hybridflow.rollout.arguments import check_engine_layout
-from hybridflow.trainer.layout import check_model_layout, check_model_weights
+from hybridflow.rollout.engine_model import check_engine_model
+from hybridflow.trainer.layout import check_model_layout, check_model_weights, check_vocabulary, read_model
 from hybridflow.types import Prompt
+from megatron_ext.hf.config import read_json_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -65,8 +67,6 @@ class Inputs:
 
 def check_model(config: Config) -> None:
     """Raises ConfigError unless the model is there, whole, can be cut as asked, and has the window asked for."""
-    from transformers import AutoConfig
-
     path = Path(config.model.path)
     if not (path / "config.json").is_file():
         raise ConfigError(
@@ -78,20 +78,16 @@ def check_model(config: Config) -> None:
             f'model.init = "seeded" to start from drawn ones'
         )
     hf_config = check_model_layout(path, config.train.layout)
+    check_engine_model(hf_config, read_json_config(path), f"model.path = {config.model.path!r}")
     check_engine_layout(hf_config.num_heads, config.rollout.tp_size, f"rollout.tp_size = {config.rollout.tp_size}")
     choose_transport(config, path)
     if config.model.init == "weights":
         check_model_weights(path, hf_config)
-    try:
-        window = AutoConfig.from_pretrained(
-            path, local_files_only=True, trust_remote_code=False
-        ).max_position_embeddings
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model.path = {config.model.path!r}: cannot read its config.json: {error}") from error
+    window = hf_config.window_tokens
     if config.rollout.context_tokens > window:
         raise ConfigError(
             f"rollout.context_tokens = {config.rollout.context_tokens} is above the model's window of {window} tokens "
-            f"(max_position_embeddings in {path / 'config.json'}): lower it"
+            f"(max_position_embeddings and rope scaling in {path / 'config.json'}): lower it"
         )
 
 
@@ -103,6 +99,7 @@ def load_inputs(config: Config, saved: Path | None) -> Inputs:
     """
     check_budget(config.data.max_prompt_tokens + config.rollout.max_new_tokens, config.train.max_tokens_per_micro_batch)
     tokenizer = load_tokenizer(config.model.path)
+    check_vocabulary(tokenizer, read_model(config.model.path), f"model.path = {config.model.path!r}")
     generated: dict[str, list[Row]] = {}
     train = _load_split(config, tokenizer, "train", saved, generated)
     eval_prompts: list[Prompt] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -13,6 +14,7 @@ from hybridflow.control.carryover import CarriedGroup, OverSampling, StepPlan, b
 from hybridflow.control.checkpoints import Checkpoints
 from hybridflow.control.collect import Collected, collect_step
 from hybridflow.control.evaluate import compute_accuracy, compute_bounds, greedy
+from hybridflow.control.gate import build_gate_batch, check_gate, check_later_gap, gate_requests, gate_sampling
 from hybridflow.control.hand_over import HandOver, offloads_while_decoding
 from hybridflow.control.judge_totals import JudgeTotals
 from hybridflow.control.prepare import Inputs
@@ -28,6 +30,7 @@ from hybridflow.observability.log import set_step
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet
 from hybridflow.protocols import RewardStream, Rollout, Trainer
 from hybridflow.rollout.arguments import releases_memory
+from hybridflow.trainer.layout import read_model
 from hybridflow.types import SamplingParams, UpdateReport
 from megatron_ext.lr import LRSchedule, learning_rate
 
@@ -151,6 +154,28 @@ class Run:
         with self.phase("sync"):
             self._hand_over.publish(self.state.policy_version)
 
+    def check_engines(self) -> None:
+        """Raises ModelMismatchError unless trainer and engines give the tokens of a text the same log-probabilities."""
+        started = time.monotonic()
+        config, hf_config = self.config, read_model(self.config.model.path)
+        with self.phase("gate"):
+            requests = gate_requests([*self._inputs.train.prompts, *self._inputs.eval_prompts], config, hf_config)
+            groups = collect_step(
+                plan_all(requests),
+                gate_sampling(config),
+                rollout=self.rollout,
+                stream=self._stream,
+                verdict_timeout_s=config.reward.timeout_s,
+                check_workers=self._check_workers,
+            ).groups
+            with self._hand_over.trainer_present():
+                logprobs = self.trainer.logprobs(build_gate_batch(groups, config), config.rollout.temperature)
+            result = check_gate(groups, logprobs, config, hf_config)
+        self.display.note(
+            f"trainer and engines compute the same model: {result.gap:.1e} per token on {result.num_tokens} tokens "
+            f"({time.monotonic() - started:.1f} s)"
+        )
+
     def evaluate(self) -> float | None:
         """Greedy accuracy on the test prompts; None when evaluation is off."""
         prompts = self._inputs.eval_prompts
@@ -217,6 +242,7 @@ class Run:
             self._update_tracker.log(step, build_update_line(update))
         self._trackers.log(step, metrics)
         self.display.step(step - 1, metrics)
+        check_later_gap(metrics.get("policy/logprob_gap", math.nan), self.config, step)
 
     def learning_rate(self) -> float:
         """Of the next update, as train.lr_schedule says: steps that changed the weights are counted."""

@@ -21,6 +21,7 @@ MAY_CHANGE_ON_RESUME = (
     *("rollout.start_timeout_s", "rollout.heartbeat_s", "rollout.hang_timeout_s", "rollout.max_restarts"),
     *("rollout.own_devices", "rollout.weight_transport", "rollout.weight_bucket_mib", "rollout.verify_weights"),
     *("rollout.release_memory", "train.offload_while_decoding"),
+    *("train.max_gate_gap", "train.max_logprob_gap", "train.export_dtype"),
     *(
         "reward.unknown_retries",
         "reward.max_unknown_fraction",

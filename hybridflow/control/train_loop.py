@@ -1,6 +1,6 @@
 """The training loop. Read this first: everything else is called from here.
 
-restore -> warm up -> publish -> evaluate
+restore -> warm up -> publish -> gate: trainer and engines compute one model -> evaluate
         -> for each step: collect groups -> build batch -> hand the device over -> update -> publish
                           -> record, evaluate, checkpoint
         -> evaluate -> export
@@ -24,6 +24,7 @@ def train(run: Run) -> None:
     """
     warm_up(run)
     run.publish()
+    run.check_engines()
     run.evaluate_before()
     run.display.start(RL, run.config.train.num_steps, run.state.rl_step)
     while run.state.rl_step < run.config.train.num_steps:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hybridflow.data.chat_template import render_chat
 from hybridflow.data.marks import Marks
@@ -31,6 +31,15 @@ def encode_chat(
         text = "\n\n".join(message["content"] for message in visible)
         return marks.encode(text, hidden, add_special_tokens=True)
     return marks.encode(render_chat(tokenizer, visible, add_generation_prompt), hidden)
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a text as it stands, with the special tokens that the tokenizer adds by itself.
+
+    What spells a special token in it is one: such texts are prompts that were rendered before.
+    """
+    backend: Any = tokenizer
+    return backend.backend_tokenizer.encode_batch_fast([text], add_special_tokens=True)[0].ids
 
 
 def marks_of(tokenizer: PreTrainedTokenizerBase) -> Marks:

@@ -79,6 +79,11 @@ def _convert_files(hf_dir: Path) -> PreTrainedTokenizerBase:
     """Of a folder without tokenizer.json, by the class that it names."""
     from transformers import AutoTokenizer
 
+    code = _read_json(hf_dir / CONFIG_FILE).get("auto_map")
+    if code:
+        raise ValueError(
+            f"it is code of the folder (auto_map = {code}), which is not run, and there is no tokenizer.json"
+        )
     tokenizer = AutoTokenizer.from_pretrained(hf_dir, local_files_only=True, trust_remote_code=False)
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(

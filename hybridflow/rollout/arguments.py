@@ -15,14 +15,19 @@ from hybridflow.rollout.translate import MAX_SUPPORT_TOKENS
 # SGLang streams a request each so many tokens. Only finished completions leave the engine, and every chunk repeats all
 # logprobs so far, so a chunk before the end would be quadratic work for nothing.
 NEVER_STREAM_PARTIAL = 1 << 30
+KEPT_BACK_TOKENS = 8
+"""Positions that SGLang 0.5.23 keeps back of its window and KV pool, and is given more: a request gets at most
+context_length - 2 tokens, and a prompt of more than context_length - 7 is refused (managers/tp_worker.py)."""
 
 
 def engine_environment(section: RolloutSection, index: int) -> dict[str, str]:
     """Environment variables that the process of engine `index` needs from its start."""
+    # The positions that it keeps back lie behind the model's window. What was asked for is checked before.
+    window = {"SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN": "1"}
     if not torch.cuda.is_available():
-        return cpu_environment(section.num_threads, section.tp_size, index)
+        return window | cpu_environment(section.num_threads, section.tp_size, index)
     # Without it CUDA graphs stay when "cuda_graph" is released. Untested.
-    return {"SGLANG_MEMORY_SAVER_CUDA_GRAPH": "true"} if releases_memory(section) else {}
+    return window | ({"SGLANG_MEMORY_SAVER_CUDA_GRAPH": "true"} if releases_memory(section) else {})
 
 
 def releases_memory(section: RolloutSection) -> bool:
@@ -38,7 +43,7 @@ def build_arguments(section: RolloutSection, *, dtype: str, seed: int) -> dict[s
     """
     arguments: dict[str, Any] = {
         "tp_size": section.tp_size,
-        "context_length": section.context_tokens,
+        "context_length": section.context_tokens + KEPT_BACK_TOKENS,
         "max_running_requests": section.max_running_requests,
         "random_seed": seed,
         "stream_interval": NEVER_STREAM_PARTIAL,
@@ -53,7 +58,7 @@ def build_arguments(section: RolloutSection, *, dtype: str, seed: int) -> dict[s
     if releases_memory(section):
         arguments["enable_memory_saver"] = True
     if section.kv_cache_tokens is not None:
-        arguments["max_total_tokens"] = section.kv_cache_tokens
+        arguments["max_total_tokens"] = section.kv_cache_tokens + KEPT_BACK_TOKENS
     arguments |= {"dtype": dtype} if torch.cuda.is_available() else cpu_arguments(dtype)
     check_support(section.top_p)
     if section.top_p < 1:

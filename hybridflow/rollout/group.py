@@ -18,6 +18,8 @@ from hybridflow.cluster.session import Slots
 from hybridflow.errors import RolloutError
 from hybridflow.policy.engine_tokenizer import write_engine_tokenizer
 from hybridflow.policy.load import load_tokenizer
+from hybridflow.rollout.arguments import KEPT_BACK_TOKENS
+from hybridflow.rollout.engine_model import ENGINE_MODEL, write_engine_model
 from hybridflow.rollout.leased_step import LeasedStep
 from hybridflow.rollout.member import EngineDiedError, EngineMember
 from hybridflow.rollout.opening import RolloutSettings, create_member
@@ -59,10 +61,14 @@ class RolloutGroup:
     # -------------------------------------------------------------------------------------------------- life cycle
 
     def launch(self, slots: Slots, hf_dir: Path, endpoint: Endpoint, log_directory: Path, placed: Engines = ()) -> None:
-        """Starts the engines, the first in the slots that `placed` says; completions are sent to `endpoint`."""
+        """Starts the engines, the first in the slots that `placed` says; completions are sent to `endpoint`.
+
+        They read a model directory of their own beside the logs, see engine_model.py.
+        """
         section = self._settings.section
         tokenizer = load_tokenizer(hf_dir, f"model {hf_dir}")
         tokenizer_dir = write_engine_tokenizer(tokenizer, log_directory / "tokenizer")
+        hf_dir = write_engine_model(hf_dir, log_directory / ENGINE_MODEL, section.context_tokens)
         for index, own in enumerate(engine_slots(section.num_engines, section.tp_size, placed)):
             member = create_member(index, self._settings, slots, own, hf_dir, tokenizer_dir, endpoint, log_directory)
             self._members[member.name] = member
@@ -136,10 +142,23 @@ class RolloutGroup:
         """
         if self._version is None:
             raise RolloutError("the engines have no confirmed weights version: publish weights before generating")
+        self._check_room(requests, sampling.max_new_tokens)
         self._leased.begin(requests, sampling.max_new_tokens)
         self._sampling = sampling
         self._is_stopping = False
         self._hand_out()
+
+    def _check_room(self, requests: list[GroupRequest], max_new_tokens: int) -> None:
+        """RolloutError for a completion that no engine could hold whole: SGLang would cut it short without a word."""
+        longest = max((len(request.prompt.token_ids) for request in requests), default=0) + max_new_tokens
+        for member in self._members.values():
+            if member.facts is not None and member.facts.kv_cache_tokens < longest + KEPT_BACK_TOKENS:
+                raise RolloutError(
+                    f"the KV pool of {member.name} holds {member.facts.kv_cache_tokens} tokens, and the longest prompt "
+                    f"with max_new_tokens = {max_new_tokens} takes {longest}, with {KEPT_BACK_TOKENS} more that SGLang "
+                    "keeps back. Raise rollout.kv_cache_tokens (generate: --kv-cache-tokens), give the engine more "
+                    "memory, or lower one of the two"
+                )
 
     def poll(self) -> RolloutReport | None:
         """Keeps the engines busy and alive; the report once every completion has been admitted, None before.

@@ -1,16 +1,22 @@
-"""SGLang's own HTTP server as a process: `python -m hybridflow.rollout.http_server '<ServerArgs fields as JSON>'`.
+"""SGLang's own HTTP server as a process, behind a gate: `python -m hybridflow.rollout.http_server`, told on its input.
 
-`sglang.launch_server` takes command line options and no fields; the fields are what `cpu_platform` gives.
+The input is JSON: `{"arguments": {ServerArgs fields}, "key": "..."}`. Not on the command line, which every user of the
+machine can read. `sglang.launch_server` takes command line options and no fields; the fields are what `cpu_platform`
+gives.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import sys
+from typing import Any
+
+from hybridflow.rollout.http_gate import HttpGate
 
 
-def main(arguments: str) -> None:
+def main(arguments: dict[str, Any], key: str) -> None:
     """Serves until SIGTERM or SIGINT, and leaves no process behind."""
     import torch
 
@@ -21,15 +27,17 @@ def main(arguments: str) -> None:
     from sglang.srt.plugins import load_plugins
 
     load_plugins()  # before ServerArgs: a plugin may change it
-    from sglang.srt.entrypoints.http_server import launch_server
+    from sglang.srt.entrypoints.http_server import app, launch_server
     from sglang.srt.server_args import ServerArgs
     from sglang.srt.utils import kill_process_tree
 
+    own_key = secrets.token_urlsafe(32)
+    app.add_middleware(HttpGate, key=key, own_key=own_key)
     try:
-        launch_server(ServerArgs(**json.loads(arguments)))
+        launch_server(ServerArgs(**arguments, admin_api_key=own_key))
     finally:
         kill_process_tree(os.getpid(), include_parent=False)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(**json.load(sys.stdin))

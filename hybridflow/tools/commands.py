@@ -165,6 +165,9 @@ def export(
     ep: EP = 1,
     etp: ETP = 1,
     sequence_parallel: SP = None,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="Of the weights; default: that of the model which training began with.")
+    ] = None,
     num_threads: Threads = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder that is not empty.")] = False,
 ) -> None:
@@ -176,7 +179,8 @@ def export(
 
     The checkpoint may come from any layout: --tp, --pp and --ep only say over
     how many workers to spread the model here. Every file is checked against
-    its checksum first.
+    its checksum first. A bfloat16 model is written back in bfloat16, whatever
+    it was trained in; --dtype says otherwise.
     """
     from hybridflow.observability.log import configure
 
@@ -185,7 +189,8 @@ def export(
     with interruptible("the output is not complete"):
         from hybridflow.tools.export import ExportJob, export_checkpoint  # this takes seconds
 
-        export_checkpoint(ExportJob(checkpoint, output, layout, num_threads, overwrite), note)
+        written = "model" if dtype is None else dtype.value
+        export_checkpoint(ExportJob(checkpoint, output, layout, num_threads, overwrite, written), note)
     typer.echo(f"{output}: model of {checkpoint}")
 
 

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from hybridflow.config.sections import WorkerSection
 from hybridflow.errors import CheckpointError, ConfigError
@@ -30,6 +31,8 @@ class ExportJob:
     layout: LayoutRequest = field(default_factory=LayoutRequest)
     num_threads: int = 1
     overwrite: bool = False
+    dtype: Literal["model", "float32", "bfloat16"] = "model"
+    """Of the weights that are written; "model": that of the model which training began with."""
 
 
 def export_checkpoint(job: ExportJob, note: Callable[[str], None]) -> None:
@@ -60,7 +63,7 @@ def _check(job: ExportJob) -> tuple[Path, PolicySettings]:
     dtype = check_saved_weights(folder, hf_config)
     layout = job.layout.resolve(hf_config)
     check_model_layout(folder / HF_FOLDER, layout, named, "the layout")
-    worker = WorkerSection(layout=layout, num_threads=job.num_threads)
+    worker = WorkerSection(layout=layout, num_threads=job.num_threads, export_dtype=job.dtype)
     after_death = f"start the command again with --overwrite: {job.output} is not complete"
     return folder, PolicySettings(worker, dtype, seed=0, optimizer=None, load_weights=False, after_death=after_death)
 

@@ -12,19 +12,20 @@ from pathlib import Path
 from typing import Any, cast
 
 from hybridflow.config.rollout_section import RolloutSection
-from hybridflow.data.chat_encoding import encode_chat
+from hybridflow.data.chat_encoding import encode_chat, encode_text
 from hybridflow.data.template import Message
 from hybridflow.errors import ConfigError
 from hybridflow.policy.load import load_tokenizer
 from hybridflow.rollout.arguments import check_engine_layout
+from hybridflow.rollout.engine_model import check_engine_model
 from hybridflow.rollout.opening import RolloutSettings
 from hybridflow.tools.engines import Engines, open_engines
 from hybridflow.tools.output_file import OutputFile, fingerprint
 from hybridflow.tools.progress import RowProgress
 from hybridflow.tools.token_rows import InputSummary, TokenRows
-from hybridflow.trainer.layout import check_model_weights, read_model
+from hybridflow.trainer.layout import check_model_weights, check_vocabulary, read_model
 from hybridflow.types import Completion, GroupRequest, Prompt, SamplingParams
-from megatron_ext.hf.config import HFConfig
+from megatron_ext.hf.config import HFConfig, read_json_config
 
 COMPLETIONS_PER_BLOCK = 512
 """Completions per engine that are asked for at once. A row is written when it and all before it are complete."""
@@ -116,9 +117,11 @@ def plan_job(job: GenerateJob) -> GeneratePlan:
     output = OutputFile(job.output, prompts=job.prompts)
     _check_numbers(job)
     hf_config = read_model(job.model, named)
+    check_engine_model(hf_config, read_json_config(job.model), named)
     check_engine_layout(hf_config.num_heads, job.tp, f"--tp {job.tp}")
     check_model_weights(job.model, hf_config, named)
     tokenizer = load_tokenizer(job.model, named)
+    check_vocabulary(tokenizer, hf_config, named)
     rows = _open_rows(job, tokenizer, hf_config)
     summary = rows.check()
     longest = summary.longest + job.sampling.max_new_tokens
@@ -127,6 +130,11 @@ def plan_job(job: GenerateJob) -> GeneratePlan:
             f"--max-new-tokens {job.sampling.max_new_tokens}: with the longest prompt, {summary.longest} tokens, that "
             f"is {longest}, above the model's window of {hf_config.window_tokens} (config.json). Lower it, or shorten "
             f"the prompts"
+        )
+    if job.kv_cache_tokens is not None and job.kv_cache_tokens < longest:
+        raise ConfigError(
+            f"--kv-cache-tokens {job.kv_cache_tokens}: the longest prompt, {summary.longest} tokens, and "
+            f"--max-new-tokens {job.sampling.max_new_tokens} take {longest}. Give {longest} or more"
         )
     section = RolloutSection(
         num_engines=job.engines,
@@ -164,7 +172,7 @@ def _check_numbers(job: GenerateJob) -> None:
 def _open_rows(job: GenerateJob, tokenizer: Any, hf_config: HFConfig) -> TokenRows:
     return TokenRows(
         job.prompts,
-        lambda text: tokenizer(text)["input_ids"],
+        lambda text: encode_text(tokenizer, text),
         window=hf_config.window_tokens,
         vocab_size=hf_config.vocab_size,
         named="--prompts",

@@ -34,16 +34,29 @@ def serve(
     context_tokens: Annotated[int | None, typer.Option(min=1, help="Window; default: the model's own.")] = None,
     num_threads: Annotated[int, typer.Option(min=1, help="CPU threads, where there is no GPU.")] = 2,
     start_timeout_s: Annotated[float, typer.Option(help="Longest time until it answers.")] = 900.0,
+    api_key_env: Annotated[
+        str | None, typer.Option(help="Environment variable with the key that requests must carry; none: one is made.")
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(help="The key itself; other users of the machine can read a command line.")
+    ] = None,
     log: Annotated[Path | None, typer.Option(help="File for SGLang's output; default: standard error.")] = None,
 ) -> None:
     """Start an OpenAI-compatible server with SGLang, wait until it answers, print its URL, serve until Ctrl-C.
 
+    It answers /v1/chat/completions, /v1/models and /health, and nothing else; the first two to those who send its key.
+    Without one given it makes a key and prints it below the URL, as the line that sets it where requests come from.
+    Beyond this machine (--host) a key has to be given; there is no TLS.
+
     \b
     hybridflow judge serve --model Qwen2.5-1.5B-Instruct --port 30000
+    export OPENAI_API_KEY=...        # in the shell of the training run: the line that it printed
     hybridflow train --config run.toml --set reward.judge.endpoints='["http://127.0.0.1:30000/v1"]'
     """
+    from hybridflow.tools.judge_key import read_key
     from hybridflow.tools.judge_serve import JudgeServerJob, serve_judge
 
-    job = JudgeServerJob(model, port, host, name, dtype, tp, context_tokens, num_threads, start_timeout_s, log)
+    key = read_key(api_key, api_key_env)
+    job = JudgeServerJob(model, port, host, name, dtype, tp, context_tokens, num_threads, start_timeout_s, log, key)
     with interruptible("the server has ended"):
         serve_judge(job, note)

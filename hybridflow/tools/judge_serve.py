@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from hybridflow.data.chat_encoding import encode_chat
+from hybridflow.environment import needed
 from hybridflow.errors import ConfigError, RolloutError
 from hybridflow.policy.engine_tokenizer import write_engine_tokenizer
 from hybridflow.policy.load import load_tokenizer
+from hybridflow.private_folder import PrivateFolder
+from hybridflow.tools.judge_key import DEFAULT_KEY_VARIABLE, check_key
 
 HEALTH_TIMEOUT_S = 10.0
 POLL_S = 0.5
 NOTICE_S = 30.0
 """A longer wait is said again this often."""
+WORKER_TITLE = "sglang::"
 CLOSE_TIMEOUT_S = 10.0
 """Time that the server's processes get to end by themselves."""
 
@@ -49,6 +53,8 @@ class JudgeServerJob:
     start_timeout_s: float = 900.0
     log: Path | None = None
     """File for SGLang's own output; None: this process's standard error."""
+    key: str = ""
+    """That requests must carry; empty: one is made, which is allowed on this machine's own addresses alone."""
 
     @property
     def url(self) -> str:
@@ -64,8 +70,8 @@ def serving(job: JudgeServerJob, note: Callable[[str], None]) -> Iterator[subpro
         RolloutError: SGLang ended or did not answer within `start_timeout_s`.
     """
     _check(job)
-    with tempfile.TemporaryDirectory(prefix="hybridflow-judge-") as folder:
-        process = _start(job, _write_tokenizer(job, Path(folder)))
+    with closing(PrivateFolder()) as folder:
+        process = _start(job, folder.path, _write_tokenizer(job, folder.path))
         try:
             note(f"SGLang loads {job.model} (process {process.pid})")
             _wait_until_healthy(job, process, note)
@@ -75,12 +81,53 @@ def serving(job: JudgeServerJob, note: Callable[[str], None]) -> Iterator[subpro
 
 
 def serve_judge(job: JudgeServerJob, note: Callable[[str], None]) -> None:
-    """Prints the base URL on standard output and serves until interrupted. RolloutError where SGLang ends by itself."""
+    """Prints the base URL on standard output, and below it the key where it was made here; serves until interrupted.
+
+    Raises RolloutError where SGLang, or one of its processes, ends by itself.
+    """
+    check_key(job.key, job.host)
+    is_made = not job.key
+    job = replace(job, key=secrets.token_urlsafe(24)) if is_made else job
     with serving(job, note) as process:
-        note(f"model {job.name!r} is ready; Ctrl-C ends it")
+        note(f"model {job.name!r} is ready for those who have the key; Ctrl-C ends it")
         print(job.url, flush=True)
-        code = process.wait()
-        raise RolloutError(f"SGLang at {job.url} ended with exit code {code}. {_remedy(job)}")
+        if is_made:
+            print(f"export {DEFAULT_KEY_VARIABLE}={job.key}", flush=True)
+            note(f"the key is new; where requests come from, it belongs into {DEFAULT_KEY_VARIABLE} (the line above)")
+        raise RolloutError(f"{_wait_for_an_end(process)} at {job.url}. {_remedy(job)}")
+
+
+def _wait_for_an_end(process: subprocess.Popen[bytes]) -> str:
+    """Blocks until the server or one of its workers has ended; says which. A server without its scheduler accepts
+    requests and answers none."""
+    workers = {worker.pid: (worker, _title(worker)) for worker in _workers_of(process)}
+    while True:
+        try:
+            return f"SGLang ended with exit code {process.wait(POLL_S)}"
+        except subprocess.TimeoutExpired:
+            for worker, title in workers.values():
+                if not _is_alive(worker):
+                    return f"SGLang's process {title} ({worker.pid}) has died"
+
+
+def _workers_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Schedulers and detokenizer: those of its processes that SGLang has given a title."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in children if _title(child).startswith(WORKER_TITLE)]
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline()).strip()
+    except psutil.Error:
+        return ""
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def build_server_arguments(job: JudgeServerJob) -> dict[str, Any]:
@@ -96,6 +143,7 @@ def build_server_arguments(job: JudgeServerJob) -> dict[str, Any]:
         "port": job.port,
         "tp_size": job.tp,
         "random_seed": 0,
+        "skip_server_warmup": True,  # /health, which is waited for, generates a token too
         "log_level": "warning",
         "dtype": job.dtype,
         "trust_remote_code": False,
@@ -135,24 +183,32 @@ def _write_tokenizer(job: JudgeServerJob, folder: Path) -> Path:
     return write_engine_tokenizer(tokenizer, folder, with_template=True)
 
 
-def _start(job: JudgeServerJob, tokenizer_dir: Path) -> subprocess.Popen[bytes]:
-    """In a session of its own: Ctrl-C reaches this process alone, which then ends the server in order."""
+def _start(job: JudgeServerJob, folder: Path, tokenizer_dir: Path) -> subprocess.Popen[bytes]:
+    """In a session of its own: Ctrl-C reaches this process alone, which then ends the server in order.
+
+    Its ranks meet in `folder`: what SGLang would open for that is a port that listens on every interface.
+    """
     import torch
 
     from hybridflow.rollout.cpu_platform import cpu_environment
 
     environment = {} if torch.cuda.is_available() else cpu_environment(job.num_threads)
     arguments = build_server_arguments(job) | {"tokenizer_path": str(tokenizer_dir)}
+    environment["SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE"] = f"file://{folder / 'ranks'}"
     output = job.log.open("ab") if job.log else None
     try:
-        return subprocess.Popen(
-            [sys.executable, "-m", "hybridflow.rollout.http_server", json.dumps(arguments)],
-            env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hybridflow.rollout.http_server"],
+            env=needed(os.environ, environment),
+            stdin=subprocess.PIPE,
             stdout=output or sys.stderr.fileno(),
             stderr=output or sys.stderr.fileno(),
             start_new_session=True,
         )
+        assert process.stdin is not None
+        with suppress(BrokenPipeError), process.stdin as told:  # one that ended at once is noticed by who waits for it
+            told.write(json.dumps({"arguments": arguments, "key": job.key}).encode())
+        return process
     finally:
         if output is not None:
             output.close()

@@ -12,6 +12,7 @@ from typing import Any
 
 from hybridflow.batching.microbatch import plan_micro_batches
 from hybridflow.config.sections import WorkerSection
+from hybridflow.data.chat_encoding import encode_text
 from hybridflow.errors import ConfigError, TrainerError
 from hybridflow.policy.load import load_tokenizer
 from hybridflow.tools.layout_options import LayoutRequest, check_threads
@@ -20,7 +21,7 @@ from hybridflow.tools.progress import RowProgress
 from hybridflow.tools.session import open_policy
 from hybridflow.tools.token_rows import InputSummary, TokenRows
 from hybridflow.trainer.group import PolicyGroup, PolicySettings
-from hybridflow.trainer.layout import check_model_layout, check_model_weights, read_model
+from hybridflow.trainer.layout import check_model_layout, check_model_weights, check_vocabulary, read_model
 from hybridflow.types import TrainBatch, TrainSequence
 from megatron_ext.hf.config import HFConfig
 
@@ -118,22 +119,23 @@ def plan_job(job: LogprobsJob) -> LogprobsPlan:
 
 
 def _open_rows(job: LogprobsJob, hf_config: HFConfig) -> TokenRows:
-    tokenizer = _LateTokenizer(job.model)
+    tokenizer = _LateTokenizer(job.model, hf_config)
     return TokenRows(job.input, tokenizer.encode, window=hf_config.window_tokens, vocab_size=hf_config.vocab_size)
 
 
 class _LateTokenizer:
     """Loads the tokenizer at the first text: rows of token ids need none, and some models come without."""
 
-    def __init__(self, hf_dir: Path) -> None:
-        self._hf_dir = hf_dir
+    def __init__(self, hf_dir: Path, hf_config: HFConfig) -> None:
+        self._hf_dir, self._hf_config = hf_dir, hf_config
         self._loaded: Any = None
 
     def encode(self, text: str) -> list[int]:
         """Token ids as the tokenizer gives them by default, with the special tokens that it adds."""
         if self._loaded is None:
             self._loaded = load_tokenizer(self._hf_dir, f"--model {self._hf_dir}")
-        return self._loaded(text)["input_ids"]
+            check_vocabulary(self._loaded, self._hf_config, f"--model {self._hf_dir}")
+        return encode_text(self._loaded, text)
 
 
 def _budget(job: LogprobsJob, summary: InputSummary) -> int:

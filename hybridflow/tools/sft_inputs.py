@@ -10,7 +10,7 @@ from hybridflow.data.demonstrations import DemonstrationSet
 from hybridflow.errors import ConfigError
 from hybridflow.policy.load import load_tokenizer
 from hybridflow.tools.sft_config import SftConfig, SftTrainSection
-from hybridflow.trainer.layout import check_model_layout, check_model_weights
+from hybridflow.trainer.layout import check_model_layout, check_model_weights, check_vocabulary
 from hybridflow.types import TrainBatch
 from megatron_ext.hf.config import HFConfig
 from megatron_ext.lr import LRSchedule
@@ -41,6 +41,7 @@ def load_inputs(config: SftConfig) -> SftInputs:
     """Raises ConfigError or DataError, naming what, value, rule and remedy."""
     hf_config = _check_model(config)
     tokenizer = load_tokenizer(config.model.path)
+    check_vocabulary(tokenizer, hf_config, f"model.path = {config.model.path!r}")
     if not tokenizer.chat_template:
         raise ConfigError(
             f"model.path = {config.model.path!r}: its tokenizer has no chat template. Add chat_template.jinja"

@@ -153,9 +153,9 @@ class TrainWorker:
         enter(f"loading {Path(directory).parent.name}")
         self.core.load_checkpoint(Path(directory))
 
-    def save_hf(self, directory: str) -> None:
+    def save_hf(self, directory: str, dtype: str | None) -> None:
         enter("writing the model")
-        self.core.save_hf(Path(directory))
+        self.core.save_hf(Path(directory), dtype)
 
     def close(self) -> None:
         if self._core is not None:

@@ -211,8 +211,9 @@ class TrainerCore:
         except (BrokenCheckpointError, WrongModelError) as error:
             raise CheckpointError(str(error)) from error
 
-    def save_hf(self, directory: Path) -> None:
-        self._policy.save_hf(directory)
+    def save_hf(self, directory: Path, dtype: str | None = None) -> None:
+        """Weights in `dtype`; without it in that of the model that was opened."""
+        self._policy.save_hf(directory, DTYPES[dtype] if dtype else None)
 
     def close(self) -> None:
         if self._reshard is not None:

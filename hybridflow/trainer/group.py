@@ -119,7 +119,9 @@ class PolicyGroup:
         gather(self._start("load_checkpoint", str(directory)))
 
     def save_hf(self, directory: Path) -> None:
-        gather(self._start("save_hf", str(directory)))
+        """Weights in `export_dtype` of the workers' section."""
+        asked = self._settings.worker.export_dtype
+        gather(self._start("save_hf", str(directory), None if asked == "model" else asked))
 
     def _start(self, method: str, *args: Any) -> list[Call]:
         return [worker.call(method, *args) for worker in self.workers]

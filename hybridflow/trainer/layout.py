@@ -6,14 +6,15 @@ Imports no Megatron and reads no weights: the driver asks before any worker is t
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 
 from hybridflow.config.sections import LayoutSection
 from hybridflow.errors import CheckpointError, ConfigError
 from megatron_ext.commit import BrokenCheckpointError
-from megatron_ext.hf.config import HFConfig, UnsupportedModelError, read_hf_config
-from megatron_ext.hf.files import WeightsError, check_hf_weights
+from megatron_ext.hf.config import HFConfig, UnsupportedModelError
+from megatron_ext.hf.files import WeightsError, check_hf_weights, read_model_config
 from megatron_ext.hf.identity import WrongModelError, check_checkpoint
 from megatron_ext.layout import Layout, LayoutError, check_layout
 from megatron_ext.links import LinkError, refuse_links
@@ -37,7 +38,9 @@ def read_model(hf_dir: str | Path, named: str | None = None) -> HFConfig:
         raise ConfigError(f"{named}: no config.json there. Name a Hugging Face model directory")
     try:
         refuse_links(hf_dir)
-        return read_hf_config(hf_dir)
+        return read_model_config(hf_dir)
+    except WeightsError as error:
+        raise ConfigError(f"{named} does not hold the model: {error}") from error
     except LinkError as error:
         raise ConfigError(f"{named} cannot be used: {error}") from error
     except UnsupportedModelError as error:
@@ -56,6 +59,18 @@ def check_model_layout(
     except LayoutError as error:
         raise ConfigError(f"{layout_named} does not fit the model in {hf_dir}: {error}") from error
     return hf_config
+
+
+def check_vocabulary(tokenizer: Any, hf_config: HFConfig, named: str) -> None:
+    """Raises ConfigError for a tokenizer with ids that the model has no embedding of: it grew, the model did not."""
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    if largest >= hf_config.vocab_size:
+        token = next(token for token, number in tokenizer.get_vocab().items() if number == largest)
+        raise ConfigError(
+            f"{named}: the tokenizer has ids up to {largest} ({token!r}), and the model's vocabulary (vocab_size in "
+            f"config.json) has {hf_config.vocab_size} entries. Grow the model's embeddings (resize_token_embeddings of "
+            "transformers), or take the tokenizer that belongs to it"
+        )
 
 
 def check_model_weights(hf_dir: str | Path, hf_config: HFConfig, named: str | None = None) -> None:

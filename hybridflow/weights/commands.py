@@ -89,6 +89,8 @@ def _read_model(path: Path) -> HFConfig:
         raise ConfigError(f"--model {path}: {error}") from error
     except json.JSONDecodeError as error:
         raise ConfigError(f"--model {path}: {file} is not JSON ({error}); give a Hugging Face config") from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError) as error:
+        raise ConfigError(f"--model {path}: {file} cannot be read ({error}); give a Hugging Face config") from error
 
 
 def _parse_layout(option: str, text: str, keys: tuple[str, ...]) -> dict[str, int]:

@@ -14,6 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from megatron_ext.hf.refusals import (
+    UnsupportedModelError,
+    refuse_heads,
+    refuse_impossible,
+    refuse_unsupported,
+)
 from megatron_ext.layout import LayoutError
 from megatron_ext.rope import RopeScaling, UnsupportedRopeError, attention_softmax_scale, read_rope
 
@@ -21,10 +27,6 @@ if TYPE_CHECKING:
     from megatron.core.transformer import TransformerConfig
 
     from megatron_ext.layout import Layout
-
-
-class UnsupportedModelError(ValueError):
-    """The model has a property that this library does not reproduce. The message names it."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,25 @@ class HFConfig:
         window = self.max_position_embeddings
         return window if self.rope_scaling is None else self.rope_scaling.window_tokens(window)
 
+    @property
+    def native_window_tokens(self) -> int:
+        """Longest sequence that the model was trained on before its positions were stretched."""
+        window = self.max_position_embeddings
+        return window if self.rope_scaling is None else self.rope_scaling.native_window_tokens(window)
+
+
+def read_json_config(hf_dir: str | Path) -> dict[str, Any]:
+    """The config as it is written. ValueError for what is no JSON object."""
+    path = Path(hf_dir)
+    path = path if path.is_file() else path / "config.json"
+    try:
+        raw = json.loads(path.read_text())
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply") from error
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path} holds a {type(raw).__name__}, and no object")
+    return raw
+
 
 def read_hf_config(hf_dir: str | Path) -> HFConfig:
     """Reads `hf_dir`/config.json, or the file `hf_dir`, through transformers, from disk only.
@@ -94,13 +115,16 @@ def read_hf_config(hf_dir: str | Path) -> HFConfig:
     """
     from transformers import AutoConfig  # seconds to import, and not needed by those who only want HFConfig
 
-    path = Path(hf_dir)
-    model_type = json.loads((path if path.is_file() else path / "config.json").read_text()).get("model_type")
-    family = FAMILIES.get(model_type)
+    raw = read_json_config(hf_dir)
+    model_type = raw.get("model_type")
+    family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
     if family is None:
         raise UnsupportedModelError(f"model_type = {model_type!r}: supported are {', '.join(sorted(FAMILIES))}")
+    refuse_impossible(raw)
     config = AutoConfig.from_pretrained(str(hf_dir), local_files_only=True, trust_remote_code=False)
-    _refuse_unsupported(config)
+    refuse_unsupported(config)
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    refuse_heads(config.num_attention_heads, config.num_key_value_heads, head_dim)
     try:
         rope_theta, rope_scaling = read_rope(config)
     except UnsupportedRopeError as error:
@@ -112,7 +136,7 @@ def read_hf_config(hf_dir: str | Path) -> HFConfig:
         ffn_hidden_size=config.intermediate_size,
         num_heads=config.num_attention_heads,
         num_kv_heads=config.num_key_value_heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        head_dim=head_dim,
         vocab_size=config.vocab_size,
         max_position_embeddings=config.max_position_embeddings,
         rms_norm_eps=config.rms_norm_eps,
@@ -148,25 +172,6 @@ def _read_experts(config: Any) -> Experts:
             "no layer has experts; give it as a dense qwen3"
         )
     return Experts(num_experts, per_token, config.moe_intermediate_size, bool(config.norm_topk_prob), layers)
-
-
-def _refuse_unsupported(config: Any) -> None:
-    required = {
-        "hidden_act": "silu",
-        "use_sliding_window": False,
-        "attention_bias": False,
-        "mlp_bias": False,
-        "quantization_config": None,
-    }
-    for key, wanted in required.items():
-        value = getattr(config, key, wanted)
-        if value != wanted:
-            raise UnsupportedModelError(f"{key} = {value!r} ({config.model_type}): only {wanted!r} is supported")
-    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-    if kinds:
-        raise UnsupportedModelError(
-            f"layer_types has {sorted(kinds)[0]!r} ({config.model_type}): only 'full_attention' is supported"
-        )
 
 
 def padded_vocab_size(hf_config: HFConfig, tp: int) -> int:

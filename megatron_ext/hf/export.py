@@ -13,14 +13,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from megatron_ext.hf.config import HFConfig
-from megatron_ext.hf.files import INDEX_NAME, SINGLE_NAME
 from megatron_ext.hf.mapping import Rule, expert_of, rule_for, split_parts, with_expert
+from megatron_ext.hf.weight_files import INDEX_NAME, SINGLE_NAME, saved_dtype
 from megatron_ext.links import copy_file
 from megatron_ext.model import PolicyModel, first_layer_of
 from megatron_ext.topology import Topology
 
 WEIGHT_SUFFIXES = (".safetensors", ".partial", ".bin", ".pt", ".pth", ".gguf", ".index.json")
 """Files of the source directory that hold or list weights, and so are not copied."""
+FLOAT_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
 
 
 @torch.no_grad()
@@ -80,10 +81,12 @@ def save_hf(
     source_hf_dir: str | Path,
     out_dir: str | Path,
     max_file_bytes: int = 4 * 2**30,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Writes a complete Hugging Face directory: weights, config, tokenizer and generation files.
 
-    `chunks` are what this stage holds: one, or those of a virtual pipeline.
+    `chunks` are what this stage holds: one, or those of a virtual pipeline. Weights are written in `dtype`, without it
+    in that of the model in `source_hf_dir`, whatever they were trained in.
 
     Collective over all ranks; everything is on disk when it returns. One rank of each pipeline stage writes files of up
     to `max_file_bytes` as the tensors come, and never holds more than one file's. Everything but weights is copied from
@@ -91,7 +94,9 @@ def save_hf(
     """
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    writer = _StageWriter(out_dir, topology.pp_rank, max_file_bytes)
+    source = Path(source_hf_dir)
+    dtype = dtype or source_dtype(source) or chunks[0].config.params_dtype
+    writer = _StageWriter(out_dir, topology.pp_rank, max_file_bytes, dtype)
     is_writer = topology.tp_rank == 0 and topology.replica_rank == 0
     for chunk in chunks:
         for name, tensor in iterate_hf_tensors(chunk, topology):
@@ -102,7 +107,8 @@ def save_hf(
         stages: list[_StageFiles] = [[] for _ in range(topology.pp_size)]
         dist.all_gather_object(stages, writer.files, group=topology.pp_group)
         if topology.rank == 0:
-            _copy_other_files(Path(source_hf_dir), out_dir, chunks[0].config.params_dtype)
+            copy_other_files(source, out_dir)
+            write_config(source, out_dir, chunks[0].hf_config, dtype)
             _name_files([file for files in stages for file in files], out_dir)
     dist.barrier()
 
@@ -114,18 +120,20 @@ _StageFiles = list[tuple[str, dict[str, int]]]
 class _StageWriter:
     """Collects tensors and writes them to a file of their own whenever the next would not fit."""
 
-    def __init__(self, out_dir: Path, pp_rank: int, max_file_bytes: int) -> None:
+    def __init__(self, out_dir: Path, pp_rank: int, max_file_bytes: int, dtype: torch.dtype) -> None:
         self.files: _StageFiles = []
+        self._dtype = dtype
         self._out_dir, self._pp_rank, self._max_file_bytes = out_dir, pp_rank, max_file_bytes
         self._tensors: dict[str, Tensor] = {}
         self._bytes = 0
 
     def add(self, name: str, tensor: Tensor) -> None:
-        if self._tensors and self._bytes + tensor.nbytes > self._max_file_bytes:
+        num_bytes = tensor.numel() * self._dtype.itemsize
+        if self._tensors and self._bytes + num_bytes > self._max_file_bytes:
             self.flush()
         # A copy: parts of a gathered tensor share memory, which safetensors refuses, and may change after this step.
-        self._tensors[name] = tensor.to("cpu", copy=True, memory_format=torch.contiguous_format)
-        self._bytes += tensor.nbytes
+        self._tensors[name] = tensor.to("cpu", self._dtype, copy=True, memory_format=torch.contiguous_format)
+        self._bytes += num_bytes
 
     def flush(self) -> None:
         if not self._tensors:
@@ -153,12 +161,29 @@ def _name_files(files: _StageFiles, out_dir: Path) -> None:
     (out_dir / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _copy_other_files(source: Path, out_dir: Path, dtype: torch.dtype) -> None:
+def source_dtype(hf_dir: Path) -> torch.dtype | None:
+    """Of the weights in `hf_dir`, or where there are none what its config.json says; None where neither tells."""
+    config: dict[str, Any] = json.loads((hf_dir / "config.json").read_text())
+    name = saved_dtype(hf_dir) or config.get("dtype") or config.get("torch_dtype")
+    return FLOAT_DTYPES.get(str(name).removeprefix("torch."))
+
+
+def copy_other_files(source: Path, out_dir: Path) -> None:
+    """Tokenizer, generation settings and the rest of a Hugging Face directory: all but weights, and nothing linked from
+    elsewhere."""
     for path in source.iterdir():
         if path.is_file() and not path.name.endswith(WEIGHT_SUFFIXES):
             copy_file(path, out_dir / path.name)
+
+
+def write_config(source: Path, out_dir: Path, hf_config: HFConfig, dtype: torch.dtype) -> None:
+    """config.json of `source`, with the dtype of these weights, and whether embedding and output projection are one.
+
+    Both may differ from what the source says, see `read_model_config`.
+    """
     config: dict[str, Any] = json.loads((source / "config.json").read_text())
-    for key in ("dtype", "torch_dtype"):
-        if key in config:  # the weights are written in the dtype of training, whatever the source's was
-            config[key] = str(dtype).removeprefix("torch.")
+    key = "torch_dtype" if "torch_dtype" in config and "dtype" not in config else "dtype"
+    config[key] = str(dtype).removeprefix("torch.")
+    if hf_config.tied_embeddings != config.get("tie_word_embeddings"):
+        config["tie_word_embeddings"] = hf_config.tied_embeddings
     (out_dir / "config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -5,7 +5,7 @@ No Megatron here: a driver asks before any rank is there.
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,19 +13,30 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from megatron_ext.hf.config import HFConfig
+from megatron_ext.hf.config import HFConfig, read_hf_config
 from megatron_ext.hf.mapping import expected_shapes, stacked_source
+from megatron_ext.hf.weight_files import (
+    INDEX_NAME,
+    WeightsError,
+    has_own_head,
+    tensor_names,
+    weight_map,
+)
 
-INDEX_NAME = "model.safetensors.index.json"
-SINGLE_NAME = "model.safetensors"
 FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
 """Names of safetensors. Others hold quantised values, which need scales that nobody here applies."""
 
 
-class WeightsError(ValueError):
-    """A Hugging Face checkpoint lacks a tensor, has one of another shape, or has one that the model would not use.
+def read_model_config(hf_dir: str | Path) -> HFConfig:
+    """The config as the weights beside it make it: embeddings whose files hold another output projection are not tied.
 
-    The message names it and the directory."""
+    So does transformers. Without weights there what the config says. Raises as `read_hf_config`, WeightsError for files
+    that cannot be read.
+    """
+    hf_config = read_hf_config(hf_dir)
+    if hf_config.tied_embeddings and has_own_head(Path(hf_dir)):
+        return dataclasses.replace(hf_config, tied_embeddings=False)
+    return hf_config
 
 
 def check_hf_weights(hf_dir: str | Path, hf_config: HFConfig) -> None:
@@ -51,12 +62,7 @@ class HFCheckpoint:
         self._open_files = ExitStack()
         self._handles: dict[str, Any] = {}
         self._names_in: dict[str, frozenset[str]] = {}
-        if (hf_dir / INDEX_NAME).exists():
-            self._file_of = _read_index(hf_dir / INDEX_NAME)
-        elif (hf_dir / SINGLE_NAME).exists():
-            self._file_of = dict.fromkeys(self._open(SINGLE_NAME).keys(), SINGLE_NAME)
-        else:
-            raise FileNotFoundError(f"{hf_dir} has neither {SINGLE_NAME} nor {INDEX_NAME}")
+        self._file_of = weight_map(hf_dir)
         self.names = self._file_of.keys()
         """What the directory says it has."""
 
@@ -89,8 +95,17 @@ class HFCheckpoint:
     def refuse_unused(self, hf_config: HFConfig) -> None:
         """Raises WeightsError for a tensor that the model would silently leave out, such as a bias it does not have.
 
+        And for one that a file holds and the index has elsewhere, or not at all: others read all that a file holds.
         A tied lm_head and the rotary frequencies of old checkpoints are no loss.
         """
+        for file_name in sorted(set(self._file_of.values())):
+            for name in tensor_names(self.hf_dir / file_name):
+                if self._file_of.get(name) != file_name:
+                    listed = f"lists it in {self._file_of[name]}" if name in self._file_of else "does not list it"
+                    raise WeightsError(
+                        f"{name} is in {file_name} of {self.hf_dir}, and {INDEX_NAME} {listed}; copy the index and all "
+                        "files that it names again"
+                    )
         expected = set(expected_shapes(hf_config))
         expected |= {stacked.name for name in expected if (stacked := stacked_source(name, hf_config))}
         if hf_config.tied_embeddings:
@@ -128,14 +143,3 @@ class HFCheckpoint:
                 raise WeightsError(f"{path} is damaged or cut short ({error}); copy it again") from error
             self._handles[file_name], self._names_in[file_name] = handle, frozenset(handle.keys())
         return self._handles[file_name]
-
-
-def _read_index(path: Path) -> dict[str, str]:
-    """File name by tensor name."""
-    try:
-        weight_map = json.loads(path.read_text())["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{path} is damaged ({error!r}): it must have a weight_map; copy it again") from error
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise WeightsError(f"{path} is damaged: weight_map must name a file for each tensor; copy it again")
-    return weight_map

@@ -200,15 +200,16 @@ def test_a_damaged_directory_is_named(hf_dirs: dict[str, Path], tmp_path: Path) 
     content = (cut / "model.safetensors").read_bytes()
     (cut / "model.safetensors").write_bytes(content[: len(content) // 2])
     names = load_file(hf_dirs["llama"] / "model.safetensors")
-    for out_dir, file_name in ((listed, "model.safetensors"), (lost, "model-00001-of-00002.safetensors")):
+    for out_dir, file_name in ((listed, "part.safetensors"), (lost, "model-00001-of-00002.safetensors")):
         index = {"weight_map": dict.fromkeys(names, file_name)}
         (out_dir / "model.safetensors.index.json").write_text(json.dumps(index))
-    save_file(without("model.norm.weight")(names), listed / "model.safetensors")
+        (out_dir / "model.safetensors").unlink()  # which would make the index void
+    save_file(without("model.norm.weight")(names), listed / "part.safetensors")
     (empty / "model.safetensors").unlink()
     results = run_ranks(Layout(), load_only, [cut, listed, lost, empty])[0]
     messages = [
         r"WeightsError: .*cut/model.safetensors is damaged or cut short",
-        r"WeightsError: model.norm.weight is not in model.safetensors of .*listed",
+        r"WeightsError: model.norm.weight is not in part.safetensors of .*listed",
         r"WeightsError: .*model-00001-of-00002.safetensors does not exist, but model.safetensors.index.json names it",
         r"FileNotFoundError: .*empty has neither",
     ]

@@ -13,7 +13,8 @@ import aiohttp
 from hybridflow.config.judge_section import JudgeSection
 from hybridflow.control.preflight.findings import WAIT_S, Finding
 from hybridflow.control.preflight.subject import Subject
-from hybridflow.reward_service.judge_endpoint import NO_KEY, Answer, AskError, EndpointClient
+from hybridflow.reward_service.judge_endpoint import NO_KEY, AskError, EndpointClient
+from hybridflow.reward_service.judge_response import LENGTH, Answer
 from hybridflow.rewards.judge_prompt import build_judge_messages
 from hybridflow.rewards.judge_vote import parse_vote
 
@@ -52,7 +53,7 @@ async def _ask(url: str, section: JudgeSection) -> Answer | Finding:
 
 
 def _judge_answer(url: str, answer: Answer, section: JudgeSection) -> Finding:
-    vote = parse_vote(answer.text, was_cut_off=answer.was_cut_off)
+    vote = parse_vote(answer.text) if answer.is_finished else "unknown"
     if vote == "yes":
         return Finding("fact", f"the judge {section.model} at {url} says YES to two equal answers")
     shown = f"the judge {section.model} at {url} answered {answer.text[-120:]!r}"
@@ -60,8 +61,10 @@ def _judge_answer(url: str, answer: Answer, section: JudgeSection) -> Finding:
         return Finding(
             "error", f"{shown}: NO, where both answers were {ANSWER!r}. Remedy: use a model that can compare answers"
         )
-    if answer.was_cut_off:
+    if answer.finish_reason == LENGTH:
         remedy = f"raise reward.judge.max_tokens ({section.max_tokens})"
+    elif not answer.is_finished:
+        remedy = f"use a server whose finish_reason is 'stop' at the end of an answer, not {answer.finish_reason!r}"
     else:
         remedy = "use a model that follows the instruction to end with a line [[YES]] or [[NO]], an instruct model"
     return Finding("error", f"{shown}, which is no verdict. Remedy: {remedy}")

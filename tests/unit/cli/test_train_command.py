@@ -179,6 +179,44 @@ def test_window_above_the_model(train: Train) -> None:
     assert f"rollout.context_tokens = {window + 1} is above the model's window of {window} tokens" in message
 
 
+def changed_model(folder: Path, **changes: Any) -> Path:
+    """The tiny model with another config.json."""
+    shutil.copytree(TINY, folder)
+    config = json.loads((TINY / "config.json").read_text()) | changes
+    kept = {key: value for key, value in config.items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(kept))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"dual_chunk_attention_config": {"chunk_size": 64}}, "dual_chunk_attention_config in config.json"),
+        ({"architectures": None}, "architectures = None in config.json"),
+        ({"head_dim": 31}, "head_dim = 31: it must be even"),
+        ({"vocab_size": 300}, "the tokenizer has ids up to 1"),
+    ],
+)
+def test_a_model_that_engines_cannot_serve(train: Train, tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    assert said in train(f"model.path={changed_model(tmp_path / 'model', **changes)}")
+
+
+def test_the_window_is_what_the_rope_scaling_says(train: Train, tmp_path: Path) -> None:
+    """max_position_embeddings x 4 are taken, one more is not; the next refusal is about the length of steps."""
+    rope = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0}
+    model = changed_model(tmp_path / "model", max_position_embeddings=512, rope_parameters=rope)
+    settings = (f"model.path={model}", "data.max_prompt_tokens=1000")
+    message = train(*settings, "rollout.context_tokens=2049")
+    assert "rollout.context_tokens = 2049 is above the model's window of 2048 tokens" in message
+    message = train(*settings, "rollout.context_tokens=2048", "eval.num_prompts=9999")
+    assert "eval.num_prompts = 9999" in message
+
+
+def test_a_pool_that_would_cut_completions_short(train: Train) -> None:
+    message = train("rollout.kv_cache_tokens=100")
+    assert "is above rollout.kv_cache_tokens (100): completions would be cut short" in message
+
+
 def test_documents_that_cannot_be_generated(train: Train) -> None:
     assert "data.synth: cannot generate" in train("data.synth.doc_tokens=16", "data.synth.num_records=500")
 

@@ -73,6 +73,7 @@ class FakeTrainer:
         self.sft_learning_rates: list[float] = []
         self.num_skipped = 0
         self.logprob_gap = 0.25
+        self.gate_gap = 0.0
         self.fail_save: Exception | None = None
 
     def start_sft_step(self, batch: TrainBatch, learning_rate: float) -> TrainBatch:
@@ -99,6 +100,10 @@ class FakeTrainer:
             )
             for mini in range(len(batch.plan))
         ]
+
+    def logprobs(self, batch: TrainBatch, temperature: float) -> list[list[float]]:
+        self.events.append("compare")
+        return [[value + self.gate_gap for value in (-0.5, -0.25)] for _ in batch.sequences]
 
     def reset_optimizer(self) -> None:
         self.events.append("reset optimizer")

@@ -12,7 +12,7 @@ import pytest
 from hybridflow.control.checkpoints import Checkpoints
 from hybridflow.control.state import RunState
 from hybridflow.control.train_loop import train
-from hybridflow.errors import TrainerError, WeightSyncError
+from hybridflow.errors import ModelMismatchError, TrainerError, WeightSyncError
 from hybridflow.types import Completion, Verdict
 from hybridflow.weights.manifest import TensorEntry
 from tests.unit.control.fakes import FakeSystem, all_right, build_config, half_right, nobody_knows
@@ -23,13 +23,17 @@ STAGES = [
 ]
 
 
+GATE = ["decode p00000", "compare"]
+"""Trainer and engines are compared on a text before anything else."""
+
+
 def test_phases_come_in_order(tmp_path: Path) -> None:
     system = FakeSystem(build_config(tmp_path, train__num_steps=2, warmup__stages=STAGES))
     train(system.run)
     assert system.events == [
         *["reset optimizer", "sft", "sft", "sft", "save"],
         *["reset optimizer", "sft", "reset optimizer", "save"],
-        *["publish 0", "decode e00000"],
+        *["publish 0", *GATE, "decode e00000"],
         *["decode t00001", "update", "publish 1"],
         *["decode t00002", "update", "publish 2"],
         *["decode e00002", "save", "export"],
@@ -76,7 +80,8 @@ def test_a_step_without_groups_to_train_on_leaves_weights_version_and_learning_r
     system = FakeSystem(config, judge=only_in_second_step)
     train(system.run)
     assert system.events == [
-        *["publish 0", "decode t00001", "decode t00002", "update", "publish 1", "decode t00003", "save", "export"],
+        *["publish 0", *GATE, "decode t00001", "decode t00002", "update", "publish 1", "decode t00003", "save"],
+        "export",
     ]
     assert (system.run.state.rl_step, system.run.state.policy_version) == (3, 1)
     assert system.trainer.learning_rates == pytest.approx([0.1])  # the first of the warm-up: step 1 used none
@@ -124,14 +129,14 @@ def test_checkpoint_and_evaluation_when_due(tmp_path: Path) -> None:
 def test_evaluation_is_greedy_and_training_is_not(tmp_path: Path) -> None:
     system = FakeSystem(build_config(tmp_path, train__num_steps=1))
     train(system.run)
-    assert [sampling.temperature for sampling in system.rollout.samplings] == [0.0, 1.0, 0.0]
+    assert [sampling.temperature for sampling in system.rollout.samplings] == [1.0, 0.0, 1.0, 0.0]  # the gate first
     assert (system.run.state.eval_before, system.run.state.eval_latest) == (1.0, 1.0)  # member 0 is right
 
 
 def test_without_steps_accuracy_is_measured_once(tmp_path: Path) -> None:
     system = FakeSystem(build_config(tmp_path, train__num_steps=0))
     train(system.run)
-    assert system.events == ["publish 0", "decode e00000", "export"]
+    assert system.events == ["publish 0", *GATE, "decode e00000", "export"]
     assert system.run.state.eval_latest == system.run.state.eval_before == 1.0
 
 
@@ -194,7 +199,7 @@ def test_a_resumed_run_goes_on_where_the_checkpoint_is(tmp_path: Path) -> None:
     again = resumed(config)
     train(again.run)
     assert again.events == [
-        *["publish 2", "decode t00003", "update", "publish 3", "decode t00004", "update", "publish 4"],
+        *["publish 2", *GATE, "decode t00003", "update", "publish 3", "decode t00004", "update", "publish 4"],
         *["decode e00004", "save", "export"],
     ]
     assert again.rollout.loaded[0] == "weights after 2 updates"
@@ -270,3 +275,20 @@ def test_the_overlong_penalty_is_logged_apart_from_the_reward(tmp_path: Path) ->
     assert system.run.state.eval_latest == 1.0
     state = system.run.state
     assert (state.overlong_sum, state.num_shaped) == (-0.25 * 16, 16)
+
+
+def test_a_trainer_that_computes_another_model_than_the_engines_stops_the_run(tmp_path: Path) -> None:
+    """Before evaluation and steps; 0.002 per token is more than rounding in float32."""
+    system = FakeSystem(build_config(tmp_path))
+    system.trainer.gate_gap = 0.002
+    with pytest.raises(ModelMismatchError, match=r"differ by 0.002 .* train.max_gate_gap = 0.001. Likely cause: "):
+        train(system.run)
+    assert system.events == ["publish 0", *GATE]
+
+
+def test_a_gap_that_grows_later_stops_the_run_after_its_step(tmp_path: Path) -> None:
+    """The fake trainer's is 0.25 in every step."""
+    system = FakeSystem(build_config(tmp_path, train__max_logprob_gap=0.2))
+    with pytest.raises(ModelMismatchError, match=r"step 1: .* 0.25 per token .* above train.max_logprob_gap = 0.2"):
+        train(system.run)
+    assert [line["policy/logprob_gap"] for line in system.metrics() if "policy/logprob_gap" in line] == [0.25]

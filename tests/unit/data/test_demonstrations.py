@@ -13,6 +13,7 @@ from hybridflow.data.demonstrations import DemonstrationSet, read_conversation
 from hybridflow.data.streams import draw_indices
 from hybridflow.errors import DataError
 from hybridflow.policy.tokenizer import build_tokenizer
+from tests.unit.data.families import family
 
 TOKENIZER = build_tokenizer()
 QUESTION = {"role": "user", "content": "What is the rate ?"}
@@ -79,3 +80,23 @@ def test_every_epoch_has_every_row_once_and_steps_need_no_cursor() -> None:
     assert draw_indices(("a", 0), 5, 3, 3) == drawn[9:12]
     assert draw_indices(("a", 1), 50, 0, 50) != draw_indices(("a", 0), 50, 0, 50)
     assert Counter(draw_indices(("a", 0), 2, 0, 7)) in (Counter({0: 4, 1: 3}), Counter({0: 3, 1: 4}))
+
+
+def test_notes_count_what_a_template_leaves_open(tmp_path: Path) -> None:
+    thought, plain = "<think>\nSo.\n</think>\n\nOne.", "One."
+    question = {"role": "user", "content": "Which?"}
+    rows = [[plain], [thought], [thought, plain], [plain, thought]]
+    lines = [[part for text in row for part in (question, {"role": "assistant", "content": text})] for row in rows]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"messages": line}) + "\n" for line in lines))
+    found = DemonstrationSet(tmp_path / "rows.jsonl", family("R1-Distill present"), max_tokens=512, seed=0)
+    assert (found.num_empty_thoughts, found.num_context_answers) == (2, 2)
+    empty, context = found.describe()
+    assert empty.startswith("2 of 4 rows answer without thinking") and context.startswith("2 earlier answers are read")
+    assert DemonstrationSet(tmp_path / "rows.jsonl", family("Llama 3"), max_tokens=512, seed=0).describe() == []
+
+
+def test_a_row_that_the_template_refuses_is_named(tmp_path: Path) -> None:
+    row = [{"role": role, "content": "x"} for role in ("system", "user", "assistant")]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": row}) + "\n")
+    with pytest.raises(DataError, match=r"rows\.jsonl, line 1, row 0: sft-000000: the chat template .*roles must alt"):
+        DemonstrationSet(tmp_path / "rows.jsonl", family("Mistral"), max_tokens=512, seed=0)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hybridflow.config.rollout_section import RolloutSection
-from hybridflow.rollout.arguments import build_arguments
+from hybridflow.rollout.arguments import KEPT_BACK_TOKENS, build_arguments
 from hybridflow.rollout.cpu_platform import IMPORT_PATH, core_lists, cpu_environment
 
 ROOT = Path(__file__).parents[3]
@@ -63,8 +63,8 @@ def test_without_passed_arguments_sglang_is_not_imported() -> None:
     before = "sglang" in sys.modules
     arguments = build_arguments(RolloutSection(kv_cache_tokens=4096, context_tokens=99), dtype="float32", seed=7)
     assert ("sglang" in sys.modules) == before
-    assert arguments["max_total_tokens"] == 4096
-    assert (arguments["context_length"], arguments["random_seed"]) == (99, 7)
+    assert arguments["max_total_tokens"] == 4096 + KEPT_BACK_TOKENS
+    assert (arguments["context_length"], arguments["random_seed"]) == (99 + KEPT_BACK_TOKENS, 7)
 
 
 def test_the_pool_is_left_to_the_engine_unless_given() -> None:

@@ -39,6 +39,7 @@ def refused(refuse: Refuse, model: Path, folder: Path, rows: str, *options: obje
         (["-n", 0], "--num-completions 0: it must be at least 1"),
         (["--temperature", -1], "--temperature -1.0: it must be a number of at least 0; 0 is greedy"),
         (["--top-p", 0], "--top-p 0.0: it must be above 0 and at most 1"),
+        (["--kv-cache-tokens", 18, "--max-new-tokens", 16], "--kv-cache-tokens 18: the longest prompt, 3 tokens, and"),
         (["--max-new-tokens", 10**6], "--max-new-tokens 1000000: with the longest prompt, 3 tokens, that is 1000003"),
     ],
 )

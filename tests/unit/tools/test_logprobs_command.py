@@ -144,6 +144,7 @@ def test_weight_files_that_are_not_there_or_cut(logprobs: Refuse, models: dict[s
     names = load_file(lost / "model.safetensors")
     index = {"weight_map": dict.fromkeys(names, "model-00001-of-00002.safetensors")}
     (lost / "model.safetensors.index.json").write_text(json.dumps(index))
+    (lost / "model.safetensors").unlink()  # which would make the index void
     assert "model-00001-of-00002.safetensors does not exist, but model.safetensors.index.json" in logprobs(lost)
     (lost / "model.safetensors.index.json").write_text('{"weight_map": ')
     assert "model.safetensors.index.json is damaged" in logprobs(lost)

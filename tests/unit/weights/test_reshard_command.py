@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -98,10 +99,18 @@ def test_what_is_wrong_is_named_with_a_remedy(run: Run, changes: dict[str, str],
     [
         ({"model_type": "gpt2"}, "model_type = 'gpt2': supported are"),
         ({"model_type": "qwen2", "hidden_size": "wide"}, "'hidden_size' expected int, got str"),
+        ({"model_type": "qwen3", "num_attention_heads": 0}, "num_attention_heads = 0: it must be a whole number of at"),
+        ({"model_type": "llama", "num_hidden_layers": 0}, "num_hidden_layers = 0: it must be a whole number of at"),
+        ({"model_type": "qwen2", "num_key_value_heads": 0}, "num_key_value_heads = 0"),
+        ({"model_type": "qwen3", "head_dim": 0}, "head_dim = 0: it must be a whole number of at least 1"),
+        ({"model_type": "qwen3", "head_dim": 5}, "head_dim = 5: it must be even"),
+        ({"model_type": "qwen3", "num_attention_heads": 7, "num_key_value_heads": 2}, "it must divide num_attention"),
+        ({"model_type": "qwen3_moe", "decoder_sparse_step": 0}, "decoder_sparse_step = 0"),
+        ({"model_type": "llama", "vocab_size": -1}, "vocab_size = -1"),
     ],
 )
 def test_a_model_that_is_not_supported_is_refused(
-    config: dict[str, str], message: str, run: Run, tmp_path: Path
+    config: dict[str, Any], message: str, run: Run, tmp_path: Path
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     code, _, errors = run("--model", str(tmp_path), "--train", "tp=1", "--rollout", "tp=1")
