@@ -18,9 +18,11 @@ from types import TracebackType
 
 from hybridflow.errors import ConfigError
 
-PREFIX = "hybridflow-"
+PREFIX = "hyfl-"
+"""Short: a socket may have few letters in its name, and Ray takes most of them."""
 MAX_SOCKET_PATH_BYTES = 107
 """What the kernel takes as name of a socket."""
+CLOSE_TRIES = 30
 YOUNG_S = 60.0
 """A folder may be without its lock so long after it was made."""
 
@@ -54,8 +56,11 @@ class PrivateFolder:
     def close(self) -> None:
         """May be called twice."""
         if self._lock >= 0:
-            # Processes that end meanwhile may still remove, or write, something of their own.
-            shutil.rmtree(self.path, ignore_errors=True)
+            for _ in range(CLOSE_TRIES):  # processes that are ending may still write something of their own
+                shutil.rmtree(self.path, ignore_errors=True)
+                if not self.path.exists():
+                    break
+                time.sleep(0.1)
             os.close(self._lock)
             self._lock = -1
 

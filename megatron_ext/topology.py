@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from megatron_ext import platform
 from megatron_ext.layout import Layout, LayoutError, check_layout, check_values
+from megatron_ext.meeting import forget_token, open_store, prove_membership, require_token
 
 platform.install()
 
@@ -76,11 +77,17 @@ def init_distributed(
     layout: Layout,
     seed: int,
     timeout_s: float = 600.0,
+    token: str = "",
 ) -> Topology:
     """Joins the process group (NCCL with CUDA, else gloo), makes Megatron's groups and seeds this process.
 
+    Ranks meet at `master_addr`, an address of rank 0's machine, on which alone it listens; or, with `master_port` 0, in
+    a new file of that path, in a folder that nobody else may enter. With a `token` they prove that they know it, see
+    `meeting`.
+
     Blocks until all `world_size` processes have called it. Raises LayoutError when the layout asks for another number
-    of processes or cannot be for any model; torch's DistStoreError or a timeout when some process does not come.
+    of processes or cannot be for any model; torch's DistStoreError or a timeout when some process does not come;
+    StrangerError when one comes without the token.
     """
     check_values(layout)
     if layout.world_size != world_size:
@@ -93,11 +100,14 @@ def init_distributed(
         device = torch.device("cuda", torch.cuda.current_device())
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        init_method=f"tcp://{master_addr}:{master_port}",
+        store=open_store(master_addr, master_port, rank, world_size, timeout_s),
         rank=rank,
         world_size=world_size,
         timeout=datetime.timedelta(seconds=timeout_s),
     )
+    if token:
+        require_token(token)
+        prove_membership(rank, world_size, device)
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=layout.tp,
         pipeline_model_parallel_size=layout.pp,
@@ -118,6 +128,7 @@ def shutdown_distributed() -> None:
     if dist.is_initialized():
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
+        forget_token()
 
 
 def _read_topology(device: torch.device) -> Topology:

@@ -6,13 +6,20 @@ import logging
 import os
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 
 import ray
+from ray._raylet import (
+    AuthenticationMode,  # pyright: ignore[reportAttributeAccessIssue]
+    get_authentication_mode,  # pyright: ignore[reportAttributeAccessIssue]
+)
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from hybridflow.cluster.addresses import own_address
+from hybridflow.cluster.private_ray import PrivateRay, refuse_without_token
 from hybridflow.cluster.worker_environment import given_to_workers
-from hybridflow.errors import PlacementError
+from hybridflow.errors import HybridFlowError, PlacementError
 
 logger = logging.getLogger(__name__)
 
@@ -20,12 +27,16 @@ LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
 WAIT_NOTICE_S = 30.0
 PLACEMENT_TIMEOUT_S = 300.0
 
+_private: PrivateRay | None = None
+
 
 def start_session(num_slots: int, environment: Sequence[str] = ()) -> None:
     """Starts or joins Ray, whose workers find in their environment what they need, and the variables named.
 
-    Raises ConfigError for one that is not set, else as `_start_ray`.
+    Raises ConfigError for one that is not set, for RAY_AUTH_MODE=disabled and for a long TMPDIR; PlacementError where
+    Ray does not start.
     """
+    refuse_without_token()
     with given_to_workers(environment):
         _start_ray(num_slots, environment)
 
@@ -43,6 +54,7 @@ def _start_ray(num_slots: int, environment: Sequence[str]) -> None:
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     # Ray prints its own account of each worker that was killed to the driver's output; there is no public switch.
     ray._private.worker._worker_logs_enabled = False  # pyright: ignore[reportAttributeAccessIssue]
+    global _private
     address = os.environ.get("RAY_ADDRESS")
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
@@ -50,16 +62,17 @@ def _start_ray(num_slots: int, environment: Sequence[str]) -> None:
             # Workers of a cluster that was there before have its environment: what is named comes on top.
             on_top = {"env_vars": {name: os.environ[name] for name in environment}} if environment else None
             ray.init(address="auto", log_to_driver=False, logging_level=logging.CRITICAL, runtime_env=on_top)
+            _warn_without_token(address)
             return
-        ray.init(
-            address="local",  # never the cluster of somebody else that happens to run on this machine
+        _private = PrivateRay(
             num_cpus=num_slots,
-            include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.CRITICAL,
             object_store_memory=LOCAL_OBJECT_STORE_BYTES,
             configure_logging=False,
         )
+    except HybridFlowError:
+        raise
     except Exception as error:  # Ray raises the class itself when its processes take more than 30 s to start
         where = f"join the Ray cluster at RAY_ADDRESS={address}" if address else "start Ray on this machine"
         load = f"{os.getloadavg()[0]:.0f} running processes on {os.cpu_count()} cores"
@@ -108,11 +121,29 @@ def this_device() -> int | None:
     return int(ids[0]) if ids else None
 
 
-def node_address() -> str | None:
-    """Address by which other nodes reach this one; None where Ray runs on this machine alone."""
-    return ray.util.get_node_ip_address() if os.environ.get("RAY_ADDRESS") else None
+def node_address(network: str = "") -> str | None:
+    """Address by which other nodes reach this one, see `own_address`; None where Ray runs on this machine alone."""
+    return own_address(network) if _private is None else None
+
+
+def private_folder() -> Path | None:
+    """Folder of the session that no other user of this machine may enter; None in a cluster."""
+    return _private.path if _private is not None else None
 
 
 def stop_session() -> None:
     """Ends the private Ray session, or leaves the cluster."""
+    global _private
     ray.shutdown()
+    if _private is not None:
+        _private.close()
+        _private = None
+
+
+def _warn_without_token(address: str) -> None:
+    if get_authentication_mode() != AuthenticationMode.TOKEN:
+        logger.warning(
+            "the Ray cluster at %s has no token authentication: whoever reaches its ports can run code in this run. "
+            "Start it, and this, with RAY_AUTH_MODE=token",
+            address,
+        )

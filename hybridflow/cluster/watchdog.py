@@ -30,6 +30,8 @@ from hybridflow.errors import HybridFlowError, StalledError
 logger = logging.getLogger(__name__)
 
 BEAT_S = 1.0
+KEY = "cluster.stall" + ".{}_s"
+"""Configuration key of a phase's deadline."""
 WAKE_SIGNAL = signal.SIGUSR1
 """To the main thread: raise the error of the watchdog."""
 
@@ -119,7 +121,7 @@ class Watchdog:
             phase, limit, still = self._clock.phase, self._clock.limit_s, self._clock.seconds_still(now)
         if action is None:
             return
-        head = f"no sign of life in {phase.upper()} for {still:.0f} s (cluster.stall.{phase}_s = {limit:g})"
+        head = f"no sign of life in {phase.upper()} for {still:.0f} s ({KEY.format(phase)} = {limit:g})"
         if action == "report" or not self._report:
             self._report = [line for source in self._sources for line in source.report()]
             self._write(head)

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, model_validator
 
+from hybridflow.config.cluster_section import ClusterSection
 from hybridflow.config.conflicts import CONFLICT_BREAK, SECTIONS_ALONE, find_conflicts
 from hybridflow.config.paths import InputPath
 from hybridflow.config.reward_sections import RewardSection
@@ -27,42 +28,6 @@ class RunSection(Section):
     """Decides drawn weights, the order of prompts and what is sampled."""
     mode: str = Field(default="0700", pattern=r"^07[0-7][0-7]$")
     """Who may enter the run folder, as chmod has it; files get the same without "x". "0750" lets the group read."""
-
-
-class StallSection(Section):
-    """Seconds without any sign of life after which a phase is taken for stalled: what stands still is named with its
-    stack, and 30 s later the run ends, resumable."""
-
-    rollout_s: float = Field(default=1200.0, gt=0)
-    """Decoding and scoring of a step: no completion, no verdict, no token of an engine."""
-    train_s: float = Field(default=1200.0, gt=0)
-    """Optimizer steps of an RL step: no micro-batch was finished."""
-    sync_s: float = Field(default=600.0, gt=0)
-    """Publishing of weights: no worker went on to another round."""
-    hand_over_s: float = Field(default=600.0, gt=0)
-    """Memory changes hands between trainer and engines."""
-    eval_s: float = Field(default=1200.0, gt=0)
-    """Evaluation: as `rollout_s`."""
-    warmup_s: float = Field(default=1200.0, gt=0)
-    """Supervised stages: no step was finished."""
-    checkpoint_s: float = Field(default=1800.0, gt=0)
-    """Saving of a checkpoint."""
-    export_s: float = Field(default=1800.0, gt=0)
-    """Writing of the final model."""
-
-    def limits(self) -> dict[str, float]:
-        """By phase."""
-        return {name.removesuffix("_s"): limit for name, limit in self.model_dump().items()}
-
-
-class ClusterSection(Section):
-    """The processes of a run."""
-
-    environment: list[str] = Field(default_factory=list)
-    """Environment variables that train workers, engines and reward workers need, by name. They get paths, locale,
-    proxies, thread limits and what CUDA, NCCL, torch, SGLang and Ray are set by anyway, and no token of their user."""
-    stall: StallSection = StallSection()
-    """Deadlines of the watchdog, by phase."""
 
 
 class ModelSection(Section):

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
-from hybridflow.config.sections import Config
-from hybridflow.control.preflight.report import read_run
-from hybridflow.control.preflight.run import check_quickly
+from hybridflow.control.preflight.load import load_run
 from hybridflow.control.run_folder import RunFolder
 from hybridflow.observability.display import LOADING, LiveDisplay
 from hybridflow.run_folder.finished import read_finished, tell_finished
@@ -19,16 +16,13 @@ def start_training(files: Sequence[Path], overrides: Sequence[str], *, resume: b
 
     Raises ConfigError with all errors at once, and what stopped the run.
     """
-    with ExitStack() as stack:
-        shown: list[LiveDisplay] = []
+    found, problems = load_run(files, overrides)
+    with LiveDisplay(found.run.name if found is not None else "hybridflow") as display:
+        if found is not None and not resume:
+            display.note("checking data, layout and verifiers (usually 1 to 3 s)")
+        from hybridflow.control.preflight.report import refuse_run  # what it checks with takes half a second
 
-        def announce(config: Config) -> None:
-            shown.append(stack.enter_context(LiveDisplay(config.run.name)))
-            if not resume:
-                shown[0].note("checking data, layout and verifiers (usually 1 to 3 s)")
-
-        config = read_run(files, overrides, is_checked=not resume, announce=announce)
-        (display,) = shown
+        config = refuse_run(found, problems, is_checked=not resume)
         folder = RunFolder(config)
         folder.refuse_second_driver()
         if resume:
@@ -37,6 +31,8 @@ def start_training(files: Sequence[Path], overrides: Sequence[str], *, resume: b
             if finished is not None:
                 display.note(tell_finished(folder.path, finished["num_steps"], "train.num_steps"))
                 return
+            from hybridflow.control.preflight.run import check_quickly
+
             check_quickly(config, folder.data)
         display.note(LOADING)
         from hybridflow.control.launch import run_training

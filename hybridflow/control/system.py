@@ -75,7 +75,7 @@ class System:
         slots = Slots(num_slots(config))
         transport = self._transport = choose_transport(config, hf_dir, slots.nodes())
         stream = self._stream = RewardStream(
-            node_address(),
+            node_address(config.cluster.network),
             self._admit,
             lease_s=config.reward.lease_s,
             num_unknown_retries=config.reward.unknown_retries,

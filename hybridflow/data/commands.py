@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import track
 
-from hybridflow.data.rows import write_rows
-from hybridflow.data.synth import SynthSpec, generate_row
-from hybridflow.data.synth.spec import Split
+from hybridflow.data.convert_command import convert
 from hybridflow.errors import ConfigError
 
+if TYPE_CHECKING:
+    from hybridflow.data.synth.spec import Split
+
 app = typer.Typer(name="data", help="Make and look at row files (DocQA-RL schema).", no_args_is_help=True)
+
+
+app.command()(convert)
 
 
 @app.callback()
@@ -41,12 +45,12 @@ def synth(
         Tier, typer.Option(help="easy: word look-up for tiny models. hard: long reports and contracts.")
     ] = Tier.easy,
     doc_tokens: Annotated[int, typer.Option(help="Document length; in the hard tier 4 characters are a token.")] = 128,
-    num_train: Annotated[int, typer.Option(help="Rows in the train file.")] = 1024,
-    num_test: Annotated[int, typer.Option(help="Rows in the test file.")] = 256,
+    num_train: Annotated[int, typer.Option(min=1, help="Rows in the train file.")] = 1024,
+    num_test: Annotated[int, typer.Option(min=1, help="Rows in the test file.")] = 256,
     num_records: Annotated[
         int, typer.Option(help="Records (easy), or issuers and agreements (hard), per document.")
     ] = 8,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
+    seed: Annotated[int, typer.Option(max=2**63 - 1, help="The same seed gives the same files.")] = 0,
     file_format: Annotated[FileFormat, typer.Option("--format", help="File format.")] = FileFormat.parquet,
 ) -> None:
     """Generate documents with questions and exact gold answers.
@@ -56,6 +60,9 @@ def synth(
 
     Example: hybridflow data synth --tier hard --doc-tokens 20000 --num-train 500 --num-test 50 --output runs/reports
     """
+    from hybridflow.data.rows import write_rows
+    from hybridflow.data.synth import SynthSpec, generate_row
+
     try:
         spec = SynthSpec(
             tier=tier.value, doc_tokens=doc_tokens, num_records=num_records, num_train=num_train, num_test=num_test

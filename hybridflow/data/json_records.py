@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from hybridflow.data.files import PACKED_SUFFIXES
 from hybridflow.data.records import Record
+from hybridflow.errors import DataError
 from hybridflow.reading import ExpansionBudget, Unreadable, check_pairs, iter_lines, parse_json
 from hybridflow.reading.bounded_json import MAX_FILE_BYTES
 from hybridflow.reading.budget import ROW_BYTES
@@ -28,6 +29,14 @@ def iter_json(path: Path) -> Iterator[Record]:
         yield from (
             _iter_list(path, file) if start.startswith(b"[") and _is_list(start) else _iter_lines(path, file, budget)
         )
+
+
+def iter_json_file(path: Path) -> Iterator[Record]:
+    """The same with DataError, for a file whose name does not say what it is."""
+    try:
+        yield from iter_json(path)
+    except (Unreadable, OSError) as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def _is_list(start: bytes) -> bool:

@@ -19,8 +19,8 @@ _MOST_ROWS_PER_BATCH = 256
 _LONG_TIMES = (pa.types.is_timestamp, pa.types.is_date64, pa.types.is_time64, pa.types.is_duration)
 
 
-def iter_parquet(path: Path, columns: Sequence[str]) -> Iterator[Record]:
-    """Records with those of `columns` that are there. Raises Unreadable for what is wrong with the whole file."""
+def iter_parquet(path: Path, columns: Sequence[str] | None) -> Iterator[Record]:
+    """Records with those of `columns` that are there, or with all. Unreadable for what is wrong with the whole file."""
     try:
         with pq.ParquetFile(path) as file:
             yield from _iter_rows(path, file, columns)
@@ -36,9 +36,10 @@ def read_column_names(path: Path) -> list[str]:
         raise Unreadable(f"not a readable Parquet file: {error}. Remedy: write or download it again") from error
 
 
-def _iter_rows(path: Path, file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[Record]:
+def _iter_rows(path: Path, file: pq.ParquetFile, columns: Sequence[str] | None) -> Iterator[Record]:
     budget = ExpansionBudget(path)
-    present = [name for name in columns if name in file.schema_arrow.names]
+    names = file.schema_arrow.names
+    present = names if columns is None else [name for name in columns if name in names]
     largest = _check_size(file, set(present), budget)
     batch_rows = max(1, min(_MOST_ROWS_PER_BATCH, _BATCH_BYTES // max(largest, 1)))
     number = 0

@@ -31,8 +31,8 @@ def iter_records(path: str | Path, columns: Sequence[str]) -> Iterator[Record]:
         yield from iter_file_records(file, columns)
 
 
-def iter_file_records(file: Path, columns: Sequence[str]) -> Iterator[Record]:
-    """Of one file."""
+def iter_file_records(file: Path, columns: Sequence[str] | None) -> Iterator[Record]:
+    """Of one file; `columns` None: with all columns."""
     from hybridflow.data.json_records import iter_json
     from hybridflow.data.parquet_records import iter_parquet
 

@@ -116,9 +116,14 @@ class Registry:
         return chosen not in (verify_multiple_choice, qwenlong_l1.verify_multiple_choice)
 
     def is_own(self, data_source: str, ability: str) -> bool:
-        """Whether code of the user's own decides on such rows, alone or among others."""
-        rules = not self._functions or any(function.is_rule for function in self._functions)
-        return not rules or isinstance(self.choose(data_source, ability), OwnFunction)
+        """Whether code of the user's own is called for such rows, which may take long and do anything."""
+        has_functions = any(not function.is_rule for function in self._functions)
+        return has_functions or isinstance(self.choose(data_source, ability), OwnFunction)
+
+    def asks_rule(self, data_source: str, ability: str) -> bool:
+        """Whether a built-in rule is asked about such rows."""
+        is_asked = not self._functions or any(function.is_rule for function in self._functions)
+        return is_asked and not isinstance(self.choose(data_source, ability), OwnFunction)
 
     def name_of(self, data_source: str, ability: str) -> str:
         """What judges such rows, for a reader."""
@@ -145,9 +150,7 @@ class Registry:
 
         Functions of a user's own, which may take long and do anything, are not asked.
         """
-        if self._functions and not any(function.is_rule for function in self._functions):
-            return ""
-        if isinstance(self.choose(request.data_source, request.ability), OwnFunction):
+        if not self.asks_rule(request.data_source, request.ability):
             return ""
         verdict = self.verify_by_rule(msgspec.structs.replace(request, text=""))
         return verdict.why if isinstance(verdict, Unknown) else ""

@@ -14,9 +14,13 @@ import torch
 from hybridflow.cluster.seats import devices_of
 from hybridflow.observability.log import configure
 from hybridflow.observability.process_log import redirect_output
+from hybridflow.policy.engine_tokenizer import write_engine_tokenizer
+from hybridflow.policy.load import load_tokenizer
+from hybridflow.private_folder import PrivateFolder
 from hybridflow.rollout.cpu_platform.process_server import start_server
 from hybridflow.rollout.engine import SGLangEngine
 from hybridflow.rollout.health import EngineStatus
+from hybridflow.rollout.private_ranks import keep_private
 from hybridflow.rollout.shard_loader import ShardLoader
 from hybridflow.types import Completion, Lease, MemoryTag, SamplingParams
 from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
@@ -58,8 +62,12 @@ class RolloutWorker:
         if devices is not None:
             # SGLang counts GPUs up from the first; its processes, which it starts later, see only these, in this order.
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
+        self._folder = PrivateFolder()
+        keep_private(self._folder.path)
         if not torch.cuda.is_available():
             start_server()
+        tokenizer_dir = write_engine_tokenizer(load_tokenizer(model_path), self._folder.path / "tokenizer")
+        arguments = {"tokenizer_path": str(tokenizer_dir)} | arguments
         self._engine = SGLangEngine(
             model_path, arguments, run_seed=run_seed, shards=shards, initial_version=initial_version
         )
@@ -78,8 +86,9 @@ class RolloutWorker:
         )
 
     def status(self) -> EngineStatus:
-        """Load and progress; raises what went wrong in decoding."""
-        return self._engine.status()
+        """Load and progress; raises what went wrong in decoding. One that is held back while rewards lag moves, too."""
+        status = self._engine.status()
+        return EngineStatus((*status.progress, int(1000 * self._sender.held_s)), status.num_in_flight)
 
     def submit(self, leases: list[Lease], sampling: SamplingParams) -> None:
         """Starts decoding; each completion goes to the driver as soon as it ends, with the attempt of its lease."""
@@ -113,3 +122,4 @@ class RolloutWorker:
     def close(self) -> None:
         self._sender.close()
         self._engine.shutdown()
+        self._folder.close()

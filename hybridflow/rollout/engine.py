@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import msgspec
@@ -45,7 +45,7 @@ T = TypeVar("T")
 IDLE_TIMEOUT_S = 10.0
 """Time that SGLang gets to put away requests that have ended."""
 Deliver = Callable[[int, Completion], None]
-"""Takes the attempt of a lease and a completion decoded under it."""
+"""Takes the attempt of a lease and a completion decoded under it; may block, in a thread of its own."""
 
 
 class SGLangEngine:
@@ -84,6 +84,8 @@ class SGLangEngine:
         self._weights = EngineWeights(api, shards, self._engine.server_args.tp_size)
         self._memory = EngineMemory(self._engine, self._run)
         self._version = initial_version
+        # Completions are handed over in a thread of their own: it is held back while rewards lag, and the loop is not.
+        self._handing_over = ThreadPoolExecutor(max_workers=1, thread_name_prefix="deliver")
         self._num_in_flight = 0
         self._num_delivered = 0
         self._num_aborts = 0
@@ -124,7 +126,7 @@ class SGLangEngine:
         cached = await self._prefill_prompts(leases)
         if self._num_aborts != num_aborts:
             for lease, index in by_id.values():
-                self._deliver(deliver, lease, undecoded(lease.request, index, self._version))
+                await self._deliver(deliver, lease, undecoded(lease.request, index, self._version))
             return
         request = io_struct.GenerateReqInput(
             input_ids=[input_tokens(lease.request, index) for lease, index in by_id.values()],
@@ -144,7 +146,7 @@ class SGLangEngine:
             )
             if index == lease.indices[0] and lease.request.group_id in cached:
                 completion = msgspec.structs.replace(completion, cached_tokens=cached[lease.request.group_id])
-            self._deliver(deliver, lease, completion)
+            await self._deliver(deliver, lease, completion)
         if by_id:
             raise RolloutError(f"SGLang ended the stream without {len(by_id)} completions, among them {min(by_id)}")
 
@@ -180,8 +182,8 @@ class SGLangEngine:
             for lease, output in zip(shared, outputs, strict=True)
         }
 
-    def _deliver(self, deliver: Deliver, lease: Lease, completion: Completion) -> None:
-        deliver(lease.attempt, completion)
+    async def _deliver(self, deliver: Deliver, lease: Lease, completion: Completion) -> None:
+        await self._loop.run_in_executor(self._handing_over, deliver, lease.attempt, completion)
         self._num_in_flight -= 1
         self._num_delivered += 1
 
@@ -289,6 +291,7 @@ class SGLangEngine:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=5)
         self._engine.shutdown()
+        self._handing_over.shutdown(wait=False, cancel_futures=True)
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()

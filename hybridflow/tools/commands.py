@@ -41,7 +41,12 @@ def mount(app: typer.Typer) -> None:
 
 def logprobs(
     model: Annotated[Path, typer.Option(help="Hugging Face directory: config, safetensors and, for texts, tokenizer.")],
-    input: Annotated[Path, typer.Option(help='JSON lines, each {"input_ids": [...]} or {"text": "..."}.')],
+    input: Annotated[
+        Path,
+        typer.Option(
+            help="JSON lines or Parquet, rows with input_ids, text or messages, or the rows that training reads."
+        ),
+    ],
     output: Annotated[Path, typer.Option(help='JSON lines, each {"logprobs": [...]}, in the order of the input.')],
     tp: TP = 1,
     pp: PP = 1,
@@ -95,11 +100,13 @@ def generate(
     prompts: Annotated[
         Path,
         typer.Option(
-            help='JSON lines, each {"text": "..."}, {"messages": [...]} or {"input_ids": [...]}. Text or messages may '
-            "be under prompt, as in the rows that training reads."
+            help="JSON lines or Parquet, rows with text, messages or input_ids, or the rows that training reads, with "
+            "text or messages under prompt."
         ),
     ],
-    output: Annotated[Path, typer.Option(help='JSON lines, each {"row": i, "completions": [...]}, in their order.')],
+    output: Annotated[
+        Path, typer.Option(help='JSON lines, each {"row": i, "completions": [...]}; `score` reads them.')
+    ],
     num_completions: Annotated[int, typer.Option("--num-completions", "-n", help="Completions of each prompt.")] = 1,
     max_new_tokens: Annotated[int, typer.Option(help="Longest completion.")] = 512,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 1.0,

@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.data.chat_encoding import encode_chat, encode_text
-from hybridflow.data.template import Message
 from hybridflow.errors import ConfigError
 from hybridflow.policy.load import load_tokenizer
 from hybridflow.rollout.arguments import check_engine_layout
@@ -176,7 +175,7 @@ def _open_rows(job: GenerateJob, tokenizer: Any, hf_config: HFConfig) -> TokenRo
         window=hf_config.window_tokens,
         vocab_size=hf_config.vocab_size,
         named="--prompts",
-        encode_chat=lambda messages: encode_chat(tokenizer, cast(list[Message], messages)),
+        encode_chat=lambda messages: encode_chat(tokenizer, messages),
     )
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hybridflow.batching.microbatch import plan_micro_batches
 from hybridflow.config.sections import WorkerSection
-from hybridflow.data.chat_encoding import encode_text
+from hybridflow.data.chat_encoding import encode_chat, encode_text
+from hybridflow.data.template import Message
 from hybridflow.errors import ConfigError, TrainerError
 from hybridflow.policy.load import load_tokenizer
 from hybridflow.tools.layout_options import LayoutRequest, check_threads
@@ -120,7 +121,13 @@ def plan_job(job: LogprobsJob) -> LogprobsPlan:
 
 def _open_rows(job: LogprobsJob, hf_config: HFConfig) -> TokenRows:
     tokenizer = _LateTokenizer(job.model, hf_config)
-    return TokenRows(job.input, tokenizer.encode, window=hf_config.window_tokens, vocab_size=hf_config.vocab_size)
+    return TokenRows(
+        job.input,
+        tokenizer.encode,
+        window=hf_config.window_tokens,
+        vocab_size=hf_config.vocab_size,
+        encode_chat=tokenizer.encode_chat,
+    )
 
 
 class _LateTokenizer:
@@ -132,10 +139,17 @@ class _LateTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids as the tokenizer gives them by default, with the special tokens that it adds."""
+        return encode_text(self._load(), text)
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """The same of a conversation, up to where the model would answer."""
+        return encode_chat(self._load(), messages)
+
+    def _load(self) -> Any:
         if self._loaded is None:
             self._loaded = load_tokenizer(self._hf_dir, f"--model {self._hf_dir}")
             check_vocabulary(self._loaded, self._hf_config, f"--model {self._hf_dir}")
-        return encode_text(self._loaded, text)
+        return self._loaded
 
 
 def _budget(job: LogprobsJob, summary: InputSummary) -> int:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 
-from hybridflow.data.rows import load_rows
-from hybridflow.data.schema import Row
 from hybridflow.errors import DataError
 from hybridflow.observability.visible import visible
+
+if TYPE_CHECKING:
+    from hybridflow.data.schema import Row
 
 
 def mount(app: typer.Typer) -> None:
@@ -42,6 +43,8 @@ def show(
     if chat is not None:
         _show_chat(Console(soft_wrap=True), path, row, chat, full)
         return
+    from hybridflow.data.rows import load_rows
+
     rows = load_rows(path)
     _check_number(path, row, len(rows))
     _print_row(Console(), rows[row], row, len(rows), full)

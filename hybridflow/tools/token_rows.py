@@ -1,15 +1,24 @@
-"""The input of `hybridflow logprobs` and `generate`: JSON lines of token ids or texts, read one at a time."""
+"""The input of `hybridflow logprobs` and `generate`: token ids, texts or conversations, read one row at a time."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hybridflow.data.files import find_files, has_known_suffix
+from hybridflow.data.json_records import iter_json_file
+from hybridflow.data.messages import read_messages
+from hybridflow.data.records import iter_records
+from hybridflow.data.template import Message
 from hybridflow.errors import ConfigError, DataError
+
+CHAT_COLUMNS = ("messages", "conversations", "prompt")
+TEXT_COLUMNS = ("text", "prompt")
+COLUMNS = ("input_ids", "text", *CHAT_COLUMNS, "reward_model")
 
 
 @dataclass(frozen=True)
@@ -32,10 +41,10 @@ class TokenRows:
         *,
         window: int,
         vocab_size: int,
+        encode_chat: Callable[[Sequence[Message]], list[int]],
         named: str = "--input",
-        encode_chat: Callable[[list[dict[str, Any]]], list[int]] | None = None,
     ) -> None:
-        """`named` is the option that gave the path; `encode_chat` reads conversations, which are refused without it."""
+        """`named` is the option that gave the path."""
         self._named = named
         self._encode_chat = encode_chat
         self._path = path
@@ -45,8 +54,10 @@ class TokenRows:
 
     def check(self) -> InputSummary:
         """Reads every row. Raises DataError for the first that is malformed, naming row, value and remedy."""
-        if not self._path.is_file():
-            raise DataError(f"{self._named} {self._path}: no such file. Remedy: check the path")
+        try:
+            find_files(self._path) if not self._is_of_lines else None
+        except DataError as error:
+            raise DataError(f"{self._named} {error}") from error
         num_rows, longest, digest = 0, 0, hashlib.sha256()
         for token_ids in self:
             num_rows, longest = num_rows + 1, max(longest, len(token_ids))
@@ -57,45 +68,45 @@ class TokenRows:
 
     def __iter__(self) -> Iterator[list[int]]:
         """Token ids of each row; blank lines are no rows."""
-        number = 0
-        with self._path.open("rb") as file:
-            for line_number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield self._read(line, f"{self._path}, line {line_number}, row {number}")
-                    number += 1
+        records = iter_json_file(self._path) if self._is_of_lines else iter_records(self._path, COLUMNS)
+        for record in records:
+            if record.problem:
+                raise DataError(f"{record.where}: {record.problem}")
+            yield self._read(record.value, record.where)
 
-    def _read(self, line: bytes, where: str) -> list[int]:
-        try:
-            value: Any = json.loads(line)
-        except ValueError as error:  # also what is not UTF-8
-            raise DataError(f"{where}: broken JSON: {error}. Remedy: write one whole JSON object per line") from error
-        if isinstance(value, dict) and "input_ids" in value:
-            token_ids = value["input_ids"]
+    @property
+    def _is_of_lines(self) -> bool:
+        """JSON lines under any other name."""
+        return self._path.is_file() and not has_known_suffix(self._path)
+
+    def _read(self, value: Any, where: str) -> list[int]:
+        row = value if isinstance(value, dict) else {}
+        if row.get("input_ids") is not None:
+            token_ids = row["input_ids"]
             if not isinstance(token_ids, list) or any(type(token_id) is not int for token_id in token_ids):
                 raise DataError(f"{where}: input_ids = {str(token_ids)[:60]}. Remedy: use a list of whole numbers")
-        elif (text := self._find(value, str, "text")) is not None:
+        elif (column := next((name for name in CHAT_COLUMNS if self._is_chat(row, name)), None)) is not None:
+            token_ids = self._read_chat(read_messages(row[column], where, column), where)
+        elif (text := next((row[name] for name in TEXT_COLUMNS if isinstance(row.get(name), str)), None)) is not None:
             try:
                 token_ids = self._encode(text)
             except ConfigError as error:
                 raise DataError(f"{where}: the text cannot be read: {error}, or use input_ids") from error
-        elif self._encode_chat is not None and (messages := self._find(value, list, "messages")) is not None:
-            token_ids = self._read_chat(messages, where)
         else:
-            got = line.strip()[:60].decode(errors="replace")
-            chat = ', or {"messages": [...]}, or either under "prompt"' if self._encode_chat is not None else ""
-            raise DataError(f'{where}: got {got}. Remedy: use {{"input_ids": [...]}} or {{"text": "..."}}{chat}')
+            got = json.dumps(value, default=str)[:60]
+            raise DataError(
+                f'{where}: got {got}. Remedy: use {{"input_ids": [...]}} or {{"text": "..."}}, or '
+                '{"messages": [...]}, or either under "prompt"'
+            )
         self._check_tokens(token_ids, where)
         return token_ids
 
-    def _find(self, row: Any, kind: type, name: str) -> Any:
-        """The value of this kind under `name` or, of rows to be completed, "prompt", as in the rows of training."""
-        if not isinstance(row, dict):
-            return None
-        names = (name,) if self._encode_chat is None else (name, "prompt")
-        return next((row[key] for key in names if isinstance(row.get(key), kind)), None)
+    def _is_chat(self, row: dict[str, Any], column: str) -> bool:
+        """Whether the column is a conversation; a text under "prompt" is one in a row that training reads."""
+        value = row.get(column)
+        return isinstance(value, list) or (column == "prompt" and isinstance(value, str) and "reward_model" in row)
 
-    def _read_chat(self, messages: list[dict[str, Any]], where: str) -> list[int]:
-        assert self._encode_chat is not None
+    def _read_chat(self, messages: Sequence[Message], where: str) -> list[int]:
         try:
             return self._encode_chat(messages)
         except Exception as error:  # each model's template raises its own

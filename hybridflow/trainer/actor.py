@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import secrets
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 import torch
 
+from hybridflow.cluster.addresses import own_address, use_interface
 from hybridflow.cluster.session import this_device
 from hybridflow.observability.log import configure
 from hybridflow.observability.process_log import redirect_output
@@ -45,7 +47,7 @@ def worker_environment(num_threads: int) -> dict[str, str]:
 class TrainWorker:
     """One rank. Methods run one after the other, in the order called; `ping` answers beside them."""
 
-    def __init__(self, rank: int, num_threads: int, log_path: str) -> None:
+    def __init__(self, rank: int, num_threads: int, log_path: str, network: str = "") -> None:
         redirect_output(Path(log_path))
         configure("train", rank=rank)
         torch.set_num_threads(num_threads)
@@ -53,6 +55,7 @@ class TrainWorker:
         if device is not None:
             torch.cuda.set_device(device)
         self._rank = rank
+        self._network = network
         self._core: TrainerCore | None = None
 
     @ray.method(concurrency_group=HEALTH)
@@ -72,10 +75,13 @@ class TrainWorker:
 
     def rendezvous(self) -> tuple[str, int]:
         """Address and free port of this worker's node, for rank 0 of a group."""
-        return ray.util.get_node_ip_address(), _free_port()
+        address = own_address(self._network)
+        return address, _free_port(address)
 
     def setup(self, master: tuple[str, int], **arguments: Any) -> None:
         """Joins the process group and loads the policy; arguments as in `TrainerCore`."""
+        if master[1]:
+            use_interface(own_address(self._network))
         # Here and not at the top: the driver imports this module too, and must not load Megatron.
         from hybridflow.trainer.core import TrainerCore
 
@@ -105,7 +111,8 @@ class TrainWorker:
         """See `TrainerCore.broadcast_weights`; the group, of `world_size` with this rank, is new each time."""
         address, port = self.rendezvous()
         group = BroadcastGroup(
-            name=f"weights-{version}-from-{self._rank}",
+            # The name is part of every key of the store in which its members meet.
+            name=f"weights-{version}-from-{self._rank}-{secrets.token_hex(16)}",
             address=address,
             port=port,
             world_size=world_size,
@@ -162,10 +169,10 @@ class TrainWorker:
             self._core.close()
 
 
-def _free_port() -> int:
+def _free_port(address: str) -> int:
     """Below the range from which the system hands out ports, so that no one else's connection takes it meanwhile."""
     while True:
         port = random.SystemRandom().randrange(15_000, 30_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("", port))
+            probe.bind((address, port))
             return port

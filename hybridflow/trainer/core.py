@@ -45,6 +45,7 @@ class TrainerCore:
         master_addr: str,
         master_port: int,
         seed: int,
+        token: str = "",
         attention: AttentionBackend = "auto",
         fp32_head: bool = False,
         offload_activations: bool = False,
@@ -60,7 +61,9 @@ class TrainerCore:
                 clip_grad=optimizer.clip_grad,
             )
         shape = to_layout(layout)
-        self.topology: Topology = init_distributed(rank, shape.world_size, master_addr, master_port, shape, seed)
+        self.topology: Topology = init_distributed(
+            rank, shape.world_size, master_addr, master_port, shape, seed, token=token
+        )
         self._policy = MegatronPolicy(
             hf_dir,
             shape,

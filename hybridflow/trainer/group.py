@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 
 import ray
 
-from hybridflow.cluster.session import Slots
+from hybridflow.cluster.session import Slots, private_folder
 from hybridflow.cluster.workers import RESUME, Call, gather, identify
 from hybridflow.config.sections import Config, OptimizerSection, WorkerSection
 from hybridflow.errors import TrainerError
@@ -41,6 +42,8 @@ class PolicySettings:
     seed: int
     optimizer: OptimizerSection | None
     """None: it is read, not trained."""
+    network: str = ""
+    """As in `cluster.network`."""
     load_weights: bool = True
     """Otherwise a checkpoint follows."""
     after_death: str = RESUME
@@ -65,7 +68,7 @@ class PolicyGroup:
                 scheduling_strategy=slots.strategy(rank),
                 runtime_env=environment,
                 max_restarts=0,
-            ).remote(rank, num_threads, str(log))
+            ).remote(rank, num_threads, str(log), settings.network)
             for rank, log in enumerate(logs)
         ]
         self.workers = [
@@ -76,13 +79,18 @@ class PolicyGroup:
     def setup(self, hf_dir: Path) -> list[Call]:
         """Starts loading the policy of `hf_dir` on every rank; wait for the calls with `gather`."""
         settings, section = self._settings, self._settings.worker
-        (master,) = gather([self.workers[0].call("rendezvous")])
+        folder = private_folder()
+        if folder is not None:
+            master = (str(folder / f"train-{secrets.token_hex(8)}"), 0)
+        else:
+            (master,) = gather([self.workers[0].call("rendezvous")])
         arguments: dict[str, Any] = {
             "hf_dir": str(hf_dir),
             "dtype": settings.dtype,
             "layout": section.layout,
             "optimizer": settings.optimizer,
             "seed": settings.seed,
+            "token": secrets.token_hex(32),
             "attention": section.attention,
             "fp32_head": section.fp32_head,
             "offload_activations": section.offload_activations,
@@ -132,7 +140,9 @@ class TrainerGroup(PolicyGroup):
 
     def __init__(self, config: Config, slots: Slots, log_directory: Path) -> None:
         super().__init__(
-            PolicySettings(config.train, config.model.dtype, config.run.seed, config.train.optimizer),
+            PolicySettings(
+                config.train, config.model.dtype, config.run.seed, config.train.optimizer, config.cluster.network
+            ),
             slots,
             log_directory,
         )

@@ -21,6 +21,7 @@ from torch.distributed import distributed_c10d as c10d
 from torch.distributed.distributed_c10d import GroupName
 
 from hybridflow.weights.manifest import TensorEntry
+from megatron_ext.meeting import open_store
 
 
 class BroadcastGroup(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,8 +61,7 @@ class Broadcaster:
         """A group beside the default one, with members that are not in that: after SGLang's init_custom_process_group
         (0.5.23, srt/utils/common.py), which has to be met as it is."""
         timeout = datetime.timedelta(seconds=group.timeout_s)
-        store, _, _ = next(c10d.rendezvous(f"tcp://{group.address}:{group.port}", 0, group.world_size, timeout=timeout))
-        store.set_timeout(timeout)
+        store = open_store(group.address, group.port, 0, group.world_size, group.timeout_s)
         made, _ = c10d._new_process_group_helper(
             group.world_size,
             0,

@@ -71,6 +71,7 @@ class CompletionSender:
         self._heard_at: float | None = None
         self._waits_since: float | None = None  # since when something has been kept without a sign of the stream
         self._held_s = 0.0
+        self._held_since: float | None = None
         self._failure: BaseException | None = None
         self._is_closing = False
         self._is_waiting = False  # the thread, for something to send or to ask for
@@ -95,17 +96,18 @@ class CompletionSender:
             if self._heard_at is None:
                 self._wait_for(lambda: self._heard_at is not None, completion.completion_id)
             if self._is_full():
-                started = time.monotonic()
+                self._held_since = time.monotonic()
                 try:
                     self._wait_for(lambda: not self._is_full(), completion.completion_id)
                 finally:
-                    self._held_s += time.monotonic() - started
+                    self._held_s += time.monotonic() - self._held_since
+                    self._held_since = None
 
     @property
     def held_s(self) -> float:
-        """Seconds that send() was held back, since the start."""
+        """Seconds that send() was held back, since the start; grows while it is."""
         with self._changed:
-            return self._held_s
+            return self._held_s + (time.monotonic() - self._held_since if self._held_since is not None else 0.0)
 
     def close(self) -> None:
         """Waits for acceptance for at most `flush_timeout_s`, then drops what is left. May be called twice."""

@@ -8,12 +8,14 @@ exported weights.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import pytest
+import ray
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -54,7 +56,8 @@ class Stack:
 @pytest.fixture(scope="module")
 def stack(warm_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("parity")
-    overrides = settings(warm_model, folder, rollout__temperature=0.7, rollout__weight_transport="exact")
+    changes = {"rollout__temperature": 0.7, "rollout__weight_transport": "exact", "reward__max_pending_mib": 0.05}
+    overrides = settings(warm_model, folder, **changes)
     config = load_config([ROOT / "configs/quickstart.toml"], overrides, Config)
     spec = SynthSpec(tier="easy", doc_tokens=64, num_records=8, num_train=NUM_PROMPTS, num_test=1)
     tokenizer = AutoTokenizer.from_pretrained(warm_model)
@@ -182,6 +185,28 @@ def test_a_stop_string_ends_a_completion(stack: Stack) -> None:
     for completion in completions(generate(stack.system, "stop", stack.prompts, 1, stopping)):
         assert completion.finish_reason == "stop"
         assert len(completion.token_ids) == 1
+
+
+def test_an_engine_that_is_held_back_answers_in_time_and_is_not_taken_for_hung(stack: Stack) -> None:
+    """Rewards lag, as nobody takes them: 64 completions are under way, 128 wait in the engine, and one is blocked."""
+    system, number = stack.system, 40
+    requests = build_requests("held", stack.prompts, number)
+    system.stream.expect(requests)
+    system.rollout.start(requests, GREEDY)
+    (engine,) = system.rollout.actors
+    held_ms: list[int] = []
+    while len(held_ms) < 3:
+        status = ray.get(engine.status.remote(), timeout=10)
+        if status.progress[-1]:
+            held_ms.append(status.progress[-1])
+        time.sleep(0.02)
+    assert held_ms == sorted(set(held_ms)), "it moves while it is held"
+    assert status.num_in_flight > 0
+    scored = [system.stream.next(timeout_s=60) for _ in range(NUM_PROMPTS * number)]
+    assert None not in scored
+    while system.rollout.poll() is None:
+        time.sleep(0.02)
+    assert system.stream.take_metrics()["time/held_back_s"] > 0
 
 
 def test_abort_delivers_what_was_decoded(stack: Stack) -> None:

@@ -63,7 +63,7 @@ def test_a_long_temporary_folder_is_an_error_that_names_it_and_the_remedy(
     parent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", f"/tmp/{'x' * 80}")
-    with pytest.raises(ConfigError, match=r"TMPDIR is /tmp/x+: .*126 bytes, .*107\. Remedy: set TMPDIR to a shorter"):
+    with pytest.raises(ConfigError, match=r"TMPDIR is /tmp/x+: .*120 bytes, .*107\. Remedy: set TMPDIR to a shorter"):
         PrivateFolder()
 
 

@@ -70,12 +70,13 @@ def check_golds(subject: Subject) -> Iterator[Finding]:
             if time.monotonic() > ends_at:
                 break
             num_seen += 1
-            if subject.registry.is_own(row.data_source, row.ability):
+            if not subject.registry.asks_rule(row.data_source, row.ability):
                 continue
-            verdict = subject.registry.verify_by_rule(build_request(row, phrase_gold(row)))
-            if isinstance(verdict, Unknown):
-                unusable[number] = verdict.why
-            elif verdict.value < 1:
+            request = build_request(row, phrase_gold(row))
+            verdict = subject.registry.verify_by_rule(request)
+            if problem := subject.registry.find_gold_problem(request):
+                unusable[number] = problem
+            elif isinstance(verdict, Unknown) or verdict.value < 1:
                 unmatched.append(number)
         source = subject.source(split).name
         if unusable:
@@ -109,6 +110,7 @@ def build_request(row: Row, text: str, completion_id: str = "check") -> ScoreReq
         data_source=row.data_source,
         ability=row.ability,
         ground_truth=row.reward_model.ground_truth,
+        alternatives=row.reward_model.alternatives,
         text=text,
         row=dump_row(row, {"prompt", "extra_info"}),
     )

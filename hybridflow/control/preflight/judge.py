@@ -15,8 +15,9 @@ from hybridflow.control.preflight.findings import WAIT_S, Finding
 from hybridflow.control.preflight.subject import Subject
 from hybridflow.reward_service.judge_endpoint import NO_KEY, AskError, EndpointClient
 from hybridflow.reward_service.judge_response import LENGTH, Answer
-from hybridflow.rewards.judge_prompt import build_judge_messages
-from hybridflow.rewards.judge_vote import parse_vote
+from hybridflow.rewards.judge_prompt import build_judge_messages, remind
+from hybridflow.rewards.judge_vote import Vote, parse_vote
+from hybridflow.rewards.thinking import Tags
 
 QUESTION = "Which city is the capital of France?"
 ANSWER = "Paris"
@@ -29,21 +30,30 @@ PROBED = ("timeout", "refused", "bad_request")
 def check_judge(subject: Subject) -> Iterator[Finding]:
     """Every endpoint answers, and with a verdict."""
     section = subject.config.reward.judge
-    outcomes = asyncio.run(_ask_all(section))
-    for url, outcome in zip(section.endpoints, outcomes, strict=True):
-        yield _judge_answer(url, outcome, section) if isinstance(outcome, Answer) else outcome
+    yield from asyncio.run(_ask_all(section, subject.config.reward.rules.thinking_tags))
 
 
-async def _ask_all(section: JudgeSection) -> list[Answer | Finding]:
-    return list(await asyncio.gather(*(_ask(url, section) for url in section.endpoints)))
+async def _ask_all(section: JudgeSection, tags: Tags) -> list[Finding]:
+    return list(await asyncio.gather(*(_ask(url, section, tags) for url in section.endpoints)))
 
 
-async def _ask(url: str, section: JudgeSection) -> Answer | Finding:
+async def _ask(url: str, section: JudgeSection, tags: Tags) -> Finding:
+    """An answer without a verdict is asked for in other words, as in a run."""
     is_set = "request_timeout_s" in section.model_fields_set
     limit_s = section.request_timeout_s if is_set else min(section.request_timeout_s, WAIT_S)
     client = EndpointClient(url, section.model_copy(update={"request_timeout_s": limit_s}))
+    messages = build_judge_messages(QUESTION, ANSWER, ANSWER)
     try:
-        return await client.ask(build_judge_messages(QUESTION, ANSWER, ANSWER))
+        async with asyncio.timeout(limit_s + MODELS_S):
+            answer, num_unreadable = await client.ask(messages), 0
+            while _read(answer, tags) == "unknown" and answer.finish_reason != LENGTH:
+                num_unreadable += 1
+                if num_unreadable >= section.max_unreadable:
+                    break
+                answer = await client.ask(remind(messages, num_unreadable))
+        return _judge_answer(url, answer, section, tags)
+    except TimeoutError:
+        return Finding("warning", f"reward.judge.endpoints: {url}: no verdict within {limit_s:g} s, though it answers")
     except AskError as error:
         is_alive, models = await _list_models(url, section) if error.kind in PROBED else (False, "")
         level = "warning" if error.kind == "busy" or (error.kind == "timeout" and is_alive) else "error"
@@ -52,8 +62,12 @@ async def _ask(url: str, section: JudgeSection) -> Answer | Finding:
         await client.close()
 
 
-def _judge_answer(url: str, answer: Answer, section: JudgeSection) -> Finding:
-    vote = parse_vote(answer.text) if answer.is_finished else "unknown"
+def _read(answer: Answer, tags: Tags) -> Vote:
+    return parse_vote(answer.text, tags) if answer.is_finished else "unknown"
+
+
+def _judge_answer(url: str, answer: Answer, section: JudgeSection, tags: Tags) -> Finding:
+    vote = _read(answer, tags)
     if vote == "yes":
         return Finding("fact", f"the judge {section.model} at {url} says YES to two equal answers")
     shown = f"the judge {section.model} at {url} answered {answer.text[-120:]!r}"
@@ -63,8 +77,6 @@ def _judge_answer(url: str, answer: Answer, section: JudgeSection) -> Finding:
         )
     if answer.finish_reason == LENGTH:
         remedy = f"raise reward.judge.max_tokens ({section.max_tokens})"
-    elif not answer.is_finished:
-        remedy = f"use a server whose finish_reason is 'stop' at the end of an answer, not {answer.finish_reason!r}"
     else:
         remedy = "use a model that follows the instruction to end with a line [[YES]] or [[NO]], an instruct model"
     return Finding("error", f"{shown}, which is no verdict. Remedy: {remedy}")

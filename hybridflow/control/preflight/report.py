@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from hybridflow.config.module_folders import add_module_folders
-from hybridflow.config.partial import load_partly
 from hybridflow.config.sections import Config
 from hybridflow.control.preflight.findings import Finding
+from hybridflow.control.preflight.load import load_run
 from hybridflow.control.preflight.run import QUICK, THOROUGH, refuse_errors, run_checks
 from hybridflow.control.preflight.subject import Subject
 from hybridflow.observability.visible import visible
@@ -19,23 +18,12 @@ from hybridflow.observability.visible import visible
 MARKS = {"error": "ERROR", "warning": "warning", "fact": "ok"}
 
 
-def read_run(
-    files: Sequence[Path],
-    overrides: Sequence[str],
-    *,
-    is_checked: bool,
-    announce: Callable[[Config], None] = lambda config: None,
-) -> Config:
+def refuse_run(config: Config | None, problems: Sequence[str], *, is_checked: bool) -> Config:
     """The configuration of a run; `is_checked`: the quick checks have found no error, and warnings are printed.
-
-    `announce` is called as soon as the files are read.
 
     Raises ConfigError with all errors of keys, data, layout, verifiers and judge at once.
     """
-    config, problems = load_run(files, overrides)
     findings = [Finding("error", problem) for problem in problems]
-    if config is not None:
-        announce(config)
     if config is not None and is_checked:
         findings += run_checks(QUICK, Subject(config))
     refuse_errors(findings)
@@ -50,8 +38,12 @@ def report_run(files: Sequence[Path], overrides: Sequence[str]) -> int:
     """Prints every finding as it comes; returns the number of errors."""
     began = time.monotonic()
     levels: Counter[str] = Counter()
+    told: set[Finding] = set()
 
     def tell(name: str, finding: Finding) -> None:
+        if finding in told:
+            return  # a thorough check finds again what a quick one has found
+        told.add(finding)
         levels[finding.level] += 1
         head, *rest = finding.text.splitlines() or [""]
         lines = [f"{MARKS[finding.level]:8}{name:10} {head}", *(f"{'':19}{line}" for line in rest)]
@@ -70,14 +62,6 @@ def report_run(files: Sequence[Path], overrides: Sequence[str]) -> int:
     seconds = time.monotonic() - began
     print(f"{_count(levels['error'], 'error')}, {_count(levels['warning'], 'warning')} in {seconds:.1f} s")
     return levels["error"]
-
-
-def load_run(files: Sequence[Path], overrides: Sequence[str]) -> tuple[Config | None, list[str]]:
-    """(the configuration as far as it is right, what is wrong with it)."""
-    config, problems = load_partly(files, overrides, Config)
-    if isinstance(config, Config):
-        config = config.model_copy(update={"reward": add_module_folders(config.reward, files)})
-    return config, problems
 
 
 def _count(number: int, what: str) -> str:

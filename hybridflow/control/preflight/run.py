@@ -40,9 +40,8 @@ def run_checks(checks: Iterable[Check], subject: Subject, tell: Tell = lambda na
     findings: list[Finding] = []
     for check in checks:
         for finding in _findings_of(check, subject):
-            if finding not in findings:
-                findings.append(finding)
-                tell(check.name, finding)
+            findings.append(finding)
+            tell(check.name, finding)
     return findings
 
 

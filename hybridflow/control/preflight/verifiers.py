@@ -11,13 +11,15 @@ from hybridflow.control.preflight.data import build_request, phrase_gold
 from hybridflow.control.preflight.findings import WAIT_S, Finding
 from hybridflow.control.preflight.subject import Subject
 from hybridflow.data.schema import Row
-from hybridflow.reward_service.limits import Limits, Setup
+from hybridflow.reward_service.limits import setup_of
 from hybridflow.reward_service.process_scorer import ProcessScorer
 from hybridflow.reward_service.rules import BUILD_RULES, rule_arguments
 from hybridflow.types import Unknown, Verdict
 
 POLL_S = 0.01
 MAX_KINDS = 8
+CLEAR_DIFFERENCE = 0.5
+"""Between the gold and an empty answer, for a verifier that tells them apart."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def _judge(sample: _Sample, gold: Verdict, empty: Verdict) -> Iterator[Finding]:
         return
     told = f"{sample.where}: {sample.verifier} gives {gold.value:g} to its gold and {empty.value:g} to an empty answer"
     if gold.value > empty.value:
-        yield Finding("fact" if gold.value == 1 and empty.value == 0 else "warning", told)
+        yield Finding("fact" if gold.value - empty.value >= CLEAR_DIFFERENCE else "warning", told)
     else:
         yield Finding(
             "warning",
@@ -89,10 +91,8 @@ def score(section: RewardSection, items: list[tuple[Row, str]]) -> list[Verdict]
         return []
     is_set = "item_timeout_s" in section.model_fields_set
     wall_s = section.item_timeout_s if is_set else min(section.item_timeout_s, WAIT_S)
-    limits = Limits(
-        cpu_s=min(section.cpu_limit_s, wall_s), wall_s=wall_s, memory_mib=int(section.memory_limit_gib * 1024)
-    )
-    scorer = ProcessScorer(Setup(build_verify=BUILD_RULES, arguments=rule_arguments(section), limits=limits))
+    limited = section.model_copy(update={"item_timeout_s": wall_s, "cpu_limit_s": min(section.cpu_limit_s, wall_s)})
+    scorer = ProcessScorer(setup_of(limited, BUILD_RULES, **rule_arguments(section)))
     verdicts: dict[str, Verdict] = {}
     try:
         for number, (row, text) in enumerate(items):

@@ -15,6 +15,7 @@ from hybridflow.tools.sft_config import SftConfig
 
 ROOT = Path(__file__).parents[3]
 KEYS = {key.path for root in (Config, SftConfig) for key in list_keys(root)}
+KEYS |= {path.replace(f".{ITEM}.", ".") for path in KEYS}  # of any item
 SECTIONS = {path.rsplit(".", count)[0] for path in KEYS for count in range(1, path.count(".") + 1)}
 TABLES = tuple(key.path + "." for root in (Config, SftConfig) for key in list_keys(root) if key.kind == "table")
 NAMED = re.compile(

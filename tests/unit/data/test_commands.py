@@ -1,14 +1,16 @@
 """`hybridflow data`."""
 
+import errno
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from hybridflow.data import rows
 from hybridflow.data.commands import app
 from hybridflow.data.rows import load_rows
 from hybridflow.data.synth import SynthSpec, generate_rows
-from hybridflow.errors import ConfigError
+from hybridflow.errors import ConfigError, DataError
 
 RUNNER = CliRunner(env={"COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"})
 
@@ -36,3 +38,33 @@ def test_impossible_size_is_an_error_for_the_user(tmp_path: Path) -> None:
 def test_help_teaches() -> None:
     text = invoke("synth", "--help")
     assert "Example:" in text and "--doc-tokens" in text and "two-hop" in text
+
+
+@pytest.mark.parametrize("place", ["a-file", "a-file/below", "/proc/self/rows"])
+def test_folder_that_cannot_be_written_to_is_named(tmp_path: Path, place: str) -> None:
+    (tmp_path / "a-file").write_text("kept")
+    with pytest.raises(DataError, match=r"train\.parquet: cannot be written: .*Remedy: "):
+        invoke("synth", "--output", str(tmp_path / place), "--num-train", "1", "--num-test", "1")
+    assert (tmp_path / "a-file").read_text() == "kept"
+
+
+@pytest.mark.parametrize("file_format", ["parquet", "jsonl"])
+def test_full_disk_is_told_with_the_path_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file_format: str
+) -> None:
+    """A disk that is full when the file is closed, as the rename of a part does not happen then."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(rows.pq, "write_table", refuse)
+    monkeypatch.setattr(rows.json, "dumps", refuse)
+    with pytest.raises(DataError, match=rf"train\.{file_format}: cannot be written: No space left on device"):
+        invoke("synth", "--output", str(tmp_path), "--num-train", "1", "--num-test", "1", "--format", file_format)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", [["--num-train", "0"], ["--num-test", "0"], ["--seed", str(2**64)]])
+def test_numbers_that_are_none(tmp_path: Path, option: list[str]) -> None:
+    result = RUNNER.invoke(app, ["synth", "--output", str(tmp_path), *option])
+    assert result.exit_code == 2 and option[0] in result.output and list(tmp_path.iterdir()) == []

@@ -54,7 +54,7 @@ def test_an_option_that_cannot_be(refuse: Refuse, model: Path, tmp_path: Path, o
         ('{"question": "x"}\n', 'Remedy: use {"input_ids": [...]} or {"text": "..."}, or {"messages": [...]}'),
         ('{"prompt": 7}\n', 'Remedy: use {"input_ids": [...]} or {"text": "..."}, or {"messages": [...]}'),
         ('{"input_ids": [5]}\n{"input_ids": [99999]}\n', "line 2, row 1: token id 99999 is not in the vocabulary"),
-        ('{"messages": [{"role": 3}]}\n', "row 0: the model's chat template does not take these messages"),
+        ('{"messages": [{"role": 3}]}\n', "row 0, column 'messages[0]': got dict"),
     ],
 )
 def test_a_row_that_cannot_be_read(refuse: Refuse, model: Path, tmp_path: Path, rows: str, said: str) -> None:
@@ -96,3 +96,35 @@ def test_lines_stand_in_the_order_of_rows_and_places(model: Path, tmp_path: Path
         "logprobs": [-0.5, -0.25],
         "finish_reason": "stop",
     }
+
+
+def test_every_form_of_a_prompt_is_the_same_tokens(model: Path, tmp_path: Path) -> None:
+    """Rows of training, JSON or Parquet, and what they hold alone; `logprobs` takes the same."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from hybridflow.data.chat_encoding import encode_chat
+    from hybridflow.policy.load import load_tokenizer
+    from hybridflow.tools.token_rows import TokenRows
+
+    tokenizer = load_tokenizer(model)
+    messages = [{"role": "user", "content": "What is the rate ?"}]
+    row = {"data_source": "m", "ability": "doc-qa", "prompt": messages, "reward_model": {"ground_truth": "x"}}
+    forms = [
+        row, row | {"prompt": messages[0]["content"]}, {"messages": messages}, {"prompt": messages},
+        {"conversations": [{"from": "human", "value": messages[0]["content"]}]},
+        {"input_ids": encode_chat(tokenizer, messages)},
+    ]  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(form) + "\n" for form in forms))
+    (tmp_path / "rows.json").write_text(json.dumps(forms))
+    pq.write_table(pa.Table.from_pylist([row, row]), tmp_path / "rows.parquet")
+    for name, number in (("rows.jsonl", 6), ("rows.json", 6), ("rows.parquet", 2)):
+        rows = TokenRows(
+            tmp_path / name,
+            lambda text: tokenizer(text)["input_ids"],
+            window=256,
+            vocab_size=len(tokenizer),
+            encode_chat=lambda messages: encode_chat(tokenizer, messages),
+        )
+        assert list(rows) == [encode_chat(tokenizer, messages)] * number
+        assert rows.check().num_rows == number

@@ -199,7 +199,9 @@ def test_a_model_that_is_not_there(logprobs: Refuse, tmp_path: Path) -> None:
         ('{"tokens": [5]}', 'got {"tokens": [5]}. Remedy: use {"input_ids": [...]} or {"text": "..."}'),
         ('{"text": 5}', 'got {"text": 5}. Remedy: use {"input_ids": [...]} or {"text": "..."}'),
         ('{"input_ids": [5]', "row 1: broken JSON"),
-        (b'{"text": "\xff"}', "row 1: broken JSON"),
+        (b'{"text": "\xff"}', "row 1: not UTF-8 text"),
+        ('{"input_ids": [' + "9" * 5000 + "]}", "row 1: a number of 5000 digits"),
+        ('{"input_ids": ' + "[" * 100_000, "row 1: lists and objects more than 64 deep"),
         (
             '{"text": "hello"}',
             "no tokenizer files there. Add tokenizer.json, or use input_ids",
@@ -220,7 +222,7 @@ def test_an_input_without_rows(logprobs: Refuse, models: dict[str, Path], rows: 
     rows.unlink()
     assert f"--input {rows}: no such file" in logprobs(models["llama"])
     rows.mkdir()
-    assert f"--input {rows}: no such file" in logprobs(models["llama"])
+    assert f"--input {rows}: no row file in this folder" in logprobs(models["llama"])
 
 
 def test_a_window_that_yarn_stretches(models: dict[str, Path], rows: Path, tmp_path: Path) -> None:
