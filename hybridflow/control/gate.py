@@ -65,9 +65,11 @@ def gate_requests(prompts: Sequence[Prompt], config: Config, hf_config: HFConfig
 
 
 def gate_sampling(config: Config) -> SamplingParams:
-    """As the run samples, from the whole vocabulary."""
+    """As the run samples, from the whole vocabulary, and on behind an end token: a short answer would show little."""
     return SamplingParams(
-        temperature=config.rollout.temperature, max_new_tokens=min(NEW_TOKENS, config.rollout.max_new_tokens)
+        temperature=config.rollout.temperature,
+        max_new_tokens=min(NEW_TOKENS, config.rollout.max_new_tokens),
+        ignores_end=True,
     )
 
 

@@ -75,6 +75,13 @@ def build_environment() -> ImmutableSandboxedEnvironment:
     return environment
 
 
+def _limit_memory(num_bytes: int) -> None:
+    """From here on, where the machine does not allow less."""
+    most = resource.getrlimit(resource.RLIMIT_AS)[1]
+    limit = num_bytes if most == resource.RLIM_INFINITY else min(num_bytes, most)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, most))
+
+
 def main() -> None:
     """Serves until the input ends."""
     source, answers = sys.stdin.buffer, sys.stdout.buffer
@@ -85,7 +92,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     template: jinja2.Template | None = None
     while (request := read_frame(source)) is not None:
-        resource.setrlimit(resource.RLIMIT_AS, (request["memory_bytes"], resource.RLIM_INFINITY))
+        _limit_memory(request["memory_bytes"])
         signal.setitimer(signal.ITIMER_PROF, request["cpu_s"])
         try:
             if template is None:

@@ -44,14 +44,10 @@ def create_member(
     slots: Slots,
     own: Sequence[int],
     hf_dir: Path,
-    tokenizer_dir: Path,
     endpoint: Endpoint,
     log_directory: Path,
 ) -> EngineMember:
-    """Starts engine `index`; its ranks are in the slots `own`, its actor in the first. Completions go to `endpoint`.
-
-    `tokenizer_dir` is what `policy.engine_tokenizer` made of the tokenizer of `hf_dir`.
-    """
+    """Starts engine `index`; its ranks are in the slots `own`, its actor in the first. Completions go to `endpoint`."""
     section, name = settings.section, f"engine-{index}"
     seats = take_seats(slots, own[1:], SLOT_SHARE)  # they stay when the engine is started again
     options = ray.remote(RolloutWorker).options(
@@ -62,8 +58,7 @@ def create_member(
         max_restarts=0,
         max_concurrency=CONCURRENCY,
     )
-    own_arguments = build_arguments(section, dtype=settings.dtype, seed=settings.seed)
-    arguments = {"tokenizer_path": str(tokenizer_dir)} | own_arguments
+    arguments = build_arguments(section, dtype=settings.dtype, seed=settings.seed)
     log = str(log_directory / f"{name}.log")
     shards = ShardLoader(index, section.verify_weights)
     given = (name, str(hf_dir), arguments, settings.seed, endpoint, log, settings.initial_version, shards, seats)

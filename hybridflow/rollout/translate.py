@@ -24,14 +24,16 @@ def completion_seed(run_seed: int, completion_id: str) -> int:
 
 def to_sglang(sampling: SamplingParams, seed: int, num_tokens_before: int = 0) -> dict[str, Any]:
     """Sampling parameters of one request; of the completion `num_tokens_before` tokens are there already."""
-    return {
+    rest = {"top_k": MAX_SUPPORT_TOKENS} if sampling.returns_support else {}
+    rest |= {"ignore_eos": True} if sampling.ignores_end else {}
+    return rest | {
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "max_new_tokens": sampling.max_new_tokens - num_tokens_before,
         "stop_token_ids": sampling.stop_token_ids or None,
         "stop": sampling.stop or None,
         "sampling_seed": seed,
-    } | ({"top_k": MAX_SUPPORT_TOKENS} if sampling.returns_support else {})
+    }
 
 
 def input_tokens(request: GroupRequest, index: int) -> list[int]:

@@ -99,6 +99,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     stop: list[str] = []
     returns_support: bool = False
     """Completions say which tokens could have been drawn at each place."""
+    ignores_end: bool = False
+    """Decode on after an end token, to `max_new_tokens`."""
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from collections import Counter
@@ -83,6 +84,33 @@ def test_summary_adds_up(finished: Path) -> None:
     assert summary["weight_transport"]["used"] == "exact"
     assert set(summary["phase_seconds"]) >= {"rollout", "train", "sync"}
     assert set(summary["versions"]) == {"torch", "megatron_core", "sglang", "ray", "pyzmq", "wandb", "transformers"}
+    assert " train --config " in summary["command"]
+    assert {"version", "commit", "host", "started"} <= summary.keys()
+
+
+def test_what_a_run_leaves_is_for_its_user_alone(finished: Path) -> None:
+    """Also what train workers, engines and Weights & Biases wrote."""
+    left = [path for path in [finished, *finished.rglob("*")] if not path.is_symlink()]
+    assert [str(path) for path in left if path.stat().st_mode & 0o077] == []
+
+
+def test_a_normal_run_says_what_it_does_with_the_clock_and_warns_of_nothing(finished: Path) -> None:
+    lines = (finished.parent / "output.txt").read_text().splitlines()
+    told = lines[: next(number for number, line in enumerate(lines) if line.startswith("quickstart"))]
+    assert [line for line in told if not re.match(r"\d\d:\d\d:\d\d (note: |RL|warm-up|still in )", line)] == []
+    assert "loading the libraries (usually 10 s)" in "\n".join(told)
+    assert "WARNING" not in "\n".join(lines)
+
+
+def test_resuming_a_finished_run_says_so_and_starts_nothing(
+    finished: Path, warm_model: Path, judged: dict[str, Any], tmp_path: Path
+) -> None:
+    log = tmp_path / "output.txt"
+    before = {path: path.stat().st_mtime for path in finished.rglob("*")}
+    assert run_train(["--resume", "--set", *settings(warm_model, finished.parent, **judged)], log) == 0
+    assert f"the run {finished} is finished: 4 steps are done" in log.read_text()
+    assert "loading the libraries" not in log.read_text()
+    assert {path: path.stat().st_mtime for path in finished.rglob("*")} == before
 
 
 def test_every_completion_has_a_verdict_and_the_right_version(finished: Path) -> None:

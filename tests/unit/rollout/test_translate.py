@@ -74,6 +74,8 @@ def test_what_the_engine_is_given() -> None:
     assert "top_k" not in to_sglang(sampling, 5)
     narrow = msgspec.structs.replace(sampling, returns_support=True)
     assert to_sglang(narrow, 5)["top_k"] == MAX_SUPPORT_TOKENS  # SGLang tells of no more
+    assert "ignore_eos" not in to_sglang(sampling, 5)
+    assert to_sglang(msgspec.structs.replace(sampling, ignores_end=True), 5)["ignore_eos"] is True
 
 
 def narrow_output(token_ids: list[int], support: list[list[int]], reason: dict[str, Any]) -> dict[str, Any]:
