@@ -27,7 +27,7 @@ def diagnose(state: RunState) -> list[str]:
     if state.groups.trained and not state.policy_version:
         return [
             f"all {state.num_skipped_updates} updates were skipped, as their gradients were not finite",
-            'try: a lower train.learning_rate, model.dtype = "float32", and a look at policy/logprob_gap in metrics.jsonl',
+            'try: a lower train.learning_rate, or model.dtype = "float32"',
         ]
     idle = state.num_idle_steps
     if not state.rl_step or idle < min(IDLE_STEPS, state.rl_step):

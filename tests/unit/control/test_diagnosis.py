@@ -28,8 +28,9 @@ def test_counts_and_remedies_of_a_run_without_a_gradient() -> None:
     assert name_status(state) == "finished, nothing learnt"
     head, *tries = diagnose(state)
     assert head == (
-        "no group of 32 had rewards that differ, so no step had a gradient: 94% of the groups all wrong; 6% of the groups "
-        "all right; 45 of 64 completions without an answer sentence; 12 of 64 completions cut at rollout.max_new_tokens"
+        "no group of 32 had rewards that differ, so no step had a gradient: 94% of the groups all wrong; 6% of the "
+        "groups all right; 45 of 64 completions without an answer sentence; 12 of 64 completions cut at "
+        "rollout.max_new_tokens"
     )
     assert [line.split()[1] for line in tries] == ["ask", "easier"]  # a fifth is cut: no word on that
 
