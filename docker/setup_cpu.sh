@@ -91,7 +91,7 @@ install() {
 install_torch() {
     local torch build
     torch=$(lines_of torch)
-    say "2/4 installing $torch (about 200 MB)"
+    [[ "$missing" == *"$torch"* ]] && say "2/4 installing $torch (about 200 MB)" || say "2/4 $torch is there"
     if [[ -n "${TORCH_SHA256:-}" ]]; then
         echo "$torch --hash=sha256:$TORCH_SHA256" >.venv/torch.txt
         install --require-hashes --only-binary :all: -r .venv/torch.txt

@@ -5,6 +5,7 @@
 | [{"role": "user", "content": "..."}]                         | itself                               |
 | content [{"type": "text", "text": "..."}, ...]               | the texts, joined by line ends       |
 | [{"from": "human", "value": "..."}] (ShareGPT)               | user; "gpt" is assistant             |
+| "reasoning_content" (or "reasoning", "thinking") beside it   | <think> before an assistant's answer |
 | "..."                                                        | one message of the user              |
 | "[{\\"role\\": ...}]" (the list as JSON in a text)             | that list                            |
 """
@@ -21,6 +22,7 @@ from hybridflow.reading import Unreadable, parse_json
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"} | {role: role for role in ROLES}
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 _SHAPE = "{'role': ..., 'content': ...}"
 
 
@@ -64,10 +66,14 @@ def _read_message(message: object, where: str, column: str) -> Message:
         }
     if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
         refuse(where, column, message, f"use a message {_SHAPE}")
-    return {
-        "role": _read_role(message["role"], {role: role for role in ROLES}, where, f"{column}.role"),
-        "content": _read_content(message["content"], where, f"{column}.content"),
-    }
+    role = _read_role(message["role"], {role: role for role in ROLES}, where, f"{column}.role")
+    content = _read_content(message["content"], where, f"{column}.content")
+    thought = next((message[name] for name in THOUGHTS if message.get(name)), None) if role == "assistant" else None
+    if thought is not None and "</think>" not in content:
+        if not isinstance(thought, str):
+            refuse(where, column, thought, "write what an assistant thought as a string")
+        content = f"<think>\n{thought.strip()}\n</think>\n\n{content.lstrip()}"
+    return {"role": role, "content": content}
 
 
 def _read_role(value: object, known: dict[str, str], where: str, column: str) -> str:

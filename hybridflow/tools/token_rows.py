@@ -109,11 +109,8 @@ class TokenRows:
     def _read_chat(self, messages: Sequence[Message], where: str) -> list[int]:
         try:
             return self._encode_chat(messages)
-        except Exception as error:  # each model's template raises its own
-            raise DataError(
-                f"{where}: the model's chat template does not take these messages: {error}. Remedy: give a list of "
-                '{"role": "user", "content": "..."}, or use text'
-            ) from error
+        except DataError as error:
+            raise DataError(f"{where}: {error}. Remedy: give messages that the template takes, or use text") from error
 
     def _check_tokens(self, token_ids: list[int], where: str) -> None:
         if not token_ids:

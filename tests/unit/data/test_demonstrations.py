@@ -100,3 +100,13 @@ def test_a_row_that_the_template_refuses_is_named(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": row}) + "\n")
     with pytest.raises(DataError, match=r"rows\.jsonl, line 1, row 0: sft-000000: the chat template .*roles must alt"):
         DemonstrationSet(tmp_path / "rows.jsonl", family("Mistral"), max_tokens=512, seed=0)
+
+
+@pytest.mark.parametrize("column", ["reasoning_content", "reasoning", "thinking"])
+def test_thoughts_in_a_column_of_their_own_are_learnt(column: str) -> None:
+    answer = {"role": "assistant", "content": "One.", column: "So.\n"}
+    messages = read_conversation({"messages": [QUESTION, answer]}, "row 0")
+    assert messages[1]["content"] == "<think>\nSo.\n</think>\n\nOne."
+    assert read_conversation({"messages": [QUESTION, answer | {column: None}]}, "row 0")[1]["content"] == "One."
+    with pytest.raises(DataError, match="what an assistant thought as a string"):
+        read_conversation({"messages": [QUESTION, answer | {column: ["So."]}]}, "row 0")

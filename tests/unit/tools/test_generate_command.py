@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from hybridflow.data.chat_encoding import encode_chat, encode_text
+from hybridflow.errors import DataError
 from hybridflow.policy.init import write_policy
 from hybridflow.tools.generate import GenerateJob, _in_order, _requests, plan_job
+from hybridflow.tools.token_rows import TokenRows
 from hybridflow.types import Completion, GroupRequest, SamplingParams
 from tests.unit.control.fakes import ROOT, build_completion
+from tests.unit.data.families import family
 from tests.unit.tools.conftest import Refuse
 
 
@@ -103,9 +107,7 @@ def test_every_form_of_a_prompt_is_the_same_tokens(model: Path, tmp_path: Path) 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from hybridflow.data.chat_encoding import encode_chat
     from hybridflow.policy.load import load_tokenizer
-    from hybridflow.tools.token_rows import TokenRows
 
     tokenizer = load_tokenizer(model)
     messages = [{"role": "user", "content": "What is the rate ?"}]
@@ -128,3 +130,17 @@ def test_every_form_of_a_prompt_is_the_same_tokens(model: Path, tmp_path: Path) 
         )
         assert list(rows) == [encode_chat(tokenizer, messages)] * number
         assert rows.check().num_rows == number
+
+
+def test_a_conversation_that_the_template_refuses_is_an_error_of_its_row(tmp_path: Path) -> None:
+    tokenizer = family("Mistral")
+    (tmp_path / "rows.jsonl").write_text('{"messages": [{"role": "system", "content": "Be brief."}]}\n')
+    rows = TokenRows(
+        tmp_path / "rows.jsonl",
+        lambda text: encode_text(tokenizer, text),
+        window=64,
+        vocab_size=1024,
+        encode_chat=lambda messages: encode_chat(tokenizer, messages),
+    )
+    with pytest.raises(DataError, match=r"rows\.jsonl, line 1, row 0: the chat template .* of the roles system: Conv"):
+        rows.check()
