@@ -148,7 +148,7 @@ def read_manifest(folder: str | Path) -> Manifest:
         content = read_json(path)
         version, listed, description = content["version"], content["files"], content["description"]
         files = {name: FileEntry(num_bytes, crc32) for name, (num_bytes, crc32) in listed.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BrokenCheckpointError(f"{path} cannot be read ({error!r}): {_REMEDY}") from error
     if version != _VERSION:
         raise BrokenCheckpointError(
