@@ -21,7 +21,8 @@ def removed_with_processes() -> Iterator[None]:
         yield
     finally:
         for path in used:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # another user's, or gone
+                path.unlink()
 
 
 def _used_by_children() -> set[Path]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hybridflow.config.sections import Config
 from hybridflow.control.preflight import data, machine, model, verifiers
+from hybridflow.control.preflight.environment import check_environment
 from hybridflow.control.preflight.findings import Check, Finding
 from hybridflow.control.preflight.subject import AlreadyToldError, Subject
 from hybridflow.errors import ConfigError, HybridFlowError
@@ -27,6 +28,7 @@ QUICK = (
     Check("questions", data.check_questions),
     Check("verifiers", verifiers.check_verifiers),
     Check("judge", _check_judge),
+    Check("environment", check_environment),
     Check("memory", machine.check_memory),
     Check("disk", machine.check_disk),
 )

@@ -320,6 +320,18 @@ VERIFIERS = [
 ]
 JUDGES = [
     Mistake(
+        "a verifier's variable that is not set",
+        _set("reward.environment=['HYBRIDFLOW_NOT_SET']"),
+        ["reward.environment names HYBRIDFLOW_NOT_SET, which is not set", "Remedy: export it, or remove it"],
+        _set("reward.environment=['PATH']"),
+    ),
+    Mistake(
+        "a worker's variable that is not set",
+        _set("cluster.environment=['HYBRIDFLOW_NOT_SET']"),
+        ["cluster.environment names HYBRIDFLOW_NOT_SET, which is not set"],
+        _set("cluster.environment=[]"),
+    ),
+    Mistake(
         "dead judge",
         _set('reward.judge.endpoints=["http://127.0.0.1:9/v1"]'),
         ["http://127.0.0.1:9/v1", "Remedy: start it (hybridflow judge serve"],
