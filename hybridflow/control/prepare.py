@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING
 
 from hybridflow.batching.microbatch import check_budget
 from hybridflow.config.sections import Config
+from hybridflow.control.gold_check import find_problems
 from hybridflow.control.row_source import RowSource, data_file, find_questions
 from hybridflow.control.run_folder import RunFolder
 from hybridflow.control.transport import choose_transport
 from hybridflow.data.dataset import PromptDataset
+from hybridflow.data.records import refuse_problems
+from hybridflow.data.row_reference import RowReference
 from hybridflow.data.rows import Row, write_rows
 from hybridflow.data.synth.spec import Split
 from hybridflow.errors import ConfigError, DataError
@@ -46,6 +49,10 @@ class Inputs:
     """Rows by split, where no file gave them: what the run folder is to keep."""
     counts: dict[str, int] = field(default_factory=dict)
     """Rows read and left out, and test rows that are training rows too, by name: for the summary."""
+    eval_unusable: dict[str, str] = field(default_factory=dict)
+    """Why a test row that is evaluated has no prompt, by the id of its prompt: its verdict is unknown."""
+    documents: dict[str, RowReference] = field(default_factory=dict)
+    """Where each prompt comes from, by its id: for the records."""
 
     @property
     def notes(self) -> list[str]:
@@ -57,6 +64,11 @@ class Inputs:
             for split in ("train", "test")
             if counts.get(f"{split}_rows_dropped")
         ]
+        if self.eval_unusable:
+            notes.append(
+                f"{len(self.eval_unusable)} test rows cannot be used and count as unknown; the first: "
+                f"{next(iter(self.eval_unusable.values()))}"
+            )
         if shared := counts.get("eval_prompts_in_train"):
             notes.append(
                 f"{shared} of {len(self.eval_prompts)} evaluation prompts are training prompts too: the accuracy on "
@@ -103,19 +115,26 @@ def load_inputs(config: Config, saved: Path | None) -> Inputs:
     generated: dict[str, list[Row]] = {}
     train = _load_split(config, tokenizer, "train", saved, generated)
     eval_prompts: list[Prompt] = []
+    unusable: dict[str, str] = {}
+    documents = dict(train.documents)
     counts = {"train_rows": train.num_rows, "train_rows_dropped": train.num_dropped}
     if config.eval.num_prompts:
         test = _load_split(config, tokenizer, "test", saved, generated)
-        if len(test.prompts) < config.eval.num_prompts:
+        num_prompts = len(test.prompts) + len(test.unusable)
+        if num_prompts < config.eval.num_prompts:
             raise ConfigError(
-                f"eval.num_prompts = {config.eval.num_prompts}, but the test split has {len(test.prompts)} prompts: "
+                f"eval.num_prompts = {config.eval.num_prompts}, but the test split has {num_prompts} prompts: "
                 f"lower it, or give more rows (data.test_path, data.synth.num_test)"
             )
-        eval_prompts = test.prompts[: config.eval.num_prompts]
+        chosen = set(sorted([*(p.prompt_id for p in test.prompts), *test.unusable])[: config.eval.num_prompts])
+        eval_prompts = [prompt for prompt in test.prompts if prompt.prompt_id in chosen]
+        unusable = {prompt_id: why for prompt_id, why in test.unusable.items() if prompt_id in chosen}
+        documents |= test.documents
         seen = {_digest(prompt) for prompt in train.prompts}
         counts |= {"test_rows": test.num_rows, "test_rows_dropped": test.num_dropped}
+        counts |= {"test_rows_unusable": len(unusable)} if unusable else {}
         counts["eval_prompts_in_train"] = sum(_digest(prompt) in seen for prompt in eval_prompts)
-    return Inputs(tokenizer, train, eval_prompts, generated, counts)
+    return Inputs(tokenizer, train, eval_prompts, generated, counts, unusable, documents)
 
 
 def write_inputs(config: Config, inputs: Inputs, folder: RunFolder) -> Path:
@@ -137,10 +156,12 @@ def _load_split(
     generated: dict[str, list[Row]],
 ) -> PromptDataset:
     source = RowSource.of(config, split, saved)
-    rows = source.load(config)
+    rows = source.load_all(config)
     if source.path is None:
-        generated[split] = rows
+        generated[split] = [row for row in rows if isinstance(row, Row)]
     registry = build_registry(config.reward)
+    if split == "train":
+        refuse_problems(source.name, find_problems(rows, registry, source.name), len(rows))
     questions = find_questions(config, registry, rows, source.name)
     try:
         return PromptDataset(
@@ -152,6 +173,7 @@ def _load_split(
             overlong=config.data.overlong,
             questions=questions,
             row_arguments=registry.row_arguments,
+            source=source.name if source.path else str(data_file(Path("data"), split)),
         )
     except DataError as error:
         raise DataError(f"{source.name}: {error}") from error

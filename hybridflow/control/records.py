@@ -9,15 +9,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hybridflow.data.row_reference import RowReference
 from hybridflow.observability.step_lines import cut, find_end
-from hybridflow.types import Group, Scored, ScoredCompletion
+from hybridflow.types import Group, Prompt, Scored, ScoredCompletion
 
 
 class CompletionRecord:
     """Appends whole steps to a JSONL file, groups in order; all but `time` is the same for the same config and seed."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, documents: Mapping[str, RowReference] | None = None) -> None:
+        """`documents`: where each prompt comes from, by its id; the record refers to it, and does not repeat it."""
         self._path = path
+        self._documents = documents or {}
 
     def append(self, step: int, groups: list[Group], overlong: Mapping[str, Sequence[float]] | None = None) -> None:
         """Writes every member of every group and has it on disk before it returns.
@@ -29,7 +32,8 @@ class CompletionRecord:
         for group in groups:
             penalties = (overlong or {}).get(group.group_id) or [0.0] * len(group.members)
             for member, penalty in zip(group.members, penalties, strict=True):
-                lines.append(json.dumps(_line(step, member, penalty, now), ensure_ascii=False))
+                line = _line(step, member, penalty, now) | _describe_prompt(group.prompt, self._documents)
+                lines.append(json.dumps(line, ensure_ascii=False))
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write("".join(line + "\n" for line in lines))
             stream.flush()
@@ -41,6 +45,16 @@ class CompletionRecord:
         Raises DataError, with the file as it is, if a whole line is no record.
         """
         cut(self._path, find_end(self._path, step, kind="a completion"))
+
+
+def _describe_prompt(prompt: Prompt, documents: Mapping[str, RowReference]) -> dict[str, Any]:
+    """What was asked and what is right; the document by reference."""
+    reference = documents.get(prompt.prompt_id)
+    return {
+        "question": prompt.question or None,
+        "gold": [prompt.ground_truth, *prompt.alternatives] if prompt.alternatives else prompt.ground_truth,
+        "document": None if reference is None else reference._asdict(),
+    }
 
 
 def _line(step: int, member: ScoredCompletion, penalty: float, now: float) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from hybridflow.config.sections import Config
-from hybridflow.data.rows import Row, load_rows
+from hybridflow.data.rows import load_rows, read_rows
+from hybridflow.data.schema import BadRow, Row
 from hybridflow.data.synth.spec import Split, SynthSpec, generate_rows
 from hybridflow.errors import ConfigError, DataError
-from hybridflow.rewards.judge_question import find_question
+from hybridflow.rewards.judge_question import Question, find_question
 from hybridflow.rewards.registry import Registry
 
 NUM_NAMED = 5
@@ -47,6 +48,10 @@ class RowSource:
         """All rows. Raises DataError, or ConfigError where they cannot be generated."""
         return load_rows(self.path) if self.path is not None else self.generate(config)
 
+    def load_all(self, config: Config) -> list[Row | BadRow]:
+        """The same with a BadRow for each that cannot be used."""
+        return read_rows(self.path) if self.path is not None else list(self.generate(config))
+
     def generate(self, config: Config, num_rows: int | None = None) -> list[Row]:
         """The same rows as `hybridflow data synth` with these settings, or the first `num_rows` of them."""
         try:
@@ -60,19 +65,21 @@ class RowSource:
         return generate_rows(spec, self.split, config.run.seed)
 
 
-def find_questions(config: Config, registry: Registry, rows: Sequence[Row], source: str) -> list[str] | None:
-    """What the judge is told of each row; None where none is asked.
+def find_questions(config: Config, registry: Registry, rows: Sequence[Row | BadRow], source: str) -> list[str]:
+    """The question of each row, which records hold and a judge is told; "" where none is found.
 
     Raises DataError, naming rows, for those that a judge may be asked about and that have no question.
     """
     judge = config.reward.judge
+    questions = [
+        find_question(row.prompt, row.extra_info, judge) if isinstance(row, Row) else Question("") for row in rows
+    ]
     if not judge.endpoints:
-        return None
-    questions = [find_question(row.prompt, row.extra_info, judge) for row in rows]
+        return [question.text for question in questions]
     missing = [
         number
         for number, (row, question) in enumerate(zip(rows, questions, strict=True))
-        if not question.text and registry.is_judged(row.data_source, row.ability)
+        if isinstance(row, Row) and not question.text and registry.is_judged(row.data_source, row.ability)
     ]
     if missing:
         named = ", ".join(map(str, missing[:NUM_NAMED])) + (", ..." if len(missing) > NUM_NAMED else "")

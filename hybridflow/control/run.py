@@ -13,7 +13,7 @@ from hybridflow.control.batch import FilteredBatch
 from hybridflow.control.carryover import CarriedGroup, OverSampling, StepPlan, build_requests, plan_all
 from hybridflow.control.checkpoints import Checkpoints
 from hybridflow.control.collect import Collected, collect_step
-from hybridflow.control.evaluate import compute_accuracy, compute_bounds, greedy
+from hybridflow.control.evaluate import build_unknown_groups, compute_accuracy, compute_bounds, greedy
 from hybridflow.control.gate import build_gate_batch, check_gate, check_later_gap, gate_requests, gate_sampling
 from hybridflow.control.hand_over import HandOver, offloads_while_decoding
 from hybridflow.control.judge_totals import JudgeTotals
@@ -85,8 +85,8 @@ class Run:
         )
         self._timeline = timeline or Timeline()
         self._timelines = TimelineRecord(folder.timeline)
-        self._completions = CompletionRecord(folder.completions)
-        self._eval_completions = CompletionRecord(folder.eval_completions)
+        self._completions = CompletionRecord(folder.completions, inputs.documents)
+        self._eval_completions = CompletionRecord(folder.eval_completions, inputs.documents)
         self._sampling = SamplingParams(
             temperature=config.rollout.temperature,
             top_p=config.rollout.top_p,
@@ -178,10 +178,11 @@ class Run:
         with self.phase("eval"):
             requests = build_requests(f"e{step:05d}", prompts, 1)
             groups = self._collect(plan_all(requests), greedy(self._sampling), self._eval_completions, step).groups
+        groups += build_unknown_groups(f"e{step:05d}", self._inputs.eval_unusable, self.state.policy_version)
         self._eval_completions.append(step, groups)
         accuracy, bounds = compute_accuracy(groups), compute_bounds(groups)
         self.display.note(
-            f"greedy accuracy on {len(prompts)} test prompts after {step} RL steps: {accuracy:.3f}{bounds.describe()}"
+            f"greedy accuracy on {len(groups)} test prompts after {step} RL steps: {accuracy:.3f}{bounds.describe()}"
         )
         of_judge = {f"eval/{name}": number for name, number in self.judge.take_metrics().items()}
         of_unknown = {

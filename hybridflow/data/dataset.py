@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from hybridflow.data.chat_encoding import encode_chat
+from hybridflow.data.row_reference import RowReference, hash_prompt
 from hybridflow.data.row_text import dump_row
-from hybridflow.data.schema import Row
+from hybridflow.data.schema import BadRow, Row
 from hybridflow.data.streams import draw_range
 from hybridflow.errors import DataError
 from hybridflow.types import Prompt
@@ -27,24 +28,30 @@ class PromptDataset:
     """All prompts, in file order: the order of evaluation."""
     num_rows: int
     """Rows read."""
+    unusable: dict[str, str]
+    """Why a row has no prompt, by the id that its prompt would have."""
+    documents: dict[str, RowReference]
+    """Where the prompt of an id comes from."""
     num_dropped: int
     """Of these, rows left out because their prompt is longer than the limit."""
 
     def __init__(
         self,
         name: str,
-        rows: Sequence[Row],
+        rows: Sequence[Row | BadRow],
         tokenizer: PreTrainedTokenizerBase,
         max_prompt_tokens: int,
         seed: int,
         overlong: Literal["error", "drop"] = "error",
         questions: Sequence[str] | None = None,
         row_arguments: frozenset[str] = frozenset(),
+        source: str = "",
     ) -> None:
         """Tokenises all rows. Prompt ids are `name` and the row's number in `rows`, so dropping a row renames none.
 
-        `questions`: what a judge is told of each row; None where no judge is asked. `row_arguments`: what
-        verifiers take of a row beside the gold, `prompt` or `extra_info`.
+        A BadRow has no prompt, and keeps its number: see `unusable`. `questions`: that of each row, for the judge and
+        the records. `row_arguments`: what verifiers take of a row beside the gold, `prompt` or `extra_info`. `source`:
+        what the rows were read from.
 
         Raises DataError for a prompt above `max_prompt_tokens` (unless `overlong` is "drop"), and when none is left.
         """
@@ -53,7 +60,14 @@ class PromptDataset:
         self.prompts = []
         self.num_rows = len(rows)
         self.num_dropped = 0
+        self.unusable: dict[str, str] = {}
+        self.documents: dict[str, RowReference] = {}
         for number, row in enumerate(rows):
+            prompt_id = f"{name}-{number:06d}"
+            if isinstance(row, BadRow):
+                self.unusable[prompt_id] = row.why
+                continue
+            self.documents[prompt_id] = RowReference(source or name, number, hash_prompt(row))
             try:
                 token_ids = encode_chat(tokenizer, row.prompt)
             except DataError as error:
@@ -69,7 +83,7 @@ class PromptDataset:
                 continue
             self.prompts.append(
                 Prompt(
-                    prompt_id=f"{name}-{number:06d}",
+                    prompt_id=prompt_id,
                     token_ids=token_ids,
                     data_source=row.data_source,
                     ability=row.ability,

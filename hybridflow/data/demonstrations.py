@@ -7,7 +7,7 @@ then its column `response` or, where that is missing or empty, the gold answer `
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +23,10 @@ from hybridflow.types import TrainSequence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+GoldCheck = Callable[[str, str, Sequence[str]], str]
+"""(data source, ability, golds) -> why no answer could be right, or nothing."""
 
 
 class DemonstrationSet:
@@ -44,12 +48,13 @@ class DemonstrationSet:
         max_tokens: int,
         seed: int,
         overlong: Literal["error", "drop"] = "error",
+        find_gold_problem: GoldCheck = lambda data_source, ability, golds: "",
     ) -> None:
         """Raises DataError, naming file, row and remedy, for a row that is malformed or above `max_tokens`."""
         self._seed = seed
         self.sequences = []
         self.num_dropped = self.num_empty_thoughts = self.num_context_answers = 0
-        for number, (where, conversation) in enumerate(read_conversations(path)):
+        for number, (where, conversation) in enumerate(read_conversations(path, find_gold_problem)):
             try:
                 split = split_conversation(tokenizer, conversation, f"sft-{number:06d}")
             except DataError as error:
@@ -93,21 +98,28 @@ class DemonstrationSet:
         return [self.sequences[index] for index in draw_indices(names, len(self.sequences), step, num_sequences)]
 
 
-def read_conversations(path: str | Path) -> list[tuple[str, list[Message]]]:
-    """(file and row, messages) of each row. Raises DataError that names all rows that cannot be read."""
+def read_conversations(
+    path: str | Path, find_gold_problem: GoldCheck = lambda data_source, ability, golds: ""
+) -> list[tuple[str, list[Message]]]:
+    """(file and row, messages) of each row. Raises DataError that names all rows that cannot be used.
+
+    `find_gold_problem` says of a row of the schema why its golds are none.
+    """
     records = load_records(path)
     conversations: list[tuple[str, list[Message]]] = []
     problems: list[str] = []
     for where, record in records:
         try:
-            conversations.append((where, read_conversation(record, where)))
+            conversations.append((where, read_conversation(record, where, find_gold_problem)))
         except DataError as error:
             problems.append(str(error))
     refuse_problems(path, problems, len(records))
     return conversations
 
 
-def read_conversation(record: Any, where: str) -> list[Message]:
+def read_conversation(
+    record: Any, where: str, find_gold_problem: GoldCheck = lambda data_source, ability, golds: ""
+) -> list[Message]:
     """The messages of one row, the last of them to be imitated. Raises DataError."""
     if not isinstance(record, Mapping):
         raise DataError(f"{where}: got {type(record).__name__}. Remedy: write one JSON object per row")
@@ -120,6 +132,8 @@ def read_conversation(record: Any, where: str) -> list[Message]:
             f"found {', '.join(map(str, record)) or 'nothing'}. Remedy: add one of them"
         )
     row = parse_row(record, where)
+    if why := find_gold_problem(row.data_source, row.ability, row.reward_model.golds):
+        raise DataError(f"{where}: {why}")
     answer = record.get("response") or row.reward_model.ground_truth
     if not isinstance(answer, str):
         raise DataError(f"{where}, column 'response': got {type(answer).__name__}. Remedy: use a string")

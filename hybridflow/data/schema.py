@@ -31,6 +31,11 @@ class RewardModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     alternatives: list[str] = []
     """Further gold answers: any of them is right."""
 
+    @property
+    def golds(self) -> list[str]:
+        """All."""
+        return [self.ground_truth, *self.alternatives]
+
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """A question about a document, with its gold answer."""

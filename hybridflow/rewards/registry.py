@@ -26,8 +26,6 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from importlib.metadata import entry_points
 
-import msgspec
-
 from hybridflow.config.reward_sections import THINKING_TAGS, FunctionSection, RewardSection, RulesSection
 from hybridflow.errors import ConfigError
 from hybridflow.rewards import qwenlong_l1
@@ -145,15 +143,16 @@ class Registry:
         """The same of the verifier that data source and ability choose."""
         return _call(self.choose(request.data_source, request.ability), request)
 
-    def find_gold_problem(self, request: ScoreRequest) -> str:
-        """Why no answer to this row could get a verdict, as its gold cannot be compared with; "" where one can.
+    def find_gold_problem(self, data_source: str, ability: str, golds: Sequence[str]) -> str:
+        """Why no answer to such a row could get a verdict, as a gold cannot be compared with; "" where each can.
 
         Functions of a user's own, which may take long and do anything, are not asked.
         """
-        if not self.asks_rule(request.data_source, request.ability):
+        verifier = self.choose(data_source, ability)
+        if isinstance(verifier, OwnFunction) or not self.asks_rule(data_source, ability):
             return ""
-        verdict = self.verify_by_rule(msgspec.structs.replace(request, text=""))
-        return verdict.why if isinstance(verdict, Unknown) else ""
+        verdicts = (verifier("", gold) for gold in golds)
+        return next((verdict.why for verdict in verdicts if isinstance(verdict, Unknown)), "")
 
     @property
     def row_arguments(self) -> frozenset[str]:

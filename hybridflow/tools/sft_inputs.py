@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hybridflow.batching.microbatch import plan_micro_batches
+from hybridflow.config.reward_sections import RulesSection
 from hybridflow.data.demonstrations import DemonstrationSet
 from hybridflow.errors import ConfigError
 from hybridflow.policy.load import load_tokenizer
+from hybridflow.rewards.registry import Registry
 from hybridflow.tools.sft_config import SftConfig, SftTrainSection
 from hybridflow.trainer.layout import check_model_layout, check_model_weights, check_vocabulary
 from hybridflow.types import TrainBatch
@@ -52,6 +54,7 @@ def load_inputs(config: SftConfig) -> SftInputs:
         max_tokens=config.data.max_tokens,
         seed=config.run.seed,
         overlong=config.data.overlong,
+        find_gold_problem=Registry(RulesSection()).find_gold_problem,
     )
     total_steps = config.total_steps(len(demonstrations))
     train = config.train

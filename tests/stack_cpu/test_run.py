@@ -220,6 +220,8 @@ def test_interrupt_ends_everything_within_ten_seconds(interrupted: Interrupted) 
     assert interrupted.seconds < 10
     assert interrupted.code == 130
     assert "Traceback" not in interrupted.output
+    assert "interrupted; --resume continues from the last checkpoint, " in interrupted.output
+    assert interrupted.output.rstrip().endswith(" --resume")
 
 
 def test_a_run_that_over_samples_and_its_resume_train_on_each_prompt_once(interrupted: Interrupted) -> None:

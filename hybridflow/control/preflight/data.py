@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from hybridflow.control.preflight.findings import Finding, name_rows
+from hybridflow.control.preflight.findings import Finding, Level, name_rows
 from hybridflow.control.preflight.subject import Subject
 from hybridflow.control.row_source import find_questions
 from hybridflow.data.row_text import dump_row
 from hybridflow.data.schema import Row
+from hybridflow.data.synth.spec import Split
 from hybridflow.data.template import build_answer
 from hybridflow.rewards.extract import behind_mark
 from hybridflow.types import ScoreRequest, Unknown
@@ -31,18 +32,24 @@ def check_rows(subject: Subject) -> Iterator[Finding]:
             number = synth.num_train if split == "train" else synth.num_test
             yield Finding("fact", f"{split}: {number} rows are generated (data.synth, tier {synth.tier})")
         else:
-            number = survey.num_rows - len(survey.problems)
+            number = survey.num_rows - (len(survey.problems) if split == "train" else 0)
             yield Finding("fact", f"{split}: {source.name}: {'; '.join(survey.lines())}")
+            level = _level_of(split, len(survey.problems), survey.num_rows)
             for problem in survey.problems[:NUM_PROBLEMS]:
-                yield Finding("error", problem)
+                yield Finding(level, problem)
             if (more := len(survey.problems) - NUM_PROBLEMS) > 0:
-                yield Finding("error", f"{source.name}: {more} more rows cannot be used")
+                yield Finding(level, f"{source.name}: {more} more rows cannot be used")
         if split == "test" and number < (wanted := subject.config.eval.num_prompts):
             yield Finding(
                 "error",
                 f"eval.num_prompts = {wanted}, but the test split has {number} prompts: lower it, or give more rows "
                 f"(data.test_path, data.synth.num_test). Remedy: --set eval.num_prompts={number}",
             )
+
+
+def _level_of(split: Split, num_unusable: int, num_rows: int) -> Level:
+    """Training refuses a bad row; a test row counts as unknown, with its reason, as long as another can be used."""
+    return "error" if split == "train" or num_unusable == num_rows else "warning"
 
 
 def check_questions(subject: Subject) -> Iterator[Finding]:
@@ -74,14 +81,14 @@ def check_golds(subject: Subject) -> Iterator[Finding]:
                 continue
             request = build_request(row, phrase_gold(row))
             verdict = subject.registry.verify_by_rule(request)
-            if problem := subject.registry.find_gold_problem(request):
+            if problem := subject.registry.find_gold_problem(row.data_source, row.ability, row.reward_model.golds):
                 unusable[number] = problem
             elif isinstance(verdict, Unknown) or verdict.value < 1:
                 unmatched.append(number)
         source = subject.source(split).name
         if unusable:
             yield Finding(
-                "error",
+                _level_of(split, len(unusable), len(rows)),
                 f"{source}: {len(unusable)} of {len(rows)} golds cannot be used by their verifier, "
                 f"{name_rows(list(unusable))}: {next(iter(unusable.values()))}. Remedy: correct or remove these rows, "
                 f"give them the ability that fits the gold, or name a verifier of your own (reward.rules.verifiers)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -15,11 +16,14 @@ from hybridflow.config.sections import Config
 from hybridflow.control.batch import FilteredBatch
 from hybridflow.control.carryover import CarryCounts
 from hybridflow.control.collect import Collected, build_requests
+from hybridflow.control.record_check import check_records
 from hybridflow.control.records import CompletionRecord
 from hybridflow.control.run_folder import RunFolder
 from hybridflow.control.state import GroupCounts, RunState
 from hybridflow.control.step_metrics import add_to_state, build_metrics
 from hybridflow.control.summary import build_summary
+from hybridflow.data.row_reference import RowReference, hash_prompt
+from hybridflow.data.schema import RewardModel, Row
 from hybridflow.errors import CheckpointError, ConfigError, DataError
 from hybridflow.rewards.hybrid import combine
 from hybridflow.run_folder import summary as summary_module
@@ -107,6 +111,9 @@ def test_a_record_says_what_was_decoded_and_why_it_got_its_reward(tmp_path: Path
     assert first == {
         "step": 1,
         "prompt_id": "p0",
+        "question": None,
+        "gold": "yen",
+        "document": None,
         "group_id": "t00001-g0000",
         "completion_id": "t00001-g0000-c00",
         "policy_version": 0,
@@ -144,6 +151,48 @@ def test_a_record_keeps_rule_judge_and_overlong_penalty_apart(tmp_path: Path) ->
         for line in (first, second)
     ]
     assert kept == [(1.0, -0.5, 0.25, "gpt", "yes"), (0.25, 0.0, 0.25, None, None)]
+
+
+def test_a_record_refers_to_the_document(tmp_path: Path) -> None:
+    row = Row(
+        data_source="m",
+        prompt=[{"role": "user", "content": "<text>\nLong.\n</text>\n\nWhich?"}],
+        ability="doc-qa",
+        reward_model=RewardModel(style="rule", ground_truth="a", alternatives=["b"]),
+        extra_info={},
+    )
+    reference = RowReference("rows.parquet", 7, hash_prompt(row))
+    prompt = Prompt(
+        prompt_id="p", token_ids=[1], data_source="m", ability="doc-qa", ground_truth="a", alternatives=["b"],
+        question="Which?",
+    )  # fmt: skip
+    group = msgspec.structs.replace(build_group(REQUESTS[0], [1.0]), prompt=prompt)
+    CompletionRecord(tmp_path / "c.jsonl", {"p": reference}).append(1, [group])
+    (line,) = read_lines(tmp_path / "c.jsonl")
+    assert (line["question"], line["gold"]) == ("Which?", ["a", "b"])
+    digest = hashlib.sha256(row.prompt[0]["content"].encode()).hexdigest()
+    assert line["document"] == {"file": "rows.parquet", "row": 7, "sha256": digest}
+    assert "Long." not in (tmp_path / "c.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("steps", "is_whole"), [([1, 1, 2, 3], True), ([1, 3], False), ([1, 2], False), ([2, 1, 3], False), ([], True)]
+)
+def test_records_of_a_run_to_be_resumed_have_every_step(tmp_path: Path, steps: list[int], is_whole: bool) -> None:
+    """Completions, timeline and metrics, before anything is cut: the checkpoint is of step 3."""
+    config = build_config(tmp_path, warmup__stages=[])
+    for name, kind in (("timeline", "the timeline of a step"), ("metrics", "metrics of a step")):
+        folder = RunFolder(build_config(tmp_path / name, warmup__stages=[]))
+        folder.path.mkdir(parents=True)
+        path = getattr(folder, name)
+        path.write_text("".join(f'{{"step": {step}}}\n' for step in steps))
+        before = path.read_bytes()
+        if is_whole:
+            check_records(config, folder, RunState(rl_step=3))
+        else:
+            with pytest.raises(DataError, match=rf"{name}\.jsonl, line \d: not {kind} of this run: .*Remedy: "):
+                check_records(config, folder, RunState(rl_step=3))
+        assert path.read_bytes() == before
 
 
 def test_truncation_drops_later_steps_and_half_a_line(tmp_path: Path) -> None:
