@@ -26,7 +26,7 @@ from hybridflow.errors import ConfigError
 from hybridflow.private_folder import PrivateFolder, write_secret
 
 FORCE = "HYBRIDFLOW_RAY_WITHOUT_TOKEN"
-_LONGEST_SOCKET = "session_2026-12-31_23-59-59_999999_4194304/sockets/plasma_store"
+_LONGEST_SOCKET = "r/session_2026-12-31_23-59-59_999999_4194304/sockets/plasma_store"
 _NO_PORT = "99999"
 """There is none of this number: Ray's servers of metrics fail to start, and it goes on without them."""
 _LOOPBACK = {
@@ -82,7 +82,7 @@ class PrivateRay:
                     address="local",  # never the cluster of somebody else that happens to run on this machine
                     include_dashboard=False,
                     _node_ip_address="127.0.0.1",
-                    _temp_dir=str(self.path),
+                    _temp_dir=str(self.path / "r"),  # Ray opens this one to everybody: mode 0777
                     **arguments,
                 )
         finally:

@@ -70,6 +70,10 @@ class JudgeServer:
         """Another plan from now on."""
         self.plan, self._next = plan, []
 
+    def agrees(self, request: str) -> bool:
+        """Whether the right answer to this body is YES."""
+        return self.agreeing in request
+
     async def start(self) -> asyncio.Server:
         """Serves in the running event loop, until what it returns is closed."""
         server = await asyncio.start_server(self._handle, "127.0.0.1", 0)
@@ -136,7 +140,7 @@ class JudgeServer:
                 await _send(writer, _STATUS[kind], b'{"error": {"message": "not now"}}', self.retry_after)
                 return
             await asyncio.sleep(self._rng.uniform(*self.delay_s))
-            answer = next(self._garbage) if kind == GARBAGE else _answer(self.agreeing in request, kind)
+            answer = next(self._garbage) if kind == GARBAGE else _answer(self.agrees(request), kind)
             await _send(writer, 200, answer, None)
         finally:
             self._in_flight -= 1

@@ -59,7 +59,7 @@ def test_its_files_are_for_this_user_alone(folder: Path) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert stat.S_IMODE((folder / "token").stat().st_mode) == 0o600
     assert len((folder / "token").read_text()) == 64
-    assert (folder / "session_latest").exists()
+    assert (folder / "r" / "session_latest").exists()
 
 
 def test_all_of_it_listens_on_the_loopback_and_no_metrics_are_served(folder: Path) -> None:

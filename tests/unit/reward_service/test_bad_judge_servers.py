@@ -6,7 +6,7 @@ import asyncio
 import gzip
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pytest
 
@@ -15,11 +15,9 @@ from hybridflow.reward_service.judge_client import JudgeClient, Judgement
 from tests.unit.reward_service.wicked_server import HANG, NO_TEXT, YES_TEXT, WickedServer, chat, http, serving, stream
 
 
-def decide_all(server: WickedServer, **settings: object) -> dict[str, Judgement]:
+def decide_all(server: WickedServer, names: Iterable[str], **settings: object) -> dict[str, Judgement]:
     """The judgement of each case, side by side, by a client of its own, so that none suffers from another's breaker."""
-    section = JudgeSection.model_validate(
-        {"endpoints": [server.url], "deadline_s": 1.0, "max_unreadable": 2, **settings}
-    )
+    section = JudgeSection.model_validate({"endpoints": [server.url], "max_unreadable": 2, **settings})
 
     async def decide(name: str) -> Judgement:
         client = JudgeClient(section, random.Random(0))
@@ -29,7 +27,6 @@ def decide_all(server: WickedServer, **settings: object) -> dict[str, Judgement]
             await client.close()
 
     async def run() -> dict[str, Judgement]:
-        names = list(server.scripts)
         return dict(zip(names, await asyncio.gather(*map(decide, names)), strict=True))
 
     return asyncio.run(run())
@@ -69,7 +66,7 @@ READ = {
 }
 
 LATER_YES = '{"choices": [{"message": {"content": "[[YES]]"}, "finish_reason": '
-BAD = {
+ENDS = {
     # verdicts that are none
     "mark in a sentence": http(chat("They differ, so [[YES]] is not warranted.")),
     "mark at the end of a sentence": http(chat("Nobody would say [[YES]]")),
@@ -107,6 +104,19 @@ BAD = {
     "finish STOP": http(chat(YES_TEXT, finish_reason="STOP")),
     "stream cut": http(stream("Same.\n", "[[YES]]", reason=None)),
     "stream at its limit": http(stream("Same.\n", "[[YES]]", reason="length")),
+    "parts of pictures": http(chat([{"type": "image_url", "text": "[[YES]]"}])),
+    # refused
+    "400": http(chat(YES_TEXT), status="400 Bad Request"),
+    "401": http(chat(YES_TEXT), status="401 Unauthorized"),
+    "402": http(chat(YES_TEXT), status="402 Payment Required"),
+    "403": http(chat(YES_TEXT), status="403 Forbidden"),
+    "404": http(chat(YES_TEXT), status="404 Not Found"),
+    "302": http(chat(YES_TEXT), status="302 Found", headers="Location: /elsewhere\r\n"),
+    "307": http(chat(YES_TEXT), status="307 Temporary Redirect", headers="Location: http://127.0.0.1:9/\r\n"),
+    "304": http(b"", status="304 Not Modified"),
+}  # fmt: skip
+"""No verdict, and none will come: told at once."""
+RETRIED = {
     # no chat completions
     "no body": http(b""),
     "no content": http(b"", status="204 No Content"),
@@ -126,7 +136,6 @@ BAD = {
     "content an object": http(chat({"text": "[[YES]]"})),
     "parts of numbers": http(chat([1, 2])),
     "parts without text": http(chat([{"type": "text"}])),
-    "parts of pictures": http(chat([{"type": "image_url", "text": "[[YES]]"}])),
     "error with 200": http('{"error": {"message": "[[YES]]"}}'),
     "error in a stream": http(f'data: {{"error": "down"}}\n\n{stream("[[YES]]")}'),
     "deep": http('{"choices": ' + "[" * 100_000),
@@ -136,19 +145,11 @@ BAD = {
     "gzip bomb": http(gzip.compress(b" " * 100_000_000 + chat(YES_TEXT).encode()), headers=GZIP),
     "no gzip": http(chat(YES_TEXT), headers=GZIP),
     # HTTP
-    "400": http(chat(YES_TEXT), status="400 Bad Request"),
-    "401": http(chat(YES_TEXT), status="401 Unauthorized"),
-    "402": http(chat(YES_TEXT), status="402 Payment Required"),
-    "403": http(chat(YES_TEXT), status="403 Forbidden"),
-    "404": http(chat(YES_TEXT), status="404 Not Found"),
     "429": http(chat(YES_TEXT), status="429 Too Many Requests"),
     "429 for an hour": http("", status="429 Too Many Requests", headers="Retry-After: 3600\r\n"),
     "500": http(chat(YES_TEXT), status="500 Internal Server Error"),
     "503": http("busy", status="503 Service Unavailable"),
     "999": http(chat(YES_TEXT), status="999 Odd"),
-    "302": http(chat(YES_TEXT), status="302 Found", headers="Location: /elsewhere\r\n"),
-    "307": http(chat(YES_TEXT), status="307 Temporary Redirect", headers="Location: http://127.0.0.1:9/\r\n"),
-    "304": http(b"", status="304 Not Modified"),
     "hangs up": b"",
     "no HTTP": b"\x16\x03\x01\x02\x00[[YES]]",
     "silent": HANG,
@@ -157,11 +158,13 @@ BAD = {
     "hangs up within": http(chat(YES_TEXT)[:40], length=400),
     "chunks that break": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n" + chat(YES_TEXT).encode(),
 }  # fmt: skip
+"""Asked again until the deadline: it may get better."""
+BAD = ENDS | RETRIED
 
 
 def test_odd_but_whole_answers_are_read() -> None:
     with serving({name: script for name, (script, _) in READ.items()}) as server:
-        judgements = decide_all(server, deadline_s=10.0)
+        judgements = decide_all(server, READ, deadline_s=600.0, late_after_s=100.0, request_timeout_s=100.0)
     found = {name: judgement.vote for name, judgement in judgements.items()}
     assert found == {name: vote for name, (_, vote) in READ.items()}
     assert set(server.asked.values()) == {1}
@@ -170,7 +173,8 @@ def test_odd_but_whole_answers_are_read() -> None:
 @pytest.fixture(scope="module")
 def bad() -> tuple[Mapping[str, Judgement], WickedServer]:
     with serving(BAD) as server:
-        return decide_all(server), server
+        ending = decide_all(server, ENDS, deadline_s=600.0, late_after_s=100.0, request_timeout_s=100.0)
+        return ending | decide_all(server, RETRIED, deadline_s=3.0), server
 
 
 def test_every_bad_server_is_unknown_and_never_yes_or_no(bad: tuple[Mapping[str, Judgement], WickedServer]) -> None:
@@ -190,7 +194,7 @@ def test_every_bad_server_is_unknown_and_never_yes_or_no(bad: tuple[Mapping[str,
         ("401", "HTTP 401"),
         ("403", "environment variable OPENAI_API_KEY, reward.judge.api_key_env, is not set"),
         ("307", "HTTP 307 to 'http://127.0.0.1:9/', which is not followed"),
-        ("silent", "no verdict within 1 s: "),
+        ("silent", "no verdict within 3 s: "),
         ("500", "HTTP 500"),
         ("HTML", "not a chat completion"),
     ],
@@ -201,12 +205,9 @@ def test_the_reason_names_what_was_wrong(
     assert why in bad[0][name].why, bad[0][name].why
 
 
-def test_what_will_not_get_better_is_asked_once_and_at_once() -> None:
-    names = ["400", "401", "402", "403", "404", "302", "307", "cut"]
-    with serving({name: BAD[name] for name in names}) as server:
-        judgements = decide_all(server, deadline_s=60.0)
-    assert server.asked == dict.fromkeys(names, 1)
-    assert all(judgement.why.startswith("no majority of 1 votes") for judgement in judgements.values())
+@pytest.mark.parametrize("name", ["400", "401", "402", "403", "404", "302", "307", "cut"])
+def test_what_will_not_get_better_is_asked_once(bad: tuple[Mapping[str, Judgement], WickedServer], name: str) -> None:
+    assert bad[1].asked[name] == 1 and bad[0][name].why.startswith("no majority of 1 votes")
 
 
 def test_a_time_out_tells_what_was_tried(bad: tuple[Mapping[str, Judgement], WickedServer]) -> None:
