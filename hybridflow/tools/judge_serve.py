@@ -195,6 +195,7 @@ def _start(job: JudgeServerJob, folder: Path, tokenizer_dir: Path) -> subprocess
     environment = {} if torch.cuda.is_available() else cpu_environment(job.num_threads)
     arguments = build_server_arguments(job) | {"tokenizer_path": str(tokenizer_dir)}
     environment["SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE"] = f"file://{folder / 'ranks'}"
+    environment |= {"GLOO_SOCKET_IFNAME": "lo", "TMPDIR": str(folder)}  # where SGLang's own sockets are
     output = job.log.open("ab") if job.log else None
     try:
         process = subprocess.Popen(

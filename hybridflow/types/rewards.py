@@ -9,7 +9,7 @@ import msgspec
 from hybridflow.types.rollout import Completion, Prompt, without_numbers
 
 
-class JudgeReport(msgspec.Struct, frozen=True, kw_only=True):
+class JudgeReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the judge of one reward worker has done since that worker's process started; travels with its verdicts."""
 
     process: str
@@ -22,7 +22,7 @@ class JudgeReport(msgspec.Struct, frozen=True, kw_only=True):
     """State of the circuit breaker by URL: closed, half_open or open."""
 
 
-class Scored(msgspec.Struct, frozen=True, kw_only=True, tag="scored"):
+class Scored(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="scored"):
     """A verdict that was reached."""
 
     value: float
@@ -51,7 +51,7 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True, tag="scored"):
     judge_report: JudgeReport | None = None
 
 
-class Unknown(msgspec.Struct, frozen=True, kw_only=True, tag="unknown"):
+class Unknown(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="unknown"):
     """No verdict could be reached. It is not a reward of 0: its completion leaves the statistics of its group."""
 
     why: str
@@ -65,7 +65,7 @@ class Unknown(msgspec.Struct, frozen=True, kw_only=True, tag="unknown"):
 Verdict = Scored | Unknown
 
 
-class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True):
+class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a verifier sees of one completion."""
 
     completion_id: str

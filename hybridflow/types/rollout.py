@@ -1,4 +1,7 @@
-"""What engines are asked for, and what they decode."""
+"""What engines are asked for, and what they decode.
+
+Records of plain data make no cycles: Python's collector need not look at the thousands of them (`gc=False`).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ MemoryTag = Literal["kv_cache", "weights", "cuda_graph"]
 """What an engine can release, in SGLang's words."""
 
 
-class Prompt(msgspec.Struct, frozen=True, kw_only=True):
+class Prompt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One data row, ready to be generated from.
 
     Example: Prompt(prompt_id="train-000017", token_ids=[5, 9, ...], data_source="synth_easy", ability="doc-qa",
@@ -35,7 +38,7 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     """JSON {"prompt": [...], "extra_info": {...}}: what a verifier of the run takes of the row; else empty."""
 
 
-class VersionRun(msgspec.Struct, frozen=True, array_like=True):
+class VersionRun(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Tokens that follow one another and were decoded by one version of the weights."""
 
     version: int
@@ -103,7 +106,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """Decode on after an end token, to `max_new_tokens`."""
 
 
-class Completion(msgspec.Struct, frozen=True, kw_only=True):
+class Completion(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One finished completion.
 
     `token_ids` and `rollout_logprobs` have equal length T; the end token, where the policy wrote one, is included.

@@ -55,8 +55,7 @@ class _Worker:
     """Completion id -> deadline, in order of assignment; len <= credits."""
 
 
-@dataclass(slots=True, frozen=True)
-class _Expected:
+class _Expected(msgspec.Struct, frozen=True, gc=False):
     """What the driver knows of the completions of one group."""
 
     group_id: str
@@ -65,8 +64,7 @@ class _Expected:
     """As in `Work`."""
 
 
-@dataclass(slots=True)
-class _Item:
+class _Item(msgspec.Struct, gc=False):
     """A finished completion without a verdict."""
 
     completion: PackedCompletion

@@ -29,7 +29,7 @@ MAX_HOLDING = 16 * MAX_CREDITS
 Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME_CHARS)]
 
 
-class Ready(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class Ready(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     """A worker is there and takes up to `credits` unanswered items. Repeated all the time, also while it scores."""
 
     worker_id: Name
@@ -42,18 +42,18 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag=1):
             raise ValueError(f"credits of {self.worker_id} are {self.credits}, must be 1 to {MAX_CREDITS}")
 
 
-class ScoreReply(msgspec.Struct, frozen=True, array_like=True, tag=2):
+class ScoreReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     """The verdict on one item of work."""
 
     completion_id: str
     verdict: Verdict
 
 
-class Bye(msgspec.Struct, frozen=True, array_like=True, tag=3):
+class Bye(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     """A worker leaves; what it has not answered goes to the others."""
 
 
-class Task(msgspec.Struct, frozen=True, array_like=True):
+class Task(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a verifier sees of every completion of one prompt."""
 
     data_source: str
@@ -64,7 +64,7 @@ class Task(msgspec.Struct, frozen=True, array_like=True):
     alternatives: list[str] = []
 
 
-class Work(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class Work(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     """One completion to score. Task and text stay packed on their way from the engine to the verifier."""
 
     completion_id: str
@@ -92,11 +92,11 @@ class Work(msgspec.Struct, frozen=True, array_like=True, tag=1):
             raise ProtocolError(f"malformed work on completion {self.completion_id}: {error}") from error
 
 
-class Stop(msgspec.Struct, frozen=True, array_like=True, tag=2):
+class Stop(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     """The run is over: the worker ends."""
 
 
-class Finished(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class Finished(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     """One completion that an engine has decoded."""
 
     engine_id: Name
@@ -107,7 +107,7 @@ class Finished(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """Of the lease under which it was decoded: tells a completion of a lost lease from one of the present."""
 
 
-class Hello(msgspec.Struct, frozen=True, array_like=True, tag=2):
+class Hello(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     """An engine asks where it stands; `number` comes back in the answer.
 
     Messages of one connection keep their order. So a completion that was sent before this and is not accepted when
@@ -118,7 +118,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=2):
     number: int
 
 
-class Accepted(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class Accepted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     """The stream has these completions: the engine may drop its copies."""
 
     numbers: list[int]

@@ -6,7 +6,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 
 from hybridflow.wire.packed import ScoredPacked
 
@@ -30,8 +29,11 @@ class ScoredQueue:
 
     def take(self, timeout_s: float, check: Callable[[], None]) -> ScoredPacked | None:
         """The next one, or None where none came in time. `check` raises where none can come any more."""
-        with suppress(IndexError):
-            return self._taken.popleft()
+        if self._taken:
+            try:
+                return self._taken.popleft()
+            except IndexError:
+                pass  # another taker was faster
         deadline = time.monotonic() + timeout_s
         with self._changed:
             check()

@@ -121,16 +121,15 @@ def text_of(num_tokens: int) -> str:
 def run_engine(endpoint: Endpoint, num_items: int, num_tokens: int, sent: Any, expected: Any, is_started: Any) -> None:
     """Writes into `sent[i]` when item i was handed over."""
     template = build_completion(0, num_tokens, text_of(num_tokens))
+    ids = [
+        (f"t0-g{number // GROUP_SIZE:05d}", f"p{number // GROUP_SIZE}", number % GROUP_SIZE)
+        for number in range(num_items)
+    ]
     with CompletionSender(endpoint, "engine-0", flush_timeout_s=WAIT_S, send_timeout_s=WAIT_S) as sender:
         is_started.value = True
-        for number in range(num_items):
-            group, index = f"t0-g{number // GROUP_SIZE:05d}", number % GROUP_SIZE
+        for number, (group, prompt, index) in enumerate(ids):
             completion = msgspec.structs.replace(
-                template,
-                completion_id=f"{group}-c{index:02d}",
-                group_id=group,
-                prompt_id=f"p{number // GROUP_SIZE}",
-                index=index,
+                template, completion_id=f"{group}-c{index:02d}", group_id=group, prompt_id=prompt, index=index
             )
             while number >= expected.value:
                 time.sleep(0.001)
