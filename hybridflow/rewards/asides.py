@@ -36,6 +36,8 @@ _JOINTS = word_set(
 _EMPTY = word_set(
     "in total all altogether overall sum exactly precisely only indeed of course sic applies apply exists exist"
 )
+_IS_THE_ANSWER = re.compile(r"(?:is|was) (?:my )?(?:correct|right|answer|(?:correct|right|final|best) (?:answer|one))")
+_FORM = re.compile(r"\b(?:10-[KQ]|20-F|8-K)\b")
 _CITATION = re.compile(
     r"(?<=\S)\s{0,3}\[(?:\d{1,3}|[a-z*\u2020])(?:\s?[,-]\s?\d{1,3}){0,8}\]|(?<=\S)\u3010\d[^\u3010\u3011]{0,20}\u3011"
 )
@@ -61,7 +63,7 @@ def drop_asides(answer: str) -> str:
 
 def is_source(clause: str) -> bool:
     """Whether a clause only tells where something stands: "as stated in Note 5", "see page 12"."""
-    words = [word.text for word in split_words(clause)]
+    words = [word.text for word in split_words(_FORM.sub("filing", clause))]
     return bool(words) and words[0] in _HEADS and _tells_place(words) and words != ["which"] and words != ["in"]
 
 
@@ -69,16 +71,16 @@ def is_reference(clause: str) -> bool:
     """The same for what stands in brackets, where the place alone is enough: "page 45, table 3"."""
     if re.fullmatch(r"\s?[a-z*\u2020]\s?", clause):
         return True
-    words = [word.text for word in split_words(clause)]
+    words = [word.text for word in split_words(_FORM.sub("filing", clause))]
     if not words:
         return False
     return _tells_place(words) and (words[0] in _HEADS or words[0] in _PLACES)
 
 
 def is_empty(clause: str) -> bool:
-    """Whether a clause says nothing: "in total"."""
+    """Whether a clause says nothing: "in total", "is the answer"."""
     words = normalise(clause).split()
-    return bool(words) and all(word in _EMPTY for word in words)
+    return bool(words) and (all(word in _EMPTY for word in words) or bool(_IS_THE_ANSWER.fullmatch(" ".join(words))))
 
 
 def abbreviates(short: str, long: str) -> bool:
@@ -120,7 +122,7 @@ def _drop_last(answer: str) -> str | None:
     for last in _CLAUSE.finditer(answer, max(1, len(answer) - _CLAUSE_CHARS)):
         if is_source(answer[last.end() :]) or is_empty(answer[last.end() :]):
             return answer[: last.start()]
-    for word in (" as ", " according ", " (", " per the ", " in total", " in all", " altogether"):
+    for word in (" as ", " according ", " (", " per ", " based on ", " see ", " in total", " in all", " altogether"):
         at = answer.rfind(word, max(0, len(answer) - _CLAUSE_CHARS))
         if at > 0 and (is_source(answer[at:]) or is_empty(answer[at:])) and normalise(answer[:at]):
             return answer[:at]

@@ -23,43 +23,42 @@ _NAMED = r"(?:\b(?:option|choice|letter|answer|item|statement)s?\s{1,3}|[选選]
 _MENTION = re.compile(
     rf"(?i:{_NAMED})[(\[]?\s?(?P<small>[a-d])\s?[)\]]?(?![A-Za-z0-9_'&+-])"
     r"|[(\[{<\u3010]\s{0,3}(?P<bracketed>[A-Da-d])\s{0,3}[)\]}>\u3011]"
-    r"|(?<![A-Za-z0-9_$&+.-])(?:(?P<closed>[A-Da-d])\)|(?P<bare>[A-D])(?![A-Za-z0-9_'&+]|-\S))"
+    r"|(?<![A-Za-z0-9_$&+.-])(?:(?P<closed>[A-Da-d])\)|(?P<bare>[A-D])(?![A-Za-z0-9_'&+]|-\S|/[a-z]))"
 )
 _ALONE = re.compile(r"[\s*_\"'`(\[{<.]{0,6}([A-Db-d])[\s*_\"'`)\]}>.!:]{0,6}")
 _NAMED_BEFORE = re.compile(rf"{_NAMED}[*_]{{0,2}}\Z", re.IGNORECASE)
 _OPENING = re.compile(
     r"[\s*_\"'(\[]{0,6}|[\s*_:\"'(\[-]{0,6}(?:第?[一二三四]?个?[选選][项項]?)?[\s:]{0,3}"
     r"|[\s*_:\"'(\[-]{0,6}(?:(?:it\sis|it's|clearly|definitely|simply|therefore|indeed|that\sis|surely|namely|option"
-    r"|choice|letter"
-    r"|probably|the|answer|first|second|third|fourth|last|one|is|,|:)[\s,*_(\[]{1,4}){0,6}",
+    r"|choice|letter|probably|the|answer|first|second|third|fourth|last|one|is|,|:)[\s,*_(\[]{1,4}){0,6}",
     re.IGNORECASE,
 )
 """Before the first letter of an answer."""
 _OPENING_CHARS = 80
 _JOINS_TWO = re.compile(r"\b(?:both|either|neither)\s\Z", re.IGNORECASE)
 _MAY_FOLLOW = re.compile(
-    r"[\s*_]{0,6}(?:\Z|[^\w\s]|[\u3400-\u9fff]|(?:because|since|as|for|given|based|due|is|was|were|must|should|would"
-    r"|has|which"
-    r"|in|from|with|and|or|but|plus|then|to|through|versus|vs|rather|instead|not|unlike)\b)",
+    r"[ \t*_]{0,4}\n|[\s*_]{0,6}(?:\Z|[^\w\s]|[\u3400-\u9fff]|(?:because|since|as|for|given|based|due|is|was|were"
+    r"|must|should|would"
+    r"|has|which|in|from|with|and|or|but|plus|then|to|through|versus|vs|rather|instead|not|unlike)\b)",
     re.IGNORECASE,
 )
 """Behind a bare letter that is a choice; other words make an article or a name of it."""
 _VERB_BEHIND = re.compile(r"\s(?:could|may|might|can|also|too|does|do|are)\b", re.IGNORECASE)
 _PART_OF_NAME = re.compile(
     r"\b(?:class|schedule|exhibit|series|vitamin|grade|appendix|part|section|type|group|level|table|figure|note|tier"
-    r"|plan|unit"
-    r"|block|building|annex|article|clause|party|company|phase|tranche|hepatitis|point|line|row|column|zone)\s\Z",
+    r"|plan|unit|block|building|annex|article|clause|party|company|phase|tranche|hepatitis|point|line|row|column"
+    r"|zone)\s\Z",
     re.IGNORECASE,
 )
 _CLAUSE_ENDS = re.compile(
-    r"[.!?;\n\u3002\uff1b]|,\s(?=[(\[]?[A-D][)\]]?\s(?:is|was|isn't|are|can(?:no|')t|has)\b)"
+    r"[.!?;\n\u3002\uff1b]|,\s(?=[(\[]?[A-D][)\]]?\s(?:is|was|isn't|can(?:no|')t|has)\b)"
     r"|,\s(?=(?:but|while|whereas|although|though|because|since|as|so|not|and)\b)"
     r"|\b(?:but|because|since|while|whereas|although|though|unlike)\b|\s-\s"
 )
 DENIES = re.compile(
-    r"\b(?:not|no|isn't|wasn't|aren't|can't|cannot|doesn't|don't|neither|nor|never|without|except|excluding|unlike"
-    r"|wrong|incorrect"
-    r"|false|rather than|instead of|than|eliminated?|ruled out|excluded?|rejected?|dismissed|out)\b|不|错|排除",
+    r"\b(?:not|no|isn't|wasn't|aren't|can't|cannot|doesn't|don't|neither|none|nor|never|without|except|excluding|unlike"
+    r"|wrong|incorrect|false|rather than|instead of|than|eliminated?|ruled out|excluded?|rejected?|dismissed|out)\b"
+    r"|不|错|排除",
     re.IGNORECASE,
 )
 """In the clause of a letter: it says that the letter is not the answer."""
@@ -70,16 +69,22 @@ _DENIED_BEFORE = re.compile(
 )
 _DENIED_BEHIND = re.compile(r"[\s*_)\]\"']{0,4}(?:is|was|isn't|can(?:no|')t|wasn't|不)", re.IGNORECASE)
 _OFFERS = re.compile(
-    r"\b(?:also|too|as well|equally|alternatively|possibly|maybe|perhaps|could|may|might|either|or|plausible"
+    r"\b(?:also|too(?=\W{0,3}\Z)|as well|equally|alternatively|possibly|maybe|perhaps|could|may|might|either|or"
+    r"|plausible"
     r"|possible)\b|也|或|可能",
     re.IGNORECASE,
 )
+_NONE_OF = re.compile(r"\b(?:none|neither) of\b", re.IGNORECASE)
+_JOINED = re.compile(r"[\s*_)\]]{0,4}(?:or|plus)\b(?!\s{0,3}[(\[]?[A-D]\b)", re.IGNORECASE)
+_TURNS = re.compile(
+    r"[\s*_]{0,4}(?:no|wait|actually|sorry|hmm+|correction)\b[\s,:-]{1,4}(?:wait\b[\s,:-]{1,4})?", re.IGNORECASE
+)
+"""At the start of a clause: it takes back what stands before."""
 _VERB = re.compile(
     r"\b(?:is|are|was|were|be|been|has|have|had|does|do|did|will|would|can|applies|apply|concerns?|refers?"
-    r"|describes?|mentions?"
-    r"|states?|says?|covers?|lists?|deals?|contradicts?|fails?|misses|includes?|talks?|speaks?|limits?|allows?"
-    r"|requires?"
-    r"|permits?|confuses?)\b|是|在|说|指",
+    r"|describes?|mentions?|states?|says?|covers?|lists?|deals?|contradicts?|fails?|misses|includes?|talks?|speaks?"
+    r"|limits?|allows?"
+    r"|requires?|permits?|confuses?)\b|是|在|说|指",
     re.IGNORECASE,
 )
 _SUMS_UP = re.compile(r"[\s:.*_)-]{0,6}\(?(?:both|all|none|neither|either|each)\b", re.IGNORECASE)
@@ -118,12 +123,11 @@ def _find_mentions(text: str) -> Iterator[Mention]:
     for found in _MENTION.finditer(text):
         letter = found["bracketed"] or found["closed"] or found["bare"] or found["small"]
         before = text[max(0, found.start() - 24) : found.start()]
+        if not is_first and not found["bracketed"] and _PART_OF_NAME.search(before):
+            continue
         if found["bare"] and not _NAMED_BEFORE.search(before):
-            is_choice = bool(_MAY_FOLLOW.match(text, found.end()))
-            if not is_first:
-                is_choice = is_choice or letter != "A" or bool(_VERB_BEHIND.match(text, found.end()))
-                is_choice = is_choice and not _PART_OF_NAME.search(before)
-            if not is_choice:
+            is_later_letter = not is_first and (letter != "A" or bool(_VERB_BEHIND.match(text, found.end())))
+            if not is_later_letter and not _MAY_FOLLOW.match(text, found.end()):
                 continue
         yield Mention(letter.upper(), found.start(), found.end())
         is_first = False
@@ -139,12 +143,14 @@ def _opens_answer(before: str) -> bool:
 def _is_asserted(text: str, mentions: list[Mention], at: int) -> bool:
     mention = mentions[at]
     before, behind = _find_clause(text, mention)
-    if _DENIED_BEFORE.search(before) or _QUESTIONED.match(text, mention.end):
+    if _DENIED_BEFORE.search(before) or _NONE_OF.search(before) or _QUESTIONED.match(text, mention.end):
         return False
     if at == 0:
-        return not (_DENIED_BEHIND.match(behind) and DENIES.search(behind))
+        return not (_DENIED_BEHIND.match(behind) and DENIES.search(behind)) and not _JOINED.match(behind)
     if _is_summed_up(text, mentions, at):
         return False
+    if (turn := _TURNS.match(before)) and not DENIES.search(clause := before[turn.end() :] + behind):
+        return True
     clause = f"{before} {behind}"
     if DENIES.search(clause) or _OFFERS.search(clause):
         return bool(_OFFERS.search(clause))

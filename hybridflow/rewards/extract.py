@@ -45,7 +45,8 @@ MARK = re.compile(
          answer (?:{_GAP} (?:to|for|of) {_GAP} [^.!?\n]{{1,60}}?)?
          (?:,?{_GAP}(?:then|therefore|thus|here|hence),?)? {_GAP} {_VERB}
     | \b final {_GAP} answer (?: {_GAP} is\b | [ \t*_\#]{{0,8}} [:\n] )
-    | ^ [ \t*_\#>-]{{0,8}} (?:(?:correct|short) {_GAP})? ans(?:wer)? (?: [ \t*_]{{0,4}} : | {_GAP} is\b )
+    | ^ [^\w\n]{{0,8}} (?:(?:correct|short|final) {_GAP})? ans(?:wer)? (?: [ \t*_]{{0,4}} [:=] | {_GAP} is\b )
+    | ^ [ \t]{{0,3}} (?:\#{{1,6}}|\*\*) [ \t*]{{0,4}} answer [ \t*]{{0,4}} \n
     | ^ [ \t]{{0,8}} \#{{4}} [ \t]{{1,4}} (?=[-$£€¥+.]{{0,3}}\d)
     | <answer>
     | 答案 (?:应该|应当|应|应為|就)? (?:是|为|為|:) :?

@@ -26,17 +26,19 @@ FRACTION = re.compile(r"(?:(\d{1,9}) )?(\d{1,18}) ?/ ?(\d{1,18})(?![\d.,/])")
 SPACED = re.compile(r"(?<![\w.,'])(?<!\d )[1-9]\d{0,2}(?:(?: \d{3})+(?! ?\d)|(?:'\d{3})+(?!'))(?![\d,]*\d| ?/)")
 """Thousands set off by spaces or apostrophes: "1 234 567"."""
 DIGITS = re.compile(
-    r"(?:(?:\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d{2})+,\d{3}|\d{1,3}(?:\u2009\d{3})+|\d+)(?:\.\d*)?|\.\d+)(?![\d,\u2009]*\d)"
+    r"(?:(?:\d{1,3}(?:,\d{3}){1,16}|\d{1,2}(?:,\d{2}){1,16},\d{3}|\d{1,3}(?:\u2009\d{3}){1,16}"
+    r"|\d{1,320})(?:\.\d{0,320})?"
+    r"|\.\d{1,320})(?![,\u2009]{0,2}\d)"
 )
 """Digits with separators at the places of thousands, or of the Indian lakh, or none; never half of a longer number."""
 DECIMAL_COMMA = re.compile(
     r"(?:\d{1,3}(?:\.\d{3}){1,6},\d{1,6}|0,\d{1,6}|\d{1,9},\d{1,2}(?= ?(?:€|eur\b|euros?\b|kr\b|chf\b|%|percent\b"
     r"|mio\b|mrd\b)))"
-    r"(?![\d.,]*\d)",
+    r"(?![.,]{0,2}\d)",
     re.IGNORECASE,
 )
 """A decimal comma that can be nothing else: behind points of thousands, behind 0, or before a European unit."""
-DECIMAL_COMMA_OF_MONEY = re.compile(r"\d{1,9},\d{2}(?![\d.,]*\d)")
+DECIMAL_COMMA_OF_MONEY = re.compile(r"\d{1,9},\d{2}(?![.,]{0,2}\d)")
 """The same behind a currency."""
 AND_A_PART = re.compile(r" and (?:an? |one |three[ -])?(half|quarters?|third)\b", re.IGNORECASE)
 A_PART = re.compile(r"(?:an? |one )(quarter|third|fifth|tenth|fourth)(?=\W{0,3}\Z)", re.IGNORECASE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from hybridflow.rewards.characters import CJK
+from hybridflow.rewards.number_words import NUMBER_WORDS
 from hybridflow.rewards.units import PERCENT, UNIT, Unit, meaning_of, to_singular
 from hybridflow.rewards.wording import (
     ALTERNATIVES,
@@ -35,8 +36,8 @@ _NO_UNIT_WORDS = (
     NEGATIONS | ALTERNATIVES | COMPARISONS | SIGN_WORDS | PARTS | NEUTRAL | MONTHS.keys() | SCALE_LETTERS.keys()
 ) - word_set("square") | word_set(
     """ago later earlier before after because since but if when while where what per of a an the and each every x e
-    during
-    through upon via among against towards under into onto off out about around versus such like whether"""
+    during through upon via among against towards under into onto off out about around versus such like whether based
+    see source according stated shown"""
 )
 """Behind a number, these are no part of what it counts."""
 
@@ -58,12 +59,7 @@ def read_unit(text: str, at: int, unit: Unit) -> tuple[Unit, int]:
         elif found := _YEARLY.match(text, at):
             per, at = "year", found.end()
             end = at
-        elif (
-            (meanings or words)
-            and not per
-            and (found := _PER.match(text, at))
-            and (base := _read_base(text, found.end()))
-        ):
+        elif not per and (found := _PER.match(text, at)) and (base := _read_base(text, found.end())):
             per, at = base
             end = at
         elif meanings & PERCENT and (found := _OF.match(text, at)):
@@ -75,7 +71,13 @@ def read_unit(text: str, at: int, unit: Unit) -> tuple[Unit, int]:
             if word in SMALL_WORDS:
                 at = found.end()
                 continue
-            if word in _NO_UNIT_WORDS or is_scale(word) or len(words) == _MOST_WORDS or per:
+            if (
+                word in _NO_UNIT_WORDS
+                or NUMBER_WORDS.fullmatch(word)
+                or is_scale(word)
+                or len(words) == _MOST_WORDS
+                or per
+            ):
                 break
             words.append(word)
             at = end = found.end()

@@ -27,7 +27,7 @@ from hybridflow.rewards.latex import drop_latex
 from hybridflow.rewards.number_units import read_unit
 from hybridflow.rewards.number_words import read_words
 from hybridflow.rewards.remember import remember
-from hybridflow.rewards.units import CURRENCY, Unit, factor_between, meaning_of
+from hybridflow.rewards.units import CURRENCY, PERCENT, Unit, factor_between, meaning_of
 from hybridflow.rewards.wording import SCALE_LETTERS, SCALES
 
 _CONTEXT = Context(prec=60)
@@ -179,11 +179,20 @@ class _Reader:
         """The same number once more in brackets; another one there is left, and makes the answer unclear."""
         found = forms.ASIDE.match(self._text, self._at)
         again = parse_quantity(found[1]) if found else None
-        if found is None or again is None or abs(again.value) != value:
+        if found is None or again is None:
             return
-        if not (self._unit.is_known and again.unit.is_known) or factor_between(again.unit, self._unit) == 1:
+        is_same = abs(again.value) == value and (
+            not (self._unit.is_known and again.unit.is_known) or factor_between(again.unit, self._unit) == 1
+        )
+        if is_same or self._is_percentage(value, again):
             self._at = found.end()
-            self._unit = self._unit if self._unit.is_known else again.unit
+            self._unit = self._unit if self._unit.is_known or not is_same else again.unit
+
+    def _is_percentage(self, value: Decimal, again: Quantity) -> bool:
+        """Whether one is a fraction and the other its percentage: "0.125 (12.5%)"."""
+        if self._unit.meanings == PERCENT and not again.unit.is_known:
+            return again.value * 100 == value
+        return not self._unit.is_known and again.unit.meanings == PERCENT and again.value == value * 100
 
     def _take_scale(self) -> int:
         if self._unit.meanings and (found := self._take(forms.SCALE_LETTER)):

@@ -49,15 +49,17 @@ _REFERENCES = word_set("figure number year fiscal result month part item no")
 """Directly before a number, they make a reference of it, as in "figure 5"."""
 _MOST_WORDS_BEFORE = 14
 _CHINESE_LEAD = re.compile(
-    r"^(?:(?:共有|共计|合计|总计|总额|大约|大概|约为|约|为|是|共|等于|达到|达|：|:|人民币|[\u3400-\u9fff]{0,6}[为是])\s?)+"
+    r"(?:(?:共有|共计|合计|总计|总额|金额|大约|大概|约为|约|為|为|是|共|等于|达到|达|有|:|人民币)(?:为|是)?\s?){1,3}"
 )
 _CHINESE_TAIL = re.compile(r"^\s?(?:左右|上下)?(?:整|正)?$")
 _REASON = re.compile(
-    r"[,;:(\s-]{0,6}(?:so|because|since|as|which|that is|this is|that's|i\.?e\.?|thus|hence|given|according|based"
-    r"|per|see|from|computed"
-    r"|calculated|derived|obtained|rounded|and this|and that|being|i\.e\.,?|namely|or rather)\b[\s,:]{0,4}",
+    r"[,;:(\s-]{0,6}(?:so|because|since|as|which|that is|this is|that's|i\.?e\.?,?|thus|hence|given|according"
+    r"|computed|calculated"
+    r"|derived|obtained|rounded|and this|and that|being|namely)\b[\s,:]{0,4}",
     re.IGNORECASE,
 )
+_SUM_LEAD = re.compile(r"\A\s?(?:it is|it's|is|the (?:sum|ratio|quotient|difference|product) of)\s", re.IGNORECASE)
+_SUM_TOLERANCE = Decimal("0.0015")
 _DOUBT = ALTERNATIVES - word_set("and 和 与 both also") | word_set(
     "wrong incorrect false mistaken but however unsure unclear unknown instead rather if unless except excluding"
 )
@@ -200,17 +202,11 @@ def _is_reason(clause: str) -> bool:
 def _is_sum(clause: str, quantity: Quantity) -> bool:
     """Whether a clause is a sum with this value, or with a hundredth of it for a percentage."""
     found = _REASON.match(clause)
-    expression = clause[found.end() :] if found else clause.lstrip(" (=")
-    value = compute(
-        re.sub(
-            r"^(?:it is|it's|is|the (?:sum|ratio|quotient|difference|product) of)\s",
-            "",
-            expression.strip(_AROUND.replace("(", "").replace(")", "")),
-        )
-    )
-    if value is None and expression.strip().startswith("("):
-        value = compute(expression.strip(" .,;")[1:-1])
+    expression = _SUM_LEAD.sub("", clause[found.end() :] if found else clause.lstrip(" (="))
+    expression = expression.strip(" .,;:!?*\"'")
+    if expression.count(")") > expression.count("("):
+        expression = expression.removesuffix(")")
+    value = compute(expression)
     if value is None:
         return False
-    tolerance = Decimal("0.0015")
-    return are_close(value, quantity.value, tolerance) or are_close(value * 100, quantity.value, tolerance)
+    return any(are_close(value * scale, quantity.value, _SUM_TOLERANCE) for scale in (1, 100))

@@ -10,6 +10,7 @@ from hybridflow.rewards.wording import word_set
 _END = re.compile(r"[.!?](?=[\s\"')\]*_]|\Z)|\u3002|\n(?!\s{0,8}(?:[-*\u2022]|\(?\d{1,2}[.)])\s)")
 _TITLES = word_set("mr mrs ms dr st mt ft prof gen sen rep gov hon capt lt vs approx rs sq ca cf eg ie viz")
 _NUMBERED = word_set("no nos fig vol sec art p pp jan feb mar apr jun jul aug sep sept oct nov dec")
+_ENUMERATOR = re.compile(r"\n\s{0,4}\(?\d{1,2}\Z")
 _INITIALS = re.compile(r"(?:[^\W\d]\.)*[^\W\d]")
 
 
@@ -30,9 +31,11 @@ def split_sentences(text: str) -> Iterator[str]:
 
 
 def _ends_sentence(text: str, at: int) -> bool:
-    """Whether the mark at `at` ends a sentence, and not an initial ("J. Smith"), a title or "No. 5"."""
+    """Whether the mark at `at` ends a sentence, not an initial ("J. Smith"), a title, "No. 5" or an item's number."""
     if text[at] != ".":
         return True
+    if _ENUMERATOR.search(text[max(0, at - 8) : at]):
+        return False
     word = re.split(r"[\s(]", text[max(0, at - 16) : at])[-1].lower()
     following = text[at + 1 : at + 40].lstrip()[:1]
     if following.islower() or word in _TITLES or (word in _NUMBERED and following.isdigit()):

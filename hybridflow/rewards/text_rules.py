@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from hybridflow.rewards.asides import abbreviates, drop_asides
+from hybridflow.rewards.asides import abbreviates, drop_asides, is_empty
 from hybridflow.rewards.characters import CJK, unify
 from hybridflow.rewards.findings import Finding
 from hybridflow.rewards.normalise import Word, currencies, holds_label, normalise, split_words
@@ -20,7 +20,6 @@ _BREAK = re.compile(r"[,;:()\[\]|/\n\u3001\u3002\u2192\u21d2]|\s-+\s|[-=]>")
 _MARKS_BETWEEN = re.compile(r"[;|/\n\u3001\u3002\u2192\u21d2]|\s-+\s|[-=]>")
 _CHINESE_LEAD = re.compile(f"(?:应该是|应为|就是|即|是|为|在|位于|名为|叫)(?=[{CJK}A-Za-z0-9])")
 _NEUTRAL_BEHIND = word_set("only exactly applies apply exists exist") | LEGAL_FORMS
-_IS_THE_ANSWER = re.compile(r"(?:is|was) (?:correct|right|answer|(?:correct|right|final|best) (?:answer|one))")
 _SHOWN_WORDS = 8
 
 
@@ -106,7 +105,7 @@ def _unaccounted_behind(words: Sequence[Word], gold: str) -> list[str]:
     at = 0
     while at < len(words) and words[at].text in _NEUTRAL_BEHIND:
         at += 1
-    if _IS_THE_ANSWER.fullmatch(" ".join(word.text for word in words[at:])):
-        return []
     left = [word.text for word in words[at:]]
+    if is_empty(" ".join(left)):
+        return []
     return [] if left and abbreviates(" ".join(left), gold) and "(" in words[at].gap else left

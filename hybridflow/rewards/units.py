@@ -85,8 +85,8 @@ _MEASURES = """
     mb = mb
     gb gigabyte gigabytes = gb
     tb terabyte terabytes = tb
-    °c celsius 摄氏度             = celsius
-    °f fahrenheit                 = fahrenheit
+    °c celsius degrees_celsius degree_celsius 摄氏度             = celsius
+    °f fahrenheit degrees_fahrenheit                 = fahrenheit
     ° degree degrees 度           = degree
 """
 _MULTIPLES = """
@@ -134,7 +134,7 @@ CURRENCY = re.compile(rf"(?:rs\.|{_alternatives(_CURRENCY_MEANING)})", re.IGNORE
 """A currency before a number."""
 UNIT = re.compile(rf"u\.?s\.? (?=dollars?\b)|(?:{'|'.join(_RATES)})\b|{_alternatives(_MEANING)}", re.IGNORECASE)
 """A unit behind a number."""
-PERCENT, POINT = frozenset({"percent"}), frozenset({"point"})
+PERCENT = frozenset({"percent"})
 
 
 class Unit(NamedTuple):
@@ -181,11 +181,6 @@ def factor_between(said: Unit, gold: Unit) -> Decimal | None:
             if _SIZE[one][0] == _SIZE[other][0]:
                 return _DIVISION.divide(_SIZE[one][1], _SIZE[other][1])
     return None
-
-
-def is_money(unit: Unit) -> bool:
-    """Whether it is an amount of some currency."""
-    return bool(unit.meanings) and unit.meanings <= frozenset().union(*_CURRENCY_MEANING.values())
 
 
 _NOT_PLURAL = word_set("plus minus less times versus is was has does its this thus as us always perhaps across")

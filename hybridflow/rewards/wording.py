@@ -29,7 +29,8 @@ LEGAL_FORMS = word_set(
 """Behind the name of a company."""
 
 MEASURED = word_set(
-    """total totals totaled totalled sum amount amounts amounted value values result figure number count net gross
+    """answer total totals totaled totalled sum amount amounts amounted value values result figure number count net
+    gross
     overall annual yearly quarterly monthly fiscal revenue revenues income sales profit profits earnings cost costs
     expense expenses assets liabilities equity debt cash dividend dividends ratio rate margin average mean price rent
     fee
