@@ -150,6 +150,8 @@ def _build_run(
         rollout=system.rollout,
         stream=system.stream,
         check_workers=system.check_workers,
+        watch=system.watchdog.phase,
+        moved=system.watchdog.moved,
         timeline=system.timeline,
         display=display,
         trackers=trackers.steps,

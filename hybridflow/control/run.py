@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from hybridflow.config.sections import Config
@@ -22,7 +22,7 @@ from hybridflow.control.records import CompletionRecord
 from hybridflow.control.run_folder import RunFolder
 from hybridflow.control.state import RunState
 from hybridflow.control.step_metrics import add_to_state, build_metrics
-from hybridflow.control.timeline import Timeline, TimelineRecord, compute_overlap
+from hybridflow.control.timeline import Mark, Timeline, TimelineRecord, compute_overlap
 from hybridflow.control.unknowns import UnknownGuard
 from hybridflow.control.update_metrics import build_update_line
 from hybridflow.observability.display import LiveDisplay
@@ -51,6 +51,8 @@ class Run:
         rollout: Rollout,
         stream: RewardStream,
         check_workers: Callable[[], None],
+        watch: Callable[[str], AbstractContextManager[None]] = lambda phase: nullcontext(),
+        moved: Callable[[], None] = lambda: None,
         display: LiveDisplay,
         trackers: TrackerSet,
         warmup_tracker: JsonlTracker,
@@ -60,7 +62,10 @@ class Run:
         started: float,
         timeline: Timeline | None = None,
     ) -> None:
-        """`started` is the monotonic time at which this process began to work on the run."""
+        """`started` is the monotonic time at which this process began to work on the run.
+
+        Inside `watch(phase)` the watchdog's deadline for it holds; `moved` is a sign of life.
+        """
         self.config = config
         self.folder = folder
         self.tokenizer: PreTrainedTokenizerBase = inputs.tokenizer
@@ -75,6 +80,8 @@ class Run:
         self._inputs = inputs
         self._stream = stream
         self._check_workers = check_workers
+        self._watch = watch
+        self._moved = moved
         self._trackers = trackers
         self._update_tracker = update_tracker
         self._unknowns = UnknownGuard(config.reward.max_unknown_fraction)
@@ -109,7 +116,8 @@ class Run:
         self.display.phase(name.upper())
         started = time.monotonic()
         try:
-            yield
+            with self._watch(name):
+                yield
         finally:
             ended = time.monotonic()
             self._add_seconds(name, ended - started)
@@ -276,6 +284,10 @@ class Run:
         self.state.add_seconds(name, seconds)
         self._step_seconds[name] = seconds
 
+    def _mark(self, what: Mark) -> None:
+        self._timeline.mark(what)
+        self._moved()
+
     def _collect(self, plan: StepPlan, sampling: SamplingParams) -> Collected:
         collected = collect_step(
             plan,
@@ -284,7 +296,7 @@ class Run:
             stream=self._stream,
             verdict_timeout_s=self.config.reward.timeout_s,
             check_workers=self._check_workers,
-            mark=self._timeline.mark,
+            mark=self._mark,
         )
         self.judge.add(collected.groups)
         for news in self.judge.take_news():

@@ -93,6 +93,18 @@ class RolloutGroup:
         """Processes of one engine, its actor first; none while it starts."""
         return self._members[name].pids
 
+    def num_moves(self) -> int:
+        """Changes while engines get on with their work, or are started anew. Called from any thread."""
+        return sum(member.num_moves + member.num_restarts for member in self._members.values())
+
+    def report(self) -> list[str]:
+        """A line per engine that owes completions. Called from any thread."""
+        return [
+            f"{name} owes {num} completions" + ("" if self._members[name].facts else ", and starts")
+            for name, num in self.in_flight().items()
+            if num
+        ]
+
     def in_flight(self) -> dict[str, int]:
         """By engine: completions that it owes."""
         return self._leased.in_flight(self._members)
@@ -312,3 +324,19 @@ class RolloutGroup:
             if started:
                 return started
             time.sleep(LOOK_S)
+
+
+class RolloutLife:
+    """The engines as a source of the watchdog."""
+
+    def __init__(self, group: RolloutGroup) -> None:
+        self._group = group
+        self._num_moves = 0
+
+    def look(self) -> bool:
+        """Whether an engine got on with its work."""
+        before, self._num_moves = self._num_moves, self._group.num_moves()
+        return self._num_moves != before
+
+    def report(self) -> list[str]:
+        return self._group.report()
