@@ -16,6 +16,8 @@ from typing import Any
 
 from hybridflow.cluster.session import Slots
 from hybridflow.errors import RolloutError
+from hybridflow.policy.engine_tokenizer import ENGINE_TOKENIZER, write_engine_tokenizer
+from hybridflow.policy.load import load_tokenizer
 from hybridflow.rollout.arguments import KEPT_BACK_TOKENS
 from hybridflow.rollout.engine_model import ENGINE_MODEL, write_engine_model
 from hybridflow.rollout.leased_step import LeasedStep
@@ -64,7 +66,9 @@ class RolloutGroup:
         They read a model directory of their own beside the logs, see engine_model.py.
         """
         section = self._settings.section
+        tokenizer = load_tokenizer(hf_dir, f"model {hf_dir}")
         hf_dir = write_engine_model(hf_dir, log_directory / ENGINE_MODEL, section.context_tokens)
+        write_engine_tokenizer(tokenizer, hf_dir / ENGINE_TOKENIZER)
         for index, own in enumerate(engine_slots(section.num_engines, section.tp_size, placed)):
             member = create_member(index, self._settings, slots, own, hf_dir, endpoint, log_directory)
             self._members[member.name] = member
