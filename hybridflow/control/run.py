@@ -25,6 +25,7 @@ from hybridflow.control.step_metrics import add_to_state, build_metrics
 from hybridflow.control.timeline import Mark, Timeline, TimelineRecord, compute_overlap
 from hybridflow.control.unknowns import UnknownGuard
 from hybridflow.control.update_metrics import build_update_line
+from hybridflow.errors import RewardError
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.log import set_step
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet
@@ -137,7 +138,7 @@ class Run:
         plan = rules.plan(
             f"t{step:05d}", self.carried, fresh, self.state.policy_version, self.config.algorithm.num_completions
         )
-        collected = self._collect(plan, self._sampling)
+        collected = self._collect(plan, self._sampling, self._completions, step)
         self.carried = collected.carried
         for name, seconds in self._timeline.add_collected().items():
             self._add_seconds(name, seconds)
@@ -184,7 +185,7 @@ class Run:
         step = self.state.rl_step
         with self.phase("eval"):
             requests = build_requests(f"e{step:05d}", prompts, 1)
-            groups = self._collect(plan_all(requests), greedy(self._sampling)).groups
+            groups = self._collect(plan_all(requests), greedy(self._sampling), self._eval_completions, step).groups
         groups += build_unknown_groups(f"e{step:05d}", self._inputs.eval_unusable, self.state.policy_version)
         self._eval_completions.append(step, groups)
         accuracy, bounds = compute_accuracy(groups), compute_bounds(groups)
@@ -288,7 +289,8 @@ class Run:
         self._timeline.mark(what)
         self._moved()
 
-    def _collect(self, plan: StepPlan, sampling: SamplingParams) -> Collected:
+    def _collect(self, plan: StepPlan, sampling: SamplingParams, record: CompletionRecord, step: int) -> Collected:
+        """Into `record` go those of a step whose verdicts end the run: its error names them."""
         collected = collect_step(
             plan,
             sampling,
@@ -301,5 +303,9 @@ class Run:
         self.judge.add(collected.groups)
         for news in self.judge.take_news():
             self.display.note(news)
-        self._unknowns.add(collected.groups)
+        try:
+            self._unknowns.add(collected.groups)
+        except RewardError:
+            record.append(step, collected.groups)
+            raise
         return collected
