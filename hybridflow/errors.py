@@ -8,6 +8,7 @@
     |   |-- RolloutError     a rollout engine
     |   |-- RewardError      a reward worker, or the reward stream
     |   `-- TrainerError     a train worker
+    |-- StalledError         nothing moved for longer than a phase may take; names what stood still
     |-- WeightSyncError      weights did not arrive as they were sent, or at the version that was sent
     |-- ModelMismatchError   trainer and engines compute different log-probabilities of the same tokens
     |-- CheckpointError      a checkpoint cannot be written, found or read
@@ -48,6 +49,10 @@ class RewardError(WorkerError):
 
 class TrainerError(WorkerError):
     """A train worker failed."""
+
+
+class StalledError(HybridFlowError):
+    """Nothing in the run moved for longer than `cluster.stall` allows."""
 
 
 class WeightSyncError(HybridFlowError):

@@ -9,6 +9,32 @@ from pydantic import Field, field_validator
 from hybridflow.config.section import Section
 
 
+class StallSection(Section):
+    """Seconds without any sign of life after which a phase is taken for stalled: what stands still is named with its
+    stack, and 30 s later the run ends, resumable."""
+
+    rollout_s: float = Field(default=1200.0, gt=0)
+    """Decoding and scoring of a step: no completion, no verdict, no token of an engine."""
+    train_s: float = Field(default=1200.0, gt=0)
+    """Optimizer steps of an RL step: no micro-batch was finished."""
+    sync_s: float = Field(default=600.0, gt=0)
+    """Publishing of weights: no worker went on to another round."""
+    hand_over_s: float = Field(default=600.0, gt=0)
+    """Memory changes hands between trainer and engines."""
+    eval_s: float = Field(default=1200.0, gt=0)
+    """Evaluation: as `rollout_s`."""
+    warmup_s: float = Field(default=1200.0, gt=0)
+    """Supervised stages: no step was finished."""
+    checkpoint_s: float = Field(default=1800.0, gt=0)
+    """Saving of a checkpoint."""
+    export_s: float = Field(default=1800.0, gt=0)
+    """Writing of the final model."""
+
+    def limits(self) -> dict[str, float]:
+        """By phase."""
+        return {name.removesuffix("_s"): limit for name, limit in self.model_dump().items()}
+
+
 class ClusterSection(Section):
     """The processes of a run."""
 
@@ -18,6 +44,9 @@ class ClusterSection(Section):
     network: str = ""
     """Network over which nodes speak, such as "10.1.0.0/16": each listens on its address in it, and on no other. Empty:
     on the address by which Ray knows the node. On one machine all is on the loopback, or in a folder of this user."""
+
+    stall: StallSection = StallSection()
+    """Deadlines of the watchdog, by phase."""
 
     @field_validator("network")
     @classmethod

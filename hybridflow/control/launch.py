@@ -9,6 +9,7 @@ from typing import Any
 
 from hybridflow.config.sections import Config
 from hybridflow.control.checkpoints import Checkpoints
+from hybridflow.control.diagnosis import name_status
 from hybridflow.control.prepare import Inputs, check_model, load_inputs, write_inputs
 from hybridflow.control.record_check import check_records, warmup_steps_done
 from hybridflow.control.records import CompletionRecord
@@ -35,8 +36,8 @@ def run_training(config: Config, folder: RunFolder, display: LiveDisplay, *, res
     """Runs `config` to its end and writes summary.json.
 
     `resume` continues the run of the same name from its latest checkpoint. An earlier run's folder is moved once every
-    worker is ready. From then on the summary is written however the run ends, with status "finished", "interrupted" or
-    "failed". Raises what stopped the run.
+    worker is ready. From then on the summary is written however the run ends, with status "finished", "finished,
+    nothing learnt", "interrupted" or "failed". Raises what stopped the run.
     """
     started = time.monotonic()
     display.note("reading model and data")
@@ -61,7 +62,7 @@ def run_training(config: Config, folder: RunFolder, display: LiveDisplay, *, res
         status = "failed"
         try:
             train(run)
-            status = "finished"
+            status = name_status(run.state)
         except KeyboardInterrupt:
             status = "interrupted"
             raise
@@ -150,6 +151,8 @@ def _build_run(
         rollout=system.rollout,
         stream=system.stream,
         check_workers=system.check_workers,
+        watch=system.watchdog.phase,
+        moved=system.watchdog.moved,
         timeline=system.timeline,
         display=display,
         trackers=trackers.steps,
@@ -185,7 +188,10 @@ def _num_unknown(summary: dict[str, Any]) -> int:
 def _table(summary: dict[str, Any], path: Path) -> dict[str, Any]:
     """The rows of the end table."""
     groups, seconds = summary["groups"], summary["phase_seconds"]
+    diagnosis = {"diagnosis": "\n".join(summary["diagnosis"])} if summary["diagnosis"] else {}
     return {
+        "status": summary["status"],
+        **diagnosis,
         "greedy accuracy before RL": summary["eval_accuracy_before"],
         "greedy accuracy after RL": summary["eval_accuracy_after"],
         "mean reward, first 5 steps": summary["reward_mean_first5"],

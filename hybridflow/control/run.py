@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from hybridflow.config.sections import Config
@@ -22,9 +22,10 @@ from hybridflow.control.records import CompletionRecord
 from hybridflow.control.run_folder import RunFolder
 from hybridflow.control.state import RunState
 from hybridflow.control.step_metrics import add_to_state, build_metrics
-from hybridflow.control.timeline import Timeline, TimelineRecord, compute_overlap
+from hybridflow.control.timeline import Mark, Timeline, TimelineRecord, compute_overlap
 from hybridflow.control.unknowns import UnknownGuard
 from hybridflow.control.update_metrics import build_update_line
+from hybridflow.errors import RewardError
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.log import set_step
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet
@@ -51,6 +52,8 @@ class Run:
         rollout: Rollout,
         stream: RewardStream,
         check_workers: Callable[[], None],
+        watch: Callable[[str], AbstractContextManager[None]] = lambda phase: nullcontext(),
+        moved: Callable[[], None] = lambda: None,
         display: LiveDisplay,
         trackers: TrackerSet,
         warmup_tracker: JsonlTracker,
@@ -60,7 +63,10 @@ class Run:
         started: float,
         timeline: Timeline | None = None,
     ) -> None:
-        """`started` is the monotonic time at which this process began to work on the run."""
+        """`started` is the monotonic time at which this process began to work on the run.
+
+        Inside `watch(phase)` the watchdog's deadline for it holds; `moved` is a sign of life.
+        """
         self.config = config
         self.folder = folder
         self.tokenizer: PreTrainedTokenizerBase = inputs.tokenizer
@@ -75,6 +81,8 @@ class Run:
         self._inputs = inputs
         self._stream = stream
         self._check_workers = check_workers
+        self._watch = watch
+        self._moved = moved
         self._trackers = trackers
         self._update_tracker = update_tracker
         self._unknowns = UnknownGuard(config.reward.max_unknown_fraction)
@@ -109,7 +117,8 @@ class Run:
         self.display.phase(name.upper())
         started = time.monotonic()
         try:
-            yield
+            with self._watch(name):
+                yield
         finally:
             ended = time.monotonic()
             self._add_seconds(name, ended - started)
@@ -129,7 +138,7 @@ class Run:
         plan = rules.plan(
             f"t{step:05d}", self.carried, fresh, self.state.policy_version, self.config.algorithm.num_completions
         )
-        collected = self._collect(plan, self._sampling)
+        collected = self._collect(plan, self._sampling, self._completions, step)
         self.carried = collected.carried
         for name, seconds in self._timeline.add_collected().items():
             self._add_seconds(name, seconds)
@@ -176,7 +185,7 @@ class Run:
         step = self.state.rl_step
         with self.phase("eval"):
             requests = build_requests(f"e{step:05d}", prompts, 1)
-            groups = self._collect(plan_all(requests), greedy(self._sampling)).groups
+            groups = self._collect(plan_all(requests), greedy(self._sampling), self._eval_completions, step).groups
         groups += build_unknown_groups(f"e{step:05d}", self._inputs.eval_unusable, self.state.policy_version)
         self._eval_completions.append(step, groups)
         accuracy, bounds = compute_accuracy(groups), compute_bounds(groups)
@@ -276,7 +285,12 @@ class Run:
         self.state.add_seconds(name, seconds)
         self._step_seconds[name] = seconds
 
-    def _collect(self, plan: StepPlan, sampling: SamplingParams) -> Collected:
+    def _mark(self, what: Mark) -> None:
+        self._timeline.mark(what)
+        self._moved()
+
+    def _collect(self, plan: StepPlan, sampling: SamplingParams, record: CompletionRecord, step: int) -> Collected:
+        """Into `record` go those of a step whose verdicts end the run: its error names them."""
         collected = collect_step(
             plan,
             sampling,
@@ -284,10 +298,14 @@ class Run:
             stream=self._stream,
             verdict_timeout_s=self.config.reward.timeout_s,
             check_workers=self._check_workers,
-            mark=self._timeline.mark,
+            mark=self._mark,
         )
         self.judge.add(collected.groups)
         for news in self.judge.take_news():
             self.display.note(news)
-        self._unknowns.add(collected.groups)
+        try:
+            self._unknowns.add(collected.groups)
+        except RewardError:
+            record.append(step, collected.groups)
+            raise
         return collected

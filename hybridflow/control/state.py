@@ -53,6 +53,12 @@ class RunState(msgspec.Struct, kw_only=True):
     """Verdicts of training that stayed unknown."""
     num_truncated: int = 0
     """Completions that reached max_new_tokens."""
+    num_completions: int = 0
+    """Completions of training that have been decoded and judged."""
+    num_unanswered: int = 0
+    """Of these, the ones in which no answer was found, behind a mark such as "the answer is"."""
+    num_idle_steps: int = 0
+    """Steps since the last one that had a group to train on."""
     overlong_sum: float = 0.0
     """Sum of the overlong penalties of all completions of training."""
     num_shaped: int = 0

@@ -32,9 +32,11 @@ def add_to_state(
     state.cached_tokens += collected.report.cached_tokens
     for name, number in collected.report.events.items():
         state.rollout_events[name] = state.rollout_events.get(name, 0) + number
-    state.num_truncated += sum(
-        member.head.finish_reason == "length" for group in collected.groups for member in group.members
-    )
+    members = [member for group in collected.groups for member in group.members]
+    state.num_truncated += sum(member.head.finish_reason == "length" for member in members)
+    state.num_completions += len(members)
+    state.num_unanswered += sum(isinstance(m.verdict, Scored) and not m.verdict.extracted for m in members)
+    state.num_idle_steps = 0 if filtered.num_groups else state.num_idle_steps + 1
     for penalties in filtered.overlong.values():
         state.overlong_sum += math.fsum(penalties)
         state.num_shaped += len(penalties)

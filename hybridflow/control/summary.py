@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from hybridflow.control.diagnosis import diagnose
 from hybridflow.control.evaluate import Bounds
 from hybridflow.control.state import RunState
 from hybridflow.run_folder.summary import installed_versions
@@ -51,6 +52,7 @@ def build_summary(
             **over_sampled,
         },
         "logprob_gap_mean_abs": _finite(state.logprob_gap_mean_abs),
+        "diagnosis": diagnose(state),
         "num_skipped_updates": state.num_skipped_updates,
         "num_truncated_completions": state.num_truncated,
         "overlong_mean": state.overlong_sum / state.num_shaped if state.num_shaped else None,

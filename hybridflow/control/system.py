@@ -13,9 +13,11 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from hybridflow.cluster.life_signs import ProcessLife, RayLife, WorkerLife
 from hybridflow.cluster.processes import end_processes
 from hybridflow.cluster.session import Slots, node_address, start_session, stop_session
 from hybridflow.cluster.shared_memory import removed_with_processes
+from hybridflow.cluster.watchdog import Watchdog
 from hybridflow.cluster.workers import forget_workers, gather
 from hybridflow.config.sections import Config
 from hybridflow.control.timeline import Timeline
@@ -23,7 +25,7 @@ from hybridflow.control.transport import Transport, choose_transport, num_slots
 from hybridflow.reward_service.group import RewardGroup
 from hybridflow.reward_service.limits import setup_of
 from hybridflow.reward_service.rules import BUILD_RULES, rule_arguments
-from hybridflow.rollout.group import RolloutGroup
+from hybridflow.rollout.group import RolloutGroup, RolloutLife
 from hybridflow.rollout.opening import RolloutSettings
 from hybridflow.trainer.group import TrainerGroup
 from hybridflow.wire.messages import Finished
@@ -55,6 +57,7 @@ class System:
         self._rewards: RewardGroup | None = None
         self._transport: Transport | None = None
         self.timeline = Timeline()
+        self.watchdog = Watchdog(config.cluster.stall.limits(), note, log_directory / "stacks.log")
         settings = RolloutSettings(config.rollout, config.model.dtype, config.run.seed)
         self.rollout = RolloutGroup(settings, note, progress)
         # Processes must not be lost between their start and the first line that could end them.
@@ -68,6 +71,7 @@ class System:
         layout, engines = config.train.layout, config.rollout
         note("starting Ray (usually 5 s)")
         start_session(num_slots(config), config.cluster.environment)
+        self.watchdog.watch(RayLife())
         slots = Slots(num_slots(config))
         transport = self._transport = choose_transport(config, hf_dir, slots.nodes())
         stream = self._stream = RewardStream(
@@ -95,6 +99,10 @@ class System:
             note(f"weights go to the engines as whole tensors (hf_buckets): {transport.reason}")
         self.rollout.wait_ready()
         self._rewards.wait_ready()
+        self.watchdog.watch(WorkerLife(self.trainer.workers))
+        self.watchdog.watch(RolloutLife(self.rollout))
+        self.watchdog.watch(ProcessLife(lambda: self._rewards.pids if self._rewards else {}))
+        self.watchdog.start()
         note("all workers are ready")
 
     @property
@@ -111,6 +119,7 @@ class System:
     def _admit(self, message: Finished) -> bool:
         """Called from the stream's thread for each completion that arrives."""
         self.timeline.mark("completion")
+        self.watchdog.moved()
         return self.rollout.admit(message)
 
     def check_workers(self) -> None:
@@ -125,6 +134,7 @@ class System:
         """
         previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
+            self.watchdog.close()
             if self._stream is not None:
                 self._stream.close()
             with removed_with_processes():

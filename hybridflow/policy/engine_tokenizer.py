@@ -15,6 +15,9 @@ from hybridflow.policy.load import CONFIG_FILE, TOKENIZER_FILE
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+ENGINE_TOKENIZER = "tokenizer"
+"""Name of the folder in the engines' model directory. Apart, as beside a config.json its model type chooses a class."""
+
 
 def write_engine_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, with_template: bool = False) -> Path:
     """Writes `folder` and returns it. The chat template is left out for engines that are given token ids."""

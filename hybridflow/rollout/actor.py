@@ -14,8 +14,6 @@ import torch
 from hybridflow.cluster.seats import devices_of
 from hybridflow.observability.log import configure
 from hybridflow.observability.process_log import redirect_output
-from hybridflow.policy.engine_tokenizer import write_engine_tokenizer
-from hybridflow.policy.load import load_tokenizer
 from hybridflow.private_folder import PrivateFolder
 from hybridflow.rollout.cpu_platform.process_server import start_server
 from hybridflow.rollout.engine import SGLangEngine
@@ -66,8 +64,6 @@ class RolloutWorker:
         keep_private(self._folder.path)
         if not torch.cuda.is_available():
             start_server()
-        tokenizer_dir = write_engine_tokenizer(load_tokenizer(model_path), self._folder.path / "tokenizer")
-        arguments = {"tokenizer_path": str(tokenizer_dir)} | arguments
         self._engine = SGLangEngine(
             model_path, arguments, run_seed=run_seed, shards=shards, initial_version=initial_version
         )

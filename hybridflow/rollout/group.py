@@ -16,6 +16,8 @@ from typing import Any
 
 from hybridflow.cluster.session import Slots
 from hybridflow.errors import RolloutError
+from hybridflow.policy.engine_tokenizer import ENGINE_TOKENIZER, write_engine_tokenizer
+from hybridflow.policy.load import load_tokenizer
 from hybridflow.rollout.arguments import KEPT_BACK_TOKENS
 from hybridflow.rollout.engine_model import ENGINE_MODEL, write_engine_model
 from hybridflow.rollout.leased_step import LeasedStep
@@ -64,7 +66,9 @@ class RolloutGroup:
         They read a model directory of their own beside the logs, see engine_model.py.
         """
         section = self._settings.section
+        tokenizer = load_tokenizer(hf_dir, f"model {hf_dir}")
         hf_dir = write_engine_model(hf_dir, log_directory / ENGINE_MODEL, section.context_tokens)
+        write_engine_tokenizer(tokenizer, hf_dir / ENGINE_TOKENIZER)
         for index, own in enumerate(engine_slots(section.num_engines, section.tp_size, placed)):
             member = create_member(index, self._settings, slots, own, hf_dir, endpoint, log_directory)
             self._members[member.name] = member
@@ -92,6 +96,18 @@ class RolloutGroup:
     def engine_pids(self, name: str) -> list[int]:
         """Processes of one engine, its actor first; none while it starts."""
         return self._members[name].pids
+
+    def num_moves(self) -> int:
+        """Changes while engines get on with their work, or are started anew. Called from any thread."""
+        return sum(member.num_moves + member.num_restarts for member in self._members.values())
+
+    def report(self) -> list[str]:
+        """A line per engine that owes completions. Called from any thread."""
+        return [
+            f"{name} owes {num} completions" + ("" if self._members[name].facts else ", and starts")
+            for name, num in self.in_flight().items()
+            if num
+        ]
 
     def in_flight(self) -> dict[str, int]:
         """By engine: completions that it owes."""
@@ -312,3 +328,19 @@ class RolloutGroup:
             if started:
                 return started
             time.sleep(LOOK_S)
+
+
+class RolloutLife:
+    """The engines as a source of the watchdog."""
+
+    def __init__(self, group: RolloutGroup) -> None:
+        self._group = group
+        self._num_moves = 0
+
+    def look(self) -> bool:
+        """Whether an engine got on with its work."""
+        before, self._num_moves = self._num_moves, self._group.num_moves()
+        return self._num_moves != before
+
+    def report(self) -> list[str]:
+        return self._group.report()

@@ -29,6 +29,8 @@ class EngineHealth:
         self._moved_at = now
         self._progress: tuple[int, ...] | None = None
         self._has_work = False
+        self.num_moves = 0
+        """Looks that found it further than the one before."""
 
     def given_work(self, now: float) -> None:
         """Work was sent; time without progress counts from here."""
@@ -42,6 +44,7 @@ class EngineHealth:
     def answered(self, now: float, progress: tuple[int, ...], num_in_flight: int) -> None:
         """The status came. `progress` is any state that changes while the engine works."""
         self._asked_at = None
+        self.num_moves += self._progress is not None and progress != self._progress
         if progress != self._progress or not num_in_flight:
             self._moved_at = now
         self._progress = progress

@@ -97,6 +97,11 @@ class EngineMember:
         """Of the actor and of SGLang's processes; none while it starts."""
         return [self.facts.pid, *self.facts.child_pids] if self.facts else []
 
+    @property
+    def num_moves(self) -> int:
+        """Grows while the engine gets on with its work."""
+        return self._health.num_moves if self.facts else 0
+
     def end(self) -> None:
         """Ends every process of the engine, also stopped ones."""
         with suppress(RayError, ValueError):

@@ -11,6 +11,7 @@ import ray
 from hybridflow.cluster.seats import take_seats
 from hybridflow.cluster.session import Slots
 from hybridflow.config.rollout_section import RolloutSection
+from hybridflow.policy.engine_tokenizer import ENGINE_TOKENIZER
 from hybridflow.rollout.actor import RolloutWorker
 from hybridflow.rollout.arguments import build_arguments, engine_environment
 from hybridflow.rollout.member import EngineMember
@@ -58,7 +59,8 @@ def create_member(
         max_restarts=0,
         max_concurrency=CONCURRENCY,
     )
-    arguments = build_arguments(section, dtype=settings.dtype, seed=settings.seed)
+    tokenizer = {"tokenizer_path": str(hf_dir / ENGINE_TOKENIZER)}
+    arguments = tokenizer | build_arguments(section, dtype=settings.dtype, seed=settings.seed)
     log = str(log_directory / f"{name}.log")
     shards = ShardLoader(index, section.verify_weights)
     given = (name, str(hf_dir), arguments, settings.seed, endpoint, log, settings.initial_version, shards, seats)

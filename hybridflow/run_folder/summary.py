@@ -66,7 +66,7 @@ def write_summary(summary: dict[str, Any], path: Path) -> None:
     try:
         path.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     except OSError as error:
-        if summary["status"] == "finished":
+        if str(summary["status"]).startswith("finished"):
             raise CheckpointError(f"the run is finished, but {path} cannot be written: {error}") from error
         logger.warning("cannot write %s: %s", path, error)
 

@@ -65,11 +65,13 @@ class ScoreSummary:
     def lines(self, output: Path) -> Iterator[str]:
         """For the user."""
         mean = f", mean reward {self.reward_sum / self.num_scored:.4f}" if self.num_scored else ""
+        bounds = ""
         if self.num_unknown:  # no random part of all: see control.unknowns
             number = self.num_scored + self.num_unknown
             low, high = self.reward_sum / number, (self.reward_sum + self.num_unknown) / number
-            mean += f" (of all between {low:.4f} and {high:.4f}, the unknown as 0 and as 1)"
-        yield f"{output}: {self.num_written} written; {self.num_scored} scored{mean}, {self.num_unknown} unknown"
+            bounds = f" (mean of all between {low:.4f} and {high:.4f}, the unknown as 0 and as 1)"
+        counts = f"{self.num_scored} scored{mean}, {self.num_unknown} unknown{bounds}"
+        yield f"{output}: {self.num_written} written; {counts}"
         yield from self.unknown
         if self.num_unknown:
             yield 'the "why" of an unknown verdict names the judge or verifier that is ill; --overwrite asks again'

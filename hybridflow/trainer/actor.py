@@ -18,6 +18,7 @@ from hybridflow.cluster.addresses import own_address, use_interface
 from hybridflow.cluster.session import this_device
 from hybridflow.observability.log import configure
 from hybridflow.observability.process_log import redirect_output
+from hybridflow.observability.span import LifeSign, enter, life_sign, stack_of_threads
 from hybridflow.types import TrainBatch, UpdateReport, WorkerMemory
 from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import Bucket, TensorEntry
@@ -62,6 +63,16 @@ class TrainWorker:
         """Process id."""
         return os.getpid()
 
+    @ray.method(concurrency_group=HEALTH)
+    def life(self) -> LifeSign:
+        """What this rank does, also while it computes."""
+        return life_sign(os.getpid())
+
+    @ray.method(concurrency_group=HEALTH)
+    def stack(self) -> str:
+        """Where its threads are."""
+        return stack_of_threads()
+
     def rendezvous(self) -> tuple[str, int]:
         """Address and free port of this worker's node, for rank 0 of a group."""
         address = own_address(self._network)
@@ -85,6 +96,7 @@ class TrainWorker:
         return self.core.logprobs(batch, temperature)
 
     def sft_step(self, batch: TrainBatch, learning_rate: float, per_sequence: bool = False) -> UpdateReport:
+        enter("supervised step")
         return self.core.sft_step(batch, learning_rate, per_sequence)
 
     def update(self, batch: TrainBatch, learning_rate: float, options: dict[str, Any]) -> list[UpdateReport]:
@@ -116,15 +128,18 @@ class TrainWorker:
         return self.core.open_reshard(settings)
 
     def assemble_shards(self, number: int, version: int) -> ShardBucket | None:
+        enter(f"weights version {version}, round {number}")
         return self.core.assemble_shards(number, version)
 
     def published_manifest(self) -> list[TensorEntry]:
         return self.core.published_manifest()
 
     def to_host(self, *parts: str) -> int:
+        enter(f"moving {parts} to the host")
         return self.core.to_host(*parts)  # pyright: ignore[reportArgumentType]
 
     def to_device(self, *parts: str) -> int:
+        enter(f"moving {parts} to the device")
         return self.core.to_device(*parts)  # pyright: ignore[reportArgumentType]
 
     def memory(self) -> WorkerMemory:
@@ -134,15 +149,19 @@ class TrainWorker:
         self.core.reset_optimizer()
 
     def save_checkpoint(self, directory: str, background: bool = False) -> None:
+        enter(f"saving {Path(directory).parent.name}")
         self.core.save_checkpoint(Path(directory), background)
 
     def finish_checkpoint(self) -> None:
+        enter("finishing a checkpoint")
         self.core.finish_checkpoint()
 
     def load_checkpoint(self, directory: str) -> None:
+        enter(f"loading {Path(directory).parent.name}")
         self.core.load_checkpoint(Path(directory))
 
     def save_hf(self, directory: str, dtype: str | None) -> None:
+        enter("writing the model")
         self.core.save_hf(Path(directory), dtype)
 
     def close(self) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
+from torch import Tensor
+
 from hybridflow.config.sections import AlgorithmSection
+from hybridflow.observability.span import enter
 from hybridflow.trainer.batch import pack_rank
 from hybridflow.trainer.objectives import PolicyObjective
 from hybridflow.types import Mismatch, TrainBatch, UpdateReport
 from megatron_ext.packing import MicroBatch
 from megatron_ext.policy import MegatronPolicy, TrainStepResult
+from megatron_ext.sums import LossFn, LossSums
 
 
 def update_policy(
@@ -41,9 +46,11 @@ def update_policy(
                 is_on_policy=mini < first_off_policy,
                 num_ages=batch.num_ages,
             )
+            span = f"update, epoch {epoch + 1} of {num_epochs}, mini-batch {mini + 1} of {num_minis}"
+            enter(span)
             result = policy.train_step(
                 micro_batches,
-                objective,
+                _with_signs_of_life(objective, span),
                 lr=learning_rate,
                 temperature=temperature,
                 with_entropy=epoch == 0,  # it is reported of the policy that decoded, and is not free
@@ -52,12 +59,24 @@ def update_policy(
     return reports
 
 
+def _with_signs_of_life(objective: PolicyObjective, span: str) -> LossFn:
+    """The objective, with a span per micro-batch: a long update is not taken for a stall."""
+    numbers = itertools.count(1)
+
+    def call(logprobs_N: Tensor, entropy_N: Tensor | None, micro_batch: MicroBatch) -> LossSums:
+        enter(f"{span}, loss of micro-batch {next(numbers)}")
+        return objective(logprobs_N, entropy_N, micro_batch)
+
+    return call
+
+
 def _with_old_logprobs(
     policy: MegatronPolicy, minis: list[list[MicroBatch]], temperature: float
 ) -> list[list[MicroBatch]]:
     """The same mini-batches with `old_logprobs` of the present policy; on the last stage, which has them."""
     if not minis:
         return minis
+    enter("old log-probabilities")
     flat = [micro_batch for micro_batches in minis for micro_batch in micro_batches]
     outputs = policy.logprobs(flat, temperature=temperature)
     if outputs is None:

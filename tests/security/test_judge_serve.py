@@ -204,7 +204,7 @@ def test_the_served_judge_attacked(tmp_path: Path) -> None:
         assert not any(key in " ".join(each.cmdline()) for each in processes)
         listening = {c.laddr for each in processes for c in each.net_connections() if c.status == psutil.CONN_LISTEN}
         assert {address.ip for address in listening} == {"127.0.0.1"}
-        scheduler = next(each for each in processes if each.cmdline()[0].startswith("sglang::scheduler"))
+        scheduler = next(each for each in processes if " ".join(each.cmdline()).startswith("sglang::scheduler"))
         os.kill(scheduler.pid, signal.SIGKILL)
         assert process.wait(60) == 1
         assert f"SGLang's process sglang::scheduler ({scheduler.pid}) has died" in (tmp_path / "err").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -54,15 +55,24 @@ def build_prompts(num_prompts: int) -> list[Prompt]:
 
 
 @contextmanager
-def started_train(arguments: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def started_train(
+    arguments: list[str], log: Path, environment: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """`hybridflow train --config configs/quickstart.toml --set ...` in a session of its own, output to `log`.
+
+    `environment` comes on top of that of the tests.
 
     Whatever is left of it at the end, when a test has failed, is killed.
     """
     command = [sys.executable, "-m", "hybridflow.cli", "train", "--config", str(ROOT / "configs/quickstart.toml")]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*command, *arguments], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            [*command, *arguments],
+            cwd=ROOT,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=os.environ | (environment or {}),
         )
     try:
         yield process

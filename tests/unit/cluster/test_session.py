@@ -7,7 +7,7 @@ import signal
 import pytest
 import ray
 
-from hybridflow.cluster.session import start_session
+from hybridflow.cluster.session import private_folder, start_session, stop_session
 from hybridflow.errors import PlacementError
 
 
@@ -33,4 +33,6 @@ def test_the_drivers_own_sigterm_handler_stays(monkeypatch: pytest.MonkeyPatch, 
             start_session(1)
         assert signal.getsignal(signal.SIGTERM) is own
     finally:
+        stop_session()
         signal.signal(signal.SIGTERM, before)
+    assert private_folder() is None

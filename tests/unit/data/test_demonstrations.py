@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from hybridflow.config.reward_sections import RulesSection
 from hybridflow.data.demonstrations import DemonstrationSet, read_conversation
 from hybridflow.data.streams import draw_indices
 from hybridflow.errors import DataError
 from hybridflow.policy.tokenizer import build_tokenizer
+from hybridflow.rewards.registry import Registry
 from tests.unit.data.families import family
 
 TOKENIZER = build_tokenizer()
@@ -110,3 +112,14 @@ def test_thoughts_in_a_column_of_their_own_are_learnt(column: str) -> None:
     assert read_conversation({"messages": [QUESTION, answer | {column: None}]}, "row 0")[1]["content"] == "One."
     with pytest.raises(DataError, match="what an assistant thought as a string"):
         read_conversation({"messages": [QUESTION, answer | {column: ["So."]}]}, "row 0")
+
+
+def test_golds_that_no_answer_can_equal_are_named_all_at_once(tmp_path: Path) -> None:
+    choice = DOCQA | {"ability": "doc-mc", "data_source": "own"}
+    rows = [choice | {"reward_model": {"style": "rule", "ground_truth": gold}} for gold in ("B", "E", "", "(C)", "F")]
+    check = Registry(RulesSection()).find_gold_problem
+    with pytest.raises(DataError) as caught:
+        DemonstrationSet(write(tmp_path / "a.jsonl", *rows), TOKENIZER, max_tokens=90, seed=0, find_gold_problem=check)
+    told = str(caught.value)
+    assert "3 of 5 rows cannot be used" in told and "line 5, row 4: the gold answer 'F' names none of" in told
+    assert "line 2, row 1: the gold answer 'E'" in told and "line 3, row 2, column 'reward_model.ground_truth'" in told

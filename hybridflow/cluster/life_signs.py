@@ -1,0 +1,149 @@
+"""Life signs of Ray actors and of Ray's own processes, as sources of the watchdog."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+
+from hybridflow.cluster.workers import Worker
+from hybridflow.errors import PlacementError
+from hybridflow.observability.span import LifeSign
+
+STACK_TIMEOUT_S = 3.0
+PEERS = "torch/distributed/"
+"""A thread that is in there waits for another rank."""
+
+
+@dataclass
+class _Seen:
+    """What is known of one worker."""
+
+    ref: Any = None
+    asked_at: float = 0.0
+    sign: LifeSign | None = None
+    heard_at: float | None = None
+
+
+class WorkerLife:
+    """Actors with methods `life` and `stack` that answer while the actor computes."""
+
+    def __init__(self, workers: Sequence[Worker]) -> None:
+        self._workers = workers
+        self._seen = [_Seen() for _ in workers]
+
+    def look(self) -> bool:
+        """Whether a worker has entered another span. A worker that is gone is told by the call that needs it."""
+        now = time.monotonic()
+        has_moved = False
+        for worker, seen in zip(self._workers, self._seen, strict=True):
+            if seen.ref is not None and ray.wait([seen.ref], timeout=0)[0]:
+                with suppress(RayError):
+                    sign: LifeSign = ray.get(seen.ref)
+                    has_moved |= seen.sign is None or sign.number != seen.sign.number
+                    seen.sign, seen.heard_at = sign, now
+                seen.ref = None
+            if seen.ref is None:
+                seen.ref, seen.asked_at = worker.actor.life.remote(), now
+        return has_moved
+
+    def report(self) -> list[str]:
+        """A line and a stack per worker; those that do not wait for peers come first."""
+        calls = [worker.actor.stack.remote() for worker in self._workers]
+        ray.wait(calls, num_returns=len(calls), timeout=STACK_TIMEOUT_S)
+        told = [self._tell(*one) for one in zip(self._workers, self._seen, calls, strict=True)]
+        return [line for _, line in sorted(told, key=lambda item: item[0])]
+
+    def _tell(self, worker: Worker, seen: _Seen, call: Any) -> tuple[bool, str]:
+        """(whether it only waits for peers, what to say of it)."""
+        where = "gave no sign of life yet"
+        if seen.sign is not None:
+            silent = time.monotonic() - (seen.heard_at or 0.0)
+            where = f"in {seen.sign.span!r} for {seen.sign.seconds + silent:.0f} s"
+        name = f"{worker.name} (process {worker.pid}) {where}"
+        try:
+            stack: str = ray.get(call, timeout=0)
+        except (GetTimeoutError, RayError):
+            return False, f"{name}, {_why_silent(worker.pid)}. Its log is {worker.log}"
+        waits = any(PEERS in line for line in stack.splitlines())
+        return waits, f"{name}{', waits for its peers' if waits else ''}\n{stack}"
+
+
+def _why_silent(pid: int) -> str:
+    """What the system says of a process of this node that does not answer."""
+    status = _status(pid)
+    if status is None:
+        return "does not answer: no such process on this node"
+    if status == psutil.STATUS_STOPPED:
+        return "does not answer: it is stopped (kill -CONT lets it go on)"
+    return f"does not answer: its process is {status}"
+
+
+def _status(pid: int) -> str | None:
+    try:
+        return psutil.Process(pid).status()
+    except psutil.NoSuchProcess:
+        return None
+
+
+class RayLife:
+    """The processes that a private Ray session cannot do without: its control service and its worker pool.
+
+    Without them calls do not fail for a minute, or for ever. The worker pool ends itself where its agent has died. On a
+    cluster that was there before they are not ours.
+    """
+
+    def __init__(self) -> None:
+        node = ray._private.worker._global_node  # pyright: ignore[reportAttributeAccessIssue]
+        started = node.all_processes if node is not None else {}
+        self._processes = {
+            name: psutil.Process(info.process.pid)
+            for kind, name in (("gcs_server", "control service (GCS)"), ("raylet", "worker pool (raylet)"))
+            for info in started.get(kind, [])
+        }
+
+    def look(self) -> bool:
+        """Never a sign of life. Raises PlacementError for a process that has ended."""
+        for kind, process in self._processes.items():
+            if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+                raise PlacementError(
+                    f"Ray's {kind} (process {process.pid}) has ended: killed, or out of memory. Its logs are in the "
+                    f"session folder of Ray; --resume continues from the last checkpoint"
+                )
+        return False
+
+    def report(self) -> list[str]:
+        """Processes that are stopped."""
+        return [
+            f"Ray's {kind} (process {process.pid}) is stopped (kill -CONT lets it go on)"
+            for kind, process in self._processes.items()
+            if process.is_running() and process.status() == psutil.STATUS_STOPPED
+        ]
+
+
+class ProcessLife:
+    """Processes of this node that have no life signs of their own: only that one is stopped is told.
+
+    Args:
+        pids: Process ids by name, of the moment.
+    """
+
+    def __init__(self, pids: Callable[[], Mapping[str, int]]) -> None:
+        self._pids = pids
+
+    def look(self) -> bool:
+        return False
+
+    def report(self) -> list[str]:
+        """Those that are stopped."""
+        return [
+            f"{name} (process {pid}) is stopped (kill -CONT lets it go on)"
+            for name, pid in self._pids().items()
+            if _status(pid) == psutil.STATUS_STOPPED
+        ]

@@ -1,0 +1,150 @@
+"""The watchdog of a run: what stands still is named with its stack, and then the run ends, resumable.
+
+    with watchdog.phase("train"):
+        ...
+
+Parts of the run are its sources: each beat it asks them what moved. Where nothing did for `cluster.stall.<phase>_s` it
+reports, within `stall.REPORT_AFTER_S`, what every worker was doing last and where its threads are, and who gave no
+sign; `stall.END_AFTER_S` after the deadline it raises StalledError in the main thread. A part that is gone ends the run
+at once.
+
+The thread consumes the sources' answers; it waits for nothing longer than a beat; `close` ends it; it produces notes, a
+file of stacks, and at most one error.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from hybridflow.cluster.stall import StallClock
+from hybridflow.errors import HybridFlowError, StalledError
+
+logger = logging.getLogger(__name__)
+
+BEAT_S = 1.0
+KEY = "cluster.stall" + ".{}_s"
+"""Configuration key of a phase's deadline."""
+WAKE_SIGNAL = signal.SIGUSR1
+"""To the main thread: raise the error of the watchdog."""
+
+
+class Source(Protocol):
+    """A part of the run that the watchdog looks at."""
+
+    def look(self) -> bool:
+        """Whether anything moved since the last look. Returns at once; HybridFlowError tells of a part that is gone."""
+        ...
+
+    def report(self) -> list[str]:
+        """What each of its workers does and where it stands, the culprits first; takes seconds at most."""
+        ...
+
+
+class Watchdog:
+    """Looks at the sources of a run in a thread of its own, between `start` and `close`, both of the main thread.
+
+    Args:
+        limits: Seconds without a sign of life by phase, see `stall`.
+        note: Told the report.
+        stacks: File that the report is appended to, stacks included.
+    """
+
+    def __init__(self, limits: Mapping[str, float], note: Callable[[str], None], stacks: Path) -> None:
+        self._clock = StallClock(limits)
+        self._note = note
+        self._stacks = stacks
+        self._sources: list[Source] = []
+        self._report: list[str] = []
+        self._error: HybridFlowError | None = None
+        self._lock = threading.Lock()
+        self._is_closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+        self._handler_before: signal.Handlers | Callable[[int, FrameType | None], object] | int | None = None
+
+    def watch(self, source: Source) -> None:
+        self._sources.append(source)
+
+    def start(self) -> None:
+        self._handler_before = signal.signal(WAKE_SIGNAL, self._raise)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the thread; nothing is raised any more."""
+        if self._is_closed.is_set() or not self._thread.is_alive():
+            return
+        self._is_closed.set()
+        self._thread.join()
+        signal.signal(WAKE_SIGNAL, self._handler_before)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Inside, the deadline of this phase holds."""
+        with self._lock:
+            outer = self._clock.phase
+            self._clock.enter(name, time.monotonic())
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._clock.enter(outer, time.monotonic())
+
+    def moved(self) -> None:
+        """A sign of life from any thread."""
+        with self._lock:
+            self._clock.moved(time.monotonic())
+
+    def _run(self) -> None:
+        while not self._is_closed.wait(BEAT_S) and self._error is None:
+            try:
+                self._beat()
+            except HybridFlowError as error:
+                self._end(error)
+            except Exception as error:  # a bug here must not pass for a run that is watched
+                logger.exception("the watchdog failed")
+                self._end(StalledError(f"the watchdog failed: {type(error).__name__}: {error}"))
+
+    def _beat(self) -> None:
+        has_moved = [source.look() for source in self._sources]
+        now = time.monotonic()
+        with self._lock:
+            if any(has_moved):
+                self._clock.moved(now)
+            action = self._clock.check(now)
+            phase, limit, still = self._clock.phase, self._clock.limit_s, self._clock.seconds_still(now)
+        if action is None:
+            return
+        head = f"no sign of life in {phase.upper()} for {still:.0f} s ({KEY.format(phase)} = {limit:g})"
+        if action == "report" or not self._report:
+            self._report = [line for source in self._sources for line in source.report()]
+            self._write(head)
+        first = [line.splitlines()[0] for line in self._report]
+        told = f"{head}: {'; '.join(first) or 'no worker answers'}. Stacks are in {self._stacks}"
+        if action == "report":
+            self._note(told)
+        else:
+            self._end(StalledError(f"{told}. --resume continues from the last checkpoint"))
+
+    def _write(self, head: str) -> None:
+        try:
+            with self._stacks.open("a", encoding="utf-8") as stream:
+                stream.write("\n\n".join([f"{time.strftime('%H:%M:%S')} {head}", *self._report]) + "\n\n")
+        except OSError as error:
+            logger.warning("cannot write %s: %s", self._stacks, error)
+
+    def _end(self, error: HybridFlowError) -> None:
+        self._error = error
+        if not self._is_closed.is_set():
+            signal.pthread_kill(threading.main_thread().ident or 0, WAKE_SIGNAL)
+
+    def _raise(self, _signal: int, _frame: FrameType | None) -> None:
+        if self._error is not None and not self._is_closed.is_set():
+            raise self._error
+        return None

@@ -1,0 +1,115 @@
+"""The watchdog ends the main thread's wait, whatever it waits for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hybridflow.cluster import stall
+from hybridflow.cluster.watchdog import WAKE_SIGNAL, Source, Watchdog
+from hybridflow.errors import PlacementError, StalledError
+from hybridflow.observability.span import enter, life_sign, stack_of_threads
+
+
+class Part:
+    """A source in the test's hand."""
+
+    def __init__(self) -> None:
+        self.moves = False
+        self.gone = False
+
+    def look(self) -> bool:
+        if self.gone:
+            raise PlacementError("Ray's control service has ended")
+        return self.moves
+
+    def report(self) -> list[str]:
+        return ["train worker 1 (process 4711) in 'update' for 2 s\nthread MainThread\n  sleep"]
+
+
+class Opened:
+    """A watchdog that was started, and what it said."""
+
+    def __init__(self, part: Source, directory: Path) -> None:
+        self.notes: list[str] = []
+        self.stacks = directory / "stacks.log"
+        self.watchdog = Watchdog({"train": 1.0}, self.notes.append, self.stacks)
+        self.watchdog.watch(part)
+        self.watchdog.start()
+
+
+@pytest.fixture
+def part() -> Part:
+    return Part()
+
+
+@pytest.fixture
+def opened(part: Part, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opened]:
+    monkeypatch.setattr(stall, "END_AFTER_S", 2.0)
+    before = signal.getsignal(WAKE_SIGNAL)
+    opened = Opened(part, tmp_path)
+    yield opened
+    opened.watchdog.close()
+    assert signal.getsignal(WAKE_SIGNAL) == before
+
+
+def test_a_stall_is_reported_and_then_raised_in_the_main_thread(opened: Opened) -> None:
+    with (
+        pytest.raises(StalledError, match=r"no sign of life in TRAIN for \d+ s") as caught,
+        opened.watchdog.phase("train"),
+    ):
+        time.sleep(60)
+    (note,) = opened.notes
+    assert "train worker 1 (process 4711) in 'update'" in note
+    assert "cluster.stall.train_s = 1" in str(caught.value)
+    assert "--resume" in str(caught.value)
+    assert "thread MainThread\n  sleep" in opened.stacks.read_text()
+
+
+def test_what_moves_is_left_alone(opened: Opened, part: Part) -> None:
+    part.moves = True
+    with opened.watchdog.phase("train"):
+        time.sleep(4)
+    assert opened.notes == []
+
+
+def test_a_part_that_is_gone_ends_the_run_at_once_in_any_phase(opened: Opened, part: Part) -> None:
+    part.gone = True
+    with pytest.raises(PlacementError, match="control service has ended"):
+        time.sleep(60)
+
+
+def test_signs_of_life_from_another_thread(opened: Opened) -> None:
+    done = threading.Event()
+
+    def live() -> None:
+        while not done.wait(0.2):
+            opened.watchdog.moved()
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    with opened.watchdog.phase("train"):
+        time.sleep(4)
+    done.set()
+    thread.join()
+    assert opened.notes == []
+
+
+def test_a_process_says_what_it_does_and_where_its_threads_are() -> None:
+    before = life_sign(os.getpid())
+    enter("update, mini-batch 1 of 2")
+    sign = life_sign(os.getpid())
+    assert (sign.span, sign.number, sign.pid) == ("update, mini-batch 1 of 2", before.number + 1, os.getpid())
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait, name="waits")
+    thread.start()
+    stack = stack_of_threads()
+    done.set()
+    thread.join()
+    assert "thread waits\n" in stack and "in wait" in stack.partition("thread waits")[2]
