@@ -1,6 +1,6 @@
 """The watchdog of a run: what stands still is named with its stack, and then the run ends, resumable.
 
-    with watchdog.phase("train"):
+    with watchdog.raising(), watchdog.phase("train"):
         ...
 
 Parts of the run are its sources: each beat it asks them what moved. Where nothing did for `cluster.stall.<phase>_s` it
@@ -33,7 +33,7 @@ BEAT_S = 1.0
 KEY = "cluster.stall" + ".{}_s"
 """Configuration key of a phase's deadline."""
 WAKE_SIGNAL = signal.SIGUSR1
-"""To the main thread: raise the error of the watchdog."""
+"""To the main thread: stop waiting, see `Watchdog.raising`."""
 
 
 class Source(Protocol):
@@ -73,7 +73,7 @@ class Watchdog:
         self._sources.append(source)
 
     def start(self) -> None:
-        self._handler_before = signal.signal(WAKE_SIGNAL, self._raise)
+        self._handler_before = signal.signal(WAKE_SIGNAL, self._interrupt)
         self._thread.start()
 
     def close(self) -> None:
@@ -144,7 +144,17 @@ class Watchdog:
         if not self._is_closed.is_set():
             signal.pthread_kill(threading.main_thread().ident or 0, WAKE_SIGNAL)
 
-    def _raise(self, _signal: int, _frame: FrameType | None) -> None:
+    @contextmanager
+    def raising(self) -> Iterator[None]:
+        """Inside, the main thread can be ended: with the error of the watchdog, whatever it was doing."""
+        try:
+            yield
+        except BaseException as cause:
+            if self._error is not None:
+                raise self._error from cause
+            raise
+
+    def _interrupt(self, _signal: int, _frame: FrameType | None) -> None:
+        """What Ray's waits pass on when they are interrupted is KeyboardInterrupt alone."""
         if self._error is not None and not self._is_closed.is_set():
-            raise self._error
-        return None
+            raise KeyboardInterrupt
