@@ -54,7 +54,7 @@ class Watchdog:
     Args:
         limits: Seconds without a sign of life by phase, see `stall`.
         note: Told the report.
-        stacks: File that the report is appended to, stacks included.
+        stacks: File of the run folder, under logs/, that the report is appended to, stacks included.
     """
 
     def __init__(self, limits: Mapping[str, float], note: Callable[[str], None], stacks: Path) -> None:
@@ -126,7 +126,7 @@ class Watchdog:
             self._report = [line for source in self._sources for line in source.report()]
             self._write(head)
         first = [line.splitlines()[0] for line in self._report]
-        told = f"{head}: {'; '.join(first) or 'no worker answers'}. Stacks are in {self._stacks}"
+        told = f"{head}: {'; '.join(first) or 'no worker answers'}. Stacks are in logs/{self._stacks.name}"
         if action == "report":
             self._note(told)
         else:

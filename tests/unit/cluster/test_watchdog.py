@@ -61,9 +61,12 @@ def opened(part: Part, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 def test_a_stall_is_reported_and_then_raised_in_the_main_thread(opened: Opened) -> None:
     watchdog = opened.watchdog
-    with pytest.raises(StalledError, match=r"no sign of life in TRAIN for \d+ s") as caught, watchdog.raising():
-        with watchdog.phase("train"):
-            time.sleep(60)
+    with (
+        pytest.raises(StalledError, match=r"no sign of life in TRAIN for \d+ s") as caught,
+        watchdog.raising(),
+        watchdog.phase("train"),
+    ):
+        time.sleep(60)
     (note,) = opened.notes
     assert "train worker 1 (process 4711) in 'update'" in note
     assert "cluster.stall.train_s = 1" in str(caught.value)
