@@ -1,6 +1,6 @@
 """The watchdog of a run: what stands still is named with its stack, and then the run ends, resumable.
 
-    with watchdog.phase("train"):
+    with watchdog.raising(), watchdog.phase("train"):
         ...
 
 Parts of the run are its sources: each beat it asks them what moved. Where nothing did for `cluster.stall.<phase>_s` it
@@ -33,7 +33,7 @@ BEAT_S = 1.0
 KEY = "cluster.stall" + ".{}_s"
 """Configuration key of a phase's deadline."""
 WAKE_SIGNAL = signal.SIGUSR1
-"""To the main thread: raise the error of the watchdog."""
+"""To the main thread: stop waiting, see `Watchdog.raising`."""
 
 
 class Source(Protocol):
@@ -54,7 +54,7 @@ class Watchdog:
     Args:
         limits: Seconds without a sign of life by phase, see `stall`.
         note: Told the report.
-        stacks: File that the report is appended to, stacks included.
+        stacks: File of the run folder, under logs/, that the report is appended to, stacks included.
     """
 
     def __init__(self, limits: Mapping[str, float], note: Callable[[str], None], stacks: Path) -> None:
@@ -73,7 +73,7 @@ class Watchdog:
         self._sources.append(source)
 
     def start(self) -> None:
-        self._handler_before = signal.signal(WAKE_SIGNAL, self._raise)
+        self._handler_before = signal.signal(WAKE_SIGNAL, self._interrupt)
         self._thread.start()
 
     def close(self) -> None:
@@ -126,7 +126,7 @@ class Watchdog:
             self._report = [line for source in self._sources for line in source.report()]
             self._write(head)
         first = [line.splitlines()[0] for line in self._report]
-        told = f"{head}: {'; '.join(first) or 'no worker answers'}. Stacks are in {self._stacks}"
+        told = f"{head}: {'; '.join(first) or 'no worker answers'}. Stacks are in logs/{self._stacks.name}"
         if action == "report":
             self._note(told)
         else:
@@ -144,7 +144,17 @@ class Watchdog:
         if not self._is_closed.is_set():
             signal.pthread_kill(threading.main_thread().ident or 0, WAKE_SIGNAL)
 
-    def _raise(self, _signal: int, _frame: FrameType | None) -> None:
+    @contextmanager
+    def raising(self) -> Iterator[None]:
+        """Inside, the main thread can be ended: with the error of the watchdog, whatever it was doing."""
+        try:
+            yield
+        except BaseException as cause:
+            if self._error is not None:
+                raise self._error from cause
+            raise
+
+    def _interrupt(self, _signal: int, _frame: FrameType | None) -> None:
+        """What Ray's waits pass on when they are interrupted is KeyboardInterrupt alone."""
         if self._error is not None and not self._is_closed.is_set():
-            raise self._error
-        return None
+            raise KeyboardInterrupt

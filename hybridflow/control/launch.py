@@ -61,7 +61,8 @@ def run_training(config: Config, folder: RunFolder, display: LiveDisplay, *, res
         run = _build_run(config, folder, inputs, system, display, trackers, saved, started)
         status = "failed"
         try:
-            train(run)
+            with system.watchdog.raising():
+                train(run)
             status = name_status(run.state)
         except KeyboardInterrupt:
             status = "interrupted"

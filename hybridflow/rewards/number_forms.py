@@ -23,7 +23,7 @@ OPEN, CLOSE = re.compile(r"\("), re.compile(r" ?\)")
 
 FRACTION = re.compile(r"(?:(\d{1,9}) )?(\d{1,18}) ?/ ?(\d{1,18})(?![\d.,/])")
 """Groups: whole, numerator, denominator."""
-SPACED = re.compile(r"(?<![\w.,'])(?<!\d )[1-9]\d{0,2}(?:(?: \d{3})+(?! ?\d)|(?:'\d{3})+(?!'))(?![\d,]*\d| ?/)")
+SPACED = re.compile(r"(?<![\w.,'])(?<!\d )[1-9]\d{0,2}(?:(?: \d{3})+(?! ?\d)|(?:'\d{3})+(?!'))(?!,?\d| ?/)")
 """Thousands set off by spaces or apostrophes: "1 234 567"."""
 DIGITS = re.compile(
     r"(?:(?:\d{1,3}(?:,\d{3}){1,16}|\d{1,2}(?:,\d{2}){1,16},\d{3}|\d{1,3}(?:\u2009\d{3}){1,16}"

@@ -44,7 +44,7 @@ _NUMBER_BEGINS = re.compile(
     re.IGNORECASE,
 )
 _TIME_FIRST = re.compile(rf"(?:{forms.TIME.pattern}),? ", re.IGNORECASE)
-_YEAR = re.compile(r"(?:19|20)\d\d(?![\d.,]*\d)")
+_YEAR = re.compile(r"(?:19|20)\d\d(?![.,]{0,2}\d)")
 _REFERENCES = word_set("figure number year fiscal result month part item no")
 """Directly before a number, they make a reference of it, as in "figure 5"."""
 _MOST_WORDS_BEFORE = 14

@@ -21,7 +21,7 @@ Tags = Sequence[tuple[str, str]]
 """(opening, closing) of each way to mark a thought."""
 
 _ANGLED = re.compile(r"<(/?)([\w:.-]+)>")
-_ANGLED_SPACE = re.compile(r"(?<=<)\s+|(?<=</)\s+|(?<=[\w:.-])\s[^<>]*(?=>\Z)")
+_ANGLED_SPACE = re.compile(r"(?<=<)\s+|(?<=</)\s+|(?<=[\w:.-])\s[^<>]{0,80}(?=>\Z)")
 _BEFORE_WORD = " \t\r\n"
 
 

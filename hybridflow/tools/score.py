@@ -135,7 +135,7 @@ def _describe(job: ScoreJob, rows: Sequence[Row | BadRow], responses_sha256: str
         "data_rows": len(rows),
         "data_bytes": sum(file.stat().st_size for file in find_files(job.data)),
         "responses_sha256": responses_sha256,
-        "rules": job.reward.rules.model_dump(),
+        "rules": job.reward.rules.model_dump(mode="json"),
         **_describe_functions(job.reward),
         "judge": [judge.model, judge.num_votes, judge.max_tokens] if judge.endpoints else None,
     }
@@ -146,7 +146,7 @@ def _describe_functions(reward: RewardSection) -> dict[str, Any]:
     names = [*reward.rules.verifiers.values(), *(function.call for function in reward.functions)]
     files = {name: source_of(name, reward.module_folders) for name in names if ":" in name}
     digests = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items() if file is not None}
-    functions = [function.model_dump() for function in reward.functions]
+    functions = [function.model_dump(mode="json") for function in reward.functions]
     return ({"functions": functions} if functions else {}) | ({"sources": digests} if digests else {})
 
 

@@ -60,9 +60,11 @@ def opened(part: Part, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 def test_a_stall_is_reported_and_then_raised_in_the_main_thread(opened: Opened) -> None:
+    watchdog = opened.watchdog
     with (
         pytest.raises(StalledError, match=r"no sign of life in TRAIN for \d+ s") as caught,
-        opened.watchdog.phase("train"),
+        watchdog.raising(),
+        watchdog.phase("train"),
     ):
         time.sleep(60)
     (note,) = opened.notes
@@ -81,7 +83,7 @@ def test_what_moves_is_left_alone(opened: Opened, part: Part) -> None:
 
 def test_a_part_that_is_gone_ends_the_run_at_once_in_any_phase(opened: Opened, part: Part) -> None:
     part.gone = True
-    with pytest.raises(PlacementError, match="control service has ended"):
+    with pytest.raises(PlacementError, match="control service has ended"), opened.watchdog.raising():
         time.sleep(60)
 
 
