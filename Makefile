@@ -8,8 +8,10 @@ BIN := .venv/bin
 ARGS ?=
 # Test files that run at a time. Those of tests/stack_cpu start up to 15 processes and take some 4 GB each.
 TEST_WORKERS ?= 2
-# At its end a process that has loaded a SWIG library says so, after the closing line of the tests.
-PYTEST := PYTHONWARNINGS="ignore:builtin type:DeprecationWarning" $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder --durations=20
+# What libraries warn of as they are imported, outside of any test, in processes that tests start, and at the end of a process
+# that has loaded a SWIG library, after the closing line of the tests.
+QUIET := ignore::UserWarning,ignore::FutureWarning,ignore:builtin type:DeprecationWarning
+PYTEST := PYTHONWARNINGS="$(QUIET)" $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder --durations=20
 
 # pyright and its node come in wheels of the lock: use those, and do not ask the network for a newer one.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1

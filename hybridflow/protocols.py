@@ -117,6 +117,10 @@ class RewardStream(Protocol):
 
     def outstanding(self) -> set[str]: ...
 
+    def give_up(self, why: str) -> list[ScoredCompletion]:
+        """Every completion that has arrived and has no verdict, as unknown."""
+        ...
+
     def take_metrics(self) -> dict[str, float]:
         """Since the last call: how long engines were held back, and what went wrong and was mended."""
         ...

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 from ray._raylet import AuthenticationTokenLoader  # pyright: ignore[reportAttributeAccessIssue]
 
 from hybridflow.errors import ConfigError
@@ -27,6 +28,9 @@ from hybridflow.private_folder import PrivateFolder, write_secret
 
 FORCE = "HYBRIDFLOW_RAY_WITHOUT_TOKEN"
 _LONGEST_SOCKET = "r/session_2026-12-31_23-59-59_999999_4194304/sockets/plasma_store"
+RAY_START_S = 30.0
+MOST_PATIENCE = 10.0
+"""Times as long, at most."""
 _NO_PORT = "99999"
 """There is none of this number: Ray's servers of metrics fail to start, and it goes on without them."""
 _LOOPBACK = {
@@ -75,9 +79,11 @@ class PrivateRay:
         self._stack.enter_context(_environment({"RAY_AUTH_MODE": mode}))
         AuthenticationTokenLoader.instance().reset_cache()
         may_leave, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+        limit_s = start_limit_s(os.getloadavg()[0], os.cpu_count() or 1)
+        own = {**_LOOPBACK, "TMPDIR": str(self.path / "tmp"), "RAY_gcs_server_port_wait_time_s": str(int(limit_s))}
         try:
             # For what Ray starts, not for this process.
-            with _environment({**_LOOPBACK, "TMPDIR": str(self.path / "tmp")}):
+            with _environment(own), patience(limit_s):
                 ray.init(
                     address="local",  # never the cluster of somebody else that happens to run on this machine
                     include_dashboard=False,
@@ -87,6 +93,33 @@ class PrivateRay:
                 )
         finally:
             ray_constants.ENABLE_RAY_CLUSTER = may_leave
+
+
+def start_limit_s(load: float, num_cores: int) -> float:
+    """Seconds that Ray's processes get to start: its own 30 on a machine that has time, more on a loaded one."""
+    return RAY_START_S * min(max(1.0, load / num_cores), MOST_PATIENCE)
+
+
+@contextmanager
+def patience(limit_s: float) -> Iterator[None]:
+    """Inside, Ray waits so long for its worker pool; it gives up after 30 s, which is a constant in its code."""
+    find_node = services.get_node
+
+    def find_node_in_time(*args: Any, **kwargs: Any) -> Any:
+        deadline = time.monotonic() + limit_s
+        while True:
+            try:
+                return find_node(*args, **kwargs)
+            except RuntimeError:  # not registered yet
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+    services.get_node = find_node_in_time
+    try:
+        yield
+    finally:
+        services.get_node = find_node
 
 
 @contextmanager

@@ -76,7 +76,8 @@ def _start_ray(num_slots: int, environment: Sequence[str]) -> None:
     except Exception as error:  # Ray raises the class itself when its processes take more than 30 s to start
         where = f"join the Ray cluster at RAY_ADDRESS={address}" if address else "start Ray on this machine"
         load = f"{os.getloadavg()[0]:.0f} running processes on {os.cpu_count()} cores"
-        raise PlacementError(f"cannot {where} ({load}): {error}") from error
+        remedy = "check that it is reachable and speaks this version" if address else "wait for other work to end"
+        raise PlacementError(f"cannot {where} ({load}): {error}. Remedy: {remedy}, and try again") from error
     finally:
         # Ray puts its own in the place of it, which prints a stack of addresses and ends the driver with code 15.
         signal.signal(signal.SIGTERM, on_terminate)

@@ -19,6 +19,14 @@ POLL_S = 0.1
 """Longest time between two looks at the engines, which wait for more work, or have to be replaced."""
 
 
+class MissingVerdictsError(RewardError):
+    """Verdicts stayed away. `groups` holds what there is of the step, unscored completions as unknown."""
+
+    def __init__(self, groups: list[Group], message: str) -> None:
+        super().__init__(message)
+        self.groups = groups
+
+
 @dataclass(frozen=True)
 class Collected:
     """Groups in the order of their requests, members in index order, whatever the order of arrival."""
@@ -65,8 +73,9 @@ def collect_step(
     Consumes scored completions in order of arrival; waits for the engines' report and one verdict per completion that
     was decoded to its end; is unblocked by each verdict, or each `POLL_S`, to keep the engines at work and to see
     whether a worker died (`check_workers` raises then).
-    Raises RewardError, naming completions, if verdicts stay away for `verdict_timeout_s` after decoding has ended, and
-    RolloutError if engines abort what nobody stopped. `mark` is told when decoding begins and ends and of each verdict.
+    Raises MissingVerdictsError, naming completions, if verdicts stay away for `verdict_timeout_s` after decoding has
+    ended, and RolloutError if engines abort what nobody stopped. `mark` is told when decoding begins and ends and of
+    each verdict.
     """
     gathering = Gathering(plan)
     stream.expect(gathering.requests)
@@ -99,9 +108,12 @@ def collect_step(
             continue
         if time.monotonic() - last_news > verdict_timeout_s:
             missing = sorted(stream.outstanding())
-            raise RewardError(
+            for item in stream.give_up(f"no verdict within reward.timeout_s = {verdict_timeout_s:g} s"):
+                gathering.add(item)
+            raise MissingVerdictsError(
+                gathering.groups_so_far(),
                 f"no verdict for {len(missing)} of {gathering.num_expected} completions within reward.timeout_s = "
-                f"{verdict_timeout_s:g} s after decoding ended, among them {', '.join(missing[:3])}"
+                f"{verdict_timeout_s:g} s after decoding ended, among them {', '.join(missing[:3])}",
             )
     groups, carried = gathering.result()
     if len(groups) < plan.num_needed:

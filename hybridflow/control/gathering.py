@@ -82,6 +82,18 @@ class Gathering:
         for completion_id in completion_ids:
             self._take(completion_id)
 
+    def groups_so_far(self) -> list[Group]:
+        """Members that have ended, by group, for the records of a step that cannot be completed."""
+        return [
+            Group(
+                group_id=group_id,
+                prompt=group.request.prompt,
+                members=[group.ended[index] for index in sorted(group.ended)],
+            )
+            for group_id, group in self._groups.items()
+            if group.ended
+        ]
+
     def _take(self, completion_id: str) -> _Members:
         group_id, index = self._by_id.get(completion_id, ("", -1))
         group = self._groups.get(group_id)

@@ -12,7 +12,7 @@ from hybridflow.config.sections import Config
 from hybridflow.control.batch import FilteredBatch
 from hybridflow.control.carryover import CarriedGroup, OverSampling, StepPlan, build_requests, plan_all
 from hybridflow.control.checkpoints import Checkpoints
-from hybridflow.control.collect import Collected, collect_step
+from hybridflow.control.collect import Collected, MissingVerdictsError, collect_step
 from hybridflow.control.evaluate import build_unknown_groups, compute_accuracy, compute_bounds, greedy
 from hybridflow.control.gate import build_gate_batch, check_gate, check_later_gap, gate_requests, gate_sampling
 from hybridflow.control.hand_over import HandOver, offloads_while_decoding
@@ -291,15 +291,19 @@ class Run:
 
     def _collect(self, plan: StepPlan, sampling: SamplingParams, record: CompletionRecord, step: int) -> Collected:
         """Into `record` go those of a step whose verdicts end the run: its error names them."""
-        collected = collect_step(
-            plan,
-            sampling,
-            rollout=self.rollout,
-            stream=self._stream,
-            verdict_timeout_s=self.config.reward.timeout_s,
-            check_workers=self._check_workers,
-            mark=self._mark,
-        )
+        try:
+            collected = collect_step(
+                plan,
+                sampling,
+                rollout=self.rollout,
+                stream=self._stream,
+                verdict_timeout_s=self.config.reward.timeout_s,
+                check_workers=self._check_workers,
+                mark=self._mark,
+            )
+        except MissingVerdictsError as error:
+            record.append(step, error.groups)
+            raise
         self.judge.add(collected.groups)
         for news in self.judge.take_news():
             self.display.note(news)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +13,7 @@ import ray
 from ray.exceptions import RayError
 
 from hybridflow.cluster.life_signs import ProcessLife, RayLife, WorkerLife
-from hybridflow.cluster.processes import end_processes
+from hybridflow.cluster.processes import end_processes, uninterrupted
 from hybridflow.cluster.session import Slots, node_address, start_session, stop_session
 from hybridflow.cluster.shared_memory import removed_with_processes
 from hybridflow.cluster.watchdog import Watchdog
@@ -132,8 +131,7 @@ class System:
 
         A second Ctrl-C or SIGTERM does not cut this short.
         """
-        previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with uninterrupted():
             self.watchdog.close()
             if self._stream is not None:
                 self._stream.close()
@@ -147,9 +145,6 @@ class System:
                 for name_part in ("sglang", "RolloutWorker"):
                     end_processes(self.rollout.pids, name_part, CLOSE_TIMEOUT_S)
             forget_workers()
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
     def __enter__(self) -> System:
         return self

@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import secrets
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -93,6 +94,8 @@ class WandbTracker:
             self._run = wandb.init(
                 project=project,
                 name=name,
+                id=_run_id(directory),
+                resume="allow",
                 dir=str(directory),
                 config=config,
                 mode=mode,
@@ -105,6 +108,15 @@ class WandbTracker:
 
     def close(self) -> None:
         self._run.finish()
+
+
+def _run_id(directory: Path) -> str:
+    """Id of the run there: the same each time it is resumed, so that it is one run for W&B, too."""
+    path = directory / "wandb" / "run_id"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(secrets.token_hex(8), encoding="utf-8")
+    return path.read_text(encoding="utf-8")
 
 
 def _own_variables(directory: Path) -> dict[str, str]:

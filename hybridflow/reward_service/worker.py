@@ -59,8 +59,8 @@ class RewardWorkerLoop:
                     if isinstance(message, Stop):
                         return num_scored
                     # An item comes twice where the stream took its lease away and gave it back.
-                    if message.request.completion_id not in holding:
-                        holding[message.request.completion_id] = None
+                    if message.completion_id not in holding:
+                        holding[message.completion_id] = None
                         self._scorer.submit(message.request)
                 for completion_id, verdict in self._scorer.take_verdicts():
                     del holding[completion_id]

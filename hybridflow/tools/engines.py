@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import ray
 from ray.exceptions import RayError
 
-from hybridflow.cluster.processes import end_processes
+from hybridflow.cluster.processes import end_processes, uninterrupted
 from hybridflow.cluster.session import Slots, node_address, start_session, stop_session
 from hybridflow.cluster.shared_memory import removed_with_processes
 from hybridflow.rollout.group import RolloutGroup
@@ -58,8 +57,7 @@ def open_engines(
         yield Engines(group, receiver)
     finally:
         # A second Ctrl-C or SIGTERM must not cut this short.
-        previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with uninterrupted():
             with removed_with_processes():
                 for actor in group.actors:
                     with suppress(RayError, ValueError):
@@ -70,6 +68,3 @@ def open_engines(
                     end_processes(group.pids, name_part, CLOSE_TIMEOUT_S)
             if receiver is not None:
                 receiver.close()
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 
 import psutil
 
+from hybridflow.cluster.processes import uninterrupted
 from hybridflow.data.chat_encoding import encode_chat
 from hybridflow.environment import needed
 from hybridflow.errors import ConfigError, RolloutError
@@ -251,8 +251,7 @@ def _remedy(job: JudgeServerJob) -> str:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """SIGTERM, then, for what is left of its processes, SIGKILL. A second Ctrl-C does not cut this short."""
-    previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with uninterrupted():
         children: list[psutil.Process] = []
         with suppress(psutil.NoSuchProcess):
             children = psutil.Process(process.pid).children(recursive=True)
@@ -266,6 +265,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         for child in alive:
             with suppress(psutil.NoSuchProcess):
                 child.kill()
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import ray
 from ray.exceptions import RayError
 
+from hybridflow.cluster.processes import uninterrupted
 from hybridflow.cluster.session import Slots, start_session, stop_session
 from hybridflow.cluster.shared_memory import removed_with_processes
 from hybridflow.cluster.workers import forget_workers, gather
@@ -33,8 +33,7 @@ def open_policy(
         ray.wait(closing, num_returns=len(closing), timeout=CLOSE_TIMEOUT_S)
     finally:
         # A second Ctrl-C or SIGTERM must not cut this short.
-        previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with uninterrupted():
             with removed_with_processes():
                 for worker in group.workers if group else []:
                     with suppress(RayError, ValueError):
@@ -42,6 +41,3 @@ def open_policy(
                 if ray.is_initialized():
                     stop_session()
             forget_workers()
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)

@@ -34,14 +34,16 @@ _to_engine: msgspec.msgpack.Decoder[list[ToEngine]] = msgspec.msgpack.Decoder(_S
 _to_worker: msgspec.msgpack.Decoder[list[ToWorker]] = msgspec.msgpack.Decoder(_SomeOf[ToWorker])
 
 
-def encode(message: Message) -> bytearray:
-    """The frame of one message.
+def encode(message: Message, memory: bytearray | None = None) -> bytearray:
+    """The frame of one message; in place of what `memory` holds, where it is given: fresh memory costs a large message
+    as much as its bytes do.
 
     Raises:
         ProtocolError: it would be above MAX_FRAME_BYTES; the receiver would refuse it, so it is refused here.
     """
-    frame = bytearray(_head(1))
-    _encoder.encode_into(message, frame, -1)  # in place: a completion is large
+    frame = bytearray() if memory is None else memory
+    frame[:_HEAD_BYTES] = _HEAD_OF_ONE
+    _encoder.encode_into(message, frame, _HEAD_BYTES)
     _check_size(frame, message)
     return frame
 
@@ -94,6 +96,9 @@ def _check_size(frame: bytearray, message: Message) -> None:
 def _head(num_messages: int) -> bytes:
     """Schema version, and the head of a msgpack array of 16 bits length."""
     return bytes((SCHEMA_VERSION, 0xDC, *num_messages.to_bytes(2, "big")))
+
+
+_HEAD_OF_ONE = _head(1)
 
 
 def decode_from_worker(frame: bytes | bytearray | memoryview) -> list[FromWorker]:

@@ -61,7 +61,8 @@ class CompletionSender:
         self._flush_timeout_s = flush_timeout_s
         self._changed = threading.Condition()  # guards every attribute below
         self._packer = Packer()
-        self._kept: dict[int, bytearray] = {}  # number -> frame; not accepted yet
+        self._encoded = bytearray()  # the same memory each time
+        self._kept: dict[int, zmq.Frame] = {}  # not accepted yet; what ZeroMQ sends refers to it
         self._kept_bytes = 0
         self._unsent: deque[int] = deque()
         self._sent_after: dict[int, int] = {}  # number -> Hellos sent before it
@@ -92,7 +93,8 @@ class CompletionSender:
             self._check(completion.completion_id)
             packed = self._packer.pack(completion)
             self._last_number += 1
-            self._keep(self._last_number, encode(Finished(self._engine_id, self._last_number, packed, attempt)))
+            message = Finished(self._engine_id, self._last_number, packed, attempt)
+            self._keep(self._last_number, zmq.Frame(encode(message, self._encoded), copy=True))
             if self._heard_at is None:
                 self._wait_for(lambda: self._heard_at is not None, completion.completion_id)
             if self._is_full():
@@ -135,7 +137,7 @@ class CompletionSender:
     ) -> None:
         self.close()
 
-    def _keep(self, number: int, frame: bytearray) -> None:
+    def _keep(self, number: int, frame: zmq.Frame) -> None:
         if not self._kept:
             self._waits_since = time.monotonic()
         self._kept[number] = frame
@@ -229,23 +231,21 @@ class CompletionSender:
             try:
                 send_frames(socket, list(batch.values()))
             except zmq.Again:
+                with self._changed:
+                    self._unsent.extendleft(reversed(batch))
                 return
             with self._changed:
-                for number in batch:
-                    self._unsent.popleft()
-                    self._sent_after[number] = self._num_hellos
+                self._sent_after |= dict.fromkeys(batch, self._num_hellos)
 
-    def _next_batch(self) -> dict[int, bytearray]:
-        """Frames to send together, by number: the first of the unsent, as many as the window lets through."""
-        batch: dict[int, bytearray] = {}
+    def _next_batch(self) -> dict[int, zmq.Frame]:
+        """Takes from the unsent what to send together, by number: the first, as many as the window lets through."""
+        batch: dict[int, zmq.Frame] = {}
         with self._changed:
-            while len(self._unsent) > len(batch) and len(self._sent_after) + len(batch) < self._window:
-                number = self._unsent[len(batch)]
-                frame = self._kept.get(number)
-                if frame is None:  # accepted after all, before it was sent again
-                    del self._unsent[len(batch)]
-                    continue
-                batch[number] = frame
+            room = self._window - len(self._sent_after)
+            while self._unsent and len(batch) < room:
+                number = self._unsent.popleft()
+                if (frame := self._kept.get(number)) is not None:  # None: accepted after all, before it was sent again
+                    batch[number] = frame
         return batch
 
     def _ask(self, socket: zmq.Socket[bytes]) -> bool:

@@ -256,6 +256,10 @@ class ScoreDispatch:
         self._take_back(worker_id, worker.leases)
         return given_up
 
+    def give_up(self, why: str) -> list[ScoredPacked]:
+        """Every completion that has arrived and has no verdict, as unknown; a verdict that still comes is late."""
+        return [self._score(completion_id, Unknown(why=why), STREAM_ITSELF) for completion_id in list(self._finished)]
+
     def left(self, worker_id: str) -> None:
         """A worker says good-bye: what it has not answered is queued, ahead of the rest, and nobody is blamed."""
         worker = self._remove(worker_id)

@@ -28,8 +28,8 @@ def receive_parts(socket: zmq.Socket[bytes]) -> list[memoryview]:
     return [first.buffer, *_receive_rest(socket, first)]
 
 
-def send_frames(socket: zmq.Socket[bytes], frames: Sequence[bytes | bytearray]) -> None:
-    """Together, or none of them: zmq.Again where there is no room."""
+def send_frames(socket: zmq.Socket[bytes], frames: Sequence[bytes | bytearray | zmq.Frame]) -> None:
+    """Together, or none of them: zmq.Again where there is no room. A zmq.Frame is referred to, the rest is copied."""
     for frame in frames[:-1]:
         socket.send(frame, _MORE)
     socket.send(frames[-1], _NOBLOCK)

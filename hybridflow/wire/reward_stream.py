@@ -110,6 +110,12 @@ class RewardStream:
             self._check()
             self._broker.dispatch.withdraw(completion_ids)
 
+    def give_up(self, why: str) -> list[ScoredCompletion]:
+        """Every completion that has arrived and has no verdict, as unknown for this reason: nobody waits any longer."""
+        with self._changed:
+            self._check()
+            return list(self._broker.dispatch.give_up(why))
+
     def worker_lost(self, worker_id: str) -> None:
         """A worker process died: its unanswered items go to the others. Unknown ids are ignored."""
         with self._changed:

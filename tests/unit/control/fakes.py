@@ -140,6 +140,7 @@ class FakeStream:
         self._shuffle = None if shuffle_seed is None else random.Random(shuffle_seed)
         self._ready: list[ScoredCompletion] = []
         self._outstanding: set[str] = set()
+        self._unscored: list[Completion] = []
 
     def expect(self, requests: Iterable[GroupRequest]) -> None:
         for request in requests:
@@ -148,7 +149,9 @@ class FakeStream:
     def deliver(self, completions: list[Completion]) -> None:
         for completion in completions:
             verdict = self.judge(completion)
-            if verdict is not None:
+            if verdict is None:
+                self._unscored.append(completion)
+            else:
                 self._ready.append(ScoredCompletion(completion=completion, verdict=verdict, scored_by="fake"))
         if self._shuffle is not None:
             self._shuffle.shuffle(self._ready)
@@ -162,6 +165,10 @@ class FakeStream:
 
     def outstanding(self) -> set[str]:
         return set(self._outstanding)
+
+    def give_up(self, why: str) -> list[ScoredCompletion]:
+        given_up, self._unscored = self._unscored, []
+        return [ScoredCompletion(completion=one, verdict=Unknown(why=why), scored_by="") for one in given_up]
 
     def withdraw(self, completion_ids: Iterable[str]) -> None:
         self._outstanding -= set(completion_ids)

@@ -12,7 +12,7 @@ import pytest
 from hybridflow.control.checkpoints import Checkpoints
 from hybridflow.control.state import RunState
 from hybridflow.control.train_loop import train
-from hybridflow.errors import ModelMismatchError, TrainerError, WeightSyncError
+from hybridflow.errors import ModelMismatchError, RewardError, TrainerError, WeightSyncError
 from hybridflow.types import Completion, Verdict
 from hybridflow.weights.manifest import TensorEntry
 from tests.unit.control.fakes import FakeSystem, all_right, build_config, half_right, nobody_knows
@@ -87,6 +87,21 @@ def test_a_step_without_groups_to_train_on_leaves_weights_version_and_learning_r
     assert system.trainer.learning_rates == pytest.approx([0.1])  # the first of the warm-up: step 1 used none
     assert "policy/loss" not in system.metrics()[0]
     assert {line["policy_version"] for line in system.completions() if line["step"] == 3} == {1}
+
+
+def never_for_one(completion: Completion) -> Verdict | None:
+    return None if completion.completion_id == "t00001-g0001-c01" else half_right(completion)
+
+
+def test_a_run_whose_verdicts_stay_away_leaves_the_completions_that_its_error_names(tmp_path: Path) -> None:
+    config = build_config(tmp_path, eval__num_prompts=0, reward__timeout_s=0.1, algorithm__num_completions=2)
+    system = FakeSystem(config, judge=never_for_one)
+    with pytest.raises(RewardError, match="t00001-g0001-c01"):
+        train(system.run)
+    records = {line["completion_id"]: line for line in system.completions()}
+    assert len(records) == 8
+    verdict = records["t00001-g0001-c01"]["verdict"]
+    assert (verdict["status"], verdict["why"]) == ("unknown", "no verdict within reward.timeout_s = 0.1 s")
 
 
 def test_an_update_that_changed_nothing_is_no_new_version(tmp_path: Path) -> None:

@@ -87,7 +87,11 @@ def test_wandb_offline_is_silent_and_needs_no_network(
     tracker.log(0, {"reward/mean": 0.5})
     tracker.log(1, {"reward/mean": 0.75})
     tracker.close()
-    assert list((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
+    again = WandbTracker(tmp_path / "run", "test", {"train": {"num_steps": 2}})  # --resume
+    again.log(2, {"reward/mean": 1.0})
+    again.close()
+    runs = list((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert runs and len({run.name for run in runs}) == 1, "one run for W&B"
     assert capfd.readouterr() == ("", "")
 
 

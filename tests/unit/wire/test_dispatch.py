@@ -355,3 +355,15 @@ def test_what_is_withdrawn_may_be_expected_again() -> None:
         state.withdraw(["t0-g0-c00"])
     state.expect([msgspec.structs.replace(group(0, 2), done=[0])])
     assert state.outstanding() == {"t0-g0-c00", "t0-g0-c01"}
+
+
+def test_what_is_given_up_is_unknown_and_a_verdict_that_still_comes_is_late() -> None:
+    state = Machine()
+    state.expect([group(0, 2)])
+    state.finished(completion(0))
+    state.here("w", 1)
+    assert state.give() == [("w", "t0-g0-c00")]
+    (given_up,) = state.give_up("no verdict within 5 s")
+    assert (given_up.head.completion_id, given_up.verdict) == ("t0-g0-c00", Unknown(why="no verdict within 5 s"))
+    assert (state.num_pending, state.outstanding()) == (0, {"t0-g0-c01"})
+    assert state.answer("w", "t0-g0-c00") is None
