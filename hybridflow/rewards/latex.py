@@ -90,7 +90,7 @@ def write_factorials(text: str) -> str:
 
 
 def _write_fraction(found: re.Match[str]) -> str:
-    """As "a/b", or as the whole number that it equals: unlike "10/2", a drawn fraction is a value and no sum left open."""
+    """As "a/b", or as the whole number that it equals: unlike "10/2", a drawn fraction is no sum left open."""
     above, below = ((found[at] or found[at + 1] or "").strip() for at in (1, 3))
     is_mixed = found.string[max(0, found.start() - 4) : found.start()].rstrip()[-1:].isdigit()
     if above.isdecimal() and below.isdecimal() and not is_mixed and int(below) and int(above) % int(below) == 0:
