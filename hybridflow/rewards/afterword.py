@@ -82,10 +82,12 @@ _COURTESY = word_set(
     """thank thanks you very much done yes ok okay qed hope helps end explanation reasoning rationale justification
     analysis evidence details summary derivation calculation confidence 谢谢 以上 完 解析 解释 理由"""
 )
-_RATES = re.compile(
-    r"[\s*_\"'-]{0,8}(?:confidence|certainty)(?: (?:level|score))?\W{1,6}\S{1,12}\W{0,6}\Z", re.IGNORECASE
+_LABELLED = re.compile(
+    r"[\s*_\"'-]{0,8}(?:(?:confidence|certainty)(?: (?:level|score))?|evidence|sources?|references?|reason(?:ing)?"
+    r"|explanation|basis|rationale|justification|quote)[\s*_]{0,4}:",
+    re.IGNORECASE,
 )
-"""How sure the answer is."""
+"""What stands behind such a label is about the answer."""
 
 
 def find_second_thought(rest: str, answer: str) -> str:
@@ -117,7 +119,7 @@ def _is_bare(sentence: str, words: list[str]) -> bool:
     """Whether words without a verb are an answer that stands alone, and no source, courtesy or participle."""
     if all(word in _COURTESY for word in words) or any(word.endswith(("ed", "ing")) for word in words[1:]):
         return False
-    return not (_RATES.match(sentence) or is_source(sentence) or is_reference(sentence) or is_empty(sentence))
+    return not (_LABELLED.match(sentence) or is_source(sentence) or is_reference(sentence) or is_empty(sentence))
 
 
 def _is_repeated(told: str, answer: str) -> bool:

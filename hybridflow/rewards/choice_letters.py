@@ -74,6 +74,10 @@ _OFFERS = re.compile(
     r"|possible)\b|也|或|可能",
     re.IGNORECASE,
 )
+_LIKEWISE = re.compile(
+    r"\b(?:as|so)\s(?:is|are|does|do|did|was|will|would|can)\s(?:option\s|choice\s)?[\s(\[*_\"']{0,3}\Z", re.IGNORECASE
+)
+"""Before a letter: what was said of another one holds of it too ("as does C")."""
 _NONE_OF = re.compile(r"\b(?:none|neither) of\b", re.IGNORECASE)
 _JOINED = re.compile(r"[\s*_)\]]{0,4}(?:or|plus)\b(?!\s{0,3}[(\[]?[A-D]\b)", re.IGNORECASE)
 _TURNS = re.compile(
@@ -153,6 +157,8 @@ def _is_asserted(text: str, mentions: list[Mention], at: int) -> bool:
         return not (_DENIED_BEHIND.match(behind) and DENIES.search(behind)) and not _JOINED.match(behind)
     if _is_summed_up(text, mentions, at):
         return False
+    if _LIKEWISE.search(before):
+        return True
     if (turn := _TURNS.match(before)) and not DENIES.search(clause := before[turn.end() :] + behind):
         return True
     clause = f"{before} {behind}"

@@ -12,7 +12,7 @@ import re
 from hybridflow.rewards.characters import CJK
 from hybridflow.rewards.normalise import currencies, split_words
 from hybridflow.rewards.number_words import NUMBER_WORDS
-from hybridflow.rewards.wording import ALTERNATIVES, COMPARISONS, NEGATIONS, word_set
+from hybridflow.rewards.wording import ALTERNATIVES, COMPARISONS, MONTHS, NEGATIONS, word_set
 
 _NO_CANDIDATE = NEGATIONS | ALTERNATIVES | COMPARISONS | word_set("only just merely simply counting including quite")
 _CANDIDATE = re.compile(rf"[\s*_\"']{{0,4}}(?:[A-Z\d$£€¥+.-]|(?:the|an?|its|their|our)\s|[{CJK}])")
@@ -22,6 +22,7 @@ _BEHIND = re.compile(
     rf"(?:not|rather than|instead of|as opposed to)\s{_DENIED}[)\].\s*_\"']{{0,4}}\Z",
     re.IGNORECASE,
 )
+_BEHIND_CHINESE = re.compile(rf"(?:[,;(]\s?而?|而)(?:不是|并非|非)\s?{_DENIED}[)\].\s\u3002*_]{{0,4}}\Z")
 _BEFORE = re.compile(
     rf"\A[\s*_\"']{{0,4}}(?:(?:it is|it's|clearly)\s)?not\s{_DENIED},?\sbut\s(?:rather\s)?(?P<answer>\S.{{0,400}})\Z",
     re.IGNORECASE | re.DOTALL,
@@ -37,7 +38,8 @@ def drop_denied(answer: str) -> str | None:
     """
     if found := _BEFORE.match(answer):
         return found["answer"] if _is_candidate(found["denied"], found["answer"]) else None
-    found = _BEHIND.search(answer, max(1, len(answer) - _CHARS))
+    start = max(1, len(answer) - _CHARS)
+    found = _BEHIND.search(answer, start) or _BEHIND_CHINESE.search(answer, start)
     if found is None:
         return None
     kept = answer[: found.start()]
@@ -53,5 +55,6 @@ def _is_candidate(denied: str, kept: str) -> bool:
         return False
     if not any(map(str.isdigit, denied + kept)) and not NUMBER_WORDS.search(f"{denied} {kept}"):
         return True
-    own = [word for word in words if not word[-1].isdigit() and word not in others]
+    known = {*others, *(MONTHS if MONTHS.keys() & others else ())}
+    own = [word for word in words if not word[-1].isdigit() and word not in known]
     return any(map(str.isdigit, denied)) and not own and currencies(denied) <= currencies(kept)

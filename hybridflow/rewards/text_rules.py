@@ -58,8 +58,9 @@ def find_accounted(predicted: str, gold: str) -> Finding:
     """
     forms = (normalise(predicted), normalise(gold))
     keep_a = holds_label(gold) or holds_label(predicted)
-    text = _CHINESE_LEAD.sub("", unify(predicted), count=1) if not _CHINESE_LEAD.match(unify(gold)) else predicted
-    words, wanted = split_words(drop_asides(text), keep_a=keep_a), split_words(gold, keep_a=keep_a)
+    text = drop_asides(unify(predicted))
+    text = text if _CHINESE_LEAD.match(unify(gold)) else _CHINESE_LEAD.sub("", text, count=1)
+    words, wanted = split_words(text, keep_a=keep_a), split_words(gold, keep_a=keep_a)
     start = _find_run(words, wanted)
     if start is None:
         return Finding(False, ACCOUNTED, f"{forms[1][:80]!r} does not stand in {forms[0][:80]!r}", *forms)
