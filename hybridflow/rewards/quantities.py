@@ -210,9 +210,6 @@ def _is_same_again(clause: str, quantity: Quantity) -> bool:
     again = parse_quantity(found["again"].strip(_AROUND.replace("$", "").replace("(", ""))) if found else None
     if again is None or again.value == 0:
         return False
-    if (again.unit.meanings == PERCENT) != (quantity.unit.meanings == PERCENT):
-        percents, fraction = (again, quantity) if again.unit.meanings == PERCENT else (quantity, again)
-        return not fraction.unit.is_known and abs(fraction.value) <= 1 and percents.value == fraction.value * 100
     if again.unit.is_known and not quantity.unit.is_known:
         return False
     factor = factor_between(again.unit, quantity.unit) if again.unit.is_known else Decimal(1)

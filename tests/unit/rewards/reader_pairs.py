@@ -1416,8 +1416,6 @@ THEMES: dict[str, list[Row]] = {
         (MATH, "$23 million, or $32 million", "$23 million", 0),
         (MATH, "$23 million or 23%", "$23 million", 0),
         (MATH, "23 or 23.5", "23", 0),
-        (MATH, "0.23 or 23%", "23%", 1),
-        (MATH, "0.23 (or 23%)", "0.23", 1),
         (CHOICE, "@So, B.", "B", 1),
         (CHOICE, "@The lease ends early. Thus, **B**.", "B", 1),
         (CHOICE, "@The lease ends early. Thus, B or C.", "B", 0),
