@@ -24,7 +24,8 @@ _MOST_SENTENCES = 60
 _HEAD = r"[\s*_\"')\].,-]{0,8}"
 _OPENS = re.compile(
     _HEAD + r"(?:(?:no|nope|not|but|wait|actually|sorry|correction|oops|hmm+|or|alternatively|alternative|maybe|perhaps"
-    r"|possibly|otherwise|else|rather|instead|scratch|update|edit|however|on second thought|i mean|my mistake|if not)\b"
+    r"|possibly|otherwise|else|rather|instead|scratch|update|edit|hold on"
+    r"|strike that|on reflection|corrected|revised|however|on second thought|i mean|my mistake|if not)\b"
     r"|不[,，对]|等等|或者|也可能|可能|更正)",
     re.IGNORECASE,
 )
@@ -77,7 +78,14 @@ _VERBS = word_set(
 )
 """Words that a sentence has, and a bare answer has not: verbs, pronouns, conjunctions."""
 _CHINESE_VERB = re.compile("[是有为在的了可已见由]")
-_COURTESY = word_set("thank thanks you very much done yes ok okay qed hope helps end 谢谢 以上 完")
+_COURTESY = word_set(
+    """thank thanks you very much done yes ok okay qed hope helps end explanation reasoning rationale justification
+    analysis evidence details summary derivation calculation confidence 谢谢 以上 完 解析 解释 理由"""
+)
+_RATES = re.compile(
+    r"[\s*_\"'-]{0,8}(?:confidence|certainty)(?: (?:level|score))?\W{1,6}\S{1,12}\W{0,6}\Z", re.IGNORECASE
+)
+"""How sure the answer is."""
 
 
 def find_second_thought(rest: str, answer: str) -> str:
@@ -109,7 +117,7 @@ def _is_bare(sentence: str, words: list[str]) -> bool:
     """Whether words without a verb are an answer that stands alone, and no source, courtesy or participle."""
     if all(word in _COURTESY for word in words) or any(word.endswith(("ed", "ing")) for word in words[1:]):
         return False
-    return not (is_source(sentence) or is_reference(sentence) or is_empty(sentence))
+    return not (_RATES.match(sentence) or is_source(sentence) or is_reference(sentence) or is_empty(sentence))
 
 
 def _is_repeated(told: str, answer: str) -> bool:

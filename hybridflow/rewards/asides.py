@@ -1,4 +1,4 @@
-"""Clauses behind a complete answer that assert no other candidate: where it stands, and short forms of it.
+"""Clauses beside a complete answer that assert no other candidate: where it stands, short forms of it, denials.
 
 Example: all behind the first word of "Paris [1]", "Paris (page 45, table 3)", "Paris, as stated in clause 4".
 Only closed lists of words make an aside. What else follows an answer is part of it.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from hybridflow.rewards.characters import CJK
+from hybridflow.rewards.denials import drop_denied
 from hybridflow.rewards.normalise import normalise, split_words
 from hybridflow.rewards.wording import word_set
 
@@ -21,7 +22,8 @@ _PLACES = word_set(
 _DOCUMENTS = word_set(
     """report reports lease leases agreement agreements contract contracts document documents text filing filings
     passage passages statement statements context source sources data financial annual table tables note notes terms
-    provision provisions consolidated income balance sheet sheets cash flow flows company companys management"""
+    provision provisions preamble recital recitals introduction heading header caption
+    consolidated income balance sheet sheets cash flow flows company companys management"""
 )
 _HEADS = word_set(
     """see as according per under source sources based from shown stated given listed mentioned described reported
@@ -39,7 +41,7 @@ _EMPTY = word_set(
 _IS_THE_ANSWER = re.compile(r"(?:is|was) (?:my )?(?:correct|right|answer|(?:correct|right|final|best) (?:answer|one))")
 _FORM = re.compile(r"\b(?:10-[KQ]|20-F|8-K)\b")
 _CITATION = re.compile(
-    r"(?<=\S)\s{0,3}\[(?:\d{1,3}|[a-z*\u2020])(?:\s?[,-]\s?\d{1,3}){0,8}\]|(?<=\S)\u3010\d[^\u3010\u3011]{0,20}\u3011"
+    r"(?<=\S)\s{0,3}\[(?:\^?\d{1,3}|[a-z*\u2020])(?:\s?[,-]\s?\d{1,3}){0,8}\]|(?<=\S)\u3010\d[^\u3010\u3011]{0,20}\u3011"
 )
 _CLAUSE = re.compile(r"[,;:\u3001\uff0c]\s|\s--?\s")
 _CLAUSE_CHARS = 160
@@ -114,6 +116,8 @@ def _tells_place(words: list[str]) -> bool:
 
 def _drop_last(answer: str) -> str | None:
     """`answer` without its last aside; None where it has none."""
+    if (kept := drop_denied(answer)) is not None:
+        return kept
     if answer.endswith((")", "]")):
         start = max(answer.rfind("("), answer.rfind("["))
         content = answer[start + 1 : -1]

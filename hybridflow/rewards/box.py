@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 
-from hybridflow.rewards.latex import Boxed, drop_latex
+from hybridflow.rewards.latex import Boxed, drop_latex, write_factorials
 from hybridflow.rewards.normalise import split_words
 from hybridflow.rewards.sentences import find_ends
 from hybridflow.rewards.wording import ALTERNATIVES, COMPARISONS, NEGATIONS, NEUTRAL, word_set
 
 _CHARS_BEFORE = 300
+_CHARS_BEHIND = 20
 _LINK = word_set(
     """is are was were be been equals equal get gets got obtain obtains obtained give gives gave yield yields have has
     answer result value total choose chose select pick option choice conclude find found therefore thus so hence then
@@ -47,7 +48,9 @@ def read_around_box(text: str, boxed: Boxed, mark_end: int) -> str:
     before = text[mark_end if is_marked else sentence : boxed.start]
     dress = found.group() if (found := _DRESS.search(before)) else ""
     before = before.removesuffix(dress)
-    behind = _read_dress(dress) + boxed.content.strip() + _MATH_CLOSES.sub(" ", boxed.rest, count=1)
+    content = write_factorials(boxed.content.strip() + "}")[:-1]
+    rest = write_factorials("}" + boxed.rest[:_CHARS_BEHIND])[1:] + boxed.rest[_CHARS_BEHIND:]
+    behind = _read_dress(dress) + content + _MATH_CLOSES.sub(" ", rest, count=1)
     return (_BOX.sub(r" \1 ", before) if is_marked else _find_words_before(before)) + " " + behind
 
 

@@ -87,6 +87,10 @@ _VERB = re.compile(
     r"|requires?|permits?|confuses?)\b|是|在|说|指",
     re.IGNORECASE,
 )
+_REASON = r"[\s(*_]{0,4}(?:because|since|as|while|whereas|although|though|\(?[A-D]\)?\s?:)"
+_REASON_ABOUT = re.compile(rf"{_REASON}[\s(*_]{{0,4}}", re.IGNORECASE)
+_SUBJECT = re.compile(rf"\A{_REASON}.{{0,40}}?\s[a-z]{{3,}}s\b", re.DOTALL)
+"""A clause that gives a reason, with a letter as its subject: "because (A) ignores the notice"."""
 _SUMS_UP = re.compile(r"[\s:.*_)-]{0,6}\(?(?:both|all|none|neither|either|each)\b", re.IGNORECASE)
 """Behind a letter: its text names others ("all of the above (A, B and C)")."""
 _SUMMED_UP = re.compile(r"\b(?:both|all|none)\b[^.!?]{0,60}\Z", re.IGNORECASE)
@@ -168,7 +172,10 @@ def _is_summed_up(text: str, mentions: list[Mention], at: int) -> bool:
 
 def _is_statement(before: str, clause: str) -> bool:
     """Whether a further letter stands in a sentence about it, and not in a list with the one before."""
-    return bool(_VERB.search(clause)) or len(re.findall(r"[A-Za-z]{3,}", before)) >= 3
+    return (
+        bool(_VERB.search(clause) or (_REASON_ABOUT.fullmatch(before) and _SUBJECT.search(clause)))
+        or len(re.findall(r"[A-Za-z]{3,}", before)) >= 3
+    )
 
 
 def _find_clause(text: str, mention: Mention) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """LaTeX as a reader sees it: what stands in the last `\\boxed{}`, and answers without their mark-up.
 
-Nothing is evaluated: commands that set type or space are dropped, `\\frac{a}{b}` becomes "a/b", operators become their
+Nothing is evaluated: commands that set type or space are dropped, `\\frac{a}{b}` becomes "a/b", or the whole number
+that it equals, operators become their
 signs (`\\leq` is "<="), and a command that is not known stays, as a word that no rule accounts for.
 """
 
@@ -20,6 +21,8 @@ _TYPE = re.compile(
     r"\\(?:bf|it|rm|em|tt|large|Large|huge|Huge|small|normalsize|displaystyle|textstyle|left|right)(?![A-Za-z])"
 )
 _FRACTION = re.compile(r"\\[dtc]?frac\s{0,3}(?:\{([^{}]{0,80})\}|(\d))\s{0,3}(?:\{([^{}]{0,80})\}|(\d))")
+_FACTORIAL = re.compile(r"(?<=[\d)}])\s?!(?=\s?(?:\$|\\[)\]]|\}))")
+"""An exclamation mark inside of mathematics."""
 _THIN_THOUSANDS = re.compile(r"(?<=\d)(?:\\,|\\ )(?=\d{3}(?!\d))")
 _NOTHING = re.compile(r"\\!|\\(?=\n|\Z)")
 _SPACE = re.compile(r"\\(?:[()\[\],;: ]|q?quad(?![A-Za-z]))|~|\\(?:begin|end)\{[a-z*]{1,20}\}")
@@ -68,15 +71,28 @@ def find_last_boxed(text: str) -> Boxed | None:
 
 def drop_latex(text: str) -> str:
     """`text` without LaTeX mark-up. Example: drop_latex(r"$\\frac{1}{2}\\text{ years}$") == " 1/2 years" """
+    text = write_factorials(text)
     if "$" in text:
         text = _INLINE.sub(r"\1", _DISPLAY.sub(r"\1", text))
     if "\\" not in text and "{" not in text:
         return text
     text = _THIN_THOUSANDS.sub("\u2009", text).replace("{,}", ",")
     for _ in range(_NESTED):
-        text = _FRACTION.sub(
-            lambda found: f" {(found[1] or found[2] or '').strip()}/{(found[3] or found[4] or '').strip()}", text
-        )
+        text = _FRACTION.sub(_write_fraction, text)
         text = _WRAPPER.sub(r"\1", text)
     text = _COMMAND.sub(lambda found: _SIGN_OF[found[1]], _DEGREE.sub("°", _TYPE.sub("", text)))
     return _SPACE.sub(" ", _NOTHING.sub("", _ESCAPED.sub(r"\1", text)))
+
+
+def write_factorials(text: str) -> str:
+    """`text` with the factorials of its mathematics in words: in a sentence, "42!" is 42 with an exclamation mark."""
+    return _FACTORIAL.sub(" factorial ", text) if "!" in text else text
+
+
+def _write_fraction(found: re.Match[str]) -> str:
+    """As "a/b", or as the whole number that it equals: unlike "10/2", a drawn fraction is no sum left open."""
+    above, below = ((found[at] or found[at + 1] or "").strip() for at in (1, 3))
+    is_mixed = found.string[max(0, found.start() - 4) : found.start()].rstrip()[-1:].isdigit()
+    if above.isdecimal() and below.isdecimal() and not is_mixed and int(below) and int(above) % int(below) == 0:
+        return f" {int(above) // int(below)} "
+    return f" {above}/{below}"

@@ -2,7 +2,8 @@
 
 The answer stands behind a mark (`extract`), or in a sentence that chooses ("I pick (C)", "Option B is correct",
 "本题选D"). Which of its letters it asserts is for `choice_letters` to say; more than one is no answer. Where nothing
-marks the answer, the last sentence may name one choice in brackets.
+marks the answer, the last sentence may name one choice in brackets, or be "Therefore, C."; a letter without a sentence
+is no answer.
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ _IS_RIGHT = re.compile(
     re.MULTILINE,
 )
 _IN_BRACKETS = re.compile(r"\(\s{0,3}([A-D])\s{0,3}\)")
+_CONCLUDES = re.compile(
+    r"[\s*_]{0,4}(?:so|thus|therefore|hence)\b,?\s?:?([\s*_\"'`(\[]{0,6}[A-D][\s*_\"'`)\].!]{0,6})", re.IGNORECASE
+)
+"""A conclusion that is a letter alone: "Therefore, C." """
 _SENTENCE_ENDS = re.compile(r"[.!?]\s|[\u3002\n]")
 
 
@@ -81,7 +86,7 @@ def extract_gold_choice(ground_truth: str) -> str:
 
 
 def _choose_without_mark(shown: str) -> str:
-    """The letter of a sentence that chooses one, or that stands alone in brackets in the last sentence."""
+    """The letter of a sentence that chooses, or that the last sentence concludes with or has in brackets."""
     chosen = find_last(_CHOOSES, shown)
     if chosen is not None and (letter := find_asserted(shown[chosen.end() :][:MOST_CHARS])):
         return letter
@@ -90,5 +95,7 @@ def _choose_without_mark(shown: str) -> str:
         last = shown[end : found.start()] if shown[end : found.start()].strip() else last
         end = found.end()
     last = shown[end:] if shown[end:].strip() else last
+    if concluded := _CONCLUDES.fullmatch(last):
+        return find_asserted(concluded[1])
     letters = set(_IN_BRACKETS.findall(last))
     return letters.pop() if len(letters) == 1 and not DENIES.search(last) else ""

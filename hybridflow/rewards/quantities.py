@@ -21,7 +21,7 @@ from hybridflow.rewards.arithmetic import compute
 from hybridflow.rewards.asides import drop_asides, is_empty, is_reference, is_source
 from hybridflow.rewards.normalise import split_words
 from hybridflow.rewards.number_words import NUMBER_WORDS
-from hybridflow.rewards.numbers import MOST_CHARS, Quantity, are_close, read_quantity, to_plain
+from hybridflow.rewards.numbers import MOST_CHARS, Quantity, are_close, parse_quantity, read_quantity, to_plain
 from hybridflow.rewards.remember import remember
 from hybridflow.rewards.units import PERCENT, factor_between, is_countable
 from hybridflow.rewards.wording import (
@@ -56,6 +56,11 @@ _REASON = re.compile(
     r"[,;:(\s-]{0,6}(?:so|because|since|as|which|that is|this is|that's|i\.?e\.?,?|thus|hence|given|according"
     r"|computed|calculated"
     r"|derived|obtained|rounded|and this|and that|being|namely)\b[\s,:]{0,4}",
+    re.IGNORECASE,
+)
+_AGAIN = re.compile(
+    r"[,;:(\s-]{0,6}(?:or|i\.?e\.?,?|which (?:is|equals)|equal to|equivalent to|equivalently|that is,?|namely)\s"
+    r"(?P<again>[^;()]{1,80}\)?)\W{0,3}\Z",
     re.IGNORECASE,
 )
 _SUM_LEAD = re.compile(r"\A\s?(?:it is|it's|is|the (?:sum|ratio|quotient|difference|product) of)\s", re.IGNORECASE)
@@ -164,14 +169,14 @@ def _unaccounted_behind(rest: str, quantity: Quantity) -> list[str]:
     rest = forms.TIME.sub(" ", rest)
     if not rest.strip(_AROUND) or _CHINESE_TAIL.match(rest) or is_empty(rest):
         return []
-    if is_source(rest) or _is_sum(rest, quantity) or _is_reason(rest):
+    if is_source(rest) or _is_sum(rest, quantity) or _is_reason(rest) or _is_same_again(rest, quantity):
         return []
     left: list[str] = []
     clauses = re.split(r"([,;(\u3001]|\s-\s)", rest)
     for at in range(0, len(clauses), 2):
         clause = clauses[at].strip(_AROUND)
         whole = "".join(clauses[at:])
-        if at and _is_reason(whole):
+        if at and (_is_reason(whole) or _is_same_again(whole, quantity)):
             break
         if not clause or (
             at and (is_empty(clause) or is_source(clause) or is_reference(clause) or _is_sum(clause, quantity))
@@ -197,6 +202,16 @@ def _is_reason(clause: str) -> bool:
     return not any(
         any(map(str.isdigit, word)) or word in _DOUBT or is_scale(word) or word in COMPARISONS for word in words
     ) and not NUMBER_WORDS.search(clause)
+
+
+def _is_same_again(clause: str, quantity: Quantity) -> bool:
+    """Whether a clause states the same quantity in another form: "or $42,000,000" behind "$42 million"."""
+    found = _AGAIN.match(clause)
+    again = parse_quantity(found["again"].strip(_AROUND.replace("$", "").replace("(", ""))) if found else None
+    if again is None or again.value == 0 or (again.unit.is_known and not quantity.unit.is_known):
+        return False
+    factor = factor_between(again.unit, quantity.unit) if again.unit.is_known else Decimal(1)
+    return factor is not None and again.value * factor == quantity.value
 
 
 def _is_sum(clause: str, quantity: Quantity) -> bool:

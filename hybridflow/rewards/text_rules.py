@@ -28,7 +28,7 @@ def have_equal_words(predicted: str, gold: str) -> bool:
 
     Example: have_equal_words("The U.S. dollar", "us Dollar")
     """
-    keep_a = holds_label(gold)
+    keep_a = holds_label(gold) or holds_label(predicted)
     one, other = (_drop_to([word.text for word in split_words(text, keep_a=keep_a)]) for text in (predicted, gold))
     if one == other:
         return bool(one)
@@ -57,7 +57,7 @@ def find_accounted(predicted: str, gold: str) -> Finding:
     Never the other way round: a prediction that is only a part of the gold does not pass.
     """
     forms = (normalise(predicted), normalise(gold))
-    keep_a = holds_label(gold)
+    keep_a = holds_label(gold) or holds_label(predicted)
     text = _CHINESE_LEAD.sub("", unify(predicted), count=1) if not _CHINESE_LEAD.match(unify(gold)) else predicted
     words, wanted = split_words(drop_asides(text), keep_a=keep_a), split_words(gold, keep_a=keep_a)
     start = _find_run(words, wanted)

@@ -73,7 +73,7 @@ def _judge_answer(url: str, answer: Answer, section: JudgeSection, tags: Tags) -
     shown = f"the judge {section.model} at {url} answered {answer.text[-120:]!r}"
     if vote == "no":
         return Finding(
-            "error", f"{shown}: NO, where both answers were {ANSWER!r}. Remedy: use a model that can compare answers"
+            "warning", f"{shown}: NO, where both answers were {ANSWER!r}. Remedy: use a model that can compare answers"
         )
     if answer.finish_reason == LENGTH:
         remedy = f"raise reward.judge.max_tokens ({section.max_tokens})"

@@ -347,6 +347,7 @@ JUDGES = [
         "judge that says NO to equal answers",
         lambda f: f.ask_judge(text="[[NO]]"),
         ["NO, where both answers were 'Paris'. Remedy: use a model that can"],
+        level="warning",
     ),
     Mistake(
         "judge that wants a key",

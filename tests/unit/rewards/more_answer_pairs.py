@@ -145,7 +145,7 @@ MORE_THEMES: dict[str, list[Pair]] = {
         ("docqa", "Paris's", "Paris", 0, 1),
         ("docqa", "New York City", "New York", 0, 1),
         ("docqa", "York", "New York", 0, 1),
-        ("docqa", "Tim Cook (not Steve Jobs)", "Tim Cook", 0, 1),
+        ("docqa", "Tim Cook (not Steve Jobs)", "Tim Cook", 1, 1),
         ("docqa", "O\u2019Brien", "O'Brien", 1, 0),
         ("docqa", "Zürich", "Zurich", 1, 0),
         ("docqa", "LIBOR plus 3%", "LIBOR plus 2%", 0, 0),

@@ -81,7 +81,6 @@ IN_LATEX = [
 LATEX_READ_OTHERWISE = {
     "\\sqrt{4}": "math-verify works it out; a sum that is not worked out is no number here",
     "\\pi": "the same: a constant is no number in a report",
-    "\\frac{10}{2}": "the same: 10/2 is a sum not worked out",
     "(1{,}234)": "the brackets of book-keeping: -1,234 here, 1,234 for math-verify",
     "\\left(12\\right)": "the same",
     "1e3": "1,000 as programs write it; math-verify takes e for a letter",

@@ -86,5 +86,5 @@ def test_a_pair_that_marks_nothing_is_refused(pair: list[str]) -> None:
 def test_many_tags_take_time_in_proportion() -> None:
     for part in ("<think>", "</think>", "<", "<think ", "<thinking></thinking>", "analysis"):
         start = time.process_time()
-        after_thinking("<think>" * 70_000 + part * (500_000 // len(part)))
-        assert time.process_time() - start < 3.0, part
+        after_thinking("<think>" * 15_000 + part * (120_000 // len(part)))
+        assert time.process_time() - start < 1.0, part
