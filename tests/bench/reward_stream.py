@@ -12,7 +12,9 @@ training step does of the completions that it trains on.
 Bare pyzmq: as many processes and sockets, over sockets of the same kind (ipc), and frames of the same sizes: an engine
 that sends (DEALER to ROUTER, at most as many without an answer as the stream allows), this process that hands each on
 to the worker with most free credits, and workers that answer with as many bytes as a verdict has, each beside a process
-of its own to which it hands the item over a socket pair. Nothing is encoded, checked, leased or remembered.
+of its own to which it hands the item over a socket pair. It keeps and moves what every service must: an item stays in
+memory of its own in the engine until it is answered, and in this process until its verdict is there, and what a worker
+gets is cut out of the item that came. Nothing is encoded, checked, leased or handed to a consumer.
 
 All run in turns, `--repeat` times, and medians are compared: the load of other programs moves all. CPU time is that of
 all processes from the first item to the last; `cpu_ratio` is that of bare pyzmq over ours. Latency is from send() to
@@ -33,7 +35,7 @@ import sys
 import tempfile
 import time
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -211,14 +213,15 @@ def run_bare_engine(address: str, num_items: int, frame: bytes, started: Any) ->
     socket = zmq.Context().socket(zmq.DEALER)
     socket.connect(address)
     in_flight = 0
+    frames = [bytes(bytearray(frame)) for _ in range(WINDOW)]  # an item that is not answered keeps its memory
     started.value = -1.0
     while started.value < 0:
         time.sleep(0.001)
     started.value = time.monotonic()
-    for _ in range(num_items):
+    for number in range(num_items):
         while in_flight >= WINDOW or socket.poll(0):
             in_flight -= int.from_bytes(socket.recv(), "little")
-        socket.send(frame)
+        socket.send(frames[number % WINDOW])
         in_flight += 1
     while in_flight:
         in_flight -= int.from_bytes(socket.recv(), "little")
@@ -305,28 +308,32 @@ def measure_bare_in(folder: Path, num_items: int, num_tokens: int, num_workers: 
     poller = zmq.Poller()
     poller.register(completions, zmq.POLLIN)
     poller.register(workers, zmq.POLLIN)
-    queued = num_done = 0
+    queued: deque[bytes] = deque()
+    held: defaultdict[bytes, deque[bytes]] = defaultdict(deque)  # of each worker, in order
+    num_done = 0
     while num_done < num_items:
         ready = dict(poller.poll())
         taken: Counter[bytes] = Counter()
         for socket in ready:
             try:
                 for _ in range(256):
-                    identity, _ = socket.recv_multipart(zmq.NOBLOCK)
+                    identity, content = socket.recv_multipart(zmq.NOBLOCK)
                     if socket is completions:
                         taken[identity] += 1
+                        queued.append(content)
                     else:
                         free[identity] += 1
+                        held[identity].popleft()
                         num_done += 1
             except zmq.Again:
                 pass
-        queued += taken.total()
         for identity, number in taken.items():
             completions.send_multipart([identity, number.to_bytes(2, "little")])
         while queued and (best := max(free, key=free.__getitem__)) and free[best]:
-            workers.send_multipart([best, work])
+            item = queued.popleft()
+            workers.send_multipart([best, memoryview(item)[-len(work) :]])
+            held[best].append(item)
             free[best] -= 1
-            queued -= 1
     seconds = time.monotonic() - started.value
     cpu = {pid: cpu_s - cpu_before[pid] for pid, cpu_s in cpu_seconds().items()}
     for identity in free:
