@@ -173,7 +173,7 @@ def _load_split(
             overlong=config.data.overlong,
             questions=questions,
             row_arguments=registry.row_arguments,
-            source=source.name if source.path else str(data_file(Path("data"), split)),
+            source=source.given or str(data_file(Path("data"), split)),  # in the run folder, also where it is resumed
         )
     except DataError as error:
         raise DataError(f"{source.name}: {error}") from error

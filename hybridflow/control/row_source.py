@@ -28,13 +28,15 @@ class RowSource:
     split: Split
     path: str | None
     """None: generated as `data.synth` says."""
+    given: str | None = None
+    """The path that the configuration gives."""
 
     @staticmethod
     def of(config: Config, split: Split, saved: Path | None) -> RowSource:
         """As the configuration says; rows that an earlier process has generated into `saved` are read from there."""
         given = config.data.train_path if split == "train" else config.data.test_path
         if given:
-            return RowSource(split, given)
+            return RowSource(split, given, given)
         if saved is not None and data_file(saved, split).exists():
             return RowSource(split, str(data_file(saved, split)))
         return RowSource(split, None)

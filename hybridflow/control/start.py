@@ -22,7 +22,7 @@ def start_training(files: Sequence[Path], overrides: Sequence[str], *, resume: b
             display.note("checking data, layout and verifiers (usually 1 to 3 s)")
         from hybridflow.control.preflight.report import refuse_run  # what it checks with takes half a second
 
-        config = refuse_run(found, problems, is_checked=not resume)
+        config = refuse_run(found, problems, is_checked=not resume, note=display.note)
         folder = RunFolder(config)
         folder.refuse_second_driver()
         if resume:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hybridflow.config.sections import Config
@@ -18,8 +18,10 @@ from hybridflow.observability.visible import visible
 MARKS = {"error": "ERROR", "warning": "warning", "fact": "ok"}
 
 
-def refuse_run(config: Config | None, problems: Sequence[str], *, is_checked: bool) -> Config:
-    """The configuration of a run; `is_checked`: the quick checks have found no error, and warnings are printed.
+def refuse_run(
+    config: Config | None, problems: Sequence[str], *, is_checked: bool, note: Callable[[str], None]
+) -> Config:
+    """The configuration of a run; `is_checked`: the quick checks have found no error, and `note` is told warnings.
 
     Raises ConfigError with all errors of keys, data, layout, verifiers and judge at once.
     """
@@ -30,7 +32,7 @@ def refuse_run(config: Config | None, problems: Sequence[str], *, is_checked: bo
     assert config is not None
     for finding in findings:
         if finding.level == "warning":
-            print(visible(f"note: {finding.text}"), flush=True)
+            note(finding.text)
     return config
 
 
