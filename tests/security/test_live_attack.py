@@ -26,7 +26,7 @@ TIMEOUT_S = 600.0
 LOOK_S = 0.2
 
 ATTACKER = """
-import random, socket, struct, sys, time, zmq
+import encodings.idna, random, socket, struct, sys, time, zmq
 import zmq.backend.cython
 from hybridflow.types import Completion, Scored
 from hybridflow.wire.codec import encode

@@ -106,11 +106,11 @@ def test_resuming_a_finished_run_says_so_and_starts_nothing(
     finished: Path, warm_model: Path, judged: dict[str, Any], tmp_path: Path
 ) -> None:
     log = tmp_path / "output.txt"
-    before = {path: path.stat().st_mtime for path in finished.rglob("*")}
+    before = {path: path.lstat().st_mtime for path in finished.rglob("*")}
     assert run_train(["--resume", "--set", *settings(warm_model, finished.parent, **judged)], log) == 0
     assert f"the run {finished} is finished: 4 steps are done" in log.read_text()
     assert "loading the libraries" not in log.read_text()
-    assert {path: path.stat().st_mtime for path in finished.rglob("*")} == before
+    assert {path: path.lstat().st_mtime for path in finished.rglob("*")} == before
 
 
 def test_every_completion_has_a_verdict_and_the_right_version(finished: Path) -> None:
