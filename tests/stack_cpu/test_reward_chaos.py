@@ -120,7 +120,8 @@ def test_each_completion_is_scored_exactly_once_whatever_dies() -> None:
         sender.join(WAIT_S)
         assert stream.outstanding() == set()
         assert stream.counters["stream_restarted"] == 1
-        assert stream.counters["worker_lost"] >= 1
+        # By its successor where that one starts within the lease, by its silence where the machine is slow.
+        assert stream.counters["worker_lost"] + stream.counters["worker_silent"] >= 1
         scoring = [*workers.ever, *workers.children()]
     assert len(seen) == seen.total() == NUM_ITEMS
     _, alive = psutil.wait_procs(scoring, timeout=WAIT_S)
