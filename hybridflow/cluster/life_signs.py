@@ -26,7 +26,6 @@ class _Seen:
     """What is known of one worker."""
 
     ref: Any = None
-    asked_at: float = 0.0
     sign: LifeSign | None = None
     heard_at: float | None = None
 
@@ -50,7 +49,7 @@ class WorkerLife:
                     seen.sign, seen.heard_at = sign, now
                 seen.ref = None
             if seen.ref is None:
-                seen.ref, seen.asked_at = worker.actor.life.remote(), now
+                seen.ref = worker.actor.life.remote()
         return has_moved
 
     def report(self) -> list[str]:
