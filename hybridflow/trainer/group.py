@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from hybridflow.cluster.devices import refuse_doubles
 from hybridflow.cluster.session import Slots, private_folder
 from hybridflow.cluster.workers import RESUME, Call, gather, identify
 from hybridflow.config.sections import Config, OptimizerSection, WorkerSection
+from hybridflow.environment import given_values
 from hybridflow.errors import TrainerError
 from hybridflow.trainer.actor import HEALTH, TrainWorker, worker_environment
 from hybridflow.trainer.weight_streams import Broadcasts, ExactShards, HFBuckets
@@ -22,6 +23,8 @@ from hybridflow.types import TrainBatch, UpdateReport, WorkerMemory
 from hybridflow.weights.manifest import TensorEntry
 from hybridflow.weights.reshard.settings import ReshardSettings, ranks_per_machine
 
+BROADCAST_ENVIRONMENT = {"NCCL_CUMEM_ENABLE": "0"}
+"""SGLang's ranks have it so, and both ends of a group must allocate alike. Not run on a GPU yet."""
 SLOT_SHARE = 0.4
 """Part of a slot that a train worker takes; the rest is for the engine and reward workers beside it."""
 
@@ -47,6 +50,8 @@ class PolicySettings:
     """As in `cluster.network`."""
     load_weights: bool = True
     """Otherwise a checkpoint follows."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables of its processes, above their own."""
     after_death: str = RESUME
     """What the user is told to do when a worker died."""
 
@@ -58,7 +63,7 @@ class PolicyGroup:
         """Creates the actors; `setup` makes them ready."""
         self._settings = settings
         num_threads = settings.worker.num_threads
-        environment = {"env_vars": worker_environment(num_threads)}
+        environment = {"env_vars": worker_environment(num_threads) | dict(settings.environment)}
         # The types that Ray declares for it leave concurrency groups out.
         remote = ray.remote(concurrency_groups={HEALTH: 1})(TrainWorker)  # pyright: ignore[reportCallIssue]
         logs = [log_directory / f"train-{rank}.log" for rank in range(settings.worker.layout.world_size)]
@@ -143,10 +148,16 @@ class PolicyGroup:
 class TrainerGroup(PolicyGroup):
     """The workers of a whole run."""
 
-    def __init__(self, config: Config, slots: Slots, log_directory: Path) -> None:
+    def __init__(self, config: Config, slots: Slots, log_directory: Path, *, broadcasts: bool = False) -> None:
+        """`broadcasts`: they will send whole tensors to engines, see `use_broadcasts`."""
         super().__init__(
             PolicySettings(
-                config.train, config.model.dtype, config.run.seed, config.train.optimizer, config.cluster.network
+                config.train,
+                config.model.dtype,
+                config.run.seed,
+                config.train.optimizer,
+                config.cluster.network,
+                environment=(BROADCAST_ENVIRONMENT if broadcasts else {}) | given_values(config.cluster.environment),
             ),
             slots,
             log_directory,
