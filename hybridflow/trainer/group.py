@@ -91,6 +91,7 @@ class PolicyGroup:
             "optimizer": settings.optimizer,
             "seed": settings.seed,
             "token": secrets.token_hex(32),
+            "kernels": section.kernels,
             "attention": section.attention,
             "fp32_head": section.fp32_head,
             "offload_activations": section.offload_activations,
