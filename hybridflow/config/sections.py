@@ -153,8 +153,10 @@ class WorkerSection(Section):
     """No micro-batch is ever above this."""
     num_threads: int = Field(default=1, ge=1)
     """CPU threads of each train worker."""
-    attention: Literal["auto", "sdpa", "varlen", "transformer_engine"] = "auto"
-    """Attention kernels; "auto" takes the best that this machine has."""
+    kernels: Literal["auto", "torch", "transformer_engine", "apex"] = "auto"
+    """Library that computes Adam, RMSNorm, gradient accumulation and attention; "auto": on GPUs what is installed."""
+    attention: Literal["auto", "sdpa", "varlen", "cudnn", "transformer_engine"] = "auto"
+    """Attention kernels; "auto" takes those of `kernels`, or of torch the best that this machine has."""
     fp32_head: bool = False
     """Compute logits in float32 from bfloat16 hidden states and weights."""
     offload_activations: bool = False

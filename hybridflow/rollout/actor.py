@@ -11,6 +11,7 @@ from typing import Any
 import ray
 import torch
 
+from hybridflow.cluster.devices import VISIBLE
 from hybridflow.cluster.seats import devices_of
 from hybridflow.observability.log import configure
 from hybridflow.observability.process_log import redirect_output
@@ -60,7 +61,7 @@ class RolloutWorker:
         devices = devices_of(engine_id, seats)
         if devices is not None:
             # SGLang counts GPUs up from the first; its processes, which it starts later, see only these, in this order.
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
+            os.environ[VISIBLE] = ",".join(devices)
         self._folder = PrivateFolder()
         keep_private(self._folder.path)
         if not torch.cuda.is_available():

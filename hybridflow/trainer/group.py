@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import ray
 
+from hybridflow.cluster.devices import refuse_doubles
 from hybridflow.cluster.session import Slots, private_folder
 from hybridflow.cluster.workers import RESUME, Call, gather, identify
 from hybridflow.config.sections import Config, OptimizerSection, WorkerSection
@@ -77,7 +78,7 @@ class PolicyGroup:
         ]
 
     def setup(self, hf_dir: Path) -> list[Call]:
-        """Starts loading the policy of `hf_dir` on every rank; wait for the calls with `gather`."""
+        """Starts loading the policy of `hf_dir` on every rank; wait for the calls with `finish_setup`."""
         settings, section = self._settings, self._settings.worker
         folder = private_folder()
         if folder is not None:
@@ -91,12 +92,17 @@ class PolicyGroup:
             "optimizer": settings.optimizer,
             "seed": settings.seed,
             "token": secrets.token_hex(32),
+            "kernels": section.kernels,
             "attention": section.attention,
             "fp32_head": section.fp32_head,
             "offload_activations": section.offload_activations,
             "load_weights": settings.load_weights,
         }
         return [worker.call("setup", master, **arguments) for worker in self.workers]
+
+    def finish_setup(self, calls: list[Call]) -> None:
+        """Returns when every rank is ready. Raises PlacementError where two are on one GPU."""
+        refuse_doubles([worker.name for worker in self.workers], gather(calls))
 
     def logprobs(self, batch: TrainBatch, temperature: float) -> list[list[float]]:
         """Per row of the batch, the logprob of each counted response token."""

@@ -179,8 +179,13 @@ def padded_vocab_size(hf_config: HFConfig, tp: int) -> int:
     return -(-hf_config.vocab_size // tp) * tp
 
 
-def transformer_config(hf_config: HFConfig, layout: Layout, dtype: torch.dtype) -> TransformerConfig:
+def transformer_config(
+    hf_config: HFConfig, layout: Layout, dtype: torch.dtype, *, fuse_weight_gradients: bool = False
+) -> TransformerConfig:
     """Megatron's config for this model, layout and parameter dtype (float32, bfloat16, or float64).
+
+    `fuse_weight_gradients` adds each product to the gradient buffer as it is made; for buffers in float64 there is no
+    such kernel.
 
     Raises UnsupportedModelError for another dtype, LayoutError for grouped experts where they cannot run.
     """
@@ -225,8 +230,8 @@ def transformer_config(hf_config: HFConfig, layout: Layout, dtype: torch.dtype) 
         calculate_per_token_loss=True,  # gradients are divided once, by the tokens of the whole step
         use_cpu_initialization=not torch.cuda.is_available(),
         perform_initialization=False,  # every weight is loaded; see hf/load.py
-        # Fusions and kernels that need Apex, Transformer Engine or a compiler.
-        gradient_accumulation_fusion=False,
+        gradient_accumulation_fusion=fuse_weight_gradients and dtype != torch.float64,
+        # Fusions that need a compiler, or that this library's own modules make up for.
         bias_activation_fusion=False,
         bias_dropout_fusion=False,
         masked_softmax_fusion=False,
