@@ -12,6 +12,7 @@ import secrets
 import tempfile
 from pathlib import Path
 
+from hybridflow.compiled_kernels import kept_in
 from hybridflow.private_folder import write_secret
 
 KEY_FILE = "HYBRIDFLOW_RANK_SIGNATURES"
@@ -30,6 +31,7 @@ def rank_environment(folder: Path) -> dict[str, str]:
         "SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE": f"file://{folder / 'ranks'}",
         "TMPDIR": str(folder),
         KEY_FILE: str(key),
+        **kept_in(folder),
     }
 
 
