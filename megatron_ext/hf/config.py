@@ -262,8 +262,8 @@ def _pipeline_options(layout: Layout) -> dict[str, Any]:
 def _recompute_options(hf_config: HFConfig, layout: Layout) -> dict[str, Any]:
     """`full` keeps a layer's input only; `selective` all but the inside of the feed-forward, which is the largest part.
 
-    Attention is not computed again: its kernels keep its output and one number per row, nothing quadratic, and of a long
-    row it is most of a layer's arithmetic.
+    Attention is not computed again: its kernels keep its output and one number per token and head, nothing more,
+    and of a long row it is most of a layer's arithmetic.
     """
     if layout.recompute == "none":
         return {}
