@@ -83,9 +83,7 @@ def test_float32_on_gpus_is_refused_unless_forced() -> None:
 def test_grouped_experts_need_gpus_and_transformer_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     section = TrainSection(layout=LayoutSection(grouped_experts=True))
     assert to_layout(section.layout).grouped_experts
-    with pytest.raises(
-        ConfigError, match=r"it needs Transformer Engine, which .* Remedy: set train.layout"
-    ):
+    with pytest.raises(ConfigError, match=r"it needs Transformer Engine, which .* Remedy: set train.layout"):
         refuse_grouped_experts(section, on_gpus=True)
     monkeypatch.syspath_prepend(str(ENGINE))
     with pytest.raises(ConfigError, match=r"train.layout.grouped_experts = true: it needs GPUs, and there are none"):
