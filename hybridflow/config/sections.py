@@ -39,6 +39,8 @@ class ModelSection(Section):
     """"weights" loads the directory's safetensors; "seeded" draws new weights from `run.seed`."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of weights and computation."""
+    force_float32: bool = False
+    """Run "float32" on GPUs all the same: twice the memory of "bfloat16", and no flash attention."""
 
 
 class SynthSection(Section):
@@ -117,13 +119,15 @@ class LayoutSection(Section):
     vpp: int = Field(default=1, ge=1)
     """Virtual pipeline: groups of layers that each pipeline stage holds."""
     recompute: Literal["none", "full", "selective"] = "none"
-    """What backward computes again: nothing, whole layers, or attention and MLP within a layer."""
+    """What backward computes again: nothing, whole layers, or the feed-forward of each layer."""
     overlap: bool = False
     """Reduce gradients while backward runs, gather weights while forward runs."""
     ep: int = Field(default=1, ge=1)
     """Expert parallel: ranks that share the experts of a layer; taken out of cp x dp (and tp)."""
     etp: int = Field(default=1, ge=1)
     """Expert tensor parallel: ranks that share every matrix of an expert."""
+    grouped_experts: bool = False
+    """Multiply with all experts of a rank in one call; needs GPUs with Transformer Engine."""
 
     @property
     def world_size(self) -> int:

@@ -17,6 +17,7 @@ from hybridflow.cluster.workers import RESUME, Call, gather, identify
 from hybridflow.config.sections import Config, OptimizerSection, WorkerSection
 from hybridflow.errors import TrainerError
 from hybridflow.trainer.actor import HEALTH, TrainWorker, worker_environment
+from hybridflow.trainer.kernels import refuse_float32, refuse_grouped_experts
 from hybridflow.trainer.weight_streams import Broadcasts, ExactShards, HFBuckets
 from hybridflow.types import TrainBatch, UpdateReport, WorkerMemory
 from hybridflow.weights.manifest import TensorEntry
@@ -45,6 +46,8 @@ class PolicySettings:
     """None: it is read, not trained."""
     network: str = ""
     """As in `cluster.network`."""
+    force_float32: bool = True
+    """Whether float32 is meant on GPUs too; a run says so by `model.force_float32`."""
     load_weights: bool = True
     """Otherwise a checkpoint follows."""
     after_death: str = RESUME
@@ -56,6 +59,8 @@ class PolicyGroup:
 
     def __init__(self, settings: PolicySettings, slots: Slots, log_directory: Path) -> None:
         """Creates the actors; `setup` makes them ready."""
+        refuse_float32(settings.dtype, forced=settings.force_float32, on_gpus=slots.gpus_per_slot > 0)
+        refuse_grouped_experts(settings.worker, on_gpus=slots.gpus_per_slot > 0)
         self._settings = settings
         num_threads = settings.worker.num_threads
         environment = {"env_vars": worker_environment(num_threads)}
@@ -147,7 +152,12 @@ class TrainerGroup(PolicyGroup):
     def __init__(self, config: Config, slots: Slots, log_directory: Path) -> None:
         super().__init__(
             PolicySettings(
-                config.train, config.model.dtype, config.run.seed, config.train.optimizer, config.cluster.network
+                config.train,
+                config.model.dtype,
+                config.run.seed,
+                config.train.optimizer,
+                config.cluster.network,
+                force_float32=config.model.force_float32,
             ),
             slots,
             log_directory,

@@ -260,12 +260,16 @@ def _pipeline_options(layout: Layout) -> dict[str, Any]:
 
 
 def _recompute_options(hf_config: HFConfig, layout: Layout) -> dict[str, Any]:
-    """`full` keeps a layer's input only; `selective` keeps the projections and norms, which are cheap to hold."""
+    """`full` keeps a layer's input only; `selective` all but the inside of the feed-forward, which is the largest part.
+
+    Attention is not computed again: its kernels keep its output and one number per token and head, nothing more,
+    and of a long row it is most of a layer's arithmetic.
+    """
     if layout.recompute == "none":
         return {}
     if layout.recompute == "full":
         return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
-    modules = ["core_attn", "mlp"] if hf_config.moe is None else ["core_attn", "mlp", "moe"]
+    modules = ["mlp"] if hf_config.moe is None else ["mlp", "moe"]
     return {"recompute_granularity": "selective", "recompute_modules": modules}
 
 

@@ -17,7 +17,8 @@ from hybridflow.config.sections import Config
 from hybridflow.control.preflight.findings import Finding
 from hybridflow.control.preflight.shape import ModelShape
 from hybridflow.control.preflight.subject import Subject
-from hybridflow.trainer.kernels import NVIDIA, resolve_worker
+from hybridflow.errors import ConfigError
+from hybridflow.trainer.kernels import NVIDIA, refuse_float32, refuse_grouped_experts, resolve_worker, sees_gpus
 
 GIB = 2**30
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2}
@@ -31,7 +32,17 @@ CGROUP_USED = Path("/sys/fs/cgroup/memory.current")
 
 
 def check_kernels(subject: Subject) -> Iterator[Finding]:
-    """A library that train.kernels names is installed here."""
+    """What is computed with is here: a library that is named, and GPUs that suit precision and experts."""
+    config = subject.config
+    on_gpus = sees_gpus()
+    for refuse in (
+        lambda: refuse_float32(config.model.dtype, forced=config.model.force_float32, on_gpus=on_gpus),
+        lambda: refuse_grouped_experts(config.train, on_gpus=on_gpus),
+    ):
+        try:
+            refuse()
+        except ConfigError as error:
+            yield Finding("error", str(error))
     yield Finding("fact", resolve_worker(subject.config.train)[1])
 
 
