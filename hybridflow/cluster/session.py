@@ -47,9 +47,6 @@ def _start_ray(num_slots: int, environment: Sequence[str]) -> None:
     The logical CPUs are slots for placement, not threads: a train worker and an engine share one in time.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Actors choose their devices themselves: engine and trainer of a slot must see the same ids for IPC handles.
-    os.environ.setdefault("RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES", "1")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ray's own notes (token authentication, a worker's exit code) break the display; our errors say what is wrong.
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     # Ray prints its own account of each worker that was killed to the driver's output; there is no public switch.
@@ -114,12 +111,6 @@ class Slots:
     def strategy(self, index: int) -> PlacementGroupSchedulingStrategy:
         """Scheduling strategy that puts an actor into slot `index`."""
         return PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=index)
-
-
-def this_device() -> int | None:
-    """Inside an actor: index of the GPU of its slot on this node, None on a CPU."""
-    ids = ray.get_gpu_ids()
-    return int(ids[0]) if ids else None
 
 
 def node_address(network: str = "") -> str | None:

@@ -17,7 +17,7 @@ from hybridflow.cluster.processes import end_processes, uninterrupted
 from hybridflow.cluster.session import Slots, node_address, start_session, stop_session
 from hybridflow.cluster.shared_memory import removed_with_processes
 from hybridflow.cluster.watchdog import Watchdog
-from hybridflow.cluster.workers import forget_workers, gather
+from hybridflow.cluster.workers import forget_workers
 from hybridflow.config.sections import Config
 from hybridflow.control.timeline import Timeline
 from hybridflow.control.transport import Transport, choose_transport, num_slots
@@ -89,7 +89,7 @@ class System:
         self._actors += [worker.actor for worker in self.trainer.workers]
         setup = setup_of(config.reward, BUILD_RULES, **rule_arguments(config.reward))
         self._rewards = RewardGroup(config.reward, setup, stream, slots, log_directory, note)
-        gather(self.trainer.setup(hf_dir))
+        self.trainer.finish_setup(self.trainer.setup(hf_dir))
         if transport.exact is not None:
             self.trainer.use_exact_shards(transport.exact)
         elif transport.broadcasts:

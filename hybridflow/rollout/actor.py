@@ -11,6 +11,7 @@ from typing import Any
 import ray
 import torch
 
+from hybridflow.cluster.devices import VISIBLE
 from hybridflow.cluster.seats import devices_of
 from hybridflow.observability.log import configure
 from hybridflow.observability.process_log import redirect_output
@@ -20,6 +21,7 @@ from hybridflow.rollout.engine import SGLangEngine
 from hybridflow.rollout.health import EngineStatus
 from hybridflow.rollout.private_ranks import keep_private
 from hybridflow.rollout.shard_loader import ShardLoader
+from hybridflow.rollout.signed_broadcast import check_signed
 from hybridflow.types import Completion, Lease, MemoryTag, SamplingParams
 from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import Bucket, TensorEntry
@@ -59,7 +61,7 @@ class RolloutWorker:
         devices = devices_of(engine_id, seats)
         if devices is not None:
             # SGLang counts GPUs up from the first; its processes, which it starts later, see only these, in this order.
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
+            os.environ[VISIBLE] = ",".join(devices)
         self._folder = PrivateFolder()
         keep_private(self._folder.path)
         if not torch.cuda.is_available():
@@ -67,6 +69,7 @@ class RolloutWorker:
         self._engine = SGLangEngine(
             model_path, arguments, run_seed=run_seed, shards=shards, initial_version=initial_version
         )
+        check_signed()
         self._sender = CompletionSender(endpoint, engine_id)
 
     def ping(self) -> int:

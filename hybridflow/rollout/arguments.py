@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from hybridflow.cluster.devices import DEVICE_ENVIRONMENT
 from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.errors import ConfigError
 from hybridflow.rollout.cpu_platform import cpu_arguments, cpu_environment
@@ -23,7 +24,7 @@ context_length - 2 tokens, and a prompt of more than context_length - 7 is refus
 def engine_environment(section: RolloutSection, index: int) -> dict[str, str]:
     """Environment variables that the process of engine `index` needs from its start."""
     # The positions that it keeps back lie behind the model's window. What was asked for is checked before.
-    window = {"SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN": "1"}
+    window = DEVICE_ENVIRONMENT | {"SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN": "1"}
     if not torch.cuda.is_available():
         return window | cpu_environment(section.num_threads, section.tp_size, index)
     # Without it CUDA graphs stay when "cuda_graph" is released. Untested.
