@@ -22,6 +22,7 @@ from hybridflow.rollout.engine import SGLangEngine
 from hybridflow.rollout.health import EngineStatus
 from hybridflow.rollout.private_ranks import keep_private
 from hybridflow.rollout.shard_loader import ShardLoader
+from hybridflow.rollout.signed_broadcast import check_signed
 from hybridflow.types import Completion, Lease, MemoryTag, SamplingParams
 from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import Bucket, TensorEntry
@@ -71,6 +72,7 @@ class RolloutWorker:
         self._engine = SGLangEngine(
             model_path, arguments, run_seed=run_seed, shards=shards, initial_version=initial_version
         )
+        check_signed()
         if has_cuda:
             self._engine.warm_up()  # not run on a GPU yet
         self._sender = CompletionSender(endpoint, engine_id)

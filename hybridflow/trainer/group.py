@@ -18,6 +18,7 @@ from hybridflow.config.sections import Config, OptimizerSection, WorkerSection
 from hybridflow.environment import given_values
 from hybridflow.errors import TrainerError
 from hybridflow.trainer.actor import HEALTH, TrainWorker, worker_environment
+from hybridflow.trainer.kernels import refuse_float32, refuse_grouped_experts
 from hybridflow.trainer.weight_streams import Broadcasts, ExactShards, HFBuckets
 from hybridflow.types import TrainBatch, UpdateReport, WorkerMemory
 from hybridflow.weights.manifest import TensorEntry
@@ -48,6 +49,8 @@ class PolicySettings:
     """None: it is read, not trained."""
     network: str = ""
     """As in `cluster.network`."""
+    force_float32: bool = True
+    """Whether float32 is meant on GPUs too; a run says so by `model.force_float32`."""
     load_weights: bool = True
     """Otherwise a checkpoint follows."""
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -61,6 +64,8 @@ class PolicyGroup:
 
     def __init__(self, settings: PolicySettings, slots: Slots, log_directory: Path) -> None:
         """Creates the actors; `setup` makes them ready."""
+        refuse_float32(settings.dtype, forced=settings.force_float32, on_gpus=slots.gpus_per_slot > 0)
+        refuse_grouped_experts(settings.worker, on_gpus=slots.gpus_per_slot > 0)
         self._settings = settings
         num_threads = settings.worker.num_threads
         environment = {"env_vars": worker_environment(num_threads) | dict(settings.environment)}
@@ -97,6 +102,7 @@ class PolicyGroup:
             "optimizer": settings.optimizer,
             "seed": settings.seed,
             "token": secrets.token_hex(32),
+            "kernels": section.kernels,
             "attention": section.attention,
             "fp32_head": section.fp32_head,
             "offload_activations": section.offload_activations,
@@ -157,6 +163,7 @@ class TrainerGroup(PolicyGroup):
                 config.run.seed,
                 config.train.optimizer,
                 config.cluster.network,
+                force_float32=config.model.force_float32,
                 environment=(BROADCAST_ENVIRONMENT if broadcasts else {}) | given_values(config.cluster.environment),
             ),
             slots,

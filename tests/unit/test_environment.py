@@ -84,7 +84,7 @@ def test_a_table_gives_values_and_passes_others_on(monkeypatch: pytest.MonkeyPat
     assert given_values(table.environment) == {"NCCL_DEBUG": "INFO", "NCCL_IB_TIMEOUT": "22"}
     listed = ClusterSection.model_validate({"environment": ["MY_TOKEN"]})
     assert listed.environment == {"MY_TOKEN": True}
-    with pytest.raises(ConfigError, match="cluster.environment names NOT_SET, which is not set"):
+    with pytest.raises(ConfigError, match=r"cluster\.environment names NOT_SET, which is not set"):
         named({"NOT_SET": True, "SET": "x"}, "cluster.environment")
 
 

@@ -44,6 +44,26 @@ try:
     build_arguments(RolloutSection(top_p=0.9), dtype="float32", seed=1)
 except ConfigError as error:
     print(error)
+import os, pathlib, tempfile
+from sglang.srt import utils
+from sglang.srt.plugins.hook_registry import HookRegistry
+from hybridflow.errors import RolloutError
+from hybridflow.rollout.private_ranks import rank_environment
+from hybridflow.rollout.signed_broadcast import check_signed, sign_objects
+check_signed()  # nobody made a key
+with tempfile.TemporaryDirectory() as folder:
+    os.environ |= rank_environment(pathlib.Path(folder))
+    try:
+        check_signed()
+    except RolloutError as error:
+        print(str(error).partition(": ")[0])
+    sign_objects()
+    HookRegistry.apply_hooks()
+    check_signed()
+    try:
+        utils.broadcast_pyobj([1], 0)
+    except ValueError as error:
+        print(error)
 """
 
 
@@ -65,6 +85,8 @@ def test_passed_arguments_win_and_an_unknown_one_is_named() -> None:
         "rollout.top_p = 0.9: the installed SGLang does not return which tokens could be drawn, so the trainer would "
         "compute other probabilities than completions were drawn with. Set rollout.top_p = 1, or install a SGLang with "
         "return_sampling_mask",
+        "the ranks of this engine would unpickle unsigned objects",
+        "Default process group has not been initialized, please make sure to call init_process_group.",
     ], result.stderr
 
 
