@@ -163,6 +163,7 @@ def _build_run(
         carried=carried,
         started=started,
         has_cuda=system.has_cuda,
+        released=system.released,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hybridflow.errors import WeightSyncError
 from hybridflow.rollout.shard_loader import ShardLoader
 from hybridflow.rollout.weight_api import WeightApi
+from hybridflow.rollout.weight_loader import LOADER
 from hybridflow.rollout.whole_tensors import WholeTensors
 from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import Bucket, TensorEntry, check_bucket
@@ -58,7 +59,8 @@ class EngineWeights:
         if bucket.version != self._version:
             raise WeightSyncError(f"bucket of version {bucket.version} in a session for version {self._version}")
         if isinstance(bucket, ShardRound):
-            self.api.update(self._shards.open_round(bucket), "direct")
+            self.api.update(self._shards.open_round(bucket), LOADER)
+            self._shards.confirm_round(bucket)
             return
         if isinstance(bucket, Broadcast):
             names, shapes = [e.name for e in bucket.entries], [list(e.shape) for e in bucket.entries]
