@@ -10,6 +10,7 @@ from hybridflow.rollout.whole_tensors import WholeTensors
 from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import Bucket, TensorEntry, check_bucket
 from hybridflow.weights.reshard.shard_bucket import ShardRound
+from hybridflow.weights.shared_buckets import SharedBucket, open_bucket
 
 
 class EngineWeights:
@@ -48,7 +49,7 @@ class EngineWeights:
         self.api.join_group(group, rank_offset)
         self._groups.append(group.name)
 
-    def load(self, bucket: Bucket | ShardRound | Broadcast) -> None:
+    def load(self, bucket: Bucket | SharedBucket | ShardRound | Broadcast) -> None:
         """Verifies a bucket and loads it.
 
         Whole tensors go in under their HF names, and SGLang slices them for each of its TP ranks; shards go in as they
@@ -70,6 +71,8 @@ class EngineWeights:
             return
         from sglang.srt.utils import MultiprocessingSerializer
 
+        if isinstance(bucket, SharedBucket):
+            bucket = open_bucket(bucket)
         check_bucket(bucket)
         named = [(entry.name, tensor) for entry, tensor in zip(bucket.entries, bucket.tensors, strict=True)]
         self.api.update([MultiprocessingSerializer.serialize(named) for _ in range(self._num_ranks)], None)
