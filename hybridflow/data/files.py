@@ -32,7 +32,7 @@ def find_files(path: str | Path) -> list[Path]:
             raise DataError(f"{path}: no row file matches this pattern. Remedy: check it; suffixes are {_list()}")
         return files
     check_suffix(path)
-    _refuse_missing(path)
+    refuse_missing(path)
 
 
 def has_known_suffix(path: Path) -> bool:
@@ -78,7 +78,8 @@ def _list() -> str:
     return f"{', '.join(SUFFIXES)}, JSON also with {' or '.join(PACKED_SUFFIXES)}"
 
 
-def _refuse_missing(path: Path) -> NoReturn:
+def refuse_missing(path: Path) -> NoReturn:
+    """Raises DataError that names the file which may be meant."""
     if not path.parent.is_dir():
         raise DataError(f"{path}: no such file, and no folder {path.parent}. Remedy: check the path")
     names = sorted(entry.name for entry in path.parent.iterdir())
