@@ -29,6 +29,7 @@ QUICK = (
     Check("verifiers", verifiers.check_verifiers),
     Check("judge", _check_judge),
     Check("environment", check_environment),
+    Check("kernels", machine.check_kernels),
     Check("memory", machine.check_memory),
     Check("disk", machine.check_disk),
 )
