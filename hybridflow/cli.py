@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from hybridflow import __version__
+from hybridflow.compiled_kernels import forget_empty_folder
 from hybridflow.errors import HybridFlowError, notes_of, tell_interrupted
 from hybridflow.observability.visible import visible
 from hybridflow.run_folder.file_mode import write_privately
@@ -136,6 +137,8 @@ def main() -> NoReturn:
         Console(stderr=True).print(f"[bold red]error:[/] {type(error).__name__}", highlight=False)
         print("\n".join(visible(text) for text in (str(error), *notes_of(error))), file=sys.stderr)
         sys.exit(EXIT_ERROR)
+    finally:
+        forget_empty_folder()
     sys.exit(0)
 
 

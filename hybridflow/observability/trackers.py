@@ -102,12 +102,23 @@ class WandbTracker:
                 settings=settings,
                 reinit="create_new",
             )
+        self._folder = directory / "wandb"
+        _link_within(self._folder)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self._run.log(dict(metrics), step=step)
 
     def close(self) -> None:
         self._run.finish()
+        _link_within(self._folder)
+
+
+def _link_within(folder: Path) -> None:
+    """Makes links within the folder relative: Weights & Biases writes whole paths, and a run's folder is renamed."""
+    for path in folder.rglob("*"):
+        if path.is_symlink() and (target := path.readlink()).is_relative_to(folder):
+            path.unlink()
+            path.symlink_to(os.path.relpath(target, path.parent))
 
 
 def _run_id(directory: Path) -> str:
