@@ -7,6 +7,7 @@ files, and gone when the run ends. What a driver leaves that was killed is remov
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import shutil
 import stat
@@ -25,6 +26,11 @@ MAX_SOCKET_PATH_BYTES = 107
 CLOSE_TRIES = 30
 YOUNG_S = 60.0
 """A folder may be without its lock so long after it was made."""
+MARK = "HYBRIDFLOW_TEMPORARY"
+"""Variable with the path of the private folder that all temporary files of a run are in, see `guard`."""
+LONGEST_RAY_SOCKET = len("r/session_2026-12-31_23-59-59_999999_4194304/sockets/plasma_store")
+LONGEST_SOCKET = len("0/") + LONGEST_RAY_SOCKET
+"""Below the folder of a run: Ray's is in a folder there."""
 
 
 class PrivateFolder:
@@ -39,15 +45,14 @@ class PrivateFolder:
 
     def __init__(self, longest_name: int = 20) -> None:
         parent = Path(tempfile.gettempdir())
-        length = len(os.fsencode(parent / f"{PREFIX}12345678")) + 1 + longest_name
-        if length > MAX_SOCKET_PATH_BYTES:
-            raise ConfigError(
-                f"TMPDIR is {parent}: a socket below it would have a name of {length} bytes, and the system takes "
-                f"{MAX_SOCKET_PATH_BYTES}. Remedy: set TMPDIR to a shorter path on this machine, such as /tmp"
-            )
-        _remove_abandoned(parent)
+        is_private = parent.is_relative_to(os.environ.get(MARK) or "/-")
+        check_length(parent / ("0" if is_private else f"{PREFIX}12345678"), longest_name)
         try:
-            self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))  # of mode 0700, whatever the umask
+            if is_private:
+                self.path = _make_short(parent)
+            else:
+                _remove_abandoned(parent)
+                self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))  # of mode 0700, whatever the umask
         except OSError as error:
             raise ConfigError(f"TMPDIR is {parent}: {error}. Remedy: set TMPDIR to a folder of this machine") from error
         self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
@@ -71,6 +76,26 @@ class PrivateFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def check_length(folder: Path, longest_name: int) -> None:
+    """Raises ConfigError where a socket with a name of that length in `folder`, below TMPDIR, could not be made."""
+    length = len(os.fsencode(folder)) + 1 + longest_name
+    if length > MAX_SOCKET_PATH_BYTES:
+        raise ConfigError(
+            f"TMPDIR is {tempfile.gettempdir()}: a socket below it would have a name of {length} bytes, and the system "
+            f"takes {MAX_SOCKET_PATH_BYTES}. Remedy: set TMPDIR to a shorter path on this machine, such as /tmp"
+        )
+
+
+def _make_short(parent: Path) -> Path:
+    """A new folder of mode 0700 in one that is private already: nobody else makes names there, so short ones do."""
+    for number in itertools.count():
+        with suppress(FileExistsError):
+            path = parent / str(number)
+            path.mkdir(mode=0o700)
+            return path
+    raise AssertionError
 
 
 def write_secret(path: Path, text: str) -> None:
