@@ -1,8 +1,9 @@
 """One driver per run folder: a lock beside it, with the name of who holds it.
 
 The lock is the file `<run.directory>/.<run.name>.lock`, held by flock for as long as the driver lives, so that on one
-machine no lock outlives its process, however that ended; who takes one over clears what that process left. A file system may not carry flock between machines: there the
-holder touches the file each BEAT_S, and one of another machine that was not touched for SILENT_S is stale.
+machine no lock outlives its process, however that ended; who takes one over clears what that process left. A file
+system may not carry flock between machines: there the holder touches the file each BEAT_S, and one of another machine
+that was not touched for SILENT_S is stale.
 """
 
 from __future__ import annotations
