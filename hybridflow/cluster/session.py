@@ -17,6 +17,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, placement_
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from hybridflow.cluster.addresses import own_address
+from hybridflow.cluster.limits import refuse_limits
 from hybridflow.cluster.private_ray import PrivateRay, refuse_without_token
 from hybridflow.cluster.worker_environment import given_to_workers
 from hybridflow.errors import HybridFlowError, PlacementError
@@ -34,9 +35,10 @@ def start_session(num_slots: int, environment: Sequence[str] = ()) -> None:
     """Starts or joins Ray, whose workers find in their environment what they need, and the variables named.
 
     Raises ConfigError for one that is not set, for RAY_AUTH_MODE=disabled and for a long TMPDIR; PlacementError where
-    Ray does not start.
+    the system grants too little (see `limits`), and where Ray does not start.
     """
     refuse_without_token()
+    refuse_limits()
     with given_to_workers(environment):
         _start_ray(num_slots, environment)
 

@@ -40,7 +40,8 @@ def split_off() -> None:
     ConfigError where TMPDIR does not do.
     """
     since = time.time()
-    folder = PrivateFolder(longest_name=LONGEST_SOCKET)
+    # In a cluster Ray's sockets are where it was started.
+    folder = PrivateFolder() if os.environ.get("RAY_ADDRESS") else PrivateFolder(longest_name=LONGEST_SOCKET)
     os.environ[MARK] = os.environ["TMPDIR"] = str(folder.path)
     group = os.getpgrp()
     # What the user's shell ignores (nohup) stays ignored.

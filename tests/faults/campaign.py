@@ -19,6 +19,7 @@ code 1 where anything is not as it should be.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -30,13 +31,12 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.faults.attempt import Attempt
 from tests.faults.records import compare_runs
-from tests.faults.strikes import STALL_S, Outcome, plan, strike
+from tests.faults.strikes import STALL_S, Outcome, Strike, plan, strike
 
 CONFIG = """
 [run]
@@ -96,30 +96,37 @@ class Campaign:
             self._look_behind(attempt)
         return self._disk / "undisturbed/runs/faults"
 
-    def run(self, faults: list[Any], right: Path) -> None:
+    def run(self, faults: list[Strike], right: Path) -> None:
         """All faults, in as many runs as they need; each run is finished and compared."""
-        number, done = 0, 0
-        while done < len(faults):
-            name = f"run{number}"
-            number += 1
-            is_finished = False
-            while not is_finished:
-                with self._attempt(name, resume=self._can_resume(name)) as attempt:
-                    while done < len(faults):
-                        outcome = strike(faults[done], attempt, self._disk, self._is_mounted)
-                        if outcome.struck:
-                            done += 1
-                            self._count(outcome)
-                        if outcome.ended or not outcome.in_time or not outcome.struck:
-                            break
-                    code = attempt.wait(FINISH_S if done == len(faults) or attempt.process.poll() is not None else 0)
-                    is_finished = code == 0
-                    self._look_behind(attempt)
-                    if code not in (0, None) and done == len(faults) and not outcome.ended:
-                        self.differences.append(f"{name}: not finished:\n{attempt.said()[-3000:]}")
-                        break
-            if is_finished:
+        left = list(faults)
+        for number in itertools.count():
+            name, goes_on = f"run{number}", True
+            while goes_on:
+                goes_on = self._start_once(name, left, right)
+            if not left:
+                return
+
+    def _start_once(self, name: str, left: list[Strike], right: Path) -> bool:
+        """One start or resume, struck by the next of the faults until it ends; whether it has to be resumed."""
+        with self._attempt(name, resume=self._can_resume(name)) as attempt:
+            is_struck = False
+            while left and attempt.process.poll() is None:
+                outcome = strike(left[0], attempt, self._disk, self._is_mounted)
+                if not outcome.struck:
+                    break
+                is_struck = True
+                left.pop(0)
+                self._count(outcome)
+                if outcome.ended or not outcome.in_time:
+                    break
+            code = attempt.wait(FINISH_S if not left else 1.0)
+            self._look_behind(attempt)
+            if code == 0:
                 self._compare(name, right)
+                return False
+            if not is_struck:
+                self._tell_different(f"{name} failed by itself (exit code {code}):\n{attempt.said()[-3000:]}")
+            return is_struck
 
     def _attempt(self, name: str, *, resume: bool) -> Attempt:
         return Attempt(self._config, self._disk / name, self._temporary, resume=resume)
@@ -149,12 +156,14 @@ class Campaign:
 
     def _compare(self, name: str, right: Path) -> None:
         found = compare_runs(self._disk / name / "runs/faults", right)
-        self.differences += [f"{name}: {difference}" for difference in found]
-        self.num_equal += not found
         for difference in found:
-            print(f"{name}: {difference}", file=sys.stderr)
-        if not found:
-            shutil.rmtree(self._disk / name)
+            self._tell_different(f"{name}: {difference}")
+        self.num_equal += not found
+        shutil.rmtree(self._disk / name)
+
+    def _tell_different(self, what: str) -> None:
+        self.differences.append(what)
+        print(what, file=sys.stderr)
 
 
 @contextmanager

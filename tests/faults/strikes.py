@@ -21,6 +21,8 @@ STALL_S = 20.0
 KILLED_S, STOPPED_S, FULL_S = 30.0, STALL_S + 30.0 + 30.0, 60.0
 """Until a run that cannot go on has ended; what goes on must have said so."""
 APPEARS_S = 120.0
+NAMED_S = 5.0
+"""After the end of the process that the user started: where that was killed, its guardian speaks last."""
 FULL_DISK = ("No space left", "File too large")
 
 
@@ -94,17 +96,20 @@ def _follow(
 ) -> Outcome:
     """Until the run has ended, or has named what it goes on without."""
     is_fatal = what.campaign == "disks" or (what.campaign == "kills" and KINDS[what.kind].ends_run)
-    while (passed := time.monotonic() - started) < limit_s:
-        code, said = attempt.process.poll(), attempt.said(before)
+    ended_after: float | None = None
+    while True:
+        passed, said = time.monotonic() - started, attempt.said(before)
         is_named = not names or any(name in said for name in names)
-        if code is not None:
-            failed_well = is_named and "Traceback" not in said
-            return Outcome(what, True, True, True, code == 0 or failed_well, passed, said)
-        if is_named and not is_fatal and passed > 1:
+        if ended_after is None and attempt.process.poll() is not None:
+            ended_after = passed
+        if ended_after is not None and (is_named or passed > ended_after + NAMED_S):
+            is_well = attempt.process.returncode == 0 or (is_named and "Traceback" not in said)
+            return Outcome(what, True, True, True, is_well, ended_after, said)
+        if ended_after is None and is_named and not is_fatal and passed > 1:
             return Outcome(what, True, False, True, True, passed, said)
+        if ended_after is None and passed > limit_s:
+            return Outcome(what, True, False, False, is_named, passed, attempt.said())
         time.sleep(0.1)
-    is_over = attempt.process.poll() is not None
-    return Outcome(what, True, is_over, False, any(n in attempt.said(before) for n in names), limit_s, attempt.said())
 
 
 def _fill(what: Strike, attempt: Attempt, disk: Path, is_mounted: bool) -> Outcome:
