@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.faults.attempt import Attempt
 from tests.faults.records import compare_runs
-from tests.faults.strikes import STALL_S, Outcome, Strike, plan, strike
+from tests.faults.strikes import SLOW, STALL_S, Outcome, Strike, plan, strike
 
 CONFIG = """
 [run]
@@ -56,7 +56,7 @@ num_completions = 4
 [rollout]
 num_threads = 1
 max_new_tokens = 16
-hang_timeout_s = 10
+hang_timeout_s = {hang_s}
 kv_cache_tokens = 16384
 [reward]
 num_workers = 1
@@ -70,7 +70,7 @@ every_steps = 1
 """
 PHASES = ("rollout", "train", "sync", "hand_over", "checkpoint")
 DISK_BYTES = 400 * 2**20
-FINISH_S = 240.0
+FINISH_S = 240.0 * SLOW
 
 
 class Campaign:
@@ -82,7 +82,7 @@ class Campaign:
         self._is_mounted = is_mounted
         self._config = work / "faults.toml"
         limits = "\n".join(f"{phase}_s = {STALL_S:g}" for phase in PHASES)
-        self._config.write_text(CONFIG.format(steps=steps, limits=limits))
+        self._config.write_text(CONFIG.format(steps=steps, limits=limits, hang_s=10 * SLOW))
         self.outcomes: list[Outcome] = []
         self.leftovers: list[str] = []
         self.differences: list[str] = []
@@ -214,6 +214,7 @@ def main() -> None:
         "seed": options.seed,
         "seconds": round(time.monotonic() - started),
         "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
     }
     print(json.dumps(result))
     is_good = all(outcome.in_time and outcome.named for outcome in outcomes)

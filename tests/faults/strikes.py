@@ -16,11 +16,14 @@ import psutil
 from tests.faults.attempt import Attempt
 from tests.faults.kinds import ANY_STOP, KINDS, STOPPED, find
 
-STALL_S = 20.0
+MOST_SLOW = 8.0
+SLOW = min(max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)), MOST_SLOW)
+"""Times as slow as a machine that has nothing else to do; all limits grow with it."""
+STALL_S = 20.0 * SLOW
 """cluster.stall of every phase."""
-KILLED_S, STOPPED_S, FULL_S = 30.0, STALL_S + 30.0 + 30.0, 60.0
+KILLED_S, STOPPED_S, FULL_S = 30.0 * SLOW, STALL_S + 30.0 + 30.0 * SLOW, 60.0 * SLOW
 """Until a run that cannot go on has ended; what goes on must have said so."""
-APPEARS_S = 120.0
+APPEARS_S = 120.0 * SLOW
 NAMED_S = 5.0
 """After the end of the process that the user started: where that was killed, its guardian speaks last."""
 FULL_DISK = ("No space left", "File too large")
