@@ -13,6 +13,7 @@ import shutil
 import stat
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -51,7 +52,8 @@ class PrivateFolder:
             if is_private:
                 self.path = _make_short(parent)
             else:
-                _remove_abandoned(parent)
+                for abandoned in find_abandoned(parent):
+                    shutil.rmtree(abandoned, ignore_errors=True)
                 self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))  # of mode 0700, whatever the umask
         except OSError as error:
             raise ConfigError(f"TMPDIR is {parent}: {error}. Remedy: set TMPDIR to a folder of this machine") from error
@@ -106,10 +108,10 @@ def write_secret(path: Path, text: str) -> None:
         file.write(text)
 
 
-def _remove_abandoned(parent: Path) -> None:
-    """Removes folders of this user whose owner does not live any more: nobody holds their lock."""
+def find_abandoned(parent: Path) -> Iterator[Path]:
+    """Folders of this user in `parent` whose owner does not live any more: nobody holds their lock."""
     for path in parent.glob(f"{PREFIX}????????"):
-        with suppress(OSError):  # another driver was faster, or it is not ours
+        with suppress(OSError):  # it is gone, held, or not ours
             found = path.lstat()
             is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
             if not is_ours or time.time() - found.st_mtime < YOUNG_S:
@@ -117,6 +119,6 @@ def _remove_abandoned(parent: Path) -> None:
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
             finally:
                 os.close(lock)
+            yield path

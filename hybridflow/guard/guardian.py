@@ -21,11 +21,12 @@ import tempfile
 import time
 from collections.abc import Collection
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
-from hybridflow.guard.left_behind import END_TIMEOUT_S, remove_shared_memory
+from hybridflow.guard.left_behind import END_TIMEOUT_S, end_marked, remove_shared_memory
 from hybridflow.guard.process_tree import end_descendants, inherit_orphans, signalled_when_parent_dies
-from hybridflow.private_folder import LONGEST_SOCKET, MARK, PrivateFolder
+from hybridflow.private_folder import LONGEST_SOCKET, MARK, PrivateFolder, find_abandoned
 
 EXIT_ERROR = 1
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -40,6 +41,8 @@ def split_off() -> None:
     ConfigError where TMPDIR does not do.
     """
     since = time.time()
+    for abandoned in find_abandoned(Path(tempfile.gettempdir())):  # of a command all of whose guardians were killed
+        end_marked(abandoned)
     # In a cluster Ray's sockets are where it was started.
     folder = PrivateFolder() if os.environ.get("RAY_ADDRESS") else PrivateFolder(longest_name=LONGEST_SOCKET)
     os.environ[MARK] = os.environ["TMPDIR"] = str(folder.path)
