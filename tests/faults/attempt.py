@@ -23,18 +23,19 @@ class Attempt:
     """A start, or a resume, of the run in `directory`; used as a context manager.
 
     Args:
+        log: What it says goes there: on another disk than `directory`, which may be full.
         temporary: TMPDIR of the run, used by nothing else.
     """
 
-    def __init__(self, config: Path, directory: Path, temporary: Path, *, resume: bool) -> None:
-        self.log = directory / "output.txt"
-        self.resume = resume
+    def __init__(self, config: Path, directory: Path, log: Path, temporary: Path, *, resume: bool) -> None:
+        self.log = log
+        self.runs = directory / "runs"
         self._temporary = temporary
         self.since = time.time()
         directory.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "hybridflow.cli", "train"]
         command += ["--config", str(ROOT / "configs/quickstart.toml"), str(config), *(["--resume"] * resume)]
-        command += ["--set", f'run.directory="{directory / "runs"}"']
+        command += ["--set", f'run.directory="{self.runs}"']
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
                 command,

@@ -129,7 +129,8 @@ class Campaign:
             return is_struck
 
     def _attempt(self, name: str, *, resume: bool) -> Attempt:
-        return Attempt(self._config, self._disk / name, self._temporary, resume=resume)
+        log = self._config.with_name(f"{name}.txt")
+        return Attempt(self._config, self._disk / name, log, self._temporary, resume=resume)
 
     def _can_resume(self, name: str) -> bool:
         return bool(list((self._disk / name / "runs/faults/checkpoints").glob("rl-*/manifest.json")))

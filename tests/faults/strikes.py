@@ -74,10 +74,10 @@ def plan(campaign: str, count: int, seed: int) -> list[Strike]:
 
 def strike(what: Strike, attempt: Attempt, disk: Path, is_mounted: bool) -> Outcome:
     """Does it, and waits until the run has ended, or has said what it replaced."""
-    runs = attempt.log.parent / "runs"
-    if not what.in_start and not _wait_for(lambda: _has_stepped(runs, attempt), attempt):
+    if not what.in_start and not _wait_for(lambda: _has_stepped(attempt), attempt):
         return Outcome(what, False, attempt.process.poll() is not None, True, True, 0.0)
     if what.campaign == "disks":
+        time.sleep(what.delay_s)
         return _fill(what, attempt, disk, is_mounted)
     if not _wait_for(lambda: bool(find(what.kind, attempt.first)), attempt):
         return Outcome(what, False, attempt.process.poll() is not None, True, True, 0.0)
@@ -140,9 +140,9 @@ def _fill(what: Strike, attempt: Attempt, disk: Path, is_mounted: bool) -> Outco
     return Outcome(what, True, outcome.ended, outcome.in_time, is_clear, outcome.seconds, told)
 
 
-def _has_stepped(runs: Path, attempt: Attempt) -> bool:
+def _has_stepped(attempt: Attempt) -> bool:
     """Whether a step was done since this start."""
-    metrics = runs / "faults/metrics.jsonl"
+    metrics = attempt.runs / "faults/metrics.jsonl"
     return metrics.exists() and metrics.stat().st_mtime > attempt.since and "all workers are ready" in attempt.said()
 
 
