@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from hybridflow import __version__
+from hybridflow.compiled_kernels import forget_empty_folder
 from hybridflow.errors import HybridFlowError, notes_of, tell_interrupted
 from hybridflow.observability.visible import visible
 from hybridflow.run_folder.file_mode import write_privately
@@ -155,6 +156,8 @@ def main() -> NoReturn:
             raise
         _tell(error)
         sys.exit(EXIT_ERROR)
+    finally:
+        forget_empty_folder()
     sys.exit(0)
 
 

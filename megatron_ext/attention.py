@@ -143,16 +143,18 @@ class SegmentAttention(PackedAttention):
 
     def _attend_block(self, query_Whd: Tensor, key_Wgd: Tensor, value_Wgd: Tensor, block: SegmentBlock) -> Tensor:
         """[B * L, h, d] of one block."""
-        query_BhLd, key_BgLd, value_BgLd = (block.take(x) for x in (query_Whd, key_Wgd, value_Wgd))
-        if query_BhLd.device.type == "cpu":
-            output_BhLd = attend_causal(query_BhLd, key_BgLd, value_BgLd, self.softmax_scale)
-        else:
-            output_BhLd = F.scaled_dot_product_attention(
-                query_BhLd,
-                key_BgLd,
-                value_BgLd,
-                is_causal=True,
-                scale=self.softmax_scale,
-                enable_gqa=query_BhLd.size(1) != key_BgLd.size(1),
-            )
+        output_BhLd = self.attend_block(*(block.take(x) for x in (query_Whd, key_Wgd, value_Wgd)))
         return output_BhLd.transpose(1, 2).flatten(0, 1)
+
+    def attend_block(self, query_BhLd: Tensor, key_BgLd: Tensor, value_BgLd: Tensor) -> Tensor:
+        """[B, h, L, d], causal within each of B segments of equal length."""
+        if query_BhLd.device.type == "cpu":
+            return attend_causal(query_BhLd, key_BgLd, value_BgLd, self.softmax_scale)
+        return F.scaled_dot_product_attention(
+            query_BhLd,
+            key_BgLd,
+            value_BgLd,
+            is_causal=True,
+            scale=self.softmax_scale,
+            enable_gqa=query_BhLd.size(1) != key_BgLd.size(1),
+        )

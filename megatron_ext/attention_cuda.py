@@ -1,25 +1,30 @@
 """Attention back ends for CUDA, and the choice among all of them.
 
     sdpa                 torch's scaled dot product attention over blocks of segments (attention.py); runs everywhere
-    varlen               torch's variable length flash attention: one call for all segments, bfloat16 or float16
+    varlen               torch's variable length flash attention: one call for all segments, bfloat16 or float16; by
+                         FlashAttention 3 or 4 where they are installed (flash_version.py)
+    cudnn                as sdpa, by cuDNN's kernel wherever it takes the shapes
     transformer_engine   Transformer Engine's fused attention, with its own context parallel exchange
 
-The indexing of `varlen` is tested on a CPU against a plain implementation of torch's function. Neither the flash kernel
-nor Transformer Engine has been run by this project's tests: both need a GPU.
+The indexing of `varlen` is tested on a CPU against a plain implementation of torch's function, Transformer Engine
+through a stand-in. Neither the flash kernels, cuDNN nor Transformer Engine has been run on a GPU yet.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from megatron_ext import platform
 from megatron_ext.attention import PackedAttention, PackedSegments, SegmentAttention
 from megatron_ext.context_attention import ContextPlan, gather_whole, scatter_whole
 from megatron_ext.context_split import chunk_numbers
+from megatron_ext.flash_version import activate_flash
+from megatron_ext.kernels import AttentionBackend, Library
 
 platform.install()
 
@@ -27,15 +32,21 @@ from megatron.core.packed_seq_params import PackedSeqParams  # noqa: E402
 from megatron.core.transformer.enums import AttnMaskType  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 
-AttentionBackend = Literal["auto", "sdpa", "varlen", "transformer_engine"]
+CUDNN_CAPABILITY_MAJOR = 9
+"""From Hopper on cuDNN's attention is far ahead of FlashAttention 2; before, it is not."""
 
 
 class AttentionBackendError(ValueError):
     """The back end asked for cannot run here. The message says why, and what can."""
 
 
-def choose_attention(backend: AttentionBackend, device: torch.device, dtype: torch.dtype) -> type[PackedAttention]:
-    """The core attention module. `auto` is `varlen` where it runs, else `sdpa`.
+def choose_attention(
+    backend: AttentionBackend, device: torch.device, dtype: torch.dtype, library: Library = "torch"
+) -> type[PackedAttention]:
+    """The core attention module.
+
+    `auto` is Transformer Engine's where that `library` computes all else. Otherwise it is the first that runs here of
+    `varlen` by FlashAttention 3 or 4, `cudnn`, `varlen` by FlashAttention 2, and `sdpa`.
 
     Raises AttentionBackendError for a back end that is unknown or cannot run on this device, in this dtype or with this
     torch.
@@ -45,13 +56,22 @@ def choose_attention(backend: AttentionBackend, device: torch.device, dtype: tor
             f"attention = {backend!r}: it must be one of {', '.join(get_args(AttentionBackend))}"
         )
     obstacle = _obstacle(device, dtype)
-    if backend == "sdpa" or (backend == "auto" and obstacle):
-        return SegmentAttention
-    if obstacle:
+    if obstacle and backend not in ("sdpa", "auto"):
         raise AttentionBackendError(f'attention = "{backend}": {obstacle}; use "sdpa" or "auto"')
-    if backend == "transformer_engine":
-        return TransformerEngineAttention
-    return VarlenAttention
+    if backend == "auto":
+        backend = "sdpa" if obstacle else _best(library, torch.cuda.get_device_capability(device)[0])
+    elif backend == "varlen":
+        activate_flash(torch.cuda.get_device_capability(device)[0])
+    return MODULES[backend]
+
+
+def _best(library: Library, capability_major: int) -> AttentionBackend:
+    """The fastest on a GPU of this compute capability, in half precision."""
+    if library == "transformer_engine":
+        return "transformer_engine"
+    if activate_flash(capability_major) is None and capability_major >= CUDNN_CAPABILITY_MAJOR:
+        return "cudnn"
+    return "varlen"
 
 
 def _obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -99,6 +119,17 @@ class VarlenAttention(SegmentAttention):
         )
         assert isinstance(output, Tensor)
         return output
+
+
+class CudnnAttention(SegmentAttention):
+    """By cuDNN; what it does not take (a head dim, grouped queries of an older version) goes to the next kernel."""
+
+    def attend_block(self, query_BhLd: Tensor, key_BgLd: Tensor, value_BgLd: Tensor) -> Tensor:
+        with sdpa_kernel(CUDNN_FIRST, set_priority=True):
+            return super().attend_block(query_BhLd, key_BgLd, value_BgLd)
+
+
+CUDNN_FIRST = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 @dataclass(frozen=True)
@@ -160,15 +191,16 @@ class TransformerEngineAttention(PackedAttention):
 
     def __init__(self, config: TransformerConfig, layer_number: int, **options: Any) -> None:
         super().__init__(config=config)
-        try:
-            from megatron.core.extensions.transformer_engine import TEDotProductAttention
-        except ImportError as error:
-            raise AttentionBackendError(
-                'attention = "transformer_engine": Transformer Engine is not installed; use "varlen" or "sdpa"'
-            ) from error
+        from megatron.core.extensions.transformer_engine import TEDotProductAttention
+
         # With context parallel every segment is padded to whole chunks, which Transformer Engine wants to know.
         options["attn_mask_type"] = AttnMaskType.padding_causal
-        self.attention = TEDotProductAttention(config=config, layer_number=layer_number, **options)
+        try:
+            self.attention = TEDotProductAttention(config=config, layer_number=layer_number, **options)
+        except ImportError as error:
+            raise AttentionBackendError(
+                'attention = "transformer_engine": Transformer Engine is not installed; use "auto" or "cudnn"'
+            ) from error
 
     def attend(self, query_Thd: Tensor, key_Tgd: Tensor, value_Tgd: Tensor, segments: PackedSegments) -> Tensor:
         starts, longest = segments.cu_seqlens_q, segments.max_seqlen_q
@@ -185,3 +217,11 @@ class TransformerEngineAttention(PackedAttention):
             query_Thd, key_Tgd, value_Tgd, None, AttnMaskType.padding_causal, packed_seq_params=packed
         )
         return output.view(query_Thd.shape)
+
+
+MODULES: dict[AttentionBackend, type[PackedAttention]] = {
+    "sdpa": SegmentAttention,
+    "varlen": VarlenAttention,
+    "cudnn": CudnnAttention,
+    "transformer_engine": TransformerEngineAttention,
+}

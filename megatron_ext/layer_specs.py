@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from dataclasses import dataclass
 
 from megatron_ext import platform
 from megatron_ext.attention import PackedAttention
 from megatron_ext.gated_mlp import GatedMLP
-from megatron_ext.rms_norm import rms_norm
+from megatron_ext.norms import TokenRMSNorm
 
 platform.install()
 
@@ -33,31 +32,22 @@ from megatron.core.transformer.transformer_layer import (  # noqa: E402
 )
 
 
-class TokenRMSNorm(torch.nn.RMSNorm):
-    """RMSNorm over the hidden size, for tokens that may be spread over tensor parallel ranks.
+@dataclass(frozen=True)
+class LayerKernels:
+    """The modules of a layer that a library computes."""
 
-    Megatron's own wrapper refuses sequence parallel. All it takes is the mark on the weight: each rank then has the
-    gradient of its own tokens, and Megatron adds them up over the ranks.
-    """
-
-    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-6) -> None:
-        super().__init__(hidden_size, eps=eps, dtype=config.params_dtype)
-        self.epsilon = eps
-        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., H] -> [..., H] in the dtype of `x`."""
-        return rms_norm(x, self.weight, self.epsilon)
+    core_attention: type[PackedAttention]
+    norm: type[TokenRMSNorm]
 
 
 def build_block_spec(
-    config: TransformerConfig, core_attention: type[PackedAttention], pp_rank: int, vp_stage: int | None = None
+    config: TransformerConfig, kernels: LayerKernels, pp_rank: int, vp_stage: int | None = None
 ) -> TransformerBlockSubmodules:
     """Layers of a (virtual) pipeline stage: pre-norm, grouped-query attention over packed segments, MLP or experts."""
     first = get_transformer_layer_offset(config, vp_stage=vp_stage, pp_rank=pp_rank)
     count = get_num_layers_to_build(config, vp_stage=vp_stage, pp_rank=pp_rank)
-    layers = [_layer_spec(config, core_attention, _has_experts(config, layer)) for layer in range(first, first + count)]
-    return TransformerBlockSubmodules(layer_specs=layers, layer_norm=TokenRMSNorm)
+    layers = [_layer_spec(config, kernels, _has_experts(config, layer)) for layer in range(first, first + count)]
+    return TransformerBlockSubmodules(layer_specs=layers, layer_norm=kernels.norm)
 
 
 def _has_experts(config: TransformerConfig, layer: int) -> bool:
@@ -67,14 +57,14 @@ def _has_experts(config: TransformerConfig, layer: int) -> bool:
     return bool(frequency[layer]) if isinstance(frequency, list) else True
 
 
-def _layer_spec(config: TransformerConfig, core_attention: type[PackedAttention], has_experts: bool) -> ModuleSpec:
-    head_norm = TokenRMSNorm if config.qk_layernorm else IdentityOp
+def _layer_spec(config: TransformerConfig, kernels: LayerKernels, has_experts: bool) -> ModuleSpec:
+    head_norm = kernels.norm if config.qk_layernorm else IdentityOp
     attention = ModuleSpec(
         module=SelfAttention,
         params={"attn_mask_type": AttnMaskType.causal},
         submodules=SelfAttentionSubmodules(
             linear_qkv=ColumnParallelLinear,
-            core_attention=core_attention,
+            core_attention=kernels.core_attention,
             linear_proj=RowParallelLinear,
             q_layernorm=head_norm,
             k_layernorm=head_norm,
@@ -83,10 +73,10 @@ def _layer_spec(config: TransformerConfig, core_attention: type[PackedAttention]
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
-            input_layernorm=TokenRMSNorm,
+            input_layernorm=kernels.norm,
             self_attention=attention,
             self_attn_bda=get_bias_dropout_add,
-            pre_mlp_layernorm=TokenRMSNorm,
+            pre_mlp_layernorm=kernels.norm,
             mlp=_expert_spec(config) if has_experts else GatedMLP,
             mlp_bda=get_bias_dropout_add,
         ),

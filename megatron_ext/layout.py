@@ -40,7 +40,7 @@ class Layout:
     vpp: int = 1
     """Virtual pipeline: groups of layers that each pipeline stage holds; more of them means smaller bubbles."""
     recompute: Recompute = "none"
-    """What backward computes again instead of keeping: nothing, whole layers, or attention and MLP within a layer."""
+    """What backward computes again instead of keeping: nothing, whole layers, or the feed-forward of each layer."""
     overlap: bool = False
     """Reduces gradients while backward runs, and gathers updated weights while the next forward runs."""
     bucket_elements: int = 40_000_000
@@ -51,7 +51,7 @@ class Layout:
     etp: int = 1
     """Expert tensor parallel: ranks that share every matrix of an expert."""
     grouped_experts: bool = False
-    """Multiplies with all experts of a rank in one call. Needs CUDA and Transformer Engine; not tested yet."""
+    """Multiplies with all experts of a rank in one call. Needs CUDA and Transformer Engine; not run on a GPU yet."""
 
     @property
     def world_size(self) -> int:
@@ -87,6 +87,10 @@ def check_layout(layout: Layout, hf_config: HFConfig) -> None:
         _check_experts(layout)
         _check_divides("ep", layout.ep, "experts", hf_config.moe.num_experts)
         _check_divides("etp", layout.etp, "rows of an expert's feed-forward width", hf_config.moe.ffn_hidden_size)
+    elif layout.grouped_experts:
+        raise LayoutError(
+            f"grouped_experts = true: model_type = {hf_config.model_type!r} has no experts; set grouped_experts = false"
+        )
     elif layout.ep > 1 or layout.etp > 1:
         key, size = ("ep", layout.ep) if layout.ep > 1 else ("etp", layout.etp)
         raise LayoutError(f"{key} = {size}: model_type = {hf_config.model_type!r} has no experts; set {key} = 1")

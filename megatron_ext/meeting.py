@@ -96,6 +96,19 @@ def prove_membership(rank: int, world_size: int, device: torch.device) -> None:
             raise StrangerError(f"who joined as rank {number} of {world_size} does not know the token of this run")
 
 
+def seal(content: bytes) -> bytes:
+    """The content, and behind it its signature."""
+    return content + _digest(content)
+
+
+def unseal(sealed: bytes) -> bytes:
+    """The content. Raises StrangerError if the signature is none of this run."""
+    end = len(sealed) - _DIGEST_BYTES
+    if end < 0 or not hmac.compare_digest(_digest(sealed[:end]), sealed[end:]):
+        raise StrangerError("an object came over a process group without the signature of this run; it was not read")
+    return sealed[:end]
+
+
 def _digest(content: bytes) -> bytes:
     assert _key is not None
     return hmac.digest(_key, content, "sha256")
@@ -109,8 +122,5 @@ def _sign(obj: Any, device: Any, group: Any) -> tuple[torch.Tensor, torch.Tensor
 
 
 def _verify(tensor: torch.Tensor, tensor_size: Any, group: Any) -> Any:
-    end = int(tensor_size) - _DIGEST_BYTES
-    received = tensor.cpu().numpy().tobytes()[: max(end, 0) + _DIGEST_BYTES]
-    if end < 0 or not hmac.compare_digest(_digest(received[:end]), received[end:]):
-        raise StrangerError("an object came over a process group without the signature of this run; it was not read")
-    return _plain[1](tensor, end, group)
+    received = tensor.cpu().numpy().tobytes()[: max(int(tensor_size), 0)]
+    return _plain[1](tensor, len(unseal(received)), group)

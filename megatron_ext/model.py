@@ -11,16 +11,19 @@ import torch
 from torch import Tensor
 
 from megatron_ext import platform
-from megatron_ext.attention import PackedAttention, PackedSegments
-from megatron_ext.attention_cuda import AttentionBackend, choose_attention
+from megatron_ext.attention import PackedSegments
+from megatron_ext.attention_cuda import choose_attention
 from megatron_ext.hf.config import HFConfig, padded_vocab_size, transformer_config
 from megatron_ext.hf.mapping import rule_for
-from megatron_ext.layer_specs import build_block_spec
+from megatron_ext.kernels import Kernels
+from megatron_ext.layer_specs import LayerKernels, build_block_spec
 from megatron_ext.logprob import vocab_parallel_logprobs
+from megatron_ext.norms import NORMS
 from megatron_ext.rope import rotary_frequencies
 from megatron_ext.rotary import build_rotary_table
 from megatron_ext.support import Support
 from megatron_ext.topology import Layout, Topology, check_layout
+from megatron_ext.upstream_kernels import take_weight_gradients
 
 platform.install()
 
@@ -28,6 +31,8 @@ from megatron.core.models.gpt import GPTModel  # noqa: E402
 from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes  # noqa: E402
 from megatron.core.tensor_parallel.mappings import reduce_from_tensor_model_parallel_region  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
+
+TORCH = Kernels("torch", "auto")
 
 
 class PolicyModel(GPTModel):
@@ -103,19 +108,24 @@ def build_model(
     layout: Layout,
     topology: Topology,
     dtype: torch.dtype,
-    attention: AttentionBackend = "auto",
+    kernels: Kernels = TORCH,
 ) -> list[PolicyModel]:
     """This rank's part of the model, on `topology.device`, with weights that still have to be loaded.
 
     One element, or as many as `layout.vpp`: the chunks of this stage in a virtual pipeline, first layers first.
 
-    Raises LayoutError when the model cannot be cut so, AttentionBackendError when `attention` cannot run here.
+    Raises LayoutError when the model cannot be cut so, AttentionBackendError when the attention of
+    `kernels` cannot run here.
     """
     check_layout(layout, hf_config)
-    core_attention = choose_attention(attention, topology.device, dtype)
-    config = transformer_config(hf_config, layout, dtype)
+    layer = LayerKernels(
+        core_attention=choose_attention(kernels.attention, topology.device, dtype, kernels.library),
+        norm=NORMS[kernels.library],
+    )
+    take_weight_gradients(kernels.library)
+    config = transformer_config(hf_config, layout, dtype, fuse_weight_gradients=kernels.fuses_weight_gradients)
     stages = [None] if layout.vpp == 1 else range(layout.vpp)
-    return [_build_chunk(hf_config, config, layout, topology, core_attention, vp_stage) for vp_stage in stages]
+    return [_build_chunk(hf_config, config, layout, topology, layer, vp_stage) for vp_stage in stages]
 
 
 def _build_chunk(
@@ -123,12 +133,12 @@ def _build_chunk(
     config: TransformerConfig,
     layout: Layout,
     topology: Topology,
-    core_attention: type[PackedAttention],
+    kernels: LayerKernels,
     vp_stage: int | None,
 ) -> PolicyModel:
     model = PolicyModel(
         config=config,
-        transformer_layer_spec=build_block_spec(config, core_attention, topology.pp_rank, vp_stage),
+        transformer_layer_spec=build_block_spec(config, kernels, topology.pp_rank, vp_stage),
         vocab_size=padded_vocab_size(hf_config, layout.tp),
         max_sequence_length=hf_config.max_position_embeddings,
         pre_process=topology.is_first_stage and vp_stage in (None, 0),

@@ -11,10 +11,12 @@ import torch
 
 from megatron_ext import platform
 from megatron_ext.double_precision import double_grad_norm
+from megatron_ext.kernels import Library
 from megatron_ext.layout import Layout
 from megatron_ext.model import PolicyModel
 from megatron_ext.optimizer_repairs import distributed_optimizers, mend_optimizer
 from megatron_ext.platform.patch import patch
+from megatron_ext.upstream_kernels import take_adam
 
 platform.install()
 
@@ -103,9 +105,10 @@ def finish_weight_gather(chunks: Sequence[DistributedDataParallel], layout: Layo
 
 
 def build_optimizer(
-    chunks: Sequence[DistributedDataParallel], options: OptimizerOptions, layout: Layout
+    chunks: Sequence[DistributedDataParallel], options: OptimizerOptions, layout: Layout, library: Library = "torch"
 ) -> MegatronOptimizer:
-    """A fresh optimizer; its float32 master weights are the model's weights as they are now."""
+    """A fresh optimizer, computed by `library`; its float32 master weights are the model's weights as they are now."""
+    take_adam(library)
     model_config = chunks[0].config
     config = OptimizerConfig(
         optimizer="adam",

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from megatron_ext.attention_cuda import AttentionBackend
 from megatron_ext.checkpoint import CheckpointWriter, load_checkpoint
 from megatron_ext.double_precision import arithmetic_of
 from megatron_ext.hf import export
 from megatron_ext.hf.files import read_model_config
 from megatron_ext.hf.load import load_hf_weights
+from megatron_ext.kernels import AttentionBackend, KernelChoice, Library, resolve_kernels
 from megatron_ext.model import PolicyModel, build_model
 from megatron_ext.optimizer import (
     OptimizerOptions,
@@ -60,6 +60,7 @@ class MegatronPolicy:
         dtype: torch.dtype,
         optimizer: OptimizerOptions | None,
         attention: AttentionBackend = "auto",
+        kernels: KernelChoice = "auto",
         load_weights: bool = True,
         fp32_head: bool = False,
         activation_offload: bool = False,
@@ -68,25 +69,26 @@ class MegatronPolicy:
 
         `load_weights=False` leaves the weights to `load_checkpoint`. `fp32_head` computes logits in float32 from lower
         precision. float64 is for tests and reference values, on a CPU. `activation_offload` keeps on the host what
-        forward saves for backward.
+        forward saves for backward. `kernels` says which library computes, see kernels.py.
 
-        Raises UnsupportedModelError, LayoutError, AttentionBackendError or WeightsError, each with what is wrong and
-        the remedy.
+        Raises UnsupportedModelError, LayoutError, KernelsError, AttentionBackendError or WeightsError, each with what
+        is wrong and the remedy.
         """
         self.hf_dir = hf_dir
         self.layout = layout
         self.topology = topology
         self.hf_config = read_model_config(hf_dir)
         self.dtype = dtype
+        self.kernels = resolve_kernels(kernels, attention, on_cuda=topology.device.type == "cuda")
         self._training = None
         with arithmetic_of(dtype):
-            self.chunks = build_model(self.hf_config, layout, topology, dtype, attention)
+            self.chunks = build_model(self.hf_config, layout, topology, dtype, self.kernels)
             for chunk in self.chunks:
                 chunk.fp32_head = fp32_head
                 if load_weights:
                     load_hf_weights(chunk, hf_dir, topology)
             if optimizer is not None:
-                self._training = _Training(self.chunks, optimizer, topology, layout, hf_dir)
+                self._training = _Training(self.chunks, optimizer, topology, layout, hf_dir, self.kernels.library)
         self._offload: Callable[[], AbstractContextManager[None]] = nullcontext
         if activation_offload:
             self._offload = ActivationOffload(p for chunk in self.chunks for p in chunk.parameters())
@@ -95,6 +97,12 @@ class MegatronPolicy:
     def loss_dtype(self) -> torch.dtype:
         """Of log-probabilities and loss inputs: float32, or float64 where the weights are."""
         return torch.promote_types(self.dtype, torch.float32)
+
+    def describe_kernels(self) -> str:
+        """One line: which library computes what on this rank, and the attention back end."""
+        version = torch.nn.attention.current_flash_attention_impl() if self.topology.device.type == "cuda" else None
+        core = type(self.model.decoder.layers[0].self_attention.core_attention).__name__
+        return f"{self.kernels.describe()} ({core}{f' by {version}' if version else ''})"
 
     @property
     def model(self) -> PolicyModel:
@@ -237,8 +245,9 @@ class _Training:
         topology: Topology,
         layout: Layout,
         hf_dir: str,
+        library: Library,
     ) -> None:
         self.chunks = wrap_data_parallel(chunks, layout)
-        self.optimizer = build_optimizer(self.chunks, options, layout)
+        self.optimizer = build_optimizer(self.chunks, options, layout, library)
         self.residency = Residency(self.chunks, self.optimizer)
         self.writer = CheckpointWriter(chunks, self.optimizer, topology, layout, hf_dir)

@@ -82,7 +82,8 @@ def init_distributed(
     """Joins the process group (NCCL with CUDA, else gloo), makes Megatron's groups and seeds this process.
 
     Ranks meet at `master_addr`, an address of rank 0's machine, on which alone it listens; or, with `master_port` 0, in
-    a new file of that path, in a folder that nobody else may enter. With a `token` they prove that they know it, see
+    a new file of that path, in a folder that nobody else may enter. With CUDA each computes on the current device of
+    the calling thread. With a `token` they prove that they know it, see
     `meeting`.
 
     Blocks until all `world_size` processes have called it. Raises LayoutError when the layout asks for another number
@@ -104,6 +105,8 @@ def init_distributed(
         rank=rank,
         world_size=world_size,
         timeout=datetime.timedelta(seconds=timeout_s),
+        # Else NCCL takes a guess from the rank in each collective that has no tensor.
+        device_id=device if device.type == "cuda" else None,
     )
     if token:
         require_token(token)

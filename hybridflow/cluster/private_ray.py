@@ -23,6 +23,7 @@ import ray
 from ray._private import ray_constants, services
 from ray._raylet import AuthenticationTokenLoader  # pyright: ignore[reportAttributeAccessIssue]
 
+from hybridflow.compiled_kernels import kept_in
 from hybridflow.errors import ConfigError
 from hybridflow.private_folder import LONGEST_RAY_SOCKET, PrivateFolder, write_secret
 
@@ -79,7 +80,8 @@ class PrivateRay:
         AuthenticationTokenLoader.instance().reset_cache()
         may_leave, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
         limit_s = start_limit_s(os.getloadavg()[0], os.cpu_count() or 1)
-        own = {**_LOOPBACK, "TMPDIR": str(self.path / "tmp"), "RAY_gcs_server_port_wait_time_s": str(int(limit_s))}
+        own = {**_LOOPBACK, "TMPDIR": str(self.path / "tmp"), **kept_in(self.path / "tmp")}
+        own["RAY_gcs_server_port_wait_time_s"] = str(int(limit_s))
         try:
             # For what Ray starts, not for this process.
             with _environment(own), patience(limit_s):

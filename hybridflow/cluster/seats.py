@@ -11,15 +11,16 @@ from typing import Any
 
 import ray
 
-from hybridflow.cluster.session import Slots, this_device
+from hybridflow.cluster.devices import DEVICE_ENVIRONMENT, check_engine_devices, this_device
+from hybridflow.cluster.session import Slots
 from hybridflow.errors import PlacementError
 
 
 class Seat:
     """Holds a share of its slot for as long as it lives."""
 
-    def where(self) -> tuple[str, int | None]:
-        """Node, and index of the GPU on it; None on a CPU."""
+    def where(self) -> tuple[str, str | None]:
+        """Node, and name of the GPU on it; None on a CPU."""
         return ray.get_runtime_context().get_node_id(), this_device()
 
 
@@ -31,6 +32,7 @@ def take_seats(slots: Slots, indices: Sequence[int], share: float) -> list[Any]:
             num_cpus=share,
             num_gpus=share * slots.gpus_per_slot,
             scheduling_strategy=slots.strategy(index),
+            runtime_env={"env_vars": DEVICE_ENVIRONMENT},
             max_restarts=0,
         )
         .remote()
@@ -38,10 +40,10 @@ def take_seats(slots: Slots, indices: Sequence[int], share: float) -> list[Any]:
     ]
 
 
-def devices_of(name: str, seats: Sequence[Any]) -> list[int] | None:
+def devices_of(name: str, seats: Sequence[Any]) -> list[str] | None:
     """Inside the actor of engine `name`: GPUs of this slot and of its seats, in the order of ranks; None on a CPU.
 
-    Raises PlacementError if a rank is on another node than this one.
+    Raises PlacementError if a rank is on another node than this one, or on a GPU that another rank is on.
     """
     here, own = ray.get_runtime_context().get_node_id(), this_device()
     places = ray.get([seat.where.remote() for seat in seats])
@@ -51,4 +53,8 @@ def devices_of(name: str, seats: Sequence[Any]) -> list[int] | None:
             f"{name}: its ranks {elsewhere} are in slots on other nodes than rank 0, and an engine runs on one node. "
             f"Choose a rollout.tp_size that divides the GPUs of a node"
         )
-    return None if own is None else [own, *(device for _, device in places if device is not None)]
+    if own is None:
+        return None
+    devices = [own, *(device for _, device in places if device is not None)]
+    check_engine_devices(name, devices)
+    return devices

@@ -41,11 +41,11 @@ class RolloutSection(Section):
     max_staleness: int = Field(default=2, ge=1)
     """Most policy versions between the one that decoded a token and the one that its step began with; a carried group
     with an older token begins anew."""
-    start_timeout_s: float = Field(default=180.0, gt=0)
-    """Longest time until an engine answers after its start."""
+    start_timeout_s: float = Field(default=1800.0, gt=0)
+    """Longest time until an engine answers after its start: 65 GB of weights are read, kernels compiled."""
     heartbeat_s: float = Field(default=1.0, gt=0)
     """Time between two looks at an engine."""
-    hang_timeout_s: float = Field(default=120.0, gt=0)
+    hang_timeout_s: float = Field(default=600.0, gt=0)
     """An engine that does not answer, or has work and does not move, for so long is killed and started again."""
     max_restarts: int = Field(default=3, ge=0)
     """Starts in a row of one engine without a completion in between, before the run ends with an error."""

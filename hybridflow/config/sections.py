@@ -39,6 +39,8 @@ class ModelSection(Section):
     """"weights" loads the directory's safetensors; "seeded" draws new weights from `run.seed`."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of weights and computation."""
+    force_float32: bool = False
+    """Run "float32" on GPUs all the same: twice the memory of "bfloat16", and no flash attention."""
 
 
 class SynthSection(Section):
@@ -117,13 +119,15 @@ class LayoutSection(Section):
     vpp: int = Field(default=1, ge=1)
     """Virtual pipeline: groups of layers that each pipeline stage holds."""
     recompute: Literal["none", "full", "selective"] = "none"
-    """What backward computes again: nothing, whole layers, or attention and MLP within a layer."""
+    """What backward computes again: nothing, whole layers, or the feed-forward of each layer."""
     overlap: bool = False
     """Reduce gradients while backward runs, gather weights while forward runs."""
     ep: int = Field(default=1, ge=1)
     """Expert parallel: ranks that share the experts of a layer; taken out of cp x dp (and tp)."""
     etp: int = Field(default=1, ge=1)
     """Expert tensor parallel: ranks that share every matrix of an expert."""
+    grouped_experts: bool = False
+    """Multiply with all experts of a rank in one call; needs GPUs with Transformer Engine."""
 
     @property
     def world_size(self) -> int:
@@ -153,8 +157,10 @@ class WorkerSection(Section):
     """No micro-batch is ever above this."""
     num_threads: int = Field(default=1, ge=1)
     """CPU threads of each train worker."""
-    attention: Literal["auto", "sdpa", "varlen", "transformer_engine"] = "auto"
-    """Attention kernels; "auto" takes the best that this machine has."""
+    kernels: Literal["auto", "torch", "transformer_engine", "apex"] = "auto"
+    """Library that computes Adam, RMSNorm, gradient accumulation and attention; "auto": on GPUs what is installed."""
+    attention: Literal["auto", "sdpa", "varlen", "cudnn", "transformer_engine"] = "auto"
+    """Attention kernels; "auto" takes those of `kernels`, or of torch the best that this machine has."""
     fp32_head: bool = False
     """Compute logits in float32 from bfloat16 hidden states and weights."""
     offload_activations: bool = False

@@ -9,6 +9,7 @@ from hybridflow.control.preflight.load import load_run
 from hybridflow.control.run_folder import RunFolder
 from hybridflow.observability.display import LOADING, LiveDisplay
 from hybridflow.run_folder.finished import read_finished, tell_finished
+from hybridflow.trainer.kernels import resolve_worker
 
 
 def start_training(files: Sequence[Path], overrides: Sequence[str], *, resume: bool) -> None:
@@ -23,6 +24,9 @@ def start_training(files: Sequence[Path], overrides: Sequence[str], *, resume: b
         from hybridflow.control.preflight.report import refuse_run  # what it checks with takes half a second
 
         config = refuse_run(found, problems, is_checked=not resume, note=display.note)
+        worker, told = resolve_worker(config.train)
+        config = config.model_copy(update={"train": worker})
+        display.note(told)
         folder = RunFolder(config)
         folder.refuse_second_driver()
         if resume:

@@ -17,10 +17,11 @@ from hybridflow.cluster.processes import end_processes, uninterrupted
 from hybridflow.cluster.session import Slots, node_address, start_session, stop_session
 from hybridflow.cluster.shared_memory import removed_with_processes
 from hybridflow.cluster.watchdog import Watchdog
-from hybridflow.cluster.workers import forget_workers, gather
+from hybridflow.cluster.workers import forget_workers
 from hybridflow.config.sections import Config
 from hybridflow.control.timeline import Timeline
 from hybridflow.control.transport import Transport, choose_transport, num_slots
+from hybridflow.environment import given_values
 from hybridflow.reward_service.group import RewardGroup
 from hybridflow.reward_service.limits import setup_of
 from hybridflow.reward_service.rules import BUILD_RULES, rule_arguments
@@ -57,7 +58,12 @@ class System:
         self._transport: Transport | None = None
         self.timeline = Timeline()
         self.watchdog = Watchdog(config.cluster.stall.limits(), note, log_directory / "stacks.log")
-        settings = RolloutSettings(config.rollout, config.model.dtype, config.run.seed)
+        settings = RolloutSettings(
+            config.rollout,
+            config.model.dtype,
+            config.run.seed,
+            environment=given_values(config.cluster.environment),
+        )
         self.rollout = RolloutGroup(settings, note, progress)
         # Processes must not be lost between their start and the first line that could end them.
         try:
@@ -74,7 +80,8 @@ class System:
         self.watchdog.watch(RayLife())
         self.watchdog.start()
         slots = Slots(num_slots(config))
-        transport = self._transport = choose_transport(config, hf_dir, slots.nodes())
+        self.has_cuda = slots.has_cuda
+        transport = self._transport = choose_transport(config, hf_dir, slots.nodes(), slots.has_cuda)
         stream = self._stream = RewardStream(
             node_address(config.cluster.network),
             self._admit,
@@ -87,11 +94,11 @@ class System:
             f"workers (TP {layout.tp} x PP {layout.pp} x DP {layout.dp}; usually 30 to 60 s on a CPU)"
         )
         self.rollout.launch(slots, hf_dir, stream.endpoint_completions, log_directory, transport.placed)
-        self.trainer = TrainerGroup(config, slots, log_directory)
+        self.trainer = TrainerGroup(config, slots, log_directory, broadcasts=transport.broadcasts)
         self._actors += [worker.actor for worker in self.trainer.workers]
         setup = setup_of(config.reward, BUILD_RULES, **rule_arguments(config.reward))
         self._rewards = RewardGroup(config.reward, setup, stream, slots, log_directory, note)
-        gather(self.trainer.setup(hf_dir))
+        self.trainer.finish_setup(self.trainer.setup(hf_dir))
         if transport.exact is not None:
             self.trainer.use_exact_shards(transport.exact)
         elif transport.broadcasts:

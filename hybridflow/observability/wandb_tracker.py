@@ -65,6 +65,7 @@ class WandbTracker:
         except Exception as error:
             self._start_again(error)
             self._finish()
+        _link_within(self._directory / "wandb")
 
     def _start(self) -> None:
         import wandb
@@ -83,6 +84,7 @@ class WandbTracker:
                 reinit="create_new",
                 **self._arguments,
             )
+        _link_within(self._directory / "wandb")
         self._num_starts += 1
         self._service = [process for process in psutil.Process().children() if process.pid not in others]
 
@@ -119,6 +121,14 @@ class WandbTracker:
                     process.kill()
         if errors:
             raise errors[0]
+
+
+def _link_within(folder: Path) -> None:
+    """Makes links within the folder relative: Weights & Biases writes whole paths, and a run's folder is renamed."""
+    for path in folder.rglob("*"):
+        if path.is_symlink() and (target := path.readlink()).is_relative_to(folder):
+            path.unlink()
+            path.symlink_to(os.path.relpath(target, path.parent))
 
 
 def _run_id(directory: Path) -> str:

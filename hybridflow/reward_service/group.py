@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
+from hybridflow.cluster.devices import DEVICE_ENVIRONMENT
 from hybridflow.cluster.session import Slots
 from hybridflow.config.reward_sections import RewardSection
 from hybridflow.errors import HybridFlowError, RewardError
@@ -140,6 +141,7 @@ class RewardGroup:
             .options(
                 num_cpus=REWARD_SHARE / self._section.num_workers,
                 scheduling_strategy=self._slots.strategy(0),
+                runtime_env={"env_vars": DEVICE_ENVIRONMENT},
                 max_concurrency=2,
                 max_restarts=0,
             )

@@ -15,8 +15,11 @@ from __future__ import annotations
 import re
 from itertools import islice
 
+from hybridflow.rewards.arithmetic import compute
 from hybridflow.rewards.asides import is_empty, is_reference, is_source
 from hybridflow.rewards.normalise import normalise, split_words
+from hybridflow.rewards.numbers import parse_quantity
+from hybridflow.rewards.rivals import puts_forward_rival
 from hybridflow.rewards.sentences import split_sentences
 from hybridflow.rewards.wording import word_set
 
@@ -42,18 +45,23 @@ _NOT_OTHER = re.compile(r"[\s*_]{0,8}[Nn]ot [A-Z]\w{0,30}(?: [A-Z]\w{0,30}){0,3}
 _GOOD = r"(?:possible|plausible|correct|acceptable|valid|right)"
 _ANSWER = r"(?:answer|option|candidate|guess|choice|possibility|value|reading)"
 _OFFERS = re.compile(
-    r"\b(?:could|may|might|can) (?:also|possibly|perhaps|well|instead|equally)\b"
-    r"|\b(?:it|this|that|which|answer) (?:could|may|might) be\b"
+    r"\b(?:could|may|might|can|would) (?:also|possibly|perhaps|well|instead|equally)\b"
+    r"|\b(?:it|this|that|which|answer) (?:could|may|might) (?:be|have been)\b"
+    r"|\b(?:a|my|best|just) guess\b|\bguess(?:ing|ed)\b"
     rf"|\b(?:also|equally|too|another|second|other) (?:a )?(?:possible |plausible )?(?:{_GOOD}|{_ANSWER})\b"
     rf"|\b{_GOOD} (?:too|as well)\b|\b(?:is|are|was|were) (?:also|equally) (?:{_GOOD}|an?)\b"
     r"|\b(?:is|are) (?:possible|plausible)\b|\bor (?:maybe|perhaps|possibly|else|rather)\b|\b(?:maybe|perhaps"
     r"|alternatively)\b"
+    rf"|\blet me (?:correct|fix|change|revise|amend)\b|\b(?:chang(?:e|ing)|revis(?:e|ing)) (?:it|that|my answer)\b"
     rf"|\b(?:second|next|other|alternative|backup) (?:best |possible )?{_ANSWER}\b|\bi (?:take|took) (?:it|that) back\b"
     r"|\b(?:that|this|it|answer|above) (?:is|was|seems|looks) (?:actually )?"
     r"(?:wrong|incorrect|not right|not correct|mistaken|an error|a mistake)\b"
     r"|\b(?:could|may|might) be (?:wrong|mistaken|incorrect)\b|\bnot (?:certain|sure|confident)\b|\b(?:unsure"
     r"|uncertain)\b"
-    r"|\bshould (?:instead )?(?:have been|be)\b|\bi meant\b|\bmade (?:a mistake|an error)\b|也可能|也可以是|或者是",
+    r"|\bshould (?:instead )?(?:have been|be)\b|\bi meant\b|\b(?:unable|impossible) to"
+    r" (?:say|tell|decide|determine|know|confirm|answer|be sure)\b"
+    r"|\b(?:can(?:not|'t| not)|could not|couldn't|do not|don't) (?:say|tell|decide|determine|know|confirm|answer)\b"
+    r"|\bmade (?:a mistake|an error)\b|也可能|也可以是|或者是",
     re.IGNORECASE,
 )
 _SAYS_WHAT = re.compile(
@@ -61,6 +69,16 @@ _SAYS_WHAT = re.compile(
     r"(?:'s| is| was| would be| equals) (?P<what>[^.!?\n]{1,120})",
     re.IGNORECASE,
 )
+ABOUT_THE_ANSWER = re.compile(
+    r"[\s*_]{0,8}(?:also |then |thus |therefore |clearly |well )?(?:based|supported|derived|confirmed|consistent"
+    r"|taken|obtained|backed|drawn|justified|verified|reflected"
+    r"|explained|located|discussed|determined|calculated|computed|correct\b|right\b|clear\b|easy\b|rounded|expressed"
+    r"|in line"
+    r"|in accordance|according|(?:found|given|stated|shown|reported|provided|listed) (?:in|on|by|at|above|below"
+    r"|there))",
+    re.IGNORECASE,
+)
+"""Behind "the answer is": where it comes from, and no answer."""
 _DESCRIBES = re.compile(
     r"(?:an?|the|its|their|based|in line|stated|shown|listed|given|found|confirmed|supported|more|less|also|why|what"
     r"|how"
@@ -94,7 +112,7 @@ def find_second_thought(rest: str, answer: str) -> str:
     """The sentence of `rest`, which follows `answer`, that takes it back or offers another one; "" where none does."""
     for sentence in islice(split_sentences(rest), _MOST_SENTENCES):
         if _is_second_thought(sentence, answer):
-            return sentence.strip()[:200]
+            return sentence.strip()
     return ""
 
 
@@ -108,10 +126,14 @@ def _is_second_thought(sentence: str, answer: str) -> bool:
     if _OFFERS.search(sentence):
         return True
     if _OPENS.match(sentence):
-        return not (_STATES.match(sentence) and (has_verb or words[0] == "sorry"))
+        states = _STATES.match(sentence) and (has_verb or words[0] == "sorry")
+        return not states or puts_forward_rival(sentence, answer)
     if told := _SAYS_WHAT.match(sentence):
         is_name = not told["what"][:1].islower() or answer[:1].islower()
-        return is_name and not _DESCRIBES.match(told["what"]) and not _is_repeated(told["what"], answer)
+        is_about = _DESCRIBES.match(told["what"]) or ABOUT_THE_ANSWER.match(told["what"])
+        return is_name and not is_about and not _is_repeated(told["what"], answer)
+    if puts_forward_rival(sentence, answer):
+        return True
     return not has_verb and _is_bare(sentence, words) and not _is_repeated(sentence, answer)
 
 
@@ -123,5 +145,8 @@ def _is_bare(sentence: str, words: list[str]) -> bool:
 
 
 def _is_repeated(told: str, answer: str) -> bool:
+    value, number = compute(told), parse_quantity(answer)
+    if value is not None and number is not None and value == number.value:
+        return True
     one, other = normalise(told), normalise(answer)
     return bool(other) and (one == other or one.startswith(other + " ") or one.endswith(" " + other))

@@ -15,7 +15,7 @@ from hybridflow.rewards.wording import word_set
 
 _PLACES = word_set(
     """note notes page pages p pp table tables section sections sec clause clauses article articles art item items
-    exhibit
+    exhibit recital recitals attachment attachments addendum chart graph slide sentence bullet
     exhibits schedule schedules appendix annex figure fig paragraph paragraphs para footnote footnotes line lines row
     rows column columns chapter part parts ref refs no nos 10k 10q 注 附注 表 页 第 见 条 款 节"""
 )
@@ -25,6 +25,8 @@ _DOCUMENTS = word_set(
     provision provisions preamble recital recitals introduction heading header caption
     consolidated income balance sheet sheets cash flow flows company companys management"""
 )
+DOCUMENT_WORDS = _PLACES | _DOCUMENTS
+"""Places in a document, and its kinds."""
 _HEADS = word_set(
     """see as according per under source sources based from shown stated given listed mentioned described reported
     specified cf via found which in 见 参见 根据 据"""
@@ -36,9 +38,12 @@ _JOINTS = word_set(
     根据 据 见 参见 所述 所示 中 的"""
 )
 _EMPTY = word_set(
-    "in total all altogether overall sum exactly precisely only indeed of course sic applies apply exists exist"
+    """in total all altogether overall sum exactly precisely only indeed of course sic applies apply exists exist
+    approximately approx roughly rounded"""
 )
-_IS_THE_ANSWER = re.compile(r"(?:is|was) (?:my )?(?:correct|right|answer|(?:correct|right|final|best) (?:answer|one))")
+_IS_THE_ANSWER = re.compile(
+    r"(?:is|was) (?:my )?(?:correct|right|answer|(?:correct|right|final|best) (?:answer|one))|(?:after|with) rounding"
+)
 _FORM = re.compile(r"\b(?:10-[KQ]|20-F|8-K)\b")
 _CITATION = re.compile(
     r"(?<=\S)\s{0,3}\[(?:\^?\d{1,3}|[a-z*\u2020])(?:\s?[,-]\s?\d{1,3}){0,8}\]|(?<=\S)\u3010\d[^\u3010\u3011]{0,20}\u3011"
@@ -114,12 +119,23 @@ def _tells_place(words: list[str]) -> bool:
     return True
 
 
+def _find_opening(answer: str) -> int:
+    """Where the bracket opens that the last character closes, or -1."""
+    opening, closing = ("(", ")") if answer.endswith(")") else ("[", "]")
+    depth = 0
+    for at in range(len(answer) - 1, max(-1, len(answer) - 1 - _CLAUSE_CHARS), -1):
+        depth += (answer[at] == closing) - (answer[at] == opening)
+        if depth == 0:
+            return at
+    return -1
+
+
 def _drop_last(answer: str) -> str | None:
     """`answer` without its last aside; None where it has none."""
     if (kept := drop_denied(answer)) is not None:
         return kept
     if answer.endswith((")", "]")):
-        start = max(answer.rfind("("), answer.rfind("["))
+        start = _find_opening(answer)
         content = answer[start + 1 : -1]
         if start > 0 and (is_reference(content) or is_empty(content) or abbreviates(content, answer[:start])):
             return answer[:start]

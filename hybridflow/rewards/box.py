@@ -18,17 +18,18 @@ _CHARS_BEFORE = 300
 _CHARS_BEHIND = 20
 _LINK = word_set(
     """is are was were be been equals equal get gets got obtain obtains obtained give gives gave yield yields have has
-    answer result value total choose chose select pick option choice conclude find found therefore thus so hence then
-    follows about approximately around roughly exactly simply becomes as say namely 是 为 得 选 答案"""
+    answer result value total number numbers choose chose select pick option choice conclude find found therefore thus
+    leaves left spent paid earned sold received made makes owes bought counts counted employs employed
+    so hence then follows about approximately around roughly exactly simply becomes as say namely 是 为 得 选 答案"""
 )
 _LEAVES_VALUE = word_set(
     """total sum value amount answer result number margin ratio rate average increased rose grew equal amounts comes
-    increase"""
+    increase stands stood came"""
 )
-"""Before "of", "by" and "to"."""
+"""Before "of", "by", "to" and "at"."""
 _CHANGES = (NEGATIONS | COMPARISONS | ALTERNATIVES) - word_set("and both also plus")
 _LINKING_MARK = re.compile(r"[=:≈,]\s{0,4}\Z")
-_OPERATOR = re.compile(r"(?:[-+*/^<>±×÷√\u2260≤≥\u2213\u00b7]|sqrt)\s{0,4}[({]{0,2}\s{0,4}\Z")
+_OPERATOR = re.compile(r"(?:\d\s?:|[-+*/^<>±×÷√\u2260≤≥\u2213\u00b7]|sqrt)\s{0,4}[({]{0,2}\s{0,4}\Z")
 _BOX = re.compile(r"\\(?:f?boxed|fbox|framebox)\s{0,3}\{((?:[^{}]|\{[^{}]{0,80}\}){0,200})\}")
 _DRESS = re.compile(r"(?:\\\$|\\[(\[]|\\(?:displaystyle|left)(?![a-z])|[$£€¥+\s*_{-]){1,12}\Z")
 """Directly before a box: the opening of mathematics, a sign, a currency."""
@@ -84,6 +85,6 @@ def _find_words_before(before: str) -> str:
     clause = [word.text for word in split_words(_CLAUSE.split(plain)[-1])]
     if _OPERATOR.search(plain) or _CHANGES.intersection(clause):
         return plain[-40:]
-    leaves_value = len(words) > 1 and words[-1] in ("of", "by", "to") and words[-2] in _LEAVES_VALUE
+    leaves_value = len(words) > 1 and words[-1] in ("of", "by", "to", "at") and words[-2] in _LEAVES_VALUE
     is_linked = not words or words[-1] in _LINK or leaves_value or _LINKING_MARK.search(plain)
     return "" if is_linked else " ".join(words[-4:])

@@ -69,7 +69,10 @@ def _read(plain: str) -> str:
 
 
 def _read_mixed(plain: str) -> str:
-    """Digits with two scales or more, from the largest down: "3亿5000万". One alone is left to `numbers`."""
+    """Digits with two scales or more, from the largest down: "3亿5000万", or one with all its units: "3万2500".
+
+    One alone is left to `numbers`.
+    """
     total, at, last = Decimal(0), 0, 99
     parts = list(_PART.finditer(plain))
     for part in parts:
@@ -77,7 +80,10 @@ def _read_mixed(plain: str) -> str:
         if part.start() != at or power >= last:
             return ""
         total, at, last = total + Decimal(part[1]).scaleb(power), part.end(), power
-    return f"{total:f}" if len(parts) > 1 and at == len(plain) else ""
+    units = plain[at:]
+    if parts and len(units) == last and units.isdecimal():
+        return f"{total + int(units):f}"
+    return f"{total:f}" if len(parts) > 1 and not units else ""
 
 
 @cache

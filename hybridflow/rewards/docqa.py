@@ -27,7 +27,7 @@ from hybridflow.rewards.form_rules import (
     find_list,
     find_number,
     find_range,
-    find_yes_no,
+    find_time,
 )
 from hybridflow.rewards.normalise import normalise
 from hybridflow.rewards.text_rules import (
@@ -38,10 +38,11 @@ from hybridflow.rewards.text_rules import (
     have_other_currency,
 )
 from hybridflow.rewards.thinking import Tags
+from hybridflow.rewards.yes_no import find_yes_no
 from hybridflow.types import Verdict
 
 TAKEN_BACK = "docqa_taken_back"
-_FORMS = (find_yes_no, find_date, find_range, find_number, find_list, find_inverted_name)
+_FORMS = (find_yes_no, find_date, find_time, find_range, find_number, find_list, find_inverted_name)
 
 
 def verify_docqa(text: str, ground_truth: str, thinking_tags: Tags = THINKING_TAGS) -> Verdict:

@@ -24,6 +24,7 @@ _MARK = re.compile(
     rf"""{MARK.pattern}
     | \b (?:the|my|our) \s{{1,3}} (?:(?:correct|right|final|best) \s{{1,3}}){{1,2}}
       (?:option|choice|letter|statement|one) \s{{1,3}} (?:is|was|would\sbe|should\sbe) \b
+    | \b my \s{{1,3}} (?:choice|pick|selection|option|vote) \s{{1,3}} (?:is|would\sbe) \b
     | (?:[故此以应選选]|答案|应该|應該|本题|本題|我|因此|所以) \s? [选選] [择擇项項]? :?
     | (?:正确|正確)(?:的)?(?:选项|選項|答案) \s? (?:是|为|為|:) :?
     """,
@@ -36,7 +37,7 @@ _CHOOSES = re.compile(
     re.IGNORECASE,
 )
 _IS_RIGHT = re.compile(
-    r"(?:^|(?<=[.!?\n,:]))[\s*_]{0,4}(?:(?i:so|thus|therefore|hence|clearly),?\s{1,2})?"
+    r"(?:^|(?<=[.!?\n,:\u3002]))[\s*_]{0,4}(?:(?i:so|thus|therefore|hence|clearly|only),?\s{1,2}|[只仅]有|因此|所以|故)?"
     r"(?P<letter>(?i:(?:the )?(?:option|choice|answer|letter|statement) )?[*_]{0,2}[(\[]?[A-D][)\]]?[*_]{0,2}"
     r"|选项[A-D]|[A-D]项)"
     r"\s?(?:(?i:\s?(?:is|was|must be|would be)\s{1,2}(?:therefore |thus |clearly )?(?:the\s)?(?:correct|right|best"
@@ -49,6 +50,8 @@ _CONCLUDES = re.compile(
     r"[\s*_]{0,4}(?:so|thus|therefore|hence)\b,?\s?:?([\s*_\"'`(\[]{0,6}[A-D][\s*_\"'`)\].!]{0,6})", re.IGNORECASE
 )
 """A conclusion that is a letter alone: "Therefore, C." """
+_COPIED = re.compile(r"\n\s{0,4}\([A-D]\)[^\n]{0,300}\n\s{0,4}\([B-D]\)[^\n]{0,300}\s{0,8}\Z")
+"""The options of the question at the end, one a line."""
 _SENTENCE_ENDS = re.compile(r"[.!?]\s|[\u3002\n]")
 
 
@@ -97,5 +100,7 @@ def _choose_without_mark(shown: str) -> str:
     last = shown[end:] if shown[end:].strip() else last
     if concluded := _CONCLUDES.fullmatch(last):
         return find_asserted(concluded[1])
+    if _COPIED.search(shown):
+        return ""
     letters = set(_IN_BRACKETS.findall(last))
     return letters.pop() if len(letters) == 1 and not DENIES.search(last) else ""

@@ -12,16 +12,22 @@ NEUTRAL = word_set(
     """it its is was were are be been being this that these those there they he she we i his her their our my who which
     has have had did does do would will should shall must namely simply exactly precisely clearly definitely certainly
     obviously just called named known titled entitled so therefore hence thus indeed ie here probably likely presumably
-    think believe say in at on by to for with following as and_then
+    think believe say in at on by to for with as
     是 为 在 即 就是 应为 应该是 位于 叫 名为 共 共有"""
 )
 """Before an answer in words: they carry none of their own, and change nothing about what follows."""
 
-CLASS_NOUNS = word_set(
-    """city town village state country republic kingdom province county company firm amount sum total year month date
-    name word term currency value figure number result version answer mr mrs ms dr prof sir professor"""
+PLACES = word_set("city town village municipality state country kingdom province county district")
+TITLES = word_set("mr mrs ms dr prof sir professor")
+CLASS_NOUNS = (
+    PLACES
+    | TITLES
+    | word_set(
+        """company firm amount sum total year month date name word term currency value figure number result version
+    answer"""
+    )
 )
-"""Before an answer in words, name its kind: "the city of Montreal", "the year 2019", "Mr. Smith"."""
+"""Before an answer in words, name its kind: "the city of Montreal", "the year 2019", "Mr. Smith", "the total is"."""
 
 LEGAL_FORMS = word_set(
     "inc incorporated corp corporation ltd limited llc llp plc gmbh ag sa nv bv ab asa oyj spa co kk"
@@ -43,7 +49,8 @@ MEASURED = word_set(
 """Before a number, beside NEUTRAL: name the quantity, and leave the number as it is."""
 
 SMALL_WORDS = word_set(
-    "full whole entire complete total overall altogether in all only exactly each approximately respectively rounded"
+    """full whole entire complete total overall altogether in all only exactly each approximately respectively rounded
+    approx roughly"""
 )
 """Behind a number: change nothing."""
 

@@ -11,15 +11,18 @@ from typing import Any
 import ray
 import torch
 
+from hybridflow.cluster.devices import VISIBLE
 from hybridflow.cluster.seats import devices_of
 from hybridflow.observability.log import configure
 from hybridflow.observability.process_log import redirect_output
 from hybridflow.private_folder import PrivateFolder
+from hybridflow.rollout.arguments import leave_allocator_alone
 from hybridflow.rollout.cpu_platform.process_server import start_server
 from hybridflow.rollout.engine import SGLangEngine
 from hybridflow.rollout.health import EngineStatus
 from hybridflow.rollout.private_ranks import keep_private
 from hybridflow.rollout.shard_loader import ShardLoader
+from hybridflow.rollout.signed_broadcast import check_signed
 from hybridflow.types import Completion, Lease, MemoryTag, SamplingParams
 from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import Bucket, TensorEntry
@@ -59,14 +62,19 @@ class RolloutWorker:
         devices = devices_of(engine_id, seats)
         if devices is not None:
             # SGLang counts GPUs up from the first; its processes, which it starts later, see only these, in this order.
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
+            os.environ[VISIBLE] = ",".join(devices)
         self._folder = PrivateFolder()
         keep_private(self._folder.path)
-        if not torch.cuda.is_available():
+        leave_allocator_alone(os.environ)
+        has_cuda = torch.cuda.is_available()
+        if not has_cuda:
             start_server()
         self._engine = SGLangEngine(
             model_path, arguments, run_seed=run_seed, shards=shards, initial_version=initial_version
         )
+        check_signed()
+        if has_cuda:
+            self._engine.warm_up()  # not run on a GPU yet
         self._sender = CompletionSender(endpoint, engine_id)
 
     def ping(self) -> int:

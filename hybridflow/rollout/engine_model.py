@@ -10,6 +10,7 @@ before it starts.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,14 @@ def write_engine_model(hf_dir: str | Path, folder: Path, window: int) -> Path:
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     for name in [*weight_files(source), GENERATION_FILE]:
         if (source / name).exists():
-            (folder / name).symlink_to(source / name)
+            (folder / name).symlink_to(_target(source / name, folder))
     return folder
+
+
+def _target(file: Path, folder: Path) -> Path:
+    """What a link in `folder` says of a file: within one run it is relative, as the run's folder is renamed."""
+    run = folder.resolve().parents[1]
+    return Path(os.path.relpath(file, folder.resolve())) if file.is_relative_to(run) else file
 
 
 def engine_config(hf_config: HFConfig, raw: dict[str, Any], window: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import sys
 from typing import Any
 
 from hybridflow.rollout.http_gate import HttpGate
+from hybridflow.rollout.signed_broadcast import check_signed
 
 
 def main(arguments: dict[str, Any], key: str) -> None:
@@ -27,6 +28,7 @@ def main(arguments: dict[str, Any], key: str) -> None:
     from sglang.srt.plugins import load_plugins
 
     load_plugins()  # before ServerArgs: a plugin may change it
+    check_signed()
     from sglang.srt.entrypoints.http_server import app, launch_server
     from sglang.srt.server_args import ServerArgs
     from sglang.srt.utils import kill_process_tree

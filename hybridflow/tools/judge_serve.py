@@ -26,6 +26,7 @@ from hybridflow.errors import ConfigError, RolloutError
 from hybridflow.policy.engine_tokenizer import write_engine_tokenizer
 from hybridflow.policy.load import load_tokenizer
 from hybridflow.private_folder import PrivateFolder
+from hybridflow.rollout.private_ranks import rank_environment
 from hybridflow.tools.judge_key import DEFAULT_KEY_VARIABLE, check_key
 
 HEALTH_TIMEOUT_S = 10.0
@@ -186,7 +187,7 @@ def _write_tokenizer(job: JudgeServerJob, folder: Path) -> Path:
 def _start(job: JudgeServerJob, folder: Path, tokenizer_dir: Path) -> subprocess.Popen[bytes]:
     """In a session of its own: Ctrl-C reaches this process alone, which then ends the server in order.
 
-    Its ranks meet in `folder`: what SGLang would open for that is a port that listens on every interface.
+    Its ranks meet in `folder`, and its own sockets are there.
     """
     import torch
 
@@ -194,8 +195,7 @@ def _start(job: JudgeServerJob, folder: Path, tokenizer_dir: Path) -> subprocess
 
     environment = {} if torch.cuda.is_available() else cpu_environment(job.num_threads)
     arguments = build_server_arguments(job) | {"tokenizer_path": str(tokenizer_dir)}
-    environment["SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE"] = f"file://{folder / 'ranks'}"
-    environment |= {"GLOO_SOCKET_IFNAME": "lo", "TMPDIR": str(folder)}  # where SGLang's own sockets are
+    environment |= {"GLOO_SOCKET_IFNAME": "lo", **rank_environment(folder)}
     output = job.log.open("ab") if job.log else None
     try:
         process = subprocess.Popen(

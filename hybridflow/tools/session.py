@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 from hybridflow.cluster.processes import uninterrupted
 from hybridflow.cluster.session import Slots, start_session, stop_session
 from hybridflow.cluster.shared_memory import removed_with_processes
-from hybridflow.cluster.workers import forget_workers, gather
+from hybridflow.cluster.workers import forget_workers
 from hybridflow.trainer.group import PolicyGroup, PolicySettings
 
 CLOSE_TIMEOUT_S = 10.0
@@ -20,14 +20,14 @@ CLOSE_TIMEOUT_S = 10.0
 
 @contextmanager
 def open_policy(
-    settings: PolicySettings, hf_dir: Path, log_directory: Path, environment: Sequence[str] = ()
+    settings: PolicySettings, hf_dir: Path, log_directory: Path, environment: Mapping[str, str | bool] | None = None
 ) -> Iterator[PolicyGroup]:
     """The policy of `hf_dir` on its workers, the same Ray actors as in training. Leaves no process behind."""
     group: PolicyGroup | None = None
     try:
         start_session(settings.worker.layout.world_size, environment)
         group = PolicyGroup(settings, Slots(settings.worker.layout.world_size), log_directory)
-        gather(group.setup(hf_dir))
+        group.finish_setup(group.setup(hf_dir))
         yield group
         closing = [worker.actor.close.remote() for worker in group.workers]
         ray.wait(closing, num_returns=len(closing), timeout=CLOSE_TIMEOUT_S)

@@ -120,7 +120,13 @@ def run_sft(config: SftConfig, folder: RunFolder, display: LiveDisplay, *, resum
     display.note("reading model and demonstrations")
     inputs = load_inputs(config)
     latest, state = _latest(checkpoints, inputs) if resume else (None, SftState())
-    settings = PolicySettings(config.train, config.model.dtype, config.run.seed, config.train.optimizer)
+    settings = PolicySettings(
+        config.train,
+        config.model.dtype,
+        config.run.seed,
+        config.train.optimizer,
+        force_float32=config.model.force_float32,
+    )
     with ExitStack() as stack:
         stack.enter_context(folder.held())
         _open_folder(config, folder, latest, state, display)

@@ -6,6 +6,7 @@ from hybridflow.observability.display import LOADING, LiveDisplay
 from hybridflow.run_folder.finished import read_finished, tell_finished
 from hybridflow.run_folder.folder import RunFolder
 from hybridflow.tools.sft_config import SftConfig
+from hybridflow.trainer.kernels import resolve_worker
 
 MAY_CHANGE_ON_RESUME = (
     "run.directory",
@@ -21,8 +22,11 @@ MAY_CHANGE_ON_RESUME = (
 
 def start_sft(config: SftConfig, *, resume: bool) -> None:
     """Trains to the end; `--resume` of a finished run says so and starts nothing. Raises what stopped the run."""
+    worker, told = resolve_worker(config.train)
+    config = config.model_copy(update={"train": worker})
     folder = RunFolder(config, MAY_CHANGE_ON_RESUME)
     with LiveDisplay(config.run.name) as display:
+        display.note(told)
         folder.refuse_second_driver()
         if resume:
             folder.check_same_run(config)

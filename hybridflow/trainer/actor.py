@@ -15,7 +15,7 @@ import ray
 import torch
 
 from hybridflow.cluster.addresses import own_address, use_interface
-from hybridflow.cluster.session import this_device
+from hybridflow.cluster.devices import DEVICE_ENVIRONMENT, show_own_instance, use_own_device
 from hybridflow.observability.log import configure
 from hybridflow.observability.process_log import redirect_output
 from hybridflow.observability.span import LifeSign, enter, life_sign, stack_of_threads
@@ -35,7 +35,7 @@ HEALTH = "health"
 
 def worker_environment(num_threads: int) -> dict[str, str]:
     """Environment of a train worker's process; must be set before Python starts there."""
-    return {
+    return DEVICE_ENVIRONMENT | {
         "OMP_NUM_THREADS": str(num_threads),
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -51,9 +51,7 @@ class TrainWorker:
         redirect_output(Path(log_path))
         configure("train", rank=rank)
         torch.set_num_threads(num_threads)
-        device = this_device()
-        if device is not None:
-            torch.cuda.set_device(device)
+        show_own_instance()
         self._rank = rank
         self._network = network
         self._core: TrainerCore | None = None
@@ -78,14 +76,19 @@ class TrainWorker:
         address = own_address(self._network)
         return address, _free_port(address)
 
-    def setup(self, master: tuple[str, int], **arguments: Any) -> None:
-        """Joins the process group and loads the policy; arguments as in `TrainerCore`."""
+    def setup(self, master: tuple[str, int], **arguments: Any) -> str | None:
+        """Joins the process group and loads the policy; arguments as in `TrainerCore`.
+
+        Returns the UUID of this rank's GPU, None on a CPU. All methods that compute run in the thread of this one.
+        """
+        device = use_own_device()
         if master[1]:
             use_interface(own_address(self._network))
         # Here and not at the top: the driver imports this module too, and must not load Megatron.
         from hybridflow.trainer.core import TrainerCore
 
         self._core = TrainerCore(rank=self._rank, master_addr=master[0], master_port=master[1], **arguments)
+        return device
 
     @property
     def core(self) -> TrainerCore:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,13 +21,15 @@ from hybridflow.weights.manifest import Bucket, TensorEntry, iterate_buckets
 from hybridflow.weights.reshard.executor import ReshardExecutor
 from hybridflow.weights.reshard.settings import ReshardSettings
 from hybridflow.weights.reshard.shard_bucket import ShardBucket
-from megatron_ext.attention_cuda import AttentionBackend
 from megatron_ext.commit import BrokenCheckpointError
 from megatron_ext.hf.identity import WrongModelError
+from megatron_ext.kernels import AttentionBackend, KernelChoice
 from megatron_ext.optimizer import OptimizerOptions
 from megatron_ext.policy import MegatronPolicy
 from megatron_ext.residency import PARTS, Part
 from megatron_ext.topology import Topology, init_distributed, shutdown_distributed
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -46,6 +49,7 @@ class TrainerCore:
         master_port: int,
         seed: int,
         token: str = "",
+        kernels: KernelChoice = "auto",
         attention: AttentionBackend = "auto",
         fp32_head: bool = False,
         offload_activations: bool = False,
@@ -70,11 +74,13 @@ class TrainerCore:
             self.topology,
             dtype=DTYPES[dtype],
             optimizer=self._options,
+            kernels=kernels,
             attention=attention,
             load_weights=load_weights,
             fp32_head=fp32_head,
             activation_offload=offload_activations,
         )
+        logger.info("computes with %s", self._policy.describe_kernels())
         self._published: list[TensorEntry] = []
         self._reshard: ReshardExecutor | None = None
 

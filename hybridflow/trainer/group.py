@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import ray
 
+from hybridflow.cluster.devices import refuse_doubles
 from hybridflow.cluster.session import Slots, private_folder
 from hybridflow.cluster.workers import RESUME, Call, gather, identify
 from hybridflow.config.sections import Config, OptimizerSection, WorkerSection
+from hybridflow.environment import given_values
 from hybridflow.errors import TrainerError
 from hybridflow.trainer.actor import HEALTH, TrainWorker, worker_environment
+from hybridflow.trainer.kernels import refuse_float32, refuse_grouped_experts
 from hybridflow.trainer.weight_streams import Broadcasts, ExactShards, HFBuckets
 from hybridflow.types import TrainBatch, UpdateReport, WorkerMemory
 from hybridflow.weights.manifest import TensorEntry
 from hybridflow.weights.reshard.settings import ReshardSettings, ranks_per_machine
 
+BROADCAST_ENVIRONMENT = {"NCCL_CUMEM_ENABLE": "0"}
+"""SGLang's ranks have it so, and both ends of a group must allocate alike. Not run on a GPU yet."""
 SLOT_SHARE = 0.4
 """Part of a slot that a train worker takes; the rest is for the engine and reward workers beside it."""
 
@@ -44,8 +49,12 @@ class PolicySettings:
     """None: it is read, not trained."""
     network: str = ""
     """As in `cluster.network`."""
+    force_float32: bool = True
+    """Whether float32 is meant on GPUs too; a run says so by `model.force_float32`."""
     load_weights: bool = True
     """Otherwise a checkpoint follows."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables of its processes, above their own."""
     after_death: str = RESUME
     """What the user is told to do when a worker died."""
 
@@ -55,9 +64,11 @@ class PolicyGroup:
 
     def __init__(self, settings: PolicySettings, slots: Slots, log_directory: Path) -> None:
         """Creates the actors; `setup` makes them ready."""
+        refuse_float32(settings.dtype, forced=settings.force_float32, on_gpus=slots.gpus_per_slot > 0)
+        refuse_grouped_experts(settings.worker, on_gpus=slots.gpus_per_slot > 0)
         self._settings = settings
         num_threads = settings.worker.num_threads
-        environment = {"env_vars": worker_environment(num_threads)}
+        environment = {"env_vars": worker_environment(num_threads) | dict(settings.environment)}
         # The types that Ray declares for it leave concurrency groups out.
         remote = ray.remote(concurrency_groups={HEALTH: 1})(TrainWorker)  # pyright: ignore[reportCallIssue]
         logs = [log_directory / f"train-{rank}.log" for rank in range(settings.worker.layout.world_size)]
@@ -77,7 +88,7 @@ class PolicyGroup:
         ]
 
     def setup(self, hf_dir: Path) -> list[Call]:
-        """Starts loading the policy of `hf_dir` on every rank; wait for the calls with `gather`."""
+        """Starts loading the policy of `hf_dir` on every rank; wait for the calls with `finish_setup`."""
         settings, section = self._settings, self._settings.worker
         folder = private_folder()
         if folder is not None:
@@ -91,12 +102,17 @@ class PolicyGroup:
             "optimizer": settings.optimizer,
             "seed": settings.seed,
             "token": secrets.token_hex(32),
+            "kernels": section.kernels,
             "attention": section.attention,
             "fp32_head": section.fp32_head,
             "offload_activations": section.offload_activations,
             "load_weights": settings.load_weights,
         }
         return [worker.call("setup", master, **arguments) for worker in self.workers]
+
+    def finish_setup(self, calls: list[Call]) -> None:
+        """Returns when every rank is ready. Raises PlacementError where two are on one GPU."""
+        refuse_doubles([worker.name for worker in self.workers], gather(calls))
 
     def logprobs(self, batch: TrainBatch, temperature: float) -> list[list[float]]:
         """Per row of the batch, the logprob of each counted response token."""
@@ -138,10 +154,17 @@ class PolicyGroup:
 class TrainerGroup(PolicyGroup):
     """The workers of a whole run."""
 
-    def __init__(self, config: Config, slots: Slots, log_directory: Path) -> None:
+    def __init__(self, config: Config, slots: Slots, log_directory: Path, *, broadcasts: bool = False) -> None:
+        """`broadcasts`: they will send whole tensors to engines, see `use_broadcasts`."""
         super().__init__(
             PolicySettings(
-                config.train, config.model.dtype, config.run.seed, config.train.optimizer, config.cluster.network
+                config.train,
+                config.model.dtype,
+                config.run.seed,
+                config.train.optimizer,
+                config.cluster.network,
+                force_float32=config.model.force_float32,
+                environment=(BROADCAST_ENVIRONMENT if broadcasts else {}) | given_values(config.cluster.environment),
             ),
             slots,
             log_directory,

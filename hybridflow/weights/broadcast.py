@@ -11,7 +11,8 @@ from __future__ import annotations
 import ctypes
 import datetime
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import msgspec
 import torch
@@ -62,15 +63,16 @@ class Broadcaster:
         (0.5.23, srt/utils/common.py), which has to be met as it is."""
         timeout = datetime.timedelta(seconds=group.timeout_s)
         store = open_store(group.address, group.port, 0, group.world_size, group.timeout_s)
-        made, _ = c10d._new_process_group_helper(
-            group.world_size,
-            0,
-            [],
-            dist.Backend(group.backend),
-            dist.PrefixStore(group.name, store),
-            group_name=GroupName(group.name),
-            timeout=timeout,
-        )
+        with _without_split():
+            made, _ = c10d._new_process_group_helper(
+                group.world_size,
+                0,
+                [],
+                dist.Backend(group.backend),
+                dist.PrefixStore(group.name, store),
+                group_name=GroupName(group.name),
+                timeout=timeout,
+            )
         assert isinstance(made, dist.ProcessGroup)
         c10d._world.pg_group_ranks[made] = {rank: rank for rank in range(group.world_size)}
         self._group = made
@@ -85,3 +87,19 @@ class Broadcaster:
     def close(self) -> None:
         """Every member of the group leaves it."""
         dist.destroy_process_group(self._group)
+
+
+@contextmanager
+def _without_split() -> Iterator[None]:
+    """Inside, torch makes groups anew: out of a default group that is bound to a GPU it would split them, and so wait
+    for the ranks of that one instead of the engines."""
+    default = dist.GroupMember.WORLD
+    bound = default.bound_device_id if default is not None else None
+    if default is None or bound is None:
+        yield
+        return
+    default.bound_device_id = None  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        default.bound_device_id = bound

@@ -179,8 +179,13 @@ def padded_vocab_size(hf_config: HFConfig, tp: int) -> int:
     return -(-hf_config.vocab_size // tp) * tp
 
 
-def transformer_config(hf_config: HFConfig, layout: Layout, dtype: torch.dtype) -> TransformerConfig:
+def transformer_config(
+    hf_config: HFConfig, layout: Layout, dtype: torch.dtype, *, fuse_weight_gradients: bool = False
+) -> TransformerConfig:
     """Megatron's config for this model, layout and parameter dtype (float32, bfloat16, or float64).
+
+    `fuse_weight_gradients` adds each product to the gradient buffer as it is made; for buffers in float64 there is no
+    such kernel.
 
     Raises UnsupportedModelError for another dtype, LayoutError for grouped experts where they cannot run.
     """
@@ -225,8 +230,8 @@ def transformer_config(hf_config: HFConfig, layout: Layout, dtype: torch.dtype) 
         calculate_per_token_loss=True,  # gradients are divided once, by the tokens of the whole step
         use_cpu_initialization=not torch.cuda.is_available(),
         perform_initialization=False,  # every weight is loaded; see hf/load.py
-        # Fusions and kernels that need Apex, Transformer Engine or a compiler.
-        gradient_accumulation_fusion=False,
+        gradient_accumulation_fusion=fuse_weight_gradients and dtype != torch.float64,
+        # Fusions that need a compiler, or that this library's own modules make up for.
         bias_activation_fusion=False,
         bias_dropout_fusion=False,
         masked_softmax_fusion=False,
@@ -255,12 +260,16 @@ def _pipeline_options(layout: Layout) -> dict[str, Any]:
 
 
 def _recompute_options(hf_config: HFConfig, layout: Layout) -> dict[str, Any]:
-    """`full` keeps a layer's input only; `selective` keeps the projections and norms, which are cheap to hold."""
+    """`full` keeps a layer's input only; `selective` all but the inside of the feed-forward, which is the largest part.
+
+    Attention is not computed again: its kernels keep its output and one number per token and head, nothing more,
+    and of a long row it is most of a layer's arithmetic.
+    """
     if layout.recompute == "none":
         return {}
     if layout.recompute == "full":
         return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
-    modules = ["core_attn", "mlp"] if hf_config.moe is None else ["core_attn", "mlp", "moe"]
+    modules = ["mlp"] if hf_config.moe is None else ["mlp", "moe"]
     return {"recompute_granularity": "selective", "recompute_modules": modules}
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hybridflow.trainer.objectives import sequence_mean_objective
 from megatron_ext.attention import SegmentAttention
+from megatron_ext.gated_mlp import GatedMLP
 from megatron_ext.layout import Layout
 from megatron_ext.optimizer import OptimizerOptions
 from megatron_ext.optimizer_repairs import distributed_optimizers
@@ -282,13 +283,13 @@ def train_bfloat16(topology: Topology, layout: Layout, hf_dir: Path) -> dict[str
     return {"before": before, "steps": steps, "weights": exported(policy), "masters_agree": masters_agree}
 
 
-def count_attention_calls(topology: Topology, layout: Layout, hf_dir: Path) -> int:
-    """How often a layer's attention runs in a training step of one micro-batch."""
+def count_layer_calls(topology: Topology, layout: Layout, hf_dir: Path) -> tuple[int, int]:
+    """How often attention and feed-forward of layers run in a training step of one micro-batch."""
     policy = open_policy(hf_dir, layout, topology)
     calls = []
     for chunk in policy.chunks:
         for module in chunk.modules():
-            if isinstance(module, SegmentAttention):
-                module.register_forward_hook(lambda *_: calls.append(1))
+            if isinstance(module, SegmentAttention | GatedMLP):
+                module.register_forward_hook(lambda module, *_: calls.append(type(module)))
     train(policy, pack_rows(make_rows(), 8, layout), 1)
-    return len(calls)
+    return calls.count(SegmentAttention), calls.count(GatedMLP)

@@ -284,6 +284,7 @@ def test_names_of_experts_by_hand(hf_dirs: dict[str, Path]) -> None:
         ("qwen3_moe", Layout(tp=2, ep=2), "sequence_parallel = false: a mixture of experts with tp = 2 needs it"),
         ("qwen3_tied", Layout(dp=2, ep=2), "ep = 2: model_type = 'qwen3' has no experts; set ep = 1"),
         ("llama", Layout(dp=2, etp=2), "etp = 2: model_type = 'llama' has no experts; set etp = 1"),
+        ("llama", Layout(grouped_experts=True), "model_type = 'llama' has no experts; set grouped_experts = false"),
     ],
 )
 def test_expert_ranks_that_do_not_fit_are_refused(

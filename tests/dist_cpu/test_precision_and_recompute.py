@@ -29,8 +29,8 @@ def test_bfloat16_trains_float32_master_weights(hf_dirs: dict[str, Path]) -> Non
             assert (rank["weights"][name] - expected).float().norm() <= max(0.25 * moved, 1e-3), name
 
 
-@pytest.mark.parametrize(("recompute", "calls"), [("none", 4), ("full", 8), ("selective", 8)])
-def test_attention_runs_again_where_it_is_recomputed(hf_dirs: dict[str, Path], recompute: str, calls: int) -> None:
-    """Four layers, one micro-batch."""
+@pytest.mark.parametrize(("recompute", "attention", "mlp"), [("none", 4, 4), ("full", 8, 8), ("selective", 4, 8)])
+def test_what_runs_again_in_backward(hf_dirs: dict[str, Path], recompute: str, attention: int, mlp: int) -> None:
+    """Four layers, one micro-batch: `selective` leaves attention, whose kernel keeps nothing quadratic."""
     layout = Layout(recompute=recompute)  # type: ignore[arg-type]
-    assert run_ranks(layout, rank_programs.count_attention_calls, hf_dirs["qwen3_tied"]) == [calls]
+    assert run_ranks(layout, rank_programs.count_layer_calls, hf_dirs["qwen3_tied"]) == [(attention, mlp)]

@@ -110,6 +110,58 @@ def test_who_has_no_token_is_refused_and_nothing_listens_beyond_the_address(
     assert not mark.exists()
 
 
+def broadcast_as_engine(meeting: Path, mark: Path, rank: int, told: Any) -> None:
+    """Ranks of an engine: rank 0 sends what it should, then what somebody would who has got into the connection."""
+    import torch
+    import torch.distributed as dist
+    from torch.distributed import distributed_c10d as c10d
+
+    from hybridflow.rollout.signed_broadcast import broadcast_signed
+    from megatron_ext.meeting import require_token
+
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group("gloo", store=dist.FileStore(str(meeting), 2), rank=rank, world_size=2)
+    plain = c10d._object_to_tensor([Payload(mark)], torch.device("cpu"), None)
+    require_token("the engine's")
+    got: list[Any] = [broadcast_signed(data if rank == 0 else None, rank) for data in ([{"rid": "a"}], [], None)]
+    for content, size in (plain, (plain[0][:5], torch.tensor([5]))):
+        if rank == 0:
+            dist.broadcast(size, src=0)
+            dist.broadcast(content, src=0)
+            continue
+        try:
+            got.append(broadcast_signed(None, rank))
+        except Exception as error:
+            got.append(f"{type(error).__name__}: {error}")
+    if rank == 1:
+        told.put(got)
+        told.close()
+        told.join_thread()
+    dist.barrier()
+    os._exit(0)
+
+
+def test_ranks_of_an_engine_unpickle_what_their_engine_signed_and_nothing_else(tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    told, mark = spawn.Queue(), tmp_path / "his code ran"
+    ranks = [
+        spawn.Process(target=broadcast_as_engine, args=(tmp_path / "meeting", mark, rank, told), daemon=True)
+        for rank in (0, 1)
+    ]
+    for rank in ranks:
+        rank.start()
+    try:
+        good, *refused = told.get(timeout=2 * TIMEOUT_S)
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.join()
+    assert good == [{"rid": "a"}] and refused[:2] == [[], []]
+    unsigned = "StrangerError: an object came over a process group without the signature of this run; it was not read"
+    assert refused[2:] == [unsigned, unsigned]
+    assert not mark.exists()
+
+
 def test_an_object_without_the_signature_of_the_run_is_not_unpickled(tmp_path: Path) -> None:
     """As it comes over a process group whose member sends what torch would send."""
     import torch

@@ -1,4 +1,4 @@
-"""Memory and disk: what the model certainly takes, against what there is.
+"""Kernels, memory and disk: what is installed, and what the model certainly takes against what there is.
 
 On a CPU all processes share the memory of the machine. With GPUs the gates of `control/hand_over.py` compare wanted and
 free memory; nothing is estimated here.
@@ -17,6 +17,8 @@ from hybridflow.config.sections import Config
 from hybridflow.control.preflight.findings import Finding
 from hybridflow.control.preflight.shape import ModelShape
 from hybridflow.control.preflight.subject import Subject
+from hybridflow.errors import ConfigError
+from hybridflow.trainer.kernels import NVIDIA, refuse_float32, refuse_grouped_experts, resolve_worker, sees_gpus
 
 GIB = 2**30
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2}
@@ -27,7 +29,21 @@ WORKER_GIB, ENGINE_RANK_GIB, REWARD_GIB = 0.5, 0.9, 0.3
 """Resident memory of a process without a model: libraries, measured with quickstart."""
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 CGROUP_USED = Path("/sys/fs/cgroup/memory.current")
-NVIDIA = Path("/proc/driver/nvidia/gpus")
+
+
+def check_kernels(subject: Subject) -> Iterator[Finding]:
+    """What is computed with is here: a library that is named, and GPUs that suit precision and experts."""
+    config = subject.config
+    on_gpus = sees_gpus()
+    for refuse in (
+        lambda: refuse_float32(config.model.dtype, forced=config.model.force_float32, on_gpus=on_gpus),
+        lambda: refuse_grouped_experts(config.train, on_gpus=on_gpus),
+    ):
+        try:
+            refuse()
+        except ConfigError as error:
+            yield Finding("error", str(error))
+    yield Finding("fact", resolve_worker(subject.config.train)[1])
 
 
 def check_memory(subject: Subject) -> Iterator[Finding]:

@@ -31,6 +31,7 @@ QUICK = (
     Check("judge", _check_judge),
     Check("environment", check_environment),
     Check("limits", check_limits),
+    Check("kernels", machine.check_kernels),
     Check("memory", machine.check_memory),
     Check("disk", machine.check_disk),
 )

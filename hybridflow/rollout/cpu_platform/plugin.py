@@ -3,7 +3,8 @@
 On CPU SGLang 0.5.23 drops `sampling_seed`, which it honours on CUDA in deterministic mode only. The sampler beneath can
 do it anywhere: given a seed per request it draws by the Gumbel-max trick from a hash of (seed, position, token). The
 hook hands the seeds on, so that a completion depends on its own id and not on what else is in the batch. The other hook
-has SGLang fork its processes (`process_server.py`). On CUDA the plugin does nothing.
+has SGLang fork its processes (`process_server.py`). On CUDA too, ranks of an engine sign what they send each other
+(`signed_broadcast.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ def register() -> None:
     """Entry point; called by SGLang before an engine starts."""
     import torch
 
+    from hybridflow.rollout.signed_broadcast import sign_objects
+
+    sign_objects()
     if torch.cuda.is_available():
         return
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType

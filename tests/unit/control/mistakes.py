@@ -222,6 +222,12 @@ KEYS = [
         _set("train.layout.tp=2"),
     ),
     Mistake(
+        "kernels that are not installed",
+        _set("train.kernels=apex"),
+        ['train.kernels = "apex": NVIDIA apex is not installed here', "Remedy: build it from"],
+        _set("train.kernels=torch"),
+    ),
+    Mistake(
         "engine that does not divide",
         _set("rollout.tp_size=3"),
         ["rollout.tp_size = 3: it must divide", "choose one of 1, 2, 4"],

@@ -88,10 +88,13 @@ def test_wandb_offline_is_silent_and_needs_no_network(
     tracker.log(0, {"reward/mean": 0.5})
     tracker.log(1, {"reward/mean": 0.75})
     tracker.close()
-    again = WandbTracker(tmp_path / "run", "test", {"train": {"num_steps": 2}})  # --resume
+    run = (tmp_path / "run").rename(tmp_path / "renamed")  # as a run's folder is
+    links = [path for path in run.rglob("*") if path.is_symlink()]
+    assert links and [path for path in links if not path.exists()] == []
+    again = WandbTracker(run, "test", {"train": {"num_steps": 2}})  # --resume
     again.log(2, {"reward/mean": 1.0})
     again.close()
-    runs = list((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
+    runs = list((run / "wandb").glob("offline-run-*/run-*.wandb"))
     assert runs and len({run.name for run in runs}) == 1, "one run for W&B"
     assert capfd.readouterr() == ("", "")
 

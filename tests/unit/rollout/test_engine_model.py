@@ -46,6 +46,16 @@ def change(folder: Path, **changes: Any) -> Path:
     return folder
 
 
+def test_links_within_a_run_hold_when_its_folder_is_renamed(model: Path, tmp_path: Path) -> None:
+    starting = tmp_path / ".run.starting"
+    starting.mkdir()
+    model.rename(starting / "initial_model")
+    write_engine_model(starting / "initial_model", starting / "logs" / "engine_model", window=32)
+    run = starting.rename(tmp_path / "run")
+    link = run / "logs" / "engine_model" / "model.safetensors"
+    assert link.resolve(strict=True) == run / "initial_model" / "model.safetensors"
+
+
 def test_engines_get_what_the_trainer_reads_and_nothing_beside_it(model: Path, tmp_path: Path) -> None:
     """The single file makes the index void, as in transformers."""
     change(model, quantize=True, max_sequence_length=8, bias=True)

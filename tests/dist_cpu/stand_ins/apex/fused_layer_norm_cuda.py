@@ -1,0 +1,1 @@
+"""Compiled by apex; here the name alone."""
