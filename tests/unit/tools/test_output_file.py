@@ -83,9 +83,9 @@ def test_no_input_is_taken_for_the_output(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_told_with_the_path(tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
-    with pytest.raises(DiskFullError, match=rf"cannot write {output}: No space left on device\n.*the same command"):
-        with interruptible("x", output):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    said = rf"cannot write {output}: No space left on device\n.*the same command"
+    with pytest.raises(DiskFullError, match=said), interruptible("x", output):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with pytest.raises(ZeroDivisionError), interruptible("x", output):
         _ = 1 / 0
 
