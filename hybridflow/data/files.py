@@ -36,7 +36,7 @@ def find_files(path: str | Path) -> list[Path]:
     check_suffix(path)
     if path.is_symlink():
         raise DataError(f"{path} is a link to {path.resolve()}, which does not exist. Remedy: put the file there")
-    _refuse_missing(path)
+    refuse_missing(path)
 
 
 def has_known_suffix(path: Path) -> bool:
@@ -102,7 +102,8 @@ def _list() -> str:
     return f"{', '.join(SUFFIXES)}, JSON also with {' or '.join(PACKED_SUFFIXES)}"
 
 
-def _refuse_missing(path: Path) -> NoReturn:
+def refuse_missing(path: Path) -> NoReturn:
+    """Raises DataError that names the file which may be meant."""
     if not path.parent.is_dir():
         raise DataError(f"{path}: no such file, and no folder {path.parent}. Remedy: check the path")
     names = sorted(entry.name for entry in path.parent.iterdir())
