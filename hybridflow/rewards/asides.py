@@ -26,7 +26,8 @@ _DOCUMENTS = word_set(
     consolidated income balance sheet sheets cash flow flows company companys management"""
 )
 _IN_DOCUMENT = re.compile(
-    r" (?:in|by) (?:the|this) (?:given |provided |above )?(?:document|text|passage|context|report|filing|excerpt)s?\W{0,3}\Z",
+    r" (?:in|by) (?:the|this) (?:given |provided |above )?(?:document|text|passage|context|report|filing|excerpt)s?"
+    r"\W{0,3}\Z",
     re.IGNORECASE,
 )
 """Behind any answer: where it stands."""
