@@ -38,7 +38,9 @@ _CONTRARY = {
         r"(?:^|[,.;:!/&(-]|\band\b|\bor\b)\s{0,3}(?:no|nope|false|incorrect|wrong)(?=\s{0,3}(?:[,.;:!)/&-]|\Z))",
         re.IGNORECASE,
     ),
-    "no": re.compile(r"\b(?:yes|true|yeah)\b", re.IGNORECASE),
+    "no": re.compile(
+        r"(?:^|[,.;:!/&(-]|\band\b|\bor\b)\s{0,3}(?:yes|true|yeah)(?=\s{0,3}(?:[,.;:!)/&-]|\Z))", re.IGNORECASE
+    ),
 }
 _SET_OFF = re.compile(
     r"[\s*\"')\]]{0,4}(?:[,.;:!(\n\u3002]|\s?-\s|\Z"
