@@ -2,19 +2,20 @@
 
 A path in a .toml file is taken from that file's folder where it exists there, and becomes absolute; else it stays as it
 is, from the working folder. In a run's resolved.json it is the other way round: there the run began in the working
-folder. What `--set` says is from the working folder.
+folder. What `--set` says is from the working folder. `~` is the user's home.
 """
 
 from __future__ import annotations
 
 import difflib
 import glob
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
 
 from hybridflow.config.toml_tree import KeyPath, TomlTree, format_key_path
 from hybridflow.errors import ConfigError
@@ -25,7 +26,15 @@ class _IsPath:
     """Marks a field whose text is the path of something that is read."""
 
 
-InputPath = Annotated[str, _IsPath()]
+def _check_path(text: str) -> str:
+    """An empty one would be the working folder, or a key that is not set."""
+    if not text.strip() or "\0" in text:
+        raise ValueError("no path. Remedy: name a file or folder, or leave the key out")
+    return os.path.expanduser(text)
+
+
+AnyPath = Annotated[str, AfterValidator(_check_path)]
+InputPath = Annotated[AnyPath, _IsPath()]
 """A file or folder to read."""
 
 
@@ -37,6 +46,8 @@ def resolve_paths(tree: TomlTree, root: type[BaseModel], files: Sequence[Path], 
     problems: list[str] = []
     for key_path in _path_keys(root, ()):
         table, value = _find(tree.values, key_path)
+        if isinstance(value, str) and value.startswith("~"):
+            value = table[key_path[-1]] = os.path.expanduser(value)
         file = next((file for file in files if str(file) == tree.source_of(key_path)), None)
         if file is None or not isinstance(value, str) or not value or Path(value).is_absolute():
             continue
