@@ -93,7 +93,7 @@ _DESCRIBES = re.compile(
     r"(?:an?|the|its|their|based|in line|stated|shown|listed|given|found|confirmed|supported|more|less|also|why|what"
     r"|how"
     r"|because|where|consistent|the same|all|not|no|clear|correct|right|equal|rounded|expressed|reported|up|down|below"
-    r"|above|about|in|on|from|for|due|[a-z]+(?:ed|ing))\b",
+    r"|above|about|in|on|from|for|due|[a-z]{1,20}(?:ed|ing))\b",
     re.IGNORECASE,
 )
 _ARTICLE = re.compile(r"\s{0,4}(?:the|an?|its|their|his|her)\b", re.IGNORECASE)

@@ -52,7 +52,7 @@ _BARE_NUMBER = re.compile(r"[\W_]{0,6}\d[\d.,]{0,20}\W{0,3}\Z")
 _PHRASE = re.compile(
     r"[\s,;:(\"'*-]{1,6}(?:(?:in|to|for|with|without|on|at|under|within|during|until|from|up|almost|nearly"
     r"|more|less|kind|sort)\b|(?!(?:clearly|certainly|definitely|absolutely|obviously|explicitly|expressly|namely"
-    r"|exactly|precisely|accordingly|specifically|undoubtedly|surely|family|supply|apply|reply)\b)[a-z]+ly\b)"
+    r"|exactly|precisely|accordingly|specifically|undoubtedly|surely|family|supply|apply|reply)\b)[a-z]{1,20}ly\b)"
     r"(?P<rest>[^.!?\n]{0,200})",
     re.IGNORECASE,
 )
