@@ -25,6 +25,12 @@ _DOCUMENTS = word_set(
     provision provisions preamble recital recitals introduction heading header caption
     consolidated income balance sheet sheets cash flow flows company companys management"""
 )
+_IN_DOCUMENT = re.compile(
+    r" (?:in|by) (?:the|this) (?:given |provided |above )?(?:document|text|passage|context|report|filing|excerpt)s?"
+    r"\W{0,3}\Z",
+    re.IGNORECASE,
+)
+"""Behind any answer: where it stands."""
 DOCUMENT_WORDS = _PLACES | _DOCUMENTS
 """Places in a document, and its kinds."""
 _HEADS = word_set(
@@ -146,4 +152,6 @@ def _drop_last(answer: str) -> str | None:
         at = answer.rfind(word, max(0, len(answer) - _CLAUSE_CHARS))
         if at > 0 and (is_source(answer[at:]) or is_empty(answer[at:])) and normalise(answer[:at]):
             return answer[:at]
+    if found := _IN_DOCUMENT.search(answer, max(1, len(answer) - _CLAUSE_CHARS)):
+        return answer[: found.start()]
     return None

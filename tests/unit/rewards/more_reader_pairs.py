@@ -5,6 +5,31 @@ from __future__ import annotations
 from tests.unit.rewards.reader_pairs import CHOICE, MATH, QA, Row
 
 MORE_THEMES: dict[str, list[Row]] = {
+    "choices refused, rates per second, what the document says": [
+        (MATH, "8 GB/s", "8 GB", 0),
+        (MATH, "8 GB per second", "8 GB/s", 1),
+        (MATH, "40 km/h", "40 km", 0),
+        (MATH, "40 mg/L", "40 mg", 0),
+        (MATH, "$40/t", "$40", 0),
+        (CHOICE, "@I would not pick D.", "D", 0),
+        (CHOICE, "@I wouldn't pick D.", "D", 0),
+        (CHOICE, "@I would rather not choose D.", "D", 0),
+        (CHOICE, "@There is no reason to choose (D).", "D", 0),
+        (CHOICE, "@It would be wrong to select option D.", "D", 0),
+        (CHOICE, "@I choose B. I would not pick D.", "B", 1),
+        (CHOICE, "@I choose B. I would not pick D.", "D", 0),
+        (CHOICE, "@I have to go with C.", "C", 1),
+        (CHOICE, "@不能选B。", "B", 0),
+        (CHOICE, "@不应该选B。", "B", 0),
+        (CHOICE, "@不应选B", "B", 0),
+        (CHOICE, "@我不选B", "B", 0),
+        (CHOICE, "@所以选B，而不选C。", "B", 1),
+        (CHOICE, "@The correct answer is 「C」.", "C", 1),
+        (QA, "not mentioned in the document", "Not mentioned", 1),
+        (QA, "mentioned in the document", "Not mentioned", 0),
+        (QA, "Paris in the text", "Paris", 1),
+        (QA, "the document", "Paris in the document", 0),
+    ],
     "names and times": [
         (QA, "the value of the property", "the property", 0),
         (QA, "the date of the merger", "the merger", 0),
