@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from hybridflow.cluster.addresses import own_address
 from hybridflow.cluster.bundles import Place, ask_nodes, order_bundles
+from hybridflow.cluster.limits import refuse_limits
 from hybridflow.cluster.private_ray import PrivateRay, refuse_without_token
 from hybridflow.cluster.worker_environment import given_to_workers
 from hybridflow.environment import named
@@ -36,9 +37,10 @@ def start_session(num_slots: int, environment: Mapping[str, str | bool] | None =
     """Starts or joins Ray, whose workers find in their environment what they need, and this of `cluster.environment`.
 
     Raises ConfigError for one with no value that is not set, for RAY_AUTH_MODE=disabled and for a long TMPDIR;
-    PlacementError where Ray does not start.
+    PlacementError where the system grants too little (see `limits`), and where Ray does not start.
     """
     refuse_without_token()
+    refuse_limits()
     variables = named(environment or {}, "cluster.environment")
     with given_to_workers(variables):
         _start_ray(num_slots, variables)

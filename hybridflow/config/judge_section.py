@@ -79,13 +79,20 @@ class JudgeSection(Section):
 
 def complete_judge_url(url: str) -> str:
     """The base URL of a server: "http://host:30000" and a "/" at its end are completed to "http://host:30000/v1"."""
+    url = url.strip()
     shown = hide_secrets(url)
     if secrets_in(url):
         raise ValueError(
             f"{shown!r} holds a password or a key, and configurations are written down and sent to trackers. Remedy: "
             "write the URL without it, and put the key into the environment variable named by reward.judge.api_key_env"
         )
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise ValueError(
+            f"{shown!r} is no URL of a server ({error}). Remedy: write one such as http://127.0.0.1:30000/v1"
+        ) from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{shown!r} is no URL of a server. Remedy: write one such as http://127.0.0.1:30000/v1")
     if parts.query or parts.fragment:

@@ -25,7 +25,8 @@ from hybridflow.control.transport import Transport
 from hybridflow.control.warmup import stage_name
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.resources import PeakMemory
-from hybridflow.observability.trackers import JsonlTracker, TrackerSet, start_wandb
+from hybridflow.observability.trackers import JsonlTracker, TrackerSet
+from hybridflow.observability.wandb_tracker import start_wandb
 from hybridflow.rollout.arguments import check_names, check_support
 from hybridflow.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER
 from hybridflow.run_folder.summary import describe_process, write_summary

@@ -69,7 +69,8 @@ class System:
         self.rollout = RolloutGroup(settings, note, progress)
         # Processes must not be lost between their start and the first line that could end them.
         try:
-            self._start(config, hf_dir, log_directory, note)
+            with self.watchdog.raising():
+                self._start(config, hf_dir, log_directory, note)
         except BaseException:
             self.close()
             raise
@@ -79,6 +80,7 @@ class System:
         note("starting Ray (usually 5 s)")
         start_session(num_slots(config), config.cluster.environment)
         self.watchdog.watch(RayLife())
+        self.watchdog.start()
         slots = Slots(num_slots(config))
         self.has_cuda = slots.has_cuda
         transport = self._transport = choose_transport(config, hf_dir, slots.nodes(), slots.has_cuda)
@@ -104,7 +106,6 @@ class System:
         self.watchdog.watch(WorkerLife(self.trainer.workers))
         self.watchdog.watch(RolloutLife(self.rollout))
         self.watchdog.watch(ProcessLife(lambda: self._rewards.pids if self._rewards else {}))
-        self.watchdog.start()
         note("all workers are ready")
 
     def _open_trainer(

@@ -21,7 +21,7 @@ from hybridflow.reading import Unreadable
 
 __all__ = ["Row", "load_rows", "read_rows", "write_rows"]
 
-DEMONSTRATION_COLUMNS = (*COLUMNS, "messages", "conversations", "response")
+DEMONSTRATION_COLUMNS = (*COLUMNS, "messages", "conversations", "system", "tools", "response", "completion")
 
 
 def load_rows(path: str | Path) -> list[Row]:
