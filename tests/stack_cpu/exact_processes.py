@@ -201,6 +201,7 @@ class EngineProcess:
     def load_as_on_a_gpu(self, round_: ShardRound, damaged: bool) -> None:
         """With payloads of train workers that are passed on as they are, and digests; only what lies where differs."""
         import msgspec
+        import torch
 
         from hybridflow.weights.reshard.device_handover import ipc_payload
 
