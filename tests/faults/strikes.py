@@ -79,12 +79,12 @@ def strike(what: Strike, attempt: Attempt, disk: Path, is_mounted: bool) -> Outc
     if what.campaign == "disks":
         time.sleep(what.delay_s)
         return _fill(what, attempt, disk, is_mounted)
-    if not _wait_for(lambda: bool(find(what.kind, attempt.first)), attempt):
-        return Outcome(what, False, attempt.process.poll() is not None, True, True, 0.0)
-    time.sleep(what.delay_s)
-    victims = find(what.kind, attempt.first)
-    if not victims or attempt.process.poll() is not None:
-        return Outcome(what, False, attempt.process.poll() is not None, True, True, 0.0)
+    victims: list[psutil.Process] = []
+    while not victims:  # one that scores for the first checks is gone again at once
+        if not _wait_for(lambda: bool(find(what.kind, attempt.first)), attempt):
+            return Outcome(what, False, attempt.process.poll() is not None, True, True, 0.0)
+        time.sleep(what.delay_s)
+        victims = find(what.kind, attempt.first)
     victim, before = victims[-1], attempt.log.stat().st_size
     started = time.monotonic()
     is_stop = what.campaign == "stops"
