@@ -22,7 +22,7 @@ from hybridflow.tools.run_options import ConfigFiles, Overrides, Resume
 
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
-SAME_INTERRUPT_S = 1.0
+SAME_INTERRUPT_S = 5.0
 GUARDED = ("train", "sft", "generate", "logprobs", "export")
 """Commands that start Ray and its workers."""
 
