@@ -98,7 +98,7 @@ def _follow(
     what: Strike, attempt: Attempt, names: tuple[str, ...], before: int, started: float, limit_s: float
 ) -> Outcome:
     """Until the run has ended, or has named what it goes on without."""
-    is_fatal = what.campaign == "disks" or (what.campaign == "kills" and KINDS[what.kind].ends_run)
+    is_fatal = what.campaign == "disks" or KINDS[what.kind].ends_run
     ended_after: float | None = None
     while True:
         passed, said = time.monotonic() - started, attempt.said(before)
