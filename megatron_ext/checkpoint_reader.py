@@ -32,6 +32,7 @@ from torch.distributed.checkpoint.planner import ReadItem
 from megatron_ext import commit, platform
 from megatron_ext.commit import BrokenCheckpointError
 from megatron_ext.json_file import read_json
+from megatron_ext.metadata_unpickler import ForeignClassError, unpickle_metadata
 
 platform.install()
 
@@ -42,50 +43,25 @@ from megatron.core.dist_checkpointing.strategies.common import TorchCommonLoadSt
 
 METADATA_FILE, COMMON_FILE, FORMAT_FILE = ".metadata", "common.pt", "metadata.json"
 FORMAT = {"sharded_backend": "torch_dist", "common_backend": "torch"}
-_DCP = "torch.distributed.checkpoint"
+_MOST_LETTERS = 200
+"""Of what a checkpoint of somebody else may put into a message."""
 _MEGATRON = "megatron.core.dist_checkpointing.strategies.torch"
-METADATA_CLASSES = frozenset(
-    {
-        *((f"{_DCP}.metadata", name) for name in ("Metadata", "MetadataIndex", "StorageMeta", "TensorProperties")),
-        *((f"{_DCP}.metadata", f"{kind}StorageMetadata") for kind in ("Bytes", "Chunk", "Tensor")),
-        (f"{_DCP}.metadata", "_MEM_FORMAT_ENCODING"),
-        *((f"{_DCP}.filesystem", name) for name in ("_StorageInfo", "_StoragePrefix")),
-        *((f"{_DCP}.planner", name) for name in ("SavePlan", "WriteItem", "WriteItemType")),
-        *((f"{_DCP}.planner", name) for name in ("TensorWriteData", "BytesIOWriteData")),
-        *((_MEGATRON, name) for name in ("MCoreMetadata", "MCoreSavePlan")),
-        ("torch", "Size"),
-        ("torch.serialization", "_get_layout"),
-        *(("torch", name) for name, value in vars(torch).items() if isinstance(value, torch.dtype)),
-    }
-)
-"""All that `.metadata` may ask for: data classes, enumerations and constants; none of them does anything."""
-
-
-class _MetadataUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in METADATA_CLASSES:
-            raise _ForeignClassError(f"{module}.{name}")
-        return super().find_class(module, name)
-
-
-class _ForeignClassError(pickle.UnpicklingError):
-    """The text is the name of the class."""
 
 
 def read_metadata(directory: str | Path) -> Metadata:
     """What a checkpoint says it holds. BrokenCheckpointError for a `.metadata` that is anything else."""
     path = Path(directory) / METADATA_FILE
     try:
-        with path.open("rb") as file:
-            metadata = _MetadataUnpickler(file).load()
-    except _ForeignClassError as error:
+        metadata = unpickle_metadata(path.read_bytes())
+    except ForeignClassError as error:
         raise BrokenCheckpointError(_asks_for(path, str(error))) from error
     except Exception as error:  # a pickle that is no pickle can fail in any way
-        raise BrokenCheckpointError(f"{path} cannot be read ({error!r}): {_REMEDY}") from error
+        raise BrokenCheckpointError(f"{path} cannot be read ({repr(error)[:_MOST_LETTERS]}): {_REMEDY}") from error
     if not (
         isinstance(metadata, Metadata)
         and _is_dict_of(metadata.state_dict_metadata, str, (TensorStorageMetadata, BytesStorageMetadata))
         and _is_dict_of(metadata.storage_data, MetadataIndex, _StorageInfo)
+        and all(isinstance(getattr(info, "relative_path", None), str) for info in metadata.storage_data.values())
     ):
         raise BrokenCheckpointError(f"{path} does not list the tensors of a checkpoint: {_REMEDY}")
     return metadata
@@ -143,6 +119,10 @@ def load_state(state: dict[str, Any], directory: str | Path) -> dict[str, Any]:
         if isinstance(first, BrokenCheckpointError):
             raise BrokenCheckpointError(str(first)) from error
         raise BrokenCheckpointError(_describe(first, str(directory))) from error
+    except (AttributeError, TypeError, ValueError, LookupError) as error:  # what it says of its tensors is not so
+        if isinstance(error, BrokenCheckpointError):
+            raise
+        raise BrokenCheckpointError(_describe(error, str(directory))) from error
 
 
 class _CommonState(TorchCommonLoadStrategy):
@@ -240,7 +220,8 @@ def _is_dict_of(value: Any, key: type, entry: type | tuple[type, ...]) -> bool:
 
 
 def _asks_for(where: str | Path, name: str) -> str:
-    return f"{where} asks for {name}, which is no part of a checkpoint: it would run code of whoever made it; {_REMEDY}"
+    told = name[:_MOST_LETTERS]
+    return f"{where} asks for {told}, which is no part of a checkpoint: it would run code of whoever made it; {_REMEDY}"
 
 
 def _describe(error: BaseException, where: str) -> str:

@@ -92,6 +92,12 @@ def build(whole: Path, root: Path, marker: Path) -> dict[str, Path]:
     (copy("common_state") / "common.pt").write_bytes(saved({"optimizer": Command(marker)}))
     (copy("common_state_is_a_list") / "common.pt").write_bytes(saved([1]))
     (root / "secret").write_bytes(saved([{"cpu": torch.get_rng_state()}]))
+    change_metadata(copy("file_of_no_name"), lambda metadata: change_first(metadata, relative_path=["a"]))
+    change_metadata(copy("place_of_no_number"), lambda metadata: change_first(metadata, offset="0"))
+    shapeless = copy("tensors_without_a_shape")
+    change_metadata(shapeless, lambda metadata: [vars(it).update(size=5) for it in tensors_of(metadata)])
+    whole_tensors = copy("tensors_without_parts")
+    change_metadata(whole_tensors, lambda metadata: [vars(it).update(chunks=None) for it in tensors_of(metadata)])
     outside = copy("bytes_of_another_file")
     change_metadata(outside, lambda metadata: point_outside(metadata, "../secret"))
     (copy("unknown_backend") / "metadata.json").write_text('{"sharded_backend": "zarr", "common_backend": "torch"}')
@@ -101,6 +107,14 @@ def build(whole: Path, root: Path, marker: Path) -> dict[str, Path]:
         commit.check_sizes(folder)
         commit.check_contents(folder)
     return folders
+
+
+def change_first(metadata: Any, **changes: Any) -> None:
+    vars(next(iter(metadata.storage_data.values()))).update(changes)
+
+
+def tensors_of(metadata: Any) -> list[Any]:
+    return [it for it in metadata.state_dict_metadata.values() if hasattr(it, "chunks")]
 
 
 def point_outside(metadata: Any, path: str) -> None:
