@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import signal
 import sys
@@ -136,6 +137,12 @@ def main() -> NoReturn:
             raise
         Console(stderr=True).print(f"[bold red]error:[/] {type(error).__name__}", highlight=False)
         print("\n".join(visible(text) for text in (str(error), *notes_of(error))), file=sys.stderr)
+        sys.exit(EXIT_ERROR)
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP) or "--traceback" in arguments:
+            raise
+        path = visible(str(error.filename))[:200]
+        print(f"error: {error.strerror}\n{path}: the system has no such path. Remedy: check it", file=sys.stderr)
         sys.exit(EXIT_ERROR)
     finally:
         forget_empty_folder()

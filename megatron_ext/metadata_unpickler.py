@@ -48,10 +48,13 @@ def unpickle_metadata(content: bytes) -> Any:
     return _Unpickler(io.BytesIO(content)).load()
 
 
-class _Unpickler(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIssue]
+_PurePython: Any = pickle._Unpickler  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class _Unpickler(_PurePython):
     stack: list[Any]
     dispatch: ClassVar[dict[int, Any]] = {
-        code: function for code, function in pickle._Unpickler.dispatch.items() if bytes([code]) not in _REFUSED
+        code: function for code, function in _PurePython.dispatch.items() if bytes([code]) not in _REFUSED
     }
 
     def find_class(self, module: str, name: str) -> Any:

@@ -20,7 +20,7 @@ from hybridflow.config.section import Section
 class RunSection(Section):
     """Identity of the run."""
 
-    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)
     """Name of the run folder; a run of the same name that is there already is renamed."""
     directory: str = "runs"
     """Folder that holds the run folder `<directory>/<name>`."""

@@ -41,7 +41,7 @@ def saved(value: Any, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def change_metadata(folder: Path, change: Callable[[Any], None]) -> None:
+def change_metadata(folder: Path, change: Callable[[Any], Any]) -> None:
     path = folder / ".metadata"
     metadata = pickle.loads(path.read_bytes())
     change(metadata)
@@ -49,10 +49,11 @@ def change_metadata(folder: Path, change: Callable[[Any], None]) -> None:
 
 
 def plant(folder: Path, part_of_key: str, content: bytes) -> None:
-    """`content` in the place of the first entry with such a key: appended to its file, which `.metadata` points to."""
+    """`content` in the place of the first entry with such a key ("=" before a whole one), at the end of its file."""
 
     def point(metadata: Any) -> None:
-        index = next(index for index in metadata.storage_data if part_of_key in index.fqn)
+        is_it = part_of_key.removeprefix("=").__eq__ if part_of_key.startswith("=") else lambda key: part_of_key in key
+        index = next(index for index in metadata.storage_data if is_it(index.fqn))
         info = metadata.storage_data[index]
         path = folder / info.relative_path
         info.offset, info.length = path.stat().st_size, len(content)
@@ -85,7 +86,13 @@ def build(whole: Path, root: Path, marker: Path) -> dict[str, Path]:
             "_extra_state",
             saved([torch.frombuffer(bytearray(evil), dtype=torch.uint8)]),
         ),
-        "weights": ("decoder.final_layernorm.weight", saved(Command(marker))),
+        "weights": ("=decoder.final_layernorm.weight", saved(Command(marker))),
+        "state_of_the_optimizer": ("optimizer.", saved(Command(marker, eval))),
+        "weights_of_another_format": (
+            "=decoder.final_layernorm.weight",
+            saved(1, _use_new_zipfile_serialization=False),
+        ),
+        "weights_are_a_script": ("=decoder.final_layernorm.weight", script_archive()),
     }
     for name, (key, content) in planted.items():
         plant(copy(name), key, content)
@@ -110,7 +117,7 @@ def build(whole: Path, root: Path, marker: Path) -> dict[str, Path]:
 
 
 def change_first(metadata: Any, **changes: Any) -> None:
-    vars(next(iter(metadata.storage_data.values()))).update(changes)
+    vars(next(iter(metadata.storage_data.values()))).update(changes)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def tensors_of(metadata: Any) -> list[Any]:
