@@ -1,7 +1,7 @@
 # `make` alone prints this list.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-full check bench lock clean
+.PHONY: help setup quickstart test test-full faults check bench lock clean
 
 BIN := .venv/bin
 # make test ARGS="tests/unit -k aggregate"
@@ -31,6 +31,9 @@ test: setup ## the tests that this machine can run (GPU tests skip themselves on
 
 test-full: setup ## the slow rest: tests marked "full"
 	@$(PYTEST) -m full $(ARGS)
+
+faults: setup ## random kills, stops and full disks over short runs.  make faults ARGS="--campaign kills --count 30"
+	@$(BIN)/python tests/faults/campaign.py $(ARGS)
 
 check: setup ## lint, formatting, types, layers
 	@$(BIN)/ruff check .

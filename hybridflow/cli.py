@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import functools
+import math
 import signal
 import sys
+import time
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -21,6 +23,9 @@ from hybridflow.tools.run_options import ConfigFiles, Overrides, Resume
 
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
+SAME_INTERRUPT_S = 1.0
+GUARDED = ("train", "sft", "generate", "logprobs", "export")
+"""Commands that start Ray and its workers."""
 
 app = typer.Typer(
     name="hybridflow",
@@ -117,17 +122,33 @@ def check(config: ConfigFiles, set_: Overrides = None) -> None:
     try:
         num_errors = report_run(config, set_ or [])
     except KeyboardInterrupt:
+        print("interrupted; not everything was checked", file=sys.stderr)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     if num_errors:
         raise typer.Exit(EXIT_ERROR)
 
 
+def guarded_main() -> NoReturn:
+    """Entry point: `main`, below a guardian where the command starts processes that must end with it."""
+    if sys.argv[1:2] and sys.argv[1] in GUARDED and "--help" not in sys.argv:
+        from hybridflow.guard.guardian import split_off
+
+        try:
+            split_off()
+        except HybridFlowError as error:
+            _tell(error)
+            sys.exit(EXIT_ERROR)
+    main()
+
+
 def main() -> NoReturn:
-    """Entry point. Errors made for users are printed without a traceback; exit code 1, or 130 after Ctrl-C."""
+    """Errors made for users are printed without a traceback; exit code 1, or 130 after Ctrl-C."""
     _mount()
-    signal.signal(signal.SIGTERM, _interrupt)
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup
-        signal.signal(signal.SIGHUP, _interrupt)
+    interrupt = _Interrupt()
+    signal.signal(signal.SIGTERM, interrupt)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):  # not under nohup
+            signal.signal(number, interrupt)
     write_privately()
     arguments = _spread_values(sys.argv[1:], ("--config", "-c", "--set", "-s", "--show", "--judge-url", "--verifier"))
     try:
@@ -135,8 +156,7 @@ def main() -> NoReturn:
     except HybridFlowError as error:
         if "--traceback" in arguments:
             raise
-        Console(stderr=True).print(f"[bold red]error:[/] {type(error).__name__}", highlight=False)
-        print("\n".join(visible(text) for text in (str(error), *notes_of(error))), file=sys.stderr)
+        _tell(error)
         sys.exit(EXIT_ERROR)
     except OSError as error:
         if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP) or "--traceback" in arguments:
@@ -144,9 +164,18 @@ def main() -> NoReturn:
         path = visible(str(error.filename))[:200]
         print(f"error: {error.strerror}\n{path}: the system has no such path. Remedy: check it", file=sys.stderr)
         sys.exit(EXIT_ERROR)
+    except SystemExit as end:
+        if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):  # no command has told it
+            print("interrupted", file=sys.stderr)
+        raise
     finally:
         forget_empty_folder()
     sys.exit(0)
+
+
+def _tell(error: HybridFlowError) -> None:
+    Console(stderr=True).print(f"[bold red]error:[/] {type(error).__name__}", highlight=False)
+    print("\n".join(visible(text) for text in (str(error), *notes_of(error))), file=sys.stderr)
 
 
 def _spread_values(arguments: list[str], names: tuple[str, ...]) -> list[str]:
@@ -164,9 +193,18 @@ def _spread_values(arguments: list[str], names: tuple[str, ...]) -> list[str]:
     return spread
 
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+class _Interrupt:
+    """Handler of signals that raises KeyboardInterrupt; a terminal's Ctrl-C comes twice, once through the guardian."""
+
+    def __init__(self) -> None:
+        self._last = -math.inf
+
+    def __call__(self, _signal: int, _frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if now - self._last > SAME_INTERRUPT_S:
+            self._last = now
+            raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
-    main()
+    guarded_main()

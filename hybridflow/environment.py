@@ -42,15 +42,28 @@ def needed(environment: Mapping[str, str], more: Mapping[str, str] | None = None
     return {name: value for name, value in environment.items() if _is_needed(name)} | dict(more or {})
 
 
-def named(names: Iterable[str], key: str) -> dict[str, str]:
-    """The variables that the configuration adds under `key`. Raises ConfigError for one that is not set."""
-    names = list(names)
-    unset = [name for name in names if name not in os.environ]
+def named(names: Iterable[str] | Mapping[str, str | bool], key: str) -> dict[str, str]:
+    """The variables that the configuration adds under `key`: names, or a table with a value or `True` for each.
+
+    Raises ConfigError for one without a value that is not set.
+    """
+    table = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names, True)
+    unset = [name for name, value in table.items() if value is True and name not in os.environ]
     if unset:
         raise ConfigError(
             f"{key} names {', '.join(unset)}, which is not set. Remedy: export it, or remove it from {key}"
         )
-    return {name: os.environ[name] for name in names}
+    return {name: os.environ[name] if value is True else str(value) for name, value in table.items()}
+
+
+def given_values(table: Mapping[str, str | bool]) -> dict[str, str]:
+    """Of a table as in `named`, those with a value: they win over what a process would be given by itself."""
+    return {name: str(value) for name, value in table.items() if value is not True}
+
+
+def names_secret(name: str) -> bool:
+    """Whether the name of a variable speaks of a secret."""
+    return _SECRET.search(name) is not None
 
 
 @contextmanager
@@ -73,4 +86,4 @@ def only(wanted: Mapping[str, str]) -> Iterator[None]:
 
 def _is_needed(name: str) -> bool:
     upper = name.upper()
-    return (upper in NAMES or upper.startswith(PREFIXES)) and _SECRET.search(upper) is None
+    return (upper in NAMES or upper.startswith(PREFIXES)) and not names_secret(upper)

@@ -11,6 +11,7 @@
     |-- StalledError         nothing moved for longer than a phase may take; names what stood still
     |-- WeightSyncError      weights did not arrive as they were sent, or at the version that was sent
     |-- ModelMismatchError   trainer and engines compute different log-probabilities of the same tokens
+    |-- DiskFullError        the disk of the run folder is full
     |-- CheckpointError      a checkpoint cannot be written, found or read
     `-- ProtocolError        two parts of the system disagree about what was said
 
@@ -61,6 +62,10 @@ class WeightSyncError(HybridFlowError):
 
 class ModelMismatchError(HybridFlowError):
     """Trainer and engines compute different models."""
+
+
+class DiskFullError(HybridFlowError):
+    """A file of the run cannot be written: no space, quota or size is left."""
 
 
 class CheckpointError(HybridFlowError):

@@ -7,11 +7,13 @@ files, and gone when the run ends. What a driver leaves that was killed is remov
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import shutil
 import stat
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +27,11 @@ MAX_SOCKET_PATH_BYTES = 107
 CLOSE_TRIES = 30
 YOUNG_S = 60.0
 """A folder may be without its lock so long after it was made."""
+MARK = "HYBRIDFLOW_TEMPORARY"
+"""Variable with the path of the private folder that all temporary files of a run are in, see `guard`."""
+LONGEST_RAY_SOCKET = len("r/session_2026-12-31_23-59-59_999999_4194304/sockets/plasma_store")
+LONGEST_SOCKET = len("0/") + LONGEST_RAY_SOCKET
+"""Below the folder of a run: Ray's is in a folder there."""
 
 
 class PrivateFolder:
@@ -39,15 +46,15 @@ class PrivateFolder:
 
     def __init__(self, longest_name: int = 20) -> None:
         parent = Path(tempfile.gettempdir())
-        length = len(os.fsencode(parent / f"{PREFIX}12345678")) + 1 + longest_name
-        if length > MAX_SOCKET_PATH_BYTES:
-            raise ConfigError(
-                f"TMPDIR is {parent}: a socket below it would have a name of {length} bytes, and the system takes "
-                f"{MAX_SOCKET_PATH_BYTES}. Remedy: set TMPDIR to a shorter path on this machine, such as /tmp"
-            )
-        _remove_abandoned(parent)
+        is_private = parent.is_relative_to(os.environ.get(MARK) or "/-")
+        check_length(parent / ("0" if is_private else f"{PREFIX}12345678"), longest_name)
         try:
-            self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))  # of mode 0700, whatever the umask
+            if is_private:
+                self.path = _make_short(parent)
+            else:
+                for abandoned in find_abandoned(parent):
+                    shutil.rmtree(abandoned, ignore_errors=True)
+                self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))  # of mode 0700, whatever the umask
         except OSError as error:
             raise ConfigError(f"TMPDIR is {parent}: {error}. Remedy: set TMPDIR to a folder of this machine") from error
         self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
@@ -73,6 +80,26 @@ class PrivateFolder:
         self.close()
 
 
+def check_length(folder: Path, longest_name: int) -> None:
+    """Raises ConfigError where a socket with a name of that length in `folder`, below TMPDIR, could not be made."""
+    length = len(os.fsencode(folder)) + 1 + longest_name
+    if length > MAX_SOCKET_PATH_BYTES:
+        raise ConfigError(
+            f"TMPDIR is {tempfile.gettempdir()}: a socket below it would have a name of {length} bytes, and the system "
+            f"takes {MAX_SOCKET_PATH_BYTES}. Remedy: set TMPDIR to a shorter path on this machine, such as /tmp"
+        )
+
+
+def _make_short(parent: Path) -> Path:
+    """A new folder of mode 0700 in one that is private already: nobody else makes names there, so short ones do."""
+    for number in itertools.count():
+        with suppress(FileExistsError):
+            path = parent / str(number)
+            path.mkdir(mode=0o700)
+            return path
+    raise AssertionError
+
+
 def write_secret(path: Path, text: str) -> None:
     """A new file of mode 0600, whatever the umask. FileExistsError where there is one, a link included."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -81,10 +108,10 @@ def write_secret(path: Path, text: str) -> None:
         file.write(text)
 
 
-def _remove_abandoned(parent: Path) -> None:
-    """Removes folders of this user whose owner does not live any more: nobody holds their lock."""
+def find_abandoned(parent: Path) -> Iterator[Path]:
+    """Folders of this user in `parent` whose owner does not live any more: nobody holds their lock."""
     for path in parent.glob(f"{PREFIX}????????"):
-        with suppress(OSError):  # another driver was faster, or it is not ours
+        with suppress(OSError):  # it is gone, held, or not ours
             found = path.lstat()
             is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
             if not is_ours or time.time() - found.st_mtime < YOUNG_S:
@@ -92,6 +119,6 @@ def _remove_abandoned(parent: Path) -> None:
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
             finally:
                 os.close(lock)
+            yield path

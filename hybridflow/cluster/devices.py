@@ -10,7 +10,6 @@ import os
 from collections.abc import Mapping, Sequence
 
 import ray
-import torch
 
 from hybridflow.errors import PlacementError
 
@@ -73,6 +72,8 @@ def use_own_device() -> str | None:
     name = this_device()
     if name is None:
         return None
+    import torch  # here: what only asks for names starts without it
+
     index = device_index(name)
     torch.cuda.set_device(index)
     # All instances of a GPU may report its UUID.

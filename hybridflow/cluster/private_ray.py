@@ -25,10 +25,9 @@ from ray._raylet import AuthenticationTokenLoader  # pyright: ignore[reportAttri
 
 from hybridflow.compiled_kernels import kept_in
 from hybridflow.errors import ConfigError
-from hybridflow.private_folder import PrivateFolder, write_secret
+from hybridflow.private_folder import LONGEST_RAY_SOCKET, PrivateFolder, write_secret
 
 FORCE = "HYBRIDFLOW_RAY_WITHOUT_TOKEN"
-_LONGEST_SOCKET = "r/session_2026-12-31_23-59-59_999999_4194304/sockets/plasma_store"
 RAY_START_S = 30.0
 MOST_PATIENCE = 10.0
 """Times as long, at most."""
@@ -60,7 +59,7 @@ class PrivateRay:
     def __init__(self, **arguments: Any) -> None:
         self._stack = ExitStack()
         try:
-            self.path = self._stack.enter_context(PrivateFolder(longest_name=len(_LONGEST_SOCKET))).path
+            self.path = self._stack.enter_context(PrivateFolder(longest_name=LONGEST_RAY_SOCKET)).path
             self._start(arguments)
         except BaseException:
             self.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import ray
@@ -17,8 +17,11 @@ from ray.util.placement_group import PlacementGroup, placement_group, placement_
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from hybridflow.cluster.addresses import own_address
+from hybridflow.cluster.bundles import Place, ask_nodes, order_bundles
+from hybridflow.cluster.limits import refuse_limits
 from hybridflow.cluster.private_ray import PrivateRay, refuse_without_token
 from hybridflow.cluster.worker_environment import given_to_workers
+from hybridflow.environment import named
 from hybridflow.errors import HybridFlowError, PlacementError
 
 logger = logging.getLogger(__name__)
@@ -30,18 +33,20 @@ PLACEMENT_TIMEOUT_S = 300.0
 _private: PrivateRay | None = None
 
 
-def start_session(num_slots: int, environment: Sequence[str] = ()) -> None:
-    """Starts or joins Ray, whose workers find in their environment what they need, and the variables named.
+def start_session(num_slots: int, environment: Mapping[str, str | bool] | None = None) -> None:
+    """Starts or joins Ray, whose workers find in their environment what they need, and this of `cluster.environment`.
 
-    Raises ConfigError for one that is not set, for RAY_AUTH_MODE=disabled and for a long TMPDIR; PlacementError where
-    Ray does not start.
+    Raises ConfigError for one with no value that is not set, for RAY_AUTH_MODE=disabled and for a long TMPDIR;
+    PlacementError where the system grants too little (see `limits`), and where Ray does not start.
     """
     refuse_without_token()
-    with given_to_workers(environment):
-        _start_ray(num_slots, environment)
+    refuse_limits()
+    variables = named(environment or {}, "cluster.environment")
+    with given_to_workers(variables):
+        _start_ray(num_slots, variables)
 
 
-def _start_ray(num_slots: int, environment: Sequence[str]) -> None:
+def _start_ray(num_slots: int, variables: Mapping[str, str]) -> None:
     """Joins the cluster of RAY_ADDRESS if set, else starts Ray here with `num_slots` logical CPUs.
 
     The logical CPUs are slots for placement, not threads: a train worker and an engine share one in time.
@@ -57,7 +62,7 @@ def _start_ray(num_slots: int, environment: Sequence[str]) -> None:
     try:
         if address:
             # Workers of a cluster that was there before have its environment: what is named comes on top.
-            on_top = {"env_vars": {name: os.environ[name] for name in environment}} if environment else None
+            on_top = {"env_vars": dict(variables)} if variables else None
             ray.init(address="auto", log_to_driver=False, logging_level=logging.CRITICAL, runtime_env=on_top)
             _warn_without_token(address)
             return
@@ -83,7 +88,8 @@ def _start_ray(num_slots: int, environment: Sequence[str]) -> None:
 class Slots:
     """One placement-group bundle per train worker; the engine's rank that shares its device sits in the same bundle.
 
-    A bundle is one logical CPU and, where the cluster has GPUs, one GPU (that path is untested until it has been run).
+    A bundle is one logical CPU and, where the cluster has GPUs, one GPU. Slots are in order of nodes and of their GPUs;
+    `has_cuda` is what the nodes answered, once: whether workers compute on GPUs. The driver may have none.
     Raises PlacementError if the cluster cannot hold them within `PLACEMENT_TIMEOUT_S`; says each 30 s what is missing.
     """
 
@@ -102,15 +108,24 @@ class Slots:
                     f"add nodes or choose a smaller train.layout"
                 )
             logger.warning("waiting for %d slots of %s; the cluster has %s", num_slots, bundle, have)
+        by_bundle = placement_group_table(self._group)["bundles_to_node_id"]
+        nodes: list[str] = [by_bundle[index] for index in range(num_slots)]
+        gpus, self.has_cuda = ask_nodes(nodes, self._in_bundle) if self.gpus_per_slot else ([0] * num_slots, False)
+        addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
+        places = [Place(node, addresses[node], gpu) for node, gpu in zip(nodes, gpus, strict=True)]
+        self._bundles = order_bundles(places)
+        self.places = [places[bundle] for bundle in self._bundles]
 
     def nodes(self) -> list[str]:
         """The node of each slot."""
-        by_bundle = placement_group_table(self._group)["bundles_to_node_id"]
-        return [by_bundle[index] for index in range(self.num_slots)]
+        return [place.node for place in self.places]
 
     def strategy(self, index: int) -> PlacementGroupSchedulingStrategy:
         """Scheduling strategy that puts an actor into slot `index`."""
-        return PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=index)
+        return self._in_bundle(self._bundles[index])
+
+    def _in_bundle(self, bundle: int) -> PlacementGroupSchedulingStrategy:
+        return PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
 
 
 def node_address(network: str = "") -> str | None:

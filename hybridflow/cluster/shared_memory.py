@@ -8,9 +8,7 @@ from pathlib import Path
 
 import psutil
 
-FOLDER = Path("/dev/shm")
-PREFIXES = ("sglang_loads_", "sgl_shm_", "multi_tokenizer_args_", "sem.mp-", "psm_", "torch_", "cuda.shm.", "nccl-")
-"""Of names that are new with each process; of others we cannot know who else uses them."""
+from hybridflow.guard.left_behind import PREFIXES, SHARED_MEMORY
 
 
 @contextmanager
@@ -32,6 +30,6 @@ def _used_by_children() -> set[Path]:
         with suppress(OSError):  # it ended meanwhile
             for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines():
                 path = Path(line.split(maxsplit=5)[5]) if line.count("/") else None
-                if path is not None and path.parent == FOLDER and path.name.startswith(PREFIXES):
+                if path is not None and path.parent == SHARED_MEMORY and path.name.startswith(PREFIXES):
                     found.add(path)
     return found

@@ -28,7 +28,6 @@ _WHAT_TO_GIVE = {
     "int_parsing": "give a whole number",
     "int_type": "give a whole number",
     "list_type": "give a list: [...]",
-    "model_type": "write it as a table",
     "string_type": 'put it in quotes: "..." in a file, \'key="..."\' in --set',
     "tuple_type": "give a list: [...]",
 }
@@ -41,6 +40,8 @@ _BOUNDS = {
     "too_short": ("min_length", "give at least {} items"),
     "too_long": ("max_length", "give at most {} items"),
     "string_pattern_mismatch": ("pattern", "give a text that matches {}"),
+    "string_too_short": ("min_length", "give a text of at least {} characters"),
+    "string_too_long": ("max_length", "give a text of at most {} characters"),
 }
 
 
@@ -72,7 +73,14 @@ def _explain_one(problem: ErrorDetails, tree: TomlTree, root: type[BaseModel]) -
     if kind == "extra_forbidden":
         rule, remedy = "unknown key", _nearest(str(location[-1]), fields)
     elif kind == "missing":
+        where = ".".join([where, *_required_at(root, location)[:1]])
         rule, remedy = "required, but no file sets it", f"set it in a file, or with --set {where}=..."
+    elif kind == "model_type":
+        rule = "a section has keys of its own"
+        table = ", ".join(f"{name} = ..." for name in _required_at(root, location)) or "key = ..."
+        remedy = f"write it as a table, {{{table}}}, or name a key of it: {', '.join(_fields_at(root, location))}"
+    elif kind == "list_type" and (needed := _required_at(root, location)):
+        remedy = f"give a list of tables: [{{{', '.join(f'{name} = ...' for name in needed)}}}]"
     elif kind in _BOUNDS:
         name, template = _BOUNDS[kind]
         remedy = template.format(context.get(name))
@@ -115,6 +123,17 @@ def _holds(values: Any, part: str | int) -> bool:
 
 def _fields_at(root: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
     """Names of the fields of the section that `location` leads to; of all its kinds where it is a union."""
+    return sorted({name for model in _models_at(root, location) for name in model.model_fields})
+
+
+def _required_at(root: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
+    """Names of the keys that the section, or each item of the list, at `location` must have; none of a union."""
+    models = _models_at(root, location)
+    fields = models[0].model_fields if len(models) == 1 and models[0] is not root else {}
+    return [name for name, field in fields.items() if field.is_required()]
+
+
+def _models_at(root: type[BaseModel], location: tuple[str | int, ...]) -> list[type[BaseModel]]:
     models: list[type[BaseModel]] = [root]
     for part in location:
         if isinstance(part, int):
@@ -124,7 +143,7 @@ def _fields_at(root: type[BaseModel], location: tuple[str | int, ...]) -> list[s
             models = [found for annotation in below for found in _models_in(annotation)]
         else:
             models = [model for model in models if _has_tag(model, part)] or models
-    return sorted({name for model in models for name in model.model_fields})
+    return models
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -79,6 +79,7 @@ class JudgeSection(Section):
 
 def complete_judge_url(url: str) -> str:
     """The base URL of a server: "http://host:30000" and a "/" at its end are completed to "http://host:30000/v1"."""
+    url = url.strip()
     shown = hide_secrets(unquote(url))
     if secrets_in(unquote(url)):
         raise ValueError(
@@ -87,7 +88,13 @@ def complete_judge_url(url: str) -> str:
         )
     if not url.isascii() or not url.isprintable() or " " in url:
         raise ValueError(f"{shown!r} holds a character that no URL has. Remedy: write it in ASCII, without spaces")
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise ValueError(
+            f"{shown!r} is no URL of a server ({error}). Remedy: write one such as http://127.0.0.1:30000/v1"
+        ) from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{shown!r} is no URL of a server. Remedy: write one such as http://127.0.0.1:30000/v1")
     if parts.query or parts.fragment:

@@ -17,8 +17,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
 from hybridflow.config.sections import Config
 from hybridflow.control.publish import publish_weights
 from hybridflow.errors import PlacementError
@@ -58,10 +56,10 @@ def check_gate(gate: str, wanted: dict[str, int], memory: Sequence[WorkerMemory]
         )
 
 
-def offloads_while_decoding(config: Config) -> bool:
-    """Whether the trainer leaves the device while engines decode."""
+def offloads_while_decoding(config: Config, has_cuda: bool) -> bool:
+    """Whether the trainer leaves the device while engines decode; `has_cuda` is of the slots that they share."""
     wanted = config.train.offload_while_decoding
-    return wanted == "on" or (wanted == "auto" and torch.cuda.is_available() and not config.rollout.own_devices)
+    return wanted == "on" or (wanted == "auto" and has_cuda and not config.rollout.own_devices)
 
 
 class HandOver:

@@ -25,7 +25,8 @@ from hybridflow.control.transport import Transport
 from hybridflow.control.warmup import stage_name
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.resources import PeakMemory
-from hybridflow.observability.trackers import JsonlTracker, TrackerSet, start_wandb
+from hybridflow.observability.trackers import JsonlTracker, TrackerSet
+from hybridflow.observability.wandb_tracker import start_wandb
 from hybridflow.rollout.arguments import check_names, check_support
 from hybridflow.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER
 from hybridflow.run_folder.summary import describe_process, write_summary
@@ -69,7 +70,7 @@ def run_training(config: Config, folder: RunFolder, display: LiveDisplay, *, res
             raise
         finally:
             run.state.peak_rss_gib = max(run.state.peak_rss_gib, memory.peak_gib)
-            summary = _summarise(run, status, system.transport)
+            summary = _summarise(run, status, system.transport, system.has_cuda)
             write_summary(summary | describe_process(), folder.summary)
     display.close()
     display.summary(_table(summary, folder.path))
@@ -162,12 +163,11 @@ def _build_run(
         state=state,
         carried=carried,
         started=started,
+        has_cuda=system.has_cuda,
     )
 
 
-def _summarise(run: Run, status: str, transport: Transport) -> dict[str, Any]:
-    import torch
-
+def _summarise(run: Run, status: str, transport: Transport, has_cuda: bool) -> dict[str, Any]:
     return build_summary(
         run.state,
         status=status,
@@ -175,7 +175,7 @@ def _summarise(run: Run, status: str, transport: Transport) -> dict[str, Any]:
         seed=run.config.run.seed,
         data=run.data_counts,
         weight_transport={"used": transport.name, "reason": transport.reason},
-        sampling_guarantee=sampling_guarantee(run.config.rollout, torch.cuda.is_available()),
+        sampling_guarantee=sampling_guarantee(run.config.rollout, has_cuda),
         num_carried=len(run.carried) if run.config.rollout.over_sampling > 1 else None,
         judge=run.judge.summary(),
     )

@@ -92,7 +92,7 @@ def check_model(config: Config) -> None:
     hf_config = check_model_layout(path, config.train.layout)
     check_engine_model(hf_config, read_json_config(path), f"model.path = {config.model.path!r}")
     check_engine_layout(hf_config.num_heads, config.rollout.tp_size, f"rollout.tp_size = {config.rollout.tp_size}")
-    choose_transport(config, path)
+    choose_transport(config, path, has_cuda=None)
     if config.model.init == "weights":
         check_model_weights(path, hf_config)
     window = hf_config.window_tokens

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridflow.data.row_reference import RowReference
-from hybridflow.observability.step_lines import cut, find_end
+from hybridflow.observability.step_lines import cut, find_end, writing
 from hybridflow.types import Group, Prompt, Scored, ScoredCompletion
 
 
@@ -34,7 +34,7 @@ class CompletionRecord:
             for member, penalty in zip(group.members, penalties, strict=True):
                 line = _line(step, member, penalty, now) | _describe_prompt(group.prompt, self._documents)
                 lines.append(json.dumps(line, ensure_ascii=False))
-        with self._path.open("a", encoding="utf-8") as stream:
+        with writing(self._path), self._path.open("a", encoding="utf-8") as stream:
             stream.write("".join(line + "\n" for line in lines))
             stream.flush()
             os.fsync(stream.fileno())

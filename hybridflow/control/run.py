@@ -62,8 +62,10 @@ class Run:
         carried: list[CarriedGroup] | None = None,
         started: float,
         timeline: Timeline | None = None,
+        has_cuda: bool = False,
     ) -> None:
-        """`started` is the monotonic time at which this process began to work on the run.
+        """`started` is the monotonic time at which this process began to work on the run; `has_cuda`
+        whether its workers compute on GPUs.
 
         Inside `watch(phase)` the watchdog's deadline for it holds; `moved` is a sign of life.
         """
@@ -104,8 +106,8 @@ class Run:
         self._hand_over = HandOver(
             trainer,
             rollout,
-            releases=releases_memory(config.rollout),
-            offloads=offloads_while_decoding(config),
+            releases=releases_memory(config.rollout, has_cuda),
+            offloads=offloads_while_decoding(config, has_cuda),
         )
         self._step_seconds: dict[str, float] = {}
         self._started = started

@@ -21,6 +21,7 @@ from hybridflow.cluster.workers import forget_workers
 from hybridflow.config.sections import Config
 from hybridflow.control.timeline import Timeline
 from hybridflow.control.transport import Transport, choose_transport, num_slots
+from hybridflow.environment import given_values
 from hybridflow.reward_service.group import RewardGroup
 from hybridflow.reward_service.limits import setup_of
 from hybridflow.reward_service.rules import BUILD_RULES, rule_arguments
@@ -57,11 +58,17 @@ class System:
         self._transport: Transport | None = None
         self.timeline = Timeline()
         self.watchdog = Watchdog(config.cluster.stall.limits(), note, log_directory / "stacks.log")
-        settings = RolloutSettings(config.rollout, config.model.dtype, config.run.seed)
+        settings = RolloutSettings(
+            config.rollout,
+            config.model.dtype,
+            config.run.seed,
+            environment=given_values(config.cluster.environment),
+        )
         self.rollout = RolloutGroup(settings, note, progress)
         # Processes must not be lost between their start and the first line that could end them.
         try:
-            self._start(config, hf_dir, log_directory, note)
+            with self.watchdog.raising():
+                self._start(config, hf_dir, log_directory, note)
         except BaseException:
             self.close()
             raise
@@ -71,8 +78,10 @@ class System:
         note("starting Ray (usually 5 s)")
         start_session(num_slots(config), config.cluster.environment)
         self.watchdog.watch(RayLife())
+        self.watchdog.start()
         slots = Slots(num_slots(config))
-        transport = self._transport = choose_transport(config, hf_dir, slots.nodes())
+        self.has_cuda = slots.has_cuda
+        transport = self._transport = choose_transport(config, hf_dir, slots.nodes(), slots.has_cuda)
         stream = self._stream = RewardStream(
             node_address(config.cluster.network),
             self._admit,
@@ -85,7 +94,7 @@ class System:
             f"workers (TP {layout.tp} x PP {layout.pp} x DP {layout.dp}; usually 30 to 60 s on a CPU)"
         )
         self.rollout.launch(slots, hf_dir, stream.endpoint_completions, log_directory, transport.placed)
-        self.trainer = TrainerGroup(config, slots, log_directory)
+        self.trainer = TrainerGroup(config, slots, log_directory, broadcasts=transport.broadcasts)
         self._actors += [worker.actor for worker in self.trainer.workers]
         setup = setup_of(config.reward, BUILD_RULES, **rule_arguments(config.reward))
         self._rewards = RewardGroup(config.reward, setup, stream, slots, log_directory, note)
@@ -101,7 +110,6 @@ class System:
         self.watchdog.watch(WorkerLife(self.trainer.workers))
         self.watchdog.watch(RolloutLife(self.rollout))
         self.watchdog.watch(ProcessLife(lambda: self._rewards.pids if self._rewards else {}))
-        self.watchdog.start()
         note("all workers are ready")
 
     @property

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from hybridflow.observability.step_lines import cut, find_end
+from hybridflow.observability.step_lines import cut, find_end, writing
 
 Mark = Literal["decode_begin", "completion", "verdict", "decode_end"]
 Span = tuple[float, float]
@@ -86,5 +86,5 @@ class TimelineRecord:
 
     def append(self, step: int, spans: dict[str, Span]) -> None:
         rounded = {name: [round(began, 4), round(ended, 4)] for name, (began, ended) in spans.items()}
-        with self._path.open("a", encoding="utf-8") as stream:
+        with writing(self._path), self._path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"step": step, "spans": rounded}) + "\n")

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from hybridflow.config.sections import Config
 from hybridflow.errors import ConfigError
 from hybridflow.trainer.layout import read_model, to_layout
@@ -58,8 +56,13 @@ def num_slots(config: Config) -> int:
     return train + engines if config.rollout.own_devices else max(train, engines)
 
 
-def choose_transport(config: Config, hf_dir: str | Path, nodes: Sequence[str] | None = None) -> Transport:
-    """What `rollout.weight_transport` means for this run; `nodes` names the node of each slot, None: all are on one.
+def choose_transport(
+    config: Config, hf_dir: str | Path, nodes: Sequence[str] | None = None, has_cuda: bool | None = False
+) -> Transport:
+    """What `rollout.weight_transport` means for this run.
+
+    `nodes` names the node of each slot, None: all are on one; `has_cuda` is what the slots answered, None: they have
+    not been asked yet, and what depends on it is left for later.
 
     Raises ConfigError with the reason where "exact" is asked for and cannot serve the model or the layouts.
     """
@@ -69,10 +72,8 @@ def choose_transport(config: Config, hf_dir: str | Path, nodes: Sequence[str] | 
         return Transport(None, reason, broadcasts=asked != "hf_buckets", own_slots=_slots_behind_trainer(config))
     if asked == "hf_buckets":
         return Transport(None, "rollout.weight_transport says so")
-    if asked == "auto" and torch.cuda.is_available():
-        return Transport(None, "exact resharding has not been run on GPUs yet; rollout.weight_transport = 'exact' does")
     try:
-        settings = exact_settings(config, hf_dir, nodes)
+        settings = exact_settings(config, hf_dir, nodes, has_cuda)
     except ConfigError as error:
         if asked == "exact":
             raise ConfigError(
@@ -90,7 +91,9 @@ def _slots_behind_trainer(config: Config) -> Engines:
     )
 
 
-def exact_settings(config: Config, hf_dir: str | Path, nodes: Sequence[str] | None) -> ReshardSettings:
+def exact_settings(
+    config: Config, hf_dir: str | Path, nodes: Sequence[str] | None, has_cuda: bool | None
+) -> ReshardSettings:
     """What exact resharding needs, the engines placed where most of their weights are.
 
     Raises ConfigError, naming the key, if it cannot serve the model or the layouts.
@@ -109,22 +112,24 @@ def exact_settings(config: Config, hf_dir: str | Path, nodes: Sequence[str] | No
             f"rollout.tp_size = {layout.tp}: it puts each rank of an engine beside a train worker, and train.layout "
             f"has {train.world_size}; choose a smaller tp_size"
         )
-    _check_all_beside_train_workers(config, train.world_size, nodes)
+    _check_all_beside_train_workers(config, train.world_size, nodes, has_cuda)
     hf_config = read_model(hf_dir)
     per_node = ranks_per_machine(nodes[: train.world_size]) if nodes else train.world_size
     plan = plan_reshard(hf_config, train, layout, gpus_per_node=per_node, num_engines=rollout.num_engines)
     bucket_bytes = int(rollout.weight_bucket_mib * 2**20)
     build_schedule(plan, element_bytes=ELEMENT_BYTES[config.model.dtype], bucket_bytes=bucket_bytes)
-    if not torch.cuda.is_available():
+    if has_cuda is False:
         check_cpu_layout(hf_config, layout)
     return ReshardSettings(layout, plan.engines, bucket_bytes, per_node)
 
 
-def _check_all_beside_train_workers(config: Config, world_size: int, nodes: Sequence[str] | None) -> None:
+def _check_all_beside_train_workers(
+    config: Config, world_size: int, nodes: Sequence[str] | None, has_cuda: bool | None
+) -> None:
     """Engines beyond the train workers read the shards of another engine: they have to see its memory."""
     room, count = world_size // config.rollout.tp_size, config.rollout.num_engines
     several = len(set(nodes)) > 1 if nodes else "RAY_ADDRESS" in os.environ
-    if count > room and (several or torch.cuda.is_available()):
+    if count > room and (several or has_cuda):
         raise ConfigError(
             f"rollout.num_engines = {count}: train.layout has train workers beside {room} of them, and the others "
             "could not read shards on other GPUs or nodes; start fewer engines"

@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from hybridflow.data.chat_template import render_chat
+from hybridflow.data.chat_template import render_whole
 from hybridflow.data.marks import Marks
 from hybridflow.data.template import Message
 
@@ -23,14 +23,14 @@ def encode_chat(
 
     With a chat template, it alone decides about special tokens, so none is added twice. Without one, the ids are
     those of the plain contents joined by blank lines, with the special tokens that the tokenizer adds by itself. No
-    content becomes a special token, whatever it spells (`marks`). Raises DataError or ConfigError, see `render_chat`.
+    content becomes a special token, whatever it spells (`marks`). Raises DataError or ConfigError, see `render_whole`.
     """
     marks = marks_of(tokenizer)
     visible, hidden = marks.hide(messages)
     if tokenizer.chat_template is None:
         text = "\n\n".join(message["content"] for message in visible)
         return marks.encode(text, hidden, add_special_tokens=True)
-    return marks.encode(render_chat(tokenizer, visible, add_generation_prompt), hidden)
+    return marks.encode(render_whole(tokenizer, visible, add_generation_prompt), hidden)
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

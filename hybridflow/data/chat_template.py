@@ -5,7 +5,9 @@ Templates run in a process of their own (`template_process`), one per template, 
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,6 +33,7 @@ MEMORY_BYTES, MEMORY_BYTES_PER_CHAR = 512 << 20, 40
 LONGEST_GROWTH, LONGEST_EXTRA = 4, 1 << 20
 """A text is at most 4 times as long as the contents, and a million characters more."""
 ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "TZ", "LANG", "LC_ALL")
+_SPACE = re.compile(r"\s+")
 _PROGRAM = Path(__file__).with_name("template_process.py")
 
 
@@ -49,9 +52,31 @@ def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message],
     return _open_template(source, variables, named).render(messages, add_generation_prompt)
 
 
+def render_whole(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+    """The same; DataError too where the template writes nothing of a message that a model is to read."""
+    text = render_chat(tokenizer, messages, add_generation_prompt)
+    for index, message in enumerate(messages):
+        if not _holds(text, message):
+            raise DataError(
+                f"{_file_of(tokenizer)} leaves out what message {index} says, of the role {message['role']}: it has no "
+                "place for one there. Put it into the user's, or take it away"
+            )
+    return text
+
+
+def _holds(text: str, message: Message) -> bool:
+    """Whether what a model is to read is there, spaces aside. Of answers templates cut the thinking."""
+    content = message["content"].strip()
+    if message["role"] == "assistant" or content in text:
+        return True
+    forms = [content, json.dumps(content)[1:-1], json.dumps(content, ensure_ascii=False)[1:-1]]
+    squeezed = _SPACE.sub("", text)
+    return any(_SPACE.sub("", form) in squeezed for form in forms)
+
+
 def _file_of(tokenizer: PreTrainedTokenizerBase) -> str:
     folder = Path(tokenizer.name_or_path or "")
-    named = [folder / name for name in ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")]
+    named = [folder / name for name in ("chat_template.jinja", "tokenizer_config.json")]
     return next((f"the chat template in {path}" for path in named if path.is_file()), "the chat template")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hybridflow.data.chat_encoding import marks_of
-from hybridflow.data.chat_template import render_chat
+from hybridflow.data.chat_template import render_whole
 from hybridflow.data.marks import Marks
 from hybridflow.data.template import Message
 from hybridflow.data.turns import Turn, write_turn
@@ -36,6 +36,8 @@ class SplitConversation:
     """Answers without thinking after a generation prompt that opens it: it is closed empty, and that is learnt."""
     num_context_answers: int
     """Answers that are only read, as the template writes them differently once later messages follow."""
+    num_endless_answers: int = 0
+    """Learnt answers behind which the template puts no mark, so that a model does not learn to stop."""
 
 
 def encode_conversation(
@@ -85,7 +87,7 @@ def split_conversation(
     visible, hidden = marks.hide(messages)
 
     def render(messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        return render_chat(tokenizer, messages, add_generation_prompt)
+        return render_whole(tokenizer, messages, add_generation_prompt)
 
     try:
         written = [write_turn(render, marks.end_pattern, visible[: turn + 1]) for turn in turns]
@@ -97,6 +99,7 @@ def split_conversation(
         segments,
         num_empty_thoughts=sum(turn.closes_empty_thought for turn in learnt),
         num_context_answers=len(written) - len(learnt),
+        num_endless_answers=sum(not turn.has_end for turn in learnt),
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridflow.data.csv_records import SEPARATORS, iter_csv
-from hybridflow.data.files import find_files
+from hybridflow.data.files import find_files, refuse_missing
 from hybridflow.data.golds import read_golds
 from hybridflow.data.naming import suggest
 from hybridflow.data.records import Record, iter_file_records, refuse_problems
@@ -60,7 +60,9 @@ def read_mapping(text: str) -> dict[str, str]:
     mapping: dict[str, str] = {}
     for pair in filter(None, (part.strip() for part in text.split(","))):
         part, equals, column = (piece.strip() for piece in pair.partition("="))
-        if not equals or not column or part not in PARTS or part in mapping:
+        if part in mapping:
+            raise DataError(f"--columns {text}: two columns for {part}. Remedy: write {part}=COLUMN once")
+        if not equals or not column or part not in PARTS:
             raise DataError(
                 f"--columns {text}: {pair!r} is none of {', '.join(f'{name}=COLUMN' for name in PARTS)}"
                 f"{suggest(part, PARTS)}. Remedy: write question=...,answer=...,document=..."
@@ -74,6 +76,8 @@ def _iter_records(path: Path) -> Iterator[Record]:
         for file in find_files(path):
             yield from iter_file_records(file, None)
         return
+    if not path.exists():
+        refuse_missing(path)
     try:
         yield from iter_csv(path)
     except (Unreadable, OSError) as error:

@@ -11,6 +11,7 @@ from hybridflow.reading import Unreadable
 from hybridflow.reading.lines import MAX_LINE_BYTES
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_OTHER_SEPARATORS = (";", "\t", "|", ",")
 
 
 def iter_csv(path: Path) -> Iterator[Record]:
@@ -19,8 +20,13 @@ def iter_csv(path: Path) -> Iterator[Record]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             table = csv.reader(file, delimiter=SEPARATORS[path.suffix.lower()], strict=True)
-            names = next(table, [])
-            if len(set(names)) < len(names) or not all(name.strip() for name in names):
+            names = [name.strip() for name in next(table, [])]
+            if len(names) == 1 and (other := next((sign for sign in _OTHER_SEPARATORS if sign in names[0]), "")):
+                raise Unreadable(
+                    f"its first line, {names[0]!r}, has {other!r} between the names, where {path.suffix} has "
+                    f"{SEPARATORS[path.suffix.lower()]!r}. Remedy: save it with that between the values"
+                )
+            if len(set(names)) < len(names) or not all(names):
                 raise Unreadable(f"its first line, {names}, does not name every column once. Remedy: write such a line")
             for row, values in enumerate(line for line in table if line):
                 where = f"{path}, line {table.line_num}, row {row}"

@@ -1,8 +1,9 @@
 """Conversations to imitate, out of files: what supervised training reads.
 
-A row is either a conversation, `{"messages": [{"role": "user", "content": ...}, {"role": "assistant", ...}]}` (or
-`{"conversations": [{"from": "human", "value": ...}, ...]}`), or a row of the DocQA-RL schema. The answer to imitate is
-then its column `response` or, where that is missing or empty, the gold answer `reward_model.ground_truth`.
+A row is a conversation, `{"messages": [{"role": "user", "content": ...}, {"role": "assistant", ...}]}` (or
+`{"conversations": [{"from": "human", "value": ...}, ...]}`), perhaps with the system's message in a column `system`; or
+a `prompt` and a `response` (or `completion`); or a row of the DocQA-RL schema. Of the last, the answer to imitate is
+its column `response` or, where that is missing or empty, the gold answer `reward_model.ground_truth`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hybridflow.data.conversation import build_sequence, split_conversation
-from hybridflow.data.messages import read_messages
+from hybridflow.data.messages import read_messages, refuse
 from hybridflow.data.records import refuse_problems
 from hybridflow.data.rows import load_records
 from hybridflow.data.schema import parse_row
@@ -24,7 +25,7 @@ from hybridflow.types import TrainSequence
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-
+ANSWERS = ("response", "completion")
 GoldCheck = Callable[[str, str, Sequence[str]], str]
 """(data source, ability, golds) -> why no answer could be right, or nothing."""
 
@@ -39,6 +40,8 @@ class DemonstrationSet:
     """Of the others, rows with an answer whose thinking, which the generation prompt opens, is closed empty."""
     num_context_answers: int
     """Answers in them that are read and not learnt, see `split_conversation`."""
+    num_endless: int
+    """Rows with an answer behind which the chat template puts no end token."""
 
     def __init__(
         self,
@@ -53,7 +56,7 @@ class DemonstrationSet:
         """Raises DataError, naming file, row and remedy, for a row that is malformed or above `max_tokens`."""
         self._seed = seed
         self.sequences = []
-        self.num_dropped = self.num_empty_thoughts = self.num_context_answers = 0
+        self.num_dropped = self.num_empty_thoughts = self.num_context_answers = self.num_endless = 0
         for number, (where, conversation) in enumerate(read_conversations(path, find_gold_problem)):
             try:
                 split = split_conversation(tokenizer, conversation, f"sft-{number:06d}")
@@ -64,6 +67,7 @@ class DemonstrationSet:
                 self.sequences.append(sequence)
                 self.num_empty_thoughts += split.num_empty_thoughts > 0
                 self.num_context_answers += split.num_context_answers
+                self.num_endless += split.num_endless_answers > 0
             elif overlong == "drop":
                 self.num_dropped += 1
             else:
@@ -89,6 +93,11 @@ class DemonstrationSet:
             notes.append(
                 f"{self.num_context_answers} earlier answers are read and not learnt: the chat template writes them "
                 "differently once later messages follow"
+            )
+        if self.num_endless:
+            notes.append(
+                f"{self.num_endless} of {len(self)} rows end without a special token, as the chat template puts none "
+                "behind an answer: a model does not learn to stop; write {{ eos_token }} there"
             )
         return notes
 
@@ -123,18 +132,40 @@ def read_conversation(
     """The messages of one row, the last of them to be imitated. Raises DataError."""
     if not isinstance(record, Mapping):
         raise DataError(f"{where}: got {type(record).__name__}. Remedy: write one JSON object per row")
+    if record.get("tools") not in (None, [], "", "[]"):
+        refuse(where, "tools", record["tools"], "no tools are shown to the model: write them into the system's message")
     column = next((name for name in ("messages", "conversations") if record.get(name) is not None), None)
     if column is not None:
-        return read_messages(record[column], where, column)
+        return _with_system(record.get("system"), read_messages(record[column], where, column), where)
     if record.get("prompt") is None:
         raise DataError(
-            f"{where}: neither 'messages' (a conversation) nor 'prompt' (DocQA-RL schema) is there; "
+            f"{where}: neither 'messages' (a conversation) nor 'prompt' is there; "
             f"found {', '.join(map(str, record)) or 'nothing'}. Remedy: add one of them"
         )
+    name = next((name for name in ANSWERS if record.get(name)), None)
+    if name is not None and record.get("reward_model") is None:
+        prompt, answer = read_messages(record["prompt"], where, "prompt"), record[name]
+        answers = _as_answer(answer) if isinstance(answer, str) else read_messages(answer, where, name)
+        return _with_system(record.get("system"), [*prompt, *answers], where)
     row = parse_row(record, where)
     if why := find_gold_problem(row.data_source, row.ability, row.reward_model.golds):
         raise DataError(f"{where}: {why}")
-    answer = record.get("response") or row.reward_model.ground_truth
+    answer = record[name] if name is not None else row.reward_model.ground_truth
     if not isinstance(answer, str):
-        raise DataError(f"{where}, column 'response': got {type(answer).__name__}. Remedy: use a string")
-    return [*row.prompt, {"role": "assistant", "content": answer}]
+        raise DataError(f"{where}, column {name!r}: got {type(answer).__name__}. Remedy: use a string")
+    return [*row.prompt, *_as_answer(answer)]
+
+
+def _as_answer(text: str) -> list[Message]:
+    return [{"role": "assistant", "content": text}]
+
+
+def _with_system(system: Any, messages: list[Message], where: str) -> list[Message]:
+    """A column of its own holds the system's message in some files of the ShareGPT form."""
+    if system is None or system == "":
+        return messages
+    if not isinstance(system, str):
+        refuse(where, "system", system, "use a text")
+    if messages[0]["role"] == "system":
+        refuse(where, "system", system, "the conversation has a system message of its own: keep one of them")
+    return [{"role": "system", "content": system}, *messages]

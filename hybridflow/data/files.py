@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import glob
+import re
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,6 +15,7 @@ JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 PACKED_SUFFIXES = (".gz", ".zst")
 """Of JSON; Parquet is compressed inside."""
 SUFFIXES = (PARQUET, *JSON_SUFFIXES)
+_SPLIT = re.compile(r"(?:.*/)?(train|test|validation|valid|val|dev|eval)(?![A-Za-z])", re.IGNORECASE)
 _PATTERN_CHARACTERS = frozenset("*?[")
 
 
@@ -36,7 +38,9 @@ def find_files(path: str | Path) -> list[Path]:
             raise DataError(f"{path}: no row file matches this pattern. Remedy: check it; suffixes are {_list()}")
         return files
     check_suffix(path)
-    _refuse_missing(path)
+    if path.is_symlink():
+        raise DataError(f"{path} is a link to {path.resolve()}, which does not exist. Remedy: put the file there")
+    refuse_missing(path)
 
 
 def has_known_suffix(path: Path) -> bool:
@@ -75,14 +79,35 @@ def _files_of_folder(folder: Path) -> list[Path]:
             f"{folder}: Parquet and JSON files in one folder ({names}), which may be the same rows twice. "
             f"Remedy: give a pattern, such as '{folder / '*.parquet'}'"
         )
+    _refuse_overlap(folder, files)
     return files
+
+
+def _refuse_overlap(folder: Path, files: list[Path]) -> None:
+    """One file in two forms is the same rows twice; test rows beside training rows are not to be learnt."""
+    names: dict[str, Path] = {}
+    for file in files:
+        stem = str(file.relative_to(folder).with_name(unpacked_name(file).rpartition(".")[0]))
+        if (other := names.setdefault(stem, file)) is not file:
+            raise DataError(
+                f"{folder}: {other.relative_to(folder)} and {file.relative_to(folder)} may be the same rows twice. "
+                f"Remedy: remove one, or give a pattern, such as '{folder / f'*{file.suffix}'}'"
+            )
+    splits = {found[1].lower(): file for file in files if (found := _SPLIT.match(str(file.relative_to(folder))))}
+    if "train" in splits and len(splits) > 1:
+        named = ", ".join(str(file.relative_to(folder)) for file in splits.values())
+        raise DataError(
+            f"{folder}: files of several splits in one folder ({named}). Remedy: give a pattern, such as "
+            f"'{folder / 'train*'}'"
+        )
 
 
 def _list() -> str:
     return f"{', '.join(SUFFIXES)}, JSON also with {' or '.join(PACKED_SUFFIXES)}"
 
 
-def _refuse_missing(path: Path) -> NoReturn:
+def refuse_missing(path: Path) -> NoReturn:
+    """Raises DataError that names the file which may be meant."""
     if not path.parent.is_dir():
         raise DataError(f"{path}: no such file, and no folder {path.parent}. Remedy: check the path")
     names = sorted(entry.name for entry in path.parent.iterdir())

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _TAG = re.compile(r"</?\w+>")
-"""<think>, </tool_call>: what a model writes into an answer."""
+"""<think>, </tool_call>: what a model writes into an answer, unless it is a special token of another name."""
+_WRITTEN = re.compile(r"</?\w*(?:think|thought|reason|tool|answer)\w*>", re.IGNORECASE)
 _CONTROL = re.compile(r"<[|｜].*[|｜]>")
 _PRIVATE_PLANES = range(0xF0000, 0x10F000, 0x1000)
 
@@ -41,18 +42,20 @@ class Marks:
         source = tokenizer.get_chat_template() if tokenizer.chat_template is not None else ""
         named = set(tokenizer.special_tokens_map.values())
         self.ids: dict[str, int] = {}
+        self._turn_marks: set[str] = set()
         for token_id, token in self._backend.get_added_tokens_decoder().items():
             text = token.content
             by_form = _CONTROL.fullmatch(text) or (text in source and not _TAG.fullmatch(text))
             if text and (token.special or text in named or by_form):
                 self.ids[text] = token_id
+                if text in named or not _TAG.fullmatch(text) or (token.special and not _WRITTEN.fullmatch(text)):
+                    self._turn_marks.add(text)
         unknown = tokenizer.unk_token_id
         self._counted = frozenset(self.ids.values()) - ({unknown} if isinstance(unknown, int) else set())
         self.pattern = re.compile(_either(self.ids)) if self.ids else re.compile(r"(?!)")
         """Finds the next mark; the longest of those that begin there."""
-        self._turn_marks = {text for text in self.ids if text in named or not _TAG.fullmatch(text)}
         self.end_pattern = re.compile(_either(self._turn_marks)) if self._turn_marks else re.compile(r"(?!)")
-        """Finds the next mark that is no tag."""
+        """Finds the next mark that is nothing a model writes into an answer."""
 
     def hide(self, messages: Sequence[Message]) -> tuple[list[Message], dict[str, str]]:
         """The messages with a private character for each mark in a content, and the mark of each character.

@@ -6,12 +6,17 @@
 | content [{"type": "text", "text": "..."}, ...]               | the texts, joined by line ends       |
 | [{"from": "human", "value": "..."}] (ShareGPT)               | user; "gpt" is assistant             |
 | "reasoning_content" (or "reasoning", "thinking") beside it   | <think> before an assistant's answer |
+| {"role": "user", "content": "..."}                           | a list of it                         |
 | "..."                                                        | one message of the user              |
-| "[{\\"role\\": ...}]" (the list as JSON in a text)             | that list                            |
+| "[{\\"role\\": ...}]" (either as JSON in a text)               | what it says                         |
+
+What a message says beside its role, content and thought, and what would be lost, is refused: calls of tools, a weight
+of 0. So is a text that begins like such a list and is no JSON, as Python's `str(messages)`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -21,15 +26,24 @@ from hybridflow.errors import DataError
 from hybridflow.reading import Unreadable, parse_json
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"} | {role: role for role in ROLES}
+_OWN_ROLES = {role: role for role in ROLES}
+SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"} | _OWN_ROLES
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+CALLS = ("tool_calls", "function_call")
+LEARNT = ("weight", "loss", "train")
+"""Names under which other trainers are told whether a message is learnt."""
 _SHAPE = "{'role': ..., 'content': ...}"
+_ROLE = rf"""["'](?:role|from)["']\s*:\s*["'](?:{"|".join(SHAREGPT_ROLES)})["']"""
+_LIKE_MESSAGES = re.compile(rf"""\s*(?:\[\s*\{{\s*{_ROLE}|(?:\[\s*)?\{{.*{_ROLE}.*\}}\s*\]?\s*\Z)""", re.DOTALL)
+"""The text of a list of messages, whole or cut off, or of a message."""
 
 
 def read_messages(value: object, where: str, column: str) -> list[Message]:
     """The checked messages, at least one. Raises DataError naming place, value and remedy."""
     if isinstance(value, str):
-        value = _listed(value) or [{"role": "user", "content": value}]
+        value = _read_text(value, where, column)
+    if isinstance(value, Mapping) and _names_role(value):
+        value = [value]
     if not isinstance(value, list) or not value:
         refuse(where, column, value, f"use a text, or a list of messages, each {_SHAPE}")
     return [_read_message(message, where, f"{column}[{index}]") for index, message in enumerate(value)]
@@ -42,16 +56,20 @@ def refuse(where: str, column: str, value: object, remedy: str) -> NoReturn:
     raise DataError(f"{where}, column {column!r}: got {type(value).__name__} {shown}. Remedy: {remedy}")
 
 
-def _listed(text: str) -> list[Any] | None:
-    """The messages that a text is the JSON of; None for a text that only begins like them."""
-    if not text.lstrip().startswith("["):
-        return None
-    try:
-        value = parse_json(text)
-    except Unreadable:
-        return None
-    is_listed = isinstance(value, list) and value and all(isinstance(one, dict) and _names_role(one) for one in value)
-    return value if is_listed else None
+def _read_text(text: str, where: str, column: str) -> Any:
+    """The messages that a text is the JSON of, or the text as the user's."""
+    value: Any = None
+    if text.lstrip()[:1] in ("[", "{"):
+        try:
+            value = parse_json(text)
+        except Unreadable as error:
+            if _LIKE_MESSAGES.match(text):
+                refuse(where, column, text, f"write the messages as JSON ({error}), or as a list and not as its text")
+    if isinstance(value, list) and value and all(isinstance(one, dict) and _names_role(one) for one in value):
+        return value
+    if isinstance(value, dict) and ({"role", "content"} <= value.keys() or {"from", "value"} <= value.keys()):
+        return [value]
+    return [{"role": "user", "content": text}]
 
 
 def _names_role(message: Mapping[Any, Any]) -> bool:
@@ -59,21 +77,35 @@ def _names_role(message: Mapping[Any, Any]) -> bool:
 
 
 def _read_message(message: object, where: str, column: str) -> Message:
-    if isinstance(message, Mapping) and "role" not in message and {"from", "value"} <= message.keys():
-        return {
-            "role": _read_role(message["from"], SHAREGPT_ROLES, where, f"{column}.from"),
-            "content": _read_content(message["value"], where, f"{column}.value"),
-        }
-    if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
+    is_sharegpt = isinstance(message, Mapping) and "role" not in message and {"from", "value"} <= message.keys()
+    names, known = (("from", "value"), SHAREGPT_ROLES) if is_sharegpt else (("role", "content"), _OWN_ROLES)
+    if not isinstance(message, Mapping) or not set(names) <= message.keys():
         refuse(where, column, message, f"use a message {_SHAPE}")
-    role = _read_role(message["role"], {role: role for role in ROLES}, where, f"{column}.role")
-    content = _read_content(message["content"], where, f"{column}.content")
-    thought = next((message[name] for name in THOUGHTS if message.get(name)), None) if role == "assistant" else None
-    if thought is not None and "</think>" not in content:
-        if not isinstance(thought, str):
-            refuse(where, column, thought, "write what an assistant thought as a string")
-        content = f"<think>\n{thought.strip()}\n</think>\n\n{content.lstrip()}"
+    _refuse_lost(message, where, column)
+    role = _read_role(message[names[0]], known, where, f"{column}.{names[0]}")
+    content = _read_content(message[names[1]], where, f"{column}.{names[1]}")
+    if role == "assistant" and (thought := _read_thought(message, where, column)) and "</think>" not in content:
+        content = f"<think>\n{thought}\n</think>\n\n{content.lstrip()}"
     return {"role": role, "content": content}
+
+
+def _refuse_lost(message: Mapping[Any, Any], where: str, column: str) -> None:
+    """What nobody here reads, and what would change the meaning."""
+    for name in CALLS:
+        if message.get(name):
+            refuse(where, f"{column}.{name}", message[name], "write the call into the content, as the model is to")
+    for name in LEARNT:
+        if message.get(name) is not None and not message[name]:
+            refuse(
+                where, f"{column}.{name}", message[name], "every answer is learnt: drop the row, or end it before it"
+            )
+
+
+def _read_thought(message: Mapping[Any, Any], where: str, column: str) -> str:
+    thought = next((message[name] for name in THOUGHTS if message.get(name)), "")
+    if not isinstance(thought, str):
+        refuse(where, column, thought, "write what an assistant thought as a string")
+    return thought.strip()
 
 
 def _read_role(value: object, known: dict[str, str], where: str, column: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ def _iter_rows(path: Path, file: pq.ParquetFile, columns: Sequence[str] | None) 
     budget = ExpansionBudget(path)
     names = file.schema_arrow.names
     present = names if columns is None else [name for name in columns if name in names]
+    if twice := [name for name, count in Counter(names).items() if count > 1 and name in present]:
+        raise Unreadable(f"two columns have the name {twice[0]!r}. Remedy: keep one of them")
     largest = _check_size(file, set(present), budget)
     batch_rows = max(1, min(_MOST_ROWS_PER_BATCH, _BATCH_BYTES // max(largest, 1)))
     number = 0
@@ -90,18 +93,18 @@ def _plain_values(column: pa.Array) -> list[Any]:
     Times that Python cannot hold become numbers: only `extra_info` can have any, and nothing is decided by them.
     """
     try:
-        return _decoded(column.to_pylist())
+        return _decoded(column.to_pylist(maps_as_pydicts="strict"))
     except Exception:  # times raise whatever the library of time zones raises
         target = _without_times(column.type)
     if target != column.type:
         try:
-            return _decoded(column.cast(target).to_pylist())
+            return _decoded(column.cast(target).to_pylist(maps_as_pydicts="strict"))
         except Exception:  # one by one, then
             column = column if not _can_cast(column, target) else column.cast(target)
     values: list[Any] = []
     for scalar in column:
         try:
-            values += _decoded([scalar.as_py()])
+            values += _decoded([scalar.as_py(maps_as_pydicts="strict")])
         except Exception as error:
             values.append(error)
     return values
@@ -116,8 +119,18 @@ def _can_cast(column: pa.Array, target: pa.DataType) -> bool:
 
 
 def _decoded(values: list[Any]) -> list[Any]:
-    """Text that was written without being called text is text."""
-    return [value.decode() if isinstance(value, bytes) else value for value in values]
+    """Text that was written without being called text is text, at any depth."""
+    return [_decode(value) for value in values]
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, list):
+        return [_decode(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _decode(one) for key, one in value.items()}
+    return value
 
 
 def _without_times(kind: pa.DataType) -> pa.DataType:

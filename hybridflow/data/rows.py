@@ -23,7 +23,7 @@ __all__ = ["Row", "load_rows", "read_rows", "write_rows"]
 
 MOST_BAD_ROWS = 10_000
 """So many first rows of which none can be used: the file holds something else."""
-DEMONSTRATION_COLUMNS = (*COLUMNS, "messages", "conversations", "response")
+DEMONSTRATION_COLUMNS = (*COLUMNS, "messages", "conversations", "system", "tools", "response", "completion")
 
 
 def load_rows(path: str | Path) -> list[Row]:

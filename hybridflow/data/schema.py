@@ -16,6 +16,7 @@ from hybridflow.data.messages import read_messages, refuse
 from hybridflow.data.naming import suggest
 from hybridflow.data.template import Message
 from hybridflow.errors import DataError
+from hybridflow.reading import Unreadable, parse_json
 
 REQUIRED = ("data_source", "prompt", "ability", "reward_model")
 COLUMNS = (*REQUIRED, "extra_info")
@@ -68,7 +69,7 @@ def parse_row(value: object, where: str) -> Row:
     ability = _text(value["ability"], where, "ability")
     if ability not in ABILITIES:
         refuse(where, "ability", ability, f"use one of {', '.join(ABILITIES)}{suggest(ability, ABILITIES)}")
-    extra_info = {} if value.get("extra_info") is None else value["extra_info"]
+    extra_info = {} if value.get("extra_info") is None else _unpacked(value["extra_info"])
     if not isinstance(extra_info, Mapping):
         refuse(where, "extra_info", extra_info, "use an object such as {'index': 0}, or leave it out")
     return Row(
@@ -124,8 +125,11 @@ def _read_prompt(value: object, where: str) -> list[Message]:
     messages = read_messages(value, where, "prompt")
     for index, message in enumerate(messages):
         _check_document(message["content"], where, f"prompt[{index}].content")
-    if all(message["role"] != "user" for message in messages):
-        refuse(where, "prompt", [message["role"] for message in messages], "give one message the role 'user'")
+    roles = [message["role"] for message in messages]
+    if "user" not in roles:
+        refuse(where, "prompt", roles, "give one message the role 'user'")
+    if roles[-1] == "assistant":
+        refuse(where, "prompt", roles, "end with what is to be answered: the answer itself is no part of the prompt")
     return messages
 
 
@@ -135,9 +139,20 @@ def _check_document(content: str, where: str, column: str) -> None:
         refuse(where, column, content, "the document between <text> and </text> is empty: put it in, or drop the row")
 
 
+def _unpacked(value: object) -> object:
+    """An object that a column of texts holds as JSON."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            return parse_json(value)
+        except Unreadable:
+            return value
+    return value
+
+
 def _reward_model(value: object, where: str) -> RewardModel:
+    value = _unpacked(value)
     if not isinstance(value, Mapping):
         refuse(where, "reward_model", value, "use an object {'style': 'rule', 'ground_truth': ...}")
     golds = read_golds(value.get("ground_truth"), where)
-    style = value.get("style", "rule")
+    style = "rule" if value.get("style") is None else value["style"]
     return RewardModel(style=_text(style, where, "reward_model.style"), ground_truth=golds[0], alternatives=golds[1:])

@@ -37,6 +37,8 @@ class Turn:
     """What the template puts behind that mark; nobody writes it."""
     closes_empty_thought: bool = False
     """The answer has no thinking, and the generation prompt had opened it."""
+    has_end: bool = True
+    """The template puts a mark behind it, at which an engine can stop."""
 
 
 def write_turn(render: Render, end_mark: re.Pattern[str], messages: Sequence[Message]) -> Turn:
@@ -57,7 +59,7 @@ def write_turn(render: Render, end_mark: re.Pattern[str], messages: Sequence[Mes
         body = _continued(prompt, through[len(prompt) : len(through) - len(suffix)], answer)
     if body is None:
         body, closes = _continue(prompt, answer)
-    return Turn(prompt, body + suffix[:cut], suffix[cut:], closes)
+    return Turn(prompt, body + suffix[:cut], suffix[cut:], closes, has_end=end is not None)
 
 
 def _suffix(render: Render, before: list[Message]) -> str:

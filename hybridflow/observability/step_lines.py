@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 from hybridflow.errors import DataError
 from hybridflow.reading import Unreadable, iter_lines, parse_json
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Inside, an OSError of a write names the file: the system names it where one is opened only."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def find_end(path: Path, step: int, *, kind: str, every_step: bool = False, through: bool = False) -> int:

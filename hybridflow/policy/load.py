@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.tiktoken")
 OTHER_FILES = ("merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*")
-TOKENIZER_FILE, CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
+TOKENIZER_FILE, CONFIG_FILE, TEMPLATE_FILE = "tokenizer.json", "tokenizer_config.json", "chat_template.json"
 
 
 def load_tokenizer(hf_dir: str | Path, named: str | None = None) -> PreTrainedTokenizerBase:
@@ -38,11 +38,39 @@ def load_tokenizer(hf_dir: str | Path, named: str | None = None) -> PreTrainedTo
             tokenizer = _load_file(Path(hf_dir))
         else:
             tokenizer = _convert_files(Path(hf_dir))
+        template = _find_template(tokenizer, Path(hf_dir))
     except Exception as error:  # each family's tokenizer raises its own
         raise ConfigError(f"{named}: cannot load its tokenizer: {error}. Copy its files again") from error
+    tokenizer.chat_template = _check_template(template, named)
     if not tokenizer.encode("text", add_special_tokens=False):
         raise ConfigError(missing)
     return tokenizer
+
+
+def _find_template(tokenizer: PreTrainedTokenizerBase, hf_dir: Path) -> object:
+    """As transformers has it; where that is none, the one beside it, which is a processor's or a tokenizer's."""
+    if tokenizer.chat_template is not None:
+        return tokenizer.chat_template
+    return _read_json(hf_dir / TEMPLATE_FILE).get("chat_template")
+
+
+def _check_template(template: object, named: str) -> str | None:
+    """The one that conversations are written with: of several, the default. Raises ConfigError where there is none."""
+    if isinstance(template, dict):
+        if "default" not in template:
+            raise ConfigError(
+                f"{named}: several chat templates ({', '.join(map(str, template))}) with no default: put the one to "
+                "use into chat_template.jinja, or name it default"
+            )
+        template = template["default"]
+    if template is None:
+        return None
+    if not isinstance(template, str) or not template.strip("\ufeff \n"):
+        raise ConfigError(
+            f"{named}: its chat template is {template!r:.40}, which writes no conversation: put that of the model's "
+            "makers there, or take the key or file away to have plain texts"
+        )
+    return template.removeprefix("\ufeff")
 
 
 def tokenizer_files(hf_dir: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,14 +21,14 @@ class Unreadable(ValueError):
 
 
 def parse_json(text: str | bytes, *, checks_pairs: bool = True) -> Any:
-    """The value. Raises Unreadable: broken, too deep, numbers too long, not UTF-8, half of a surrogate pair.
+    """The value. Raises Unreadable: broken, too deep, numbers too long, a key twice, not UTF-8, half a surrogate pair.
 
     The last of these only where `checks_pairs`; without, `check_pairs` says it of each part of the value.
     """
     if isinstance(text, bytes):
         text = _decode(text)
     try:
-        value = json.loads(text, parse_int=_whole_number, parse_float=_number)
+        value = json.loads(text, parse_int=_whole_number, parse_float=_number, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         place = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
         raise Unreadable(f"broken JSON at {place}: {error.msg}") from error
@@ -56,6 +57,15 @@ def _decode(text: bytes) -> str:
         raise Unreadable(
             f"not UTF-8 text: byte {error.object[error.start]:#04x} at place {error.start}. Remedy: save it as UTF-8"
         ) from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of two values under one key, Python's parser takes the last and says nothing."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise Unreadable(f"the key {key[:40]!r} is there twice. Remedy: keep one of the two values")
+    return value
 
 
 def _whole_number(digits: str) -> int:

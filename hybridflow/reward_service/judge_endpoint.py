@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from hybridflow.config.judge_section import JudgeSection
+from hybridflow.errors import RewardError
 from hybridflow.reward_service.judge_response import Answer, MalformedResponse, read_response, show
 from hybridflow.reward_service.judge_timing import read_retry_after_s
 from hybridflow.rewards.judge_prompt import JudgeMessage
@@ -40,7 +41,7 @@ class AskError(Exception):
 
 
 class EndpointClient:
-    """The connections to one server; made and used within one event loop.
+    """The connections to one server; made and used within one event loop. RewardError where no header can hold its key.
 
     It speaks with that address alone: redirects are not followed, cookies not kept, `~/.netrc` is not read. Proxies of
     the environment (`https_proxy`, `no_proxy`) lead there unless it is this machine.
@@ -50,7 +51,7 @@ class EndpointClient:
         self.url = url
         self._section = section
         self._proxy = find_proxy(url)
-        key = os.environ.get(section.api_key_env, "").strip() or NO_KEY
+        key = read_key(section)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),  # JudgeClient counts requests in flight
             timeout=aiohttp.ClientTimeout(total=section.request_timeout_s),
@@ -96,6 +97,17 @@ class EndpointClient:
         elif status in BAD_REQUEST:
             why += f" (sent with reward.judge.max_tokens = {self._section.max_tokens})"
         return AskError(_kind(status), why, read_retry_after_s(response.headers.get("Retry-After")))
+
+
+def read_key(section: JudgeSection) -> str:
+    """What is sent as the key. Raises RewardError for one that no header can hold."""
+    key = os.environ.get(section.api_key_env, "").strip()
+    if any(not character.isprintable() for character in key):
+        raise RewardError(
+            f"the key in the environment variable {section.api_key_env}, reward.judge.api_key_env, holds a line break "
+            f"or another control character. Remedy: export {section.api_key_env}=<the key alone>"
+        )
+    return key or NO_KEY
 
 
 def find_proxy(url: str) -> str | None:

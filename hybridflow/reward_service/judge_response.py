@@ -6,7 +6,7 @@ though none was asked for. All of these are read; what no completion can be take
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -47,14 +47,20 @@ def read_response(body: bytes) -> Answer:
     if body.startswith(_STREAM_STARTS):
         return _read_stream(body)
     response = _decode(body)
-    choice = _first_choice(response)
-    if choice is None:
+    if response.get("error"):
+        raise MalformedResponse(f"an error: {show(body)}")
+    choices = _read_choices(response)
+    if not choices:
         raise MalformedResponse(f"a chat completion without choices: {show(body)}")
-    message = choice.get("message")
-    if not isinstance(message, dict):
+    messages = [message for choice in choices if isinstance(message := choice.get("message"), dict)]
+    if len(messages) < len(choices):
         raise MalformedResponse(f"a chat completion without a message: {show(body)}")
+    texts = {_read_content(message.get("content")) for message in messages}
+    if len(texts) > 1:
+        raise MalformedResponse(f"{len(choices)} choices that differ, where one was asked for: {show(body)}")
+    choice = choices[0]
     reason = choice.get("finish_reason") if "finish_reason" in choice else STOP
-    return _build(_read_content(message.get("content")), reason, response.get("usage"))
+    return _build(texts.pop(), _unless_declined(messages, reason), response.get("usage"))
 
 
 def show(body: bytes) -> str:
@@ -63,20 +69,22 @@ def show(body: bytes) -> str:
 
 
 def _read_stream(body: bytes) -> Answer:
-    """Pieces put together; one that has no finish reason was cut off."""
+    """Pieces of the first choice put together; one that has no finish reason was cut off."""
     pieces: list[str] = []
+    messages: list[dict[str, Any]] = []
     reason: Any = None
     usage: Any = None
     for event in _events(body):
         usage = event.get("usage") or usage
-        choice = _first_choice(event)
-        if choice is None:
-            continue
-        piece = choice.get("delta") or choice.get("message")
-        if isinstance(piece, dict):
-            pieces.append(_read_content(piece.get("content")))
-        reason = choice.get("finish_reason") or reason
-    return _build("".join(pieces), reason, usage)
+        for choice in _read_choices(event)[:1]:
+            if choice.get("index"):
+                raise MalformedResponse("a stream of several choices, where one was asked for")
+            piece = choice.get("delta") or choice.get("message")
+            if isinstance(piece, dict):
+                messages.append(piece)
+                pieces.append(_read_content(piece.get("content")))
+            reason = choice.get("finish_reason") or reason
+    return _build("".join(pieces), _unless_declined(messages, reason), usage)
 
 
 def _events(body: bytes) -> Iterator[dict[str, Any]]:
@@ -102,9 +110,28 @@ def _decode(body: bytes) -> dict[str, Any]:
     return value
 
 
-def _first_choice(response: dict[str, Any]) -> dict[str, Any] | None:
+def _read_choices(response: dict[str, Any]) -> list[dict[str, Any]]:
+    """None where one of them is no object."""
     choices = response.get("choices")
-    return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
+    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+        return []
+    return choices
+
+
+def _unless_declined(messages: Sequence[dict[str, Any]], reason: Any) -> Any:
+    """The finish reason; another one for a model that refused, or that waits for a tool, whatever it says beside it."""
+    for message in messages:
+        if message.get("refusal") or _has_refusal(message.get("content")):
+            return "refusal" if reason == STOP else reason
+        if message.get("tool_calls") or message.get("function_call"):
+            return "tool_calls" if reason == STOP else reason
+    return reason
+
+
+def _has_refusal(content: Any) -> bool:
+    return isinstance(content, list) and any(
+        isinstance(part, dict) and part.get("type") == "refusal" for part in content
+    )
 
 
 def _read_content(content: Any) -> str:

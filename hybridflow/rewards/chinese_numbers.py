@@ -28,6 +28,7 @@ _POWERS = {"十": 1, "百": 2, "千": 3, "万": 4, "亿": 8, "兆": 12}
 _RESULT = re.compile(r"-?\d+(?:\.\d+)?(?:/\d+)?%?")
 _NO_COUNT_BEHIND = "第期周拜"
 """Third, Wednesday."""
+_PARTS_OF = re.compile("([千万])分之(.{1,20})")
 _NO_COUNT = re.compile(r"[一二三四五六七八九两]{2,3}")
 
 
@@ -52,6 +53,8 @@ def _write(text: str, found: re.Match[str]) -> str:
         or _NO_COUNT.fullmatch(plain)
     ):
         return run
+    if (parts := _PARTS_OF.fullmatch(plain)) and (above := _read(parts[2])).isdecimal():
+        return f"{Decimal(int(above)).scaleb(-_POWERS[parts[1]]):f}"
     if plain.startswith(_PERCENT):
         inner = _read(plain.removeprefix(_PERCENT))
         return f"{inner}%" if inner else run
@@ -69,7 +72,10 @@ def _read(plain: str) -> str:
 
 
 def _read_mixed(plain: str) -> str:
-    """Digits with two scales or more, from the largest down: "3亿5000万". One alone is left to `numbers`."""
+    """Digits with two scales or more, from the largest down: "3亿5000万", or one with all its units: "3万2500".
+
+    One alone is left to `numbers`.
+    """
     total, at, last = Decimal(0), 0, 99
     parts = list(_PART.finditer(plain))
     for part in parts:
@@ -77,7 +83,10 @@ def _read_mixed(plain: str) -> str:
         if part.start() != at or power >= last:
             return ""
         total, at, last = total + Decimal(part[1]).scaleb(power), part.end(), power
-    return f"{total:f}" if len(parts) > 1 and at == len(plain) else ""
+    units = plain[at:]
+    if parts and len(units) == last and units.isdecimal():
+        return f"{total + int(units):f}"
+    return f"{total:f}" if len(parts) > 1 and not units else ""
 
 
 @cache

@@ -23,13 +23,13 @@ _NAMED = r"(?:\b(?:option|choice|letter|answer|item|statement)s?\s{1,3}|[选選]
 _MENTION = re.compile(
     rf"(?i:{_NAMED})[(\[]?\s?(?P<small>[a-d])\s?[)\]]?(?![A-Za-z0-9_'&+-])"
     r"|[(\[{<\u3010]\s{0,3}(?P<bracketed>[A-Da-d])\s{0,3}[)\]}>\u3011]"
-    r"|(?<![A-Za-z0-9_$&+.-])(?:(?P<closed>[A-Da-d])\)|(?P<bare>[A-D])(?![A-Za-z0-9_'&+]|-\S|/[a-z]))"
+    r"|(?<![A-Za-z0-9_$&+.-])(?:(?P<closed>[A-Da-d])\)|(?P<bare>[A-D])(?![A-Za-z0-9_'&+]|-\S|/(?![A-D]\b)[A-Za-z]|\.[A-Za-z]))"
 )
 _ALONE = re.compile(r"[\s*_\"'`(\[{<.]{0,6}([A-Db-d])[\s*_\"'`)\]}>.!:]{0,6}")
 _NAMED_BEFORE = re.compile(rf"{_NAMED}[*_]{{0,2}}\Z", re.IGNORECASE)
 _OPENING = re.compile(
-    r"[\s*_\"'(\[]{0,6}|[\s*_:\"'(\[-]{0,6}(?:第?[一二三四]?个?[选選][项項]?)?[\s:]{0,3}"
-    r"|[\s*_:\"'(\[-]{0,6}(?:(?:it\sis|it's|clearly|definitely|simply|therefore|indeed|that\sis|surely|namely|option"
+    r"[\s*_\"'(\[]{0,6}|[\s,:*(]{0,4}(?:而是|而应是|应该是|应为|是)[\s:(]{0,3}|[\s*_:\"'(\[-]{0,6}(?:第?[一二三四]?个?[选選][项項]?)?[\s:]{0,3}"
+    r"|[\s*_:\"'(\[-]{0,6}(?:(?:it\sis|it's|i\s(?:think|believe|would\ssay|say|choose|pick)|must\sbe|would\sbe|clearly|definitely|simply|therefore|indeed|that\sis|surely|namely|option"
     r"|choice|letter|probably|the|answer|first|second|third|fourth|last|one|is|,|:)[\s,*_(\[]{1,4}){0,6}",
     re.IGNORECASE,
 )
@@ -51,8 +51,8 @@ _PART_OF_NAME = re.compile(
     re.IGNORECASE,
 )
 _CLAUSE_ENDS = re.compile(
-    r"[.!?;\n\u3002\uff1b]|,\s(?=[(\[]?[A-D][)\]]?\s(?:is|was|isn't|can(?:no|')t|has)\b)"
-    r"|,\s(?=(?:but|while|whereas|although|though|because|since|as|so|not|and)\b)"
+    r"[.!?;\n\u3002\uff1b]|,\s?(?=而)|,\s(?=[(\[]?[A-D][)\]]?\s(?:is|was|isn't|can(?:no|')t|has)\b)"
+    r"|,\s(?=(?:but|while|whereas|although|though|because|since|as|so|not|and|no,?\swait|wait|actually|sorry|no|i\smean)\b)"
     r"|\b(?:but|because|since|while|whereas|although|though|unlike)\b|\s-\s"
 )
 DENIES = re.compile(
@@ -70,10 +70,13 @@ _DENIED_BEFORE = re.compile(
 _DENIED_BEHIND = re.compile(r"[\s*_)\]\"']{0,4}(?:is|was|isn't|can(?:no|')t|wasn't|不)", re.IGNORECASE)
 _OFFERS = re.compile(
     r"\b(?:also|too(?=\W{0,3}\Z)|as well|equally|alternatively|possibly|maybe|perhaps|could|may|might|either|or"
-    r"|plausible"
-    r"|possible)\b|也|或|可能",
+    r"|plausible|defensible|arguable|acceptable|valid|just as|if|unless|otherwise|fits?|works|better|best"
+    r"|likel(?:y|ier)|possible)\b|也|或|可能",
     re.IGNORECASE,
 )
+_LISTED = re.compile(r"[)\]*_]{0,3}\s?(?:,\s?)?(?:(?:or|nor|and|/)\s)?(?:option |choice )?[(\[*_]{0,3}")
+"""Between two letters of a list."""
+_LONGEST_LIST = 4
 _LIKEWISE = re.compile(
     r"\b(?:as|so)\s(?:is|are|does|do|did|was|will|would|can)\s(?:option\s|choice\s)?[\s(\[*_\"']{0,3}\Z", re.IGNORECASE
 )
@@ -81,7 +84,9 @@ _LIKEWISE = re.compile(
 _NONE_OF = re.compile(r"\b(?:none|neither) of\b", re.IGNORECASE)
 _JOINED = re.compile(r"[\s*_)\]]{0,4}(?:or|plus)\b(?!\s{0,3}[(\[]?[A-D]\b)", re.IGNORECASE)
 _TURNS = re.compile(
-    r"[\s*_]{0,4}(?:no|wait|actually|sorry|hmm+|correction)\b[\s,:-]{1,4}(?:wait\b[\s,:-]{1,4})?", re.IGNORECASE
+    r"[\s*_,-]{0,4}(?:(?:no|wait|actually|sorry|hmm+|correction|i mean|scratch that|make that)\b[\s,:-]{0,4}){1,3}"
+    r"(?:it is |it's )?",
+    re.IGNORECASE,
 )
 """At the start of a clause: it takes back what stands before."""
 _VERB = re.compile(
@@ -93,8 +98,11 @@ _VERB = re.compile(
 )
 _REASON = r"[\s(*_]{0,4}(?:because|since|as|while|whereas|although|though|\(?[A-D]\)?\s?:)"
 _REASON_ABOUT = re.compile(rf"{_REASON}[\s(*_]{{0,4}}", re.IGNORECASE)
+_GIVES_REASON = re.compile(r"[\s(*_]{0,4}(?:because|since|while|whereas|although|though)\b")
 _SUBJECT = re.compile(rf"\A{_REASON}.{{0,40}}?\s[a-z]{{3,}}s\b", re.DOTALL)
 """A clause that gives a reason, with a letter as its subject: "because (A) ignores the notice"."""
+_NAMED_SUBJECT = re.compile(r"[)\]*_\"']{0,3}\s[a-z]{3,}(?:s|ed)\b")
+"""Behind a letter with its kind or in brackets: a verb ("Choice C mixes up the dates")."""
 _SUMS_UP = re.compile(r"[\s:.*_)-]{0,6}\(?(?:both|all|none|neither|either|each)\b", re.IGNORECASE)
 """Behind a letter: its text names others ("all of the above (A, B and C)")."""
 _SUMMED_UP = re.compile(r"\b(?:both|all|none)\b[^.!?]{0,60}\Z", re.IGNORECASE)
@@ -122,7 +130,10 @@ def find_asserted(told: str) -> str:
     mentions = list(_find_mentions(text))
     if not mentions or not _opens_answer(text[: mentions[0].start]):
         return ""
-    asserted = {mention.letter for at, mention in enumerate(mentions) if _is_asserted(text, mentions, at)}
+    asserted: set[str] = set()
+    for at, mention in enumerate(mentions):
+        if _is_asserted(text, mentions, at, is_first=not asserted):
+            asserted = {mention.letter} if asserted and _is_turned_to(text, mention) else asserted | {mention.letter}
     return asserted.pop() if len(asserted) == 1 else ""
 
 
@@ -148,10 +159,15 @@ def _opens_answer(before: str) -> bool:
     )
 
 
-def _is_asserted(text: str, mentions: list[Mention], at: int) -> bool:
+def _is_asserted(text: str, mentions: list[Mention], at: int, *, is_first: bool) -> bool:
+    """Whether a mention is; `is_first` where none before it was."""
     mention = mentions[at]
     before, behind = _find_clause(text, mention)
-    if _DENIED_BEFORE.search(before) or _NONE_OF.search(before) or _QUESTIONED.match(text, mention.end):
+    if (
+        _is_denied_before(text, mentions, at)
+        or _NONE_OF.search(before)
+        or (_QUESTIONED.match(text, mention.end) and not _OFFERS.search(before))
+    ):
         return False
     if at == 0:
         return not (_DENIED_BEHIND.match(behind) and DENIES.search(behind)) and not _JOINED.match(behind)
@@ -161,10 +177,33 @@ def _is_asserted(text: str, mentions: list[Mention], at: int) -> bool:
         return True
     if (turn := _TURNS.match(before)) and not DENIES.search(clause := before[turn.end() :] + behind):
         return True
+    if is_first and _OPENING.fullmatch(before) and before.strip(" *_("):
+        return not DENIES.search(behind)
     clause = f"{before} {behind}"
     if DENIES.search(clause) or _OFFERS.search(clause):
         return bool(_OFFERS.search(clause))
+    lead = _NAMED_BEFORE.sub("", before)
+    is_named = lead != before or text[mention.start : mention.end].startswith("(")
+    if is_named and not lead.strip(" *_(") and _NAMED_SUBJECT.match(behind):
+        return False
     return mention.letter == mentions[0].letter or not _is_statement(before, clause)
+
+
+def _is_turned_to(text: str, mention: Mention) -> bool:
+    """Whether a letter takes the place of those before it: "B, no wait, C"."""
+    before, behind = _find_clause(text, mention)
+    turn = _TURNS.match(before)
+    return turn is not None and not before[turn.end() :].strip(" *_(") and not DENIES.search(behind)
+
+
+def _is_denied_before(text: str, mentions: list[Mention], at: int) -> bool:
+    """Whether a "not" stands before a letter, or before the list that it is one of: "not A, C or D, but B"."""
+    first = at
+    while first > max(0, at - _LONGEST_LIST) and _LISTED.fullmatch(
+        text, mentions[first - 1].end, mentions[first].start
+    ):
+        first -= 1
+    return bool(_DENIED_BEFORE.search(_find_clause(text, mentions[first])[0]))
 
 
 def _is_summed_up(text: str, mentions: list[Mention], at: int) -> bool:
@@ -179,7 +218,11 @@ def _is_summed_up(text: str, mentions: list[Mention], at: int) -> bool:
 def _is_statement(before: str, clause: str) -> bool:
     """Whether a further letter stands in a sentence about it, and not in a list with the one before."""
     return (
-        bool(_VERB.search(clause) or (_REASON_ABOUT.fullmatch(before) and _SUBJECT.search(clause)))
+        bool(
+            _VERB.search(clause)
+            or _GIVES_REASON.match(before)
+            or (_REASON_ABOUT.fullmatch(before) and _SUBJECT.search(clause))
+        )
         or len(re.findall(r"[A-Za-z]{3,}", before)) >= 3
     )
 

@@ -4,14 +4,15 @@ Where, in the text behind the thinking (`thinking`): behind the last of these ma
 
     the answer is X | the correct (right, final, best) answer is (would be, equals, comes to) X     any case
     final answer: X | Answer: X (at the head of a line) | #### 12 | <answer>X</answer>
-    X is the correct answer
+    X is the correct answer | We get X as our answer | {"answer": X}
     \\boxed{X}, \\fbox{X}, with what stands around it
     答案是X | 答案为X | 答案：X | 【答案】X | 答：X
 
 A sentence about the answer ("The answer is based on Note 3.") is none of these where a mark stands before it.
 
 How much of it: up to the end of the sentence or line, or as many sentences as the gold has. What follows is
-explanation, except where it takes the answer back or offers another one (`afterword`).
+explanation, except where it takes the answer back or offers another one (`afterword`). Where it puts another one in
+the answer's place, that one stands (`correction`).
 
 Source: recipe section 4 (QwenLong-L1 `reward_score/{docqa,docmath}.py`, which know "the answer is" alone). A response
 without a thought is read whole, so that policies that do not think aloud can be trained.
@@ -24,9 +25,10 @@ from itertools import islice
 from typing import NamedTuple
 
 from hybridflow.config.reward_sections import THINKING_TAGS
-from hybridflow.rewards.afterword import find_second_thought
+from hybridflow.rewards.afterword import ABOUT_THE_ANSWER, find_second_thought
 from hybridflow.rewards.box import read_around_box
 from hybridflow.rewards.characters import unify
+from hybridflow.rewards.correction import read_correction
 from hybridflow.rewards.latex import drop_latex, find_last_boxed
 from hybridflow.rewards.markup import drop_markup
 from hybridflow.rewards.remember import remember
@@ -44,6 +46,8 @@ MARK = re.compile(
       \b (?:the|my|our|your) {_GAP} (?:(?:correct|right|final|best|short) {_GAP}){{0,2}}
          answer (?:{_GAP} (?:to|for|of) {_GAP} [^.!?\n]{{1,60}}?)?
          (?:,?{_GAP}(?:then|therefore|thus|here|hence),?)? {_GAP} {_VERB}
+    | \b the {_GAP} (?:correct|right|final|required|requested) {_GAP} 
+         (?:figure|value|number|amount|total|result|response) {_GAP} {_VERB}
     | \b final {_GAP} answer (?: {_GAP} is\b | [ \t*_\#]{{0,8}} [:\n] )
     | ^ [^\w\n]{{0,8}} (?:(?:correct|short|final) {_GAP})? ans(?:wer)? (?: [ \t*_]{{0,4}} [:=] | {_GAP} is\b )
     | ^ [ \t]{{0,3}} (?:\#{{1,6}}|\*\*) [ \t*]{{0,4}} answer [ \t*]{{0,4}} \n
@@ -61,15 +65,19 @@ _BEHIND = re.compile(
     r"[ \t](?:is|was)[ \t](?:the|my)[ \t](?:(?:correct|right|final|best)[ \t]){0,2}answer(?=[\s.!*]|\Z)",
     re.IGNORECASE,
 )
-_ABOUT_THE_ANSWER = re.compile(
-    r"[\s*_]{0,8}(?:also |then |thus |therefore |clearly |well )?(?:based|supported|derived|confirmed|consistent"
-    r"|taken|obtained|backed|drawn|justified|verified|reflected"
-    r"|explained|located|discussed|determined|calculated|computed|correct\b|right\b|clear\b|easy\b|rounded|expressed"
-    r"|in line"
-    r"|in accordance|according|(?:found|given|stated|shown|reported|provided|listed) (?:in|on|by|at|above|below"
-    r"|there))",
+_GIVEN_AS = re.compile(
+    r"(?:^|(?<=[.!?\n]))[ \t]{0,4}(?:(?:so|thus|therefore|hence),?[ \t])?(?:we|i|this|which|that)[ \t](?:get|gets"
+    r"|obtain|have|take|gives|give|arrive at|choose|report)[ \t](?P<answer>[^.!?\n]{1,80}?(?:\.\d+[^.!?\n]{0,40}?)?)"
+    r"[ \t]as[ \t](?:the|my|our)[ \t](?:(?:correct|right|final|best)[ \t]){0,2}(?:answer|result)(?=[\s.!*]|\Z)",
     re.IGNORECASE,
 )
+"""The same with the answer in the middle: "We get 41 as our answer"."""
+_FIELD = re.compile(
+    r"[{,]\s{0,8}\"(?:final_)?answer\"\s{0,4}:\s{0,4}(?P<quote>\"?)(?P<answer>(?:[^\"\\\n]|\\.){1,300}?)(?P=quote)"
+    r"(?=\s{0,8}[,}])[^{}]{0,2000}\}(?:\s{0,4}```)?",
+    re.IGNORECASE,
+)
+"""A field of a JSON object."""
 _SPECIAL_TOKEN = re.compile(r"<[|\uff5c][^<>|\uff5c]{1,40}[|\uff5c]>")
 _OUTER = "\\s*_`\"'\u00ab\u00bb\u300c\u300d\u300e\u300f\u300a\u300b,;:!?\u3001\u3002"
 _LEADING = re.compile(rf"\A(?:[{_OUTER}]|\.(?!\d))+")
@@ -82,6 +90,8 @@ _ONE_ITEM = re.compile(
 MOST_CHARS = 8_000
 """No answer is longer: what follows in a response that does not end is not read. A longer gold has no answer."""
 _MOST_SENTENCES = 8
+_SHOWN_CHARS = 200
+_EMPTY_TAG = re.compile(r"[\s*_:]{0,8}(?:<answer>)?\s{0,8}</answer>", re.IGNORECASE)
 _NUMBERED_LIST = re.compile(r"[\s:]{0,8}\(?1[.)]\s[^\n]*\n\s{0,8}\(?2[.)]\s")
 
 
@@ -133,9 +143,10 @@ def behind_mark(text: str, mark: re.Pattern[str] = MARK) -> str | None:
     """What follows the last mark of `text`, or stands in and around its last box where that is later, or None."""
     start = end = -1
     for found in mark.finditer(text):
-        if end < 0 or not _ABOUT_THE_ANSWER.match(text, found.end()):
+        if end < 0 or not ABOUT_THE_ANSWER.match(text, found.end()):
             start, end = found.span()
-    behind = find_last(_BEHIND, text)
+    candidates = [found for pattern in (_BEHIND, _GIVEN_AS, _FIELD) if (found := find_last(pattern, text))]
+    behind = max(candidates, key=re.Match.start, default=None)
     boxed = find_last_boxed(text)
     if boxed is not None and boxed.start >= end and (behind is None or boxed.start >= behind.start()):
         return read_around_box(text, boxed, end)
@@ -153,11 +164,13 @@ def find_last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
 
 
 def _up_to_closing_tag(told: str) -> str:
-    """What `</answer>` closes stands on a line of its own; what follows it is a sentence apart."""
+    """What `</answer>` closes stands on a line of its own; what follows it is a sentence apart; "" for nothing."""
+    if _EMPTY_TAG.match(told):
+        return ""
     return re.sub("</answer>", ".\n", told[: 2 * MOST_CHARS], flags=re.IGNORECASE)
 
 
-def _commit(told: str, num_sentences: int) -> Answer:
+def _commit(told: str, num_sentences: int, most_corrections: int = 3) -> Answer:
     told = _ONE_ITEM.sub("", _QUOTED_LINE.sub("\n", told[:MOST_CHARS]))
     told = drop_markup(_SPECIAL_TOKEN.sub(" ", told))
     told = _LEADING.sub("", drop_latex(_LEADING.sub("", told)))
@@ -169,4 +182,7 @@ def _commit(told: str, num_sentences: int) -> Answer:
         return Answer(whole)
     text, rest = strip_outer(told[: ends[-1] + 1]), told[ends[-1] + 1 :]
     second = find_second_thought(rest, text)
-    return Answer(whole if second else text, second)
+    if second and most_corrections and (corrected := read_correction(second)):
+        behind = rest.partition(second)[2]
+        return _commit(f"{corrected}\n{behind}", num_sentences, most_corrections - 1)
+    return Answer(whole if second else text, second[:_SHOWN_CHARS])

@@ -1,4 +1,4 @@
-"""Answers whose form decides: yes and no, dates, plain numbers, lists, names.
+"""Answers whose form decides: dates, plain numbers, lists, names.
 
 Each rule gives None where it does not apply.
 """
@@ -10,68 +10,22 @@ from decimal import Decimal
 
 from hybridflow.rewards.asides import drop_asides
 from hybridflow.rewards.characters import unify
-from hybridflow.rewards.dates import Date, parse_date
+from hybridflow.rewards.dates import Date, parse_date, parse_quarter
 from hybridflow.rewards.findings import Finding
 from hybridflow.rewards.normalise import normalise
-from hybridflow.rewards.number_words import NUMBER_WORDS
+from hybridflow.rewards.number_words import NUMBER_WORDS, read_words
 from hybridflow.rewards.quantities import EXACT, agree, read_gold, read_stated
 from hybridflow.rewards.ranges import are_same, parse_range
-from hybridflow.rewards.wording import ALTERNATIVES, COMPARISONS, NEGATIONS, NEUTRAL, word_set
+from hybridflow.rewards.times import parse_time
+from hybridflow.rewards.wording import ALTERNATIVES, COMPARISONS, NEGATIONS, NEUTRAL
 
-_POLARITY = {"yes": "yes", "true": "yes", "是": "yes", "是的": "yes", "对": "yes", "正确": "yes"}
-_POLARITY |= {"no": "no", "false": "no", "否": "no", "不是": "no", "不": "no", "错": "no", "错误": "no"}
-_OPENERS = word_set("definitely certainly clearly absolutely simply that so therefore hence thus indeed")
-_QUALIFIES = re.compile(
-    r"\b(?:but|however|although|though|except|unless|partially|partly|sometimes|maybe|perhaps|possibly|or|not always"
-    r"|not entirely|not necessarily|only (?:if|when|where|in part))\b"
-    r"|\b(?:it|he|she|they|this|that|we|i) (?:(?:is|was|are|were|did|does|do|has|have|had|can|could|may|will"
-    r"|would)(?: not\b|n't)|cannot)",
-    re.IGNORECASE,
-)
-"""Behind a yes: takes it back in part, or as a whole."""
-_CONTRARY = {
-    "yes": re.compile(
-        r"(?:^|[,.;:!/&(-]|\band\b|\bor\b)\s{0,3}(?:no|nope|false|incorrect|wrong)(?=\s{0,3}(?:[,.;:!)/&-]|\Z))",
-        re.IGNORECASE,
-    ),
-    "no": re.compile(
-        r"\b(?:yes|true|yeah)\b|\b(?:but|however|unless|maybe|perhaps|possibly|partially|partly|sometimes)\b",
-        re.IGNORECASE,
-    ),
-}
-_ENUMERATOR = re.compile(r"(?:(?<=[\n,;])|\A)\s{0,8}(?:[-*\u2022]|\(?\d{1,2}[.)])\s")
+_ENUMERATOR = re.compile(r"(?:(?<=[\n,;])|\A)\s{0,8}(?:[-*\u2022]|\(?\d{1,2}[.)]|\([ivxa-h]{1,4}\))\s")
 _THOUSANDS_COMMA = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _BETWEEN_ITEMS = re.compile("[,;|/\n\u3001\u2022]|\\b(?:and|or)\\b|(?<=\\s)&(?=\\s)|[和与及]", re.IGNORECASE)
 _NO_ITEM = re.compile(r"\brespectively\b|^\s{0,4}both\b", re.IGNORECASE)
 _LIST_LEAD = re.compile(r"[^:\n]{0,80}:\s{0,4}\n?(?=\s{0,8}(?:[-*\u2022]|\(?\d{1,2}[.)])\s)")
+_COUNTING_LEAD = re.compile(r"[^:\n]{0,80}:\s{0,4}(?=\S)")
 _OR = re.compile(r"\bor\b|或", re.IGNORECASE)
-
-
-def find_yes_no(predicted: str, gold: str) -> Finding | None:
-    """For a gold "yes" or "no": the prediction opens with it, and says nothing to the contrary.
-
-    What follows is an explanation: set off by punctuation ("Yes, it did."), or of small words ("no it did not").
-    """
-    forms = (normalise(predicted), normalise(gold))
-    wanted = _POLARITY.get(forms[1])
-    if wanted is None:
-        return None
-    words = forms[0].split()
-    opener = next((at for at, word in enumerate(words) if word not in _OPENERS), len(words) - 1)
-    if _POLARITY.get(words[opener]) != wanted:
-        return Finding(False, "docqa_yes_no", f"the prediction does not open with {wanted!r}", *forms)
-    rest = unify(predicted)
-    rest = rest[re.search(rf"\b{words[opener]}\b|{words[opener]}", rest, re.IGNORECASE).end() :]  # type: ignore[union-attr]
-    contrary = _CONTRARY[wanted].search(rest) or (wanted == "yes" and _QUALIFIES.search(rest))
-    if contrary:
-        return Finding(False, "docqa_yes_no", f"{contrary.group().strip()!r} contradicts {wanted!r}", *forms)
-    is_explained = bool(
-        re.match(r"[\s*\"')\]]{0,4}(?:[,.;:!(\n\u3002]|\s?-\s|\Z|(?:because|since|as|given)\b)", rest.removeprefix("*"))
-    )
-    unaccounted = [word for word in words[opener + 1 :] if word not in NEUTRAL and word not in NEGATIONS]
-    if not is_explained and unaccounted:
-        return Finding(False, "docqa_yes_no", f"{wanted!r} is part of something else: {unaccounted[0]!r}", *forms)
-    return Finding(True, "docqa_yes_no", f"the prediction opens with {wanted!r}", *forms)
 
 
 def find_date(predicted: str, gold: str) -> Finding | None:
@@ -93,6 +47,26 @@ def find_date(predicted: str, gold: str) -> Finding | None:
 def _compare_dates(said: Date, wanted: Date) -> Finding:
     verb = "is" if said == wanted else "is not"
     return Finding(said == wanted, "docqa_date", f"{said} {verb} {wanted}", str(said), str(wanted))
+
+
+def find_quarter(predicted: str, gold: str) -> Finding | None:
+    """For two quarters of a year: the same one, in figures or in words."""
+    said, wanted = parse_quarter(drop_asides(predicted)), parse_quarter(gold)
+    if said is None or wanted is None:
+        return None
+    verb = "is" if said == wanted else "is not"
+    return Finding(said == wanted, "docqa_quarter", f"{said} {verb} {wanted}", str(said), str(wanted))
+
+
+def find_time(predicted: str, gold: str) -> Finding | None:
+    """For two times of day: the same minute."""
+    said, wanted = (parse_time(drop_asides(text)) for text in (predicted, gold))
+    if said is None or wanted is None:
+        return None
+    shown = [f"{minutes // 60:02d}:{minutes % 60:02d}" for minutes in (said, wanted)]
+    return Finding(
+        said == wanted, "docqa_time", f"{shown[0]} {'is' if said == wanted else 'is not'} {shown[1]}", *shown
+    )
 
 
 def find_number(predicted: str, gold: str, tolerance: Decimal = EXACT, rule: str = "docqa_number") -> Finding | None:
@@ -128,7 +102,8 @@ def find_range(predicted: str, gold: str) -> Finding | None:
 
 def find_list(predicted: str, gold: str) -> Finding | None:
     """Passes for the gold's items, all and no others, in any order; numbers and "respectively" keep their order."""
-    said, wanted = _items(drop_asides(predicted)), _items(gold)
+    wanted = _items(gold)
+    said = _items(_drop_counting_lead(drop_asides(predicted), len(wanted)))
     if len(wanted) < 2 or len(said) != len(wanted) or bool(_OR.search(predicted)) != bool(_OR.search(gold)):
         return None
     is_ordered = any(map(str.isdigit, gold)) or "respectively" in gold.lower() + predicted.lower()
@@ -152,6 +127,19 @@ def _items(text: str) -> list[str]:
     plain = _drop_list_lead(unify(text))
     plain = _THOUSANDS_COMMA.sub("", _ENUMERATOR.sub(" ", plain))
     return [item for piece in _BETWEEN_ITEMS.split(plain) if (item := normalise(_NO_ITEM.sub("", piece)))]
+
+
+def _drop_counting_lead(text: str, num_items: int) -> str:
+    """`text` without the words before a list that tell how many items it has: "three departments are affected:"."""
+    found = _COUNTING_LEAD.match(text)
+    if found is None:
+        return text
+    words = normalise(found.group()).split()
+    counts = [word for word in words if NUMBER_WORDS.fullmatch(word) or word.isdigit()]
+    spoken = read_words(counts[0], 0) if len(counts) == 1 else None
+    count = spoken.value if spoken else int(counts[0]) if len(counts) == 1 and counts[0].isdigit() else None
+    is_lead = count == num_items and not (NEGATIONS | ALTERNATIVES | COMPARISONS).intersection(words)
+    return text[found.end() :] if is_lead else text
 
 
 def _drop_list_lead(text: str) -> str:

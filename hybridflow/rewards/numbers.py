@@ -36,6 +36,7 @@ MOST_CHARS = 600
 """No number with its unit and its explanation is longer."""
 _PARTS = {"half": 2, "quarter": 4, "quarters": 4, "third": 3, "fourth": 4, "fifth": 5, "tenth": 10}
 _FISCAL = re.compile(r"\bFY(?=\d)")
+_SPACES = str.maketrans("", "", " \u2009")
 _COMMAS = str.maketrans("", "", ",\u2009")
 
 
@@ -60,6 +61,7 @@ class Read(NamedTuple):
 def to_plain(answer: str) -> str:
     """`answer` in the one form that is read here: without LaTeX, with digits, without spaces inside of numbers."""
     text = write_digits(drop_latex(unify(answer)))
+    text = forms.SPACED_DECIMAL.sub(lambda found: f"{found[1].translate(_SPACES)}.{found[2]}", text)
     text = forms.SPACED.sub(lambda found: found.group().replace(" ", "").replace("'", ""), text)
     text = forms.SCALE_ASIDE.sub(lambda found: f" {found[1] or found[2]} ", text)
     text = _FISCAL.sub("FY ", text)
@@ -170,6 +172,8 @@ class _Reader:
             return Decimal(1)
         if part := self._take(forms.A_PART):
             return _CONTEXT.divide(Decimal(1), Decimal(_PARTS[part[1].lower()]))
+        if self._take(forms.NIL):
+            return Decimal(0)
         if spoken := read_words(self._text, self._at):
             self._at = spoken.end
             return spoken.value
@@ -181,9 +185,9 @@ class _Reader:
         again = parse_quantity(found[1]) if found else None
         if found is None or again is None:
             return
-        is_same = abs(again.value) == value and (
-            not (self._unit.is_known and again.unit.is_known) or factor_between(again.unit, self._unit) == 1
-        )
+        are_known = self._unit.is_known and again.unit.is_known
+        factor = factor_between(again.unit, self._unit) if are_known else Decimal(1)
+        is_same = factor is not None and abs(again.value) * factor == value
         if is_same or self._is_percentage(value, again):
             self._at = found.end()
             self._unit = self._unit if self._unit.is_known or not is_same else again.unit

@@ -22,13 +22,14 @@ It returns a number from 0 to 1, or a dict with `value` (verl: `score`), and whe
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import math
 import numbers
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from hybridflow.config.reward_sections import THINKING_TAGS
 from hybridflow.errors import ConfigError
@@ -70,9 +71,8 @@ class OwnFunction:
         self._tags = thinking_tags
         self._function = function
         self._file = _source_file(function)
-        if inspect.iscoroutinefunction(function) or inspect.isclass(function):
-            kind = "class" if inspect.isclass(function) else "coroutine"
-            raise ConfigError(f"{where}: it is a {kind}. Remedy: name a plain function that returns a number")
+        if kind := _find_other_kind(function):
+            raise ConfigError(f"{where}: it is a {kind}. Remedy: name a plain function (def) that returns a number")
         self._by_position, self._by_keyword = _plan_call(function, where)
 
     @property
@@ -89,9 +89,9 @@ class OwnFunction:
         named = {parameter: known[name] for parameter, name in self._by_keyword.items()}
         try:
             result = self._function(*positional, **named)
-        except (Exception, SystemExit) as error:
-            if isinstance(error, MemoryError):
-                raise
+        except MemoryError:
+            raise
+        except BaseException as error:  # SystemExit and KeyboardInterrupt too: it has no keyboard
             return Unknown(why=_clean(f"the verifier {self.name} raised {self._locate(error)}"), rule=self.name)
         return read_result(self.name, result, answer)
 
@@ -108,7 +108,7 @@ class OwnFunction:
 
     def _locate(self, error: BaseException) -> str:
         """Type and text of an error, and the line of the user's file in which it arose."""
-        told = f"{type(error).__name__}: {error}"
+        told = f"{type(error).__name__}: {traceback.TracebackException.from_exception(error)}"
         frames = traceback.extract_tb(error.__traceback__)
         own = [frame for frame in frames if frame.filename == self._file] or frames[1:]
         if not own:
@@ -132,7 +132,7 @@ def read_result(name: str, result: object, answer: str) -> Verdict:
     parts: dict[str, float] = {}
     for part, value in [*((k, v) for k, v in result.items() if k not in _RESULT_KEYS), *_named_parts(result)]:
         if isinstance(value, numbers.Real):
-            parts[str(part)] = float(value)
+            parts[str(part)] = _to_float(value)
     if bad := [part for part, value in parts.items() if not math.isfinite(value)]:
         return Unknown(why=f"the verifier {name} gave {parts[bad[0]]} for its part {bad[0]!r}", rule=name)
     extracted = next((result[k] for k in ("extracted", "pred") if result.get(k) is not None), answer)
@@ -145,17 +145,36 @@ def _named_parts(result: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
     return list(parts.items()) if isinstance(parts, Mapping) else []
 
 
-def _is_reward(value: object) -> bool:
+def _is_reward(value: Any) -> bool:
     """A number from 0 to 1; numpy's count, True does not: it is most often a comparison by mistake."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 <= float(value) <= 1
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_number and 0 <= _to_float(value) <= 1
+
+
+def _is_dict(result: object) -> TypeGuard[Mapping[Any, Any]]:
+    return isinstance(result, Mapping)
+
+
+def _to_float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return math.inf
 
 
 def _refuse(name: str, result: object) -> Unknown:
+    value = next((result[key] for key in ("value", "score") if key in result), None) if _is_dict(result) else result
     hint = ""
-    if isinstance(result, bool):
-        hint = ": write float(...) around the comparison"
-    elif isinstance(result, Mapping) and not {"value", "score"} & result.keys():
+    if _is_dict(result) and not {"value", "score"} & result.keys():
         hint = ": it has neither 'value' nor 'score'"
+    elif inspect.isawaitable(value) or inspect.isgenerator(value) or inspect.isasyncgen(value):
+        hint = ": write def instead of async def, and return instead of yield"
+        if inspect.iscoroutine(value):
+            value.close()  # else the interpreter warns that nobody has awaited it
+    elif isinstance(value, bool) or type(value).__name__ == "bool":  # numpy's
+        hint = ": write float(...) around the comparison"
+    elif hasattr(value, "__float__") and not isinstance(value, numbers.Real):  # a tensor, an array, a Decimal
+        hint = ": write float(...) around it"
     why = f"the verifier {name} gave {result!r:.200}, which is no verdict and no number from 0 to 1{hint}"
     return Unknown(why=_clean(why), rule=name)
 
@@ -213,6 +232,20 @@ def _takes_two(parameters: list[inspect.Parameter]) -> bool:
     if positional and _argument(positional[0]) == "response" and positional[1:] and positional[1].name not in _GOLDS:
         return False
     return len(positional) >= 2 or any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters)
+
+
+def _find_other_kind(function: Callable[..., object]) -> str:
+    """What it is where calling it gives no number; "" for a function, or an object that is called like one."""
+    if inspect.isclass(function):
+        return "class"
+    for called in (inspect.unwrap(function), vars(type(function)).get("__call__")):
+        while isinstance(called, functools.partial):
+            called = called.func
+        if inspect.iscoroutinefunction(called):
+            return "coroutine (async def)"
+        if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
+            return "generator (yield)"
+    return ""
 
 
 def _source_file(function: Callable[..., object]) -> str:

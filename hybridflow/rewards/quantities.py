@@ -23,7 +23,7 @@ from hybridflow.rewards.normalise import split_words
 from hybridflow.rewards.number_words import NUMBER_WORDS
 from hybridflow.rewards.numbers import MOST_CHARS, Quantity, are_close, parse_quantity, read_quantity, to_plain
 from hybridflow.rewards.remember import remember
-from hybridflow.rewards.units import PERCENT, factor_between, is_countable
+from hybridflow.rewards.units import PERCENT, UNCLEAR, factor_between, is_countable
 from hybridflow.rewards.wording import (
     ALTERNATIVES,
     COMPARISONS,
@@ -45,17 +45,19 @@ _NUMBER_BEGINS = re.compile(
 )
 _TIME_FIRST = re.compile(rf"(?:{forms.TIME.pattern}),? ", re.IGNORECASE)
 _YEAR = re.compile(r"(?:19|20)\d\d(?![.,]{0,2}\d)")
-_REFERENCES = word_set("figure number year fiscal result month part item no")
+_REFERENCES = word_set("figure number year fiscal result month part item no group company term period")
 """Directly before a number, they make a reference of it, as in "figure 5"."""
 _MOST_WORDS_BEFORE = 14
 _CHINESE_LEAD = re.compile(
-    r"(?:(?:共有|共计|合计|总计|总额|金额|大约|大概|约为|约|為|为|是|共|等于|达到|达|有|:|人民币)(?:为|是)?\s?){1,3}"
+    r"(?:(?:(?:增加|增长|上升|提高|上涨)了?|共有|共计|合计|总计|总额|金额|大约|大概|约为|约|為|为|是|共|等于|达到|达|有|:|人民币)(?:为|是|到|至)?\s?){1,3}"
 )
 _CHINESE_TAIL = re.compile(r"^\s?(?:左右|上下)?(?:整|正)?$")
 _REASON = re.compile(
     r"[,;:(\s-]{0,6}(?:so|because|since|as|which|that is|this is|that's|i\.?e\.?,?|thus|hence|given|according"
     r"|computed|calculated"
-    r"|derived|obtained|rounded|and this|and that|being|namely)\b[\s,:]{0,4}",
+    r"|derived|obtained|rounded|and this|and that|being|namely"
+    r"|the (?:figure|amount|number|value|one) (?:that (?:is|was) )?(?:shown|given|reported|stated|listed"
+    r"|recorded|disclosed|for|in|of|on))\b[\s,:]{0,4}",
     re.IGNORECASE,
 )
 _AGAIN = re.compile(
@@ -63,6 +65,7 @@ _AGAIN = re.compile(
     r"(?P<again>[^;()]{1,80}\)?)\W{0,3}\Z",
     re.IGNORECASE,
 )
+_OR = re.compile(r"\W{0,6}or\b", re.IGNORECASE)
 _SUM_LEAD = re.compile(r"\A\s?(?:it is|it's|is|the (?:sum|ratio|quotient|difference|product) of)\s", re.IGNORECASE)
 _SUM_TOLERANCE = Decimal("0.0015")
 _DOUBT = ALTERNATIVES - word_set("and 和 与 both also") | word_set(
@@ -85,7 +88,7 @@ def read_gold(gold: str) -> Quantity | None:
     if len(gold) > MOST_CHARS:
         return None
     read = read_quantity(to_plain(gold))
-    if read is None or read.rest.strip(_AROUND):
+    if read is None or read.rest.strip(_AROUND) or "scale" in read.quantity.unit.meanings:
         return None
     return read.quantity
 
@@ -95,8 +98,12 @@ def read_stated(answer: str, gold: Quantity) -> Stated:
     if len(answer) > MOST_CHARS:
         return Stated(None, ("a long text",))
     text = drop_asides(to_plain(answer))
+    text = _drop_derivation(text, gold)
     text = re.sub(r"(?<=[\d%.\w)])\s?(?:左右|上下)(?=$|[，。,.])", "", text)
-    if equals := list(forms.EQUALS.finditer(text)):
+    if abs(gold.value) < 1 or gold.unit.meanings == PERCENT:
+        text = forms.PARTS_APART.sub(r"\1-", text)
+    equals = list(forms.EQUALS.finditer(text))
+    if equals and text.count("(", 0, equals[-1].start()) == text.count(")", 0, equals[-1].start()):
         behind = _read_behind_lead(text[equals[-1].end() :].strip(), gold)
         if (
             behind.quantity is not None
@@ -107,11 +114,27 @@ def read_stated(answer: str, gold: Quantity) -> Stated:
     return _read_behind_lead(text, gold)
 
 
+def _drop_derivation(text: str, gold: Quantity) -> str:
+    """`text` without the sum in brackets behind its number that ends in it: "5.4% ((527 - 500) / 500 = 0.054)"."""
+    head, found, aside = text.partition(" (")
+    expression, equals, result = aside.removesuffix(")").rpartition("=")
+    if not found or not equals or not aside.endswith(")"):
+        return text
+    stated, again = _read_behind_lead(head, gold), parse_quantity(result)
+    value = compute(expression)
+    if stated.quantity is None or stated.unaccounted or again is None or value is None:
+        return text
+    is_same = any(are_close(value * scale, stated.quantity.value, _SUM_TOLERANCE) for scale in (1, 100))
+    return head if is_same and are_close(value, again.value, _SUM_TOLERANCE) else text
+
+
 def agree(said: Quantity, gold: Quantity, tolerance: Decimal) -> bool:
     """Whether two quantities are one value within a relative tolerance, units as the module says."""
     if said.unit.is_known and gold.unit.is_known:
         factor = factor_between(said.unit, gold.unit)
         return factor is not None and are_close(said.value * factor, gold.value, tolerance)
+    if said.unit.meanings & UNCLEAR:
+        return False
     if said.unit.words and not (said.unit.meanings or is_countable(said.unit.words, said.value)):
         return False
     if are_close(said.value, gold.value, tolerance):
@@ -158,7 +181,7 @@ def _unaccounted_before(before: str, quantity: Quantity, number: str) -> list[st
     left = [
         word for word in words if word not in allowed and not (is_year and word in ("fy", "fiscal", "year", "calendar"))
     ]
-    if words and words[-1] in _REFERENCES and not is_year:
+    if words and (words[-1] == "by" if is_year else words[-1] in _REFERENCES):
         left.append(words[-1])
     symbols = _SYMBOL.findall(before.replace(":", "").replace("-", "").replace("\u2019", ""))
     return left + symbols
@@ -211,7 +234,8 @@ def _is_same_again(clause: str, quantity: Quantity) -> bool:
     if again is None or again.value == 0:
         return False
     if again.unit.is_known and not quantity.unit.is_known:
-        return False
+        is_fraction = again.unit.meanings == PERCENT and abs(quantity.value) <= 1 and not _OR.match(clause)
+        return is_fraction and again.value == quantity.value * 100
     factor = factor_between(again.unit, quantity.unit) if again.unit.is_known else Decimal(1)
     return factor is not None and again.value * factor == quantity.value
 

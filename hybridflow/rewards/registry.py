@@ -173,7 +173,11 @@ class Registry:
             return self._load(where, self._offered[name].value)
         if ":" not in name:
             known = ", ".join([*self._built_in, *self._offered])
-            raise ConfigError(f'{where}: no verifier has this name. Remedy: use one of {known}, or "module:function"')
+            module, _, function = name.rpartition(".")
+            hint = f'write "{module}:{function}", or ' if module else ""
+            raise ConfigError(
+                f'{where}: no verifier has this name. Remedy: {hint}use one of {known}, or "module:function"'
+            )
         return self._load(where, name)
 
     def _load(self, where: str, name: str) -> OwnFunction:

@@ -5,6 +5,7 @@ They decide on compared forms (`normalise`), so case, articles and punctuation p
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 
@@ -12,12 +13,18 @@ from hybridflow.rewards.asides import abbreviates, drop_asides, is_empty
 from hybridflow.rewards.characters import CJK, unify
 from hybridflow.rewards.findings import Finding
 from hybridflow.rewards.normalise import Word, currencies, holds_label, normalise, split_words
-from hybridflow.rewards.wording import CLASS_NOUNS, LEGAL_FORMS, NEUTRAL, word_set
+from hybridflow.rewards.wording import CLASS_NOUNS, LEGAL_FORMS, NEUTRAL, PLACES, TITLES, word_set
 
 EQUAL = "docqa_equal"
 ACCOUNTED = "docqa_accounted"
 _BREAK = re.compile(r"[,;:()\[\]|/\n\u3001\u3002\u2192\u21d2]|\s-+\s|[-=]>")
 _MARKS_BETWEEN = re.compile(r"[;|/\n\u3001\u3002\u2192\u21d2]|\s-+\s|[-=]>")
+_COPULAS = word_set("is was are were be been equals named called titled 是 为")
+_OF_NAME = PLACES | word_set("year month")
+"""With "of", before a name of their kind."""
+_QUOTE = re.compile("[\"'\u00ab\u300a]")
+_UNREAL = re.compile(r"\A(?:it |that |this )?(?:should|could|might|may) have (?:been )?", re.IGNORECASE)
+"""Opens an answer that did not come true."""
 _CHINESE_LEAD = re.compile(f"(?:应该是|应为|就是|即|是|为|在|位于|名为|叫)(?=[{CJK}A-Za-z0-9])")
 _NEUTRAL_BEHIND = word_set("only exactly applies apply exists exist") | LEGAL_FORMS
 _SHOWN_WORDS = 8
@@ -29,7 +36,7 @@ def have_equal_words(predicted: str, gold: str) -> bool:
     Example: have_equal_words("The U.S. dollar", "us Dollar")
     """
     keep_a = holds_label(gold) or holds_label(predicted)
-    one, other = (_drop_to([word.text for word in split_words(text, keep_a=keep_a)]) for text in (predicted, gold))
+    one, other = (_write_to(split_words(text, keep_a=keep_a)) for text in (predicted, gold))
     if one == other:
         return bool(one)
     joined = "".join(one)
@@ -64,7 +71,7 @@ def find_accounted(predicted: str, gold: str) -> Finding:
     start = _find_run(words, wanted)
     if start is None:
         return Finding(False, ACCOUNTED, f"{forms[1][:80]!r} does not stand in {forms[0][:80]!r}", *forms)
-    left = _unaccounted_before(words[:start], words[start]) + _unaccounted_behind(words[start + len(wanted) :], gold)
+    left = _unaccounted_before(words[: start + 1], text, gold) + _unaccounted_behind(words[start + len(wanted) :], gold)
     if have_other_currency(predicted, gold):
         left.append("another currency")
     if left:
@@ -73,10 +80,21 @@ def find_accounted(predicted: str, gold: str) -> Finding:
     return Finding(True, ACCOUNTED, f"{forms[1][:80]!r} with nothing beside it that says more", *forms)
 
 
-def _drop_to(words: list[str]) -> list[str]:
-    """Without the "to" of a range, which may be written as a dash too."""
-    between = zip(["", *words], words, [*words[1:], ""], strict=False)
-    return [word for left, word, right in between if not (word == "to" and left[:1].isdigit() and right[:1].isdigit())]
+def _write_to(words: Sequence[Word]) -> list[str]:
+    """The texts of `words`, with "to" for the dash of a range between two numbers."""
+    written: list[str] = []
+    for word in words:
+        is_range = word.gap.strip() == "-" and word.text[:1].isdigit() and bool(written) and written[-1][:1].isdigit()
+        written += ["to", word.text] if is_range else [word.text]
+    return written
+
+
+def _ranges(words: Sequence[Word]) -> list[bool]:
+    """Whether each word but the first is the far end of a range: "3-5" is not "3, 5"."""
+    return [
+        word.gap.strip() == "-" and word.text[:1].isdigit() and before.text[:1].isdigit()
+        for before, word in itertools.pairwise(words)
+    ]
 
 
 def _find_run(words: Sequence[Word], wanted: Sequence[Word]) -> int | None:
@@ -85,21 +103,43 @@ def _find_run(words: Sequence[Word], wanted: Sequence[Word]) -> int | None:
     for start in range(len(texts) - len(run) + 1):
         end = start + len(run)
         is_cut = words[start].is_joined or (end < len(words) and words[end].is_joined)
-        if not is_cut and texts[start] == run[0] and texts[start:end] == run:
+        is_same = not is_cut and texts[start] == run[0] and texts[start:end] == run
+        if is_same and _ranges(words[start:end]) == _ranges(wanted):
             return start
     return None
 
 
-def _unaccounted_before(words: Sequence[Word], first: Word) -> list[str]:
+def _unaccounted_before(words: Sequence[Word], text: str, gold: str) -> list[str]:
+    """Of the words before the last one, with which the gold's begin, those that may change it."""
     left: list[str] = []
-    kind = ""
-    for word, following in zip(words, [*words, first][1:], strict=True):
-        names_kind = word.text in CLASS_NOUNS and not _BREAK.search(following.gap.replace(":", "").replace(".", ""))
-        if word.text not in NEUTRAL and not names_kind and not (word.text == "of" and kind):
+    for at, word in enumerate(words[:-1]):
+        is_kind = word.text in CLASS_NOUNS and _names_kind(words, at, text, gold)
+        of_kind = word.text == "of" and at > 0 and words[at - 1].text in CLASS_NOUNS and not left
+        if word.text not in NEUTRAL and not is_kind and not of_kind:
             left.append(word.text)
-        kind = word.text if names_kind else ""
-    marks = "".join(word.gap for word in [*words, first][1:])
+    if found := _UNREAL.search(text):
+        left += found.group().split()[:1]
+    marks = "".join(word.gap for word in words)
     return left + ([] if left else _MARKS_BETWEEN.findall(marks)[:1])
+
+
+def _names_kind(words: Sequence[Word], at: int, text: str, gold: str) -> bool:
+    """Whether a class noun says what the answer is ("the total is X", "the city of X", "the company X"), and is no
+    part of another name ("State Street") or thing ("the value of the house").
+    """
+    noun, following = words[at].text, words[at + 1]
+    if following.text in _COPULAS or ":" in following.gap:
+        return True
+    if noun in TITLES:
+        return at == len(words) - 2 and not gold[:1].islower()
+    if _BREAK.search(following.gap):
+        return False
+    if following.text in CLASS_NOUNS:
+        return _names_kind(words, at + 1, text, gold)
+    if following.text == "of":
+        return at == len(words) - 3 and noun in _OF_NAME and not gold[:1].islower()
+    is_name = not gold[:1].islower() or bool(_QUOTE.search(following.gap))
+    return at == len(words) - 2 and is_name and (gold[:1].isdigit() or bool(re.search(rf"\b{noun}\b", text)))
 
 
 def _unaccounted_behind(words: Sequence[Word], gold: str) -> list[str]:

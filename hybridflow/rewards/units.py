@@ -28,14 +28,14 @@ _CURRENCIES = """
     ¥                             = jpy cny
     ₹ inr rs rupee rupees         = inr
     ₩ krw won                     = krw
-    chf franc francs              = chf
+    chf franc francs franken      = chf
     yen jpy 日元                  = jpy
     yuan rmb cny 元 圆 人民币     = cny
 """
 _MEASURES = """
     pound pounds                  = gbp lb
     % percent percents pct per_cent 百分比 = percent
-    pp ppt percentage_point percentage_points 个百分点 百分点 = point
+    pp ppt p_p percentage_point percentage_points 个百分点 百分点 = point
     bp bps basis_point basis_points 个基点 基点 = basis_point
     ‰ permille per_mille          = per_mille
     \u00a2 cent cents             = us_cent euro_cent
@@ -43,9 +43,11 @@ _MEASURES = """
     second seconds sec secs 秒    = second
     minute minutes min mins 分钟  = minute
     hour hours hr hrs h 小时      = hour
-    day days 天 日                = day
+    day days 天                   = day
+    日                            = day day_of_month
     week weeks 周 星期            = week
-    month months mo mos 个月 月   = month
+    month months mo mos 个月      = month
+    月                            = month_of_year
     quarter quarters              = quarter
     year years yr yrs 年          = year
     decade decades                = decade
@@ -53,6 +55,7 @@ _MEASURES = """
     mm millimeter millimeters millimetre millimetres = mm
     cm centimeter centimeters centimetre centimetres 厘米 = cm
     meter meters metre metres 米  = meter
+    m                             = meter scale
     km kms kilometer kilometers kilometre kilometres 公里 = km
     inch inches                   = inch
     foot feet ft                  = foot
@@ -61,6 +64,7 @@ _MEASURES = """
     mg milligram milligrams       = mg
     g gram grams 克                 = gram
     kg kgs kilogram kilograms 公斤 千克 = kg
+    t                             = tonne scale
     tonne tonnes metric_ton metric_tons 吨 = tonne
     ton tons                      = ton
     oz ounce ounces               = oz
@@ -135,6 +139,9 @@ CURRENCY = re.compile(rf"(?:rs\.|{_alternatives(_CURRENCY_MEANING)})", re.IGNORE
 UNIT = re.compile(rf"u\.?s\.? (?=dollars?\b)|(?:{'|'.join(_RATES)})\b|{_alternatives(_MEANING)}", re.IGNORECASE)
 """A unit behind a number."""
 PERCENT = frozenset({"percent"})
+_DOLLARS = _MEANING["$"]
+UNCLEAR = frozenset({"scale", "month_of_year", "day_of_month"})
+"""Meanings of words that may be no unit, as "17 m" (million) and "5月" (May); one where the gold has one as well."""
 
 
 class Unit(NamedTuple):
@@ -170,9 +177,19 @@ def meaning_of(told: str) -> tuple[frozenset[str], str]:
 
 
 def factor_between(said: Unit, gold: Unit) -> Decimal | None:
-    """How many of `gold` one of `said` is; None where they are not the same thing. Both say something."""
-    words = [tuple(map(to_singular, unit.words)) for unit in (said, gold)]
-    if words[0] != words[1] or said.per != gold.per or (said.of and gold.of and said.of != gold.of):
+    """How many of `gold` one of `said` is; None where they are not the same thing. Both say something.
+
+    The dollars of a gold that says no more are not those of another country than the United States.
+    """
+    words = [tuple(_SAME_WORD.get(word, word) for word in map(to_singular, unit.words)) for unit in (said, gold)]
+    is_bare_rate = bool(said.per) and not (said.meanings or said.words)
+    if (
+        (words[0] != words[1] and not is_bare_rate)
+        or said.per != gold.per
+        or (said.of and gold.of and said.of != gold.of)
+    ):
+        return None
+    if gold.meanings == _DOLLARS and said.meanings and said.meanings <= _DOLLARS - {"usd"}:
         return None
     if said.meanings & gold.meanings or not (said.meanings or gold.meanings):
         return Decimal(1)
@@ -183,6 +200,8 @@ def factor_between(said: Unit, gold: Unit) -> Decimal | None:
     return None
 
 
+_SAME_WORD = {"working": "business"}
+"""Before "days"."""
 _NOT_PLURAL = word_set("plus minus less times versus is was has does its this thus as us always perhaps across")
 _PLURALS = word_set("people men women children staff personnel aircraft software crew cattle fish sheep head units")
 _CHINESE_COUNTER = "家名个人位件项份座只台辆次股条间栋户所种岁票页章艘架笔张口"
@@ -195,7 +214,7 @@ def to_singular(word: str) -> str:
         return word[:-3] + "y"
     if word.endswith(("sses", "xes", "ches", "shes")):
         return word[:-2]
-    return word[:-1] if word.endswith("s") and not word.endswith(("ss", "us", "is")) else word
+    return word[:-1] if len(word) > 2 and word.endswith("s") and not word.endswith(("ss", "us", "is")) else word
 
 
 def is_countable(words: tuple[str, ...], value: Decimal) -> bool:
@@ -203,5 +222,5 @@ def is_countable(words: tuple[str, ...], value: Decimal) -> bool:
     last = words[-1]
     if not last.isascii():
         return len(words) == 1 and last[0] in _CHINESE_COUNTER and len(last) <= 6 and not _CHINESE_NUMBER.search(last)
-    is_plural = last.endswith("s") and not last.endswith(("ss", "us", "is")) and last not in _NOT_PLURAL
+    is_plural = last.endswith("s") and not last.endswith(("ss", "us", "is", "wards")) and last not in _NOT_PLURAL
     return last.isalpha() and (is_plural or last in _PLURALS or abs(value) == 1)

@@ -12,16 +12,22 @@ NEUTRAL = word_set(
     """it its is was were are be been being this that these those there they he she we i his her their our my who which
     has have had did does do would will should shall must namely simply exactly precisely clearly definitely certainly
     obviously just called named known titled entitled so therefore hence thus indeed ie here probably likely presumably
-    think believe say in at on by to for with following as and_then
+    think believe say in at on by to for with as
     是 为 在 即 就是 应为 应该是 位于 叫 名为 共 共有"""
 )
 """Before an answer in words: they carry none of their own, and change nothing about what follows."""
 
-CLASS_NOUNS = word_set(
-    """city town village state country republic kingdom province county company firm amount sum total year month date
-    name word term currency value figure number result version answer mr mrs ms dr prof sir professor"""
+PLACES = word_set("city town village municipality state country kingdom province county district")
+TITLES = word_set("mr mrs ms dr prof sir professor")
+CLASS_NOUNS = (
+    PLACES
+    | TITLES
+    | word_set(
+        """company firm amount sum total year month date name word term currency value figure number result version
+    answer"""
+    )
 )
-"""Before an answer in words, name its kind: "the city of Montreal", "the year 2019", "Mr. Smith"."""
+"""Before an answer in words, name its kind: "the city of Montreal", "the year 2019", "Mr. Smith", "the total is"."""
 
 LEGAL_FORMS = word_set(
     "inc incorporated corp corporation ltd limited llc llp plc gmbh ag sa nv bv ab asa oyj spa co kk"
@@ -38,12 +44,14 @@ MEASURED = word_set(
     changed difference year company group operating interest tax basic diluted of the by to at equal equals
     approximately
     approx about around roughly circa ca some say estimated only us comes came stands stood works out reached reach
+    term period length duration
     reported reports recorded paid pays earned held owned worth up"""
 ) - word_set("up")
 """Before a number, beside NEUTRAL: name the quantity, and leave the number as it is."""
 
 SMALL_WORDS = word_set(
-    "full whole entire complete total overall altogether in all only exactly each approximately respectively rounded"
+    """full whole entire complete total overall altogether in all only exactly each approximately respectively rounded
+    approx roughly"""
 )
 """Behind a number: change nothing."""
 
@@ -80,7 +88,7 @@ PARTS = word_set(
 
 SCALES = {
     "hundred": 2, "thousand": 3, "lakh": 5, "lac": 5, "million": 6, "mn": 6, "mln": 6, "mil": 6, "mio": 6, "crore": 7,
-    "billion": 9, "bn": 9, "bln": 9,
+    "billion": 9, "bn": 9, "bln": 9, "mrd": 9,
     "trillion": 12, "tn": 12,
     "百": 2, "千": 3, "万": 4, "百万": 6, "千万": 7, "亿": 8, "十亿": 9,
     "百亿": 10, "千亿": 11, "万亿": 12, "兆": 12,

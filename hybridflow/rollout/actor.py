@@ -16,6 +16,7 @@ from hybridflow.cluster.seats import devices_of
 from hybridflow.observability.log import configure
 from hybridflow.observability.process_log import redirect_output
 from hybridflow.private_folder import PrivateFolder
+from hybridflow.rollout.arguments import leave_allocator_alone
 from hybridflow.rollout.cpu_platform.process_server import start_server
 from hybridflow.rollout.engine import SGLangEngine
 from hybridflow.rollout.health import EngineStatus
@@ -64,12 +65,16 @@ class RolloutWorker:
             os.environ[VISIBLE] = ",".join(devices)
         self._folder = PrivateFolder()
         keep_private(self._folder.path)
-        if not torch.cuda.is_available():
+        leave_allocator_alone(os.environ)
+        has_cuda = torch.cuda.is_available()
+        if not has_cuda:
             start_server()
         self._engine = SGLangEngine(
             model_path, arguments, run_seed=run_seed, shards=shards, initial_version=initial_version
         )
         check_signed()
+        if has_cuda:
+            self._engine.warm_up()  # not run on a GPU yet
         self._sender = CompletionSender(endpoint, engine_id)
 
     def ping(self) -> int:

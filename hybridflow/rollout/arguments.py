@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import MutableMapping
 from typing import Any
-
-import torch
 
 from hybridflow.cluster.devices import DEVICE_ENVIRONMENT
 from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.errors import ConfigError
 from hybridflow.rollout.cpu_platform import cpu_arguments, cpu_environment
-from hybridflow.rollout.translate import MAX_SUPPORT_TOKENS
+from hybridflow.rollout.translate import SUPPORT_LIMIT_TOKENS
 
 # SGLang streams a request each so many tokens. Only finished completions leave the engine, and every chunk repeats all
 # logprobs so far, so a chunk before the end would be quadratic work for nothing.
@@ -21,24 +20,34 @@ KEPT_BACK_TOKENS = 8
 context_length - 2 tokens, and a prompt of more than context_length - 7 is refused (managers/tp_worker.py)."""
 
 
-def engine_environment(section: RolloutSection, index: int) -> dict[str, str]:
-    """Environment variables that the process of engine `index` needs from its start."""
+ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+
+
+def engine_environment(section: RolloutSection, index: int, *, has_cuda: bool = False) -> dict[str, str]:
+    """Environment variables that the process of engine `index` needs from its start; `has_cuda` is of its slots."""
     # The positions that it keeps back lie behind the model's window. What was asked for is checked before.
     window = DEVICE_ENVIRONMENT | {"SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN": "1"}
-    if not torch.cuda.is_available():
+    if not has_cuda:
         return window | cpu_environment(section.num_threads, section.tp_size, index)
     # Without it CUDA graphs stay when "cuda_graph" is released. Untested.
-    return window | ({"SGLANG_MEMORY_SAVER_CUDA_GRAPH": "true"} if releases_memory(section) else {})
+    return window | ({"SGLANG_MEMORY_SAVER_CUDA_GRAPH": "true"} if releases_memory(section, has_cuda) else {})
 
 
-def releases_memory(section: RolloutSection) -> bool:
+def leave_allocator_alone(environment: MutableMapping[str, str]) -> None:
+    """Takes out what sets torch's allocator: it may be there for the trainer, and memory that an engine releases, or
+    opens by CUDA IPC, cannot lie in expandable segments."""
+    for name in ALLOCATOR_VARIABLES:
+        environment.pop(name, None)
+
+
+def releases_memory(section: RolloutSection, has_cuda: bool = False) -> bool:
     """Whether engines give their memory back while the trainer works."""
-    shares_device = torch.cuda.is_available() and not section.own_devices
+    shares_device = has_cuda and not section.own_devices
     return section.release_memory == "on" or (section.release_memory == "auto" and shares_device)
 
 
-def build_arguments(section: RolloutSection, *, dtype: str, seed: int) -> dict[str, Any]:
-    """ServerArgs fields; `rollout.sglang` has the last word.
+def build_arguments(section: RolloutSection, *, dtype: str, seed: int, has_cuda: bool = False) -> dict[str, Any]:
+    """ServerArgs fields for an engine whose slots have CUDA, or a CPU; `rollout.sglang` has the last word.
 
     Raises ConfigError for a name that SGLang does not have.
     """
@@ -56,14 +65,14 @@ def build_arguments(section: RolloutSection, *, dtype: str, seed: int) -> dict[s
         "log_level": "error",
         "trust_remote_code": False,
     }
-    if releases_memory(section):
+    if releases_memory(section, has_cuda):
         arguments["enable_memory_saver"] = True
     if section.kv_cache_tokens is not None:
         arguments["max_total_tokens"] = section.kv_cache_tokens + KEPT_BACK_TOKENS
-    arguments |= {"dtype": dtype} if torch.cuda.is_available() else cpu_arguments(dtype)
+    arguments |= {"dtype": dtype} if has_cuda else cpu_arguments(dtype)
     check_support(section.top_p)
     if section.top_p < 1:
-        arguments["sampling_mask_max_tokens"] = MAX_SUPPORT_TOKENS
+        arguments["sampling_mask_max_tokens"] = SUPPORT_LIMIT_TOKENS
     check_names(section.sglang)
     return arguments | section.sglang
 

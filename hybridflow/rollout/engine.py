@@ -14,6 +14,7 @@ Every completion carries its own seed, derived from the run seed and its id; on 
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,6 +31,7 @@ from hybridflow.rollout.translate import (
     check_reason,
     completion_seed,
     input_tokens,
+    is_own_abort,
     to_completion,
     to_sglang,
     undecoded,
@@ -40,6 +42,8 @@ from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import Bucket, TensorEntry
 from hybridflow.weights.reshard.shard_bucket import ShardRound
 from hybridflow.wire.messages import build_completion_id
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 IDLE_TIMEOUT_S = 10.0
@@ -91,6 +95,13 @@ class SGLangEngine:
         self._num_aborts = 0
         self._failure: BaseException | None = None
 
+    def warm_up(self) -> None:
+        """Decodes two tokens with whatever weights there are, and forgets them: what SGLang compiles at its first
+        request is compiled before the engine says that it is ready, and not within the time limits of a step."""
+        sampling = {"temperature": 1.0, "max_new_tokens": 2, "ignore_eos": True, "sampling_seed": 0}
+        self._run(self._engine.async_generate(input_ids=[[0, 1, 2, 3]], sampling_params=[sampling], rid=["warm-up/"]))
+        self._flush(IDLE_TIMEOUT_S, "after its first request")
+
     # ------------------------------------------------------------------------------------------------ generation
 
     def submit(self, leases: list[Lease], sampling: SamplingParams, deliver: Deliver) -> None:
@@ -130,7 +141,7 @@ class SGLangEngine:
             return
         request = io_struct.GenerateReqInput(
             input_ids=[input_tokens(lease.request, index) for lease, index in by_id.values()],
-            sampling_params=[self._sampling_of(lease.request, index, sampling) for lease, index in by_id.values()],
+            sampling_params=[self._sampling_of(lease, index, sampling) for lease, index in by_id.values()],
             rid=list(by_id),
             return_logprob=[True] * len(by_id),
             return_sampling_mask=True if sampling.returns_support else None,
@@ -141,17 +152,25 @@ class SGLangEngine:
             if output["meta_info"]["finish_reason"] is None:
                 continue
             lease, index = by_id.pop(output["meta_info"]["id"])
-            completion = to_completion(
-                lease.request, index, output, self._version, self._decode_text, sampling.returns_support
-            )
+            completion = self._read(lease.request, index, output, sampling)
             if index == lease.indices[0] and lease.request.group_id in cached:
                 completion = msgspec.structs.replace(completion, cached_tokens=cached[lease.request.group_id])
             await self._deliver(deliver, lease, completion)
         if by_id:
             raise RolloutError(f"SGLang ended the stream without {len(by_id)} completions, among them {min(by_id)}")
 
-    def _sampling_of(self, request: GroupRequest, index: int, sampling: SamplingParams) -> dict[str, Any]:
-        seed = completion_seed(self._run_seed, build_completion_id(request.seed_id or request.group_id, index))
+    def _read(self, request: GroupRequest, index: int, output: dict[str, Any], sampling: SamplingParams) -> Completion:
+        """What SGLang answered; as aborted with what was there before where it gave up by itself."""
+        reason = output["meta_info"]["finish_reason"]
+        if is_own_abort(reason):
+            logger.warning("SGLang aborted %s: %s", build_completion_id(request.group_id, index), reason.get("message"))
+            return undecoded(request, index, self._version)
+        return to_completion(request, index, output, self._version, self._decode_text, sampling.returns_support)
+
+    def _sampling_of(self, lease: Lease, index: int, sampling: SamplingParams) -> dict[str, Any]:
+        request = lease.request
+        name = build_completion_id(request.seed_id or request.group_id, index)
+        seed = completion_seed(self._run_seed, name, lease.num_aborts.get(index, 0))
         partial = request.partial(index)
         return to_sglang(sampling, seed, len(partial.token_ids) if partial else 0)
 

@@ -10,6 +10,9 @@ All completions of a group go to one engine, so that a long prompt is prefilled 
 carries the present attempt of its group; any other is dropped and counted by reason in `counters`. So whatever engines
 do, each completion id is admitted once.
 
+A completion that its engine aborts by itself (SGLang, with top-p: too many tokens tied at the cut) is counted, and
+leased again, drawn anew, once the rest of its group is there; at most `MAX_ABORTS` times.
+
 A step that has what it needs is stopped: what is queued is given up (`drop_queued`), what engines hold comes back as
 aborted. A group that ended so may be asked for again; its attempts are counted on.
 """
@@ -27,6 +30,8 @@ from hybridflow.wire.packed import PackedCompletion
 
 MAX_ATTEMPTS = 3
 """Engines lost on one group before it is given up: a prompt that kills its engine must not kill them all in turn."""
+MAX_ABORTS = 3
+"""Times that one completion is drawn anew after its engine aborted it, before the run ends."""
 NUM_REMEMBERED = 100_000
 """Groups done whose late completions are still told apart from completions never asked for."""
 
@@ -40,6 +45,10 @@ class _Group:
         self.num_lost = 0
         self.is_unfinished = False
         """Some of it was aborted or given up: it may be asked for again."""
+        self.num_aborts: Counter[int] = Counter()
+        """By index: how often the engine aborted it by itself."""
+        self.aborted: set[int] = set()
+        """Of the present lease: they wait for the rest."""
         self._partial_tokens = {partial.index: len(partial.token_ids) for partial in request.partials}
 
     @property
@@ -65,6 +74,8 @@ class LeaseDispatch:
         self._budgets: dict[str, TokenBudget] = {}  # of engines that may get leases
         self._done: dict[str, int | None] = {}  # id -> attempts of one to be asked for again; oldest first
         self._lengths = LengthEstimate(1)
+        self._is_stopping = False
+        self._failure: RolloutError | None = None
 
     # -------------------------------------------------------------------------------------------------- questions
 
@@ -102,6 +113,7 @@ class LeaseDispatch:
         for request in requests:
             if request.group_id in self._groups or self._done.get(request.group_id, 0) is None:
                 raise ProtocolError(f"group {request.group_id} is asked for twice: group ids must be new")
+        self._is_stopping = False
         self._lengths = LengthEstimate(max_new_tokens)
         self._groups |= {
             request.group_id: _Group(request, self._done.pop(request.group_id, None) or 0) for request in requests
@@ -121,8 +133,7 @@ class LeaseDispatch:
         self._budgets.pop(engine, None)
         lost = [group.request.group_id for group in self._held_by(engine)]
         for group_id in reversed(lost):
-            self._groups[group_id].engine = None
-            self._queue.appendleft(group_id)
+            self._queue_again(self._groups[group_id])
         self.counters["lost_lease"] += len(lost)
         for group_id in lost:
             self._groups[group_id].num_lost += 1
@@ -137,7 +148,10 @@ class LeaseDispatch:
         """Leases for each engine, in the order in which it should decode them.
 
         The longest group waits for room rather than being overtaken; an engine that holds nothing takes any group.
+        Raises RolloutError for a completion that was aborted too often.
         """
+        if self._failure is not None:
+            raise self._failure
         leases: dict[str, list[Lease]] = {}
         while self._queue and self._budgets:
             group = self._groups[self._queue[0]]
@@ -150,7 +164,9 @@ class LeaseDispatch:
             self._queue.popleft()
             group.attempt += 1
             group.engine = engine
-            lease = Lease(request=group.request, attempt=group.attempt, indices=sorted(group.remaining))
+            indices = sorted(group.remaining)
+            aborts = {index: group.num_aborts[index] for index in indices if group.num_aborts[index]}
+            lease = Lease(request=group.request, attempt=group.attempt, indices=indices, num_aborts=aborts)
             leases.setdefault(engine, []).append(lease)
         return leases
 
@@ -165,8 +181,11 @@ class LeaseDispatch:
         if group.engine is None or attempt != group.attempt:
             self.counters["late_completion"] += 1
             return False
-        if completion.index not in group.remaining:
+        if completion.index not in group.remaining - group.aborted:
             self.counters["duplicate_completion"] += 1
+            return False
+        if completion.finish_reason == "abort" and not self._is_stopping:
+            self._note_abort(group, completion.index)
             return False
         group.remaining.discard(completion.index)
         if completion.finish_reason == "abort":
@@ -177,20 +196,49 @@ class LeaseDispatch:
             budget.finished(completion.num_retractions)
         if not group.remaining:
             self._finish(completion.group_id)
+        elif group.remaining == group.aborted:
+            self._queue_again(group)
         return True
 
     def drop_queued(self) -> list[str]:
-        """Gives up what no engine holds, also of groups that an engine was lost on; returns ids of completions."""
+        """The step is stopped: gives up what no engine holds, also of groups that an engine was lost on, and what
+        engines aborted before; returns ids of completions."""
+        self._is_stopping = True
         dropped: list[str] = []
-        for group_id in self._queue:
+        held = [group_id for group_id, group in self._groups.items() if group.engine is not None]
+        for group_id in [*self._queue, *held]:
             group = self._groups[group_id]
-            dropped += [build_completion_id(group_id, index) for index in sorted(group.remaining)]
+            given_up = group.remaining if group.engine is None else group.aborted
+            if not given_up:
+                continue
+            dropped += [build_completion_id(group_id, index) for index in sorted(given_up)]
             group.is_unfinished = True
-            self._finish(group_id)
+            group.remaining, group.aborted = group.remaining - given_up, set()
+            if not group.remaining:
+                self._finish(group_id)
         self._queue.clear()
         return dropped
 
     # ----------------------------------------------------------------------------------------------------- inside
+
+    def _note_abort(self, group: _Group, index: int) -> None:
+        self.counters["aborted_completion"] += 1
+        group.num_aborts[index] += 1
+        group.aborted.add(index)
+        if group.num_aborts[index] > MAX_ABORTS:
+            self._failure = RolloutError(
+                f"completion {build_completion_id(group.request.group_id, index)} (prompt "
+                f"{group.request.prompt.prompt_id}) was aborted by its engine {MAX_ABORTS + 1} times; see "
+                f"logs/engine-*.log. With rollout.top_p below 1 it may be ties among tokens: set rollout.top_p = 1"
+            )
+        if group.remaining == group.aborted:
+            self._queue_again(group)
+
+    def _queue_again(self, group: _Group) -> None:
+        """What is left of it, ahead of the rest."""
+        group.engine = None
+        group.aborted = set()
+        self._queue.appendleft(group.request.group_id)
 
     def _cost(self, group: _Group) -> int:
         return group.prompt_tokens + group.tokens_to_come(self._lengths.expected)

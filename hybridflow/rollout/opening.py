@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import ray
@@ -34,6 +34,9 @@ class RolloutSettings:
     initial_version: int | None = None
     """Version under which the weights of the model directory count as confirmed; None: weights are published."""
 
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables of its processes, above their own."""
+
     @property
     def num_slots(self) -> int:
         return self.section.num_engines * self.section.tp_size
@@ -51,16 +54,17 @@ def create_member(
     """Starts engine `index`; its ranks are in the slots `own`, its actor in the first. Completions go to `endpoint`."""
     section, name = settings.section, f"engine-{index}"
     seats = take_seats(slots, own[1:], SLOT_SHARE)  # they stay when the engine is started again
+    variables = engine_environment(section, index, has_cuda=slots.has_cuda) | dict(settings.environment)
     options = ray.remote(RolloutWorker).options(
         num_cpus=SLOT_SHARE,
         num_gpus=SLOT_SHARE * slots.gpus_per_slot,
         scheduling_strategy=slots.strategy(own[0]),
-        runtime_env={"env_vars": engine_environment(section, index)},
+        runtime_env={"env_vars": variables},
         max_restarts=0,
         max_concurrency=CONCURRENCY,
     )
     tokenizer = {"tokenizer_path": str(hf_dir / ENGINE_TOKENIZER)}
-    arguments = tokenizer | build_arguments(section, dtype=settings.dtype, seed=settings.seed)
+    arguments = tokenizer | build_arguments(section, dtype=settings.dtype, seed=settings.seed, has_cuda=slots.has_cuda)
     log = str(log_directory / f"{name}.log")
     shards = ShardLoader(index, section.verify_weights)
     given = (name, str(hf_dir), arguments, settings.seed, endpoint, log, settings.initial_version, shards, seats)

@@ -13,12 +13,18 @@ from hybridflow.types import Completion, FinishReason, GroupRequest, Partial, Sa
 from hybridflow.wire.messages import build_completion_id
 
 MAX_SUPPORT_TOKENS = 4096
-"""With top_p below 1, most tokens that are left in at one place: SGLang tells of no more, and wants top_k to say so."""
+"""With top_p below 1, most tokens that are left in at one place: top_k."""
+SUPPORT_LIMIT_TOKENS = 2 * MAX_SUPPORT_TOKENS
+"""Most that SGLang tells of. On CUDA all tokens stay in that are tied with the last one, above top_k, and SGLang aborts
+a request with more than this; logits in bfloat16 have hundreds of ties."""
+SUPPORT_ABORTS = ("Sampling support exceeds", "The sampling backend ")
+"""How SGLang 0.5.23 begins its reason where it cannot tell which tokens were left in."""
 
 
-def completion_seed(run_seed: int, completion_id: str) -> int:
-    """Sampling seed in [0, 2^31) of one completion."""
-    digest = hashlib.blake2b(f"{run_seed}/{completion_id}".encode(), digest_size=8).digest()
+def completion_seed(run_seed: int, completion_id: str, num_aborts: int = 0) -> int:
+    """Sampling seed in [0, 2^31) of one completion; another one after each time that an engine aborted it by itself."""
+    again = f"/{num_aborts}" if num_aborts else ""
+    digest = hashlib.blake2b(f"{run_seed}/{completion_id}{again}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % (1 << 31)
 
 
@@ -156,6 +162,16 @@ def undecoded(request: GroupRequest, index: int, confirmed: int | None) -> Compl
     )
     partial = request.partial(index)
     return _behind(partial, completion) if partial else completion
+
+
+def is_own_abort(reason: dict[str, Any]) -> bool:
+    """Whether SGLang ended a request that it had taken, for a reason that another draw may not meet.
+
+    Ties at the cut of top-p, or an error of its own (5xx).
+    """
+    if reason["type"] != "abort" or not reason.get("status_code"):
+        return False
+    return int(reason["status_code"]) >= 500 or str(reason.get("message", "")).startswith(SUPPORT_ABORTS)
 
 
 def check_reason(reason: dict[str, Any], what: str) -> None:

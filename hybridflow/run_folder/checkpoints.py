@@ -8,13 +8,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from hybridflow.errors import CheckpointError
+from hybridflow.errors import CheckpointError, WorkerError
+from hybridflow.run_folder.disk import is_full
 from megatron_ext import commit
 from megatron_ext.commit import BrokenCheckpointError
 
@@ -71,6 +74,10 @@ class CheckpointFolder:
             self._pending = _Pending(folder, target)
         except OSError as error:
             self._give_up(error, target)
+        except WorkerError:
+            if is_full(self._directory):  # before what was written of this one is removed
+                self._give_up(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), target)
+            raise
         finally:
             if self._pending is None and folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -90,6 +97,10 @@ class CheckpointFolder:
             commit.commit(pending.folder, pending.target, files=files, description={})
         except OSError as error:
             self._give_up(error, pending.target)
+        except WorkerError:
+            if is_full(self._directory):
+                self._give_up(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), pending.target)
+            raise
         finally:
             shutil.rmtree(pending.folder, ignore_errors=True)
         commit.keep_last(self.list(), self._keep_last)

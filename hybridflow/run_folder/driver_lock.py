@@ -1,8 +1,9 @@
 """One driver per run folder: a lock beside it, with the name of who holds it.
 
 The lock is the file `<run.directory>/.<run.name>.lock`, held by flock for as long as the driver lives, so that on one
-machine no lock outlives its process, however that ended. A file system may not carry flock between machines: there the
-holder touches the file each BEAT_S, and one of another machine that was not touched for SILENT_S is stale.
+machine no lock outlives its process, however that ended; who takes one over clears what that process left. A file
+system may not carry flock between machines: there the holder touches the file each BEAT_S, and one of another machine
+that was not touched for SILENT_S is stale.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from types import TracebackType
 from typing import IO, Any
 
 from hybridflow.errors import ConfigError
+from hybridflow.guard.left_behind import clear
+from hybridflow.private_folder import MARK
 from hybridflow.reading import Unreadable, parse_json
 
 BEAT_S = 15.0
@@ -80,6 +83,7 @@ class DriverLock:
                 stream.close()
                 raise self._refusal(holder)
             else:
+                _clear_behind(holder)
                 _write_holder(stream)
                 return stream
 
@@ -114,12 +118,21 @@ def _read_holder(stream: IO[str]) -> dict[str, Any]:
     return holder if isinstance(holder, dict) else {}
 
 
+def _clear_behind(holder: dict[str, Any]) -> None:
+    """Ends and removes what is left of a driver of this machine that was killed: one that ends removes its lock."""
+    temporary, since = holder.get("temporary"), holder.get("since")
+    if holder.get("host") == socket.gethostname() and isinstance(temporary, str) and isinstance(since, float):
+        clear(Path(temporary), since)
+
+
 def _write_holder(stream: IO[str]) -> None:
     holder = {
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
         "command": " ".join(sys.argv),
+        "temporary": os.environ.get(MARK),
+        "since": time.time(),
     }
     stream.seek(0)
     stream.truncate()

@@ -15,6 +15,7 @@ from hybridflow.config.load import dump_resolved
 from hybridflow.config.sections import RunSection
 from hybridflow.errors import CheckpointError, ConfigError
 from hybridflow.reading import Unreadable, read_json
+from hybridflow.run_folder.disk import explain_full
 from hybridflow.run_folder.driver_lock import DriverLock
 from hybridflow.run_folder.file_mode import file_mode
 from hybridflow.run_folder.next_command import go_on, this_command
@@ -77,13 +78,20 @@ class RunFolder:
     def held(self) -> Iterator[None]:
         """For the only driver of the run; ConfigError if there is another one. What it writes has `run.mode`.
 
-        An exception that ends the run gets a note: where it goes on from, and by which command.
+        An exception that ends the run gets a note: where it goes on from, and by which command. DiskFullError where a
+        full disk is behind it.
         """
         with file_mode(self._mode), DriverLock(self._final):
             try:
                 yield
+            except KeyboardInterrupt as interrupt:
+                interrupt.add_note(self._how_to_go_on())
+                raise
             except BaseException as error:
-                error.add_note(self._how_to_go_on())
+                full = explain_full(error, self.path)
+                (full or error).add_note(self._how_to_go_on())
+                if full is not None:
+                    raise full from error
                 raise
             finally:
                 self.close()
@@ -164,7 +172,7 @@ class RunFolder:
         differing = [
             f"{key}: was {before.get(key)!r}, is {now.get(key)!r}"
             for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and not key.startswith(self._may_change)
+            if before.get(key) != now.get(key) and not key.startswith(self._may_change) and not _was_open(key, before)
         ]
         if differing:
             raise ConfigError(
@@ -188,6 +196,11 @@ class RunFolder:
             raise CheckpointError(
                 f"nothing to resume: {self.resolved} cannot be read: {error}. Restore it, or start without --resume"
             ) from error
+
+
+def _was_open(key: str, before: dict[str, Any]) -> bool:
+    """Whether the run left it to each worker's machine which kernels compute; what that was, nobody knows here."""
+    return key in ("train.kernels", "train.attention") and before.get(key) in (None, "auto")
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

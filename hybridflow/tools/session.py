@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -20,7 +20,7 @@ CLOSE_TIMEOUT_S = 10.0
 
 @contextmanager
 def open_policy(
-    settings: PolicySettings, hf_dir: Path, log_directory: Path, environment: Sequence[str] = ()
+    settings: PolicySettings, hf_dir: Path, log_directory: Path, environment: Mapping[str, str | bool] | None = None
 ) -> Iterator[PolicyGroup]:
     """The policy of `hf_dir` on its workers, the same Ray actors as in training. Leaves no process behind."""
     group: PolicyGroup | None = None

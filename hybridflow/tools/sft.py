@@ -16,7 +16,8 @@ from pathlib import Path
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.log import set_step
 from hybridflow.observability.resources import PeakMemory
-from hybridflow.observability.trackers import JsonlTracker, TrackerSet, start_wandb
+from hybridflow.observability.trackers import JsonlTracker, TrackerSet
+from hybridflow.observability.wandb_tracker import start_wandb
 from hybridflow.policy.init import write_policy
 from hybridflow.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER, CheckpointFolder
 from hybridflow.run_folder.folder import RunFolder

@@ -83,6 +83,8 @@ def _show_chat(console: Console, path: Path, row: int, model: Path, full: bool) 
     console.print(f"--- {counts[True]} tokens learnt, {counts[False]} read", markup=False, highlight=False)
     if conversation.num_empty_thoughts:
         console.print("the generation prompt opens the model's thinking; the answer closes it empty", highlight=False)
+    if conversation.num_endless_answers:
+        console.print("the chat template puts no special token behind an answer: it does not learn to stop")
     if conversation.num_context_answers:
         console.print(
             f"{conversation.num_context_answers} earlier answers are read and not learnt: the chat template writes "

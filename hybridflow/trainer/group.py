@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from hybridflow.cluster.devices import refuse_doubles
 from hybridflow.cluster.session import Slots, private_folder
 from hybridflow.cluster.workers import RESUME, Call, gather, identify
 from hybridflow.config.sections import Config, OptimizerSection, WorkerSection
+from hybridflow.environment import given_values
 from hybridflow.errors import TrainerError
 from hybridflow.trainer.actor import HEALTH, TrainWorker, worker_environment
 from hybridflow.trainer.kernels import refuse_float32, refuse_grouped_experts
@@ -23,6 +24,8 @@ from hybridflow.types import TrainBatch, UpdateReport, WorkerMemory
 from hybridflow.weights.manifest import TensorEntry
 from hybridflow.weights.reshard.settings import ReshardSettings, ranks_per_machine
 
+BROADCAST_ENVIRONMENT = {"NCCL_CUMEM_ENABLE": "0"}
+"""SGLang's ranks have it so, and both ends of a group must allocate alike. Not run on a GPU yet."""
 SLOT_SHARE = 0.4
 """Part of a slot that a train worker takes; the rest is for the engine and reward workers beside it."""
 
@@ -50,6 +53,8 @@ class PolicySettings:
     """Whether float32 is meant on GPUs too; a run says so by `model.force_float32`."""
     load_weights: bool = True
     """Otherwise a checkpoint follows."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables of its processes, above their own."""
     after_death: str = RESUME
     """What the user is told to do when a worker died."""
 
@@ -63,7 +68,7 @@ class PolicyGroup:
         refuse_grouped_experts(settings.worker, on_gpus=slots.gpus_per_slot > 0)
         self._settings = settings
         num_threads = settings.worker.num_threads
-        environment = {"env_vars": worker_environment(num_threads)}
+        environment = {"env_vars": worker_environment(num_threads) | dict(settings.environment)}
         # The types that Ray declares for it leave concurrency groups out.
         remote = ray.remote(concurrency_groups={HEALTH: 1})(TrainWorker)  # pyright: ignore[reportCallIssue]
         logs = [log_directory / f"train-{rank}.log" for rank in range(settings.worker.layout.world_size)]
@@ -149,7 +154,8 @@ class PolicyGroup:
 class TrainerGroup(PolicyGroup):
     """The workers of a whole run."""
 
-    def __init__(self, config: Config, slots: Slots, log_directory: Path) -> None:
+    def __init__(self, config: Config, slots: Slots, log_directory: Path, *, broadcasts: bool = False) -> None:
+        """`broadcasts`: they will send whole tensors to engines, see `use_broadcasts`."""
         super().__init__(
             PolicySettings(
                 config.train,
@@ -158,6 +164,7 @@ class TrainerGroup(PolicyGroup):
                 config.train.optimizer,
                 config.cluster.network,
                 force_float32=config.model.force_float32,
+                environment=(BROADCAST_ENVIRONMENT if broadcasts else {}) | given_values(config.cluster.environment),
             ),
             slots,
             log_directory,

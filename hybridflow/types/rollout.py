@@ -90,6 +90,8 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     """Counts the leases of this group from 1; a completion of an earlier one is late."""
     indices: list[int]
     """Completions to decode, by index within the group."""
+    num_aborts: dict[int, int] = {}
+    """By index, where there were any: how often an engine aborted it by itself; it is drawn anew, with another seed."""
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from hybridflow.environment import named, needed, only
+from hybridflow.config.cluster_section import ClusterSection
+from hybridflow.environment import given_values, named, needed, only
 from hybridflow.errors import ConfigError
 
 
@@ -67,3 +68,35 @@ def test_only_what_is_wanted_is_there_inside_and_what_was_changed_inside_stays(m
     assert dict(os.environ) == before | {"SET_INSIDE": "1", "PATH": "/sbin"}
     monkeypatch.setenv("PATH", before["PATH"])
     monkeypatch.delenv("SET_INSIDE")
+
+
+def test_a_table_gives_values_and_passes_others_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", "t")
+    monkeypatch.delenv("NOT_SET", raising=False)
+    table = ClusterSection.model_validate(
+        {"environment": {"NCCL_DEBUG": "INFO", "NCCL_IB_TIMEOUT": 22, "MY_TOKEN": True}}
+    )
+    assert named(table.environment, "cluster.environment") == {
+        "NCCL_DEBUG": "INFO",
+        "NCCL_IB_TIMEOUT": "22",
+        "MY_TOKEN": "t",
+    }
+    assert given_values(table.environment) == {"NCCL_DEBUG": "INFO", "NCCL_IB_TIMEOUT": "22"}
+    listed = ClusterSection.model_validate({"environment": ["MY_TOKEN"]})
+    assert listed.environment == {"MY_TOKEN": True}
+    with pytest.raises(ConfigError, match=r"cluster\.environment names NOT_SET, which is not set"):
+        named({"NOT_SET": True, "SET": "x"}, "cluster.environment")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"A": False}, "A = false would be"),
+        ({"HF_TOKEN": "abc"}, r"HF_TOKEN would stand in the run folder with its value\. Remedy: export it"),
+        ("A=1", "is no table of variables"),
+        ([1], "is no table of variables"),
+    ],
+)
+def test_a_table_that_cannot_be_meant_is_refused(given: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ClusterSection.model_validate({"environment": given})

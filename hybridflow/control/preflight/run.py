@@ -9,6 +9,7 @@ from hybridflow.config.sections import Config
 from hybridflow.control.preflight import data, machine, model, verifiers
 from hybridflow.control.preflight.environment import check_environment
 from hybridflow.control.preflight.findings import Check, Finding
+from hybridflow.control.preflight.limits import check_limits
 from hybridflow.control.preflight.subject import AlreadyToldError, Subject
 from hybridflow.errors import ConfigError, HybridFlowError
 
@@ -29,6 +30,7 @@ QUICK = (
     Check("verifiers", verifiers.check_verifiers),
     Check("judge", _check_judge),
     Check("environment", check_environment),
+    Check("limits", check_limits),
     Check("kernels", machine.check_kernels),
     Check("memory", machine.check_memory),
     Check("disk", machine.check_disk),

@@ -14,7 +14,7 @@ from hybridflow.data.schema import Row
 from hybridflow.reward_service.limits import setup_of
 from hybridflow.reward_service.process_scorer import ProcessScorer
 from hybridflow.reward_service.rules import BUILD_RULES, rule_arguments
-from hybridflow.types import Unknown, Verdict
+from hybridflow.types import ScoreRequest, Unknown, Verdict
 
 POLL_S = 0.01
 MAX_KINDS = 8
@@ -39,32 +39,38 @@ def check_verifiers(subject: Subject) -> Iterator[Finding]:
         source = subject.source(split).name
         for number, row in subject.rows(split).items():
             name = registry.name_of(row.data_source, row.ability)
-            samples.setdefault(name, _Sample(f"{source}, row {number}", name, row))
+            # a gold that is none says nothing of the verifier, and `check_golds` has told it
+            if name not in samples and not registry.find_gold_problem(
+                row.data_source, row.ability, row.reward_model.golds
+            ):
+                samples[name] = _Sample(f"{source}, row {number}", name, row)
     chosen = list(samples.values())[:MAX_KINDS]
     if not chosen:
         return
     own = [sample for sample in chosen if registry.is_own(sample.row.data_source, sample.row.ability)]
-    verdicts = score(subject.config.reward, [(sample.row, text) for sample in own for text in _texts(sample.row)])
+    verdicts = {sample.verifier: list(found) for sample, *found in _score(subject.config.reward, own)}
     for sample in chosen:
-        if sample in own:
-            gold, empty = verdicts[:2]
-            del verdicts[:2]
-        else:  # code that is known to end
-            gold, empty = (registry.verify(build_request(sample.row, text)) for text in _texts(sample.row))
-        yield from _judge(sample, gold, empty)
+        if sample not in own:  # code that is known to end
+            verdicts[sample.verifier] = [
+                registry.verify(build_request(sample.row, text)) for text in _texts(sample.row)
+            ]
+        if sample.verifier in verdicts:
+            yield from _judge(sample, *verdicts[sample.verifier])
+        else:
+            yield Finding("warning", f"{sample.where}: {sample.verifier} was not tried: those before it took too long")
 
 
 def _texts(row: Row) -> tuple[str, str]:
     return phrase_gold(row), ""
 
 
-def _judge(sample: _Sample, gold: Verdict, empty: Verdict) -> Iterator[Finding]:
+def _judge(sample: _Sample, gold: Verdict, empty: Verdict | None = None) -> Iterator[Finding]:
     for verdict, what in ((gold, "its gold"), (empty, "an empty answer")):
         if isinstance(verdict, Unknown):
             remedy = "" if "Remedy:" in verdict.why else f". Remedy: {_remedy(verdict.why)}"
             yield Finding("error", f"{sample.where}: {sample.verifier} has no verdict on {what}: {verdict.why}{remedy}")
             return
-    if isinstance(gold, Unknown) or isinstance(empty, Unknown):
+    if isinstance(gold, Unknown) or empty is None or isinstance(empty, Unknown):
         return
     told = f"{sample.where}: {sample.verifier} gives {gold.value:g} to its gold and {empty.value:g} to an empty answer"
     if gold.value > empty.value:
@@ -85,21 +91,32 @@ def _remedy(why: str) -> str:
     return "mend the verifier, or the row that it cannot judge; `hybridflow score --verifier` tries it on responses"
 
 
-def score(section: RewardSection, items: list[tuple[Row, str]]) -> list[Verdict]:
-    """Verdicts in the order of `items`. RewardError where the verifiers cannot be loaded."""
-    if not items:
-        return []
+def _score(section: RewardSection, samples: list[_Sample]) -> Iterator[tuple[_Sample, *tuple[Verdict, ...]]]:
+    """Each sample with the verdict on its gold and, where there is one, that on an empty answer; no more samples once
+    the limit of one item has passed. RewardError where the verifiers cannot be loaded.
+    """
+    if not samples:
+        return
     is_set = "item_timeout_s" in section.model_fields_set
     wall_s = section.item_timeout_s if is_set else min(section.item_timeout_s, WAIT_S)
     limited = section.model_copy(update={"item_timeout_s": wall_s, "cpu_limit_s": min(section.cpu_limit_s, wall_s)})
     scorer = ProcessScorer(setup_of(limited, BUILD_RULES, **rule_arguments(section)))
-    verdicts: dict[str, Verdict] = {}
+    ends_at = time.monotonic() + wall_s
     try:
-        for number, (row, text) in enumerate(items):
-            scorer.submit(build_request(row, text, str(number)))
-        while len(verdicts) < len(items):
-            verdicts |= scorer.take_verdicts()
-            time.sleep(POLL_S)
+        for sample in samples:
+            verdicts: list[Verdict] = []
+            for what, text in zip(("gold", "empty answer"), _texts(sample.row), strict=True):
+                if not any(isinstance(verdict, Unknown) for verdict in verdicts):
+                    verdicts.append(_score_one(scorer, build_request(sample.row, text, f"{sample.where}, {what},")))
+            yield sample, *verdicts
+            if time.monotonic() > ends_at:
+                return
     finally:
         scorer.close()
-    return [verdicts[str(number)] for number in range(len(items))]
+
+
+def _score_one(scorer: ProcessScorer, request: ScoreRequest) -> Verdict:
+    scorer.submit(request)
+    while not (found := scorer.take_verdicts()):
+        time.sleep(POLL_S)
+    return found[0][1]

@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hybridflow.cluster.shared_memory import FOLDER, removed_with_processes
+from hybridflow.cluster.shared_memory import removed_with_processes
+from hybridflow.guard.left_behind import SHARED_MEMORY
 
 HOLD = """
 import mmap, sys, time
@@ -23,7 +24,7 @@ time.sleep(600)
 
 def test_files_of_children_are_removed_and_no_others() -> None:
     suffix = secrets.token_hex(6)
-    own, unknown, foreign = (FOLDER / f"{name}{suffix}" for name in ("sglang_loads_", "other_", "sem.mp-"))
+    own, unknown, foreign = (SHARED_MEMORY / f"{name}{suffix}" for name in ("sglang_loads_", "other_", "sem.mp-"))
     foreign.write_text("")
     # A grandchild, as SGLang's schedulers are.
     start = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {HOLD!r}, *sys.argv[1:]])"

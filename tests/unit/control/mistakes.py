@@ -32,6 +32,10 @@ def true(answer, ground_truth):
     return ground_truth in answer
 def hangs(response):
     time.sleep(3600)
+def hangs_too(response):
+    time.sleep(3600)
+async def later(response):
+    return 1.0
 """
 
 
@@ -42,7 +46,7 @@ class Folder:
     path: Path
     judge_url: str
     judge: dict[str, Any]
-    """How the judge behaves: text, key, model."""
+    """How the judge behaves (test_preflight.BEHAVIOUR)."""
     set: list[str] = field(default_factory=list)
     """Overrides of the command line."""
 
@@ -121,6 +125,11 @@ def _no_template(folder: Folder) -> None:
     config = json.loads(path.read_text())
     config.pop("chat_template", None)
     path.write_text(json.dumps(config))
+
+
+def _two_that_hang(folder: Folder) -> None:
+    folder.write_rows(data_source="other")
+    folder.set = ['reward.rules.verifiers={own="scoring:hangs", other="scoring:hangs_too"}']
 
 
 def _set(*settings: str) -> Callable[[Folder], object]:
@@ -300,6 +309,17 @@ VERIFIERS = [
         lambda f: f.use("scoring:two"),
         ["row 0", "scoring:two gave 2.0", "Remedy: let it return a number from 0 to 1"],
     ),
+    Mistake(
+        "verifier that is awaited",
+        lambda f: f.use("scoring:later"),
+        ["it is a coroutine (async def). Remedy: name a plain function (def)"],
+        lambda f: f.use("scoring:right"),
+    ),
+    Mistake(
+        "two verifiers that hang are waited for once",
+        _two_that_hang,
+        ["row 0: the verifier scoring:hangs has no verdict", "row 1: the verifier scoring:hangs_too was not tried"],
+    ),
     Mistake("verifier that returns True", lambda f: f.use("scoring:true"), ["gave True", "write float(...)"]),
     Mistake(
         "verifier that hangs",
@@ -360,6 +380,36 @@ JUDGES = [
         lambda f: f.ask_judge(key="abc"),
         ["HTTP 401", "Remedy: export MY_JUDGE_KEY=<its key>"],
         lambda f: f.judge.update(key="the key"),
+    ),
+    Mistake(
+        "judge whose key has a line break",
+        lambda f: f.ask_judge(environment_key="the\nkey"),
+        ["MY_JUDGE_KEY, reward.judge.api_key_env, holds a line break", "Remedy: export MY_JUDGE_KEY=<the key alone>"],
+        lambda f: f.ask_judge(environment_key="the key"),
+    ),
+    Mistake(
+        "judge that allows only its own temperature",
+        lambda f: f.ask_judge(refuses="temperature"),
+        ["HTTP 400", "Remedy: --set reward.judge.temperature=unset"],
+        _add("reward.judge.temperature=unset"),
+    ),
+    Mistake(
+        "judge that names its limit otherwise",
+        lambda f: f.ask_judge(refuses="max_tokens", advice="Use 'max_completion_tokens' instead."),
+        ["HTTP 400", "Remedy: --set reward.judge.length_field=max_completion_tokens"],
+        _add("reward.judge.length_field=max_completion_tokens"),
+    ),
+    Mistake(
+        "judge that is of another network",
+        _set('reward.judge.endpoints=["http://no-such-host.invalid:8000/v1"]'),
+        ["no-such-host.invalid", "Remedy: correct the name of the host"],
+        lambda f: f.ask_judge(),
+    ),
+    Mistake("judge that fails once", lambda f: f.ask_judge(fails=[503]), []),
+    Mistake(
+        "judge that gives no verdict and hangs up",
+        lambda f: f.ask_judge(text="Perhaps.", fails=[200, 0]),
+        ["answered 'Perhaps.', which is no verdict"],
     ),
     Mistake(
         "judge of another model",

@@ -13,6 +13,7 @@ from hybridflow.control.carryover import build_requests
 from hybridflow.control.evaluate import build_unknown_groups, compute_accuracy, compute_bounds
 from hybridflow.control.preflight.data import check_golds, check_rows
 from hybridflow.control.preflight.subject import Subject
+from hybridflow.control.preflight.verifiers import check_verifiers
 from hybridflow.control.prepare import load_inputs
 from hybridflow.errors import DataError
 from hybridflow.types import Unknown
@@ -73,6 +74,7 @@ def test_evaluation_counts_them_as_unknown(tmp_path: Path) -> None:
     assert "2 test rows cannot be used and count as unknown; the first:" in " ".join(inputs.notes)
     findings = [*check_rows(Subject(config)), *check_golds(Subject(config))]
     assert [finding.level for finding in findings if finding.level != "fact"] == ["warning"] * 3
+    assert [finding.level for finding in check_verifiers(Subject(config))] == ["fact"]  # by a row that can be used
     groups = build_unknown_groups("e00001", inputs.eval_unusable, version=1)
     verdicts = [group.members[0].verdict for group in groups]
     assert all(isinstance(verdict, Unknown) and "test.jsonl, line" in verdict.why for verdict in verdicts)

@@ -16,7 +16,15 @@ from hybridflow.control.preflight import machine, verifiers
 from hybridflow.control.preflight.report import report_run
 from tests.unit.control.mistakes import MISTAKES, Folder, Mistake
 
-BEHAVIOUR = {"text": "The same city.\n[[YES]]", "key": None, "model": None}
+BEHAVIOUR = {
+    "text": "The same city.\n[[YES]]",
+    "key": None,
+    "model": None,
+    "fails": [],  # status of one answer after the other; 0: none is given
+    "refuses": "-",  # a field of the request
+    "advice": "",
+    "environment_key": "the key",
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +38,17 @@ def judge() -> Iterator[tuple[str, dict[str, Any]]]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            status = behaviour["fails"].pop(0) if behaviour["fails"] else 200
+            if not status:
+                return self.connection.close()
+            if behaviour["refuses"] in body:
+                return self._reply(400, {"error": f"Unsupported: {behaviour['refuses']}. {behaviour['advice']}"})
             if behaviour["key"] and self.headers["Authorization"] != f"Bearer {behaviour['key']}":
                 return self._reply(401, {"error": "no key"})
             if behaviour["model"] and body["model"] != behaviour["model"]:
                 return self._reply(404, {"error": "no such model"})
             message = {"role": "assistant", "content": behaviour["text"]}
-            return self._reply(200, {"choices": [{"message": message, "finish_reason": "stop"}]})
+            return self._reply(status, {"choices": [{"message": message, "finish_reason": "stop"}]})
 
         def _reply(self, status: int, value: object) -> None:
             content = json.dumps(value).encode()
@@ -59,7 +72,6 @@ def judge() -> Iterator[tuple[str, dict[str, Any]]]:
 def folder(judge: tuple[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Folder]:
     monkeypatch.setattr(verifiers, "WAIT_S", 0.3)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setenv("MY_JUDGE_KEY", "the key")
     monkeypatch.chdir(tmp_path)
     judge[1].update(BEHAVIOUR)
     made = Folder(tmp_path, *judge)
@@ -69,11 +81,12 @@ def folder(judge: tuple[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.fixture
-def check(folder: Folder, capsys: pytest.CaptureFixture[str]) -> Any:
+def check(folder: Folder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
     """(number of errors, what was printed)"""
 
     def run() -> tuple[int, str]:
         sys.modules.pop("scoring", None)
+        monkeypatch.setenv("MY_JUDGE_KEY", folder.judge["environment_key"])
         settings = [*folder.set, "reward.judge.api_key_env=MY_JUDGE_KEY"]
         num_errors = report_run([folder.path / "mine.toml"], settings)
         return num_errors, capsys.readouterr().out
@@ -108,6 +121,11 @@ def test_a_mistake_is_found_and_its_remedy_helps(mistake: Mistake, folder: Folde
         mistake.mend(folder)
         num_errors, said = check()
         assert num_errors == 0, said
+
+
+def test_a_model_that_is_not_there_is_told_once(folder: Folder, check: Any) -> None:
+    folder.set = ["model.path=modle"]
+    assert check()[0] == 1
 
 
 def test_all_errors_are_told_at_once(folder: Folder, check: Any) -> None:

@@ -28,11 +28,6 @@ def change_model(folder: Path, changes: dict[str, int]) -> None:
     (folder / "config.json").write_text(json.dumps(json.loads((TINY / "config.json").read_text()) | changes))
 
 
-@pytest.fixture(autouse=True)
-def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-
-
 @pytest.mark.parametrize("asked", ["auto", "exact"])
 def test_a_run_that_it_can_serve_takes_exact_shards_beside_a_train_worker(asked: str) -> None:
     transport = choose_transport(config(f"rollout.weight_transport={asked}", "train.layout.tp=2"), TINY)
@@ -40,11 +35,23 @@ def test_a_run_that_it_can_serve_takes_exact_shards_beside_a_train_worker(asked:
     assert transport.placed == ((0,),)
 
 
-def test_on_gpus_exact_shards_have_to_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    chosen = {asked: choose_transport(config(f"rollout.weight_transport={asked}"), TINY) for asked in ("auto", "exact")}
-    assert {asked: transport.name for asked, transport in chosen.items()} == {"auto": "hf_buckets", "exact": "exact"}
-    assert "has not been run on GPUs yet" in chosen["auto"].reason
+@pytest.mark.parametrize("driver", [False, True])
+@pytest.mark.parametrize("asked", ["auto", "exact"])
+def test_exact_shards_are_the_default_on_gpus_too_whatever_the_driver_has(
+    asked: str, driver: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: driver)
+    transport = choose_transport(config(f"rollout.weight_transport={asked}"), TINY, has_cuda=True)
+    assert (transport.name, transport.placed) == ("exact", ((0,),))
+
+
+def test_what_only_a_cpu_pads_is_refused_once_the_slots_have_answered(tmp_path: Path) -> None:
+    change_model(tmp_path, {"num_key_value_heads": 1})
+    padded = config("rollout.weight_transport=exact", "train.layout={dp=2}", "rollout.tp_size=2")
+    for has_cuda in (None, True):
+        assert choose_transport(padded, tmp_path, has_cuda=has_cuda).name == "exact"
+    with pytest.raises(ConfigError, match="on a CPU SGLang pads"):
+        choose_transport(padded, tmp_path, has_cuda=False)
 
 
 def test_hf_buckets_need_no_plan() -> None:

@@ -111,6 +111,15 @@ MISTRAL = (
     "{% elif message['role'] == 'assistant' %}{{ message['content'] + eos_token }}"
     "{% else %}{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}{% endfor %}"
 )
+GEMMA = (
+    "{{ bos_token }}{% for message in messages %}{% set role = 'model' if message['role'] == 'assistant' else 'user' %}"
+    "{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}"
+)
+NO_END = (
+    "{% for message in messages %}{{ '### ' + message['role'] + '\n' + message['content'] + '\n\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '### assistant\n' }}{% endif %}"
+)
 
 _R1 = {"<｜begin▁of▁sentence｜>": True, "<｜end▁of▁sentence｜>": True, **DEEPSEEK_MARKS}
 _R1_NAMES = {"bos_token": "<｜begin▁of▁sentence｜>", "eos_token": "<｜end▁of▁sentence｜>"}
@@ -131,7 +140,10 @@ TEMPLATES = {
     "ChatML, base eos": CHATML,
     "Llama 2": LLAMA2,
     "Mistral": MISTRAL,
+    "Gemma": GEMMA,
+    "no end": NO_END,
 }
+_GEMMA = {"<bos>": True, "<eos>": True, "<start_of_turn>": True, "<end_of_turn>": True}
 
 
 def write_family(path: Path, name: str) -> Path:
@@ -145,6 +157,8 @@ def write_family(path: Path, name: str) -> Path:
         return write_folder(path, llama3, template, **_LLAMA3_NAMES, tokenizer_class="PreTrainedTokenizerFast")
     if name in ("Llama 2", "Mistral"):
         return write_folder(path, sentencepiece(), template, **_LLAMA2_NAMES, add_bos_token=True)
+    if name == "Gemma":
+        return write_folder(path, byte_level(_GEMMA), template, bos_token="<bos>", eos_token="<eos>")
     names = _QWEN_NAMES | ({"eos_token": "<|endoftext|>"} if name.startswith("ChatML") else {})
     qwen = byte_level(_QWEN, split=QWEN_SPLIT, normalizer="NFC")
     return write_folder(path, qwen, template, model_type="qwen2", **names)

@@ -114,6 +114,33 @@ def test_bad_rows_are_named_or_left_out(tmp_path: Path) -> None:
         convert(path, "--output", tmp_path / "rows.jsonl", "--drop-bad")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (
+            "a.csv",
+            "q;a;d\nWho?;Bob;Bob is here\n",
+            "'q;a;d', has ';' between the names, where .csv has ','. Remedy: save",
+        ),
+        ("a.tsv", "q,a,d\nWho?,Bob,Bob is here\n", "has ',' between the names, where .tsv has '\\t'. Remedy: save"),
+        ("a.csv", None, "a.csv: no such file. Remedy: check the path; did you mean"),
+    ],
+)
+def test_a_table_with_other_separators_or_of_another_name(
+    tmp_path: Path, name: str, content: str | None, said: str
+) -> None:
+    (tmp_path / (name if content else "aa.csv")).write_text(content or "q,a,d\n")
+    with pytest.raises(DataError) as caught:
+        convert_rows(Conversion(tmp_path / name, {"question": "q", "answer": "a"}, "doc-qa", ""))
+    assert said in str(caught.value)
+
+
+def test_spaces_around_the_names_of_a_table_are_no_part_of_them(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("q, a ,d\nWho?,Bob,Bob is here\n")
+    (row,) = convert_rows(Conversion(tmp_path / "a.csv", read_mapping("question=q,answer= a"), "doc-qa", ""))
+    assert isinstance(row, Row) and row.reward_model.ground_truth == "Bob"
+
+
 @pytest.mark.parametrize("text", ["question", "question=", "frage=q", "question=a,question=b"])
 def test_mapping_that_is_none(text: str) -> None:
     with pytest.raises(DataError, match="Remedy: write question="):

@@ -123,3 +123,47 @@ def test_golds_that_no_answer_can_equal_are_named_all_at_once(tmp_path: Path) ->
     told = str(caught.value)
     assert "3 of 5 rows cannot be used" in told and "line 5, row 4: the gold answer 'F' names none of" in told
     assert "line 2, row 1: the gold answer 'E'" in told and "line 3, row 2, column 'reward_model.ground_truth'" in told
+
+
+A, U, S = ({"role": role, "content": role[:1]} for role in ("assistant", "user", "system"))
+HUMAN, GPT = {"from": "human", "value": "u"}, {"from": "gpt", "value": "a"}
+
+
+@pytest.mark.parametrize(
+    ("record", "roles"),
+    [
+        ({"prompt": "u", "response": "a"}, "ua"),
+        ({"prompt": [S, U], "completion": [A]}, "sua"),
+        ({"conversations": [HUMAN, GPT], "system": "s"}, "sua"),
+        ({"conversations": [HUMAN, GPT], "system": "", "tools": "[]"}, "ua"),
+        ({"messages": json.dumps([U, A]), "system": None}, "ua"),
+        ({"messages": [U, A | {"weight": 1, "tool_calls": None}]}, "ua"),
+    ],
+)
+def test_other_forms_of_a_conversation(record: dict[str, Any], roles: str) -> None:
+    messages = read_conversation(record, "row 0")
+    assert "".join(message["role"][0] for message in messages) == roles
+    assert "".join(message["content"] for message in messages) == roles
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({"messages": [U, A], "tools": [{"name": "f"}]}, "column 'tools'.*no tools are shown to the model"),
+        ({"messages": [U, A | {"tool_calls": [{"name": "f"}]}]}, r"messages\[1\].tool_calls.*write the call"),
+        ({"messages": [U, A | {"weight": 0}, U, A]}, r"messages\[1\].weight.*every answer is learnt"),
+        ({"messages": [U, A | {"loss": False}, U, A]}, r"messages\[1\].loss.*every answer is learnt"),
+        ({"messages": [S, U, A], "system": "s"}, "a system message of its own: keep one"),
+        ({"messages": str([U, A])}, "write the messages as JSON"),
+    ],
+)
+def test_what_would_be_lost_is_refused(record: dict[str, Any], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        read_conversation(record, "row 0")
+
+
+def test_the_thought_of_a_sharegpt_message_is_learnt() -> None:
+    rows = [HUMAN, GPT | {"reasoning_content": " So.\n"}]
+    assert read_conversation({"conversations": rows}, "row 0")[1]["content"] == "<think>\nSo.\n</think>\n\na"
+    rows = [HUMAN, GPT | {"reasoning_content": "  "}]
+    assert read_conversation({"conversations": rows}, "row 0")[1]["content"] == "a"

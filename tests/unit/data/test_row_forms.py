@@ -76,6 +76,21 @@ def test_folder_and_pattern(tmp_path: Path) -> None:
     (folder / "a.jsonl").write_bytes(LINE)
     with pytest.raises(DataError, match="Parquet and JSON files in one folder"):
         load_rows(folder)
+    for names, said in [
+        (("part/x.jsonl", "part/x.jsonl.gz"), "x.jsonl and part/x.jsonl.gz may be the same rows twice"),
+        (("train.jsonl", "test-0.jsonl"), "several splits in one folder"),
+        (("train/a.jsonl", "validation/b.jsonl"), "several splits in one folder"),
+    ]:
+        mixed = tmp_path / names[0].replace("/", "-")
+        for name in names:
+            (mixed / name).parent.mkdir(parents=True, exist_ok=True)
+            (mixed / name).write_bytes(gzip.compress(LINE) if name.endswith("gz") else LINE)
+        with pytest.raises(DataError, match=said):
+            load_rows(mixed)
+    assert load_rows(tmp_path / "train.jsonl" / "train*") == [ROW]
+    (tmp_path / "gone.jsonl").symlink_to(tmp_path / "nowhere.jsonl")
+    with pytest.raises(DataError, match=r"gone\.jsonl is a link to .*nowhere\.jsonl, which does not exist"):
+        load_rows(tmp_path / "gone.jsonl")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no row file in this folder"):
         load_rows(tmp_path / "empty")
@@ -90,6 +105,8 @@ def test_folder_and_pattern(tmp_path: Path) -> None:
         [{"role": "user", "content": [{"type": "text", "text": QUESTION}]}],
         [{"role": "user", "content": [QUESTION]}],
         json.dumps([{"from": "human", "value": QUESTION}]),
+        RECORD["prompt"][0],
+        json.dumps(RECORD["prompt"][0]),
     ],
 )
 def test_prompts(tmp_path: Path, prompt: object) -> None:
@@ -98,9 +115,35 @@ def test_prompts(tmp_path: Path, prompt: object) -> None:
 
 
 def test_text_that_only_begins_like_json_is_a_text(tmp_path: Path) -> None:
-    for text in ("[1] What is it?", '["a"]', "[" * 500):
+    texts = ["[1] What is it?", '["a"]', "[" * 500, '{"content": "x"}', "[{}]", "{'a': 1}", '{"role": "user"} Who?']
+    for text in texts:
         (tmp_path / "rows.jsonl").write_text(json.dumps(RECORD | {"prompt": text}))
         assert load_rows(tmp_path / "rows.jsonl")[0].prompt == [{"role": "user", "content": text}]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"prompt": str(RECORD["prompt"])}, "write the messages as JSON"),
+        ({"prompt": json.dumps(RECORD["prompt"])[:-3] + "]"}, "write the messages as JSON"),
+        ({"prompt": '[{"role": "robot", "content": "x"}]'}, "got str 'robot'"),
+        ({"prompt": [*RECORD["prompt"], {"role": "assistant", "content": "A"}]}, "the answer itself is no part"),
+        ({"reward_model": {"ground_truth": "['a', 'b']"}}, "write the gold answers as JSON"),
+        ({"reward_model": {"ground_truth": '["a", ""]'}}, "ground_truth\\[1\\]'.*non-empty string"),
+    ],
+)
+def test_lists_as_python_prints_them_are_no_answers(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps(RECORD | change))
+    with pytest.raises(DataError, match=said):
+        load_rows(tmp_path / "rows.jsonl")
+
+
+def test_objects_that_a_column_of_texts_holds(tmp_path: Path) -> None:
+    model = json.dumps({"style": None, "ground_truth": "yen"})
+    record = RECORD | {"reward_model": model, "extra_info": '{"index": 1}'}
+    pq.write_table(pa.Table.from_pylist([record]), tmp_path / "rows.parquet")
+    (row,) = load_rows(tmp_path / "rows.parquet")
+    assert row.reward_model == ROW.reward_model and row.extra_info == {"index": 1}
 
 
 def test_conversation_in_the_form_of_sharegpt(tmp_path: Path) -> None:
@@ -125,6 +168,9 @@ def test_conversation_in_the_form_of_sharegpt(tmp_path: Path) -> None:
         ({"target": ["a", "b"]}, ["a", "b"]),
         ({"target": "a"}, ["a"]),
         ({"target": 12}, ["12"]),
+        ('["a", "b"]', ["a", "b"]),
+        ('{"target": ["a", 5]}', ["a", "5"]),
+        ("[0, 1]", ["[0, 1]"]),
     ],
 )
 def test_golds(tmp_path: Path, gold: object, read: list[str]) -> None:
@@ -200,7 +246,20 @@ def test_bytes_are_text(tmp_path: Path) -> None:
     assert load_rows(tmp_path / "rows.parquet") == [ROW]
 
 
+def test_maps_are_objects_and_a_column_twice_is_refused(tmp_path: Path) -> None:
+    kind = pa.map_(pa.string(), pa.binary())
+    table = pa.Table.from_pylist([RECORD]).drop_columns("reward_model")
+    table = table.append_column("reward_model", pa.array([[("style", b"rule"), ("ground_truth", b"yen")]], kind))
+    pq.write_table(table.append_column("extra_info", pa.array([[]], kind)), tmp_path / "rows.parquet")
+    assert load_rows(tmp_path / "rows.parquet") == [ROW]
+    names = [*table.column_names, "prompt"]
+    pq.write_table(pa.Table.from_arrays([*table.columns, table["prompt"]], names=names), tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match="two columns have the name 'prompt'"):
+        load_rows(tmp_path / "rows.parquet")
+
+
 BAD_LINES = {
+    "a key twice": (b'{"ability": "doc-qa", "ability": "doc-mc"}', "the key 'ability' is there twice"),
     "half a pair": (rb'{"data_source": "\ud83d"}', "half of a surrogate pair"),
     "digits": (b'{"extra_info": ' + b"9" * 5000 + b"}", "a number of 5000 digits"),
     "just too many digits": (b'{"extra_info": 1.' + b"9" * 4300 + b"}", "digits"),

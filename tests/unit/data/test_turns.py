@@ -10,6 +10,7 @@ from tests.unit.data.families import family
 
 THOUGHT = "<think>\n3.2 less 1.1 is 2.1.\n</think>\n\nIt is 2.1%."
 PLAIN = "It is 2.1%."
+QUESTION: Message = {"role": "user", "content": "What?"}
 EOS = "<｜end▁of▁sentence｜>"
 END = "<|im_end|>"
 CASES = [
@@ -96,6 +97,31 @@ def test_answers_that_cannot_follow_the_prompt(name: str, answer: str, message: 
     messages: list[Message] = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": answer}]
     with pytest.raises(DataError, match=message):
         encode_conversation(family(name), messages)
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [("R1-Distill older", "developer"), ("QwQ", "developer"), ("Qwen3", "tool"), ("R1-Distill present", "tool")],
+)
+def test_a_template_that_leaves_a_message_out_is_an_error_of_the_row(name: str, role: str) -> None:
+    """What the system says would be lost without a word."""
+    messages: list[Message] = [{"role": role, "content": "Be brief."}, {"role": "user", "content": "What?"}]
+    with pytest.raises(DataError, match=f"leaves out what message 0 says, of the role {role}"):
+        encode_chat(family(name), messages)
+    with pytest.raises(DataError, match="leaves out what message 0 says"):
+        encode_conversation(family(name), [*messages, {"role": "assistant", "content": "So."}])
+
+
+def test_a_special_token_in_the_form_of_a_tag_ends_the_turn() -> None:
+    conversation = split_conversation(family("Gemma"), [QUESTION, {"role": "assistant", "content": PLAIN}])
+    assert [segment.text for segment in conversation.segments[-2:]] == [PLAIN + "<end_of_turn>", "\n"]
+    assert conversation.num_endless_answers == 0
+
+
+def test_answers_without_an_end_are_counted() -> None:
+    conversation = split_conversation(family("no end"), [QUESTION, {"role": "assistant", "content": PLAIN}])
+    assert [segment.text for segment in conversation.segments if segment.is_learnt] == [PLAIN + "\n\n"]
+    assert conversation.num_endless_answers == 1
 
 
 @pytest.mark.parametrize(

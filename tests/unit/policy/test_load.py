@@ -165,3 +165,54 @@ def test_a_drawn_model_keeps_the_files_of_its_tokenizer(tmp_path: Path) -> None:
     write_policy(source, tmp_path / "out", seed=0)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         assert (tmp_path / "out" / name).read_bytes() == (source / name).read_bytes()
+
+
+TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
+OTHER = "{% for message in messages %}{{ message.content | upper }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("key", "files", "found"),
+    [
+        (OTHER, {"chat_template.jinja": TEMPLATE}, TEMPLATE),
+        (TEMPLATE, {"chat_template.json": json.dumps({"chat_template": OTHER})}, TEMPLATE),
+        (None, {"chat_template.json": json.dumps({"chat_template": TEMPLATE})}, TEMPLATE),
+        (None, {"chat_template.jinja": "\ufeff" + TEMPLATE}, TEMPLATE),
+        ([{"name": "default", "template": TEMPLATE}, {"name": "tool_use", "template": OTHER}], {}, TEMPLATE),
+        (None, {"chat_template.jinja": TEMPLATE, "additional_chat_templates/rag.jinja": OTHER}, TEMPLATE),
+        (None, {}, None),
+    ],
+)
+def test_the_chat_template_is_found_where_people_have_it(
+    tmp_path: Path, key: object, files: dict[str, str], found: str | None
+) -> None:
+    write(tmp_path, "Qwen2")
+    write_template(tmp_path, key, files)
+    assert load_tokenizer(tmp_path).chat_template == found
+
+
+@pytest.mark.parametrize(
+    ("key", "files", "said"),
+    [
+        ("", {}, "its chat template is '', which writes no conversation"),
+        (TEMPLATE, {"chat_template.jinja": " \n"}, "which writes no conversation"),
+        (5, {}, "its chat template is 5, which writes no conversation"),
+        ([{"name": "rag", "template": TEMPLATE}], {}, r"several chat templates \(rag\) with no default"),
+        (None, {"additional_chat_templates/tool_use.jinja": TEMPLATE}, r"\(tool_use\) with no default"),
+    ],
+)
+def test_a_chat_template_that_writes_nothing_is_refused(
+    tmp_path: Path, key: object, files: dict[str, str], said: str
+) -> None:
+    write(tmp_path, "Qwen2")
+    write_template(tmp_path, key, files)
+    with pytest.raises(ConfigError, match=said):
+        load_tokenizer(tmp_path)
+
+
+def write_template(folder: Path, key: object, files: dict[str, str]) -> None:
+    config = {"eos_token": "<|im_end|>"} | ({} if key is None else {"chat_template": key})
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")

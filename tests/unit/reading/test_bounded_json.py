@@ -39,7 +39,7 @@ def test_what_json_writes_is_read(value: object) -> None:
         (r'{"\uDE00": 1}', "half of a surrogate pair"),
         (b"\xff\xfe", "not UTF-8"),
         ('{"a": 1', "broken JSON at column 8"),
-        ('{"a": 1,\n}', "broken JSON at line"),
+        ('{"a": 1,\nb}', "broken JSON at line 2"),
         ("", "broken JSON"),
     ],
 )

@@ -61,6 +61,9 @@ READ = {
     "gzip": (http(gzip.compress(chat(YES_TEXT).encode()), headers=GZIP), "yes"),
     "thoughts": (http(chat("<thinking>They differ.\n[[NO]]</thinking>\n[[YES]]")), "yes"),
     "Mistral": (http(chat("[THINK]They agree.\n[[YES]][/THINK]They differ.\n[[NO]]")), "no"),
+    "refusal empty": (http(chat(None, message={"content": YES_TEXT, "refusal": "", "tool_calls": []})), "yes"),
+    "choices that agree": (http(json.dumps({"choices": json.loads(chat(YES_TEXT))["choices"] * 2})), "yes"),
+    "error null": (http(json.dumps({"error": None} | json.loads(chat(NO_TEXT)))), "no"),
     "no such type": (http(chat(YES_TEXT), headers="Content-Type: text/plain\r\n"), "yes"),
     "log probabilities": (http(chat(YES_TEXT, logprobs={"content": []}, stop_reason=151645)), "yes"),
 }
@@ -86,6 +89,12 @@ ENDS = {
     "null content": http(chat(None)),
     "reasoning alone": http(chat(None, message={"content": None, "reasoning_content": "[[YES]]"})),
     "refusal": http(chat(None, message={"content": None, "refusal": "[[NO]]"})),
+    "refusal beside": http(chat(None, message={"content": YES_TEXT, "refusal": "I cannot judge this."})),
+    "refusal in parts": http(chat([{"type": "text", "text": "[[YES]]"}, {"type": "refusal", "refusal": "No."}])),
+    "refusal in a stream": http(
+        f'data: {{"choices": [{{"index": 0, "delta": {{"refusal": "No."}}}}]}}\n\n{stream("[[YES]]")}'
+    ),
+    "tool beside": http(chat(None, message={"content": YES_TEXT, "tool_calls": [{"id": "1", "type": "function"}]})),
     # thoughts that are not closed
     "think open": http(chat("<think>They agree.\n[[YES]]")),
     "Think open": http(chat("<Think>They agree.\n[[YES]]")),
@@ -137,6 +146,13 @@ RETRIED = {
     "parts of numbers": http(chat([1, 2])),
     "parts without text": http(chat([{"type": "text"}])),
     "error with 200": http('{"error": {"message": "[[YES]]"}}'),
+    "error beside": http(json.dumps({"error": {"message": "overloaded"}} | json.loads(chat(YES_TEXT)))),
+    "choices that differ": http(
+        json.dumps({"choices": json.loads(chat(YES_TEXT))["choices"] + json.loads(chat(NO_TEXT))["choices"]})
+    ),
+    "second choice of a stream": http(
+        f'data: {{"choices": [{{"index": 1, "delta": {{"content": "[[YES]]"}}}}]}}\n\n{stream("")}'
+    ),
     "error in a stream": http(f'data: {{"error": "down"}}\n\n{stream("[[YES]]")}'),
     "deep": http('{"choices": ' + "[" * 100_000),
     "Latin-1": http(chat(YES_TEXT).replace("city", "cit\xe9").encode("latin-1")),

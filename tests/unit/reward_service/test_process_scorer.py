@@ -42,6 +42,8 @@ def verify(request):
         raise KeyError("gold")
     if what == "leave":
         raise SystemExit(0)
+    if what == "fork":
+        os.fork()  # both go on from here
     if what == "print":
         os.system("yes | head -c 3000000")
     if what == "nonsense":
@@ -159,6 +161,14 @@ def test_closing_ends_the_process_whatever_it_does() -> None:
 def test_code_that_cannot_be_loaded_is_an_error_at_once(setup: Setup, message: str) -> None:
     with pytest.raises(RewardError, match=message):
         ProcessScorer(setup)
+
+
+def test_a_verifier_that_forks_gives_one_verdict_and_shifts_none() -> None:
+    scorer = start()
+    verdicts = score(scorer, ["first", "fork", "third", "fork", "fifth"])
+    scorer.close()
+    extracted = [verdict.extracted for verdict in verdicts if isinstance(verdict, Scored)]
+    assert extracted == ["first", "fork", "third", "fork", "fifth"]
 
 
 def test_megabytes_of_output_make_an_item_unknown_and_fill_no_log(capfd: pytest.CaptureFixture[str]) -> None:

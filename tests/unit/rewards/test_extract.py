@@ -42,14 +42,26 @@ def test_the_answer_stands_behind_the_last_mark_up_to_the_end_of_its_sentence(te
 @pytest.mark.parametrize(
     ("text", "second_thought"),
     [
-        ("the answer is Paris. No, Rome", "No, Rome"),
-        ("the answer is Paris. Wait, it is Rome", "Wait, it is Rome"),
+        ("the answer is Paris. Maybe Rome", "Maybe Rome"),
+        ("the answer is Paris. Perhaps it is Rome", "Perhaps it is Rome"),
         ("the answer is 5\nor 6", "or 6"),
         ("the answer is Paris. It is in France. Maybe Rome.", "Maybe Rome."),
     ],
 )
 def test_an_answer_that_is_taken_back_is_read_whole(text: str, second_thought: str) -> None:
     assert extract_answer(text) == (text.removeprefix("the answer is ").rstrip("."), second_thought)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the answer is Paris. No, Rome",
+        "the answer is Paris. Wait, it is Rome.",
+        "the answer is Oslo. Sorry, Paris. I mean Rome. It is in Italy.",
+    ],
+)
+def test_the_answer_that_a_correction_puts_in_place_of_the_first_one_stands(text: str) -> None:
+    assert extract_answer(text) == ("Rome", "")
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import inspect
 import json
 import sys
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -17,6 +21,7 @@ from hybridflow.config.module_folders import add_module_folders
 from hybridflow.config.reward_sections import RewardSection
 from hybridflow.config.section import Section
 from hybridflow.errors import ConfigError
+from hybridflow.rewards import find_function
 from hybridflow.rewards.hybrid import combine, find_prediction
 from hybridflow.rewards.own_function import OwnFunction
 from hybridflow.rewards.registry import Registry, build_registry
@@ -115,6 +120,23 @@ async def later(response: str) -> float:
     return 1.0
 
 
+def pieces(response: str) -> Iterator[float]:
+    yield 1.0
+
+
+class Later:
+    async def __call__(self, response: str) -> float:
+        return 1.0
+
+
+class Once:
+    def __call__(self, response: str, ground_truth: str) -> float:
+        return float(ground_truth in response)
+
+    def half(self, response: str) -> float:
+        return 0.5
+
+
 @pytest.mark.parametrize(
     ("function", "said"),
     [
@@ -126,7 +148,11 @@ async def later(response: str) -> float:
         (lambda ground_truth, text: 1, "needs 'text'"),
         (lambda response, *, tokenizer: 1, "needs 'tokenizer'"),
         (lambda: 1, "takes no argument. Remedy"),
-        (later, "it is a coroutine. Remedy: name a plain function"),
+        (later, "it is a coroutine (async def). Remedy: name a plain function"),
+        (functools.wraps(later)(lambda response: later(response)), "it is a coroutine (async def). Remedy"),
+        (functools.partial(later, response=""), "it is a coroutine"),
+        (Later(), "it is a coroutine"),
+        (pieces, "it is a generator (yield)"),
         (dict, "it is a class"),
     ],
 )
@@ -161,6 +187,15 @@ def test_what_is_a_reward(result: object, value: float) -> None:
         (float("nan"), "gave nan"),
         ("yes", "gave 'yes'"),
         (True, "gave True, which is no verdict and no number from 0 to 1: write float(...)"),
+        (np.bool_(True), "gave np.True_, which is no verdict and no number from 0 to 1: write float(...) around the"),
+        (np.array(1.0), "gave array(1.), which is no verdict and no number from 0 to 1: write float(...) around it"),
+        (
+            {"score": Decimal(1)},
+            "gave {'score': Decimal('1')}, which is no verdict and no number from 0 to 1: write fl",
+        ),
+        ((number for number in [1.0]), "gave <generator object "),
+        (10**400, "gave 1000"),
+        ({"value": 1, "digits": 10**400}, "gave inf for its part 'digits'"),
         (2.0, "gave 2.0"),
         (-0.1, "gave -0.1"),
         ([1.0], "gave [1.0]"),
@@ -189,6 +224,37 @@ def test_what_it_raises_is_told_with_the_line_of_its_file() -> None:
     assert f"({__file__}, line {line + 1}, in fails)" in verdict.why
     verdict = ask(leaves)
     assert isinstance(verdict, Unknown) and "raised SystemExit: 3" in verdict.why
+
+
+def test_an_object_and_its_methods_are_called_like_functions() -> None:
+    once = Once()
+    request = msgspec.structs.replace(REQUEST, ground_truth="euro")
+    called = [ask(function, request) for function in (once, once.half, functools.cache(once), functools.partial(once))]
+    assert [verdict.value for verdict in called if isinstance(verdict, Scored)] == [1.0, 0.5, 1.0, 1.0]
+
+
+def test_a_result_to_be_awaited_is_refused_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+    verdict = ask(lambda response: later(response))
+    assert isinstance(verdict, Unknown) and "write def instead of async def" in verdict.why
+    gc.collect()
+    assert not recwarn.list
+
+
+def test_whatever_it_raises_names_it_and_its_line() -> None:
+    class MuteError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    def interrupts(response: str) -> float:
+        raise KeyboardInterrupt
+
+    def is_mute(response: str) -> float:
+        raise MuteError
+
+    for function in (interrupts, is_mute):
+        verdict = ask(function)
+        assert isinstance(verdict, Unknown)
+        assert verdict.why.startswith("the verifier m:f raised ") and f"in {function.__name__})" in verdict.why
 
 
 def test_texts_that_it_returns_can_be_sent() -> None:
@@ -251,6 +317,15 @@ def test_what_does_not_load_is_named_with_file_and_line(folder: Path, name: str,
     assert missing == [], str(caught.value)
 
 
+@pytest.mark.timeout(120, method="thread")  # by signal, it would hold the clock that the import is given up by
+def test_an_import_that_does_not_end_is_given_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "own_waits.py").write_text("import time\n\ntime.sleep(3600)\n")
+    monkeypatch.setattr(find_function, "IMPORT_S", 0.2)
+    with pytest.raises(ConfigError, match=r"takes longer than 0.2 s \(.*own_waits.py, line 3\)\. Remedy: mend it"):
+        build(folder, '[[reward.functions]]\ncall = "own_waits:f"\n')
+    assert "own_waits" not in sys.modules
+
+
 def test_the_mean_by_weight_with_each_value_under_its_name(folder: Path) -> None:
     toml = """
 [[reward.functions]]
@@ -280,6 +355,7 @@ def test_the_judge_decides_on_the_rule_among_several_and_else_on_the_mean(folder
     no = combine(verdict, "no", "judge", "other")
     assert isinstance(no, Scored) and no.value == 0.125
     alone = build(folder, functions).verify(request)
+    assert isinstance(alone, Scored)
     yes = combine(alone, "yes", "judge", "same")
     assert isinstance(yes, Scored) and (yes.value, yes.rule_value) == (1.0, 0.5)
 

@@ -13,8 +13,11 @@ import pytest
 
 from hybridflow.rewards.registry import verify
 from hybridflow.types import Scored, ScoreRequest, Verdict
-from tests.unit.rewards.reader_pairs import CHOICE, THEMES, Row
+from tests.unit.rewards import reader_pairs
+from tests.unit.rewards.more_reader_pairs import MORE_THEMES
+from tests.unit.rewards.reader_pairs import CHOICE, Row
 
+THEMES = reader_pairs.THEMES | MORE_THEMES
 SHARED = Path(__file__).parents[3].parent / "shared/data/verdict_cases.jsonl"
 THOUGHT = "<think>\nI look at the table.\n</think>\n\n"
 

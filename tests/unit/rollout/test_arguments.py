@@ -8,10 +8,19 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from hybridflow.config.cluster_section import StallSection
 from hybridflow.config.rollout_section import RolloutSection
-from hybridflow.rollout.arguments import KEPT_BACK_TOKENS, build_arguments
+from hybridflow.rollout.arguments import (
+    KEPT_BACK_TOKENS,
+    build_arguments,
+    engine_environment,
+    leave_allocator_alone,
+    releases_memory,
+)
 from hybridflow.rollout.cpu_platform import IMPORT_PATH, core_lists, cpu_environment
+from hybridflow.rollout.translate import MAX_SUPPORT_TOKENS, SUPPORT_LIMIT_TOKENS
 
 ROOT = Path(__file__).parents[3]
 
@@ -72,7 +81,7 @@ def test_passed_arguments_win_and_an_unknown_one_is_named() -> None:
         "3",
         "rollout.sglang.chunked_prefil_size: the installed SGLang has no such argument; "
         "did you mean 'chunked_prefill_size'?",
-        "4096",
+        "8192",
         "rollout.top_p = 0.9: the installed SGLang does not return which tokens could be drawn, so the trainer would "
         "compute other probabilities than completions were drawn with. Set rollout.top_p = 1, or install a SGLang with "
         "return_sampling_mask",
@@ -123,3 +132,35 @@ def test_cores_of_tensor_parallel_ranks(
 def test_memory_is_released_where_it_is_asked_for() -> None:
     assert "enable_memory_saver" not in build_arguments(RolloutSection(), dtype="float32", seed=0)
     assert build_arguments(RolloutSection(release_memory="on"), dtype="float32", seed=0)["enable_memory_saver"]
+
+
+@pytest.mark.parametrize("driver", [False, True])
+def test_slots_decide_and_not_the_driver(driver: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver without a GPU opens engines on GPU nodes, and one with a GPU on nodes without."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: driver)
+    on_gpu = build_arguments(RolloutSection(), dtype="bfloat16", seed=0, has_cuda=True)
+    assert on_gpu["enable_memory_saver"] and "device" not in on_gpu
+    on_cpu = build_arguments(RolloutSection(), dtype="float32", seed=0, has_cuda=False)
+    assert on_cpu["device"] == "cpu" and "enable_memory_saver" not in on_cpu
+    assert "SGLANG_USE_CPU_ENGINE" not in engine_environment(RolloutSection(), 0, has_cuda=True)
+    assert engine_environment(RolloutSection(), 0, has_cuda=True)["SGLANG_MEMORY_SAVER_CUDA_GRAPH"] == "true"
+    assert engine_environment(RolloutSection(), 0, has_cuda=False)["SGLANG_USE_CPU_ENGINE"] == "1"
+    assert releases_memory(RolloutSection(), True) and not releases_memory(RolloutSection(), False)
+    assert not releases_memory(RolloutSection(own_devices=True), True)
+
+
+def test_support_has_room_for_ties_at_the_cut() -> None:
+    """With CUDA all tokens that are tied with the last one stay in, above top_k."""
+    limit = SUPPORT_LIMIT_TOKENS
+    assert limit - MAX_SUPPORT_TOKENS >= 4096
+
+
+def test_what_sets_the_trainers_allocator_is_not_the_engines() -> None:
+    environment = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "PYTORCH_ALLOC_CONF": "a:1", "HOME": "/h"}
+    leave_allocator_alone(environment)
+    assert environment == {"HOME": "/h"}
+
+
+def test_time_limits_fit_a_model_of_65_gb() -> None:
+    assert (RolloutSection().start_timeout_s, RolloutSection().hang_timeout_s) == (1800, 600)
+    assert all(limit > RolloutSection().hang_timeout_s for limit in StallSection().limits().values())

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridflow.errors import ProtocolError, RolloutError
-from hybridflow.rollout.leases import MAX_ATTEMPTS, LeaseDispatch
+from hybridflow.rollout.leases import MAX_ABORTS, MAX_ATTEMPTS, LeaseDispatch
 from hybridflow.types import Completion, FinishReason, GroupRequest, Lease, Partial, Prompt, VersionRun
 from hybridflow.wire.packed import PackedCompletion, pack_completion
 
@@ -292,3 +292,44 @@ def test_steps_that_are_stopped_end_each_completion_once(data: st.DataObject, nu
         assert dispatch.num_unfinished == 0
         assert sum(map(len, done.values())) + aborted + len(given_up) == num * num_groups
     assert all(sorted(ended) == list(range(num)) for ended in done.values())
+
+
+def aborted(lease: Lease, index: int) -> PackedCompletion:
+    return completion(lease, index, finish_reason="abort")
+
+
+def test_what_an_engine_aborts_by_itself_is_drawn_anew_once_the_rest_is_there() -> None:
+    dispatch = dispatch_with(request("a", num=3), engines={"e0": 100})
+    (lease,) = dispatch.assign()["e0"]
+    assert not dispatch.admit(1, aborted(lease, 1))
+    assert not dispatch.admit(1, aborted(lease, 1)), "it comes twice"
+    assert dispatch.assign() == {}, "the others of its group are under way"
+    assert dispatch.admit(1, completion(lease, 0)) and dispatch.admit(1, completion(lease, 2))
+    (again,) = dispatch.assign()["e0"]
+    assert (again.attempt, again.indices, again.num_aborts) == (2, [1], {1: 1})
+    assert dispatch.admit(2, completion(again, 1))
+    assert (dispatch.num_unfinished, dispatch.counters["aborted_completion"]) == (0, 1)
+
+
+def test_a_completion_that_is_aborted_again_and_again_ends_the_run() -> None:
+    dispatch = dispatch_with(request("a", num=1), engines={"e0": 100})
+    for number in range(MAX_ABORTS + 1):
+        (lease,) = dispatch.assign()["e0"]
+        assert lease.num_aborts == ({0: number} if number else {})
+        assert not dispatch.admit(lease.attempt, aborted(lease, 0))
+    with pytest.raises(RolloutError, match=r"a-c00 \(prompt a\) was aborted .* 4 times; .*set rollout\.top_p = 1"):
+        dispatch.assign()
+
+
+def test_a_lost_engine_and_a_stop_end_what_was_aborted_before() -> None:
+    dispatch = dispatch_with(request("a", num=2), engines={"e0": 100})
+    (lease,) = dispatch.assign()["e0"]
+    assert not dispatch.admit(1, aborted(lease, 0))
+    dispatch.engine_down("e0")
+    dispatch.engine_up("e0", 100)
+    (lease,) = dispatch.assign()["e0"]
+    assert (lease.indices, lease.num_aborts) == ([0, 1], {0: 1})
+    assert not dispatch.admit(2, aborted(lease, 0))
+    assert dispatch.drop_queued() == ["a-c00"]
+    assert dispatch.admit(2, aborted(lease, 1)), "what is stopped comes back as aborted, and counts"
+    assert dispatch.num_unfinished == 0

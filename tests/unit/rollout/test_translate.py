@@ -8,7 +8,16 @@ import msgspec
 import pytest
 
 from hybridflow.errors import RolloutError
-from hybridflow.rollout.translate import MAX_SUPPORT_TOKENS, input_tokens, to_completion, to_sglang, undecoded
+from hybridflow.rollout.translate import (
+    MAX_SUPPORT_TOKENS,
+    SUPPORT_ABORTS,
+    completion_seed,
+    input_tokens,
+    is_own_abort,
+    to_completion,
+    to_sglang,
+    undecoded,
+)
 from hybridflow.types import GroupRequest, Partial, Prompt, SamplingParams, VersionRun
 
 PROMPT = Prompt(prompt_id="p", token_ids=[1, 2], data_source="s", ability="a", ground_truth="g")
@@ -102,3 +111,23 @@ def test_support_of_a_resumed_completion_is_that_of_all_its_tokens() -> None:
 def test_tokens_without_support_are_an_error() -> None:
     with pytest.raises(RolloutError, match=r"has 2 tokens, and SGLang says of 1 .* set rollout.top_p = 1"):
         to_completion(REQUEST, 0, narrow_output([9, 5], [[9]], {"type": "length"}), 4, decode, with_support=True)
+
+
+@pytest.mark.parametrize(
+    ("reason", "own"),
+    [
+        ({"type": "stop", "matched": 5}, False),
+        ({"type": "abort", "message": "Aborted"}, False),  # asked for
+        ({"type": "abort", "message": f"{SUPPORT_ABORTS[0]} --sampling-mask-max-tokens=9", "status_code": 400}, True),
+        ({"type": "abort", "message": "The sampling backend selected a token outside", "status_code": 500}, True),
+        ({"type": "abort", "message": "Request running timeout reached.", "status_code": 503}, True),
+        ({"type": "abort", "message": "Input length exceeds the context", "status_code": 400}, False),
+    ],
+)
+def test_what_sglang_aborts_by_itself_may_be_drawn_anew(reason: dict[str, Any], own: bool) -> None:
+    assert is_own_abort(reason) is own
+
+
+def test_a_completion_that_is_drawn_anew_has_another_seed() -> None:
+    assert completion_seed(1, "g-c00") == completion_seed(1, "g-c00", 0)
+    assert len({completion_seed(1, "g-c00", num_aborts) for num_aborts in range(4)}) == 4
