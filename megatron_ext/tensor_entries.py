@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from torch._weights_only_unpickler import _get_allowed_globals
 
-_PICKLE = "data.pkl"
+_PICKLE = ".pkl"
 _MOST_BYTES = 2**16
 """Of the pickle: a tensor has some 200."""
 
@@ -61,7 +61,7 @@ def _pickles(file: BinaryIO, offset: int, length: int) -> list[bytes]:
     """All, as an archive may have several of one name."""
     try:
         with zipfile.ZipFile(_Part(file, offset, length)) as archive:
-            found = [info for info in archive.infolist() if info.filename.rpartition("/")[2] == _PICKLE]
+            found = [info for info in archive.infolist() if info.filename.endswith(_PICKLE)]
             if not found or any(info.file_size > _MOST_BYTES or info.compress_type for info in found):
                 raise ValueError("no small pickle in it")
             return [archive.read(info) for info in found]

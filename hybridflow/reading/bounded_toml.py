@@ -37,7 +37,7 @@ def parse_toml(text: str) -> dict[str, Any]:
         raise
     except (ValueError, RecursionError) as error:  # the first is Python's int(), above 4,300 digits
         raise Unreadable(f"a number of more than {MAX_DIGITS} digits. Remedy: give a smaller one") from error
-    _check_values(tables, "")
+    _check_numbers(tables, "")
     return tables
 
 
@@ -78,16 +78,14 @@ def _check_brackets(bare: str) -> None:
             )
 
 
-def _check_values(value: Any, key: str) -> None:
-    """TOML's whole numbers have 64 bits; the library reads any. And no text has a NUL."""
+def _check_numbers(value: Any, key: str) -> None:
+    """TOML's whole numbers have 64 bits; the library reads any."""
     if isinstance(value, dict):
         for name, inner in value.items():
-            _check_values(inner, f"{key}.{name}" if key else name)
+            _check_numbers(inner, f"{key}.{name}" if key else name)
     elif isinstance(value, list):
         for index, inner in enumerate(value):
-            _check_values(inner, f"{key}.{index}")
-    elif isinstance(value, str) and "\0" in value:
-        raise Unreadable(f"{key}: a text with the character of number 0, which no path may have. Remedy: remove it")
+            _check_numbers(inner, f"{key}.{index}")
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
         shown = str(value) if value.bit_length() < 100 else f"a number of {value.bit_length()} bits"
         raise Unreadable(f"{key} = {shown}: a whole number has at most 64 bits. Remedy: give a smaller one")
