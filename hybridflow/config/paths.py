@@ -41,15 +41,20 @@ InputPath = Annotated[AnyPath, _IsPath()]
 def resolve_paths(tree: TomlTree, root: type[BaseModel], files: Sequence[Path], *, must_exist: bool) -> None:
     """Makes the paths of `root` in `tree` ones that hold from the working folder.
 
-    With `must_exist`, raises ConfigError, naming both places, for those set by a file that are in neither.
+    With `must_exist`, raises ConfigError, naming both places, for those set by a file that are in neither, and for
+    those of `--set` that are beside a file alone.
     """
     problems: list[str] = []
     for key_path in _path_keys(root, ()):
         table, value = _find(tree.values, key_path)
         if isinstance(value, str) and value.startswith("~"):
             value = table[key_path[-1]] = os.path.expanduser(value)
-        file = next((file for file in files if str(file) == tree.source_of(key_path)), None)
-        if file is None or not isinstance(value, str) or not value or Path(value).is_absolute():
+        source = tree.source_of(key_path)
+        if source is None or not isinstance(value, str) or not value or Path(value).is_absolute():
+            continue
+        file = next((file for file in files if str(file) == source), None)
+        if file is None:
+            problems += _refuse_beside(key_path, value, files) if must_exist else []
             continue
         beside = (file.parent / value).absolute()
         is_here = _exists(Path(value))
@@ -80,6 +85,16 @@ def _find(values: Any, key_path: KeyPath) -> tuple[Any, Any]:
     for key in key_path[:-1]:
         values = values.get(key) if isinstance(values, dict) else None
     return values, values.get(key_path[-1]) if isinstance(values, dict) else None
+
+
+def _refuse_beside(key_path: KeyPath, value: str, files: Sequence[Path]) -> list[str]:
+    """The problem of a path of the command line that is not in the working folder, but beside a file."""
+    here, key = Path(value).absolute(), format_key_path(key_path)
+    beside = next((place for file in files if _exists(place := (file.parent / value).absolute())), None)
+    if beside is None or _exists(here):
+        return []
+    told = f"{key} = {value!r} [--set]: {here} does not exist, and --set is from the working folder"
+    return [f"{told}. Remedy: --set {key}={beside}"]
 
 
 def _exists(path: Path) -> bool:

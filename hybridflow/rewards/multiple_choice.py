@@ -24,6 +24,8 @@ _MARK = re.compile(
     rf"""{MARK.pattern}
     | \b (?:the|my|our) \s{{1,3}} (?:(?:correct|right|final|best) \s{{1,3}}){{1,2}}
       (?:option|choice|letter|statement|one) \s{{1,3}} (?:is|was|would\sbe|should\sbe) \b
+    | ^ [^\w\n]{{0,8}} (?:correct|right|final|chosen) \s (?:option|choice|letter) [*_\s]{{0,4}} :
+    | (?:正确|正確)?答案 (?=不是\s?[A-D])
     | \b my \s{{1,3}} (?:choice|pick|selection|option|vote) \s{{1,3}} (?:is|would\sbe) \b
     | (?<![不别勿没非未]) (?:[故此以应選选]|答案|应该|應該|本题|本題|我|因此|所以) \s? [选選] [择擇项項]? :?
     | (?:正确|正確)(?:的)?(?:选项|選項|答案) \s? (?:是|为|為|:) :?

@@ -43,7 +43,12 @@ def check_kernels(subject: Subject) -> Iterator[Finding]:
             refuse()
         except ConfigError as error:
             yield Finding("error", str(error))
-    yield Finding("fact", resolve_worker(subject.config.train)[1])
+    told = resolve_worker(config.train)[1]
+    if config.train.kernels in ("transformer_engine", "apex") and not on_gpus:
+        told += ', and there is no GPU here. Remedy: where this machine is to train, set train.kernels = "auto"'
+        yield Finding("warning", told)
+    else:
+        yield Finding("fact", told)
 
 
 def check_memory(subject: Subject) -> Iterator[Finding]:
