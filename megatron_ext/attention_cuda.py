@@ -12,6 +12,7 @@ through a stand-in. Neither the flash kernels, cuDNN nor Transformer Engine has 
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -107,6 +108,9 @@ class VarlenAttention(SegmentAttention):
     ) -> Tensor:
         from torch.nn.attention import varlen  # only where it is used: older versions of torch lack it
 
+        grouped = {}
+        if query.size(1) != key.size(1) and "enable_gqa" in inspect.signature(varlen.varlen_attn).parameters:
+            grouped["enable_gqa"] = True  # torch 2.11 takes grouped queries without a word
         output = varlen.varlen_attn(
             query.contiguous(),
             key.contiguous(),
@@ -115,7 +119,7 @@ class VarlenAttention(SegmentAttention):
             *longest,
             scale=self.softmax_scale,
             window_size=(-1, 0),
-            enable_gqa=query.size(1) != key.size(1),
+            **grouped,
         )
         assert isinstance(output, Tensor)
         return output

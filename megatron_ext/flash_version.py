@@ -7,7 +7,6 @@ process. Tested on a CPU against a stand-in for torch's registry; not run on a G
 from __future__ import annotations
 
 import logging
-from types import ModuleType
 
 import torch
 
@@ -19,16 +18,21 @@ VERSIONS = {9: ("FA3", "FA4"), 10: ("FA4",)}
 """By major compute capability, the better first: 3 was written for Hopper, 4 for Blackwell, and runs on Hopper too."""
 
 
+def active_flash() -> str | None:
+    """What torch's flash attention is computed by; None for torch's own."""
+    current = getattr(torch.nn.attention, "current_flash_attention_impl", None)
+    return None if current is None else current()
+
+
 def activate_flash(capability_major: int) -> str | None:
     """Has torch use "FA3" or "FA4" from here on, and says which; None where neither can be had: torch keeps its own.
 
     What is installed and does not load is a warning with the reason: the run goes on, slower.
     """
-    attention: ModuleType = torch.nn.attention
-    activate = getattr(attention, "activate_flash_attention_impl", None)
+    activate = getattr(torch.nn.attention, "activate_flash_attention_impl", None)
     if activate is None:
         return None  # an older torch
-    current = attention.current_flash_attention_impl()
+    current = active_flash()
     if current is not None:
         return current
     installed = installed_flash()

@@ -6,6 +6,7 @@ None of them is imported here: what is installed is looked up, so that a driver 
 from __future__ import annotations
 
 import importlib.util
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -80,7 +81,7 @@ def find_obstacle(library: Library) -> str | None:
     build = "build it from https://github.com/NVIDIA/apex with its C++ and CUDA extensions"
     if not _has_part("apex", "optimizers"):
         return f"NVIDIA apex is not installed here (the registry's `apex` is an unrelated project). Remedy: {build}"
-    absent = [name for name in APEX_EXTENSIONS if importlib.util.find_spec(name) is None]
+    absent = [name for name in APEX_EXTENSIONS if not _has_part(name, None)]
     if absent:
         return f"apex is installed without {', '.join(absent)}. Remedy: {build}"
     return None
@@ -93,7 +94,10 @@ def installed_flash() -> list[str]:
 
 def _has_part(package: str, part: str | None) -> bool:
     """Whether a package is installed, with a module or folder `part` in it; nothing of it is run."""
-    spec = importlib.util.find_spec(package)
+    loaded = sys.modules.get(package)
+    if loaded is not None and (part is None or f"{package}.{part}" in sys.modules):
+        return True
+    spec = importlib.util.find_spec(package) if loaded is None else loaded.__spec__
     if spec is None or part is None:
         return spec is not None
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from megatron_ext.checkpoint import CheckpointWriter, load_checkpoint
 from megatron_ext.double_precision import arithmetic_of
+from megatron_ext.flash_version import active_flash
 from megatron_ext.hf import export
 from megatron_ext.hf.files import read_model_config
 from megatron_ext.hf.load import load_hf_weights
@@ -100,7 +101,7 @@ class MegatronPolicy:
 
     def describe_kernels(self) -> str:
         """One line: which library computes what on this rank, and the attention back end."""
-        version = torch.nn.attention.current_flash_attention_impl() if self.topology.device.type == "cuda" else None
+        version = active_flash() if self.topology.device.type == "cuda" else None
         core = type(self.model.decoder.layers[0].self_attention.core_attention).__name__
         return f"{self.kernels.describe()} ({core}{f' by {version}' if version else ''})"
 

@@ -40,6 +40,8 @@ _BOUNDS = {
     "too_short": ("min_length", "give at least {} items"),
     "too_long": ("max_length", "give at most {} items"),
     "string_pattern_mismatch": ("pattern", "give a text that matches {}"),
+    "string_too_short": ("min_length", "give a text of at least {} characters"),
+    "string_too_long": ("max_length", "give a text of at most {} characters"),
 }
 
 

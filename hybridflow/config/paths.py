@@ -2,19 +2,20 @@
 
 A path in a .toml file is taken from that file's folder where it exists there, and becomes absolute; else it stays as it
 is, from the working folder. In a run's resolved.json it is the other way round: there the run began in the working
-folder. What `--set` says is from the working folder.
+folder. What `--set` says is from the working folder. `~` is the user's home.
 """
 
 from __future__ import annotations
 
 import difflib
 import glob
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
 
 from hybridflow.config.toml_tree import KeyPath, TomlTree, format_key_path
 from hybridflow.errors import ConfigError
@@ -25,20 +26,35 @@ class _IsPath:
     """Marks a field whose text is the path of something that is read."""
 
 
-InputPath = Annotated[str, _IsPath()]
+def _check_path(text: str) -> str:
+    """An empty one would be the working folder, or a key that is not set."""
+    if not text.strip() or "\0" in text:
+        raise ValueError("no path. Remedy: name a file or folder, or leave the key out")
+    return os.path.expanduser(text)
+
+
+AnyPath = Annotated[str, AfterValidator(_check_path)]
+InputPath = Annotated[AnyPath, _IsPath()]
 """A file or folder to read."""
 
 
 def resolve_paths(tree: TomlTree, root: type[BaseModel], files: Sequence[Path], *, must_exist: bool) -> None:
     """Makes the paths of `root` in `tree` ones that hold from the working folder.
 
-    With `must_exist`, raises ConfigError, naming both places, for those set by a file that are in neither.
+    With `must_exist`, raises ConfigError, naming both places, for those set by a file that are in neither, and for
+    those of `--set` that are beside a file alone.
     """
     problems: list[str] = []
     for key_path in _path_keys(root, ()):
         table, value = _find(tree.values, key_path)
-        file = next((file for file in files if str(file) == tree.source_of(key_path)), None)
-        if file is None or not isinstance(value, str) or not value or Path(value).is_absolute():
+        if isinstance(value, str) and value.startswith("~"):
+            value = table[key_path[-1]] = os.path.expanduser(value)
+        source = tree.source_of(key_path)
+        if source is None or not isinstance(value, str) or not value or Path(value).is_absolute():
+            continue
+        file = next((file for file in files if str(file) == source), None)
+        if file is None:
+            problems += _refuse_beside(key_path, value, files) if must_exist else []
             continue
         beside = (file.parent / value).absolute()
         is_here = _exists(Path(value))
@@ -69,6 +85,16 @@ def _find(values: Any, key_path: KeyPath) -> tuple[Any, Any]:
     for key in key_path[:-1]:
         values = values.get(key) if isinstance(values, dict) else None
     return values, values.get(key_path[-1]) if isinstance(values, dict) else None
+
+
+def _refuse_beside(key_path: KeyPath, value: str, files: Sequence[Path]) -> list[str]:
+    """The problem of a path of the command line that is not in the working folder, but beside a file."""
+    here, key = Path(value).absolute(), format_key_path(key_path)
+    beside = next((place for file in files if _exists(place := (file.parent / value).absolute())), None)
+    if beside is None or _exists(here):
+        return []
+    told = f"{key} = {value!r} [--set]: {here} does not exist, and --set is from the working folder"
+    return [f"{told}. Remedy: --set {key}={beside}"]
 
 
 def _exists(path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -19,8 +19,8 @@ class RolloutSection(Section):
     own_devices: bool = False
     """Engines are on devices of their own, beyond those of train.layout, and share none with the trainer."""
 
-    temperature: float = Field(default=1.0, gt=0)
-    """Logits are divided by it."""
+    temperature: float = Field(default=1.0, ge=1e-3)
+    """Logits are divided by it. Engines take one below 1e-6 for 0."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Below 1, engines say which tokens they left in at each place, and the trainer's probabilities are over these."""
     max_new_tokens: int = Field(default=16, ge=1)
@@ -31,7 +31,7 @@ class RolloutSection(Section):
     """Size of the KV pool in tokens; empty: the engine decides from free memory."""
     max_running_requests: int = Field(default=64, ge=1)
     """Completions that an engine decodes at a time."""
-    stop: list[str] = Field(default_factory=list)
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
     """Texts that end a completion."""
     over_sampling: float = Field(default=1.0, ge=1, le=8)
     """Groups under way in a step, as a multiple of train.prompts_per_step. Once as many as that are complete the rest

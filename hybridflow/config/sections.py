@@ -11,7 +11,7 @@ from pydantic import Field, ValidationInfo, model_validator
 
 from hybridflow.config.cluster_section import ClusterSection
 from hybridflow.config.conflicts import CONFLICT_BREAK, SECTIONS_ALONE, find_conflicts
-from hybridflow.config.paths import InputPath
+from hybridflow.config.paths import AnyPath, InputPath
 from hybridflow.config.reward_sections import RewardSection
 from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.config.section import Section
@@ -20,9 +20,9 @@ from hybridflow.config.section import Section
 class RunSection(Section):
     """Identity of the run."""
 
-    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)
     """Name of the run folder; a run of the same name that is there already is renamed."""
-    directory: str = "runs"
+    directory: AnyPath = "runs"
     """Folder that holds the run folder `<directory>/<name>`."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Decides drawn weights, the order of prompts and what is sampled."""

@@ -60,11 +60,13 @@ class TomlTree:
         self._place(keys, parse_value(text.strip(), source), source)
 
     def source_of(self, key_path: KeyPath) -> str | None:
-        """Who set the value at `key_path`, or the nearest table or list above it; None where it is a default."""
+        """Who set the value at `key_path`, or the nearest table or list above it; of a table, who set the last value
+        in it. None where it is a default."""
         for length in range(len(key_path), 0, -1):
             if key_path[:length] in self.sources:
                 return self.sources[key_path[:length]]
-        return None
+        below = [source for known, source in self.sources.items() if known[: len(key_path)] == key_path]
+        return below[-1] if below and key_path else None
 
     def _merge(self, base: dict[str, Any], table: dict[str, Any], prefix: KeyPath, source: str) -> None:
         for key, value in table.items():

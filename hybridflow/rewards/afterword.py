@@ -56,6 +56,14 @@ _OFFERS = re.compile(
     rf"|\b(?:second|next|other|alternative|backup) (?:best |possible )?{_ANSWER}\b|\bi (?:take|took) (?:it|that) back\b"
     r"|\b(?:that|this|it|answer|above) (?:is|was|seems|looks) (?:actually )?"
     r"(?:wrong|incorrect|not right|not correct|mistaken|an error|a mistake)\b"
+    r"|\b(?:better|best|good|closer|closest|stronger|likelier|more likely|alternate) (?:answer|fit|choice"
+    r"|candidate|option|match|reading|guess)\b|\bjust as (?:good|right|valid|correct|likely)\b"
+    r"|\b(?:defensible|arguable|acceptable)\b"
+    r"|\btorn between\b|\bi (?:retract|withdraw|revoke|take back)\b|\b(?:ignore|disregard|forget)"
+    r" (?:that|this|it|the above|my)\b|\b(?:joke|joking|kidding|unreliable|untrue)\b"
+    r"|\bnot (?:the|my) (?:final |correct |right )?answer\b"
+    r"|\b(?:did|does|do|would|will|is|was|has) too\b|\b(?:so|as) (?:did|does|do|is|was|are|would|has)\b(?! not)"
+    r"|\bstrictly speaking\b|\b(?:more|to be) (?:precise|exact|accurate)(?:ly)?\b"
     r"|\b(?:could|may|might) be (?:wrong|mistaken|incorrect)\b|\bnot (?:certain|sure|confident)\b|\b(?:unsure"
     r"|uncertain)\b"
     r"|\bshould (?:instead )?(?:have been|be)\b|\bi meant\b|\b(?:unable|impossible) to"
@@ -64,6 +72,8 @@ _OFFERS = re.compile(
     r"|\bmade (?:a mistake|an error)\b|也可能|也可以是|或者是",
     re.IGNORECASE,
 )
+_CONDITION = re.compile(_HEAD + r"(?:if|unless|when|where|in (?:some|other|certain) cases?)\b", re.IGNORECASE)
+"""Opens a sentence that tells in which case another answer holds."""
 _SAYS_WHAT = re.compile(
     r"[\s*_]{0,8}(?:it|this|that|the (?:correct |real |true |final )?(?:answer|value|number|total))"
     r"(?:'s| is| was| would be| equals) (?P<what>[^.!?\n]{1,120})",
@@ -83,16 +93,17 @@ _DESCRIBES = re.compile(
     r"(?:an?|the|its|their|based|in line|stated|shown|listed|given|found|confirmed|supported|more|less|also|why|what"
     r"|how"
     r"|because|where|consistent|the same|all|not|no|clear|correct|right|equal|rounded|expressed|reported|up|down|below"
-    r"|above|about|in|on|from|for|due)\b",
+    r"|above|about|in|on|from|for|due|[a-z]{1,20}(?:ed|ing))\b",
     re.IGNORECASE,
 )
+_ARTICLE = re.compile(r"\s{0,4}(?:the|an?|its|their|his|her)\b", re.IGNORECASE)
 _VERBS = word_set(
     """is are was were be been being has have had do does did can could will would may might must shall should i we
     you it
     this that they he she there confirm confirms agree agrees match matches show shows state states say says read reads
     list lists give gives follow follows equal equals mean means include includes support supports appear appears apply
     applies make makes took takes take see hope note used uses use refer refers comes came come stands stood according
-    because since as where which who let me check checked checking"""
+    because since as where which who let me check checked checking please ask"""
 )
 """Words that a sentence has, and a bare answer has not: verbs, pronouns, conjunctions."""
 _CHINESE_VERB = re.compile("[是有为在的了可已见由]")
@@ -125,16 +136,26 @@ def _is_second_thought(sentence: str, answer: str) -> bool:
         return False
     if _OFFERS.search(sentence):
         return True
+    if _CONDITION.match(sentence) and (then := sentence.partition(",")[2]):
+        return _is_second_thought(then, answer)
     if _OPENS.match(sentence):
         states = _STATES.match(sentence) and (has_verb or words[0] == "sorry")
         return not states or puts_forward_rival(sentence, answer)
     if told := _SAYS_WHAT.match(sentence):
         is_name = not told["what"][:1].islower() or answer[:1].islower()
+        if _is_parallel(told["what"], answer):
+            return not _is_repeated(told["what"], answer)
         is_about = _DESCRIBES.match(told["what"]) or ABOUT_THE_ANSWER.match(told["what"])
         return is_name and not is_about and not _is_repeated(told["what"], answer)
     if puts_forward_rival(sentence, answer):
         return True
     return not has_verb and _is_bare(sentence, words) and not _is_repeated(sentence, answer)
+
+
+def _is_parallel(told: str, answer: str) -> bool:
+    """Whether what a sentence says "it" is has the form of an answer with an article: "the landlord", "the tenant"."""
+    articles = [found.group().lower() if (found := _ARTICLE.match(text)) else "" for text in (told, answer)]
+    return bool(articles[0]) and articles[0] == articles[1] and len(told.split()) <= len(answer.split()) + 1
 
 
 def _is_bare(sentence: str, words: list[str]) -> bool:

@@ -15,7 +15,7 @@ from hybridflow.rewards.wording import word_set
 
 _PLACES = word_set(
     """note notes page pages p pp table tables section sections sec clause clauses article articles art item items
-    exhibit recital recitals attachment attachments addendum chart graph slide sentence bullet
+    exhibit recital recitals attachment attachments addendum chart graph slide sentence bullet rule rules doc docs
     exhibits schedule schedules appendix annex figure fig paragraph paragraphs para footnote footnotes line lines row
     rows column columns chapter part parts ref refs no nos 10k 10q 注 附注 表 页 第 见 条 款 节"""
 )
@@ -25,6 +25,12 @@ _DOCUMENTS = word_set(
     provision provisions preamble recital recitals introduction heading header caption
     consolidated income balance sheet sheets cash flow flows company companys management"""
 )
+_IN_DOCUMENT = re.compile(
+    r" (?:in|by) (?:the|this) (?:given |provided |above )?(?:document|text|passage|context|report|filing|excerpt)s?"
+    r"\W{0,3}\Z",
+    re.IGNORECASE,
+)
+"""Behind any answer: where it stands."""
 DOCUMENT_WORDS = _PLACES | _DOCUMENTS
 """Places in a document, and its kinds."""
 _HEADS = word_set(
@@ -34,7 +40,8 @@ _HEADS = word_set(
 _JOINTS = word_set(
     """see as according per under source sources based from shown stated given listed mentioned described reported
     specified set out forth cf via found in on of by to at is are was were it and above below also this that its their
-    discussed disclosed provided presented noted confirmed supported which can be first last second third
+    discussed disclosed provided presented noted
+    states says shows provides indicates reports confirmed supported which can be first last second third
     根据 据 见 参见 所述 所示 中 的"""
 )
 _EMPTY = word_set(
@@ -45,8 +52,11 @@ _IS_THE_ANSWER = re.compile(
     r"(?:is|was) (?:my )?(?:correct|right|answer|(?:correct|right|final|best) (?:answer|one))|(?:after|with) rounding"
 )
 _FORM = re.compile(r"\b(?:10-[KQ]|20-F|8-K)\b")
+_CHINESE_PLACE = re.compile(
+    r"(?:参?见|根据|据)?(?:合同|附件|年报|报告|招股书)?(?:第?\s?[\d一二三四五六七八九十百]{1,5}\s?[页頁条條款节節章表行]|附注\s?[\d一二三四五六七八九十]{0,4}|表\s?\d{1,3}){1,3}"
+)
 _CITATION = re.compile(
-    r"(?<=\S)\s{0,3}\[(?:\^?\d{1,3}|[a-z*\u2020])(?:\s?[,-]\s?\d{1,3}){0,8}\]|(?<=\S)\u3010\d[^\u3010\u3011]{0,20}\u3011"
+    r"(?<=\S)\s{0,3}\[(?:\^?\d{1,3}|[a-z*\u2020])(?:\s?[,-]\s?\d{1,3}){0,8}\]|(?<=\S)\s{0,3}\u3010\d[^\u3010\u3011]{0,20}\u3011"
 )
 _CLAUSE = re.compile(r"[,;:\u3001\uff0c]\s|\s--?\s")
 _CLAUSE_CHARS = 160
@@ -81,6 +91,8 @@ def is_reference(clause: str) -> bool:
     words = [word.text for word in split_words(_FORM.sub("filing", clause))]
     if not words:
         return False
+    if _CHINESE_PLACE.fullmatch(clause.strip()):
+        return True
     return _tells_place(words) and (words[0] in _HEADS or words[0] in _PLACES)
 
 
@@ -137,7 +149,12 @@ def _drop_last(answer: str) -> str | None:
     if answer.endswith((")", "]")):
         start = _find_opening(answer)
         content = answer[start + 1 : -1]
-        if start > 0 and (is_reference(content) or is_empty(content) or abbreviates(content, answer[:start])):
+        is_label = start > 0 and len(content.strip()) == 1 and not answer[start - 1].isspace()
+        if (
+            start > 0
+            and not is_label
+            and (is_reference(content) or is_empty(content) or abbreviates(content, answer[:start]))
+        ):
             return answer[:start]
     for last in _CLAUSE.finditer(answer, max(1, len(answer) - _CLAUSE_CHARS)):
         if is_source(answer[last.end() :]) or is_empty(answer[last.end() :]):
@@ -146,4 +163,6 @@ def _drop_last(answer: str) -> str | None:
         at = answer.rfind(word, max(0, len(answer) - _CLAUSE_CHARS))
         if at > 0 and (is_source(answer[at:]) or is_empty(answer[at:])) and normalise(answer[:at]):
             return answer[:at]
+    if found := _IN_DOCUMENT.search(answer, max(1, len(answer) - _CLAUSE_CHARS)):
+        return answer[: found.start()]
     return None

@@ -12,7 +12,7 @@ import re
 from hybridflow.rewards.latex import Boxed, drop_latex, write_factorials
 from hybridflow.rewards.normalise import split_words
 from hybridflow.rewards.sentences import find_ends
-from hybridflow.rewards.wording import ALTERNATIVES, COMPARISONS, NEGATIONS, NEUTRAL, word_set
+from hybridflow.rewards.wording import ALTERNATIVES, COMPARISONS, NEGATIONS, NEUTRAL, SIGN_WORDS, word_set
 
 _CHARS_BEFORE = 300
 _CHARS_BEHIND = 20
@@ -35,6 +35,7 @@ _DRESS = re.compile(r"(?:\\\$|\\[(\[]|\\(?:displaystyle|left)(?![a-z])|[$£€¥
 """Directly before a box: the opening of mathematics, a sign, a currency."""
 _DASH = re.compile(r"\s--?\s|---")
 _MATH_CLOSES = re.compile(r"\A\s{0,4}(?:\*{1,2})?(?<!\\)\${1,2}(?!\d)")
+_NOT = re.compile(r"\bnot\s{1,2}[$\\(\[]{0,3}\Z", re.IGNORECASE)
 _CLAUSE = re.compile(r"[,;]|\b(?:so|therefore|thus|hence)\b")
 
 
@@ -79,12 +80,14 @@ def _find_words_before(before: str) -> str:
     if found := _BOX.search(before):
         between = [word.text for word in split_words(drop_latex(_BOX.sub(" ", before[found.end() :])))]
         if not any(word in _LINK or word in NEUTRAL for word in between):
-            return _BOX.sub(r" \1 ", before[found.start() :])
+            denial = "not " if _NOT.search(before[: found.start()]) else ""
+            return denial + _BOX.sub(r" \1 ", before[found.start() :])
     plain = drop_latex(before).strip()
     words = [word.text for word in split_words(plain)]
     clause = [word.text for word in split_words(_CLAUSE.split(plain)[-1])]
     if _OPERATOR.search(plain) or _CHANGES.intersection(clause):
         return plain[-40:]
     leaves_value = len(words) > 1 and words[-1] in ("of", "by", "to", "at") and words[-2] in _LEAVES_VALUE
-    is_linked = not words or words[-1] in _LINK or leaves_value or _LINKING_MARK.search(plain)
+    is_agent = words[-1:] == ["by"] and words[-2:-1] and words[-2].endswith("ed") and words[-2] not in SIGN_WORDS
+    is_linked = is_agent or not words or words[-1] in _LINK or leaves_value or _LINKING_MARK.search(plain)
     return "" if is_linked else " ".join(words[-4:])

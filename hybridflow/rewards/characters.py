@@ -19,7 +19,7 @@ _SPACES = dict.fromkeys(map(ord, "\u00a0\u1680\u2007\u2008\u205f\u3000\x0b\x0c\r
 _THIN_SPACES = dict.fromkeys(map(ord, "\u2009\u202f"), "\u2009")
 _QUOTES = {
     **dict.fromkeys(map(ord, "\u2018\u2019\u201a\u02bc\u00b4"), "'"),
-    **dict.fromkeys(map(ord, "\u201c\u201d\u201e"), '"'),
+    **dict.fromkeys(map(ord, "\u201c\u201d\u201e\u300c\u300d\u300e\u300f"), '"'),
 }
 _OTHER = {
     0xFFE0: "\u00a2",

@@ -28,6 +28,7 @@ _POWERS = {"十": 1, "百": 2, "千": 3, "万": 4, "亿": 8, "兆": 12}
 _RESULT = re.compile(r"-?\d+(?:\.\d+)?(?:/\d+)?%?")
 _NO_COUNT_BEHIND = "第期周拜"
 """Third, Wednesday."""
+_PARTS_OF = re.compile("([千万])分之(.{1,20})")
 _NO_COUNT = re.compile(r"[一二三四五六七八九两]{2,3}")
 
 
@@ -52,6 +53,8 @@ def _write(text: str, found: re.Match[str]) -> str:
         or _NO_COUNT.fullmatch(plain)
     ):
         return run
+    if (parts := _PARTS_OF.fullmatch(plain)) and (above := _read(parts[2])).isdecimal():
+        return f"{Decimal(int(above)).scaleb(-_POWERS[parts[1]]):f}"
     if plain.startswith(_PERCENT):
         inner = _read(plain.removeprefix(_PERCENT))
         return f"{inner}%" if inner else run

@@ -23,12 +23,12 @@ _NAMED = r"(?:\b(?:option|choice|letter|answer|item|statement)s?\s{1,3}|[选選]
 _MENTION = re.compile(
     rf"(?i:{_NAMED})[(\[]?\s?(?P<small>[a-d])\s?[)\]]?(?![A-Za-z0-9_'&+-])"
     r"|[(\[{<\u3010]\s{0,3}(?P<bracketed>[A-Da-d])\s{0,3}[)\]}>\u3011]"
-    r"|(?<![A-Za-z0-9_$&+.-])(?:(?P<closed>[A-Da-d])\)|(?P<bare>[A-D])(?![A-Za-z0-9_'&+]|-\S|/[a-z]|\.[A-Za-z]))"
+    r"|(?<![A-Za-z0-9_$&+.-])(?:(?P<closed>[A-Da-d])\)|(?P<bare>[A-D])(?![A-Za-z0-9_'&+]|-\S|/(?![A-D]\b)[A-Za-z]|\.[A-Za-z]))"
 )
 _ALONE = re.compile(r"[\s*_\"'`(\[{<.]{0,6}([A-Db-d])[\s*_\"'`)\]}>.!:]{0,6}")
 _NAMED_BEFORE = re.compile(rf"{_NAMED}[*_]{{0,2}}\Z", re.IGNORECASE)
 _OPENING = re.compile(
-    r"[\s*_\"'(\[]{0,6}|[\s*_:\"'(\[-]{0,6}(?:第?[一二三四]?个?[选選][项項]?)?[\s:]{0,3}"
+    r"[\s*_\"'(\[]{0,6}|[\s,:*(]{0,4}(?:而是|而应是|应该是|应为|是)[\s:(]{0,3}|[\s*_:\"'(\[-]{0,6}(?:第?[一二三四]?个?[选選][项項]?)?[\s:]{0,3}"
     r"|[\s*_:\"'(\[-]{0,6}(?:(?:it\sis|it's|i\s(?:think|believe|would\ssay|say|choose|pick)|must\sbe|would\sbe|clearly|definitely|simply|therefore|indeed|that\sis|surely|namely|option"
     r"|choice|letter|probably|the|answer|first|second|third|fourth|last|one|is|,|:)[\s,*_(\[]{1,4}){0,6}",
     re.IGNORECASE,
@@ -51,8 +51,8 @@ _PART_OF_NAME = re.compile(
     re.IGNORECASE,
 )
 _CLAUSE_ENDS = re.compile(
-    r"[.!?;\n\u3002\uff1b]|,\s(?=[(\[]?[A-D][)\]]?\s(?:is|was|isn't|can(?:no|')t|has)\b)"
-    r"|,\s(?=(?:but|while|whereas|although|though|because|since|as|so|not|and)\b)"
+    r"[.!?;\n\u3002\uff1b]|,\s?(?=而)|,\s(?=[(\[]?[A-D][)\]]?\s(?:is|was|isn't|can(?:no|')t|has)\b)"
+    r"|,\s(?=(?:but|while|whereas|although|though|because|since|as|so|not|and|no,?\swait|wait|actually|sorry|no|i\smean)\b)"
     r"|\b(?:but|because|since|while|whereas|although|though|unlike)\b|\s-\s"
 )
 DENIES = re.compile(
@@ -70,8 +70,8 @@ _DENIED_BEFORE = re.compile(
 _DENIED_BEHIND = re.compile(r"[\s*_)\]\"']{0,4}(?:is|was|isn't|can(?:no|')t|wasn't|不)", re.IGNORECASE)
 _OFFERS = re.compile(
     r"\b(?:also|too(?=\W{0,3}\Z)|as well|equally|alternatively|possibly|maybe|perhaps|could|may|might|either|or"
-    r"|plausible|fits?|works|better|best|likel(?:y|ier)"
-    r"|possible)\b|也|或|可能",
+    r"|plausible|defensible|arguable|acceptable|valid|just as|if|unless|otherwise|fits?|works|better|best"
+    r"|likel(?:y|ier)|possible)\b|也|或|可能",
     re.IGNORECASE,
 )
 _LISTED = re.compile(r"[)\]*_]{0,3}\s?(?:,\s?)?(?:(?:or|nor|and|/)\s)?(?:option |choice )?[(\[*_]{0,3}")
@@ -84,7 +84,9 @@ _LIKEWISE = re.compile(
 _NONE_OF = re.compile(r"\b(?:none|neither) of\b", re.IGNORECASE)
 _JOINED = re.compile(r"[\s*_)\]]{0,4}(?:or|plus)\b(?!\s{0,3}[(\[]?[A-D]\b)", re.IGNORECASE)
 _TURNS = re.compile(
-    r"[\s*_]{0,4}(?:no|wait|actually|sorry|hmm+|correction)\b[\s,:-]{1,4}(?:wait\b[\s,:-]{1,4})?", re.IGNORECASE
+    r"[\s*_,-]{0,4}(?:(?:no|wait|actually|sorry|hmm+|correction|i mean|scratch that|make that)\b[\s,:-]{0,4}){1,3}"
+    r"(?:it is |it's )?",
+    re.IGNORECASE,
 )
 """At the start of a clause: it takes back what stands before."""
 _VERB = re.compile(
@@ -96,6 +98,7 @@ _VERB = re.compile(
 )
 _REASON = r"[\s(*_]{0,4}(?:because|since|as|while|whereas|although|though|\(?[A-D]\)?\s?:)"
 _REASON_ABOUT = re.compile(rf"{_REASON}[\s(*_]{{0,4}}", re.IGNORECASE)
+_GIVES_REASON = re.compile(r"[\s(*_]{0,4}(?:because|since|while|whereas|although|though)\b")
 _SUBJECT = re.compile(rf"\A{_REASON}.{{0,40}}?\s[a-z]{{3,}}s\b", re.DOTALL)
 """A clause that gives a reason, with a letter as its subject: "because (A) ignores the notice"."""
 _NAMED_SUBJECT = re.compile(r"[)\]*_\"']{0,3}\s[a-z]{3,}(?:s|ed)\b")
@@ -130,7 +133,7 @@ def find_asserted(told: str) -> str:
     asserted: set[str] = set()
     for at, mention in enumerate(mentions):
         if _is_asserted(text, mentions, at, is_first=not asserted):
-            asserted.add(mention.letter)
+            asserted = {mention.letter} if asserted and _is_turned_to(text, mention) else asserted | {mention.letter}
     return asserted.pop() if len(asserted) == 1 else ""
 
 
@@ -160,7 +163,11 @@ def _is_asserted(text: str, mentions: list[Mention], at: int, *, is_first: bool)
     """Whether a mention is; `is_first` where none before it was."""
     mention = mentions[at]
     before, behind = _find_clause(text, mention)
-    if _is_denied_before(text, mentions, at) or _NONE_OF.search(before) or _QUESTIONED.match(text, mention.end):
+    if (
+        _is_denied_before(text, mentions, at)
+        or _NONE_OF.search(before)
+        or (_QUESTIONED.match(text, mention.end) and not _OFFERS.search(before))
+    ):
         return False
     if at == 0:
         return not (_DENIED_BEHIND.match(behind) and DENIES.search(behind)) and not _JOINED.match(behind)
@@ -180,6 +187,13 @@ def _is_asserted(text: str, mentions: list[Mention], at: int, *, is_first: bool)
     if is_named and not lead.strip(" *_(") and _NAMED_SUBJECT.match(behind):
         return False
     return mention.letter == mentions[0].letter or not _is_statement(before, clause)
+
+
+def _is_turned_to(text: str, mention: Mention) -> bool:
+    """Whether a letter takes the place of those before it: "B, no wait, C"."""
+    before, behind = _find_clause(text, mention)
+    turn = _TURNS.match(before)
+    return turn is not None and not before[turn.end() :].strip(" *_(") and not DENIES.search(behind)
 
 
 def _is_denied_before(text: str, mentions: list[Mention], at: int) -> bool:
@@ -204,7 +218,11 @@ def _is_summed_up(text: str, mentions: list[Mention], at: int) -> bool:
 def _is_statement(before: str, clause: str) -> bool:
     """Whether a further letter stands in a sentence about it, and not in a list with the one before."""
     return (
-        bool(_VERB.search(clause) or (_REASON_ABOUT.fullmatch(before) and _SUBJECT.search(clause)))
+        bool(
+            _VERB.search(clause)
+            or _GIVES_REASON.match(before)
+            or (_REASON_ABOUT.fullmatch(before) and _SUBJECT.search(clause))
+        )
         or len(re.findall(r"[A-Za-z]{3,}", before)) >= 3
     )
 

@@ -56,6 +56,33 @@ _SLASHED = re.compile(rf"\A(\d{{1,2}})[/.-](\d{{1,2}})[/.-]{_YEAR}\Z")
 _MAX_CHARS = 80
 
 
+_QUARTER = re.compile(
+    r"(?:in |the )*(?:Q(?P<letter>[1-4])|(?P<ordinal>[1-4])(?:st|nd|rd|th) quarter)"
+    r"(?:(?: of| in|,)?(?P<fiscal> fiscal(?: year)?| FY)? ?(?P<year>(?:19|20)\d\d))?",
+    re.IGNORECASE,
+)
+
+
+class Quarter(NamedTuple):
+    """A quarter of a year."""
+
+    year: int | None
+    number: int
+    is_fiscal: bool
+
+    def __str__(self) -> str:
+        return f"Q{self.number} {'fiscal ' if self.is_fiscal else ''}{self.year or ''}".strip()
+
+
+def parse_quarter(answer: str) -> Quarter | None:
+    """The quarter that all of `answer` is. Example: parse_quarter("the third quarter of 2020") == (2020, 3, False)"""
+    found = _QUARTER.fullmatch(write_ordinals(unify(answer[:_MAX_CHARS])).strip(" .,;"))
+    if found is None:
+        return None
+    number = int(found["letter"] or found["ordinal"])
+    return Quarter(int(found["year"]) if found["year"] else None, number, bool(found["fiscal"]))
+
+
 class Date(NamedTuple):
     """A date as precise as it was given; None where it says nothing."""
 

@@ -5,8 +5,8 @@ inside the other, which passes the empty answer, single letters and "not Paris" 
 Here an answer passes where, in this order,
 
 1. its words equal the gold's;
-2. the form decides: yes and no; dates; numbers, compared exactly; ranges; the items of a list; a name written family
-   name first;
+2. the form decides: yes and no; dates, quarters and times of day; numbers, compared exactly; ranges;
+   the items of a list; a name written family name first;
 3. the gold's words stand in it beside words that change nothing, or that tell where it stands
    (`text_rules.find_accounted`).
 
@@ -26,6 +26,7 @@ from hybridflow.rewards.form_rules import (
     find_inverted_name,
     find_list,
     find_number,
+    find_quarter,
     find_range,
     find_time,
 )
@@ -42,7 +43,7 @@ from hybridflow.rewards.yes_no import find_yes_no
 from hybridflow.types import Verdict
 
 TAKEN_BACK = "docqa_taken_back"
-_FORMS = (find_yes_no, find_date, find_time, find_range, find_number, find_list, find_inverted_name)
+_FORMS = (find_yes_no, find_date, find_quarter, find_time, find_range, find_number, find_list, find_inverted_name)
 
 
 def verify_docqa(text: str, ground_truth: str, thinking_tags: Tags = THINKING_TAGS) -> Verdict:

@@ -4,7 +4,7 @@ Where, in the text behind the thinking (`thinking`): behind the last of these ma
 
     the answer is X | the correct (right, final, best) answer is (would be, equals, comes to) X     any case
     final answer: X | Answer: X (at the head of a line) | #### 12 | <answer>X</answer>
-    X is the correct answer
+    X is the correct answer | We get X as our answer | {"answer": X}
     \\boxed{X}, \\fbox{X}, with what stands around it
     答案是X | 答案为X | 答案：X | 【答案】X | 答：X
 
@@ -72,6 +72,12 @@ _GIVEN_AS = re.compile(
     re.IGNORECASE,
 )
 """The same with the answer in the middle: "We get 41 as our answer"."""
+_FIELD = re.compile(
+    r"[{,]\s{0,8}\"(?:final_)?answer\"\s{0,4}:\s{0,4}(?P<quote>\"?)(?P<answer>(?:[^\"\\\n]|\\.){1,300}?)(?P=quote)"
+    r"(?=\s{0,8}[,}])[^{}]{0,2000}\}(?:\s{0,4}```)?",
+    re.IGNORECASE,
+)
+"""A field of a JSON object."""
 _SPECIAL_TOKEN = re.compile(r"<[|\uff5c][^<>|\uff5c]{1,40}[|\uff5c]>")
 _OUTER = "\\s*_`\"'\u00ab\u00bb\u300c\u300d\u300e\u300f\u300a\u300b,;:!?\u3001\u3002"
 _LEADING = re.compile(rf"\A(?:[{_OUTER}]|\.(?!\d))+")
@@ -139,7 +145,7 @@ def behind_mark(text: str, mark: re.Pattern[str] = MARK) -> str | None:
     for found in mark.finditer(text):
         if end < 0 or not ABOUT_THE_ANSWER.match(text, found.end()):
             start, end = found.span()
-    candidates = [found for pattern in (_BEHIND, _GIVEN_AS) if (found := find_last(pattern, text))]
+    candidates = [found for pattern in (_BEHIND, _GIVEN_AS, _FIELD) if (found := find_last(pattern, text))]
     behind = max(candidates, key=re.Match.start, default=None)
     boxed = find_last_boxed(text)
     if boxed is not None and boxed.start >= end and (behind is None or boxed.start >= behind.start()):

@@ -9,14 +9,21 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
+from typing import NoReturn
 
 from hybridflow.errors import ConfigError
+
+IMPORT_S = 60.0
+"""Longest import of a user's module; one that loads torch, on a loaded machine, takes half of it."""
 
 
 def find_function(where: str, name: str, folders: Sequence[str]) -> Callable[..., object]:
@@ -70,17 +77,44 @@ def _import(where: str, name: str, folders: Sequence[str]) -> ModuleType:
         if path not in sys.path:
             sys.path.append(path)
     try:
-        if spec is not None and spec.loader is not None and loaded is None:
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[top] = module
-            try:
-                spec.loader.exec_module(module)
-            except BaseException:
-                del sys.modules[top]
-                raise
-        return importlib.import_module(name)
+        with _limited_in_time():
+            if spec is not None and loaded is None:
+                _load(top, spec)
+            return importlib.import_module(name)
     except (Exception, SystemExit) as error:  # a module of someone else may raise anything while it is imported
         raise ConfigError(_describe(where, name, folders, error)) from error
+
+
+def _load(top: str, spec: ModuleSpec) -> None:
+    if spec.loader is None:
+        return  # a folder without __init__.py
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[top] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[top]
+        raise
+
+
+@contextmanager
+def _limited_in_time() -> Iterator[None]:
+    """TimeoutError in what takes longer than IMPORT_S: it may wait for ever, for a server or a lock."""
+    is_free = threading.current_thread() is threading.main_thread() and signal.getitimer(signal.ITIMER_REAL)[0] == 0
+    if not is_free:
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, _give_up)
+    signal.setitimer(signal.ITIMER_REAL, IMPORT_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _give_up(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise TimeoutError(f"its import takes longer than {IMPORT_S:g} s")
 
 
 def _find_in(top: str, folders: Sequence[str]) -> ModuleSpec | None:

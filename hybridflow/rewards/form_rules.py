@@ -10,7 +10,7 @@ from decimal import Decimal
 
 from hybridflow.rewards.asides import drop_asides
 from hybridflow.rewards.characters import unify
-from hybridflow.rewards.dates import Date, parse_date
+from hybridflow.rewards.dates import Date, parse_date, parse_quarter
 from hybridflow.rewards.findings import Finding
 from hybridflow.rewards.normalise import normalise
 from hybridflow.rewards.number_words import NUMBER_WORDS, read_words
@@ -19,7 +19,7 @@ from hybridflow.rewards.ranges import are_same, parse_range
 from hybridflow.rewards.times import parse_time
 from hybridflow.rewards.wording import ALTERNATIVES, COMPARISONS, NEGATIONS, NEUTRAL
 
-_ENUMERATOR = re.compile(r"(?:(?<=[\n,;])|\A)\s{0,8}(?:[-*\u2022]|\(?\d{1,2}[.)])\s")
+_ENUMERATOR = re.compile(r"(?:(?<=[\n,;])|\A)\s{0,8}(?:[-*\u2022]|\(?\d{1,2}[.)]|\([ivxa-h]{1,4}\))\s")
 _THOUSANDS_COMMA = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _BETWEEN_ITEMS = re.compile("[,;|/\n\u3001\u2022]|\\b(?:and|or)\\b|(?<=\\s)&(?=\\s)|[和与及]", re.IGNORECASE)
 _NO_ITEM = re.compile(r"\brespectively\b|^\s{0,4}both\b", re.IGNORECASE)
@@ -47,6 +47,15 @@ def find_date(predicted: str, gold: str) -> Finding | None:
 def _compare_dates(said: Date, wanted: Date) -> Finding:
     verb = "is" if said == wanted else "is not"
     return Finding(said == wanted, "docqa_date", f"{said} {verb} {wanted}", str(said), str(wanted))
+
+
+def find_quarter(predicted: str, gold: str) -> Finding | None:
+    """For two quarters of a year: the same one, in figures or in words."""
+    said, wanted = parse_quarter(drop_asides(predicted)), parse_quarter(gold)
+    if said is None or wanted is None:
+        return None
+    verb = "is" if said == wanted else "is not"
+    return Finding(said == wanted, "docqa_quarter", f"{said} {verb} {wanted}", str(said), str(wanted))
 
 
 def find_time(predicted: str, gold: str) -> Finding | None:

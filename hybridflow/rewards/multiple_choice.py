@@ -24,8 +24,10 @@ _MARK = re.compile(
     rf"""{MARK.pattern}
     | \b (?:the|my|our) \s{{1,3}} (?:(?:correct|right|final|best) \s{{1,3}}){{1,2}}
       (?:option|choice|letter|statement|one) \s{{1,3}} (?:is|was|would\sbe|should\sbe) \b
+    | ^ [^\w\n]{{0,8}} (?:correct|right|final|chosen) \s (?:option|choice|letter) [*_\s]{{0,4}} :
+    | (?:正确|正確)?答案 (?=不是\s?[A-D])
     | \b my \s{{1,3}} (?:choice|pick|selection|option|vote) \s{{1,3}} (?:is|would\sbe) \b
-    | (?:[故此以应選选]|答案|应该|應該|本题|本題|我|因此|所以) \s? [选選] [择擇项項]? :?
+    | (?<![不别勿没非未]) (?:[故此以应選选]|答案|应该|應該|本题|本題|我|因此|所以) \s? [选選] [择擇项項]? :?
     | (?:正确|正確)(?:的)?(?:选项|選項|答案) \s? (?:是|为|為|:) :?
     """,
     MARK.flags,
@@ -36,6 +38,13 @@ _CHOOSES = re.compile(
     r"|opt for)\b[ :]{0,3}|\b(?:select|choose|pick)(?:ing)? (?=\(?[A-D]\b|option)|[选選][择擇]?(?=\s?[(]?[A-D])",
     re.IGNORECASE,
 )
+_REFUSES = re.compile(
+    r"(?:\b(?:not|never|cannot|without|avoid|rather than|instead of|than|no reason to|wrong to|refuse[sd]? to)|n't)"
+    r"\s(?:\w{1,12}\s){0,3}\Z|[不别勿没非未][^\s,.;:!?\u3002]{0,6}\Z",
+    re.IGNORECASE,
+)
+"""Before a verb that chooses: "I would not pick D", "不能选B"."""
+_REFUSES_CHARS = 60
 _IS_RIGHT = re.compile(
     r"(?:^|(?<=[.!?\n,:\u3002]))[\s*_]{0,4}(?:(?i:so|thus|therefore|hence|clearly|only),?\s{1,2}|[只仅]有|因此|所以|故)?"
     r"(?P<letter>(?i:(?:the )?(?:option|choice|answer|letter|statement) )?[*_]{0,2}[(\[]?[A-D][)\]]?[*_]{0,2}"
@@ -90,9 +99,16 @@ def extract_gold_choice(ground_truth: str) -> str:
 
 def _choose_without_mark(shown: str) -> str:
     """The letter of a sentence that chooses, or that the last sentence concludes with or has in brackets."""
-    chosen = find_last(_CHOOSES, shown)
+    chosen, is_refused = None, False
+    for found in _CHOOSES.finditer(shown):
+        if _REFUSES.search(shown[max(0, found.start() - _REFUSES_CHARS) : found.start()]):
+            is_refused = True
+        else:
+            chosen = found
     if chosen is not None and (letter := find_asserted(shown[chosen.end() :][:MOST_CHARS])):
         return letter
+    if is_refused:
+        return ""
     last, end = "", 0
     for found in _SENTENCE_ENDS.finditer(shown):
         last = shown[end : found.start()] if shown[end : found.start()].strip() else last

@@ -84,7 +84,7 @@ _STEPS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
 _COMPARED = re.compile(rf"([<>]=?)\s*(?=[{_CURRENCY}]?\s?[-\x00]?\.?\d)")
 _LETTER = rf"(?![{CJK}])(?:[^\W\d_]|[\u0300-\u036f\u0590-\u05cf\u0610-\u06ed\u0900-\u0dff\u0e31-\u0e4e])"
 _WORD = re.compile(rf"(?P<join>[-/_])?(?:(?P<number>{_MINUS}?\d+(?:\.\d+)*)|(?P<cjk>[{CJK}]+)|(?:{_LETTER})+)")
-_LABEL = re.compile(r"\w[\s-]A(?!\w)")
+_LABEL = re.compile(r"\w[\s-]A(?!\w)|\(\s?[aA]\s?\)|\d\s?[aA]\)")
 ARTICLES = frozenset({"a", "an", "the"})
 
 
@@ -128,7 +128,7 @@ def normalise(text: str) -> str:
 
 
 def holds_label(text: str) -> bool:
-    """Whether a capital A in `text` names something, as in "Vitamin A" or "Class A shares", and is no article."""
+    """Whether an A in `text` names something, as in "Vitamin A", "Class A shares", "4(a)", and is no article."""
     return bool(_LABEL.search(unify(text)))
 
 

@@ -34,13 +34,17 @@ DIGITS = re.compile(
 )
 """Digits with separators at the places of thousands, or of the Indian lakh, or none; never half of a longer number."""
 DECIMAL_COMMA = re.compile(
-    r"(?:\d{1,3}(?:\.\d{3}){1,6},\d{1,6}|0,\d{1,6}|\d{1,9},\d{1,2}(?= ?(?:€|eur\b|euros?\b|kr\b|chf\b|%|percent\b"
+    r"(?:\d{1,3}(?:\.\d{3}){1,6},\d{1,6}|0,\d{1,6}"
+    r"|(?:\d{1,9},\d{1,2}|\d{1,3}(?:\.\d{3}){2,6})(?= ?(?:€|eur\b|euros?\b|kr\b|chf\b|%|percent\b"
     r"|mio\b|mrd\b)))"
     r"(?![.,]{0,2}\d)",
     re.IGNORECASE,
 )
-"""A decimal comma that can be nothing else: behind points of thousands, behind 0, or before a European unit."""
-DECIMAL_COMMA_OF_MONEY = re.compile(r"\d{1,9},\d{2}(?![.,]{0,2}\d)")
+"""A decimal comma that can be nothing else: behind points of thousands, behind 0, or before a European unit.
+
+Before such a unit, two points or more are of thousands as well: "1.234.567 €".
+"""
+DECIMAL_COMMA_OF_MONEY = re.compile(r"(?:\d{1,9},\d{2}|\d{1,3}(?:\.\d{3}){2,6})(?![.,]{0,2}\d)")
 """The same behind a currency."""
 AND_A_PART = re.compile(r" and (?:an? |one |three[ -])?(half|quarters?|third)\b", re.IGNORECASE)
 PARTS_APART = re.compile(
@@ -57,7 +61,7 @@ ONE = re.compile(r"an? (?=(?:hundred|thousand|million|billion|trillion)\b)", re.
 """The "a" of "a million"."""
 
 NIL = re.compile(r"nil\b", re.IGNORECASE)
-SCALE_WORD = re.compile(rf" ?({_SCALE})", re.IGNORECASE)
+SCALE_WORD = re.compile(rf" ?({_SCALE})(?:\.(?= ?[€$£]| (?:eur|usd|gbp|chf)\b))?", re.IGNORECASE)
 SCALE_LETTER = re.compile(rf" ?({'|'.join(sorted(SCALE_LETTERS, key=len, reverse=True))})(?![^\W_])", re.IGNORECASE)
 SCALE_ASIDE = re.compile(
     rf"(?:\(\s?|,\s?)(?:in\s)?({_SCALE})(?:\s?\)|(?=\s?\Z))|\bin\s({_SCALE})(?=\s?\Z)",

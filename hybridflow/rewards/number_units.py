@@ -29,6 +29,8 @@ _PER = re.compile(
 )
 _YEARLY = re.compile(r" ?(?:annually|per annum|p\.a\.|yearly|a year|/year|/yr)(?![a-z])", re.IGNORECASE)
 _OF = re.compile(r" of ", re.IGNORECASE)
+_SECOND = re.compile("s(?![a-z0-9])")
+"""As the base of a rate: "MB/s"."""
 _DOLLARS = meaning_of("$")[0]
 _MOST_WORDS = 3
 _MOST_WORDS_OF = 5
@@ -95,6 +97,8 @@ def _read_base(text: str, at: int) -> tuple[str, int] | None:
     """What a rate is of, and where it ends: "per hour", "/ share"."""
     if text[at : at + 2].lower() == "n ":
         at += 2
+    if found := _SECOND.match(text, at):
+        return "second", found.end()
     if found := UNIT.match(text, at):
         return sorted(meaning_of(found.group())[0])[0], found.end()
     if found := _WORD.match(text, at):

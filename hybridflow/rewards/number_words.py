@@ -21,7 +21,8 @@ _AND = re.compile(r"[ -]and(?=[ -])", re.IGNORECASE)
 _PART = rf"(?P<part>{'|'.join(_PARTS)})s?\b"
 _PARTS_ALONE = re.compile(
     rf"(?:(?P<above>{'|'.join(_BELOW_TWENTY[1:10])})-{_PART}"
-    r"|(?:(?:an? |one )?(?P<half>half)|(?P<some>one|two) (?P<thirds>thirds?))\b)",
+    r"|(?:(?:an? |one )?(?P<half>half)|(?P<some>one|two) (?P<thirds>thirds?)"
+    r"|(?P<above_of>an?|one) (?P<part_of>quarter|third|tenth)(?= of an? (?:million|billion|trillion)))\b)",
     re.IGNORECASE,
 )
 """With a space, "three quarters" may be of a year, and is read so."""
@@ -90,7 +91,10 @@ def _part(found: re.Match[str]) -> Decimal:
     groups = found.groupdict()
     if groups.get("half"):
         return Decimal("0.5")
-    above, part = (groups["some"], "third") if groups.get("thirds") else (groups["above"], groups["part"])
+    if groups.get("part_of"):
+        above, part = groups["above_of"], groups["part_of"]
+    else:
+        above, part = (groups["some"], "third") if groups.get("thirds") else (groups["above"], groups["part"])
     numerator = 1 if above.lower() in ("a", "an") else _BELOW_TWENTY.index(above.lower())
     return _CONTEXT.divide(Decimal(numerator), Decimal(_PARTS[part.lower()]))
 

@@ -185,9 +185,9 @@ class _Reader:
         again = parse_quantity(found[1]) if found else None
         if found is None or again is None:
             return
-        is_same = abs(again.value) == value and (
-            not (self._unit.is_known and again.unit.is_known) or factor_between(again.unit, self._unit) == 1
-        )
+        are_known = self._unit.is_known and again.unit.is_known
+        factor = factor_between(again.unit, self._unit) if are_known else Decimal(1)
+        is_same = factor is not None and abs(again.value) * factor == value
         if is_same or self._is_percentage(value, again):
             self._at = found.end()
             self._unit = self._unit if self._unit.is_known or not is_same else again.unit

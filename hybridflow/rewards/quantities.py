@@ -45,7 +45,7 @@ _NUMBER_BEGINS = re.compile(
 )
 _TIME_FIRST = re.compile(rf"(?:{forms.TIME.pattern}),? ", re.IGNORECASE)
 _YEAR = re.compile(r"(?:19|20)\d\d(?![.,]{0,2}\d)")
-_REFERENCES = word_set("figure number year fiscal result month part item no")
+_REFERENCES = word_set("figure number year fiscal result month part item no group company term period")
 """Directly before a number, they make a reference of it, as in "figure 5"."""
 _MOST_WORDS_BEFORE = 14
 _CHINESE_LEAD = re.compile(
@@ -65,6 +65,7 @@ _AGAIN = re.compile(
     r"(?P<again>[^;()]{1,80}\)?)\W{0,3}\Z",
     re.IGNORECASE,
 )
+_OR = re.compile(r"\W{0,6}or\b", re.IGNORECASE)
 _SUM_LEAD = re.compile(r"\A\s?(?:it is|it's|is|the (?:sum|ratio|quotient|difference|product) of)\s", re.IGNORECASE)
 _SUM_TOLERANCE = Decimal("0.0015")
 _DOUBT = ALTERNATIVES - word_set("and 和 与 both also") | word_set(
@@ -233,7 +234,8 @@ def _is_same_again(clause: str, quantity: Quantity) -> bool:
     if again is None or again.value == 0:
         return False
     if again.unit.is_known and not quantity.unit.is_known:
-        return False
+        is_fraction = again.unit.meanings == PERCENT and abs(quantity.value) <= 1 and not _OR.match(clause)
+        return is_fraction and again.value == quantity.value * 100
     factor = factor_between(again.unit, quantity.unit) if again.unit.is_known else Decimal(1)
     return factor is not None and again.value * factor == quantity.value
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from decimal import Decimal
 
 from hybridflow.rewards.asides import DOCUMENT_WORDS
 from hybridflow.rewards.normalise import normalise
@@ -28,7 +29,7 @@ _NO_NAME = word_set(
 )
 _TURNS = re.compile(
     r"\b(?:however|though|although|but|yet|still|that said|then again|on the other hand|nevertheless|nonetheless"
-    r"|instead|conversely|if|unless|otherwise)\b",
+    r"|as well|likewise|too|instead|conversely|if|unless|otherwise)\b",
     re.IGNORECASE,
 )
 _DENIES = re.compile(
@@ -54,6 +55,11 @@ _SAID_NUMBER = re.compile(
     r"(?: about| actually| really| rather| in fact)? \Z",
     re.IGNORECASE,
 )
+_RESULT = re.compile(r"(?:\b(?:gives?|gave|yields?|makes?|get|gets|obtain|arrive at)\s|=\s?)\Z", re.IGNORECASE)
+_OTHER_TIME = re.compile(
+    r"\b(?:last|previous|prior|preceding|next) (?:year|quarter|month|period)\b|\bthe (?:fiscal )?(?:19|20)\d\d\b",
+    re.IGNORECASE,
+)
 _WINDOW = 60
 
 
@@ -61,12 +67,10 @@ def puts_forward_rival(sentence: str, answer: str) -> bool:
     """Whether `sentence`, which stands behind `answer`, asserts another candidate of its form."""
     is_turn = bool(_TURNS.search(sentence))
     if answer[:1].isdigit() or answer[1:2].isdigit():
-        if TIME.search(sentence):
+        if TIME.search(sentence) or _OTHER_TIME.search(sentence):
             return False
-        rivals = list(_find_numbers(sentence, answer))
-        return any(
-            is_turn or _SAID_NUMBER.search(sentence, max(0, at[0] - _WINDOW), at[0]) for at in rivals
-        ) and not _DENIES.search(sentence)
+        is_told = any(is_turn or _is_number_asserted(sentence, *at) for at in _find_numbers(sentence, answer))
+        return is_told and not _DENIES.search(sentence)
     if not _NAME.search(answer):
         return False
     rivals = list(_find_names(sentence, answer))
@@ -83,6 +87,13 @@ def _is_asserted(sentence: str, start: int, end: int) -> bool:
     return bool(_SAID_TO_BE.search(sentence, max(0, start - _WINDOW), start) and _LAST.match(sentence, end))
 
 
+def _is_number_asserted(sentence: str, start: int, end: int) -> bool:
+    window = max(0, start - _WINDOW)
+    is_said = not sentence[:start].strip(" \"'*_(") and _IS_SAID_OF.match(sentence, end)
+    is_result = _LAST.match(sentence, end) and _RESULT.search(sentence, window, start)
+    return bool(is_said or is_result or _SAID_NUMBER.search(sentence, window, start))
+
+
 def _find_names(sentence: str, answer: str) -> Iterator[tuple[int, int]]:
     """Where the names of a sentence stand that share no word with the answer."""
     own = set(normalise(answer).split())
@@ -93,6 +104,13 @@ def _find_names(sentence: str, answer: str) -> Iterator[tuple[int, int]]:
             yield found.start() + found.group().lower().find(foreign[0][:2]), found.end()
 
 
+def _scaled(digits: str) -> list[str]:
+    """A number as a percentage and as a fraction."""
+    if not re.fullmatch(r"\d+(?:\.\d+)?", digits):
+        return []
+    return [f"{Decimal(digits).scaleb(shift).normalize():f}" for shift in (2, -2)]
+
+
 def _find_numbers(sentence: str, answer: str) -> Iterator[tuple[int, int]]:
     """Where the numbers stand that are not the answer's, and no year or the number of a clause or page."""
     own = set(re.findall(r"\d[\d.]*\d|\d", answer.replace(",", "")))
@@ -100,5 +118,5 @@ def _find_numbers(sentence: str, answer: str) -> Iterator[tuple[int, int]]:
         digits = found.group().replace(",", "").strip("$£€¥+-.")
         before = sentence[: found.start()].split()[-1:] or [""]
         is_reference = before[0].lower().strip("(.") in DOCUMENT_WORDS or re.fullmatch(r"(?:19|20)\d\d", digits)
-        if digits not in own and not is_reference:
+        if not own & {digits, *_scaled(digits)} and not is_reference:
             yield found.span()

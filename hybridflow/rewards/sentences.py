@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from hybridflow.rewards.wording import word_set
 
-_END = re.compile(r"[.!?](?=[\s\"')\]*_]|\Z)|\u3002|\n(?!\s{0,8}(?:[-*\u2022]|\(?\d{1,2}[.)])\s)")
-_TITLES = word_set("mr mrs ms dr st mt ft prof gen sen rep gov hon capt lt vs approx rs sq ca cf eg ie viz")
+_END = re.compile(r"[.!?](?=[\s\"')\]*_]|\Z)|\u3002|\n(?!\s{0,8}(?:[-*\u2022]|\(?\d{1,2}[.)]|\([ivxa-h]{1,4}\))\s)")
+_TITLES = word_set("mr mrs ms dr st mt ft prof gen sen rep gov hon capt lt vs approx rs sq ca cf eg ie viz mio mrd")
 _NUMBERED = word_set("no nos fig vol sec art p pp jan feb mar apr jun jul aug sep sept oct nov dec")
 _ENUMERATOR = re.compile(r"\n\s{0,4}\(?\d{1,2}\Z")
 _INITIALS = re.compile(r"(?:[^\W\d]\.)*[^\W\d]")

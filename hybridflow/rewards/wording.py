@@ -44,6 +44,7 @@ MEASURED = word_set(
     changed difference year company group operating interest tax basic diluted of the by to at equal equals
     approximately
     approx about around roughly circa ca some say estimated only us comes came stands stood works out reached reach
+    term period length duration
     reported reports recorded paid pays earned held owned worth up"""
 ) - word_set("up")
 """Before a number, beside NEUTRAL: name the quantity, and leave the number as it is."""
@@ -87,7 +88,7 @@ PARTS = word_set(
 
 SCALES = {
     "hundred": 2, "thousand": 3, "lakh": 5, "lac": 5, "million": 6, "mn": 6, "mln": 6, "mil": 6, "mio": 6, "crore": 7,
-    "billion": 9, "bn": 9, "bln": 9,
+    "billion": 9, "bn": 9, "bln": 9, "mrd": 9,
     "trillion": 12, "tn": 12,
     "百": 2, "千": 3, "万": 4, "百万": 6, "千万": 7, "亿": 8, "十亿": 9,
     "百亿": 10, "千亿": 11, "万亿": 12, "兆": 12,

@@ -38,7 +38,9 @@ _CONTRARY = {
         r"(?:^|[,.;:!/&(-]|\band\b|\bor\b)\s{0,3}(?:no|nope|false|incorrect|wrong)(?=\s{0,3}(?:[,.;:!)/&-]|\Z))",
         re.IGNORECASE,
     ),
-    "no": re.compile(r"\b(?:yes|true|yeah)\b", re.IGNORECASE),
+    "no": re.compile(
+        r"(?:^|[,.;:!/&(-]|\band\b|\bor\b)\s{0,3}(?:yes|true|yeah)(?=\s{0,3}(?:[,.;:!)/&-]|\Z))", re.IGNORECASE
+    ),
 }
 _SET_OFF = re.compile(
     r"[\s*\"')\]]{0,4}(?:[,.;:!(\n\u3002]|\s?-\s|\Z"
@@ -50,7 +52,7 @@ _BARE_NUMBER = re.compile(r"[\W_]{0,6}\d[\d.,]{0,20}\W{0,3}\Z")
 _PHRASE = re.compile(
     r"[\s,;:(\"'*-]{1,6}(?:(?:in|to|for|with|without|on|at|under|within|during|until|from|up|almost|nearly"
     r"|more|less|kind|sort)\b|(?!(?:clearly|certainly|definitely|absolutely|obviously|explicitly|expressly|namely"
-    r"|exactly|precisely|accordingly|specifically|undoubtedly|surely|family|supply|apply|reply)\b)[a-z]+ly\b)"
+    r"|exactly|precisely|accordingly|specifically|undoubtedly|surely|family|supply|apply|reply)\b)[a-z]{1,20}ly\b)"
     r"(?P<rest>[^.!?\n]{0,200})",
     re.IGNORECASE,
 )

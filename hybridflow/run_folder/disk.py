@@ -17,8 +17,14 @@ MIB = 2**20
 LEAST_BYTES = MIB
 
 
-def explain_full(error: BaseException, folder: Path) -> DiskFullError | None:
-    """The error for the user where a full disk is behind `error`; `folder` is on it. None where it is not."""
+RESUME = "go on with --resume; nothing that was saved is lost"
+
+
+def explain_full(error: BaseException, folder: Path, then: str = RESUME) -> DiskFullError | None:
+    """The error for the user where a full disk is behind `error`; `folder` is on it. None where it is not.
+
+    `then`: what to do when there is room again.
+    """
     behind = [one for one in _chain(error) if _tells_full(one)]
     if not behind and not (isinstance(error, WorkerError) and is_full(folder)):
         return None
@@ -29,7 +35,7 @@ def explain_full(error: BaseException, folder: Path) -> DiskFullError | None:
     usage = shutil.disk_usage(there)
     return DiskFullError(
         f"{what}\nThe disk of {there} has {usage.free / MIB:.1f} MiB free of {usage.total / MIB:.0f} MiB. Remedy: make "
-        f"room there (or raise the quota, or ulimit -f), and go on with --resume; nothing that was saved is lost"
+        f"room there (or raise the quota, or ulimit -f), and {then}"
     )
 
 

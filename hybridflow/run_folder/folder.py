@@ -172,7 +172,7 @@ class RunFolder:
         differing = [
             f"{key}: was {before.get(key)!r}, is {now.get(key)!r}"
             for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and not key.startswith(self._may_change)
+            if before.get(key) != now.get(key) and not key.startswith(self._may_change) and not _was_open(key, before)
         ]
         if differing:
             raise ConfigError(
@@ -196,6 +196,11 @@ class RunFolder:
             raise CheckpointError(
                 f"nothing to resume: {self.resolved} cannot be read: {error}. Restore it, or start without --resume"
             ) from error
+
+
+def _was_open(key: str, before: dict[str, Any]) -> bool:
+    """Whether the run left it to each worker's machine which kernels compute; what that was, nobody knows here."""
+    return key in ("train.kernels", "train.attention") and before.get(key) in (None, "auto")
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

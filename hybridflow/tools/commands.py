@@ -11,11 +11,13 @@ from typing import Annotated
 import typer
 
 from hybridflow.errors import tell_interrupted
+from hybridflow.run_folder.disk import explain_full
 from hybridflow.tools.layout_options import CP, DP, EP, ETP, PP, SP, TP, LayoutRequest, Threads
 from hybridflow.tools.progress import RowProgress, note
 from hybridflow.tools.run_options import ConfigFiles, Overrides, Resume
 
 EXIT_INTERRUPTED = 130
+GOES_ON = "the same command goes on where it stopped"
 
 
 class Dtype(StrEnum):
@@ -84,7 +86,7 @@ def logprobs(
 
     configure("driver", level="WARNING")
     layout = LayoutRequest(tp, pp, cp, dp, ep, etp, sequence_parallel)
-    with interruptible("the same command goes on where it stopped"):
+    with interruptible(GOES_ON, output):
         from hybridflow.tools.logprobs import LogprobsJob, write_logprobs  # this takes seconds
 
         job = LogprobsJob(
@@ -136,7 +138,7 @@ def generate(
     from hybridflow.observability.log import configure
 
     configure("driver", level="WARNING")
-    with interruptible("the same command goes on where it stopped"):
+    with interruptible(GOES_ON, output):
         from hybridflow.tools.generate import GenerateJob, write_completions  # this takes seconds
         from hybridflow.types import SamplingParams
 
@@ -193,7 +195,7 @@ def export(
 
     configure("driver", level="WARNING")
     layout = LayoutRequest(tp=tp, pp=pp, dp=dp, ep=ep, etp=etp, sequence_parallel=sequence_parallel)
-    with interruptible("the output is not complete"):
+    with interruptible("the output is not complete", output, "give the same command with --overwrite"):
         from hybridflow.tools.export import ExportJob, export_checkpoint  # this takes seconds
 
         written = "model" if dtype is None else dtype.value
@@ -230,9 +232,17 @@ def sft(config: ConfigFiles, set_: Overrides = None, resume: Resume = False) -> 
 
 
 @contextmanager
-def interruptible(remedy: str) -> Iterator[None]:
+def interruptible(remedy: str, output: Path | None = None, then: str = f"go on: {GOES_ON}") -> Iterator[None]:
+    """Ctrl-C ends the command with `remedy`. Where the disk of `output` is full, DiskFullError says so, and `then`."""
     try:
         yield
     except KeyboardInterrupt as interrupt:
         note(tell_interrupted(interrupt, remedy))
         raise typer.Exit(EXIT_INTERRUPTED) from None
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename is None and output is not None:
+            error.filename = str(output)  # a write does not know the name
+        full = None if output is None else explain_full(error, output.absolute().parent, then)
+        if full is None:
+            raise
+        raise full from error

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from hybridflow.config.sections import WorkerSection
-from hybridflow.errors import CheckpointError, ConfigError
+from hybridflow.errors import CheckpointError, ConfigError, HybridFlowError
 from hybridflow.run_folder.checkpoints import WEIGHTS_FOLDER
 from hybridflow.tools.layout_options import LayoutRequest, check_threads
 from hybridflow.tools.session import open_policy
@@ -49,7 +49,12 @@ def export_checkpoint(job: ExportJob, note: Callable[[str], None]) -> None:
         note("checking and loading")
         group.load_checkpoint(folder)
         note(f"writing {job.output}")
-        group.save_hf(job.output)
+        try:
+            group.save_hf(job.output)
+        except HybridFlowError:
+            for part in job.output.glob("*.safetensors.partial"):  # of a full disk, they keep it full
+                part.unlink()
+            raise
     shutil.rmtree(logs, ignore_errors=True)
 
 

@@ -40,7 +40,8 @@ class OutputFile:
                 self.path.unlink(missing_ok=True)
             elif self.path.exists() and self.path.stat().st_size and self._read_marker() != job:
                 moved = self._move_away()
-            self._marker.write_text(json.dumps(job, indent=1) + "\n")
+            if self._read_marker() != job:
+                self._write_marker(job)
             self.path.touch()
             return _keep_whole_lines(self.path), moved
         except OSError as error:
@@ -52,6 +53,15 @@ class OutputFile:
             return read_json(self._marker)
         except (FileNotFoundError, Unreadable):
             return None
+
+    def _write_marker(self, job: dict[str, Any]) -> None:
+        """Whole or not at all: without it nobody knows what the lines are."""
+        part = self._marker.with_name(self._marker.name + ".part")
+        try:
+            part.write_text(json.dumps(job, indent=1) + "\n")
+            part.replace(self._marker)
+        finally:
+            part.unlink(missing_ok=True)
 
     def _move_away(self) -> Path:
         number = 1

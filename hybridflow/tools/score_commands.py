@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hybridflow.tools.commands import interruptible
+from hybridflow.tools.commands import GOES_ON, interruptible
 from hybridflow.tools.progress import RowProgress, note
 from hybridflow.tools.run_options import Overrides
 
@@ -89,7 +89,7 @@ def score(
     }
     reward = build_reward(ScoreOptions(config or [], set_ or [], verifier or [], compat and compat.value, judge))
     job = ScoreJob(data, responses, output, reward, overwrite=overwrite)
-    with interruptible("the same command goes on where it stopped"), RowProgress() as progress:
+    with interruptible(GOES_ON, output), RowProgress() as progress:
         summary = write_verdicts(job, progress)
     for line in summary.lines(output):
         note(line)

@@ -12,6 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from hybridflow.config.sections import LayoutSection
 from hybridflow.errors import CheckpointError, ConfigError
+from hybridflow.reading import Unreadable, read_json
 from megatron_ext.commit import BrokenCheckpointError
 from megatron_ext.hf.config import HFConfig, UnsupportedModelError
 from megatron_ext.hf.files import WeightsError, check_hf_weights, read_model_config
@@ -19,6 +20,7 @@ from megatron_ext.hf.identity import WrongModelError, check_checkpoint
 from megatron_ext.layout import Layout, LayoutError, check_layout
 from megatron_ext.links import LinkError, refuse_links
 
+GENERATION_FILE = "generation_config.json"
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError, StrictDataclassError)
 """What transformers raises over a config.json that is missing, cut short, or has values of another kind."""
 
@@ -38,6 +40,7 @@ def read_model(hf_dir: str | Path, named: str | None = None) -> HFConfig:
         raise ConfigError(f"{named}: no config.json there. Name a Hugging Face model directory")
     try:
         refuse_links(hf_dir)
+        _check_generation(Path(hf_dir) / GENERATION_FILE, named)
         return read_model_config(hf_dir)
     except WeightsError as error:
         raise ConfigError(f"{named} does not hold the model: {error}") from error
@@ -47,6 +50,22 @@ def read_model(hf_dir: str | Path, named: str | None = None) -> HFConfig:
         raise ConfigError(f"{named} cannot be used: {error}") from error
     except UNREADABLE as error:
         raise ConfigError(f"{named}: cannot read its config.json: {error}. Copy the directory again") from error
+
+
+def _check_generation(path: Path, named: str) -> None:
+    """Raises ConfigError for a file of which SGLang would read nothing, and say nothing: a text might never end."""
+    if not path.is_file():
+        return
+    try:
+        settings = read_json(path)
+    except Unreadable as error:
+        raise ConfigError(f"{named}: cannot read its {path.name}: {error}. Copy it again") from error
+    ends = settings.get("eos_token_id") if isinstance(settings, dict) else settings
+    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if not isinstance(settings, dict) or any(type(token_id) is not int for token_id in ends):
+        raise ConfigError(
+            f"{named}: eos_token_id = {ends!r:.60} in its {path.name}: it must be a token id, or a list of them"
+        )
 
 
 def check_model_layout(

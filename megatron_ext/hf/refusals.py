@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 
@@ -12,10 +13,16 @@ class UnsupportedModelError(ValueError):
 COUNTS = (
     *("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"),
     *("head_dim", "vocab_size", "max_position_embeddings"),
-    *("num_experts", "num_experts_per_tok", "moe_intermediate_size", "decoder_sparse_step"),
+    *("num_experts", "num_local_experts", "num_experts_per_tok", "moe_intermediate_size", "decoder_sparse_step"),
 )
 """Keys of config.json that are whole numbers of at least 1, where they are there at all."""
 LARGEST_COUNT = 2**40
+ROPE_KEYS = ("rope_scaling", "rope_parameters")
+ROPE_NUMBERS = (
+    *("rope_theta", "factor", "original_max_position_embeddings", "attention_factor"),
+    *("low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow"),
+)
+"""Keys of the position encoding that are positive numbers, where they are there at all."""
 ONLY = {
     "hidden_act": "silu",
     "use_sliding_window": False,
@@ -30,7 +37,8 @@ ONLY = {
 def refuse_impossible(raw: dict[str, Any]) -> None:
     """Raises ValueError for a count below 1, in the config as it is written: transformers divides by some of them.
 
-    What is no number transformers refuses itself.
+    And UnsupportedModelError for numbers of the position encoding that are none. What else is no number transformers
+    refuses itself.
     """
     for key in COUNTS:
         value = raw.get(key)
@@ -38,6 +46,29 @@ def refuse_impossible(raw: dict[str, Any]) -> None:
             raise ValueError(f"{key} = {value!r}: it must be a whole number of at least 1")
     if isinstance(raw.get("head_dim"), int):
         _refuse_odd(raw["head_dim"])
+    for key in ROPE_KEYS:
+        _refuse_rope(key, raw.get(key))
+    _refuse_number("rope_theta", raw.get("rope_theta"))
+
+
+def _refuse_rope(key: str, rope: Any) -> None:
+    if rope is None:
+        return
+    if not isinstance(rope, dict):
+        raise UnsupportedModelError(f"{key} = {rope!r}: it must be an object, such as {{'rope_type': 'yarn', ...}}")
+    for name in ROPE_NUMBERS:
+        _refuse_number(f"{key}.{name}", rope.get(name))
+    if rope.get("factor") is not None and not (rope.get("rope_type") or rope.get("type")):
+        raise UnsupportedModelError(
+            f"{key} = {rope}: a factor and no rope_type, so that nothing would be stretched: say which is meant"
+        )
+
+
+def _refuse_number(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (value > 0 and math.isfinite(value)):
+        raise UnsupportedModelError(f"{name} = {value!r}: it must be a positive number")
 
 
 def refuse_unsupported(config: Any) -> None:

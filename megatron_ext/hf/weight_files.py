@@ -51,6 +51,10 @@ def tensor_names(path: Path) -> list[str]:
             return list(file.keys())
     except FileNotFoundError as error:
         raise WeightsError(f"{path} does not exist, but {INDEX_NAME} names it; copy it there") from error
+    except OSError as error:
+        raise WeightsError(
+            f"{path} cannot be read ({error.strerror or error}); let it be a file that you can read"
+        ) from error
     except SafetensorError as error:
         raise WeightsError(f"{path} is damaged or cut short ({error}); copy it again") from error
 

@@ -92,10 +92,10 @@ def varlen_by_hand(
     *,
     scale: float,
     window_size: tuple[int, int],
-    enable_gqa: bool,
+    enable_gqa: bool = False,
 ) -> Tensor:
     """What torch documents of its function: causal, the last query of each segment aligned with its last key."""
-    assert window_size == (-1, 0)
+    assert window_size == (-1, 0) and enable_gqa == (query.size(1) != key.size(1))
     assert max_q == cu_seq_q.diff().max() and max_k == cu_seq_k.diff().max()
     outputs = []
     for q, k, v in zip(

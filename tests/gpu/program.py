@@ -146,8 +146,9 @@ def _run(pipe: Connection, name: str, is_dry: bool) -> None:
 
     report = Report(pipe.send)
     try:
-        module, _, function = CHECKS[name].place.partition(":")
-        getattr(importlib.import_module(module), function)(report, DRY if is_dry else GPU)
+        if is_dry or _sees_gpu(report):
+            module, _, function = CHECKS[name].place.partition(":")
+            getattr(importlib.import_module(module), function)(report, DRY if is_dry else GPU)
     except Exception as error:
         traceback.print_exc()
         frame = traceback.extract_tb(error.__traceback__)[-1]
@@ -155,6 +156,13 @@ def _run(pipe: Connection, name: str, is_dry: bool) -> None:
     strangers = guard.strangers()
     report.require(not strangers, f"imported, and not there on a bare machine: {', '.join(strangers)}")
     pipe.send(("end", None))
+
+
+def _sees_gpu(report: Any) -> bool:
+    import torch
+
+    report.require(torch.cuda.is_available(), "torch sees no GPU: run it on a machine with one, or with --dry-run")
+    return torch.cuda.is_available()
 
 
 if __name__ == "__main__":

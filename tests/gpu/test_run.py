@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.gpu.carried import CARRIED, check_wheels, requirements
 from tests.gpu.imports import Guard, allowed_distributions
@@ -53,6 +54,15 @@ def test_a_check_that_fails_does_not_stop_the_others() -> None:
         ("logprob_memory", True),
     ]
     assert "and was ended" in lines[0]["faults"][0] and "no time was left for it" in lines[1]["faults"][0]
+
+
+@pytest.mark.full
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for a machine without a GPU")
+def test_without_a_gpu_each_check_says_so() -> None:
+    """As on a GPU, each in a fresh process."""
+    status, lines, _ = run("--only", "environment", "train_step")
+    assert status == 1 and [line["ok"] for line in lines] == [False, False]
+    assert {line["faults"][0].partition(":")[0] for line in lines} == {"torch sees no GPU"}
 
 
 def test_what_is_carried_is_listed_by_the_script(tmp_path: Path) -> None:

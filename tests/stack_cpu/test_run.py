@@ -99,6 +99,8 @@ def test_a_normal_run_says_what_it_does_with_the_clock_and_warns_of_nothing(fini
     told = lines[: next(number for number, line in enumerate(lines) if line.startswith("quickstart"))]
     assert [line for line in told if not re.match(r"\d\d:\d\d:\d\d (note: |RL|warm-up|still in )", line)] == []
     assert "loading the libraries (usually 10 s)" in "\n".join(told)
+    assert 'kernels (train.kernels = "auto"): Adam: torch, RMSNorm: torch' in "\n".join(told[:4])
+    assert json.loads((finished / "resolved.json").read_text())["train"]["kernels"] == "torch"
     assert "WARNING" not in "\n".join(lines)
 
 

@@ -43,7 +43,12 @@ def check_kernels(subject: Subject) -> Iterator[Finding]:
             refuse()
         except ConfigError as error:
             yield Finding("error", str(error))
-    yield Finding("fact", resolve_worker(subject.config.train)[1])
+    told = resolve_worker(config.train)[1]
+    if config.train.kernels in ("transformer_engine", "apex") and not on_gpus:
+        told += ', and there is no GPU here. Remedy: where this machine is to train, set train.kernels = "auto"'
+        yield Finding("warning", told)
+    else:
+        yield Finding("fact", told)
 
 
 def check_memory(subject: Subject) -> Iterator[Finding]:
@@ -96,7 +101,12 @@ def check_disk(subject: Subject) -> Iterator[Finding]:
     """The run folder can be written, and has room for the checkpoints that are kept and the one that is written."""
     config = subject.config
     folder = Path(config.run.directory)
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    except OSError as error:  # no path of this length, or links in a circle
+        told = config.run.directory[:200]
+        yield Finding("error", f"run.directory = {told!r}: {error.strerror}. Remedy: --set run.directory=<a folder>")
+        return
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         what = "cannot be written to" if there.is_dir() else "is no folder"
         yield Finding(

@@ -27,6 +27,7 @@ def check_folder(subject: Subject) -> Iterator[Finding]:
     named, path = subject.config.model.path, Path(subject.config.model.path)
     told = f"model.path = {named!r}: no config.json there"
     if not (path / "config.json").is_file():
+        subject.has_model = False
         raise ConfigError(f"{told}{_why_no_model(named, path)}. Name a Hugging Face model directory")
     if subject.config.model.init == "weights" and not any(path.glob("*.safetensors")):
         raise ConfigError(
@@ -85,6 +86,7 @@ def check_model_files(subject: Subject) -> Iterator[Finding]:
     from hybridflow.control.prepare import check_model
     from hybridflow.rollout.arguments import check_names, check_support
 
+    subject.need_model()
     check_model(subject.config)
     check_names(subject.config.rollout.sglang)
     check_support(subject.config.rollout.top_p)

@@ -36,6 +36,8 @@ class Subject:
     def __init__(self, config: Config, saved: Path | None = None) -> None:
         self.config = config
         self.saved = saved
+        self.has_model = True
+        """False once it is told that there is none at model.path."""
         self._known: dict[str, Any] = {}
         self._failed: set[str] = set()
 
@@ -63,15 +65,22 @@ class Subject:
     def registry(self) -> Registry:
         return self._once("registry", lambda: build_registry(self.config.reward))
 
+    def need_model(self) -> None:
+        """Raises AlreadyToldError where there is none."""
+        if not self.has_model:
+            raise AlreadyToldError("model")
+
     @property
     def shape(self) -> ModelShape | None:
         """None where config.json leaves out what a library would fill in."""
+        self.need_model()
         return self._once("shape", lambda: read_shape(self.config.model.path))
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         from hybridflow.policy.load import load_tokenizer
 
+        self.need_model()
         return self._once("tokenizer", lambda: load_tokenizer(self.config.model.path))
 
     def _once(self, key: str, build: Callable[[], T]) -> T:

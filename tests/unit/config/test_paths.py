@@ -36,6 +36,20 @@ def test_beside_the_file_then_in_the_working_folder(here: Path) -> None:
     assert load(here, "x", "model.path=both") == "both"
 
 
+def test_home_is_found(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(here))
+    assert load(here, "~/both") == load(here, "x", "model.path=~/both") == str(here / "both")
+
+
+def test_a_path_of_the_command_line_that_is_beside_the_file_is_told(here: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(here, "both", "model.path=beside")
+    assert f"'beside' [--set]: {here / 'beside'} does not exist, and --set is from the working folder" in str(
+        caught.value
+    )
+    assert str(caught.value).endswith(f"Remedy: --set model.path={here / 'conf' / 'beside'}")
+
+
 def test_pattern_and_file_in_the_working_folder(here: Path) -> None:
     (here / "conf" / "rows-1.jsonl").write_text("")
     (here / "a.toml").write_text(

@@ -31,6 +31,15 @@ QUICKSTART = Path(__file__).parents[3] / "configs" / "quickstart.toml"
         ("run.seed=18446744073709551616", "64 bits"),
         ("run.seed=-1", "at least 0"),
         ("run.name=5", "put it in quotes"),
+        ("run.name=" + "a" * 300, "at most 128 characters"),
+        ("run.name=2024-01-01", "put it in quotes"),
+        ("train=5", "write it as a table"),
+        ("data.train_path=", "name a file or folder, or leave the key out"),
+        ("model.path=", "name a file or folder"),
+        ("run.directory=", "name a file or folder"),
+        (r'model.path="a\u0000b"', "name a file or folder"),
+        ('rollout.stop=[""]', "at least 1 char"),
+        ("rollout.temperature=1e-8", "at least 0.001"),
         ("train.num_steps=" + "9" * 5000, "digits"),
         ("train.num_steps=1e400", "give a whole number"),
         ("train.learning_rate=1e400", "give a finite number"),
@@ -77,7 +86,9 @@ def test_file_that_costs_more_than_it_holds(tmp_path: Path, content: str, said: 
     assert len(str(caught.value)) < 10_000 and time.process_time() - began < 5.0
 
 
-@pytest.mark.parametrize("content", ["[" * 100_000, '{"train": {"num_steps": ' + "9" * 5000 + "}}", "[1]", "{"])
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, '{"train": {"num_steps": ' + "9" * 5000 + "}}", "[1]", "{", '{"run": {}, "run": {}}']
+)
 def test_resolved_that_cannot_be_read(tmp_path: Path, content: str) -> None:
     (tmp_path / "resolved.json").write_text(content)
     with pytest.raises(ConfigError, match=r"resolved\.json: "):
@@ -87,6 +98,28 @@ def test_resolved_that_cannot_be_read(tmp_path: Path, content: str) -> None:
 def test_byte_order_mark(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_bytes(b"\xef\xbb\xbf" + b"[train]\r\nnum_steps = 7\r\n")
     assert load_config([QUICKSTART, tmp_path / "a.toml"], [], Config).train.num_steps == 7
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[warmup.stages]\nname = 'x'", "give a list"),
+        ("[train.num_steps]\nx = 1", "give a whole number"),
+        ("[[train]]\nnum_steps = 1", "write it as a table"),
+        ('["tr\u00e4in"]\nx = 1', "did you mean 'train'"),
+    ],
+)
+def test_the_file_of_a_table_is_named(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "a.toml").write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_config([QUICKSTART, tmp_path / "a.toml"], [], Config)
+    assert said in str(caught.value) and f"[{tmp_path / 'a.toml'}]" in str(caught.value)
+
+
+def test_the_home_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = load_config([QUICKSTART], ["run.directory=~/runs", "model.path=~/model"], Config)
+    assert (config.run.directory, config.model.path) == (f"{tmp_path}/runs", f"{tmp_path}/model")
 
 
 @pytest.mark.parametrize("override", ["train.layout.dp=3", "train.layout.dp=7"])

@@ -123,6 +123,11 @@ def test_a_mistake_is_found_and_its_remedy_helps(mistake: Mistake, folder: Folde
         assert num_errors == 0, said
 
 
+def test_a_model_that_is_not_there_is_told_once(folder: Folder, check: Any) -> None:
+    folder.set = ["model.path=modle"]
+    assert check()[0] == 1
+
+
 def test_all_errors_are_told_at_once(folder: Folder, check: Any) -> None:
     """Keys, values that do not go together, rows, layout, verifier, judge."""
     folder.write_rows(gold="?!")

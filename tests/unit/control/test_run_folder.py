@@ -52,6 +52,18 @@ def test_an_earlier_run_is_renamed(tmp_path: Path) -> None:
     assert [path.name for path in folder.path.iterdir()] == ["resolved.json"]
 
 
+def test_kernels_that_were_left_to_the_workers_may_be_named_on_resume(tmp_path: Path) -> None:
+    """What a run did name, or its driver resolved, stays."""
+    config = build_config(tmp_path)
+    folder = RunFolder(config)
+    begin(folder, config)
+    named = config.model_copy(update={"train": config.train.model_copy(update={"kernels": "torch"})})
+    folder.check_same_run(named)
+    folder.reopen(named)
+    with pytest.raises(ConfigError, match=r"train.kernels: was 'torch', is 'auto'"):
+        folder.check_same_run(config)
+
+
 def test_a_folder_that_cannot_be_made_is_a_config_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     config = build_config(tmp_path / "file")

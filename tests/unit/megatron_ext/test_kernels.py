@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -70,6 +71,14 @@ def test_a_named_one_that_is_missing_is_an_error(packages: Any, choice: Any, the
     packages(*there)
     with pytest.raises(KernelsError, match=message):
         resolve_kernels(choice, on_cuda=True)
+
+
+def test_what_is_loaded_already_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("transformer_engine", "transformer_engine.pytorch"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    assert resolve_kernels("auto", on_cuda=True).library == "transformer_engine"
+    monkeypatch.delitem(sys.modules, "transformer_engine.pytorch")
+    assert resolve_kernels("auto", on_cuda=True).library == "torch"
 
 
 def test_what_is_said() -> None:

@@ -373,7 +373,7 @@ THEMES: dict[str, list[Row]] = {
         (QA, "the nineties", "the 1990s", 0),
         (QA, "the 1980s", "the 1990s", 0),
         (QA, "1990", "the 1990s", 0),
-        (QA, "Q3 2019", "third quarter of 2019", 0),
+        (QA, "Q3 2019", "third quarter of 2019", 1),
         (QA, "the 3rd quarter of 2019", "third quarter of 2019", 1),
     ],
     "numbers": [
@@ -1211,7 +1211,7 @@ THEMES: dict[str, list[Row]] = {
         (MATH, "@答案是１２０", "120", 1),
         (MATH, "@答案是两千五百万美元", "$25 million", 1),
         (MATH, "@答案是百分之三点五", "3.5%", 1),
-        (MATH, "@答案是千分之三", "0.3%", 0),
+        (MATH, "@答案是千分之三", "0.3%", 1),
         (MATH, "@答案是三成", "30%", 0),
         (MATH, "@答案是3.5亿", "350 million", 1),
         (MATH, "@答案是3亿多", "300000000", 0),

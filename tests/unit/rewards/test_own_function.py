@@ -21,6 +21,7 @@ from hybridflow.config.module_folders import add_module_folders
 from hybridflow.config.reward_sections import RewardSection
 from hybridflow.config.section import Section
 from hybridflow.errors import ConfigError
+from hybridflow.rewards import find_function
 from hybridflow.rewards.hybrid import combine, find_prediction
 from hybridflow.rewards.own_function import OwnFunction
 from hybridflow.rewards.registry import Registry, build_registry
@@ -314,6 +315,15 @@ def test_what_does_not_load_is_named_with_file_and_line(folder: Path, name: str,
         build(folder, f'[[reward.functions]]\ncall = "{name}"\n')
     missing = [word for word in words if word.format(folder=folder) not in str(caught.value)]
     assert missing == [], str(caught.value)
+
+
+@pytest.mark.timeout(120, method="thread")  # by signal, it would hold the clock that the import is given up by
+def test_an_import_that_does_not_end_is_given_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "own_waits.py").write_text("import time\n\ntime.sleep(3600)\n")
+    monkeypatch.setattr(find_function, "IMPORT_S", 0.2)
+    with pytest.raises(ConfigError, match=r"takes longer than 0.2 s \(.*own_waits.py, line 3\)\. Remedy: mend it"):
+        build(folder, '[[reward.functions]]\ncall = "own_waits:f"\n')
+    assert "own_waits" not in sys.modules
 
 
 def test_the_mean_by_weight_with_each_value_under_its_name(folder: Path) -> None:

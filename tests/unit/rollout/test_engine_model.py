@@ -124,6 +124,28 @@ def re_value(value: Any) -> str:
     return str(value).replace("[", r"\[").replace("]", r"\]")
 
 
+@pytest.mark.parametrize(
+    ("rope", "said"),
+    [
+        ({"rope_type": "yarn", "factor": float("inf")}, "factor = inf: it must be a positive number"),
+        ({"rope_type": "yarn", "factor": True}, "factor = True: it must be a positive number"),
+        ({"rope_type": "yarn", "factor": "4"}, "factor = '4': it must be a positive number"),
+        (
+            {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 0},
+            "original_max_position_embeddings = 0",
+        ),
+        ({"rope_type": "default", "rope_theta": -5}, "rope_theta = -5: it must be a positive number"),
+        ({"factor": 4.0}, "a factor and no rope_type, so that nothing would be stretched"),
+        ("yarn", "rope_scaling = 'yarn': it must be an object"),
+        ({"rope_type": "dynamic", "factor": 2.0}, "rope_type = 'dynamic': supported are default, linear, llama3, yarn"),
+    ],
+)
+def test_a_rope_scaling_that_is_none_is_refused(model: Path, rope: Any, said: str) -> None:
+    change(model, rope_parameters="gone", rope_theta=100.0, rope_scaling=rope)
+    with pytest.raises(ValueError, match=said):
+        read_hf_config(model)
+
+
 @pytest.mark.parametrize("head_dim", [1, 3, 33])
 def test_a_head_that_cannot_be_turned_in_pairs_is_refused(model: Path, head_dim: int) -> None:
     change(model, head_dim=head_dim)

@@ -36,7 +36,8 @@ def refuse(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
         assert "Traceback" not in output.out + output.err
         told = output.out.splitlines()  # a run says from its first second what it does
         assert all(
-            re.fullmatch(r"\d\d:\d\d:\d\d note: (loading the libraries|reading model) .*", line) for line in told
+            re.fullmatch(r"\d\d:\d\d:\d\d note: (loading the libraries|reading model|kernels) .*", line)
+            for line in told
         )
         if code == 1:
             assert output.err.startswith("error: "), output.err

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
-from hybridflow.errors import ConfigError
+from hybridflow.errors import ConfigError, DiskFullError
+from hybridflow.tools.commands import interruptible
 from hybridflow.tools.output_file import OutputFile
 
 JOB, OTHER = {"model": "a", "temperature": 1.0}, {"model": "a", "temperature": 0.5}
@@ -76,3 +79,21 @@ def test_no_input_is_taken_for_the_output(tmp_path: Path) -> None:
     for option, path in (("data", data), ("responses", responses)):
         with pytest.raises(ConfigError, match=f"is the file of --{option}. Name another one"):
             OutputFile(tmp_path / "." / path.name, data=data, responses=responses)
+
+
+def test_a_full_disk_is_told_with_the_path(tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    said = rf"cannot write {output}: No space left on device\n.*the same command"
+    with pytest.raises(DiskFullError, match=said), interruptible("x", output):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(ZeroDivisionError), interruptible("x", output):
+        _ = 1 / 0
+
+
+def test_a_full_disk_leaves_the_marker_of_lines_that_are_there(output: OutputFile) -> None:
+    output.resume(JOB, overwrite=False)
+    output.path.write_text("{}\n")
+    marker = output.path.with_name("out.jsonl.meta.json")
+    before = marker.stat().st_ino
+    assert output.resume(JOB, overwrite=False) == (1, None)
+    assert marker.stat().st_ino == before  # not written again

@@ -107,3 +107,16 @@ def test_check_tells_all_of_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     config = Config(model=ModelSection(path=str(tmp_path)), train=train)
     levels = [finding.level for finding in check_kernels(Subject(config))]
     assert levels == ["error", "error", "fact"]
+
+
+def test_check_warns_of_a_library_for_gpus_where_there_are_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(APEX))
+    config = Config(model=ModelSection(path=str(tmp_path)), train=TrainSection(kernels="apex"))
+    (finding,) = check_kernels(Subject(config))
+    assert finding.level == "warning" and "there is no GPU here. Remedy: " in finding.text
+    see_gpus(monkeypatch, tmp_path)
+    bfloat16 = config.model.model_copy(update={"dtype": "bfloat16"})
+    (finding,) = check_kernels(Subject(config.model_copy(update={"model": bfloat16})))
+    assert finding.level == "fact" and "Adam: Apex" in finding.text
