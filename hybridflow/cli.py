@@ -121,6 +121,7 @@ def check(config: ConfigFiles, set_: Overrides = None) -> None:
     try:
         num_errors = report_run(config, set_ or [])
     except KeyboardInterrupt:
+        print("interrupted; not everything was checked", file=sys.stderr)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     if num_errors:
         raise typer.Exit(EXIT_ERROR)
@@ -156,6 +157,10 @@ def main() -> NoReturn:
             raise
         _tell(error)
         sys.exit(EXIT_ERROR)
+    except SystemExit as end:
+        if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):  # no command has told it
+            print("interrupted", file=sys.stderr)
+        raise
     finally:
         forget_empty_folder()
     sys.exit(0)

@@ -25,6 +25,8 @@ from hybridflow.wire.reward_stream import RewardStream
 CHECK_S = 0.5
 """A worker that has failed is noticed within this time."""
 JOIN_S = 10.0
+FLUSH_S = 0.5
+"""After the last verdict nothing is left to send, and after Ctrl-C nobody waits for it."""
 
 
 class _Worker:
@@ -85,7 +87,7 @@ def open_service(reward: RewardSection, num_workers: int) -> Iterator[ScoreServi
     workers: list[_Worker] = []
     try:
         workers += [_Worker(f"reward worker {index}", stream, reward) for index in range(num_workers)]
-        with CompletionSender(stream.endpoint_completions, "score") as sender:
+        with CompletionSender(stream.endpoint_completions, "score", flush_timeout_s=FLUSH_S) as sender:
             yield ScoreService(stream, sender, workers)
     finally:
         stream.close()

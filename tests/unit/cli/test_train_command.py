@@ -294,7 +294,7 @@ def test_resume_from_a_checkpoint_of_another_model(train: Train, runs: Path) -> 
 
 def test_the_installed_command() -> None:
     """Once as a user runs it, in a process of its own."""
-    command = [sys.executable, "-m", "hybridflow.cli", "train", "--config", "configs/none.toml"]
+    command = [sys.executable, "-m", "hybridflow", "train", "--config", "configs/none.toml"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert result.stderr.startswith("error: ConfigError\nconfig file configs/none.toml does not exist")
