@@ -23,7 +23,8 @@ def write(folder: Path, kind: str) -> sentencepiece.SentencePieceProcessor:
     sentences = [text[:2000] for text in texts]
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(sentences), model_writer=model, vocab_size=600, model_type=kind, byte_fallback=True,
-        normalization_rule_name="identity", remove_extra_whitespaces=False, hard_vocab_limit=False, minloglevel=2, num_threads=1,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, hard_vocab_limit=False, minloglevel=2,
+        num_threads=1,
     )  # fmt: skip
     (folder / "tokenizer.model").write_bytes(model.getvalue())
     config = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
