@@ -49,6 +49,11 @@ def read_messages(value: object, where: str, column: str) -> list[Message]:
     return [_read_message(message, where, f"{column}[{index}]") for index, message in enumerate(value)]
 
 
+def spells_messages(text: str) -> bool:
+    """Whether a text is a conversation written out, as JSON or as another language prints it."""
+    return _LIKE_MESSAGES.match(text) is not None
+
+
 def refuse(where: str, column: str, value: object, remedy: str) -> NoReturn:
     """Raises DataError."""
     shown = repr(value)
@@ -63,7 +68,7 @@ def _read_text(text: str, where: str, column: str) -> Any:
         try:
             value = parse_json(text)
         except Unreadable as error:
-            if _LIKE_MESSAGES.match(text):
+            if spells_messages(text):
                 refuse(where, column, text, f"write the messages as JSON ({error}), or as a list and not as its text")
     if isinstance(value, list) and value and all(isinstance(one, dict) and _names_role(one) for one in value):
         return value

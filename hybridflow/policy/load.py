@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.tiktoken")
 OTHER_FILES = ("merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*")
 TOKENIZER_FILE, CONFIG_FILE, TEMPLATE_FILE = "tokenizer.json", "tokenizer_config.json", "chat_template.json"
+ADDED_FILE = "added_tokens.json"
 
 
 def load_tokenizer(hf_dir: str | Path, named: str | None = None) -> PreTrainedTokenizerBase:
@@ -91,13 +92,19 @@ def _load_file(hf_dir: Path) -> PreTrainedTokenizerFast:
     # A file may ask to cut or fill texts to a length; that is for those who make batches.
     backend.no_truncation()
     backend.no_padding()
+    config, added = _read_json(hf_dir / CONFIG_FILE), _read_json(hf_dir / ADDED_FILE)
+    listed: dict[str, Any] = config.get("added_tokens_decoder") or {}
+    ids = [(token_id, _spelled(token), CONFIG_FILE) for token_id, token in listed.items()]
+    ids += [(token_id, token, ADDED_FILE) for token, token_id in added.items()]
+    end = tokenizer.eos_token
+    if isinstance(end, str) and backend.token_to_id(end) is None and end not in {token for _, token, _ in ids}:
+        raise ValueError(f"eos_token is {end!r}, which is no token of {TOKENIZER_FILE}: no text could end")
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
     for _, token in sorted(tokenizer.added_tokens_decoder.items()):
         if token.content not in known:  # named in tokenizer_config.json alone, or an ordinary piece of the vocabulary
             _ = backend.add_special_tokens([token]) if token.special else backend.add_tokens([token])
     tokenizer._tokenizer = backend
-    config = _read_json(hf_dir / CONFIG_FILE)
-    _check_ids(config.get("added_tokens_decoder") or {}, backend)
+    _check_ids(ids, backend)
     if config.get("add_bos_token") is True:
         _put_bos_first(tokenizer, backend)
     return tokenizer
@@ -120,13 +127,16 @@ def _convert_files(hf_dir: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _check_ids(added: dict[str, Any], backend: Tokenizer) -> None:
-    """ValueError where a token would get another id than tokenizer_config.json gives it."""
-    for token_id, token in added.items():
-        content = token["content"] if isinstance(token, dict) else str(token)
-        found = backend.token_to_id(content)
+def _check_ids(ids: list[tuple[Any, str, str]], backend: Tokenizer) -> None:
+    """ValueError where a token would get another id than the file beside tokenizer.json gives it."""
+    for token_id, token, file in ids:
+        found = backend.token_to_id(token)
         if found != int(token_id):
-            raise ValueError(f"token {content!r} has id {found} by tokenizer.json and {token_id} by {CONFIG_FILE}")
+            raise ValueError(f"token {token!r} has id {found} by {TOKENIZER_FILE} and {token_id} by {file}")
+
+
+def _spelled(token: Any) -> str:
+    return token["content"] if isinstance(token, dict) else str(token)
 
 
 def _put_bos_first(tokenizer: PreTrainedTokenizerFast, backend: Tokenizer) -> None:

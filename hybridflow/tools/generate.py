@@ -164,8 +164,10 @@ def _check_numbers(job: GenerateJob) -> None:
         raise ConfigError(f"--temperature {temperature}: it must be a number of at least 0; 0 is greedy")
     if not 0 < top_p <= 1:
         raise ConfigError(f"--top-p {top_p}: it must be above 0 and at most 1; give 1 for none")
-    if job.seed < 0:
-        raise ConfigError(f"--seed {job.seed}: it must be at least 0")
+    if not 0 <= job.seed < 2**63:
+        raise ConfigError(f"--seed {job.seed}: it must be at least 0, and have 63 bits at most")
+    if not all(job.sampling.stop):
+        raise ConfigError('--stop "": an empty text would end every completion; leave it out')
 
 
 def _open_rows(job: GenerateJob, tokenizer: Any, hf_config: HFConfig) -> TokenRows:

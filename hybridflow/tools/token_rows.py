@@ -11,7 +11,7 @@ from typing import Any
 
 from hybridflow.data.files import find_files, has_known_suffix
 from hybridflow.data.json_records import iter_json_file
-from hybridflow.data.messages import read_messages
+from hybridflow.data.messages import read_messages, spells_messages
 from hybridflow.data.records import iter_records
 from hybridflow.data.template import Message
 from hybridflow.errors import ConfigError, DataError
@@ -104,7 +104,9 @@ class TokenRows:
     def _is_chat(self, row: dict[str, Any], column: str) -> bool:
         """Whether the column is a conversation; a text under "prompt" is one in a row that training reads."""
         value = row.get(column)
-        return isinstance(value, list) or (column == "prompt" and isinstance(value, str) and "reward_model" in row)
+        if not isinstance(value, str):
+            return isinstance(value, list)
+        return column != "prompt" or "reward_model" in row or spells_messages(value)
 
     def _read_chat(self, messages: Sequence[Message], where: str) -> list[int]:
         try:

@@ -130,6 +130,18 @@ def test_a_token_that_the_configuration_alone_names_gets_its_id_or_is_refused(tm
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match=rf"'<\|new\|>' has id {size} by tokenizer.json and {size + 5}"):
         load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|im_end|>"}))
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<|new|>": size + 5}))
+    with pytest.raises(ConfigError, match=rf"and {size + 5} by added_tokens.json"):
+        load_tokenizer(tmp_path)
+
+
+def test_an_end_that_is_no_token_is_refused(tmp_path: Path) -> None:
+    """transformers makes it one, of an id that the model never writes."""
+    write(tmp_path, "Qwen2")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
+    with pytest.raises(ConfigError, match=r"eos_token is '</s>', which is no token of tokenizer\.json"):
+        load_tokenizer(tmp_path)
 
 
 def test_code_of_the_folder_is_not_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,8 @@ def refused(refuse: Refuse, model: Path, folder: Path, rows: str, *options: obje
         (["-n", 0], "--num-completions 0: it must be at least 1"),
         (["--temperature", -1], "--temperature -1.0: it must be a number of at least 0; 0 is greedy"),
         (["--top-p", 0], "--top-p 0.0: it must be above 0 and at most 1"),
+        (["--stop", ""], '--stop "": an empty text would end every completion'),
+        (["--seed", 2**64], "--seed 18446744073709551616: it must be at least 0"),
         (["--kv-cache-tokens", 18, "--max-new-tokens", 16], "--kv-cache-tokens 18: the longest prompt, 3 tokens, and"),
         (["--max-new-tokens", 10**6], "--max-new-tokens 1000000: with the longest prompt, 3 tokens, that is 1000003"),
     ],
@@ -59,6 +61,8 @@ def test_an_option_that_cannot_be(refuse: Refuse, model: Path, tmp_path: Path, o
         ('{"prompt": 7}\n', 'Remedy: use {"input_ids": [...]} or {"text": "..."}, or {"messages": [...]}'),
         ('{"input_ids": [5]}\n{"input_ids": [99999]}\n', "line 2, row 1: token id 99999 is not in the vocabulary"),
         ('{"messages": [{"role": 3}]}\n', "row 0, column 'messages[0]': got dict"),
+        ('{"messages": "[{\\"role\\": \\"robot\\", \\"content\\": \\"x\\"}]"}\n', "got str 'robot'"),
+        ("{\"prompt\": \"[{'role': 'user', 'content': 'x'}]\"}\n", "write the messages as JSON"),
     ],
 )
 def test_a_row_that_cannot_be_read(refuse: Refuse, model: Path, tmp_path: Path, rows: str, said: str) -> None:
