@@ -38,8 +38,9 @@ def test_a_library_that_is_named_computes_and_the_numbers_stay(
         assert step.loss == pytest.approx(expected.loss, abs=5e-3 if loose else 1e-6)
         assert step.grad_norm == pytest.approx(expected.grad_norm, rel=2e-2 if loose else 1e-5)
     for name, expected in torchs["weights"].items():
-        difference = (theirs["weights"][name].float() - expected.float()).abs().max()
-        assert difference <= (1e-3 if loose else 1e-6), name
+        # A fused sum rounds a gradient once less, so that a bfloat16 weight may be the neighbour of torch's.
+        spacing, step = (2.0**-7, 1e-3) if loose else (0.0, 1e-6)
+        torch.testing.assert_close(theirs["weights"][name], expected, rtol=spacing, atol=step)
     assert library.split("_")[0] in theirs["says"].lower()
 
 
