@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import math
 import signal
@@ -22,7 +23,7 @@ from hybridflow.tools.run_options import ConfigFiles, Overrides, Resume
 
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
-SAME_INTERRUPT_S = 1.0
+SAME_INTERRUPT_S = 5.0
 GUARDED = ("train", "sft", "generate", "logprobs", "export")
 """Commands that start Ray and its workers."""
 
@@ -156,6 +157,12 @@ def main() -> NoReturn:
         if "--traceback" in arguments:
             raise
         _tell(error)
+        sys.exit(EXIT_ERROR)
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP) or "--traceback" in arguments:
+            raise
+        path = visible(str(error.filename))[:200]
+        print(f"error: {error.strerror}\n{path}: the system has no such path. Remedy: check it", file=sys.stderr)
         sys.exit(EXIT_ERROR)
     except SystemExit as end:
         if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):  # no command has told it

@@ -14,6 +14,7 @@ the class asked for. Tensors themselves are read by torch's own restricted reade
 from __future__ import annotations
 
 import io
+import itertools
 import pickle
 import re
 from _compat_pickle import IMPORT_MAPPING
@@ -26,12 +27,20 @@ from torch.distributed.checkpoint import FileSystemReader, Metadata
 from torch.distributed.checkpoint._traverse import set_element
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import _StorageInfo
-from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
 from torch.distributed.checkpoint.planner import ReadItem
 
 from megatron_ext import commit, platform
 from megatron_ext.commit import BrokenCheckpointError
 from megatron_ext.json_file import read_json
+from megatron_ext.metadata_unpickler import ForeignClassError, unpickle_metadata
+from megatron_ext.tensor_entries import foreign_names
 
 platform.install()
 
@@ -42,50 +51,26 @@ from megatron.core.dist_checkpointing.strategies.common import TorchCommonLoadSt
 
 METADATA_FILE, COMMON_FILE, FORMAT_FILE = ".metadata", "common.pt", "metadata.json"
 FORMAT = {"sharded_backend": "torch_dist", "common_backend": "torch"}
-_DCP = "torch.distributed.checkpoint"
+_MOST_LETTERS = 200
+"""Of what a checkpoint of somebody else may put into a message."""
 _MEGATRON = "megatron.core.dist_checkpointing.strategies.torch"
-METADATA_CLASSES = frozenset(
-    {
-        *((f"{_DCP}.metadata", name) for name in ("Metadata", "MetadataIndex", "StorageMeta", "TensorProperties")),
-        *((f"{_DCP}.metadata", f"{kind}StorageMetadata") for kind in ("Bytes", "Chunk", "Tensor")),
-        (f"{_DCP}.metadata", "_MEM_FORMAT_ENCODING"),
-        *((f"{_DCP}.filesystem", name) for name in ("_StorageInfo", "_StoragePrefix")),
-        *((f"{_DCP}.planner", name) for name in ("SavePlan", "WriteItem", "WriteItemType")),
-        *((f"{_DCP}.planner", name) for name in ("TensorWriteData", "BytesIOWriteData")),
-        *((_MEGATRON, name) for name in ("MCoreMetadata", "MCoreSavePlan")),
-        ("torch", "Size"),
-        ("torch.serialization", "_get_layout"),
-        *(("torch", name) for name, value in vars(torch).items() if isinstance(value, torch.dtype)),
-    }
-)
-"""All that `.metadata` may ask for: data classes, enumerations and constants; none of them does anything."""
-
-
-class _MetadataUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in METADATA_CLASSES:
-            raise _ForeignClassError(f"{module}.{name}")
-        return super().find_class(module, name)
-
-
-class _ForeignClassError(pickle.UnpicklingError):
-    """The text is the name of the class."""
 
 
 def read_metadata(directory: str | Path) -> Metadata:
     """What a checkpoint says it holds. BrokenCheckpointError for a `.metadata` that is anything else."""
     path = Path(directory) / METADATA_FILE
     try:
-        with path.open("rb") as file:
-            metadata = _MetadataUnpickler(file).load()
-    except _ForeignClassError as error:
+        metadata = unpickle_metadata(path.read_bytes())
+    except ForeignClassError as error:
         raise BrokenCheckpointError(_asks_for(path, str(error))) from error
     except Exception as error:  # a pickle that is no pickle can fail in any way
-        raise BrokenCheckpointError(f"{path} cannot be read ({error!r}): {_REMEDY}") from error
+        raise BrokenCheckpointError(f"{path} cannot be read ({repr(error)[:_MOST_LETTERS]}): {_REMEDY}") from error
     if not (
         isinstance(metadata, Metadata)
         and _is_dict_of(metadata.state_dict_metadata, str, (TensorStorageMetadata, BytesStorageMetadata))
+        and all(map(_has_shape, metadata.state_dict_metadata.values()))
         and _is_dict_of(metadata.storage_data, MetadataIndex, _StorageInfo)
+        and all(isinstance(getattr(info, "relative_path", None), str) for info in metadata.storage_data.values())
     ):
         raise BrokenCheckpointError(f"{path} does not list the tensors of a checkpoint: {_REMEDY}")
     return metadata
@@ -100,10 +85,10 @@ def read_object(content: bytes, where: str) -> Any:
 
 
 def check_objects(directory: str | Path, *, part: int = 0, num_parts: int = 1) -> None:
-    """Finds out, changing nothing, whether `.metadata`, common.pt and the objects beside the tensors can be read.
+    """Finds out, changing nothing, whether `.metadata`, common.pt, tensors and the objects beside them can be read.
 
-    Of the objects every `num_parts`-th is read, from number `part` on. BrokenCheckpointError names the file, and the
-    class that was asked for.
+    Of tensors and objects every `num_parts`-th is looked at, from number `part` on. BrokenCheckpointError names the
+    file, and the class that was asked for.
     """
     directory = Path(directory)
     _check_format(directory / FORMAT_FILE)
@@ -117,11 +102,27 @@ def check_objects(directory: str | Path, *, part: int = 0, num_parts: int = 1) -
                 f"{directory / METADATA_FILE} has {index.fqn} in bytes of {info.relative_path!r} that are not of this "
                 f"checkpoint: {_REMEDY}"
             )
+    _check_tensors(directory, metadata, part, num_parts)
     known: dict[bytes, Any] = {}
     for fqn, place, content in _object_contents(directory, metadata, part, num_parts):
         if content not in known:  # thousands are alike, and say nothing
             known[content] = read_object(content, place)
         _check_object(fqn, known[content], place)
+
+
+def _check_tensors(directory: Path, metadata: Metadata, part: int, num_parts: int) -> None:
+    """Of every `num_parts`-th tensor: whether it asks for anything but a tensor."""
+    found = _entries(metadata, TensorStorageMetadata)[part::num_parts]
+    for name, entries in itertools.groupby(found, key=lambda entry: entry[0]):
+        with (directory / name).open("rb") as file:
+            for _, offset, length, fqn in entries:
+                place = f"{directory / name} ({fqn})"
+                try:
+                    foreign = foreign_names(file, offset, length)
+                except ValueError as error:
+                    raise BrokenCheckpointError(f"{place} holds no tensor ({error}): {_REMEDY}") from error
+                if foreign:
+                    raise BrokenCheckpointError(_asks_for(place, foreign[0]))
 
 
 def load_state(state: dict[str, Any], directory: str | Path) -> dict[str, Any]:
@@ -143,6 +144,10 @@ def load_state(state: dict[str, Any], directory: str | Path) -> dict[str, Any]:
         if isinstance(first, BrokenCheckpointError):
             raise BrokenCheckpointError(str(first)) from error
         raise BrokenCheckpointError(_describe(first, str(directory))) from error
+    except (AttributeError, TypeError, ValueError, LookupError) as error:  # what it says of its tensors is not so
+        if isinstance(error, BrokenCheckpointError):
+            raise
+        raise BrokenCheckpointError(_describe(error, str(directory))) from error
 
 
 class _CommonState(TorchCommonLoadStrategy):
@@ -206,16 +211,20 @@ def _object_contents(
     directory: Path, metadata: Metadata, part: int, num_parts: int
 ) -> Iterator[tuple[str, str, bytes]]:
     """Key of each object of this part, where it is for a message, and its bytes; file by file."""
-    kinds = metadata.state_dict_metadata
-    found = [
-        (info.relative_path, info.offset, info.length, index.fqn)
-        for index, info in metadata.storage_data.items()
-        if isinstance(kinds.get(index.fqn), BytesStorageMetadata)
-    ]
-    for name, offset, length, fqn in sorted(found)[part::num_parts]:
+    for name, offset, length, fqn in _entries(metadata, BytesStorageMetadata)[part::num_parts]:
         with (directory / name).open("rb") as file:
             file.seek(offset)
             yield fqn, f"{directory / name} ({fqn})", file.read(length)
+
+
+def _entries(metadata: Metadata, kind: type) -> list[tuple[str, int, int, str]]:
+    """File, offset, length and key of each entry of this kind, in the order in which they lie."""
+    kinds = metadata.state_dict_metadata
+    return sorted(
+        (info.relative_path, info.offset, info.length, index.fqn)
+        for index, info in metadata.storage_data.items()
+        if isinstance(kinds.get(index.fqn), kind)
+    )
 
 
 def _check_object(fqn: str, value: Any, place: str) -> None:
@@ -235,12 +244,30 @@ def _end_in_file(info: _StorageInfo) -> int | None:
     return None if info.transform_descriptors else info.offset + info.length
 
 
+def _has_shape(entry: TensorStorageMetadata | BytesStorageMetadata) -> bool:
+    """Whether an entry says of a tensor what there must be to read it; objects have nothing to say."""
+    if isinstance(entry, BytesStorageMetadata):
+        return True
+    size, chunks = getattr(entry, "size", None), getattr(entry, "chunks", None)
+    return (
+        isinstance(size, torch.Size)
+        and isinstance(getattr(entry, "properties", None), TensorProperties)
+        and isinstance(chunks, list)
+        and all(
+            isinstance(chunk, ChunkStorageMetadata)
+            and all(isinstance(getattr(chunk, name, None), torch.Size) for name in ("offsets", "sizes"))
+            for chunk in chunks
+        )
+    )
+
+
 def _is_dict_of(value: Any, key: type, entry: type | tuple[type, ...]) -> bool:
     return isinstance(value, dict) and all(isinstance(k, key) and isinstance(v, entry) for k, v in value.items())
 
 
 def _asks_for(where: str | Path, name: str) -> str:
-    return f"{where} asks for {name}, which is no part of a checkpoint: it would run code of whoever made it; {_REMEDY}"
+    told = name[:_MOST_LETTERS]
+    return f"{where} asks for {told}, which is no part of a checkpoint: it would run code of whoever made it; {_REMEDY}"
 
 
 def _describe(error: BaseException, where: str) -> str:

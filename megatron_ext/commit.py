@@ -26,6 +26,8 @@ MANIFEST_NAME = "manifest.json"
 UNFINISHED = ".unfinished"
 REPLACED = ".replaced"
 _VERSION = 1
+_MOST_LETTERS = 1000
+"""Of the path of a file in a checkpoint."""
 _READ_BYTES = 8 * 2**20
 
 
@@ -64,11 +66,20 @@ def begin(target: str | Path) -> Path:
 
 
 def list_files(folder: Path) -> list[str]:
-    """Paths relative to `folder` that its manifest must list, in order; of a folder with a manifest only that."""
+    """Paths relative to `folder` that its manifest must list, in order; of a folder with a manifest only that.
+
+    A link to a folder of the same tree is such a path itself: what it leads to is listed where it is, and links that
+    lead back would have no end.
+    """
+    return _list_below(folder, folder.resolve())
+
+
+def _list_below(folder: Path, root: Path) -> list[str]:
     found: list[str] = []
     for path in sorted(folder.iterdir()):
-        if path.is_dir():
-            inner = [MANIFEST_NAME] if (path / MANIFEST_NAME).is_file() else list_files(path)
+        leads_back = path.is_symlink() and path.resolve().is_relative_to(root)
+        if path.is_dir() and not leads_back:
+            inner = [MANIFEST_NAME] if (path / MANIFEST_NAME).is_file() else _list_below(path, root)
             found += [f"{path.name}/{name}" for name in inner]
         elif path.name != MANIFEST_NAME:
             found.append(path.name)
@@ -147,7 +158,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     try:
         content = read_json(path)
         version, listed, description = content["version"], content["files"], content["description"]
-        files = {name: FileEntry(num_bytes, crc32) for name, (num_bytes, crc32) in listed.items()}
+        files = {_checked(name): FileEntry(int(num_bytes), int(crc32)) for name, (num_bytes, crc32) in listed.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BrokenCheckpointError(f"{path} cannot be read ({error!r}): {_REMEDY}") from error
     if version != _VERSION:
@@ -155,6 +166,13 @@ def read_manifest(folder: str | Path) -> Manifest:
             f"{path} has version {version}, this program reads {_VERSION}: use the one that wrote it"
         )
     return Manifest(files, description)
+
+
+def _checked(name: str) -> str:
+    """The name of a file, if a file can have it; else ValueError."""
+    if not name.isprintable() or len(name) > _MOST_LETTERS:
+        raise ValueError(f"{name[:40]!a} is no name of a file")
+    return name
 
 
 def check_sizes(folder: str | Path) -> None:

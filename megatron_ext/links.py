@@ -43,7 +43,10 @@ def home_of(root: Path) -> Path:
 
 
 def _refuse(link: Path, home: Path, folder: Path) -> None:
-    target = link.resolve()
+    try:
+        target = link.resolve()
+    except (RuntimeError, OSError) as error:  # the first from Python 3.11 and 3.12
+        raise LinkError(f"{link} is a link that leads back to itself: remove it") from error
     if not target.is_relative_to(home):
         raise LinkError(
             f"{link} is a link to {target}, which is outside {folder}: it is not followed, as the folder may come from "

@@ -17,6 +17,7 @@ from hybridflow.errors import PlacementError
 from hybridflow.observability.span import LifeSign
 
 STACK_TIMEOUT_S = 3.0
+POOL = "worker pool (raylet)"
 PEERS = "torch/distributed/"
 """A thread that is in there waits for another rank."""
 
@@ -91,11 +92,15 @@ def _status(pid: int) -> str | None:
         return None
 
 
-class RayLife:
-    """The processes that a private Ray session cannot do without: its control service and its worker pool.
+AGENTS = ("dashboard/agent.py", "runtime_env/agent/", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
+"""In the command line of a worker pool's agents, before and after they have given themselves a title."""
 
-    Without them calls do not fail for a minute, or for ever. The worker pool ends itself where its agent has died. On a
-    cluster that was there before they are not ours.
+
+class RayLife:
+    """The processes that a private Ray session cannot do without: its control service, its worker pool, its agents.
+
+    Without them calls do not fail for a minute, or for ever. The worker pool ends itself, and all workers before it,
+    where one of its agents has died. On a cluster that was there before they are not ours.
     """
 
     def __init__(self) -> None:
@@ -103,14 +108,17 @@ class RayLife:
         started = node.all_processes if node is not None else {}
         self._processes = {
             name: psutil.Process(info.process.pid)
-            for kind, name in (("gcs_server", "control service (GCS)"), ("raylet", "worker pool (raylet)"))
+            for kind, name in (("gcs_server", "control service (GCS)"), ("raylet", POOL))
             for info in started.get(kind, [])
         }
+        pool = self._processes.get(POOL)
+        for number, agent in enumerate(_agents_of(pool) if pool is not None else []):
+            self._processes[f"agent {number} of the worker pool"] = agent
 
     def look(self) -> bool:
         """Never a sign of life. Raises PlacementError for a process that has ended."""
-        for kind, process in self._processes.items():
-            if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+        for kind, process in reversed(self._processes.items()):  # agents first: the pool dies of theirs
+            if not _lives(process):
                 raise PlacementError(
                     f"Ray's {kind} (process {process.pid}) has ended: killed, or out of memory. Its logs are in the "
                     f"session folder of Ray; --resume continues from the last checkpoint"
@@ -124,6 +132,23 @@ class RayLife:
             for kind, process in self._processes.items()
             if process.is_running() and process.status() == psutil.STATUS_STOPPED
         ]
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _agents_of(pool: psutil.Process) -> list[psutil.Process]:
+    found: list[psutil.Process] = []
+    with suppress(psutil.NoSuchProcess):
+        for child in pool.children():
+            with suppress(psutil.NoSuchProcess):
+                if any(part in " ".join(child.cmdline()) for part in AGENTS):
+                    found.append(child)
+    return found
 
 
 class ProcessLife:

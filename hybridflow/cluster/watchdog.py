@@ -146,13 +146,28 @@ class Watchdog:
 
     @contextmanager
     def raising(self) -> Iterator[None]:
-        """Inside, the main thread can be ended: with the error of the watchdog, whatever it was doing."""
+        """Inside, the main thread can be ended: with the error of the watchdog, whatever it was doing.
+
+        An error of another part is taken for what it died of, where a source knows that: a worker dies with Ray's pool.
+        """
         try:
             yield
         except BaseException as cause:
+            if self._error is None and isinstance(cause, HybridFlowError):
+                self.close()
+                self._error = self._error or self._find_gone()
             if self._error is not None:
                 raise self._error from cause
             raise
+
+    def _find_gone(self) -> HybridFlowError | None:
+        """The error of the first source of which a part is gone."""
+        for source in self._sources:
+            try:
+                source.look()
+            except HybridFlowError as error:
+                return error
+        return None
 
     def _interrupt(self, _signal: int, _frame: FrameType | None) -> None:
         """What Ray's waits pass on when they are interrupted is KeyboardInterrupt alone."""

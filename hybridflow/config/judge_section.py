@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, field_validator
 
@@ -80,12 +80,14 @@ class JudgeSection(Section):
 def complete_judge_url(url: str) -> str:
     """The base URL of a server: "http://host:30000" and a "/" at its end are completed to "http://host:30000/v1"."""
     url = url.strip()
-    shown = hide_secrets(url)
-    if secrets_in(url):
+    shown = hide_secrets(unquote(url))
+    if secrets_in(unquote(url)):
         raise ValueError(
             f"{shown!r} holds a password or a key, and configurations are written down and sent to trackers. Remedy: "
             "write the URL without it, and put the key into the environment variable named by reward.judge.api_key_env"
         )
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise ValueError(f"{shown!r} holds a character that no URL has. Remedy: write it in ASCII, without spaces")
     try:
         parts = urlsplit(url)
         _ = parts.port

@@ -8,7 +8,8 @@ HIDDEN = "***"
 
 _USER = re.compile(r"(?<=://)[^/?#\s'\"]*@")
 _QUERY_KEY = re.compile(
-    r"(?<=[?&;#])([\w.-]*(?:key|token|secret|passw|pwd|auth|sig|credential)[\w.-]*)=([^&;#\s'\"]*)", re.IGNORECASE
+    r"(?<=[?&;#])([\w.%-]*(?:key|token|secret|passw|pwd|auth|sig|credential|%[0-9a-f]{2})[\w.%-]*)=([^&;#\s'\"]*)",
+    re.IGNORECASE,
 )
 _KEY = re.compile(r"(?<![\w-])(?:sk|pk|rk|hf|gsk|xai|nvapi|ghp|key|pplx)[-_][\w-]{12,}|(?<![\w-])AIza[\w-]{20,}")
 """Of OpenAI, Anthropic, Hugging Face, Groq, xAI, NVIDIA, Google and their like."""

@@ -22,9 +22,13 @@ _PATTERN_CHARACTERS = frozenset("*?[")
 def find_files(path: str | Path) -> list[Path]:
     """The row files that `path` means, in the order of their names. Raises DataError where there is none."""
     path = Path(path)
+    try:
+        is_there = path.exists()
+    except OSError as error:  # no path of this length, or links in a circle
+        raise DataError(f"{str(path)[:200]}: {error.strerror}. Remedy: check the path") from error
     if path.is_dir():
         return _files_of_folder(path)
-    if path.exists():
+    if is_there:
         check_suffix(path)
         return [path]
     if _PATTERN_CHARACTERS & set(str(path)):

@@ -11,7 +11,6 @@ from typing import BinaryIO, cast
 
 import pyarrow as pa
 
-from hybridflow.data.files import PACKED_SUFFIXES
 from hybridflow.data.records import Record
 from hybridflow.errors import DataError
 from hybridflow.reading import ExpansionBudget, Unreadable, check_pairs, iter_lines, parse_json
@@ -27,7 +26,9 @@ def iter_json(path: Path) -> Iterator[Record]:
     with _open(path, budget) as file:
         start = file.peek(len(_BYTE_ORDER_MARK) + 256).removeprefix(_BYTE_ORDER_MARK).lstrip()
         yield from (
-            _iter_list(path, file) if start.startswith(b"[") and _is_list(start) else _iter_lines(path, file, budget)
+            _iter_list(path, file, budget)
+            if start.startswith(b"[") and _is_list(start)
+            else _iter_lines(path, file, budget)
         )
 
 
@@ -46,9 +47,8 @@ def _is_list(start: bytes) -> bool:
 
 def _iter_lines(path: Path, file: BinaryIO, budget: ExpansionBudget) -> Iterator[Record]:
     row = 0
-    is_packed = path.suffix.lower() in PACKED_SUFFIXES
     for number, line in enumerate(iter_lines(file), start=1):
-        budget.spend(ROW_BYTES if is_packed else 0)
+        budget.spend(ROW_BYTES)
         if isinstance(line, bytes):
             line = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
         if isinstance(line, Unreadable) or line.strip():
@@ -63,11 +63,12 @@ def _iter_lines(path: Path, file: BinaryIO, budget: ExpansionBudget) -> Iterator
             row += 1
 
 
-def _iter_list(path: Path, file: BinaryIO) -> Iterator[Record]:
+def _iter_list(path: Path, file: BinaryIO, budget: ExpansionBudget) -> Iterator[Record]:
     text = file.read(MAX_FILE_BYTES + 1)
     if len(text) > MAX_FILE_BYTES:
         raise Unreadable(f"a list of more than {MAX_FILE_BYTES >> 20} MiB. Remedy: write one JSON object per line")
     for row, value in enumerate(parse_json(text, checks_pairs=False)):
+        budget.spend(ROW_BYTES)
         where = f"{path}, row {row}"
         try:
             check_pairs(value)

@@ -25,7 +25,7 @@ def iter_parquet(path: Path, columns: Sequence[str] | None) -> Iterator[Record]:
     try:
         with pq.ParquetFile(path) as file:
             yield from _iter_rows(path, file, columns)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last for names of columns
         raise Unreadable(f"not a readable Parquet file: {error}. Remedy: write or download it again") from error
 
 
@@ -33,7 +33,7 @@ def read_column_names(path: Path) -> list[str]:
     """Of the whole file. Raises Unreadable."""
     try:
         return pq.read_schema(path).names
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise Unreadable(f"not a readable Parquet file: {error}. Remedy: write or download it again") from error
 
 

@@ -21,6 +21,8 @@ from hybridflow.reading import Unreadable
 
 __all__ = ["Row", "load_rows", "read_rows", "write_rows"]
 
+MOST_BAD_ROWS = 10_000
+"""So many first rows of which none can be used: the file holds something else."""
 DEMONSTRATION_COLUMNS = (*COLUMNS, "messages", "conversations", "system", "tools", "response", "completion")
 
 
@@ -43,13 +45,19 @@ def read_rows(path: str | Path) -> list[Row | BadRow]:
     _check_parquet_columns(path)
     rows: list[Row | BadRow] = []
     names: dict[str, None] = {}
+    num_good = 0
     for record in iter_records(path, COLUMNS):
         if isinstance(record.value, Mapping):
             names |= dict.fromkeys(map(str, record.value))
         rows.append(_read_row(record))
+        num_good += isinstance(rows[-1], Row)
+        if len(rows) == MOST_BAD_ROWS and not num_good:
+            break
     _check_any(path, len(rows))
     if names:
         check_columns(list(names), str(path))
+    if len(rows) == MOST_BAD_ROWS and not num_good:
+        refuse_problems(f"{path}, read no further", [row.why for row in rows if isinstance(row, BadRow)], len(rows))
     return rows
 
 

@@ -21,6 +21,8 @@ from hybridflow.reading import Unreadable, parse_json
 REQUIRED = ("data_source", "prompt", "ability", "reward_model")
 COLUMNS = (*REQUIRED, "extra_info")
 ABILITIES = ("doc-qa", "doc-math", "doc-mc")
+_MOST_COMPARED, _MOST_SHOWN, _MOST_LETTERS = 1000, 40, 80
+"""Of the names of columns that an error is about."""
 
 
 class RewardModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -92,7 +94,7 @@ def check_columns(found: Sequence[str], where: str) -> None:
     missing = [column for column in REQUIRED if column not in found]
     if not missing:
         return
-    spare = [name for name in found if name not in COLUMNS]
+    spare = [name for name in found[:_MOST_COMPARED] if name not in COLUMNS]
     renamed = {column: difflib.get_close_matches(column, spare, n=1, cutoff=0.5) for column in missing}
     if all(renamed.values()):
         remedy = ", ".join(f"rename {near[0]!r} to {column!r}" for column, near in renamed.items())
@@ -103,7 +105,14 @@ def check_columns(found: Sequence[str], where: str) -> None:
         )
     names = ", ".join(map(repr, missing))
     is_missing = f"column {names} is missing" if len(missing) == 1 else f"columns {names} are missing"
-    raise DataError(f"{where}: {is_missing}; found {', '.join(found) or 'none'}. Remedy: {remedy}")
+    raise DataError(f"{where}: {is_missing}; found {_list_names(found)}. Remedy: {remedy}")
+
+
+def _list_names(found: Sequence[str]) -> str:
+    """A row of somebody else may have a million names, or one of a million letters."""
+    shown = [name if len(name) <= _MOST_LETTERS else f"{name[:_MOST_LETTERS]}..." for name in found[:_MOST_SHOWN]]
+    more = f" and {len(found) - _MOST_SHOWN} more" if len(found) > _MOST_SHOWN else ""
+    return ", ".join(shown) + more if shown else "none"
 
 
 def _text(value: object, where: str, column: str) -> str:

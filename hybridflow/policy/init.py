@@ -54,9 +54,15 @@ def _refuse_links(config_dir: Path) -> None:
         (p.parent for p in root.parents if p.name == "snapshots" and p.parent.name.startswith("models--")), root
     )
     for path in sorted(config_dir.rglob("*")):
-        if path.is_symlink() and not path.resolve().is_relative_to(home):
+        if not path.is_symlink():
+            continue
+        try:
+            target = path.resolve()
+        except (RuntimeError, OSError) as error:  # the first from Python 3.11 and 3.12
+            raise ConfigError(f"{path} is a link that leads back to itself. Remedy: remove it") from error
+        if not target.is_relative_to(home):
             raise ConfigError(
-                f"{path} is a link to {path.resolve()}, outside {config_dir}: it is not followed. Put the file there"
+                f"{path} is a link to {target}, outside {config_dir}: it is not followed. Put the file there"
             )
 
 

@@ -41,7 +41,11 @@ class DriverLock:
 
     def check(self) -> None:
         """Raises ConfigError, naming the holder, if another process works on the run; leaves no trace."""
-        if self.path.exists():
+        try:
+            is_there = self.path.exists()
+        except OSError as error:  # no path of this length, or links in a circle
+            raise self._cannot_lock(error) from error
+        if is_there:
             with DriverLock(self._run):
                 pass
 
@@ -51,7 +55,7 @@ class DriverLock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._stream = self._take()
         except OSError as error:
-            raise ConfigError(f"cannot lock the run folder {self._run}: {self.path}: {error}") from error
+            raise self._cannot_lock(error) from error
         self._beats.start()
         return self
 
@@ -66,7 +70,7 @@ class DriverLock:
 
     def _take(self) -> IO[str]:
         while True:
-            stream = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600), "r+")
+            stream = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+")
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -82,6 +86,12 @@ class DriverLock:
                 _clear_behind(holder)
                 _write_holder(stream)
                 return stream
+
+    def _cannot_lock(self, error: OSError) -> ConfigError:
+        return ConfigError(
+            f"cannot lock the run folder {self._run}: {error.strerror or error}. Remedy: set run.directory and "
+            "run.name to a folder that can be written"
+        )
 
     def _refusal(self, holder: dict[str, Any]) -> ConfigError:
         pid, host, since, command = (holder.get(name, "?") for name in ("pid", "host", "started", "command"))

@@ -56,9 +56,7 @@ class Attempt:
 
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
-            for process in [*self._living(), self.first]:
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
+            self.process.kill()  # its guardian ends the others
             self.process.wait()
         self._is_over.set()
         self._watching.join()

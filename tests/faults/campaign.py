@@ -113,6 +113,8 @@ class Campaign:
             while left and attempt.process.poll() is None:
                 outcome = strike(left[0], attempt, self._disk, self._is_mounted)
                 if not outcome.struck:
+                    if not outcome.ended:
+                        self._tell_different(f"{name}: no process for {left.pop(0)}")
                     break
                 is_struck = True
                 left.pop(0)

@@ -79,12 +79,12 @@ def strike(what: Strike, attempt: Attempt, disk: Path, is_mounted: bool) -> Outc
     if what.campaign == "disks":
         time.sleep(what.delay_s)
         return _fill(what, attempt, disk, is_mounted)
-    if not _wait_for(lambda: bool(find(what.kind, attempt.first)), attempt):
-        return Outcome(what, False, attempt.process.poll() is not None, True, True, 0.0)
-    time.sleep(what.delay_s)
-    victims = find(what.kind, attempt.first)
-    if not victims or attempt.process.poll() is not None:
-        return Outcome(what, False, attempt.process.poll() is not None, True, True, 0.0)
+    victims: list[psutil.Process] = []
+    while not victims:  # one that scores for the first checks is gone again at once
+        if not _wait_for(lambda: bool(find(what.kind, attempt.first)), attempt):
+            return Outcome(what, False, attempt.process.poll() is not None, True, True, 0.0)
+        time.sleep(what.delay_s)
+        victims = find(what.kind, attempt.first)
     victim, before = victims[-1], attempt.log.stat().st_size
     started = time.monotonic()
     is_stop = what.campaign == "stops"
@@ -98,7 +98,7 @@ def _follow(
     what: Strike, attempt: Attempt, names: tuple[str, ...], before: int, started: float, limit_s: float
 ) -> Outcome:
     """Until the run has ended, or has named what it goes on without."""
-    is_fatal = what.campaign == "disks" or (what.campaign == "kills" and KINDS[what.kind].ends_run)
+    is_fatal = what.campaign == "disks" or KINDS[what.kind].ends_run
     ended_after: float | None = None
     while True:
         passed, said = time.monotonic() - started, attempt.said(before)

@@ -41,7 +41,7 @@ def saved(value: Any, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def change_metadata(folder: Path, change: Callable[[Any], None]) -> None:
+def change_metadata(folder: Path, change: Callable[[Any], Any]) -> None:
     path = folder / ".metadata"
     metadata = pickle.loads(path.read_bytes())
     change(metadata)
@@ -49,10 +49,11 @@ def change_metadata(folder: Path, change: Callable[[Any], None]) -> None:
 
 
 def plant(folder: Path, part_of_key: str, content: bytes) -> None:
-    """`content` in the place of the first entry with such a key: appended to its file, which `.metadata` points to."""
+    """`content` in the place of the first entry with such a key ("=" before a whole one), at the end of its file."""
 
     def point(metadata: Any) -> None:
-        index = next(index for index in metadata.storage_data if part_of_key in index.fqn)
+        is_it = part_of_key.removeprefix("=").__eq__ if part_of_key.startswith("=") else lambda key: part_of_key in key
+        index = next(index for index in metadata.storage_data if is_it(index.fqn))
         info = metadata.storage_data[index]
         path = folder / info.relative_path
         info.offset, info.length = path.stat().st_size, len(content)
@@ -85,13 +86,25 @@ def build(whole: Path, root: Path, marker: Path) -> dict[str, Path]:
             "_extra_state",
             saved([torch.frombuffer(bytearray(evil), dtype=torch.uint8)]),
         ),
-        "weights": ("decoder.final_layernorm.weight", saved(Command(marker))),
+        "weights": ("=decoder.final_layernorm.weight", saved(Command(marker))),
+        "state_of_the_optimizer": ("optimizer.", saved(Command(marker, eval))),
+        "weights_of_another_format": (
+            "=decoder.final_layernorm.weight",
+            saved(1, _use_new_zipfile_serialization=False),
+        ),
+        "weights_are_a_script": ("=decoder.final_layernorm.weight", script_archive()),
     }
     for name, (key, content) in planted.items():
         plant(copy(name), key, content)
     (copy("common_state") / "common.pt").write_bytes(saved({"optimizer": Command(marker)}))
     (copy("common_state_is_a_list") / "common.pt").write_bytes(saved([1]))
     (root / "secret").write_bytes(saved([{"cpu": torch.get_rng_state()}]))
+    change_metadata(copy("file_of_no_name"), lambda metadata: change_first(metadata, relative_path=["a"]))
+    change_metadata(copy("place_of_no_number"), lambda metadata: change_first(metadata, offset="0"))
+    shapeless = copy("tensors_without_a_shape")
+    change_metadata(shapeless, lambda metadata: [vars(it).update(size=5) for it in tensors_of(metadata)])
+    whole_tensors = copy("tensors_without_parts")
+    change_metadata(whole_tensors, lambda metadata: [vars(it).update(chunks=None) for it in tensors_of(metadata)])
     outside = copy("bytes_of_another_file")
     change_metadata(outside, lambda metadata: point_outside(metadata, "../secret"))
     (copy("unknown_backend") / "metadata.json").write_text('{"sharded_backend": "zarr", "common_backend": "torch"}')
@@ -101,6 +114,14 @@ def build(whole: Path, root: Path, marker: Path) -> dict[str, Path]:
         commit.check_sizes(folder)
         commit.check_contents(folder)
     return folders
+
+
+def change_first(metadata: Any, **changes: Any) -> None:
+    vars(next(iter(metadata.storage_data.values()))).update(changes)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def tensors_of(metadata: Any) -> list[Any]:
+    return [it for it in metadata.state_dict_metadata.values() if hasattr(it, "chunks")]
 
 
 def point_outside(metadata: Any, path: str) -> None:

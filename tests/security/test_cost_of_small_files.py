@@ -22,7 +22,7 @@ from hybridflow.reading import budget
 from hybridflow.run_folder.finished import read_finished
 from hybridflow.tools.output_file import OutputFile
 from hybridflow.tools.sft_state import read_state as read_sft_state
-from megatron_ext.commit import BrokenCheckpointError, read_manifest
+from megatron_ext.commit import BrokenCheckpointError, check_sizes, read_manifest
 from megatron_ext.json_file import read_json
 
 RECORD: dict[str, Any] = {
@@ -114,6 +114,49 @@ def test_packed_json_is_bounded(tmp_path: Path, name: str, content: bytes, said:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=said):
         load_rows(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("empty.jsonl", "{}\n" * 1_000_000, "read no further: 10000 of 10000 rows cannot be used"),
+        ("empty.json", "[" + "{}," * 500_000 + "{}]", "read no further: 10000 of 10000 rows cannot be used"),
+        ("keys.jsonl", json.dumps({f"k{number}": 1 for number in range(300_000)}), "k39 and 299960 more"),
+        ("key.jsonl", json.dumps({"k" * 30 * MIB: 1}), f"found {'k' * 80}..."),
+    ],
+)
+def test_rows_that_are_none_cost_little_and_say_little(tmp_path: Path, name: str, content: str, said: str) -> None:
+    (tmp_path / name).write_text(content)
+    began = time.process_time()
+    with pytest.raises(DataError) as refused:
+        load_rows(tmp_path / name)
+    assert time.process_time() - began < 5.0
+    assert said in str(refused.value) and len(str(refused.value)) < 6000
+
+
+def test_lines_of_nothing_are_as_bounded_as_packed_ones(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps(RECORD) + "\n" + "{}\n" * 500_000)
+    with pytest.raises(DataError, match="unpacks to more than"):
+        load_records(tmp_path / "rows.jsonl")
+
+
+def test_names_of_columns_that_are_no_text_or_too_many(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"answerless": ["a"]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"answerless", b"answer\xff\xfe\xfd\xfc"))
+    with pytest.raises(DataError, match="not a readable Parquet file: 'utf-8' codec"):
+        load_rows(path)
+    pq.write_table(pa.table({f"c{number}": ["a"] for number in range(5000)}), path)
+    with pytest.raises(DataError, match="c39 and 4960 more"):
+        load_rows(path)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a" * 5000, "\ud800", "a\x1b[2J", 7, ["a"]])
+def test_manifest_whose_files_have_no_names(tmp_path: Path, name: Any) -> None:
+    files = {name: [1, 1]} if isinstance(name, str) else name
+    (tmp_path / "manifest.json").write_text(json.dumps({"version": 1, "description": {}, "files": files}))
+    with pytest.raises(BrokenCheckpointError, match=r"manifest\.json cannot be read"):
+        check_sizes(tmp_path)
 
 
 def test_one_long_line_costs_itself(tmp_path: Path) -> None:

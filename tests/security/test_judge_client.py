@@ -32,6 +32,10 @@ SECRETS = [
     "https://h/v1?x=1&access_token=hunter2",
     "https://h/v1#key=hunter2",
     "https://h/sk-hunter2hunter2hunter2/v1",
+    "https://h/v1?api%5Fkey=hunter2",
+    "https://h/v1?%61pi%5f%6bey=hunter2",
+    "https://h/v1;token=hunter2",
+    "https://:hunter2@h/v1",
 ]
 
 
@@ -95,6 +99,14 @@ def test_a_password_or_key_in_a_url_is_refused_at_load_and_not_repeated(url: str
         message = str(caught.value)
         assert "holds a password or a key" in message and "reward.judge.api_key_env" in message
         assert "hunter2" not in message
+
+
+@pytest.mark.parametrize(
+    "url", ["http://h/v1\\r\\nHost: evil", "http://h\\u001b[2J/v1", "http://h/v1 x", "http://h\\u202e/v1"]
+)
+def test_a_url_with_characters_that_no_url_has_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="holds a character that no URL has"):
+        load_config([QUICKSTART], [f'reward.judge.endpoints=["{url}"]'], Config)
 
 
 @pytest.mark.parametrize("url", SECRETS)

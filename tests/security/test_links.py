@@ -73,6 +73,20 @@ def test_a_checkpoint_may_be_named_by_a_link_and_link_within_itself(checkpoint: 
     assert find_weights(tmp_path / "latest") == tmp_path / "latest" / "megatron"
 
 
+def test_links_that_lead_back_have_an_end(checkpoint: Path, tmp_path: Path) -> None:
+    """Two links to their own folder make 2^40 paths; a link to itself leads nowhere."""
+    for name in ("a", "b"):
+        (checkpoint / "megatron" / "hf" / name).symlink_to(".")
+    with pytest.raises(CheckpointError, match="hf/a is not in"):
+        find_weights(checkpoint)
+    shutil.copytree(TINY, tmp_path / "model")
+    (tmp_path / "model" / "notes.txt").symlink_to("notes.txt")
+    with pytest.raises(ConfigError, match="leads back to itself"):
+        read_model(tmp_path / "model", "--model x")
+    with pytest.raises(ConfigError, match="leads back to itself"):
+        write_policy(tmp_path / "model", tmp_path / "out", seed=0)
+
+
 def test_a_manifest_cannot_name_a_file_of_another_folder(checkpoint: Path, secret: Path) -> None:
     entry = commit.measure_files(secret.parent, ["id_rsa"])["id_rsa"]
     files = commit.read_manifest(checkpoint).files | {f"../home/{secret.name}": entry}

@@ -114,6 +114,28 @@ def test_assignments_in_an_error(run: Run) -> None:
         assert_harmless(run(*base, assignment))
 
 
+@pytest.mark.parametrize("name", ["a" * 5000, "a" * 300 + "/b", "\udcff", WICKED])
+def test_paths_that_cannot_be(run: Run, tmp_path: Path, name: str) -> None:
+    """Also those that the system refuses as too long, or that are no text."""
+    base = ("train", "--config", ROOT / "configs/quickstart.toml", "--set")
+    for shown in (
+        run("data", "show", tmp_path / f"{name}.jsonl"),
+        run("train", "--config", tmp_path / name),
+        run(*base, f"run.directory={json.dumps(str(tmp_path / name) + chr(0))}"),
+        run("export", "--checkpoint", tmp_path / name, "--output", tmp_path / "out"),
+    ):
+        assert_harmless(shown)
+        assert "error: " in shown and len(shown) < 20_000
+
+
+def test_a_run_of_which_the_folder_cannot_be(run: Run, tmp_path: Path) -> None:
+    for directory, name in ((tmp_path / ("a" * 5000), "b"), (tmp_path, "b" * 300)):
+        arguments = (f"run.directory={json.dumps(str(directory))}", f"run.name={name}")
+        shown = run("train", "--config", ROOT / "configs/quickstart.toml", "--set", *arguments)
+        assert_harmless(shown)
+        assert "error: ConfigError" in shown
+
+
 def test_a_resolved_configuration_stays_json(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "wicked.toml"
     path.write_text(

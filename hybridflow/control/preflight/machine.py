@@ -101,7 +101,12 @@ def check_disk(subject: Subject) -> Iterator[Finding]:
     """The run folder can be written, and has room for the checkpoints that are kept and the one that is written."""
     config = subject.config
     folder = Path(config.run.directory)
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    except OSError as error:  # no path of this length, or links in a circle
+        told = config.run.directory[:200]
+        yield Finding("error", f"run.directory = {told!r}: {error.strerror}. Remedy: --set run.directory=<a folder>")
+        return
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         what = "cannot be written to" if there.is_dir() else "is no folder"
         yield Finding(

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from hybridflow.cluster import stall
+from hybridflow.cluster.life_signs import _agents_of, _lives
 from hybridflow.cluster.watchdog import WAKE_SIGNAL, Source, Watchdog
-from hybridflow.errors import PlacementError, StalledError
+from hybridflow.errors import PlacementError, StalledError, TrainerError
 from hybridflow.observability.span import enter, life_sign, stack_of_threads
 
 
@@ -85,6 +89,33 @@ def test_a_part_that_is_gone_ends_the_run_at_once_in_any_phase(opened: Opened, p
     part.gone = True
     with pytest.raises(PlacementError, match="control service has ended"), opened.watchdog.raising():
         time.sleep(60)
+
+
+def test_a_worker_that_died_of_what_is_gone_is_not_the_culprit(opened: Opened, part: Part) -> None:
+    with pytest.raises(TrainerError, match="train worker 1 died"), opened.watchdog.raising():
+        raise TrainerError("train worker 1 died")
+    part.gone = True
+    with pytest.raises(PlacementError, match="control service has ended"), opened.watchdog.raising():
+        raise TrainerError("train worker 1 died")
+
+
+def test_agents_of_a_worker_pool_are_found_and_their_death_is_seen() -> None:
+    sleep = "import time; time.sleep(600)"
+    agent = subprocess.Popen([sys.executable, "-c", sleep, "ray/_private/runtime_env/agent/main.py"])
+    other = subprocess.Popen([sys.executable, "-c", sleep, "ray/worker"])
+    try:
+        (found,) = [process for process in _agents_of(psutil.Process()) if process.pid in (agent.pid, other.pid)]
+        assert found.pid == agent.pid and _lives(found)
+        agent.kill()
+        while found.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        assert not _lives(found)
+        agent.wait()
+        assert not _lives(found)
+    finally:
+        for process in (agent, other):
+            process.kill()
+            process.wait()
 
 
 def test_signs_of_life_from_another_thread(opened: Opened) -> None:

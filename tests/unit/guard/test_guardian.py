@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from hybridflow.guard.left_behind import SHARED_MEMORY
+from hybridflow.private_folder import MARK
 
 PROGRAM = """
 import json, os, signal, subprocess, sys, tempfile, time
@@ -111,3 +112,16 @@ def test_a_signal_reaches_the_driver_and_its_exit_code_the_user(short: Path) -> 
         assert process.wait(timeout=20) == 7
         assert not psutil.pid_exists(told["driver"])
         assert list(short.iterdir()) == []
+
+
+def test_a_command_ends_what_an_earlier_one_left_whose_guardians_were_killed(short: Path) -> None:
+    abandoned = short / "hyfl-abandond"
+    abandoned.mkdir(mode=0o700)
+    os.utime(abandoned, (1, 1))
+    sleeper = [sys.executable, "-c", "import time; time.sleep(600)"]
+    left = subprocess.Popen(sleeper, env=os.environ | {MARK: str(abandoned)}, start_new_session=True)
+    with guarded(short) as (process, told):
+        assert left.wait(timeout=5) == -signal.SIGKILL
+        assert not abandoned.exists()
+        os.kill(told["driver"], signal.SIGKILL)
+        process.wait(timeout=20)
