@@ -2,7 +2,7 @@
 
 SGLang sizes its KV pool by the memory that is free, and its ranks must find about as much of it; a trainer that loads
 meanwhile takes part of it from some. So the engines come first, and give back what they took; then the trainer loads.
-Where nothing is released (a CPU, by default) they start side by side, which is faster.
+On a CPU, or with devices of their own, they start side by side, which is faster.
 """
 
 from __future__ import annotations

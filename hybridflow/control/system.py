@@ -99,7 +99,7 @@ class System:
         self.released = open_in_order(
             self.rollout,
             lambda: self._open_trainer(config, hf_dir, log_directory, slots, note),
-            shared=releases_memory(engines, slots.has_cuda),
+            shared=slots.has_cuda and releases_memory(engines, slots.has_cuda),
         )
         assert self._rewards is not None
         self._rewards.wait_ready()
