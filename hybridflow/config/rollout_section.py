@@ -54,8 +54,8 @@ class RolloutSection(Section):
     weight_transport: Literal["auto", "exact", "hf_buckets", "broadcast"] = "auto"
     """How weights reach the engines: "exact" moves each byte from the shard that has it to the shard that needs it;
     "hf_buckets" gathers whole tensors under Hugging Face names, for models and layouts that "exact" cannot serve.
-    "auto" takes the first where it can serve the run, and says why where it cannot; `summary.json` has the choice. With
-    CUDA, where the first has not been run yet, it takes the second. "broadcast" sends whole tensors from device to
+    "auto" takes the first where it can serve the run, and says why where it cannot; `summary.json` has the choice.
+    "broadcast" sends whole tensors from device to
     device over a process group of trainer and engines, and is what "auto" takes with rollout.own_devices."""
     weight_bucket_mib: float = Field(default=256, gt=0)
     """Size of a bucket of weights; a train worker holds two."""

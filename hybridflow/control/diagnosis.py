@@ -71,4 +71,9 @@ def _remedies(state: RunState) -> list[str]:
         )
     if filtered.get("zero_variance_all_right", 0) >= NOTABLE * total:
         found.append("harder rows: the model knows these")
-    return found
+    if filtered.get("zero_variance", 0) >= NOTABLE * total:
+        found.append(
+            "a verifier whose value depends on the answer: `hybridflow score` shows its values; or more completions of "
+            "each prompt (algorithm.num_completions)"
+        )
+    return found or ["more completions of each prompt (algorithm.num_completions), or rows of another difficulty"]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -68,14 +68,23 @@ class HandOver:
     Args:
         releases: Engines were opened so that they can release memory.
         offloads: The trainer leaves the device while engines decode.
+        released: What engines have given back already: bytes by release, None where nobody knows.
     """
 
-    def __init__(self, trainer: Trainer, rollout: Rollout, *, releases: bool, offloads: bool) -> None:
+    def __init__(
+        self,
+        trainer: Trainer,
+        rollout: Rollout,
+        *,
+        releases: bool,
+        offloads: bool,
+        released: Mapping[str, int | None] | None = None,
+    ) -> None:
         self._trainer = trainer
         self._rollout = rollout
         self._releases = releases
         self._offloads = offloads
-        self._released: dict[str, int] = {}
+        self._released: dict[str, int | None] = dict(released or {})
         """By release: bytes that engines gave back and have not taken again."""
         self._sizes: dict[str, int] = {}
         """By release: bytes that engines gave back last."""
@@ -103,8 +112,7 @@ class HandOver:
     def publish(self, version: int) -> None:
         """Engines get the present weights under `version`, and the device; they may decode."""
         self._send("gradients", "optimizer")
-        if "weights" in self._released:
-            self._gate("engines take their weights back", {"": self._released["weights"]})
+        self._gate_engines("engines take their weights back", "weights")
         publish_weights(self._trainer, self._rollout, version, self._stream)
         self._released.pop("weights", None)
         self._send("weights")
@@ -139,14 +147,14 @@ class HandOver:
         before = self._free()
         given = self._rollout.release(tags)
         after = self._free()
-        self._released[tags[0]] = given if given is not None else max(0, after - before)
-        self._sizes[tags[0]] = self._released[tags[0]]
-        self._note("released", tags[0], self._released[tags[0]])
+        size = given if given is not None else max(0, after - before)
+        self._released[tags[0]] = self._sizes[tags[0]] = size
+        self._note("released", tags[0], size)
         self._metrics["perf/free_mib/after_release"] = after / MIB
 
     def _take_cache(self) -> None:
         if "kv_cache" in self._released:
-            self._gate("engines take their KV pool back", {"": self._released["kv_cache"]})
+            self._gate_engines("engines take their KV pool back", "kv_cache")
             self._rollout.resume(["kv_cache"])
             del self._released["kv_cache"]
 
@@ -166,6 +174,12 @@ class HandOver:
         if going and self._offloads:
             self._note("released", "trainer", self._trainer.to_host(*going))
             self._away |= set(going)
+
+    def _gate_engines(self, gate: str, tag: str) -> None:
+        """Where it is not known how much engines take, their own allocator has the word, that once."""
+        size = self._released.get(tag)
+        if size is not None:
+            self._gate(gate, {"": size})
 
     def _gate(self, gate: str, wanted: dict[str, int]) -> None:
         memory = self._trainer.memory()

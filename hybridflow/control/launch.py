@@ -164,6 +164,7 @@ def _build_run(
         carried=carried,
         started=started,
         has_cuda=system.has_cuda,
+        released=system.released,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -63,10 +63,12 @@ class Run:
         started: float,
         timeline: Timeline | None = None,
         has_cuda: bool = False,
+        released: Mapping[str, int | None] | None = None,
     ) -> None:
         """`started` is the monotonic time at which this process began to work on the run; `has_cuda`
         whether its workers compute on GPUs.
 
+        `released` is what engines gave back before the trainer came.
         Inside `watch(phase)` the watchdog's deadline for it holds; `moved` is a sign of life.
         """
         self.config = config
@@ -108,6 +110,7 @@ class Run:
             rollout,
             releases=releases_memory(config.rollout, has_cuda),
             offloads=offloads_while_decoding(config, has_cuda),
+            released=released,
         )
         self._step_seconds: dict[str, float] = {}
         self._started = started

@@ -19,12 +19,14 @@ from hybridflow.cluster.shared_memory import removed_with_processes
 from hybridflow.cluster.watchdog import Watchdog
 from hybridflow.cluster.workers import forget_workers
 from hybridflow.config.sections import Config
+from hybridflow.control.open_order import open_in_order
 from hybridflow.control.timeline import Timeline
 from hybridflow.control.transport import Transport, choose_transport, num_slots
 from hybridflow.environment import given_values
 from hybridflow.reward_service.group import RewardGroup
 from hybridflow.reward_service.limits import setup_of
 from hybridflow.reward_service.rules import BUILD_RULES, rule_arguments
+from hybridflow.rollout.arguments import releases_memory
 from hybridflow.rollout.group import RolloutGroup, RolloutLife
 from hybridflow.rollout.opening import RolloutSettings
 from hybridflow.trainer.group import TrainerGroup
@@ -94,23 +96,34 @@ class System:
             f"workers (TP {layout.tp} x PP {layout.pp} x DP {layout.dp}; usually 30 to 60 s on a CPU)"
         )
         self.rollout.launch(slots, hf_dir, stream.endpoint_completions, log_directory, transport.placed)
-        self.trainer = TrainerGroup(config, slots, log_directory, broadcasts=transport.broadcasts)
-        self._actors += [worker.actor for worker in self.trainer.workers]
-        setup = setup_of(config.reward, BUILD_RULES, **rule_arguments(config.reward))
-        self._rewards = RewardGroup(config.reward, setup, stream, slots, log_directory, note)
-        self.trainer.finish_setup(self.trainer.setup(hf_dir))
-        if transport.exact is not None:
-            self.trainer.use_exact_shards(transport.exact)
-        elif transport.broadcasts:
-            self.trainer.use_broadcasts(self.rollout.num_receivers)
-        elif engines.weight_transport == "auto":
-            note(f"weights go to the engines as whole tensors (hf_buckets): {transport.reason}")
-        self.rollout.wait_ready()
+        self.released = open_in_order(
+            self.rollout,
+            lambda: self._open_trainer(config, hf_dir, log_directory, slots, note),
+            shared=releases_memory(engines, slots.has_cuda),
+        )
+        assert self._rewards is not None
         self._rewards.wait_ready()
         self.watchdog.watch(WorkerLife(self.trainer.workers))
         self.watchdog.watch(RolloutLife(self.rollout))
         self.watchdog.watch(ProcessLife(lambda: self._rewards.pids if self._rewards else {}))
         note("all workers are ready")
+
+    def _open_trainer(
+        self, config: Config, hf_dir: Path, log_directory: Path, slots: Slots, note: Callable[[str], None]
+    ) -> None:
+        """Starts train and reward workers, and waits for the former."""
+        transport = self.transport
+        self.trainer = TrainerGroup(config, slots, log_directory, broadcasts=transport.broadcasts)
+        self._actors += [worker.actor for worker in self.trainer.workers]
+        setup = setup_of(config.reward, BUILD_RULES, **rule_arguments(config.reward))
+        self._rewards = RewardGroup(config.reward, setup, self.stream, slots, log_directory, note)
+        self.trainer.finish_setup(self.trainer.setup(hf_dir))
+        if transport.exact is not None:
+            self.trainer.use_exact_shards(transport.exact)
+        elif transport.broadcasts:
+            self.trainer.use_broadcasts(self.rollout.num_receivers)
+        elif config.rollout.weight_transport == "auto":
+            note(f"weights go to the engines as whole tensors (hf_buckets): {transport.reason}")
 
     @property
     def stream(self) -> RewardStream:

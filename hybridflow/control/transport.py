@@ -120,7 +120,7 @@ def exact_settings(
     build_schedule(plan, element_bytes=ELEMENT_BYTES[config.model.dtype], bucket_bytes=bucket_bytes)
     if has_cuda is False:
         check_cpu_layout(hf_config, layout)
-    return ReshardSettings(layout, plan.engines, bucket_bytes, per_node)
+    return ReshardSettings(layout, plan.engines, bucket_bytes, per_node, rollout.verify_weights)
 
 
 def _check_all_beside_train_workers(

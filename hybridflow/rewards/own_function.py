@@ -44,6 +44,9 @@ _ALIASES = {"solution_str": "response"}
 _RESULT_KEYS = frozenset({"value", "score", "extracted", "pred", "why", "parts"})
 _MAX_CHARS = 2_000
 """Of each text that a function returns: verdicts are sent and stored."""
+_MAX_NAME_CHARS = 100
+_MAX_PARTS = 100
+"""Each is a metric of its own."""
 _GOLDS = ("gold", "gold_answer", "answer_gold", "expected", "label", "reference", "solution", "target", "truth")
 """What may stand beside `response` where arguments go by position."""
 _BY_POSITION = ("response", "ground_truth")
@@ -132,7 +135,9 @@ def read_result(name: str, result: object, answer: str) -> Verdict:
     parts: dict[str, float] = {}
     for part, value in [*((k, v) for k, v in result.items() if k not in _RESULT_KEYS), *_named_parts(result)]:
         if isinstance(value, numbers.Real):
-            parts[str(part)] = _to_float(value)
+            parts[_clean(part)[:_MAX_NAME_CHARS]] = _to_float(value)
+    if len(parts) > _MAX_PARTS:
+        return Unknown(why=f"the verifier {name} gave {len(parts)} parts, where {_MAX_PARTS} may be", rule=name)
     if bad := [part for part, value in parts.items() if not math.isfinite(value)]:
         return Unknown(why=f"the verifier {name} gave {parts[bad[0]]} for its part {bad[0]!r}", rule=name)
     extracted = next((result[k] for k in ("extracted", "pred") if result.get(k) is not None), answer)

@@ -27,6 +27,7 @@ from hybridflow.types import Completion, Lease, MemoryTag, SamplingParams
 from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import Bucket, TensorEntry
 from hybridflow.weights.reshard.shard_bucket import ShardRound
+from hybridflow.weights.shared_buckets import SharedBucket
 from hybridflow.wire.completion_sender import CompletionSender
 from hybridflow.wire.endpoint import Endpoint
 
@@ -117,7 +118,7 @@ class RolloutWorker:
     def join_group(self, group: BroadcastGroup, rank_offset: int) -> None:
         self._engine.join_group(group, rank_offset)
 
-    def load_bucket(self, bucket: Bucket | ShardRound | Broadcast) -> None:
+    def load_bucket(self, bucket: Bucket | SharedBucket | ShardRound | Broadcast) -> None:
         self._engine.load_bucket(bucket)
 
     def end_weights(self) -> tuple[int, list[TensorEntry]]:

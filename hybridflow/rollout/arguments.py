@@ -11,6 +11,7 @@ from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.errors import ConfigError
 from hybridflow.rollout.cpu_platform import cpu_arguments, cpu_environment
 from hybridflow.rollout.translate import SUPPORT_LIMIT_TOKENS
+from hybridflow.rollout.weight_loader import LOADER
 
 # SGLang streams a request each so many tokens. Only finished completions leave the engine, and every chunk repeats all
 # logprobs so far, so a chunk before the end would be quadratic work for nothing.
@@ -74,7 +75,8 @@ def build_arguments(section: RolloutSection, *, dtype: str, seed: int, has_cuda:
     if section.top_p < 1:
         arguments["sampling_mask_max_tokens"] = SUPPORT_LIMIT_TOKENS
     check_names(section.sglang)
-    return arguments | section.sglang
+    own = {"custom_weight_loader": [LOADER, *section.sglang.get("custom_weight_loader", [])]}
+    return arguments | section.sglang | own
 
 
 def check_support(top_p: float) -> None:

@@ -41,6 +41,7 @@ from hybridflow.types import Completion, GroupRequest, Lease, MemoryTag, Samplin
 from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import Bucket, TensorEntry
 from hybridflow.weights.reshard.shard_bucket import ShardRound
+from hybridflow.weights.shared_buckets import SharedBucket
 from hybridflow.wire.messages import build_completion_id
 
 logger = logging.getLogger(__name__)
@@ -269,7 +270,7 @@ class SGLangEngine:
         self.resume(["weights", "cuda_graph"])
         self._weights.begin(version)
 
-    def load_bucket(self, bucket: Bucket | ShardRound | Broadcast) -> None:
+    def load_bucket(self, bucket: Bucket | SharedBucket | ShardRound | Broadcast) -> None:
         """Verifies a bucket and loads it, see `EngineWeights.load`."""
         self._weights.load(bucket)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from hybridflow.errors import WeightSyncError
 from hybridflow.rollout.shard_loader import ShardLoader
 from hybridflow.rollout.weight_api import WeightApi
+from hybridflow.rollout.weight_loader import LOADER
 from hybridflow.rollout.whole_tensors import WholeTensors
 from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import Bucket, TensorEntry, check_bucket
 from hybridflow.weights.reshard.shard_bucket import ShardRound
+from hybridflow.weights.shared_buckets import SharedBucket, open_bucket
 
 
 class EngineWeights:
@@ -47,7 +49,7 @@ class EngineWeights:
         self.api.join_group(group, rank_offset)
         self._groups.append(group.name)
 
-    def load(self, bucket: Bucket | ShardRound | Broadcast) -> None:
+    def load(self, bucket: Bucket | SharedBucket | ShardRound | Broadcast) -> None:
         """Verifies a bucket and loads it.
 
         Whole tensors go in under their HF names, and SGLang slices them for each of its TP ranks; shards go in as they
@@ -58,7 +60,8 @@ class EngineWeights:
         if bucket.version != self._version:
             raise WeightSyncError(f"bucket of version {bucket.version} in a session for version {self._version}")
         if isinstance(bucket, ShardRound):
-            self.api.update(self._shards.open_round(bucket), "direct")
+            self.api.update(self._shards.open_round(bucket), LOADER)
+            self._shards.confirm_round(bucket)
             return
         if isinstance(bucket, Broadcast):
             names, shapes = [e.name for e in bucket.entries], [list(e.shape) for e in bucket.entries]
@@ -68,6 +71,8 @@ class EngineWeights:
             return
         from sglang.srt.utils import MultiprocessingSerializer
 
+        if isinstance(bucket, SharedBucket):
+            bucket = open_bucket(bucket)
         check_bucket(bucket)
         named = [(entry.name, tensor) for entry, tensor in zip(bucket.entries, bucket.tensors, strict=True)]
         self.api.update([MultiprocessingSerializer.serialize(named) for _ in range(self._num_ranks)], None)

@@ -1,29 +1,37 @@
 """The engine's end of exact resharding: rounds of shards in, SGLang's payloads out, and what SGLang then holds checked.
 
 For each rank of the engine the process of SGLang's tokenizer manager maps the bucket that the train worker assembled,
-checks every parameter against its CRC-32 and hands SGLang a list of (name, tensor) in that same memory. SGLang's rank
-copies them into its parameters (`load_format="direct"`). On a GPU the train worker's payload is passed on as it is.
+checks every parameter against its CRC-32 and hands SGLang that same memory, one flat tensor. SGLang's rank
+copies them into its parameters (`weight_loader.py`). On a GPU the train worker's payload is passed on as it is.
 
-What was loaded is confirmed by SGLang itself: its own checksum of its parameters (`check_weights`) has to be that of
-what lay in the buckets.
+What was loaded is confirmed twice. The rank itself gives the checksum of every parameter as it holds it, in every
+round; and SGLang's own checksum (`check_weights`), of all or of a sample, has to be that of what lay in the buckets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any
 
+import msgspec
 from torch import Tensor
 
 from hybridflow.errors import WeightSyncError
 from hybridflow.weights.manifest import TensorEntry
 from hybridflow.weights.reshard.buffers import BufferHandle, map_buffer
-from hybridflow.weights.reshard.shard_bucket import ShardBucket, ShardRound, rank_entries, read_bucket
+from hybridflow.weights.reshard.receipt import Receipt, ShardOrder
+from hybridflow.weights.reshard.schedule import ROUNDS_UNDER_WAY
+from hybridflow.weights.reshard.shard_bucket import (
+    SAMPLE_PERIOD,
+    ShardBucket,
+    ShardRound,
+    Verify,
+    is_read_back,
+    rank_entries,
+    read_bucket,
+)
 
-SAMPLE_PERIOD = 16
-"""Of so many parameters one is verified in an update, another one in the next."""
-
-Verify = Literal["all", "sample", "none"]
+__all__ = ["SAMPLE_PERIOD", "ShardLoader", "Verify"]
 
 
 class ShardLoader:
@@ -34,6 +42,8 @@ class ShardLoader:
         self.verify: Verify = verify
         self._mapped: dict[BufferHandle, Tensor] = {}
         self._num_sessions = 0
+        self._receipts: dict[tuple[int, int], Receipt] = {}
+        """By rank and turn: two rounds may be under way."""
         self.begin()
 
     def begin(self) -> None:
@@ -55,19 +65,48 @@ class ShardLoader:
 
         Raises WeightSyncError naming tensor and ranks if one is not as it was sent.
         """
+        from sglang.srt.utils import MultiprocessingSerializer
+
         payloads = []
         for bucket in round_.of_engine(self._index):
-            if bucket.payload is not None:
-                self._note(bucket, bucket.read_back.__getitem__)
-                payloads.append(bucket.payload)
-            else:
-                payloads.append(self._map_bucket(bucket))
+            order = self._order(bucket)
+            content = self._map_bucket(bucket) if bucket.payload is None else self._pass_on(bucket)
+            payloads.append(MultiprocessingSerializer.serialize([(order, content)]))
         return payloads
 
-    def _map_bucket(self, bucket: ShardBucket) -> bytes:
-        """The payload for a bucket that lies in memory of this machine."""
+    def confirm_round(self, round_: ShardRound) -> None:
+        """SGLang has answered: every parameter of the round is held against what its rank says that it holds.
+
+        Raises WeightSyncError naming tensor and ranks for one that differs.
+        """
+        for bucket in round_.of_engine(self._index):
+            self._receipt(bucket).check(bucket.version, bucket.number, bucket.entries, bucket.owner)
+
+    def _receipt(self, bucket: ShardBucket) -> Receipt:
+        return self._receipts.setdefault((bucket.tp_rank, bucket.number % ROUNDS_UNDER_WAY), Receipt())
+
+    def _order(self, bucket: ShardBucket) -> str:
+        order = ShardOrder(
+            version=bucket.version,
+            number=bucket.number,
+            dtype=bucket.entries[0].dtype,
+            shapes=[(entry.name, entry.shape) for entry in bucket.entries],
+            on_host=bucket.payload is None,
+            receipt=self._receipt(bucket).open(len(bucket.entries)),
+        )
+        return msgspec.json.encode(order).decode()
+
+    def _pass_on(self, bucket: ShardBucket) -> Any:
+        """The content of a bucket on a GPU: handles, which the rank alone opens. Not run on a GPU yet."""
+        from sglang.srt.model_executor.model_runner_components.weight_updater import LocalSerializedTensor
+
+        assert bucket.payload is not None, "a bucket lies in memory that is mapped, or on a GPU"
+        self._note(bucket, bucket.read_back.get)
+        return LocalSerializedTensor(values=[bucket.payload] * (bucket.tp_rank + 1))
+
+    def _map_bucket(self, bucket: ShardBucket) -> Tensor:
+        """The content of a bucket that lies in memory of this machine."""
         from sglang.srt.managers.mm_utils import tensor_hash
-        from sglang.srt.utils import MultiprocessingSerializer
 
         assert bucket.handle is not None, "a bucket lies in memory that is mapped, or on a GPU"
         if bucket.handle not in self._mapped:
@@ -75,21 +114,24 @@ class ShardLoader:
         named = read_bucket(bucket, self._mapped[bucket.handle])
         tensors = dict(named)
         self._note(bucket, lambda name: f"{tensor_hash(tensors[name]):016x}")
-        return MultiprocessingSerializer.serialize(named)
+        return self._mapped[bucket.handle][: sum(tensor.nbytes for _, tensor in named)]
 
-    def _note(self, bucket: ShardBucket, checksum: Callable[[str], str]) -> None:
-        """`checksum` is SGLang's, of a parameter by its name."""
+    def _note(self, bucket: ShardBucket, checksum: Callable[[str], str | None]) -> None:
+        """`checksum` is SGLang's, of a parameter by its name; None for one that is not to be read back."""
         self._entries += rank_entries(bucket)
         self._owners[bucket.tp_rank] = bucket.owner
         expected = self._expected.setdefault(bucket.tp_rank, {})
         for name in (entry.name for entry in bucket.entries):
-            if self._names.setdefault(name, self._is_chosen(len(self._names), bucket.version)):
-                expected[name] = checksum(name)
+            if not self._names.setdefault(name, self._is_chosen(len(self._names), bucket.version)):
+                continue
+            value = checksum(name)
+            if value is None:
+                self._names[name] = False  # an engine that was started later: the trainer's first update was another
+            else:
+                expected[name] = value
 
     def _is_chosen(self, place: int, version: int) -> bool:
-        if self.verify == "sample" and self._num_sessions:
-            return (place + version) % SAMPLE_PERIOD == 0
-        return self.verify != "none"
+        return is_read_back(self.verify, self._num_sessions + 1, place, version)
 
     @property
     def is_verifying(self) -> bool:

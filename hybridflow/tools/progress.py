@@ -20,7 +20,7 @@ def note(text: str) -> None:
 
 
 class RowProgress:
-    """A bar on a terminal, else a line each few seconds."""
+    """A bar on a terminal, else a line with the clock each few seconds."""
 
     def __init__(self) -> None:
         console = Console(stderr=True)
@@ -34,7 +34,7 @@ class RowProgress:
             self._bar.update(self._task, completed=done, total=total)
         elif done == total or time.monotonic() - self._last_line > QUIET_S:
             self._last_line = time.monotonic()
-            note(f"rows {done}/{total}")
+            note(f"{time.strftime('%H:%M:%S')} rows {done}/{total}")
 
     def note(self, text: str) -> None:
         """A line above the bar."""

@@ -25,6 +25,7 @@ from hybridflow.weights.manifest import Bucket, TensorEntry
 from hybridflow.weights.reshard.buffers import this_machine
 from hybridflow.weights.reshard.settings import ReshardSettings
 from hybridflow.weights.reshard.shard_bucket import ShardBucket
+from hybridflow.weights.shared_buckets import BucketMemory, SharedBucket
 
 if TYPE_CHECKING:
     from hybridflow.trainer.core import TrainerCore
@@ -55,6 +56,7 @@ class TrainWorker:
         self._rank = rank
         self._network = network
         self._core: TrainerCore | None = None
+        self._bucket_memory = BucketMemory()
 
     @ray.method(concurrency_group=HEALTH)
     def ping(self) -> int:
@@ -105,8 +107,9 @@ class TrainWorker:
     def update(self, batch: TrainBatch, learning_rate: float, options: dict[str, Any]) -> list[UpdateReport]:
         return self.core.update(batch, learning_rate, **options)
 
-    def stream_weights(self, version: int, bucket_bytes: int) -> Iterator[Bucket]:
-        yield from self.core.iterate_weights(version, bucket_bytes)
+    def stream_weights(self, version: int, bucket_bytes: int, shared: bool) -> Iterator[Bucket | SharedBucket]:
+        buckets = self.core.iterate_weights(version, bucket_bytes)
+        yield from self._bucket_memory.share(buckets) if shared else buckets
 
     def broadcast_weights(
         self, version: int, bucket_bytes: int, world_size: int, verified: bool
@@ -135,6 +138,7 @@ class TrainWorker:
         return self.core.assemble_shards(number, version)
 
     def published_manifest(self) -> list[TensorEntry]:
+        self._bucket_memory.close()  # engines have loaded them
         return self.core.published_manifest()
 
     def to_host(self, *parts: str) -> int:
@@ -168,6 +172,7 @@ class TrainWorker:
         self.core.save_hf(Path(directory), dtype)
 
     def close(self) -> None:
+        self._bucket_memory.close()
         if self._core is not None:
             self._core.close()
 

@@ -170,7 +170,7 @@ class TrainerCore:
         """Plans exact resharding to the engines that `settings` names; returns the number of its rounds."""
         dtype = self._policy.dtype
         schedule = settings.schedule(self._policy.hf_config, self._policy.layout, dtype.itemsize)
-        self._reshard = ReshardExecutor(schedule, self.topology.rank, dtype, self.topology.device)
+        self._reshard = ReshardExecutor(schedule, self.topology.rank, dtype, self.topology.device, settings.verify)
         return self._reshard.num_rounds
 
     def assemble_shards(self, number: int, version: int) -> ShardBucket | None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 
+from hybridflow.cluster.session import private_folder
 from hybridflow.cluster.workers import Worker, gather, stream
 from hybridflow.errors import WeightSyncError
 from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
@@ -22,15 +23,17 @@ from hybridflow.weights.reshard.shard_bucket import ShardBucket, ShardRound, che
 
 
 class HFBuckets:
-    """Buckets of whole tensors."""
+    """Buckets of whole tensors; on one machine by memory that it shares, and only between machines by Ray's store."""
 
     def __init__(self, workers: list[Worker], bucket_bytes: int) -> None:
         self._workers = workers
         self._bucket_bytes = bucket_bytes
+        self._shared = private_folder() is not None
 
     def stream(self, version: int) -> Iterator[Any]:
         """References to weight buckets, as the ranks make them; every rank takes part, in rank order per stage."""
-        streams = [stream(worker, "stream_weights", version, self._bucket_bytes) for worker in self._workers]
+        arguments = (version, self._bucket_bytes, self._shared)
+        streams = [stream(worker, "stream_weights", *arguments) for worker in self._workers]
         for references in streams:
             yield from references
 

@@ -17,7 +17,8 @@ from hybridflow.errors import WeightSyncError
 
 
 class TensorEntry(msgspec.Struct, frozen=True, order=True):
-    """Identity of one tensor: `dtype` as torch writes it without the "torch." prefix, `checksum` a CRC-32."""
+    """Identity of one tensor: `dtype` as torch writes it without the "torch." prefix. `checksum` is a CRC-32, of
+    shards on a GPU their `digest`."""
 
     name: str
     shape: tuple[int, ...]
@@ -41,11 +42,15 @@ class Bucket(msgspec.Struct, frozen=True, kw_only=True):
 
 def describe_tensor(name: str, tensor: torch.Tensor) -> TensorEntry:
     """Entry of a contiguous CPU tensor."""
+    return TensorEntry(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), compute_crc(tensor))
+
+
+def compute_crc(tensor: torch.Tensor) -> int:
+    """CRC-32 of the bytes of a contiguous CPU tensor."""
     # Flat first: a tensor without dimensions cannot be seen as bytes.
     flat = tensor.reshape(-1).view(torch.uint8)
     # Not by way of numpy: a storage that was seen by numpy can no longer be resized, and so not leave a device.
-    checksum = zlib.crc32((ctypes.c_char * flat.numel()).from_address(flat.data_ptr()))
-    return TensorEntry(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), checksum)
+    return zlib.crc32((ctypes.c_char * flat.numel()).from_address(flat.data_ptr()))
 
 
 def iterate_buckets(

@@ -13,7 +13,9 @@ ever adds time.
     memcpy_gb_per_s     the same bytes from one process to another: copied into shared memory, and out of it, in pieces
                         of a bucket, one being filled while the other is emptied
     ratio               of the two
-    checked_gb_per_s    an update with a CRC-32 of each parameter on both sides, as a run does it
+    checked_gb_per_s    an update with a CRC-32 of each parameter on both sides, as a run on a CPU does it
+    crc_gb_per_s        a CRC-32, one thread
+    digest_gb_per_s     the digest of the same bytes, which takes its place on a GPU (weights/digest.py)
     peak_extra_mib      most resident memory of a train rank beside its parameters; every bucket that it touches counts
     gather_bytes        what the ranks receive where everyone gathers everything, run on the same parameters
     gather_ratio        gather_bytes / received_bytes, what ranks receive from others by the plan
@@ -41,6 +43,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import torch
 import torch.distributed as dist
 
+from hybridflow.weights.digest import digest
+from hybridflow.weights.manifest import TensorEntry, compute_crc
 from hybridflow.weights.reshard import executor as executor_module
 from hybridflow.weights.reshard.buffers import SharedBuffer, map_buffer
 from hybridflow.weights.reshard.executor import ReshardExecutor
@@ -56,6 +60,7 @@ from megatron_ext.layout import Layout
 from tests.dist_cpu.launch import free_port
 
 DTYPE = torch.bfloat16
+HASHED_BYTES = 64 * 2**20
 ROOT = Path(__file__).parents[2]
 
 
@@ -89,6 +94,7 @@ def main() -> None:
                 "memcpy_gb_per_s": round(copy_rate, 3),
                 "ratio": round(rate / copy_rate, 3),
                 "checked_gb_per_s": round(moved / checked_s / 1e9, 3),
+                **checksum_rates(),
                 "peak_extra_mib": round(max(result["extra_mib"] for result in measured), 1),
                 "bucket_mib": options.bucket_mib,
                 "rounds": len(schedule.rounds),
@@ -164,15 +170,15 @@ def train_rank(
     executor = ReshardExecutor(schedule, rank, DTYPE)
     reader = Reader(schedule, rank) if rank in schedule.plan.tp_rank_of else None
     result: dict[str, Any] = {"plain_s": [], "checked_s": [], "memcpy_s": [], "extra_mib": 0.0}
-    describe = executor_module.describe_tensor
+    describe = executor_module.describe_shards
     memcpy = Memcpy(reader, settings.bucket_bytes) if rank == 0 else None
     before = forget_peak_mib()
     for number in range(updates + 1):
         executor.sent_bytes.clear()
-        executor_module.describe_tensor = without_checksum
+        executor_module.describe_shards = without_checksums
         plain_s = timed(together, lambda: update(executor, reader, parameters, checked=False))
         result["moved"] = sum(executor.sent_bytes.values())
-        executor_module.describe_tensor = describe
+        executor_module.describe_shards = describe
         checked_s = timed(together, lambda: update(executor, reader, parameters, checked=True))
         if not number:
             result["extra_mib"] = peak_mib() - before
@@ -192,10 +198,23 @@ def train_rank(
     dist.destroy_process_group()
 
 
-def without_checksum(name: str, tensor: torch.Tensor) -> Any:
-    from hybridflow.weights.manifest import TensorEntry
+def without_checksums(named: list[tuple[str, torch.Tensor]], *, on_host: bool) -> list[TensorEntry]:
+    return [TensorEntry(name, tuple(tensor.shape), str(DTYPE).removeprefix("torch."), 0) for name, tensor in named]
 
-    return TensorEntry(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), 0)
+
+def checksum_rates() -> dict[str, float]:
+    """GB per second of CPU time of one thread, the best of several."""
+    torch.set_num_threads(1)
+    tensor = torch.randn(HASHED_BYTES // 2, generator=torch.Generator().manual_seed(0)).to(DTYPE)
+    rates = {}
+    for name, work in (("crc", functools.partial(compute_crc, tensor)), ("digest", functools.partial(digest, tensor))):
+        seconds = []
+        for _ in range(7):
+            start = time.process_time()
+            work()
+            seconds.append(time.process_time() - start)
+        rates[f"{name}_gb_per_s"] = round(HASHED_BYTES / min(seconds) / 1e9, 3)
+    return rates
 
 
 def timed(together: Barrier, work: Callable[[], None]) -> float:

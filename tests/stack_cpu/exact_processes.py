@@ -16,9 +16,10 @@ from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.rollout.arguments import build_arguments, engine_environment
 from hybridflow.weights.broadcast import BroadcastGroup
 from hybridflow.weights.manifest import TensorEntry, describe_tensor
+from hybridflow.weights.reshard.buffers import map_buffer
 from hybridflow.weights.reshard.rollout_layout import RolloutLayout
 from hybridflow.weights.reshard.settings import ReshardSettings, engine_slots
-from hybridflow.weights.reshard.shard_bucket import ShardRound
+from hybridflow.weights.reshard.shard_bucket import ShardRound, cut_buffer, describe_shards
 from megatron_ext.layout import Layout
 from tests.dist_cpu.launch import free_port, start_rank
 
@@ -196,6 +197,24 @@ class EngineProcess:
         self.load_bucket = self.engine.load_bucket
         self.end_weights = self.engine.end_weights
         self.join_group = self.engine.join_group
+
+    def load_as_on_a_gpu(self, round_: ShardRound, damaged: bool) -> None:
+        """With payloads of train workers that are passed on as they are, and digests; only what lies where differs."""
+        import msgspec
+        import torch
+        from sglang.srt.utils import MultiprocessingSerializer
+
+        buckets = []
+        for bucket in round_.engines[0]:
+            assert bucket.handle is not None
+            bytes_B = map_buffer(bucket.handle)
+            named = list(cut_buffer(bytes_B, [(entry.name, entry.shape) for entry in bucket.entries], torch.float32))
+            entries = describe_shards(named, on_host=False)
+            if damaged:
+                entries[-1] = msgspec.structs.replace(entries[-1], checksum=entries[-1].checksum ^ 1)
+            payload = MultiprocessingSerializer.serialize(bytes_B[: sum(tensor.nbytes for _, tensor in named)])
+            buckets.append(msgspec.structs.replace(bucket, handle=None, entries=entries, payload=payload))
+        self.engine.load_bucket(ShardRound(version=round_.version, engines=[buckets]))
 
     def overwrite(self, name: str, tensor: torch.Tensor) -> None:
         """Behind the back of all that checks."""

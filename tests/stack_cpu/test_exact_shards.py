@@ -180,6 +180,24 @@ def test_a_parameter_that_sglang_holds_otherwise_is_named(stack: Stack) -> None:
         engine.call("greedy", PROMPTS, NEW_TOKENS)
 
 
+def test_payloads_of_train_workers_are_passed_on_and_every_parameter_confirmed_by_its_digest(stack: Stack) -> None:
+    """The way over a GPU, with memory of the CPU."""
+    trainer, engine = stack.trainers["TP2 PP2"], stack.engines["TP2"]
+    exported = stack.folder / "v11"
+    trainer.call("change", 0.1, exported)
+    num_rounds = trainer.open(2, 2**20)
+    engine.call("begin_weights", 11)
+    for number in range(num_rounds):
+        engine.call("load_as_on_a_gpu", trainer.assemble(2, number, 11), False)
+    assert engine.call("end_weights")[0] == 11
+    assert engine.call("greedy", PROMPTS, NEW_TOKENS) == hf_greedy(exported)
+    engine.call("begin_weights", 12)
+    round_ = trainer.assemble(2, 0, 12)
+    name = round_.engines[0][0].entries[-1].name
+    with pytest.raises(WeightSyncError, match=rf"{name} of rank 0 of the engine.*SGLang's rank has checksum"):
+        engine.call("load_as_on_a_gpu", round_, True)
+
+
 def test_a_bucket_that_changed_on_the_way_is_refused(stack: Stack) -> None:
     from hybridflow.weights.reshard.buffers import map_buffer
 

@@ -73,7 +73,7 @@ def test_memory_goes_and_comes_back_and_the_text_is_the_same(tmp_path: Path) -> 
     config = load_config([ROOT / "configs/quickstart.toml"], settings(model, tmp_path, **changes), Config)
     notes: list[str] = []
     with System(config, model, tmp_path / "logs", notes.append) as system:
-        over = HandOver(system.trainer, system.rollout, releases=True, offloads=True)
+        over = HandOver(system.trainer, system.rollout, releases=True, offloads=True, released=system.released)
         over.publish(0)
         before = written(system, "e00000")
         full = engine_memory(system)

@@ -27,13 +27,13 @@ class DeviceBuffer:
         torch.cuda.ipc_collect()
 
 
-def ipc_payload(named: Named) -> bytes:
-    """What `update_weights_from_tensor` takes for the rank of an engine on this GPU."""
+def ipc_payload(bytes_B: Tensor) -> bytes:
+    """The bytes of a round, as SGLang's rank on this GPU opens them."""
     from sglang.srt.utils import MultiprocessingSerializer
     from sglang.srt.utils.patch_torch import monkey_patch_torch_reductions
 
     monkey_patch_torch_reductions()  # names the GPU by its UUID: the engine's processes number GPUs otherwise
-    return MultiprocessingSerializer.serialize(named)
+    return MultiprocessingSerializer.serialize(bytes_B)
 
 
 def sglang_checksums(named: Named) -> dict[str, str]:

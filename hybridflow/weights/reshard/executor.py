@@ -6,7 +6,7 @@ Every rank calls `assemble(number, ...)` for the same rounds in the same order. 
     from its parameters into the parameters being assembled (no message, no packing);
     posts all other pieces at once as point-to-point operations of the train group (gloo, NCCL): a contiguous piece is
     sent from and received in place, one with gaps is packed and unpacked;
-    meets the others, and describes what lies in its buffer with a CRC-32 per parameter.
+    meets the others, and describes what lies in its buffer with a checksum per parameter.
 
 **Two buffers** per rank, used in turn. Round k + 2 writes where round k lay: it may start when engines have loaded
 round k. Round k + 1 is assembled while they load it. Whoever drives the rounds keeps that rule.
@@ -14,7 +14,8 @@ round k. Round k + 1 is assembled while they load it. Whoever drives the rounds 
 No whole tensor of the model is ever gathered: a rank holds its parameters, its two buckets, and what is packed.
 
 On CUDA (not run yet) buckets lie on the GPU that trainer and engine share, other GPUs are reached over NCCL, and SGLang
-opens the bucket by CUDA IPC (device_handover.py). Checksums of the manifest pass through host memory.
+opens the bucket, one flat tensor, by CUDA IPC (device_handover.py). Checksums are computed there too (digest.py), of
+every parameter in every update; SGLang's own only of those that will be read back.
 """
 
 from __future__ import annotations
@@ -27,14 +28,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hybridflow.errors import WeightSyncError
-from hybridflow.weights.manifest import describe_tensor
 from hybridflow.weights.reshard.buffers import BufferHandle, SharedBuffer, map_buffer
 from hybridflow.weights.reshard.device_handover import DeviceBuffer, ipc_payload, sglang_checksums
 from hybridflow.weights.reshard.placement import Link
 from hybridflow.weights.reshard.plan import Copy
 from hybridflow.weights.reshard.regions import Region
 from hybridflow.weights.reshard.schedule import ROUNDS_UNDER_WAY, Message, Schedule
-from hybridflow.weights.reshard.shard_bucket import ShardBucket, cut_buffer
+from hybridflow.weights.reshard.shard_bucket import ShardBucket, Verify, cut_buffer, describe_shards, is_read_back
 
 Parameters = Mapping[tuple[int, str], Tensor]
 """Of a train rank, by (chunk of its virtual pipeline, Megatron name)."""
@@ -45,10 +45,13 @@ CPU = torch.device("cpu")
 class ReshardExecutor:
     """Rank `rank` of the train group. Collective: all ranks make one, with the same schedule."""
 
-    def __init__(self, schedule: Schedule, rank: int, dtype: torch.dtype, device: torch.device = CPU) -> None:
+    def __init__(
+        self, schedule: Schedule, rank: int, dtype: torch.dtype, device: torch.device = CPU, verify: Verify = "sample"
+    ) -> None:
         """Allocates the buffers and learns where those of the others are."""
         assert dtype.itemsize == schedule.element_bytes, (dtype, schedule.element_bytes)
         self._schedule, self._rank, self._dtype, self._device = schedule, rank, dtype, device
+        self._verify: Verify = verify
         self._engine_of = {
             gpu: (engine, tp_rank)
             for engine, gpus in enumerate(schedule.plan.engines)
@@ -59,6 +62,9 @@ class ReshardExecutor:
         self._handles: list[list[BufferHandle]] = [[] for _ in range(schedule.plan.world_size)]
         dist.all_gather_object(self._handles, [buffer.handle for buffer in self._buffers if buffer.handle])
         self._opened: dict[BufferHandle, Tensor] = {}
+        self._num_updates = 0
+        self._num_named = 0
+        """Parameters of the earlier rounds of this update."""
         self.sent_bytes: Counter[Link] = Counter()
         """By way, of all rounds so far; on Link.DEVICE what this rank copied for itself."""
 
@@ -178,17 +184,27 @@ class ReshardExecutor:
             return None
         engine, tp_rank = self._engine_of[self._rank]
         named = list(self._targets(number, self._rank).items())
+        buffer = self._buffers[number % ROUNDS_UNDER_WAY]
         on_gpu = self._device.type == "cuda"
+        if not number:
+            self._num_named = 0
+            self._num_updates += 1
+        first, self._num_named = self._num_named, self._num_named + len(named)
+        read_back = [
+            one
+            for place, one in enumerate(named, first)
+            if on_gpu and is_read_back(self._verify, self._num_updates, place, version)
+        ]
         return ShardBucket(
             version=version,
             number=number,
             rank=self._rank,
             engine=engine,
             tp_rank=tp_rank,
-            entries=[describe_tensor(name, tensor.cpu()) for name, tensor in named],
-            handle=self._buffers[number % ROUNDS_UNDER_WAY].handle,
-            payload=ipc_payload(named) if on_gpu else None,
-            read_back=sglang_checksums(named) if on_gpu else {},
+            entries=describe_shards(named, on_host=not on_gpu),
+            handle=buffer.handle,
+            payload=ipc_payload(buffer.bytes_B[: sum(tensor.nbytes for _, tensor in named)]) if on_gpu else None,
+            read_back=sglang_checksums(read_back) if read_back else {},
         )
 
 

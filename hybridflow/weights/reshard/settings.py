@@ -9,6 +9,7 @@ from hybridflow.weights.reshard.placement import Engines
 from hybridflow.weights.reshard.planner import plan_reshard
 from hybridflow.weights.reshard.rollout_layout import RolloutLayout
 from hybridflow.weights.reshard.schedule import Schedule, build_schedule
+from hybridflow.weights.reshard.shard_bucket import Verify
 from megatron_ext.hf.config import HFConfig
 from megatron_ext.layout import Layout
 
@@ -21,6 +22,8 @@ class ReshardSettings:
     bucket_bytes: int
     gpus_per_node: int = 1
     """Neighbouring ranks that are on one machine."""
+    verify: Verify = "sample"
+    """As `rollout.verify_weights`."""
 
     def schedule(self, hf_config: HFConfig, train: Layout, element_bytes: int) -> Schedule:
         """Pure. Raises ConfigError, naming the key, if the layouts do not fit the model or each other."""

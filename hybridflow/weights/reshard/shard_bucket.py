@@ -5,15 +5,20 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import torch
 from torch import Tensor
 
 from hybridflow.errors import WeightSyncError
-from hybridflow.weights.manifest import TensorEntry, describe_tensor
+from hybridflow.weights.digest import digests
+from hybridflow.weights.manifest import TensorEntry, compute_crc, describe_tensor
 from hybridflow.weights.reshard.buffers import BufferHandle
+
+SAMPLE_PERIOD = 16
+"""Of so many parameters one is read back in an update, another one in the next."""
+Verify = Literal["all", "sample", "none"]
 
 
 class ShardBucket(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,13 +32,13 @@ class ShardBucket(msgspec.Struct, frozen=True, kw_only=True):
     engine: int
     tp_rank: int
     entries: list[TensorEntry]
-    """Under SGLang's own names."""
+    """Under SGLang's own names; checksums as `checksums` says."""
     handle: BufferHandle | None
     """Of memory that the engine's processes can map; None on a GPU."""
     payload: bytes | None = None
-    """On a GPU: what SGLang's rank on it opens, see device_handover.py."""
+    """On a GPU: the buffer as SGLang's rank on it opens it, see device_handover.py."""
     read_back: dict[str, str] = {}
-    """On a GPU: what SGLang's checksum of each parameter will have to be."""
+    """On a GPU: what SGLang's checksum of a parameter will have to be, of those that are read back."""
 
     @property
     def owner(self) -> str:
@@ -50,6 +55,27 @@ class ShardRound(msgspec.Struct, frozen=True, kw_only=True):
     def of_engine(self, index: int) -> list[ShardBucket]:
         """By rank. Engines beyond those of the plan read the buckets of one within: all engines are alike."""
         return self.engines[index % len(self.engines)]
+
+
+def checksums(tensors: Sequence[Tensor], *, on_host: bool) -> list[int]:
+    """Of each tensor: CRC-32 on the host, where that takes least time; else its `digest`, computed where it lies."""
+    return [compute_crc(tensor.contiguous()) for tensor in tensors] if on_host else digests(tensors)
+
+
+def describe_shards(named: Sequence[tuple[str, Tensor]], *, on_host: bool) -> list[TensorEntry]:
+    """Entries of the parameters of a round."""
+    values = checksums([tensor for _, tensor in named], on_host=on_host)
+    return [
+        TensorEntry(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), value)
+        for (name, tensor), value in zip(named, values, strict=True)
+    ]
+
+
+def is_read_back(verify: Verify, update: int, place: int, version: int) -> bool:
+    """Whether SGLang is asked for its checksum of the parameter at `place`; in the first update, 1, of all."""
+    if verify == "sample" and update > 1:
+        return (place + version) % SAMPLE_PERIOD == 0
+    return verify != "none"
 
 
 def cut_buffer(

@@ -52,6 +52,17 @@ def test_counts_and_remedies_of_a_run_without_a_gradient() -> None:
             "the last 5 of 9 steps had no gradient: 56% of the groups all right\ntry: harder rows",
         ),
         (
+            RunState(rl_step=1, num_idle_steps=1, groups=GroupCounts(started=4, filtered={"zero_variance": 4})),
+            "finished, nothing learnt",
+            "no group of 4 had rewards that differ, so no step had a gradient: 100% of the groups of one reward, "
+            "neither right nor wrong\ntry: a verifier whose value depends on the answer",
+        ),
+        (
+            RunState(rl_step=1, num_idle_steps=1, groups=GroupCounts(started=4, filtered={"stale": 4})),
+            "finished, nothing learnt",
+            "no group of 4 had rewards that differ, so no step had a gradient: 100% of the groups stale\ntry: more",
+        ),
+        (
             RunState(rl_step=2, num_skipped_updates=2, groups=GroupCounts(started=2, trained=2)),
             "finished, nothing learnt",
             "all 2 updates were skipped",

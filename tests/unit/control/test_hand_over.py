@@ -193,3 +193,19 @@ def test_workers_of_one_device_share_what_is_free() -> None:
         check_gate("x", {"a": 120}, both, {})
     check_gate("x", {"b": 120}, both, {})
     assert PARTS == ("weights", "gradients", "optimizer")
+
+
+@pytest.mark.parametrize("sizes", [dict(ENGINES), {"kv_cache": None, "weights": None}])
+def test_engines_that_were_released_before_the_trainer_came_take_their_memory_at_the_first_publish(
+    sizes: dict[str, int | None],
+) -> None:
+    """With CUDA nobody could tell then how much that was."""
+    device = Device(total=1000 * MIB)
+    device.engine = {}
+    over = HandOver(device, device, releases=True, offloads=True, released=sizes)  # pyright: ignore[reportArgumentType]
+    over.to_trainer()
+    assert device.events == [], "they have given all back already"
+    over.publish(0)
+    assert (device.trainer, device.engine) == ({}, ENGINES)
+    over.to_trainer()
+    assert device.events[-3:] == ["release kv_cache", "release weights cuda_graph", "bring weights gradients optimizer"]

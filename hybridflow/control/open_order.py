@@ -1,0 +1,29 @@
+"""Who opens first where engines and trainer share devices.
+
+SGLang sizes its KV pool by the memory that is free, and its ranks must find about as much of it; a trainer that loads
+meanwhile takes part of it from some. So the engines come first, and give back what they took; then the trainer loads.
+Where nothing is released (a CPU, by default) they start side by side, which is faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hybridflow.control.hand_over import RELEASES
+from hybridflow.rollout.group import RolloutGroup
+
+
+def open_in_order(rollout: RolloutGroup, open_trainer: Callable[[], None], *, shared: bool) -> dict[str, int | None]:
+    """Waits for engines that have been launched, and for `open_trainer`.
+
+    Returns, by release, the bytes that engines gave back and have not taken again; None where only the device could
+    tell (CUDA), and nobody was there to ask.
+    """
+    if not shared:
+        open_trainer()
+        rollout.wait_ready()
+        return {}
+    rollout.wait_ready()
+    released = {tags[0]: rollout.release(tags) for tags in RELEASES}
+    open_trainer()
+    return {str(tag): size for tag, size in released.items()}
