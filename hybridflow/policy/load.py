@@ -4,7 +4,7 @@ What counts is tokenizer.json: encoding and decoding are those of the file itsel
 names is not asked, because transformers 5 rebuilds pre-tokenizer, normalizer and decoder of some classes for a local
 folder: under LlamaTokenizerFast a byte-level file loses its spaces, under Qwen2Tokenizer a split of its own.
 tokenizer_config.json gives the names of special tokens, the chat template, and `add_bos_token`. No code of the folder
-is run.
+is run. Where there is a tokenizer.model alone, SentencePiece's own reading of it counts (`pieces`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hybridflow.errors import ConfigError
+from hybridflow.policy.pieces import PIECES_FILE, match_pieces
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -124,6 +125,8 @@ def _convert_files(hf_dir: Path) -> PreTrainedTokenizerBase:
         raise ValueError(
             f"it has no tokenizer.json, and {type(tokenizer).__name__} gives none: write one with save_pretrained"
         )
+    if (hf_dir / PIECES_FILE).is_file():
+        match_pieces(tokenizer, hf_dir / PIECES_FILE)
     return tokenizer
 
 
