@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from hybridflow.guard.left_behind import PREFIXES, SHARED_MEMORY
+from hybridflow.guard.left_behind import PREFIXES, SHARED_MEMORY, shared_memory_of
 
 
 @contextmanager
@@ -24,12 +24,12 @@ def removed_with_processes() -> Iterator[None]:
 
 
 def _used_by_children() -> set[Path]:
-    """Files of PREFIXES that children of this process, and theirs, have mapped."""
+    """Files of PREFIXES that children of this process, and theirs, have open or mapped."""
+    children = psutil.Process().children(recursive=True)
+    used = {inode for child in children for inode in shared_memory_of(Path(f"/proc/{child.pid}"))}
     found: set[Path] = set()
-    for process in psutil.Process().children(recursive=True):
-        with suppress(OSError):  # it ended meanwhile
-            for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines():
-                path = Path(line.split(maxsplit=5)[5]) if line.count("/") else None
-                if path is not None and path.parent == SHARED_MEMORY and path.name.startswith(PREFIXES):
-                    found.add(path)
+    for path in SHARED_MEMORY.iterdir():
+        with suppress(OSError):  # gone meanwhile
+            if path.name.startswith(PREFIXES) and path.lstat().st_ino in used:
+                found.add(path)
     return found

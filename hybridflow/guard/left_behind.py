@@ -53,10 +53,38 @@ def end_marked(temporary: Path) -> list[int]:
 def remove_shared_memory(since: float) -> list[Path]:
     """Removes files of PREFIXES that this user's processes have made since then, and that no process has any more."""
     made = {path for path in SHARED_MEMORY.iterdir() if path.name.startswith(PREFIXES) and _is_of(path, since)}
-    left = made - _in_use() if made else set()
+    used = {inode for folder in _processes() for inode in shared_memory_of(folder)} if made else set()
+    left = {path for path in made if _inode(path) not in used}
     for path in left:
         path.unlink(missing_ok=True)
     return sorted(left)
+
+
+def shared_memory_of(process: Path) -> set[int]:
+    """Inodes of the files in SHARED_MEMORY that a process has open or mapped, by its folder in /proc.
+
+    Not their names: a semaphore is mapped under a name that glibc has taken away again (2.36, sem_open). Of a process
+    that has ended meanwhile, or may not be looked at, there are none.
+    """
+    device = os.stat(SHARED_MEMORY).st_dev
+    found: set[int] = set()
+    with suppress(OSError):
+        for line in (process / "maps").read_text().splitlines():
+            _, _, _, where, inode, *_ = line.split(maxsplit=5)
+            if where == f"{os.major(device):02x}:{os.minor(device):02x}":
+                found.add(int(inode))
+        for link in (process / "fd").iterdir():
+            with suppress(OSError):  # it was closed
+                if os.readlink(link).startswith(str(SHARED_MEMORY)):
+                    found.add(link.stat().st_ino)
+    return found
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.lstat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 def _is_of(path: Path, since: float) -> bool:
@@ -65,18 +93,6 @@ def _is_of(path: Path, since: float) -> bool:
     except FileNotFoundError:
         return False
     return found.st_uid == os.getuid() and found.st_ctime >= since - CLOCK_STEP_S
-
-
-def _in_use() -> set[Path]:
-    """Files in SHARED_MEMORY that a process of this machine, as far as it may be looked at, has open or mapped."""
-    found: set[Path] = set()
-    for folder in _processes():
-        with suppress(OSError):  # it ended meanwhile, or is another user's
-            for line in (folder / "maps").read_text().splitlines():
-                if str(SHARED_MEMORY) in line:
-                    found.add(Path(line.split(maxsplit=5)[5]))
-            found.update(Path(os.readlink(link)) for link in (folder / "fd").iterdir())
-    return found
 
 
 def _find_marked(temporary: Path) -> list[int]:

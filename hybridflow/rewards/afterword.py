@@ -41,7 +41,7 @@ _STATES = re.compile(
     re.IGNORECASE,
 )
 _RULES_OUT = re.compile(_HEAD + r"no (?:other|further|additional|alternative)s?\b", re.IGNORECASE)
-_NOT_OTHER = re.compile(r"[\s*_]{0,8}[Nn]ot [A-Z]\w{0,30}(?: [A-Z]\w{0,30}){0,3}\W{0,3}\Z")
+_NOT_OTHER = re.compile(r"[\s*_]{0,8}[Nn]ot (?:[A-Z]\w{0,30}|[$£€]?\d[\d.,]{0,20}%?)(?: [A-Z]\w{0,30}){0,3}\W{0,3}\Z")
 _GOOD = r"(?:possible|plausible|correct|acceptable|valid|right)"
 _ANSWER = r"(?:answer|option|candidate|guess|choice|possibility|value|reading)"
 _OFFERS = re.compile(
@@ -136,8 +136,9 @@ def _is_second_thought(sentence: str, answer: str) -> bool:
         return False
     if _OFFERS.search(sentence):
         return True
-    if _CONDITION.match(sentence) and (then := sentence.partition(",")[2]):
-        return _is_second_thought(then, answer)
+    if _CONDITION.match(sentence):
+        then = sentence.partition(",")[2]
+        return _is_second_thought(then, answer) if then else "you" not in words
     if _OPENS.match(sentence):
         states = _STATES.match(sentence) and (has_verb or words[0] == "sorry")
         return not states or puts_forward_rival(sentence, answer)

@@ -109,6 +109,8 @@ _SUMMED_UP = re.compile(r"\b(?:both|all|none)\b[^.!?]{0,60}\Z", re.IGNORECASE)
 _NEXT_SENTENCE = re.compile(r"[.!?\n;]\s")
 _QUESTIONED = re.compile(r"[)\]*_\"' ]{0,4}\?")
 _CLAUSE_CHARS = 200
+_MOST_MENTIONS = 300
+"""More of them are no answer."""
 
 
 class Mention(NamedTuple):
@@ -128,7 +130,7 @@ def find_asserted(told: str) -> str:
     if alone := _ALONE.fullmatch(text):
         return alone[1].upper()
     mentions = list(_find_mentions(text))
-    if not mentions or not _opens_answer(text[: mentions[0].start]):
+    if not 0 < len(mentions) <= _MOST_MENTIONS or not _opens_answer(text[: mentions[0].start]):
         return ""
     asserted: set[str] = set()
     for at, mention in enumerate(mentions):
@@ -163,10 +165,11 @@ def _is_asserted(text: str, mentions: list[Mention], at: int, *, is_first: bool)
     """Whether a mention is; `is_first` where none before it was."""
     mention = mentions[at]
     before, behind = _find_clause(text, mention)
+    is_offered = at > 0 and bool(_OFFERS.search(before) or _TURNS.match(before))
     if (
         _is_denied_before(text, mentions, at)
         or _NONE_OF.search(before)
-        or (_QUESTIONED.match(text, mention.end) and not _OFFERS.search(before))
+        or (_QUESTIONED.match(text, mention.end) and not is_offered)
     ):
         return False
     if at == 0:
@@ -193,7 +196,8 @@ def _is_turned_to(text: str, mention: Mention) -> bool:
     """Whether a letter takes the place of those before it: "B, no wait, C"."""
     before, behind = _find_clause(text, mention)
     turn = _TURNS.match(before)
-    return turn is not None and not before[turn.end() :].strip(" *_(") and not DENIES.search(behind)
+    is_alone = not before[turn.end() :].strip(" *_(") and not behind.strip(" *_)") if turn else False
+    return is_alone and not _QUESTIONED.match(text, mention.end)
 
 
 def _is_denied_before(text: str, mentions: list[Mention], at: int) -> bool:

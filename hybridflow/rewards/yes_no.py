@@ -35,7 +35,7 @@ _DENIES_ITSELF = re.compile(
 )
 _CONTRARY = {
     "yes": re.compile(
-        r"(?:^|[,.;:!/&(-]|\band\b|\bor\b)\s{0,3}(?:no|nope|false|incorrect|wrong)(?=\s{0,3}(?:[,.;:!)/&-]|\Z))",
+        r"(?:^|[,.;:!/&(-]|\band\b|\bor\b)\s{0,3}(?:no|nope|never|false|incorrect|wrong)(?=\s{0,3}(?:[,.;:!)/&-]|\Z))",
         re.IGNORECASE,
     ),
     "no": re.compile(
@@ -51,12 +51,18 @@ _SET_OFF = re.compile(
 _BARE_NUMBER = re.compile(r"[\W_]{0,6}\d[\d.,]{0,20}\W{0,3}\Z")
 _PHRASE = re.compile(
     r"[\s,;:(\"'*-]{1,6}(?:(?:in|to|for|with|without|on|at|under|within|during|until|from|up|almost|nearly"
-    r"|more|less|kind|sort)\b|(?!(?:clearly|certainly|definitely|absolutely|obviously|explicitly|expressly|namely"
+    r"|more|less|kind|sort|after|before|past|pending|save|apart|aside|excluding|once|upon|over|above|below|between"
+    r"|beyond|despite|outside|inside|through|regarding|concerning|barring|absent|as (?:to|for|regards|far)"
+    r"|given (?!the|that|its|their)|hardly|scarcely|i (?:guess|suppose))\b"
+    r"|(?!(?:clearly|certainly|definitely|absolutely|obviously|explicitly|expressly|namely"
     r"|exactly|precisely|accordingly|specifically|undoubtedly|surely|family|supply|apply|reply)\b)[a-z]{1,20}ly\b)"
     r"(?P<rest>[^.!?\n]{0,200})",
     re.IGNORECASE,
 )
 """An adverb, or a preposition with its noun: no sentence of its own."""
+
+
+_AT = word_set("in on at under within from per")
 
 
 def find_yes_no(predicted: str, gold: str) -> Finding | None:
@@ -92,5 +98,10 @@ def _find_restriction(rest: str, wanted: str) -> str:
     told = phrase.group().strip(" ,;:.(-*)")
     if TIME.match(told):
         return ""
-    is_place = not told or is_source(told) or is_reference(told) or is_reference(told.partition(" ")[2])
+    is_place = (
+        not told
+        or is_source(told)
+        or is_reference(told)
+        or (told.partition(" ")[0].lower() in _AT and is_reference(told.partition(" ")[2]))
+    )
     return "" if is_place or re.search(r"\S,\s", phrase["rest"]) else phrase.group()

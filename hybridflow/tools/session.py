@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from hybridflow.cluster.processes import uninterrupted
 from hybridflow.cluster.session import Slots, start_session, stop_session
 from hybridflow.cluster.shared_memory import removed_with_processes
 from hybridflow.cluster.workers import forget_workers
+from hybridflow.environment import given_values
 from hybridflow.trainer.group import PolicyGroup, PolicySettings
 
 CLOSE_TIMEOUT_S = 10.0
@@ -26,6 +28,7 @@ def open_policy(
     group: PolicyGroup | None = None
     try:
         start_session(settings.worker.layout.world_size, environment)
+        settings = dataclasses.replace(settings, environment=given_values(environment or {}))
         group = PolicyGroup(settings, Slots(settings.worker.layout.world_size), log_directory)
         group.finish_setup(group.setup(hf_dir))
         yield group

@@ -202,8 +202,7 @@ class EngineProcess:
         """With payloads of train workers that are passed on as they are, and digests; only what lies where differs."""
         import msgspec
         import torch
-
-        from hybridflow.weights.reshard.device_handover import ipc_payload
+        from sglang.srt.utils import MultiprocessingSerializer
 
         buckets = []
         for bucket in round_.engines[0]:
@@ -213,7 +212,7 @@ class EngineProcess:
             entries = describe_shards(named, on_host=False)
             if damaged:
                 entries[-1] = msgspec.structs.replace(entries[-1], checksum=entries[-1].checksum ^ 1)
-            payload = ipc_payload(bytes_B[: sum(tensor.nbytes for _, tensor in named)])
+            payload = MultiprocessingSerializer.serialize(bytes_B[: sum(tensor.nbytes for _, tensor in named)])
             buckets.append(msgspec.structs.replace(bucket, handle=None, entries=entries, payload=payload))
         self.engine.load_bucket(ShardRound(version=round_.version, engines=[buckets]))
 

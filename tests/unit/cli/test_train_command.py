@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from hybridflow import cli
@@ -256,6 +257,26 @@ def test_resume_with_other_settings_changes_nothing(train: Train, runs: Path) ->
     folder.completions.write_text('{"step": 9}\n')
     assert "train.learning_rate: was 0.001" in train(options=("--resume",))
     assert folder.completions.read_text() == '{"step": 9}\n'
+
+
+def test_the_first_lines_say_which_kernels_and_the_run_is_given_them(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hybridflow.control import launch
+
+    given: list[Any] = []
+    monkeypatch.setattr(launch, "run_training", lambda config, *others, **options: given.append(config))
+    monkeypatch.setattr(sys, "argv", ["hybridflow", "train", "--config", str(ROOT / "configs/quickstart.toml"),
+                                      "--set", f"run.directory={runs}", f"model.path={TINY}"])  # fmt: skip
+    with pytest.raises(SystemExit, match="0"):
+        cli.main()
+    (config,) = given
+    told = capsys.readouterr().out
+    if torch.cuda.is_available():
+        assert config.train.kernels != "auto" and 'kernels (train.kernels = "auto"): Adam: ' in told
+    else:
+        assert config.train.kernels == "torch"
+        assert 'kernels (train.kernels = "auto"): Adam: torch, RMSNorm: torch, gradient accumulation: torch' in told
 
 
 def test_resume_without_a_checkpoint_changes_nothing(train: Train, runs: Path) -> None:

@@ -11,7 +11,9 @@ from hybridflow.cluster.shared_memory import removed_with_processes
 from hybridflow.guard.left_behind import SHARED_MEMORY
 
 HOLD = """
-import mmap, sys, time
+import mmap, multiprocessing, sys, time
+lock = multiprocessing.get_context("spawn").Lock()
+print("/dev/shm/sem." + lock._semlock.name.lstrip("/"), flush=True)
 for path in sys.argv[1:]:
     file = open(path, "w+b")
     file.truncate(4096)
@@ -31,11 +33,13 @@ def test_files_of_children_are_removed_and_no_others() -> None:
     child = subprocess.Popen([sys.executable, "-c", start, own, unknown], stdout=subprocess.PIPE, text=True)
     try:
         assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
+        semaphore = Path(child.stdout.readline().strip())
+        assert child.stdout.readline() == "ready\n" and semaphore.exists()
         with removed_with_processes():
             subprocess.run(["pkill", "-KILL", "-P", str(child.pid)], check=True)
             child.wait()
         assert [path.exists() for path in (own, unknown, foreign)] == [False, True, True]
+        assert not semaphore.exists(), "which the process had mapped under another name"
     finally:
         child.kill()
         for path in (own, unknown, foreign):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -55,6 +56,13 @@ def test_memory_goes_that_is_of_a_library_of_the_time_of_the_run_and_nobodys() -
     finally:
         for path in paths:
             path.unlink(missing_ok=True)
+
+
+def test_a_semaphore_of_a_process_that_lives_stays() -> None:
+    lock = multiprocessing.get_context("spawn").Lock()
+    name = f"sem.{lock._semlock.name.lstrip('/')}"  # pyright: ignore[reportAttributeAccessIssue]
+    assert SHARED_MEMORY / name not in remove_shared_memory(time.time() - 0.5)
+    assert (SHARED_MEMORY / name).exists()
 
 
 @pytest.mark.parametrize(("host", "is_cleared"), [(socket.gethostname(), True), ("elsewhere", False)])
