@@ -109,6 +109,8 @@ _SUMMED_UP = re.compile(r"\b(?:both|all|none)\b[^.!?]{0,60}\Z", re.IGNORECASE)
 _NEXT_SENTENCE = re.compile(r"[.!?\n;]\s")
 _QUESTIONED = re.compile(r"[)\]*_\"' ]{0,4}\?")
 _CLAUSE_CHARS = 200
+_MOST_MENTIONS = 300
+"""More of them are no answer."""
 
 
 class Mention(NamedTuple):
@@ -128,7 +130,7 @@ def find_asserted(told: str) -> str:
     if alone := _ALONE.fullmatch(text):
         return alone[1].upper()
     mentions = list(_find_mentions(text))
-    if not mentions or not _opens_answer(text[: mentions[0].start]):
+    if not 0 < len(mentions) <= _MOST_MENTIONS or not _opens_answer(text[: mentions[0].start]):
         return ""
     asserted: set[str] = set()
     for at, mention in enumerate(mentions):

@@ -59,6 +59,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _tells_full(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in FULL:
         return True
+    if any(f"(os error {number})" in str(error) for number in FULL):  # as libraries in Rust say it
+        return True
     return isinstance(error, HybridFlowError) and any(text in str(error) for text in TEXTS)
 
 

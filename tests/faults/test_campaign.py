@@ -24,7 +24,7 @@ def test_a_campaign_is_the_same_for_the_same_seed_and_strikes_each_kind_alike() 
 @pytest.mark.stack_cpu
 @pytest.mark.faults
 @pytest.mark.full
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_five_faults_leave_nothing_behind() -> None:
     program = Path(__file__).with_name("campaign.py")
     command = [sys.executable, str(program), "--campaign", "ci", "--count", "5"]

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from hybridflow.control.preflight.subject import Subject
 
 Level = Literal["error", "warning", "fact"]
-WAIT_S = 4.0
+WAIT_S = 3.5
 """Longest wait for a verifier or a judge, unless the configuration sets a limit of its own for it."""
 NUM_NAMED = 5
 """Of rows with one fault, so many are named."""
@@ -27,6 +27,8 @@ class Check(NamedTuple):
 
     name: str
     run: Callable[[Subject], Iterable[Finding]]
+    is_ahead: bool = False
+    """It waits for a server, and looks at the configuration alone: begun with the first, in a thread of its own."""
 
 
 def name_rows(numbers: list[int]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import aiohttp
 
 from hybridflow.config.judge_section import JudgeSection
-from hybridflow.control.preflight.findings import Finding
+from hybridflow.control.preflight.findings import WAIT_S, Finding
 from hybridflow.control.preflight.judge_remedies import find_judge_remedy
 from hybridflow.control.preflight.subject import Subject
 from hybridflow.reward_service.judge_endpoint import AskError, EndpointClient, read_key
@@ -20,8 +20,6 @@ from hybridflow.rewards.thinking import Tags
 
 QUESTION = "Which city is the capital of France?"
 ANSWER = "Paris"
-WAIT_S = 3.5
-"""Longest wait for an answer, unless the configuration sets a limit of its own for it."""
 MODELS_S = 1.0
 """For the list of its models, where it does not answer, or refuses the configured one."""
 PAUSE_S = 0.3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from hybridflow.config.sections import Config
@@ -28,7 +29,7 @@ QUICK = (
     Check("golds", data.check_golds),
     Check("questions", data.check_questions),
     Check("verifiers", verifiers.check_verifiers),
-    Check("judge", _check_judge),
+    Check("judge", _check_judge, is_ahead=True),
     Check("environment", check_environment),
     Check("limits", check_limits),
     Check("kernels", machine.check_kernels),
@@ -43,10 +44,13 @@ Tell = Callable[[str, Finding], None]
 def run_checks(checks: Iterable[Check], subject: Subject, tell: Tell = lambda name, finding: None) -> list[Finding]:
     """All findings, in order; `tell` is called with the name of the check and each of them as it comes."""
     findings: list[Finding] = []
-    for check in checks:
-        for finding in _findings_of(check, subject):
-            findings.append(finding)
-            tell(check.name, finding)
+    checks = list(checks)
+    with ThreadPoolExecutor(thread_name_prefix="check") as pool:
+        ahead = {check.name: pool.submit(list, _findings_of(check, subject)) for check in checks if check.is_ahead}
+        for check in checks:
+            for finding in ahead[check.name].result() if check.is_ahead else _findings_of(check, subject):
+                findings.append(finding)
+                tell(check.name, finding)
     return findings
 
 
