@@ -93,7 +93,7 @@ def test_a_window_above_the_model(sft: Callable[..., str]) -> None:
     [
         ({"messages": TURNS[:1]}, "a conversation goes from a user message to an assistant's; got roles ['user']"),
         ({"messages": [*TURNS, {"role": "assistant", "content": ""}]}, "messages[2]"),
-        ({"text": "It is rate_7 ."}, "neither 'messages' (a conversation) nor 'prompt' (DocQA-RL schema) is there"),
+        ({"text": "It is rate_7 ."}, "neither 'messages' (a conversation) nor 'prompt' is there"),
     ],
 )
 def test_a_row_that_is_no_demonstration(sft: Callable[..., str], data: Path, row: dict[str, Any], said: str) -> None:
