@@ -20,9 +20,9 @@ from typer.testing import CliRunner
 
 from hybridflow import cli
 from hybridflow.control import start
-from hybridflow.control.state import RunState
-from hybridflow.control.summary import build_summary
 from hybridflow.control.train_loop import train
+from hybridflow.recording.state import RunState
+from hybridflow.recording.summary import build_summary
 from hybridflow.run_folder.summary import describe_process
 from hybridflow.tools import sft_state
 from hybridflow.tools.score_commands import EXIT_UNKNOWN
