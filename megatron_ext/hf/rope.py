@@ -11,13 +11,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from megatron_ext.hf.config import HFConfig
 
 
 class UnsupportedRopeError(ValueError):
@@ -125,12 +122,6 @@ def rotary_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None)
     exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
     frequencies = 1.0 / (theta**exponents)
     return frequencies if scaling is None else scaling.stretch(frequencies, theta)
-
-
-def attention_softmax_scale(hf_config: HFConfig) -> float:
-    """1 / sqrt(head dim), times the square of the attention factor."""
-    factor = 1.0 if hf_config.rope_scaling is None else hf_config.rope_scaling.attention_factor
-    return factor * factor / math.sqrt(hf_config.head_dim)
 
 
 def read_rope(config: Any) -> tuple[float, RopeScaling | None]:

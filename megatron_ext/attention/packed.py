@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from megatron_ext import platform
-from megatron_ext.attention_kernels import attend_causal
-from megatron_ext.context_attention import ContextPlan, attend_exchanged, attend_gathered, plan_context
-from megatron_ext.context_split import RankBatch
-from megatron_ext.rotary import RotaryTable, rotate
-from megatron_ext.segments import SegmentBlock, plan_blocks
+from megatron_ext.attention.context_attention import ContextPlan, attend_exchanged, attend_gathered, plan_context
+from megatron_ext.attention.context_split import RankBatch
+from megatron_ext.attention.kernels import attend_causal
+from megatron_ext.attention.rotary import RotaryTable, rotate
+from megatron_ext.attention.segments import SegmentBlock, plan_blocks
 
 platform.install()
 

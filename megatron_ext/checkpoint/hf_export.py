@@ -12,12 +12,12 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
+from megatron_ext.checkpoint.links import copy_file
 from megatron_ext.hf.config import HFConfig
 from megatron_ext.hf.mapping import Rule, expert_of, rule_for, split_parts, with_expert
 from megatron_ext.hf.weight_files import INDEX_NAME, SINGLE_NAME, saved_dtype
-from megatron_ext.links import copy_file
-from megatron_ext.model import PolicyModel, first_layer_of
-from megatron_ext.topology import Topology
+from megatron_ext.model.policy_model import PolicyModel, first_layer_of
+from megatron_ext.parallel.topology import Topology
 
 WEIGHT_SUFFIXES = (".safetensors", ".partial", ".bin", ".pt", ".pth", ".gguf", ".index.json")
 """Files of the source directory that hold or list weights, and so are not copied."""

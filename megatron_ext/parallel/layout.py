@@ -8,10 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
-if TYPE_CHECKING:
-    from megatron_ext.hf.config import HFConfig
+from megatron_ext.hf.config import HFConfig
 
 ContextExchange = Literal["all_gather", "all_to_all"]
 Recompute = Literal["none", "full", "selective"]

@@ -36,11 +36,12 @@ from torch.distributed.checkpoint.metadata import (
 )
 from torch.distributed.checkpoint.planner import ReadItem
 
-from megatron_ext import commit, platform
-from megatron_ext.commit import BrokenCheckpointError
-from megatron_ext.json_file import read_json
-from megatron_ext.metadata_unpickler import ForeignClassError, unpickle_metadata
-from megatron_ext.tensor_entries import foreign_names
+from megatron_ext import platform
+from megatron_ext.checkpoint import commit
+from megatron_ext.checkpoint.commit import BrokenCheckpointError
+from megatron_ext.checkpoint.json_file import read_json
+from megatron_ext.checkpoint.metadata_unpickler import ForeignClassError, unpickle_metadata
+from megatron_ext.checkpoint.tensor_entries import foreign_names
 
 platform.install()
 

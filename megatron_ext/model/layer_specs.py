@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megatron_ext import platform
-from megatron_ext.attention import PackedAttention
-from megatron_ext.gated_mlp import GatedMLP
-from megatron_ext.norms import TokenRMSNorm
+from megatron_ext.attention.packed import PackedAttention
+from megatron_ext.model.gated_mlp import GatedMLP
+from megatron_ext.model.norms import TokenRMSNorm
 
 platform.install()
 

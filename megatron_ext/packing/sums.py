@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from megatron_ext.packing import MicroBatch
+from megatron_ext.packing.micro_batch import MicroBatch
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 
 from megatron_ext import platform
-from megatron_ext.layout import Layout, LayoutError, check_layout, check_values
-from megatron_ext.meeting import forget_token, open_store, prove_membership, require_token
+from megatron_ext.parallel.layout import Layout, LayoutError, check_layout, check_values
+from megatron_ext.parallel.meeting import forget_token, open_store, prove_membership, require_token
 
 platform.install()
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from megatron_ext.hf.config import HFConfig
 from megatron_ext.hf.files import HFCheckpoint, WeightsError
 from megatron_ext.hf.mapping import Rule, fuse_parts, hf_shapes, rank_range, rule_for, stacked_source
-from megatron_ext.model import PolicyModel, first_expert_of, first_layer_of
-from megatron_ext.topology import Topology
+from megatron_ext.model.policy_model import PolicyModel, first_expert_of, first_layer_of
+from megatron_ext.parallel.topology import Topology
 
 __all__ = ["HFCheckpoint", "WeightsError", "load_hf_weights"]
 

@@ -21,11 +21,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from megatron_ext import platform
-from megatron_ext.attention import PackedAttention, PackedSegments, SegmentAttention
-from megatron_ext.context_attention import ContextPlan, gather_whole, scatter_whole
-from megatron_ext.context_split import chunk_numbers
-from megatron_ext.flash_version import activate_flash
-from megatron_ext.kernels import AttentionBackend, Library
+from megatron_ext.attention.context_attention import ContextPlan, gather_whole, scatter_whole
+from megatron_ext.attention.context_split import chunk_numbers
+from megatron_ext.attention.flash_version import activate_flash
+from megatron_ext.attention.packed import PackedAttention, PackedSegments, SegmentAttention
+from megatron_ext.platform.kernels import AttentionBackend, Library
 
 platform.install()
 

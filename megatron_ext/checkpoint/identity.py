@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from megatron_ext import commit
-from megatron_ext.commit import BrokenCheckpointError
+from megatron_ext.checkpoint import commit
+from megatron_ext.checkpoint.commit import BrokenCheckpointError
 from megatron_ext.hf.config import HFConfig
 
 MODEL_KEY, DTYPE_KEY = "model", "dtype"

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from megatron_ext.packing import MicroBatch
+from megatron_ext.packing.micro_batch import MicroBatch
 
 
 @dataclass(frozen=True)

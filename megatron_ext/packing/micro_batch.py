@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from megatron_ext.support import Support
+from megatron_ext.packing.support import Support
 
 
 @dataclass(frozen=True)

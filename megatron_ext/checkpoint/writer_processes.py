@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from megatron_ext import platform
-from megatron_ext.parent_death import end_with_parent
-from megatron_ext.results_queue import ResultsQueue
+from megatron_ext.checkpoint.parent_death import end_with_parent
+from megatron_ext.checkpoint.results_queue import ResultsQueue
 
 platform.install()
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from megatron_ext import platform
-from megatron_ext.optimizer_repairs import distributed_optimizers
+from megatron_ext.optimizer.repairs import distributed_optimizers
 
 platform.install()
 

@@ -21,14 +21,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from megatron_ext import commit, platform
-from megatron_ext.checkpoint_reader import check_objects, load_state
-from megatron_ext.commit import BrokenCheckpointError, FileEntry
-from megatron_ext.hf.export import copy_other_files, source_dtype, write_config
-from megatron_ext.hf.identity import DTYPE_KEY, MODEL_KEY, check_model, describe_model
-from megatron_ext.model import PolicyModel
-from megatron_ext.topology import Layout, Topology
-from megatron_ext.writer_processes import prepare_results_queue, writers_end_with_parent
+from megatron_ext import platform
+from megatron_ext.checkpoint import commit
+from megatron_ext.checkpoint.commit import BrokenCheckpointError, FileEntry
+from megatron_ext.checkpoint.hf_export import copy_other_files, source_dtype, write_config
+from megatron_ext.checkpoint.identity import DTYPE_KEY, MODEL_KEY, check_model, describe_model
+from megatron_ext.checkpoint.reader import check_objects, load_state
+from megatron_ext.checkpoint.writer_processes import prepare_results_queue, writers_end_with_parent
+from megatron_ext.model.policy_model import PolicyModel
+from megatron_ext.parallel.topology import Layout, Topology
 
 platform.install()
 
@@ -161,7 +162,7 @@ def load_checkpoint(
 
     At another layout the random state stays as it is: it belongs to ranks that no longer exist. Everything is checked
     before anything is changed, and all ranks raise alike: BrokenCheckpointError for a folder that is no checkpoint, of
-    which a file is missing or changed, or that would run code (checkpoint_reader.py); WrongModelError for a checkpoint
+    which a file is missing or changed, or that would run code (reader.py); WrongModelError for a checkpoint
     of another model.
     """
     saved = verify_checkpoint(directory, topology)

@@ -26,8 +26,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from megatron_ext.attention_kernels import attend, attend_backward, merge_
-from megatron_ext.context_split import chunk_numbers, gathered_order
+from megatron_ext.attention.context_split import chunk_numbers, gathered_order
+from megatron_ext.attention.kernels import attend, attend_backward, merge_
 
 
 @dataclass(frozen=True)
