@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_ext import schedule
-from megatron_ext.optimizer.optimizer import optimizer
+from megatron_ext.optimizer import optimizer
 from megatron_ext.optimizer import repairs as optimizer_repairs
 from megatron_ext.optimizer.repairs import distributed_optimizers
 from megatron_ext.packing.micro_batch import PackInput

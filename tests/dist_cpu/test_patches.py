@@ -30,7 +30,7 @@ import torch
 
 import megatron_ext
 from megatron_ext import platform
-from megatron_ext.optimizer.optimizer import optimizer
+from megatron_ext.optimizer import optimizer
 from megatron_ext.optimizer import repairs as optimizer_repairs
 from megatron_ext.parallel.layout import Layout
 from megatron_ext.platform import patches

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from hybridflow.rewards.characters import unify
+from hybridflow.rewards.text.characters import unify
 
 _TIME = re.compile(
     r"(?:at )?(?P<hour>\d{1,2})(?:[:.](?P<minute>[0-5]\d))?(?::00)?(?: ?(?:(?P<half>[ap])\.?m\.?|h|hrs|hours))?",

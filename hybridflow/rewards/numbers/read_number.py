@@ -20,15 +20,15 @@ import re
 from decimal import Context, Decimal, InvalidOperation
 from typing import NamedTuple
 
-from hybridflow.rewards import number_forms as forms
-from hybridflow.rewards.characters import unify
-from hybridflow.rewards.chinese_numbers import write_digits
-from hybridflow.rewards.latex import drop_latex
-from hybridflow.rewards.number_units import read_unit
-from hybridflow.rewards.number_words import read_words
-from hybridflow.rewards.remember import remember
-from hybridflow.rewards.units import CURRENCY, PERCENT, Unit, factor_between, meaning_of
-from hybridflow.rewards.wording import SCALE_LETTERS, SCALES
+from hybridflow.rewards.numbers import number_forms as forms
+from hybridflow.rewards.numbers.chinese_numbers import write_digits
+from hybridflow.rewards.numbers.number_units import read_unit
+from hybridflow.rewards.numbers.units import CURRENCY, PERCENT, Unit, factor_between, meaning_of
+from hybridflow.rewards.text.characters import unify
+from hybridflow.rewards.text.latex import drop_latex
+from hybridflow.rewards.text.lexicon import SCALE_LETTERS, SCALES
+from hybridflow.rewards.text.number_words import read_words
+from hybridflow.rewards.text.remember import remember
 
 _CONTEXT = Context(prec=60)
 _LARGEST_EXPONENT = 300

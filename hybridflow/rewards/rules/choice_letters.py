@@ -16,8 +16,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from hybridflow.rewards.latex import drop_latex
-from hybridflow.rewards.markup import drop_markup
+from hybridflow.rewards.text.latex import drop_latex
+from hybridflow.rewards.text.markup import drop_markup
 
 _NAMED = r"(?:\b(?:option|choice|letter|answer|item|statement)s?\s{1,3}|[选選][项項]?\s{0,3})"
 _MENTION = re.compile(

@@ -25,15 +25,15 @@ from itertools import islice
 from typing import NamedTuple
 
 from hybridflow.config.reward_sections import THINKING_TAGS
-from hybridflow.rewards.afterword import ABOUT_THE_ANSWER, find_second_thought
-from hybridflow.rewards.box import read_around_box
-from hybridflow.rewards.characters import unify
-from hybridflow.rewards.correction import read_correction
-from hybridflow.rewards.latex import drop_latex, find_last_boxed
-from hybridflow.rewards.markup import drop_markup
-from hybridflow.rewards.remember import remember
-from hybridflow.rewards.sentences import find_ends
-from hybridflow.rewards.thinking import Tags, after_thinking
+from hybridflow.rewards.extraction.afterword import ABOUT_THE_ANSWER, find_second_thought
+from hybridflow.rewards.extraction.box import read_around_box
+from hybridflow.rewards.extraction.correction import read_correction
+from hybridflow.rewards.text.characters import unify
+from hybridflow.rewards.text.latex import drop_latex, find_last_boxed
+from hybridflow.rewards.text.markup import drop_markup
+from hybridflow.rewards.text.remember import remember
+from hybridflow.rewards.text.sentences import find_ends
+from hybridflow.rewards.text.thinking import Tags, after_thinking
 
 _GAP = r"[\s*_]++"
 _VERB = (

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 
-from hybridflow.rewards.characters import CJK
-from hybridflow.rewards.number_words import NUMBER_WORDS
-from hybridflow.rewards.units import PERCENT, UNIT, Unit, meaning_of, to_singular
-from hybridflow.rewards.wording import (
+from hybridflow.rewards.numbers.units import PERCENT, UNIT, Unit, meaning_of, to_singular
+from hybridflow.rewards.text.characters import CJK
+from hybridflow.rewards.text.lexicon import (
     ALTERNATIVES,
     COMPARISONS,
     MONTHS,
@@ -20,6 +19,7 @@ from hybridflow.rewards.wording import (
     is_scale,
     word_set,
 )
+from hybridflow.rewards.text.number_words import NUMBER_WORDS
 
 _GAP = re.compile(r"[ \u2009]{1,2}|-(?=[a-z])", re.IGNORECASE)
 _WORD = re.compile(rf"([a-z]+(?:[-'][a-z]+)*)(?![a-z0-9])|([{CJK}]{{1,8}})(?![{CJK}])", re.IGNORECASE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from hybridflow.rewards.wording import word_set
+from hybridflow.rewards.text.lexicon import word_set
 
 _END = re.compile(r"[.!?](?=[\s\"')\]*_]|\Z)|\u3002|\n(?!\s{0,8}(?:[-*\u2022]|\(?\d{1,2}[.)]|\([ivxa-h]{1,4}\))\s)")
 _TITLES = word_set("mr mrs ms dr st mt ft prof gen sen rep gov hon capt lt vs approx rs sq ca cf eg ie viz mio mrd")

@@ -20,7 +20,7 @@ import math
 import re
 import string
 
-from hybridflow.rewards.findings import NO_ANSWER_RULE, Finding, bad_gold, to_verdict
+from hybridflow.rewards.rules.rule_result import NO_ANSWER_RULE, Finding, bad_gold, to_verdict
 from hybridflow.types import Verdict
 
 CHOICE_RULE = "qwenlong_l1_choice"

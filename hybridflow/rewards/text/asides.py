@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 
-from hybridflow.rewards.characters import CJK
-from hybridflow.rewards.denials import drop_denied
-from hybridflow.rewards.normalise import normalise, split_words
-from hybridflow.rewards.wording import word_set
+from hybridflow.rewards.text.characters import CJK
+from hybridflow.rewards.text.denials import drop_denied
+from hybridflow.rewards.text.lexicon import word_set
+from hybridflow.rewards.text.normalise import normalise, split_words
 
 _PLACES = word_set(
     """note notes page pages p pp table tables section sections sec clause clauses article articles art item items

@@ -15,13 +15,13 @@ from __future__ import annotations
 import re
 from itertools import islice
 
-from hybridflow.rewards.arithmetic import compute
-from hybridflow.rewards.asides import is_empty, is_reference, is_source
-from hybridflow.rewards.normalise import normalise, split_words
-from hybridflow.rewards.numbers import parse_quantity
-from hybridflow.rewards.rivals import puts_forward_rival
-from hybridflow.rewards.sentences import split_sentences
-from hybridflow.rewards.wording import word_set
+from hybridflow.rewards.extraction.rivals import puts_forward_rival
+from hybridflow.rewards.numbers.arithmetic import compute
+from hybridflow.rewards.numbers.read_number import parse_quantity
+from hybridflow.rewards.text.asides import is_empty, is_reference, is_source
+from hybridflow.rewards.text.lexicon import word_set
+from hybridflow.rewards.text.normalise import normalise, split_words
+from hybridflow.rewards.text.sentences import split_sentences
 
 _MOST_SENTENCES = 60
 _HEAD = r"[\s*_\"')\].,-]{0,8}"

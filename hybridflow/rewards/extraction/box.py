@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 
-from hybridflow.rewards.latex import Boxed, drop_latex, write_factorials
-from hybridflow.rewards.normalise import split_words
-from hybridflow.rewards.sentences import find_ends
-from hybridflow.rewards.wording import ALTERNATIVES, COMPARISONS, NEGATIONS, NEUTRAL, SIGN_WORDS, word_set
+from hybridflow.rewards.text.latex import Boxed, drop_latex, write_factorials
+from hybridflow.rewards.text.lexicon import ALTERNATIVES, COMPARISONS, NEGATIONS, NEUTRAL, SIGN_WORDS, word_set
+from hybridflow.rewards.text.normalise import split_words
+from hybridflow.rewards.text.sentences import find_ends
 
 _CHARS_BEFORE = 300
 _CHARS_BEHIND = 20

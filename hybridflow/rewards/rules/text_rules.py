@@ -9,11 +9,11 @@ import itertools
 import re
 from collections.abc import Sequence
 
-from hybridflow.rewards.asides import abbreviates, drop_asides, is_empty
-from hybridflow.rewards.characters import CJK, unify
-from hybridflow.rewards.findings import Finding
-from hybridflow.rewards.normalise import Word, currencies, holds_label, normalise, split_words
-from hybridflow.rewards.wording import CLASS_NOUNS, LEGAL_FORMS, NEUTRAL, PLACES, TITLES, word_set
+from hybridflow.rewards.rules.rule_result import Finding
+from hybridflow.rewards.text.asides import abbreviates, drop_asides, is_empty
+from hybridflow.rewards.text.characters import CJK, unify
+from hybridflow.rewards.text.lexicon import CLASS_NOUNS, LEGAL_FORMS, NEUTRAL, PLACES, TITLES, word_set
+from hybridflow.rewards.text.normalise import Word, currencies, holds_label, normalise, split_words
 
 EQUAL = "docqa_equal"
 ACCOUNTED = "docqa_accounted"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from hybridflow.rewards.extract import extract_gold
+from hybridflow.rewards.extraction.extract import extract_gold
 from hybridflow.types import Scored, ScoreRequest, Unknown, Verdict
 
 

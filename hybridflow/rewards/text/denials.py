@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 
-from hybridflow.rewards.characters import CJK
-from hybridflow.rewards.normalise import currencies, split_words
-from hybridflow.rewards.number_words import NUMBER_WORDS
-from hybridflow.rewards.wording import ALTERNATIVES, COMPARISONS, MONTHS, NEGATIONS, word_set
+from hybridflow.rewards.text.characters import CJK
+from hybridflow.rewards.text.lexicon import ALTERNATIVES, COMPARISONS, MONTHS, NEGATIONS, word_set
+from hybridflow.rewards.text.normalise import currencies, split_words
+from hybridflow.rewards.text.number_words import NUMBER_WORDS
 
 _NO_CANDIDATE = NEGATIONS | ALTERNATIVES | COMPARISONS | word_set("only just merely simply counting including quite")
 _CANDIDATE = re.compile(rf"[\s*_\"']{{0,4}}(?:[A-Z\d$£€¥+.-]|(?:the|an?|its|their|our)\s|[{CJK}])")

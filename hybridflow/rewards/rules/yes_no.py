@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 
-from hybridflow.rewards.asides import is_reference, is_source
-from hybridflow.rewards.characters import unify
-from hybridflow.rewards.findings import Finding
-from hybridflow.rewards.normalise import normalise
-from hybridflow.rewards.number_forms import TIME
-from hybridflow.rewards.wording import NEGATIONS, NEUTRAL, word_set
+from hybridflow.rewards.numbers.number_forms import TIME
+from hybridflow.rewards.rules.rule_result import Finding
+from hybridflow.rewards.text.asides import is_reference, is_source
+from hybridflow.rewards.text.characters import unify
+from hybridflow.rewards.text.lexicon import NEGATIONS, NEUTRAL, word_set
+from hybridflow.rewards.text.normalise import normalise
 
 RULE = "docqa_yes_no"
 _POLARITY = {"yes": "yes", "true": "yes", "是": "yes", "是的": "yes", "对": "yes", "正确": "yes"}

@@ -9,10 +9,10 @@ import re
 from calendar import monthrange
 from typing import NamedTuple
 
-from hybridflow.rewards.characters import unify
-from hybridflow.rewards.chinese_numbers import write_digits
-from hybridflow.rewards.normalise import write_ordinals
-from hybridflow.rewards.wording import MONTHS
+from hybridflow.rewards.numbers.chinese_numbers import write_digits
+from hybridflow.rewards.text.characters import unify
+from hybridflow.rewards.text.lexicon import MONTHS
+from hybridflow.rewards.text.normalise import write_ordinals
 
 _MONTH = rf"(?P<month>{'|'.join(sorted(MONTHS, key=len, reverse=True))})\.?"
 _DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th|\.)?"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from hybridflow.rewards.wording import MONTHS, SCALE_LETTERS, SCALES
+from hybridflow.rewards.text.lexicon import MONTHS, SCALE_LETTERS, SCALES
 
 _SCALE = "|".join(f"{word}s?\\b" if word.isascii() else word for word in sorted(SCALES, key=len, reverse=True))
 _YEAR = rf"(?:(?:{'|'.join(MONTHS)})\.? (?:\d{{1,2}},? )?)?(?:19|20)\d\d\b"

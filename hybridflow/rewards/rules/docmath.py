@@ -16,12 +16,12 @@ from __future__ import annotations
 from decimal import Decimal
 
 from hybridflow.config.reward_sections import THINKING_TAGS
-from hybridflow.rewards.docqa import find_second_thought_in, verify_docqa
-from hybridflow.rewards.extract import MOST_CHARS, extract_answer, extract_gold
-from hybridflow.rewards.findings import no_answer, to_verdict
-from hybridflow.rewards.form_rules import find_number
-from hybridflow.rewards.quantities import read_gold
-from hybridflow.rewards.thinking import Tags
+from hybridflow.rewards.extraction.extract import MOST_CHARS, extract_answer, extract_gold
+from hybridflow.rewards.numbers.quantities import read_gold
+from hybridflow.rewards.rules.docqa import find_second_thought_in, verify_docqa
+from hybridflow.rewards.rules.form_rules import find_number
+from hybridflow.rewards.rules.rule_result import no_answer, to_verdict
+from hybridflow.rewards.text.thinking import Tags
 from hybridflow.types import Verdict
 
 RULE = "docmath_number"

@@ -8,16 +8,16 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
-from hybridflow.rewards.asides import drop_asides
-from hybridflow.rewards.characters import unify
-from hybridflow.rewards.dates import Date, parse_date, parse_quarter
-from hybridflow.rewards.findings import Finding
-from hybridflow.rewards.normalise import normalise
-from hybridflow.rewards.number_words import NUMBER_WORDS, read_words
-from hybridflow.rewards.quantities import EXACT, agree, read_gold, read_stated
-from hybridflow.rewards.ranges import are_same, parse_range
-from hybridflow.rewards.times import parse_time
-from hybridflow.rewards.wording import ALTERNATIVES, COMPARISONS, NEGATIONS, NEUTRAL
+from hybridflow.rewards.numbers.dates import Date, parse_date, parse_quarter
+from hybridflow.rewards.numbers.quantities import EXACT, agree, read_gold, read_stated
+from hybridflow.rewards.numbers.ranges import are_same, parse_range
+from hybridflow.rewards.numbers.times import parse_time
+from hybridflow.rewards.rules.rule_result import Finding
+from hybridflow.rewards.text.asides import drop_asides
+from hybridflow.rewards.text.characters import unify
+from hybridflow.rewards.text.lexicon import ALTERNATIVES, COMPARISONS, NEGATIONS, NEUTRAL
+from hybridflow.rewards.text.normalise import normalise
+from hybridflow.rewards.text.number_words import NUMBER_WORDS, read_words
 
 _ENUMERATOR = re.compile(r"(?:(?<=[\n,;])|\A)\s{0,8}(?:[-*\u2022]|\(?\d{1,2}[.)]|\([ivxa-h]{1,4}\))\s")
 _THOUSANDS_COMMA = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")

@@ -16,15 +16,19 @@ import re
 from decimal import Decimal
 from typing import NamedTuple
 
-from hybridflow.rewards import number_forms as forms
-from hybridflow.rewards.arithmetic import compute
-from hybridflow.rewards.asides import drop_asides, is_empty, is_reference, is_source
-from hybridflow.rewards.normalise import split_words
-from hybridflow.rewards.number_words import NUMBER_WORDS
-from hybridflow.rewards.numbers import MOST_CHARS, Quantity, are_close, parse_quantity, read_quantity, to_plain
-from hybridflow.rewards.remember import remember
-from hybridflow.rewards.units import PERCENT, UNCLEAR, factor_between, is_countable
-from hybridflow.rewards.wording import (
+from hybridflow.rewards.numbers import number_forms as forms
+from hybridflow.rewards.numbers.arithmetic import compute
+from hybridflow.rewards.numbers.read_number import (
+    MOST_CHARS,
+    Quantity,
+    are_close,
+    parse_quantity,
+    read_quantity,
+    to_plain,
+)
+from hybridflow.rewards.numbers.units import PERCENT, UNCLEAR, factor_between, is_countable
+from hybridflow.rewards.text.asides import drop_asides, is_empty, is_reference, is_source
+from hybridflow.rewards.text.lexicon import (
     ALTERNATIVES,
     COMPARISONS,
     MEASURED,
@@ -34,6 +38,9 @@ from hybridflow.rewards.wording import (
     is_scale,
     word_set,
 )
+from hybridflow.rewards.text.normalise import split_words
+from hybridflow.rewards.text.number_words import NUMBER_WORDS
+from hybridflow.rewards.text.remember import remember
 
 EXACT = Decimal(0)
 _NUMBER_BEGINS = re.compile(

@@ -12,10 +12,10 @@ import re
 from collections.abc import Iterator
 from decimal import Decimal
 
-from hybridflow.rewards.asides import DOCUMENT_WORDS
-from hybridflow.rewards.normalise import normalise
-from hybridflow.rewards.number_forms import TIME
-from hybridflow.rewards.wording import MONTHS, word_set
+from hybridflow.rewards.numbers.number_forms import TIME
+from hybridflow.rewards.text.asides import DOCUMENT_WORDS
+from hybridflow.rewards.text.lexicon import MONTHS, word_set
+from hybridflow.rewards.text.normalise import normalise
 
 _NAME = re.compile(r"[A-Z][\w'&.-]{0,40}(?:\s(?:(?:of|the|de|and)\s)?[A-Z][\w'&.-]{0,40}){0,5}")
 _NUMBER = re.compile(r"(?<![\w.,/-])[-+]?[$£€¥]?\d[\d,.]{0,30}")

@@ -18,10 +18,8 @@ the gold.
 from __future__ import annotations
 
 from hybridflow.config.reward_sections import THINKING_TAGS
-from hybridflow.rewards.asides import drop_asides
-from hybridflow.rewards.extract import MOST_CHARS, Answer, count_sentences, extract_answer, extract_gold
-from hybridflow.rewards.findings import Finding, bad_gold, no_answer, to_verdict
-from hybridflow.rewards.form_rules import (
+from hybridflow.rewards.extraction.extract import MOST_CHARS, Answer, count_sentences, extract_answer, extract_gold
+from hybridflow.rewards.rules.form_rules import (
     find_date,
     find_inverted_name,
     find_list,
@@ -30,16 +28,18 @@ from hybridflow.rewards.form_rules import (
     find_range,
     find_time,
 )
-from hybridflow.rewards.normalise import normalise
-from hybridflow.rewards.text_rules import (
+from hybridflow.rewards.rules.rule_result import Finding, bad_gold, no_answer, to_verdict
+from hybridflow.rewards.rules.text_rules import (
     EQUAL,
     are_equal_as_written,
     find_accounted,
     have_equal_words,
     have_other_currency,
 )
-from hybridflow.rewards.thinking import Tags
-from hybridflow.rewards.yes_no import find_yes_no
+from hybridflow.rewards.rules.yes_no import find_yes_no
+from hybridflow.rewards.text.asides import drop_asides
+from hybridflow.rewards.text.normalise import normalise
+from hybridflow.rewards.text.thinking import Tags
 from hybridflow.types import Verdict
 
 TAKEN_BACK = "docqa_taken_back"

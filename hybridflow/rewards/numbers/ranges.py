@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from hybridflow.rewards import number_forms as forms
-from hybridflow.rewards.asides import drop_asides
-from hybridflow.rewards.numbers import MOST_CHARS, Quantity, read_quantity, to_plain
-from hybridflow.rewards.remember import remember
-from hybridflow.rewards.units import factor_between
-from hybridflow.rewards.wording import SCALES
+from hybridflow.rewards.numbers import number_forms as forms
+from hybridflow.rewards.numbers.read_number import MOST_CHARS, Quantity, read_quantity, to_plain
+from hybridflow.rewards.numbers.units import factor_between
+from hybridflow.rewards.text.asides import drop_asides
+from hybridflow.rewards.text.lexicon import SCALES
+from hybridflow.rewards.text.remember import remember
 
 _LEAD = re.compile(
     r"(?:(?:it|is|was|ranges|ranged|ranging|a|the|range|of|approximately|about|in"

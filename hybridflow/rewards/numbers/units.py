@@ -12,7 +12,7 @@ import re
 from decimal import Context, Decimal
 from typing import NamedTuple
 
-from hybridflow.rewards.wording import word_set
+from hybridflow.rewards.text.lexicon import word_set
 
 _CURRENCIES = """
     $ dollar dollars              = usd aud cad hkd nzd sgd twd
