@@ -20,12 +20,11 @@ from hybridflow.cluster.watchdog import Watchdog
 from hybridflow.cluster.workers import forget_workers
 from hybridflow.config.sections import Config
 from hybridflow.control.open_order import open_in_order
-from hybridflow.control.timeline import Timeline
-from hybridflow.control.transport import Transport, choose_transport, num_slots
+from hybridflow.control.transport import Transport, choose_transport, num_slots, refuse_small_stores
 from hybridflow.environment import given_values
-from hybridflow.reward_service.group import RewardGroup
-from hybridflow.reward_service.limits import setup_of
-from hybridflow.reward_service.rules import BUILD_RULES, rule_arguments
+from hybridflow.recording.timeline import Timeline
+from hybridflow.reward_service.sandbox.protocol import rules_setup
+from hybridflow.reward_service.worker_group import RewardGroup
 from hybridflow.rollout.arguments import releases_memory
 from hybridflow.rollout.group import RolloutGroup, RolloutLife
 from hybridflow.rollout.opening import RolloutSettings
@@ -84,6 +83,8 @@ class System:
         slots = Slots(num_slots(config))
         self.has_cuda = slots.has_cuda
         transport = self._transport = choose_transport(config, hf_dir, slots.nodes(), slots.has_cuda)
+        if transport.name == "hf_buckets":
+            refuse_small_stores(config, hf_dir, slots.places)
         stream = self._stream = RewardStream(
             node_address(config.cluster.network),
             self._admit,
@@ -115,7 +116,7 @@ class System:
         transport = self.transport
         self.trainer = TrainerGroup(config, slots, log_directory, broadcasts=transport.broadcasts)
         self._actors += [worker.actor for worker in self.trainer.workers]
-        setup = setup_of(config.reward, BUILD_RULES, **rule_arguments(config.reward))
+        setup = rules_setup(config.reward)
         self._rewards = RewardGroup(config.reward, setup, self.stream, slots, log_directory, note)
         self.trainer.finish_setup(self.trainer.setup(hf_dir))
         if transport.exact is not None:
