@@ -27,7 +27,7 @@ from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.resources import PeakMemory
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet
 from hybridflow.observability.wandb_tracker import start_wandb
-from hybridflow.rollout.arguments import check_names, check_support
+from hybridflow.rollout.engine.arguments import check_names, check_support
 from hybridflow.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER
 from hybridflow.run_folder.summary import describe_process, write_summary
 from hybridflow.trainer.layout import check_saved_weights, read_model

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hybridflow.control.hand_over import RELEASES
-from hybridflow.rollout.group import RolloutGroup
+from hybridflow.rollout.driver.engine_group import EngineGroup
 
 
-def open_in_order(rollout: RolloutGroup, open_trainer: Callable[[], None], *, shared: bool) -> dict[str, int | None]:
+def open_in_order(rollout: EngineGroup, open_trainer: Callable[[], None], *, shared: bool) -> dict[str, int | None]:
     """Waits for engines that have been launched, and for `open_trainer`.
 
     Returns, by release, the bytes that engines gave back and have not taken again; None where only the device could

@@ -30,7 +30,7 @@ from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.log import set_step
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet
 from hybridflow.protocols import RewardStream, Rollout, Trainer
-from hybridflow.rollout.arguments import releases_memory
+from hybridflow.rollout.engine.arguments import releases_memory
 from hybridflow.trainer.layout import read_model
 from hybridflow.types import SamplingParams, UpdateReport
 from megatron_ext.lr import LRSchedule, learning_rate

@@ -26,9 +26,9 @@ from hybridflow.environment import given_values
 from hybridflow.reward_service.group import RewardGroup
 from hybridflow.reward_service.limits import setup_of
 from hybridflow.reward_service.rules import BUILD_RULES, rule_arguments
-from hybridflow.rollout.arguments import releases_memory
-from hybridflow.rollout.group import RolloutGroup, RolloutLife
-from hybridflow.rollout.opening import RolloutSettings
+from hybridflow.rollout.driver.engine_group import EngineGroup, RolloutLife
+from hybridflow.rollout.driver.opening import RolloutSettings
+from hybridflow.rollout.engine.arguments import releases_memory
 from hybridflow.trainer.group import TrainerGroup
 from hybridflow.wire.messages import Finished
 from hybridflow.wire.reward_stream import RewardStream
@@ -66,7 +66,7 @@ class System:
             config.run.seed,
             environment=given_values(config.cluster.environment),
         )
-        self.rollout = RolloutGroup(settings, note, progress)
+        self.rollout = EngineGroup(settings, note, progress)
         # Processes must not be lost between their start and the first line that could end them.
         try:
             with self.watchdog.raising():

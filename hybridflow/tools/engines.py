@@ -12,8 +12,8 @@ from ray.exceptions import RayError
 from hybridflow.cluster.processes import end_processes, uninterrupted
 from hybridflow.cluster.session import Slots, node_address, start_session, stop_session
 from hybridflow.cluster.shared_memory import removed_with_processes
-from hybridflow.rollout.group import RolloutGroup
-from hybridflow.rollout.opening import RolloutSettings
+from hybridflow.rollout.driver.engine_group import EngineGroup
+from hybridflow.rollout.driver.opening import RolloutSettings
 from hybridflow.types import Completion, GroupRequest, SamplingParams
 from hybridflow.wire.completion_receiver import CompletionReceiver
 
@@ -26,7 +26,7 @@ POLL_S = 0.1
 class Engines:
     """Engines that are ready, with the weights of their model directory."""
 
-    def __init__(self, group: RolloutGroup, receiver: CompletionReceiver) -> None:
+    def __init__(self, group: EngineGroup, receiver: CompletionReceiver) -> None:
         self.group = group
         self._receiver = receiver
 
@@ -47,7 +47,7 @@ def open_engines(
     settings: RolloutSettings, hf_dir: Path, log_directory: Path, note: Callable[[str], None]
 ) -> Iterator[Engines]:
     """The engines of a run, without the rest of it. Leaves no process behind."""
-    group = RolloutGroup(settings, note, progress=lambda text: None)
+    group = EngineGroup(settings, note, progress=lambda text: None)
     receiver: CompletionReceiver | None = None
     try:
         start_session(settings.num_slots)

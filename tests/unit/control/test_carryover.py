@@ -23,7 +23,7 @@ from hybridflow.control.carryover import (
 )
 from hybridflow.control.gathering import Gathering
 from hybridflow.errors import CheckpointError, ProtocolError
-from hybridflow.rollout.translate import join_runs
+from hybridflow.rollout.engine.sglang_messages import join_runs
 from hybridflow.types import Completion, GroupRequest, Partial, Prompt, Scored, ScoredCompletion, VersionRun
 from hybridflow.wire.messages import build_completion_id
 
