@@ -18,7 +18,7 @@ import logging
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
@@ -62,6 +62,8 @@ class EngineFacts:
     """SGLang's own processes."""
     node_id: str
     kv_cache_tokens: int
+    taken_bytes: dict[MemoryTag, int] = field(default_factory=dict)
+    """What each rank took of its GPU; none on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -322,10 +324,10 @@ class SGLangEngine:
         """Process ids of the scheduler and detokenizer."""
         return self._engine.get_all_child_pids()
 
-    def kv_cache_tokens(self) -> int:
-        """Size of the KV pool."""
+    def memory_usage(self) -> dict[str, Any]:
+        """As SGLang reports it: its first rank's GiB by use, and under "token_capacity" the size of the KV pool."""
         (state,) = self._run(self._tokenizer_manager.get_internal_state())
-        return int(state["memory_usage"]["token_capacity"])
+        return state["memory_usage"]
 
     def shutdown(self) -> None:
         """Ends SGLang's processes; the engine cannot be used afterwards."""
