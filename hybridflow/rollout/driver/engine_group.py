@@ -218,11 +218,6 @@ class EngineGroup:
 
     def taken_bytes(self, tags: Sequence[MemoryTag]) -> int:
         """The most that a rank took of its GPU, as SGLang reports it; 0 on a CPU."""
-        taken = [member.facts.taken_bytes for member in self._members.values() if member.facts]
-        return max(sum(one.get(tag, 0) for tag in tags) for one in taken)
-
-    def taken_bytes(self, tags: Sequence[MemoryTag]) -> int:
-        """The most that a rank took of its GPU, as SGLang reports it; 0 on a CPU."""
         taken = [handle.facts.taken_bytes for handle in self._handles.values() if handle.facts]
         return max(sum(one.get(tag, 0) for tag in tags) for one in taken)
 
