@@ -23,9 +23,8 @@ from hybridflow.control.open_order import open_in_order
 from hybridflow.control.transport import Transport, choose_transport, num_slots, refuse_small_stores
 from hybridflow.environment import given_values
 from hybridflow.recording.timeline import Timeline
-from hybridflow.reward_service.group import RewardGroup
-from hybridflow.reward_service.limits import setup_of
-from hybridflow.reward_service.rules import BUILD_RULES, rule_arguments
+from hybridflow.reward_service.sandbox.protocol import rules_setup
+from hybridflow.reward_service.worker_group import RewardGroup
 from hybridflow.rollout.driver.engine_group import EngineGroup, RolloutLife
 from hybridflow.rollout.driver.opening import RolloutSettings
 from hybridflow.rollout.engine.arguments import releases_memory
@@ -117,7 +116,7 @@ class System:
         transport = self.transport
         self.trainer = TrainerGroup(config, slots, log_directory, broadcasts=transport.broadcasts)
         self._actors += [worker.actor for worker in self.trainer.workers]
-        setup = setup_of(config.reward, BUILD_RULES, **rule_arguments(config.reward))
+        setup = rules_setup(config.reward)
         self._rewards = RewardGroup(config.reward, setup, self.stream, slots, log_directory, note)
         self.trainer.finish_setup(self.trainer.setup(hf_dir))
         if transport.exact is not None:

@@ -15,8 +15,8 @@ import pytest
 
 from hybridflow.config.judge_section import JudgeSection
 from hybridflow.errors import RewardError
-from hybridflow.reward_service.judge_cache import BUSY_S, JudgeCache
-from hybridflow.reward_service.judge_client import JudgeClient, Judgement
+from hybridflow.reward_service.judge.cache import BUSY_S, JudgeCache
+from hybridflow.reward_service.judge.client import JudgeClient, Judgement
 from tests.bench.judge_server import BUSY, ERROR, FAULTY_TWENTY, GARBAGE, NEVER, RIGHT, JudgeServer
 
 T = TypeVar("T")
@@ -218,9 +218,16 @@ def test_a_cache_that_another_process_locks_is_an_error_and_holds_nothing_up(tmp
     assert longest_pause_s < 0.5 * BUSY_S, "the event loop went on while SQLite waited"
 
 
-def test_a_cache_that_is_full_is_an_error(tmp_path: Path) -> None:
+def test_a_cache_that_is_full_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = sqlite3.connect
+
+    def connect_to_full_disk(*args: Any, **options: Any) -> sqlite3.Connection:
+        database = connect(*args, **options)
+        database.execute("PRAGMA max_page_count = 3")  # as a full disk does: SQLITE_FULL
+        return database
+
+    monkeypatch.setattr(sqlite3, "connect", connect_to_full_disk)
     cache = JudgeCache(tmp_path / "cache.db")
-    cache._database.execute("PRAGMA max_page_count = 3")  # as a full disk does: SQLITE_FULL
     with pytest.raises(RewardError, match=r"cache\.db cannot be written: database or disk is full"):
         for number in range(1000):
             cache.put(f"{number:064}", "yes", "because " * 100)

@@ -23,9 +23,9 @@ import msgspec
 from hybridflow.config.judge_section import JudgeSection
 from hybridflow.config.reward_sections import THINKING_TAGS, RulesSection
 from hybridflow.errors import RewardError
-from hybridflow.reward_service.judge_client import JudgeClient
-from hybridflow.reward_service.limits import Setup
-from hybridflow.reward_service.process_scorer import ProcessScorer
+from hybridflow.reward_service.judge.client import JudgeClient
+from hybridflow.reward_service.sandbox.process_scorer import ProcessScorer
+from hybridflow.reward_service.sandbox.protocol import Setup
 from hybridflow.reward_service.scorer import Scorer
 from hybridflow.rewards.hybrid import combine, find_prediction
 from hybridflow.rewards.judge_question import NO_QUESTION

@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from hybridflow.errors import RewardError
-from hybridflow.reward_service.limits import Limits, Setup
-from hybridflow.reward_service.process_scorer import ProcessScorer
+from hybridflow.reward_service.sandbox.process_scorer import ProcessScorer
+from hybridflow.reward_service.sandbox.protocol import Limits, Setup
 from hybridflow.types import Scored, ScoreRequest, Unknown, Verdict
 
 DEADLINE_S = 60.0

@@ -11,8 +11,17 @@ from collections.abc import Iterable, Mapping
 import pytest
 
 from hybridflow.config.judge_section import JudgeSection
-from hybridflow.reward_service.judge_client import JudgeClient, Judgement
-from tests.unit.reward_service.wicked_server import HANG, NO_TEXT, YES_TEXT, WickedServer, chat, http, serving, stream
+from hybridflow.reward_service.judge.client import JudgeClient, Judgement
+from tests.unit.reward_service.judge.wicked_server import (
+    HANG,
+    NO_TEXT,
+    YES_TEXT,
+    WickedServer,
+    chat,
+    http,
+    serving,
+    stream,
+)
 
 
 def decide_all(server: WickedServer, names: Iterable[str], **settings: object) -> dict[str, Judgement]:

@@ -1,7 +1,7 @@
 """What a verifier starts ends with its scoring process, however that ends.
 
-`split_off` makes two processes of one: the child scores, its parent stays as its guardian. Orphans come to the guardian
-(it is their sub-reaper), also those that left the process group, so that none is out of sight when it ends all.
+`split_off` makes two processes of one: the child scores, its parent stays as its subreaper. Orphans come to it (see
+PR_SET_CHILD_SUBREAPER), also those that left the process group, so that none is out of sight when it ends all.
 
     waits for    the end of the scoring process, or SIGTERM: from the worker, or from the kernel when the worker is gone
     produces     no process that is left, and then its own end, in the way in which the scoring process ended
@@ -27,11 +27,11 @@ def split_off(parent_pid: int) -> None:
     if not signalled_when_parent_dies(parent_pid, signal.SIGTERM):
         os._exit(1)  # the worker ended before this process could be told of it
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGCHLD})
-    guardian = os.getpid()
+    subreaper = os.getpid()
     child = os.fork()
     if child:
         _guard(child)
-    if not signalled_when_parent_dies(guardian, signal.SIGKILL):
+    if not signalled_when_parent_dies(subreaper, signal.SIGKILL):
         os._exit(1)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGCHLD})
 

@@ -1,7 +1,7 @@
 """One question to whichever endpoint answers it: a slot, a request, a second one where the first is late.
 
-What a request did is told to the endpoint's breaker and latency, and to the question, which then avoids that endpoint
-for a while, or for good.
+What a request did is told to its endpoint, and to the question, which then avoids that endpoint for a while, or for
+good.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from hybridflow.config.judge_section import JudgeSection
-from hybridflow.reward_service.judge_counts import JudgeCounts
-from hybridflow.reward_service.judge_endpoint import AskError, EndpointClient
-from hybridflow.reward_service.judge_pool import Endpoint, EndpointPool
-from hybridflow.reward_service.judge_response import Answer
-from hybridflow.reward_service.judge_timing import compute_backoff_s
+from hybridflow.reward_service.judge.endpoint_state import Endpoint, compute_backoff_s
+from hybridflow.reward_service.judge.response import Answer
+from hybridflow.reward_service.judge.server import AskError, EndpointClient
+from hybridflow.reward_service.judge.slots import Slots
 from hybridflow.rewards.judge_prompt import JudgeMessage
 
 RECHECK_S = 0.1
@@ -33,6 +34,32 @@ MAX_TOLD = 6
 """Kinds of outcome that an unknown verdict lists."""
 MAX_SIDE_BY_SIDE = 2
 """Requests that one question waits for at a time."""
+TOKENS_OF_A_PRICE = 1_000_000
+
+
+class JudgeCounts(msgspec.Struct):
+    """What the judge was asked, what it answered and what that cost, since the start of this process."""
+
+    verdicts: int = 0
+    """Yes and no, those included that were cached or asked for by two at a time."""
+    unknown: int = 0
+    cached: int = 0
+    """Of the verdicts."""
+    requests: int = 0
+    answers: int = 0
+    """Chat completions, readable or not."""
+    unreadable: int = 0
+    """Of these, without exactly one kind of verdict."""
+    late: int = 0
+    """Requests given up or doubled because their answer took too long."""
+    hedges: int = 0
+    """Of these, doubled."""
+    failures: dict[str, int] = {}
+    """By kind: busy (429), server_error, refused, timeout, unreachable, malformed."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+    """In the currency of the prices of the section."""
 
 
 @dataclass(eq=False)
@@ -51,9 +78,6 @@ class Question:
     """By url and what came of it: seconds that each request took."""
     unreadable: str = ""
     """Why no verdict could be read from the last answer."""
-
-    def add_try(self, url: str, what: str, seconds: float) -> None:
-        self.tried.setdefault((url, what), []).append(seconds)
 
     def describe(self) -> str:
         """What was tried, and what came of it, for a user."""
@@ -76,22 +100,25 @@ class _Request:
     waited_s: float = 0.0
     """Without pauses of this process."""
 
+    def is_late(self, num_late: int) -> bool:
+        return self.waited_s >= self.endpoint.latency.late_s(num_late)
+
 
 class Asker:
     """The endpoints of one judge; used within one event loop."""
 
-    def __init__(self, section: JudgeSection, counts: JudgeCounts, rng: random.Random) -> None:
+    def __init__(self, section: JudgeSection, rng: random.Random) -> None:
+        self.counts = JudgeCounts()
         self._section = section
-        self._counts = counts
         self._rng = rng
         self._loop = asyncio.get_running_loop()
         self._clients = {url: EndpointClient(url, section) for url in section.endpoints}
-        self.pool = EndpointPool(
-            section.endpoints,
-            section.max_concurrency,
-            section.max_requests_per_s,
-            min(section.late_after_s, section.request_timeout_s, LATE_FRACTION * section.deadline_s),
-            self._loop.time,
+        late_after_s = min(section.late_after_s, section.request_timeout_s, LATE_FRACTION * section.deadline_s)
+        self.slots = Slots(
+            [
+                Endpoint(url, section.max_concurrency, section.max_requests_per_s, late_after_s, self._loop.time)
+                for url in section.endpoints
+            ]
         )
 
     def is_refused_everywhere(self, question: Question) -> bool:
@@ -102,7 +129,7 @@ class Asker:
 
         Where no slot is free for another, the late one gives up its own. Raises AskError when none has answered.
         """
-        running = [self._start(await self.pool.acquire(question.ticket, question.not_before), question)]
+        running = [self._start(await self.slots.acquire(question.ticket, question.not_before), question)]
         try:
             while True:
                 await self._wait(running)
@@ -113,7 +140,8 @@ class Asker:
                         return request.task.result()
                     if not running:
                         raise error
-                if self._is_late(running, question):
+                # One of two is late only after the longer time of a question that is slow everywhere.
+                if running[-1].is_late(question.num_late if len(running) == MAX_SIDE_BY_SIDE else 0):
                     await self._double_or_give_up(running, question)
         finally:
             await cancel([request.task for request in running])
@@ -134,23 +162,17 @@ class Asker:
         for request in running:
             request.waited_s += counted_s
 
-    def _is_late(self, running: list[_Request], question: Question) -> bool:
-        """Whether the last request is; one of two only after the longer time of a question that is slow everywhere."""
-        last = running[-1]
-        num_late = question.num_late if len(running) >= MAX_SIDE_BY_SIDE else 0
-        return last.waited_s >= last.endpoint.latency.late_s(num_late)
-
     async def _double_or_give_up(self, running: list[_Request], question: Question) -> None:
         """Another request beside the late one; where no slot is free for it, AskError once that had its time."""
         late = running[-1]
-        spare = self.pool.acquire_spare(late.endpoint, question.not_before)
-        if spare is None and late.waited_s < late.endpoint.latency.late_s(question.num_late):
+        spare = self.slots.acquire_spare(late.endpoint, question.not_before)
+        if spare is None and not late.is_late(question.num_late):
             return
         question.num_late += 1
-        self._counts.late += 1
+        self.counts.late += 1
         if spare is None:
             raise AskError("timeout", f"{late.endpoint.url}: its answer was late")
-        self._counts.hedges += 1
+        self.counts.hedges += 1
         running.append(self._start(spare, question))
         if len(running) > MAX_SIDE_BY_SIDE:
             await cancel([running.pop(0).task])
@@ -158,49 +180,55 @@ class Asker:
     def _start(self, endpoint: Endpoint, question: Question) -> _Request:
         """One request in a slot that was taken for it, given back in whatever way the task ends."""
         started = self._loop.time()
-        self._counts.requests += 1
+        self.counts.requests += 1
         task = self._loop.create_task(self._clients[endpoint.url].ask(question.messages))
         task.add_done_callback(lambda task: self._ended(task, endpoint, question, self._loop.time() - started))
         return _Request(task, endpoint)
 
     def _ended(self, task: asyncio.Task[Answer], endpoint: Endpoint, question: Question, seconds: float) -> None:
         if task.cancelled():
-            question.add_try(endpoint.url, "no answer until it was given up", seconds)
-            # One late answer says little; that nobody got an answer meanwhile says that the server hangs.
-            if seconds >= endpoint.latency.late_s(0) and seconds < self._loop.time() - endpoint.answered_at:
-                endpoint.breaker.failed(f"{endpoint.url}: no answer to anybody within {seconds:.1f} s")
-            else:
-                endpoint.breaker.abandoned()
-        elif isinstance(error := task.exception(), AskError):
-            question.add_try(endpoint.url, error.why.removeprefix(f"{endpoint.url}: "), seconds)
-            self._failed(endpoint, question, error)
-        elif error is None:
-            question.add_try(endpoint.url, "an answer", seconds)
+            what = "no answer until it was given up"
+            endpoint.given_up(seconds)
+        elif (error := task.exception()) is None:
+            what = "an answer"
             question.num_late = 0
-            endpoint.latency.answered(seconds)
-            endpoint.strain.told(is_answer=True)
-            endpoint.answered_at = self._loop.time()
-            endpoint.breaker.succeeded()
-            prices = (self._section.price_per_million_prompt_tokens, self._section.price_per_million_completion_tokens)
-            self._counts.answered(task.result().prompt_tokens, task.result().completion_tokens, prices)
-        self.pool.release(endpoint)
+            endpoint.answered(seconds)
+            self._count(task.result())
+        elif isinstance(error, AskError):
+            what = error.why.removeprefix(f"{endpoint.url}: ")
+            self._failed(endpoint, question, error)
+        else:  # whoever asks gets it
+            what = type(error).__name__
+            endpoint.breaker.abandoned()
+        question.tried.setdefault((endpoint.url, what), []).append(seconds)
+        self.slots.release(endpoint)
 
     def _failed(self, endpoint: Endpoint, question: Question, error: AskError) -> None:
-        self._counts.failed(error.kind)
+        self.counts.failures[error.kind] = self.counts.failures.get(error.kind, 0) + 1
         question.num_failures += 1
         if error.kind != "timeout":
             question.num_late = 0  # that server does answer
-        if error.kind in ("busy", "bad_request", "refused"):
-            endpoint.breaker.succeeded()  # it is up: it refuses this moment, this question, or whoever asks
-        else:
-            endpoint.breaker.failed(error.why)
         if error.kind in ("bad_request", "refused"):
+            endpoint.declined(is_final=True)
             question.not_before[endpoint.url] = math.inf
+            return
+        if error.kind == "busy":
+            endpoint.declined(is_final=False)
         else:
-            endpoint.strain.told(is_answer=False)
-            num_failures = question.num_failures if endpoint.strain.is_high else 1
-            pause_s = compute_backoff_s(num_failures, error.retry_after_s, self._rng)
-            question.not_before[endpoint.url] = self._loop.time() + pause_s
+            endpoint.failed(error.why)
+        num_failures = question.num_failures if endpoint.is_strained else 1
+        pause_s = compute_backoff_s(num_failures, error.retry_after_s, self._rng)
+        question.not_before[endpoint.url] = self._loop.time() + pause_s
+
+    def _count(self, answer: Answer) -> None:
+        counts, section = self.counts, self._section
+        counts.answers += 1
+        counts.prompt_tokens += answer.prompt_tokens
+        counts.completion_tokens += answer.completion_tokens
+        counts.cost += (
+            answer.prompt_tokens * section.price_per_million_prompt_tokens
+            + answer.completion_tokens * section.price_per_million_completion_tokens
+        ) / TOKENS_OF_A_PRICE
 
 
 async def cancel(tasks: Collection[asyncio.Task[Any]]) -> None:

@@ -19,7 +19,7 @@ from hybridflow.cluster.session import Slots
 from hybridflow.config.reward_sections import RewardSection
 from hybridflow.errors import HybridFlowError, RewardError
 from hybridflow.reward_service.actor import RewardWorker
-from hybridflow.reward_service.limits import Setup
+from hybridflow.reward_service.sandbox.protocol import Setup
 from hybridflow.wire.reward_stream import RewardStream
 
 REWARD_SHARE = 0.2
@@ -48,7 +48,7 @@ class _Running:
 class RewardGroup:
     """`reward.num_workers` actors, each scoring in a process of its own.
 
-        group = RewardGroup(config.reward, setup_of(config.reward, BUILD_RULES), stream, slots, logs, note)
+        group = RewardGroup(config.reward, rules_setup(config.reward), stream, slots, logs, note)
         group.wait_ready()
         group.check()      # now and then, while a run goes on
 

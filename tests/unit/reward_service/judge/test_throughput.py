@@ -13,10 +13,10 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from hybridflow.config.judge_section import JudgeSection
-from hybridflow.reward_service.judge_client import JudgeClient
+from hybridflow.reward_service.judge.client import JudgeClient
 from tests.bench.judge import DELAY_S, SLOT_S_PER_RIGHT_ANSWER
 from tests.bench.judge_server import ERROR, FAULTY_TWENTY, NEVER, RIGHT, JudgeServer
-from tests.unit.reward_service.virtual_time import VirtualTimeLoop
+from tests.unit.reward_service.judge.virtual_time import VirtualTimeLoop
 
 T = TypeVar("T")
 Events = Sequence[tuple[float, Callable[[VirtualTimeLoop], None]]]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import email.utils
 import ipaddress
+import math
 import os
 import urllib.request
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -14,8 +17,7 @@ import aiohttp
 
 from hybridflow.config.judge_section import JudgeSection
 from hybridflow.errors import RewardError
-from hybridflow.reward_service.judge_response import Answer, MalformedResponse, read_response, show
-from hybridflow.reward_service.judge_timing import read_retry_after_s
+from hybridflow.reward_service.judge.response import Answer, MalformedResponse, read_response, show
 from hybridflow.rewards.judge_prompt import JudgeMessage
 
 NO_KEY = "none"
@@ -108,6 +110,22 @@ def read_key(section: JudgeSection) -> str:
             f"or another control character. Remedy: export {section.api_key_env}=<the key alone>"
         )
     return key or NO_KEY
+
+
+def read_retry_after_s(value: str | None, now: datetime | None = None) -> float | None:
+    """Seconds that a Retry-After header asks for: a number or an HTTP date (RFC 9110, 10.2.3); None for neither."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            at = email.utils.parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        at = at if at.tzinfo else at.replace(tzinfo=UTC)
+        seconds = (at - (now or datetime.now(UTC))).total_seconds()
+    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def find_proxy(url: str) -> str | None:

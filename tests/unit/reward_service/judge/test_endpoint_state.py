@@ -7,17 +7,19 @@ from datetime import UTC, datetime
 
 import pytest
 
-from hybridflow.reward_service.judge_breaker import MAX_OPEN_S, MIN_CALLS, OPEN_S, Breaker
-from hybridflow.reward_service.judge_timing import (
+from hybridflow.reward_service.judge.endpoint_state import (
     CAP_S,
     LATE_FACTOR,
+    MAX_OPEN_S,
     MIN_ANSWERS,
+    MIN_CALLS,
+    OPEN_S,
+    Breaker,
+    Endpoint,
     Latency,
-    Pace,
-    Strain,
     compute_backoff_s,
-    read_retry_after_s,
 )
+from hybridflow.reward_service.judge.server import read_retry_after_s
 
 
 class Clock:
@@ -99,19 +101,29 @@ def test_backoff_is_jittered_grows_is_capped_and_honours_the_server() -> None:
     assert compute_backoff_s(10_000, None, rng) <= CAP_S
 
 
-def test_strain_is_high_while_most_requests_get_no_answer() -> None:
-    strain = Strain()
-    assert not strain.is_high
-    strain.told(is_answer=False)
-    assert strain.is_high, "nothing speaks for this server yet"
-    strain.told(is_answer=True)
-    assert not strain.is_high
+def endpoint(clock: Clock, per_second: float | None = None) -> Endpoint:
+    return Endpoint("http://judge/v1", num_slots=2, per_second=per_second, late_after_s=10.0, clock=clock)
+
+
+def test_an_endpoint_is_strained_while_most_requests_get_no_answer(clock: Clock) -> None:
+    server = endpoint(clock)
+    assert not server.is_strained
+    server.declined(is_final=False)
+    assert server.is_strained, "nothing speaks for this server yet"
+    server.answered(0.1)
+    assert not server.is_strained
     for number in range(300):  # 1 of 4 refused, as by chance
-        strain.told(is_answer=number % 4 != 3)
-        assert not strain.is_high
+        server.answered(0.1) if number % 4 != 3 else server.declined(is_final=False)
+        assert not server.is_strained
     for _ in range(11):  # 11 of the last 20
-        strain.told(is_answer=False)
-    assert strain.is_high
+        server.failed("HTTP 500")
+    assert server.is_strained
+
+
+def test_what_a_server_will_never_answer_is_no_strain(clock: Clock) -> None:
+    server = endpoint(clock)
+    server.declined(is_final=True)
+    assert not server.is_strained
 
 
 @pytest.mark.parametrize(
@@ -132,16 +144,23 @@ def test_retry_after(header: str | None, seconds: float | None) -> None:
     assert read_retry_after_s(header, now=datetime(2026, 3, 2, 10, tzinfo=UTC)) == seconds
 
 
-def test_pace_spaces_calls_evenly_and_does_not_make_up_for_silence(clock: Clock) -> None:
-    pace = Pace(4.0, clock)
-    assert pace.admits
-    pace.started()
-    assert (pace.admits, pace.next_at) == (False, 100.25)
+def test_calls_are_spaced_evenly_and_do_not_make_up_for_silence(clock: Clock) -> None:
+    server = endpoint(clock, per_second=4.0)
+    assert server.admits
+    server.started()
+    assert (server.admits, server.next_at) == (False, 100.25)
     clock.now = 200.0
-    assert pace.admits
-    pace.started()
-    assert (pace.admits, pace.next_at) == (False, 200.25)
-    assert Pace(None, clock).admits
+    assert server.admits
+    server.started()
+    assert server.next_at == 200.25
+
+
+def test_an_endpoint_takes_as_many_calls_as_it_has_slots(clock: Clock) -> None:
+    server = endpoint(clock)
+    server.started()
+    assert server.admits
+    server.started()
+    assert not server.admits
 
 
 def test_late_is_learned_from_answers_and_doubled_by_each_late_one() -> None:

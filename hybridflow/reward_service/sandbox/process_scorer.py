@@ -13,27 +13,28 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from contextlib import suppress
 from itertools import islice
+from typing import IO
 
 import msgspec
 
 from hybridflow.environment import needed
 from hybridflow.errors import RewardError
-from hybridflow.reward_service.frames import (
+from hybridflow.reward_service.sandbox.protocol import (
     FAILED,
     READY,
     REQUEST,
     SETUP,
     VERDICT_THEN_END,
     FrameReader,
+    Setup,
     write_frame,
 )
-from hybridflow.reward_service.guardian import END_TIMEOUT_S
-from hybridflow.reward_service.limits import Setup
-from hybridflow.reward_service.printed_output import MAX_PRINTED_BYTES, PrintedOutput
+from hybridflow.reward_service.sandbox.subreaper import END_TIMEOUT_S
 from hybridflow.types import ScoreRequest, Unknown, Verdict
 
 START_TIMEOUT_S = 120.0
@@ -42,8 +43,14 @@ MAX_FAILED_STARTS = 3
 """Processes that ended before they were ready, one after the other, before this worker gives up."""
 MAX_SENT_FRAMES = 64
 """In one call; the kernel takes 1,024."""
-SCORING_PROCESS = "hybridflow.reward_service.scoring_process"
+MAX_PRINTED_BYTES = 2**20
+"""For one item: more is a verifier gone wrong, which would fill the disk of a long run."""
+SHOWN_BYTES = 4096
+"""Of what is printed for one item."""
+SCORING_PROCESS = "hybridflow.reward_service.sandbox.scoring_process"
 
+_CHUNK_BYTES = 2**16
+_CUT = b"\n(more was printed, and is not shown)\n"
 _logger = logging.getLogger(__name__)
 _encoder = msgspec.msgpack.Encoder()
 _verdicts: msgspec.msgpack.Decoder[Verdict] = msgspec.msgpack.Decoder(Verdict)
@@ -74,7 +81,7 @@ class ProcessScorer:
 
     @property
     def pid(self) -> int:
-        """Of the process that scores, or scored last; its parent is its guardian."""
+        """Of the process that scores, or scored last; its parent is its subreaper."""
         return self._pid
 
     def submit(self, request: ScoreRequest) -> None:
@@ -213,13 +220,13 @@ class ProcessScorer:
         return completion_id, Unknown(why=why)
 
     def _kill(self) -> None:
-        """Ends the process and all that it started: its guardian does, and what is left of its group ends with it."""
+        """Ends the process and all that it started: its subreaper does, and what is left of its group ends with it."""
         self._channel.close()
         self._process.terminate()
         try:
             self._process.wait(END_TIMEOUT_S + 1.0)
         except subprocess.TimeoutExpired:
-            _logger.warning("the guardian of a scoring process does not end; its group is killed")
+            _logger.warning("the subreaper of a scoring process does not end; its group is killed")
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -233,3 +240,41 @@ def _wait_until_readable(channel: socket.socket) -> None:
 
 def _how(code: int) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+class PrintedOutput:
+    """What a scoring process prints: read as it comes, so that it never waits; its beginning is shown, all is counted.
+
+    consumes     standard output and error of the process, also of C code and of what it starts
+    waits for    more of it, in a thread of its own
+    unblocked by it, or the end of all processes that hold the pipe
+    produces     the first SHOWN_BYTES per item on this process's standard error, and a count
+    """
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self._pipe = pipe
+        self._lock = threading.Lock()
+        self._num_bytes = 0
+        threading.Thread(target=self._run, name="printed", daemon=True).start()
+
+    def take(self) -> int:
+        """Bytes that were printed since the last call."""
+        with self._lock:
+            taken, self._num_bytes = self._num_bytes, 0
+        return taken
+
+    def _run(self) -> None:
+        with self._pipe:
+            while data := os.read(self._pipe.fileno(), _CHUNK_BYTES):
+                with self._lock:
+                    left = SHOWN_BYTES - self._num_bytes
+                    self._num_bytes += len(data)
+                if left > 0:
+                    _show(data[:left] + (_CUT if len(data) > left else b""))
+
+
+def _show(data: bytes) -> None:
+    try:
+        os.write(2, data)
+    except OSError:
+        return  # nobody listens: a closed terminal, a full disk of the log

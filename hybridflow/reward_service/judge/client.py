@@ -19,11 +19,10 @@ import msgspec
 
 from hybridflow.config.judge_section import JudgeSection
 from hybridflow.config.reward_sections import THINKING_TAGS
-from hybridflow.reward_service.judge_ask import Asker, Question, cancel
-from hybridflow.reward_service.judge_cache import JudgeCache
-from hybridflow.reward_service.judge_counts import JudgeCounts
-from hybridflow.reward_service.judge_endpoint import AskError
-from hybridflow.reward_service.judge_response import LENGTH, Answer
+from hybridflow.reward_service.judge.asker import Asker, Question, cancel
+from hybridflow.reward_service.judge.cache import JudgeCache
+from hybridflow.reward_service.judge.response import LENGTH, Answer
+from hybridflow.reward_service.judge.server import AskError
 from hybridflow.rewards.judge_prompt import JudgeMessage, build_judge_messages, compute_cache_key, remind
 from hybridflow.rewards.judge_vote import Vote, decide, parse_vote
 from hybridflow.rewards.thinking import Tags, after_thinking
@@ -57,14 +56,13 @@ class JudgeClient:
     """
 
     def __init__(self, section: JudgeSection, rng: random.Random | None = None, *, tags: Tags = THINKING_TAGS) -> None:
-        self.counts = JudgeCounts()
+        self._asker = Asker(section, rng or random.Random())
         self._section = section
         self._tags = tags
         self._loop = asyncio.get_running_loop()
         self._cache = JudgeCache(Path(section.cache_path)) if section.cache_path else None
         # SQLite waits for locks and disks: never in the thread of the event loop.
         self._cache_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judge-cache")
-        self._asker = Asker(section, self.counts, rng or random.Random())
         self._name = f"{section.model} x {section.num_votes}"
         self._tickets = itertools.count()
         self._admission = asyncio.Semaphore(ADMITTED_PER_SLOT * section.max_concurrency * len(section.endpoints))
@@ -92,9 +90,9 @@ class JudgeClient:
                 "num_opened": endpoint.breaker.num_opened,
                 "why": endpoint.breaker.why,
             }
-            for endpoint in self._asker.pool.endpoints
+            for endpoint in self._asker.slots.endpoints
         }
-        return {**msgspec.to_builtins(self.counts), "endpoints": endpoints}
+        return {**msgspec.to_builtins(self._asker.counts), "endpoints": endpoints}
 
     async def close(self) -> None:
         """Gives up what is running and closes the connections."""
@@ -108,7 +106,7 @@ class JudgeClient:
         if self._cache is not None:
             known = await self._loop.run_in_executor(self._cache_thread, self._cache.get, key)
             if known:
-                self.counts.cached += 1
+                self._asker.counts.cached += 1
                 return Judgement(*known)
         async with self._admission:
             judgement = await self._count_votes(messages)
@@ -119,9 +117,9 @@ class JudgeClient:
 
     def _count(self, judgement: Judgement) -> Judgement:
         if judgement.vote == "unknown":
-            self.counts.unknown += 1
+            self._asker.counts.unknown += 1
         else:
-            self.counts.verdicts += 1
+            self._asker.counts.verdicts += 1
         return judgement
 
     async def _count_votes(self, messages: Sequence[JudgeMessage]) -> Judgement:
@@ -132,7 +130,7 @@ class JudgeClient:
         pending: set[asyncio.Task[Vote]] = set()
         votes: list[Vote] = []
         # Where an open breaker lets a probe through, somebody has to be it.
-        why = "" if self._asker.pool.may_ask else self._why_too_late(ends_at)
+        why = "" if any(each.breaker.admits for each in self._asker.slots.endpoints) else self._why_too_late(ends_at)
         try:
             while not why and decide(votes, num_votes) == "unknown":
                 num_needed = num_votes // 2 + 1 - max(votes.count("yes"), votes.count("no"))
@@ -157,10 +155,10 @@ class JudgeClient:
         now, limit_s = self._loop.time(), self._section.deadline_s
         if now >= ends_at:
             return f"no verdict within {limit_s:g} s"
-        down_since = self._asker.pool.down_since
+        down_since = self._asker.slots.down_since
         if down_since is None or now - down_since < OUTAGE_FRACTION * limit_s:
             return ""
-        whys = "; ".join(endpoint.breaker.why for endpoint in self._asker.pool.endpoints)
+        whys = "; ".join(endpoint.breaker.why for endpoint in self._asker.slots.endpoints)
         return f"every judge endpoint has been down for {now - down_since:.0f} s ({whys})"
 
     async def _vote(self, question: Question) -> Vote:
@@ -177,7 +175,7 @@ class JudgeClient:
             vote = parse_vote(answer.text, self._tags) if answer.is_finished else "unknown"
             if vote != "unknown":
                 return vote
-            self.counts.unreadable += 1
+            self._asker.counts.unreadable += 1
             num_unreadable += 1
             question.unreadable = f"{num_unreadable} answers without one verdict, last: {self._why_unreadable(answer)}"
             if answer.finish_reason == LENGTH or num_unreadable >= self._section.max_unreadable:

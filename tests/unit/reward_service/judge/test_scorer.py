@@ -9,7 +9,7 @@ import time
 import pytest
 
 from hybridflow.config.judge_section import JudgeSection
-from hybridflow.reward_service.judge_scorer import JudgeScorer
+from hybridflow.reward_service.judge.scorer import JudgeScorer
 from hybridflow.reward_service.scorer import ThreadScorer
 from hybridflow.rewards.registry import verify
 from hybridflow.types import Scored, ScoreRequest, Unknown, Verdict

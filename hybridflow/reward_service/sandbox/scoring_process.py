@@ -7,7 +7,7 @@
 
 The kernel ends it (SIGPROF) when an item takes more CPU time than it may, also inside C code that never returns to
 Python, and refuses memory above the limit (RLIMIT_AS): the MemoryError costs the item, and the worker starts this
-process anew. It ends with its worker, and with it what a verifier started: see `guardian`.
+process anew. It ends with its worker, and with it what a verifier started: see `subreaper`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 import msgspec
 
-from hybridflow.reward_service.frames import (
+from hybridflow.reward_service.sandbox.protocol import (
     FAILED,
     READY,
     REQUEST,
@@ -31,10 +31,10 @@ from hybridflow.reward_service.frames import (
     VERDICT,
     VERDICT_THEN_END,
     FrameReader,
+    Setup,
     write_frame,
 )
-from hybridflow.reward_service.guardian import split_off
-from hybridflow.reward_service.limits import Setup
+from hybridflow.reward_service.sandbox.subreaper import split_off
 from hybridflow.reward_service.scorer import Verify
 from hybridflow.types import Scored, ScoreRequest, Unknown, Verdict
 
