@@ -21,13 +21,12 @@ from hybridflow.config.sections import Config
 from hybridflow.control.publish import publish_weights
 from hybridflow.errors import PlacementError
 from hybridflow.protocols import Rollout, Trainer
+from hybridflow.runtime.open_order import RELEASES
 from hybridflow.types import MemoryTag, WorkerMemory
 
 logger = logging.getLogger(__name__)
 
 MIB = 2**20
-RELEASES: tuple[tuple[MemoryTag, ...], ...] = (("kv_cache",), ("weights", "cuda_graph"))
-"""What engines release at a time; named by its first."""
 PARTS = ("weights", "gradients", "optimizer")
 
 

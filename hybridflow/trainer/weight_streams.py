@@ -1,4 +1,4 @@
-"""Ways in which train workers hand their weights out, seen from the driver. `control/system.py` chooses one.
+"""Ways in which train workers hand their weights out, seen from the driver. `runtime/system.py` chooses one.
 
     HFBuckets      whole tensors under Hugging Face names, gathered; works for every model
     Broadcasts     the same from device to device, to engines on devices of their own

@@ -18,8 +18,8 @@ from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
 from hybridflow.control.collect import build_requests, collect_groups
 from hybridflow.control.hand_over import HandOver
-from hybridflow.control.system import System
 from hybridflow.policy.init import write_policy
+from hybridflow.runtime.system import System
 from hybridflow.trainer.weight_streams import HFBuckets
 from hybridflow.types import SamplingParams
 from tests.stack_cpu.command import ROOT, build_prompts, settings

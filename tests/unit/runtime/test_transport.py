@@ -12,8 +12,8 @@ import torch
 from hybridflow.cluster.bundles import Place
 from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
-from hybridflow.control.transport import choose_transport, num_slots, refuse_small_stores
 from hybridflow.errors import ConfigError, PlacementError
+from hybridflow.runtime.transport import choose_transport, num_slots, refuse_small_stores
 from hybridflow.weights.reshard.settings import engine_slots, ranks_per_machine
 
 ROOT = Path(__file__).parents[3]

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-import ray
-from ray.exceptions import RayError
-
-from hybridflow.cluster.processes import end_processes, uninterrupted
-from hybridflow.cluster.session import Slots, node_address, start_session, stop_session
-from hybridflow.cluster.shared_memory import removed_with_processes
+from hybridflow.cluster.session import Slots, node_address, start_session
 from hybridflow.rollout.driver.engine_group import EngineGroup
 from hybridflow.rollout.driver.opening import RolloutSettings
+from hybridflow.runtime.teardown import tear_down
 from hybridflow.types import Completion, GroupRequest, SamplingParams
 from hybridflow.wire.completion_receiver import CompletionReceiver
 
-CLOSE_TIMEOUT_S = 2.0
-"""Time that engine processes get to end after Ray ended their actors, before they are killed."""
 POLL_S = 0.1
 """Longest time between two looks at the engines."""
 
@@ -56,15 +50,4 @@ def open_engines(
         group.wait_ready()
         yield Engines(group, receiver)
     finally:
-        # A second Ctrl-C or SIGTERM must not cut this short.
-        with uninterrupted():
-            with removed_with_processes():
-                for actor in group.actors:
-                    with suppress(RayError, ValueError):
-                        ray.kill(actor)
-                if ray.is_initialized():
-                    stop_session()
-                for name_part in ("sglang", "RolloutWorker"):
-                    end_processes(group.pids, name_part, CLOSE_TIMEOUT_S)
-            if receiver is not None:
-                receiver.close()
+        tear_down(group.actors, group.pids, first=[receiver.close] if receiver else [])

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import ray
-from ray.exceptions import RayError
-
 from hybridflow.cluster.life_signs import ProcessLife, RayLife, WorkerLife
-from hybridflow.cluster.processes import end_processes, uninterrupted
-from hybridflow.cluster.session import Slots, node_address, start_session, stop_session
-from hybridflow.cluster.shared_memory import removed_with_processes
+from hybridflow.cluster.session import Slots, node_address, start_session
 from hybridflow.cluster.watchdog import Watchdog
-from hybridflow.cluster.workers import forget_workers
 from hybridflow.config.sections import Config
-from hybridflow.control.open_order import open_in_order
-from hybridflow.control.transport import Transport, choose_transport, num_slots, refuse_small_stores
 from hybridflow.environment import given_values
 from hybridflow.recording.timeline import Timeline
 from hybridflow.reward_service.sandbox.protocol import rules_setup
@@ -28,14 +19,14 @@ from hybridflow.reward_service.worker_group import RewardGroup
 from hybridflow.rollout.driver.engine_group import EngineGroup, RolloutLife
 from hybridflow.rollout.driver.opening import RolloutSettings
 from hybridflow.rollout.engine.arguments import releases_memory
+from hybridflow.runtime.open_order import open_in_order
+from hybridflow.runtime.teardown import tear_down
+from hybridflow.runtime.transport import Transport, choose_transport, num_slots, refuse_small_stores
 from hybridflow.trainer.group import TrainerGroup
 from hybridflow.wire.messages import Finished
 from hybridflow.wire.reward_stream import RewardStream
 
 logger = logging.getLogger(__name__)
-
-CLOSE_TIMEOUT_S = 2.0
-"""Time that processes of this machine's engines get to end after Ray ended their actors, before they are killed."""
 
 
 class System:
@@ -153,20 +144,10 @@ class System:
 
         A second Ctrl-C or SIGTERM does not cut this short.
         """
-        with uninterrupted():
-            self.watchdog.close()
-            if self._stream is not None:
-                self._stream.close()
-            with removed_with_processes():
-                rewards = self._rewards.actors if self._rewards else []
-                for actor in [*self._actors, *self.rollout.actors, *rewards]:
-                    with suppress(RayError, ValueError):
-                        ray.kill(actor)
-                if ray.is_initialized():
-                    stop_session()
-                for name_part in ("sglang", "RolloutWorker"):
-                    end_processes(self.rollout.pids, name_part, CLOSE_TIMEOUT_S)
-            forget_workers()
+        rewards = self._rewards.actors if self._rewards else []
+        streams = [self._stream.close] if self._stream else []
+        actors = [*self._actors, *self.rollout.actors, *rewards]
+        tear_down(actors, self.rollout.pids, first=[self.watchdog.close, *streams])
 
     def __enter__(self) -> System:
         return self

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from hybridflow.control.open_order import open_in_order
+from hybridflow.runtime.open_order import open_in_order
 from hybridflow.types import MemoryTag
 
 

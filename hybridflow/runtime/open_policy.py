@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import ray
-from ray.exceptions import RayError
 
-from hybridflow.cluster.processes import uninterrupted
-from hybridflow.cluster.session import Slots, start_session, stop_session
-from hybridflow.cluster.shared_memory import removed_with_processes
-from hybridflow.cluster.workers import forget_workers
+from hybridflow.cluster.session import Slots, start_session
 from hybridflow.environment import given_values
+from hybridflow.runtime.teardown import tear_down
 from hybridflow.trainer.group import PolicyGroup, PolicySettings
 
 CLOSE_TIMEOUT_S = 10.0
@@ -35,12 +32,4 @@ def open_policy(
         closing = [worker.actor.close.remote() for worker in group.workers]
         ray.wait(closing, num_returns=len(closing), timeout=CLOSE_TIMEOUT_S)
     finally:
-        # A second Ctrl-C or SIGTERM must not cut this short.
-        with uninterrupted():
-            with removed_with_processes():
-                for worker in group.workers if group else []:
-                    with suppress(RayError, ValueError):
-                        ray.kill(worker.actor)
-                if ray.is_initialized():
-                    stop_session()
-            forget_workers()
+        tear_down([worker.actor for worker in group.workers] if group else [])

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hybridflow.control.hand_over import RELEASES
 from hybridflow.rollout.driver.engine_group import EngineGroup
+from hybridflow.types import MemoryTag
+
+RELEASES: tuple[tuple[MemoryTag, ...], ...] = (("kv_cache",), ("weights", "cuda_graph"))
+"""What engines release at a time; named by its first."""
 
 
 def open_in_order(rollout: EngineGroup, open_trainer: Callable[[], None], *, shared: bool) -> dict[str, int]:
