@@ -14,9 +14,7 @@ from hybridflow.control.record_check import check_records, warmup_steps_done
 from hybridflow.control.run import Run
 from hybridflow.control.run_folder import RunFolder
 from hybridflow.control.sampling_guarantee import sampling_guarantee
-from hybridflow.control.system import System
 from hybridflow.control.train_loop import RL, train
-from hybridflow.control.transport import Transport
 from hybridflow.control.warmup import stage_name
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.resources import PeakMemory
@@ -30,6 +28,8 @@ from hybridflow.recording.timeline import TimelineRecord
 from hybridflow.rollout.arguments import check_names, check_support
 from hybridflow.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER
 from hybridflow.run_folder.summary import describe_process, write_summary
+from hybridflow.runtime.system import System
+from hybridflow.runtime.transport import Transport
 from hybridflow.trainer.layout import check_saved_weights, read_model
 
 

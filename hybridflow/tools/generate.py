@@ -18,7 +18,7 @@ from hybridflow.policy.load import load_tokenizer
 from hybridflow.rollout.arguments import check_engine_layout
 from hybridflow.rollout.engine_model import check_engine_model
 from hybridflow.rollout.opening import RolloutSettings
-from hybridflow.tools.engines import Engines, open_engines
+from hybridflow.runtime.open_engines import Engines, open_engines
 from hybridflow.tools.output_file import OutputFile, fingerprint
 from hybridflow.tools.progress import RowProgress
 from hybridflow.tools.token_rows import InputSummary, TokenRows

@@ -34,7 +34,7 @@ ALLOWED = {
         "import_module": "a verifier of the user's own, named by module or file in the user's configuration",
         "exec_module": "the same, of a file; never named by a data file, model or checkpoint",
     },
-    "hybridflow/reward_service/scoring_process.py": {
+    "hybridflow/reward_service/sandbox/scoring_process.py": {
         "import_module": "the builder of the rules, named by our own worker over the pipe to the process it started",
     },
 }

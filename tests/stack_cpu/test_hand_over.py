@@ -18,8 +18,8 @@ from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
 from hybridflow.control.collect import build_requests, collect_groups
 from hybridflow.control.hand_over import HandOver
-from hybridflow.control.system import System
 from hybridflow.policy.init import write_policy
+from hybridflow.runtime.system import System
 from hybridflow.trainer.weight_streams import HFBuckets
 from hybridflow.types import SamplingParams
 from tests.stack_cpu.command import ROOT, build_prompts, settings
@@ -89,7 +89,7 @@ def test_memory_goes_and_comes_back_and_the_text_is_the_same(tmp_path: Path) -> 
         assert written(system, "e00001") == before
 
         over.to_trainer()
-        system.trainer._weights = HFBuckets(system.trainer.workers, 8 * MIB)
+        system.trainer._weights = HFBuckets(system.trainer.workers, 8 * MIB, shared=True)
         over.publish(2)
         assert written(system, "e00002") == before
 

@@ -16,8 +16,8 @@ from hybridflow.config.sections import Config
 from hybridflow.control.collect import collect_step
 from hybridflow.control.partial_rollouts import PartialRollouts
 from hybridflow.control.publish import publish_weights
-from hybridflow.control.system import System
 from hybridflow.policy.init import write_policy
+from hybridflow.runtime.system import System
 from hybridflow.types import Collected, Prompt, SamplingParams
 from tests.stack_cpu.command import ROOT, build_prompts, settings
 
