@@ -59,8 +59,8 @@ def texts_in(path: Path) -> Iterator[tuple[int, str]]:
                 node.lineno,
                 "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values),
             )
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
-            if id(node) not in unsaid:
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if " " in node.value and id(node) not in unsaid:
                 yield node.lineno, node.value
 
 
