@@ -55,13 +55,10 @@ def texts_in(path: Path) -> Iterator[tuple[int, str]]:
     )
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
-            yield (
-                node.lineno,
-                "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values),
-            )
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if " " in node.value and id(node) not in unsaid:
-                yield node.lineno, node.value
+            written = [part.value if isinstance(part, ast.Constant) else "{}" for part in node.values]
+            yield node.lineno, "".join(map(str, written))
+        elif isinstance(node, ast.Constant) and id(node) not in unsaid:
+            yield node.lineno, node.value if isinstance(node.value, str) and " " in node.value else ""
 
 
 def test_keys_that_the_code_names_exist() -> None:
