@@ -18,8 +18,8 @@ from typing import Any
 from hybridflow.errors import ConfigError
 from megatron_ext.hf.config import HFConfig, read_json_config
 from megatron_ext.hf.files import read_model_config
+from megatron_ext.hf.rope import LinearScaling, Llama3Scaling, YarnScaling, yarn_sharpening
 from megatron_ext.hf.weight_files import weight_files
-from megatron_ext.rope import LinearScaling, Llama3Scaling, YarnScaling, yarn_sharpening
 
 ENGINE_MODEL = "engine_model"
 """Name of the directory, beside the logs of the engines."""

@@ -29,7 +29,7 @@ from hybridflow.tools.sft_state import SftState, build_summary, build_table, rea
 from hybridflow.trainer.group import PolicyGroup, PolicySettings
 from hybridflow.trainer.layout import check_saved_weights
 from hybridflow.types import UpdateReport
-from megatron_ext.lr import learning_rate
+from megatron_ext.optimizer.lr import learning_rate
 
 
 class SftRun:

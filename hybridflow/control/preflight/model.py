@@ -11,7 +11,7 @@ from hybridflow.control.preflight.findings import Finding
 from hybridflow.control.preflight.subject import Subject
 from hybridflow.data.schema import Row
 from hybridflow.errors import ConfigError
-from megatron_ext.layout import Layout, LayoutError, check_layout
+from megatron_ext.parallel.layout import Layout, LayoutError, check_layout
 
 if TYPE_CHECKING:
     from megatron_ext.hf.config import HFConfig
