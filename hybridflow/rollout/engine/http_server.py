@@ -1,16 +1,24 @@
-"""What SGLang's HTTP server lets in: three paths, to those who know the key, and no web page.
+"""SGLang's own HTTP server as a process, behind a gate: `python -m hybridflow.rollout.engine.http_server`.
 
-SGLang serves its administration beside its answers (weights, files of logs, pauses), to anybody, and allows every web
-page to read what it says. This middleware stands before all of that. It is an ASGI application around another one, as
-any web framework takes it.
+Its input is JSON: `{"arguments": {ServerArgs fields}, "key": "..."}`. Not on the command line, which every user of the
+machine can read. SGLang serves its administration beside its answers (weights, files of logs, pauses), to anybody, and
+allows every web page to read what it says: `HttpGate`, an ASGI application around SGLang's, lets in three paths, for
+those who know the key, and no web page.
+
+`sglang.launch_server` takes command line options and no fields; the fields are what `rollout/cpu`
+gives.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import secrets
+import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+
+from hybridflow.rollout.engine.signed_broadcast import check_signed
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -83,3 +91,31 @@ async def _refuse(send: Send, status: int, why: str) -> None:
         headers.append((b"www-authenticate", b"Bearer"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def main(arguments: dict[str, Any], key: str) -> None:
+    """Serves until SIGTERM or SIGINT, and leaves no process behind."""
+    import torch
+
+    from hybridflow.rollout.cpu_platform.process_server import start_server
+
+    if not torch.cuda.is_available():
+        start_server()
+    from sglang.srt.plugins import load_plugins
+
+    load_plugins()  # before ServerArgs: a plugin may change it
+    check_signed()
+    from sglang.srt.entrypoints.http_server import app, launch_server
+    from sglang.srt.server_args import ServerArgs
+    from sglang.srt.utils import kill_process_tree
+
+    own_key = secrets.token_urlsafe(32)
+    app.add_middleware(HttpGate, key=key, own_key=own_key)
+    try:
+        launch_server(ServerArgs(**arguments, admin_api_key=own_key))
+    finally:
+        kill_process_tree(os.getpid(), include_parent=False)
+
+
+if __name__ == "__main__":
+    main(**json.load(sys.stdin))

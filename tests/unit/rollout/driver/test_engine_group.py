@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hybridflow.config.rollout_section import RolloutSection
-from hybridflow.rollout.actor import EngineFacts
-from hybridflow.rollout.group import RolloutGroup
-from hybridflow.rollout.member import EngineDiedError
-from hybridflow.rollout.opening import RolloutSettings
+from hybridflow.rollout.driver.engine_group import EngineGroup
+from hybridflow.rollout.driver.engine_handle import EngineDiedError
+from hybridflow.rollout.driver.opening import RolloutSettings
+from hybridflow.rollout.engine.sglang_engine import EngineFacts
 from hybridflow.types import GroupRequest, Lease, Prompt, SamplingParams
 from hybridflow.weights.manifest import TensorEntry
 
@@ -18,7 +18,7 @@ ENTRIES = [TensorEntry("w", (1,), "float32", 7)]
 
 
 @dataclass
-class FakeMember:
+class FakeHandle:
     """Loads weights unless it `dies`; started again, it is there when `is_back` is set."""
 
     name: str
@@ -32,7 +32,7 @@ class FakeMember:
     leased: list[str] = field(default_factory=list)
 
     @property
-    def worker(self) -> FakeMember:
+    def worker(self) -> FakeHandle:
         return self
 
     def call(self, method: str, *args: Any) -> str:
@@ -68,9 +68,10 @@ def requests(*names: str) -> list[GroupRequest]:
 
 
 def test_an_engine_that_has_not_confirmed_the_version_is_leased_nothing_of_the_next_step() -> None:
-    steady, lost = FakeMember("engine-0"), FakeMember("engine-1")
-    group = RolloutGroup(RolloutSettings(RolloutSection(num_engines=2), "float32", 0), lambda _: None, lambda _: None)
-    group._members = {"engine-0": steady, "engine-1": lost}  # pyright: ignore[reportAttributeAccessIssue]
+    steady, lost = FakeHandle("engine-0"), FakeHandle("engine-1")
+    group = EngineGroup(RolloutSettings(RolloutSection(num_engines=2), "float32", 0), lambda _: None, lambda _: None)
+    for handle in (steady, lost):
+        group.add(handle)  # pyright: ignore[reportArgumentType]
     sampling = SamplingParams(temperature=1.0, max_new_tokens=5)
 
     assert group.load_weights(lambda version: ["bucket"], 1).keys() == {"engine-0", "engine-1"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,13 @@ from hybridflow.cluster.seats import devices_of
 from hybridflow.observability.log import configure
 from hybridflow.observability.process_log import redirect_output
 from hybridflow.private_folder import PrivateFolder
-from hybridflow.rollout.arguments import leave_allocator_alone
 from hybridflow.rollout.cpu_platform.process_server import start_server
-from hybridflow.rollout.engine import SGLangEngine
-from hybridflow.rollout.engine_memory import reported_bytes
-from hybridflow.rollout.health import EngineStatus
-from hybridflow.rollout.private_ranks import keep_private
+from hybridflow.rollout.engine.arguments import leave_allocator_alone
+from hybridflow.rollout.engine.memory import reported_bytes
+from hybridflow.rollout.engine.private_ranks import keep_private
+from hybridflow.rollout.engine.sglang_engine import EngineFacts, EngineStatus, SGLangEngine
+from hybridflow.rollout.engine.signed_broadcast import check_signed
 from hybridflow.rollout.shard_loader import ShardLoader
-from hybridflow.rollout.signed_broadcast import check_signed
 from hybridflow.types import Completion, Lease, MemoryTag, SamplingParams
 from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import Bucket, TensorEntry
@@ -31,19 +29,6 @@ from hybridflow.weights.reshard.shard_bucket import ShardRound
 from hybridflow.weights.shared_buckets import SharedBucket
 from hybridflow.wire.completion_sender import CompletionSender
 from hybridflow.wire.endpoint import Endpoint
-
-
-@dataclass(frozen=True)
-class EngineFacts:
-    """What the driver must know of an engine that has started."""
-
-    pid: int
-    child_pids: list[int]
-    """SGLang's own processes."""
-    node_id: str
-    kv_cache_tokens: int
-    taken_bytes: dict[MemoryTag, int] = field(default_factory=dict)
-    """What each rank took of its GPU; none on a CPU."""
 
 
 class RolloutWorker:

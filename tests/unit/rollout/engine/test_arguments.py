@@ -12,23 +12,23 @@ import torch
 
 from hybridflow.config.cluster_section import StallSection
 from hybridflow.config.rollout_section import RolloutSection
-from hybridflow.rollout.arguments import (
+from hybridflow.rollout.cpu_platform import IMPORT_PATH, core_lists, cpu_environment
+from hybridflow.rollout.engine.arguments import (
     KEPT_BACK_TOKENS,
     build_arguments,
     engine_environment,
     leave_allocator_alone,
     releases_memory,
 )
-from hybridflow.rollout.cpu_platform import IMPORT_PATH, core_lists, cpu_environment
-from hybridflow.rollout.translate import MAX_SUPPORT_TOKENS, SUPPORT_LIMIT_TOKENS
+from hybridflow.rollout.engine.sglang_messages import MAX_SUPPORT_TOKENS, SUPPORT_LIMIT_TOKENS
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 CODE = """
 import sys
 from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.errors import ConfigError
-from hybridflow.rollout.arguments import build_arguments
+from hybridflow.rollout.engine.arguments import build_arguments
 given = build_arguments(RolloutSection(sglang={"max_running_requests": 3}), dtype="float32", seed=1)
 print(given["max_running_requests"])
 try:
@@ -48,8 +48,8 @@ import os, pathlib, tempfile
 from sglang.srt import utils
 from sglang.srt.plugins.hook_registry import HookRegistry
 from hybridflow.errors import RolloutError
-from hybridflow.rollout.private_ranks import rank_environment
-from hybridflow.rollout.signed_broadcast import check_signed, sign_objects
+from hybridflow.rollout.engine.private_ranks import rank_environment
+from hybridflow.rollout.engine.signed_broadcast import check_signed, sign_objects
 check_signed()  # nobody made a key
 with tempfile.TemporaryDirectory() as folder:
     os.environ |= rank_environment(pathlib.Path(folder))

@@ -1,4 +1,4 @@
-"""How engines are opened: their settings, and their actors in their slots."""
+"""Opening of engines: their settings, and their actors in their slots."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hybridflow.cluster.seats import take_seats
 from hybridflow.cluster.session import Slots
 from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.policy.engine_tokenizer import ENGINE_TOKENIZER
-from hybridflow.rollout.actor import RolloutWorker
-from hybridflow.rollout.arguments import build_arguments, engine_environment
-from hybridflow.rollout.member import EngineMember
+from hybridflow.rollout.driver.engine_handle import EngineHandle
+from hybridflow.rollout.engine.actor import RolloutWorker
+from hybridflow.rollout.engine.arguments import build_arguments, engine_environment
 from hybridflow.rollout.shard_loader import ShardLoader
 from hybridflow.wire.endpoint import Endpoint
 
@@ -26,7 +26,7 @@ CONCURRENCY = 6
 
 @dataclass(frozen=True)
 class RolloutSettings:
-    """How engines are opened."""
+    """Settings under which engines are opened."""
 
     section: RolloutSection
     dtype: str
@@ -42,7 +42,7 @@ class RolloutSettings:
         return self.section.num_engines * self.section.tp_size
 
 
-def create_member(
+def create_handle(
     index: int,
     settings: RolloutSettings,
     slots: Slots,
@@ -50,7 +50,7 @@ def create_member(
     hf_dir: Path,
     endpoint: Endpoint,
     log_directory: Path,
-) -> EngineMember:
+) -> EngineHandle:
     """Starts engine `index`; its ranks are in the slots `own`, its actor in the first. Completions go to `endpoint`."""
     section, name = settings.section, f"engine-{index}"
     seats = take_seats(slots, own[1:], SLOT_SHARE)  # they stay when the engine is started again
@@ -68,7 +68,7 @@ def create_member(
     log = str(log_directory / f"{name}.log")
     shards = ShardLoader(index, section.verify_weights)
     given = (name, str(hf_dir), arguments, settings.seed, endpoint, log, settings.initial_version, shards, seats)
-    return EngineMember(
+    return EngineHandle(
         name,
         lambda: options.remote(*given),
         heartbeat_s=section.heartbeat_s,

@@ -7,8 +7,10 @@ from typing import Any
 
 from sglang.srt.managers.scheduler_components.memory_usage import build_memory_usage
 
-from hybridflow.rollout.engine_memory import reported_bytes
-from hybridflow.rollout.group import RolloutGroup
+from hybridflow.config.rollout_section import RolloutSection
+from hybridflow.rollout.driver.engine_group import EngineGroup
+from hybridflow.rollout.driver.opening import RolloutSettings
+from hybridflow.rollout.engine.memory import reported_bytes
 
 GIB = 2**30
 
@@ -30,13 +32,11 @@ def test_what_sglang_reports_is_read_in_bytes() -> None:
 def test_of_several_engines_the_largest_rank_counts() -> None:
     """Each rank has a device of its own; an engine that starts has given nothing back."""
 
-    def member(taken: dict[str, int] | None) -> Any:
-        return SimpleNamespace(facts=None if taken is None else SimpleNamespace(taken_bytes=taken))
+    def handle(name: str, taken: dict[str, int] | None) -> Any:
+        return SimpleNamespace(name=name, facts=None if taken is None else SimpleNamespace(taken_bytes=taken))
 
-    group = RolloutGroup.__new__(RolloutGroup)
-    group._members = {
-        "engine-0": member({"kv_cache": 7, "weights": 3, "cuda_graph": 2}),
-        "engine-1": member({"kv_cache": 9, "weights": 4, "cuda_graph": 0}),
-        "engine-2": member(None),
-    }
+    group = EngineGroup(RolloutSettings(RolloutSection(num_engines=3), "float32", 0), lambda _: None, lambda _: None)
+    group.add(handle("engine-0", {"kv_cache": 7, "weights": 3, "cuda_graph": 2}))
+    group.add(handle("engine-1", {"kv_cache": 9, "weights": 4, "cuda_graph": 0}))
+    group.add(handle("engine-2", None))
     assert (group.taken_bytes(["kv_cache"]), group.taken_bytes(["weights", "cuda_graph"])) == (9, 5)

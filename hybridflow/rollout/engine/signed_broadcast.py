@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from hybridflow.errors import RolloutError
-from hybridflow.rollout.private_ranks import KEY_FILE
+from hybridflow.rollout.engine.private_ranks import KEY_FILE
 from megatron_ext.parallel.meeting import require_token, seal, unseal
 
 TARGET = "sglang.srt.utils.common.broadcast_pyobj"

@@ -15,7 +15,7 @@ from torch import Tensor
 from hybridflow.weights.reshard.receipt import MISSING, ShardOrder, confirm
 from hybridflow.weights.reshard.shard_bucket import checksums, cut_buffer
 
-LOADER = "hybridflow.rollout.weight_loader.load_shards"
+LOADER = "hybridflow.rollout.sync.rank_loader.load_shards"
 """As SGLang imports it."""
 
 

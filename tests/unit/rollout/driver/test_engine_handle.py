@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hybridflow.rollout.health import EngineHealth
+from hybridflow.rollout.driver.engine_handle import EngineHealth
 
 
 def test_an_answer_that_stays_away() -> None:

@@ -10,8 +10,8 @@ from hybridflow.cluster.devices import DEVICE_ENVIRONMENT
 from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.errors import ConfigError
 from hybridflow.rollout.cpu_platform import cpu_arguments, cpu_environment
-from hybridflow.rollout.translate import SUPPORT_LIMIT_TOKENS
-from hybridflow.rollout.weight_loader import LOADER
+from hybridflow.rollout.engine.sglang_messages import SUPPORT_LIMIT_TOKENS
+from hybridflow.rollout.sync.rank_loader import LOADER
 
 # SGLang streams a request each so many tokens. Only finished completions leave the engine, and every chunk repeats all
 # logprobs so far, so a chunk before the end would be quadratic work for nothing.

@@ -1,4 +1,4 @@
-"""How many tokens an engine should hold at once, learnt from what it retracts. Pure.
+"""Budget of tokens that an engine should hold at once, learnt from what it retracts. Pure.
 
 SGLang retracts a running request, and computes its tokens again later, when decoding fills its KV pool. A budget in
 tokens of prompt and expected completion keeps the pool full and retractions rare: it falls by a factor with each

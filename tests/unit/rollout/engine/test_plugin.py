@@ -10,7 +10,7 @@ import torch
 
 from hybridflow.rollout.cpu_platform import IMPORT_PATH
 from hybridflow.rollout.cpu_platform.plugin import pass_sampling_seeds
-from hybridflow.rollout.translate import completion_seed
+from hybridflow.rollout.engine.sglang_messages import completion_seed
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridflow.errors import ProtocolError, RolloutError
-from hybridflow.rollout.leases import MAX_ABORTS, MAX_ATTEMPTS, LeaseDispatch
+from hybridflow.rollout.driver.budget import TokenBudget
+from hybridflow.rollout.driver.dispatcher import MAX_ABORTS, MAX_ATTEMPTS, Dispatcher
 from hybridflow.types import Completion, FinishReason, GroupRequest, Lease, Partial, Prompt, VersionRun
+from hybridflow.wire.messages import Finished
 from hybridflow.wire.packed import PackedCompletion, pack_completion
 
 
@@ -38,8 +40,18 @@ def completion(
     return pack_completion(decoded)
 
 
-def dispatch_with(*requests: GroupRequest, engines: dict[str, int], max_new_tokens: int = 5) -> LeaseDispatch:
-    dispatch = LeaseDispatch()
+def admit(dispatch: Dispatcher, attempt: int, packed: PackedCompletion) -> bool:
+    return dispatch.admit(Finished("engine-0", 0, packed, attempt))
+
+
+def dropped(dispatch: Dispatcher) -> list[str]:
+    """Ids that a stop gives up."""
+    dispatch.drop_queued()
+    return dispatch.take_dropped()
+
+
+def dispatch_with(*requests: GroupRequest, engines: dict[str, int], max_new_tokens: int = 5) -> Dispatcher:
+    dispatch = Dispatcher()
     for name, capacity in engines.items():
         dispatch.engine_up(name, capacity)
     dispatch.add(requests, max_new_tokens)
@@ -71,9 +83,9 @@ def test_what_does_not_fit_waits_until_tokens_are_free() -> None:
     dispatch = dispatch_with(request("a"), request("b"), engines={"e0": 30})
     (lease,) = dispatch.assign()["e0"]
     assert dispatch.assign() == {}
-    assert dispatch.admit(1, completion(lease, 0, tokens=5))
+    assert admit(dispatch, 1, completion(lease, 0, tokens=5))
     assert dispatch.assign() == {}  # 15 held, 20 asked
-    assert dispatch.admit(1, completion(lease, 1, tokens=5))
+    assert admit(dispatch, 1, completion(lease, 1, tokens=5))
     assert ids(dispatch.assign()["e0"]) == ["b"]
 
 
@@ -86,24 +98,36 @@ def test_expected_length_is_learnt_from_what_ended() -> None:
     dispatch = dispatch_with(request("a"), request("b"), engines={"e0": 2500}, max_new_tokens=1000)
     (lease,) = dispatch.assign()["e0"]
     assert dispatch.tokens_in_flight("e0") == 10 + 2 * 1000
-    dispatch.admit(1, completion(lease, 0, tokens=3))
+    admit(dispatch, 1, completion(lease, 0, tokens=3))
     assert dispatch.tokens_in_flight("e0") == 10 + 3
     assert ids(dispatch.assign()["e0"]) == ["b"]
 
 
 def test_retractions_lower_the_budget_and_calm_raises_it() -> None:
+    """1000 x 0.95^2 = 902, then 912: a group that asks for 887 beside the 25, then 20, that are held waits for it."""
     dispatch = dispatch_with(request("a", num=4), engines={"e0": 1000})
     (lease,) = dispatch.assign()["e0"]
-    dispatch.admit(1, completion(lease, 0, retractions=2))
-    assert dispatch.budget("e0").limit == 902  # 1000 x 0.95^2
-    dispatch.admit(1, completion(lease, 1))
-    assert dispatch.budget("e0").limit == 912
+    admit(dispatch, 1, completion(lease, 0, tokens=5, retractions=2))
+    dispatch.add([request("b", 877)], 5)
+    assert dispatch.tokens_in_flight("e0") == 10 + 3 * 5
+    assert dispatch.assign() == {}
+    admit(dispatch, 1, completion(lease, 1, tokens=5))
+    assert dispatch.tokens_in_flight("e0") == 10 + 2 * 5
+    assert ids(dispatch.assign()["e0"]) == ["b"]
+
+
+def test_a_budget_falls_by_a_factor_and_rises_by_a_step() -> None:
+    budget = TokenBudget(1000)
+    budget.finished(2)
+    assert budget.limit == 902  # 1000 x 0.95^2
+    budget.finished(0)
+    assert budget.limit == 912
 
 
 def test_only_what_is_missing_of_a_lost_group_is_leased_again() -> None:
     dispatch = dispatch_with(request("a", num=3), engines={"e0": 100, "e1": 100})
     (lease,) = dispatch.assign()["e0"]
-    dispatch.admit(1, completion(lease, 1))
+    admit(dispatch, 1, completion(lease, 1))
     assert dispatch.engine_down("e0") == ["a"]
     (again,) = dispatch.assign()["e1"]
     assert (again.attempt, again.indices) == (2, [0, 2])
@@ -113,21 +137,21 @@ def test_a_completion_of_an_earlier_lease_is_late() -> None:
     dispatch = dispatch_with(request("a"), engines={"e0": 100, "e1": 100})
     (lease,) = dispatch.assign()["e0"]
     dispatch.engine_down("e0")
-    assert not dispatch.admit(1, completion(lease, 0))  # queued, leased to nobody
+    assert not admit(dispatch, 1, completion(lease, 0))  # queued, leased to nobody
     dispatch.assign()
-    assert not dispatch.admit(1, completion(lease, 0))
-    assert dispatch.admit(2, completion(lease, 0)) and dispatch.admit(2, completion(lease, 1))
-    assert not dispatch.admit(1, completion(lease, 1))
+    assert not admit(dispatch, 1, completion(lease, 0))
+    assert admit(dispatch, 2, completion(lease, 0)) and admit(dispatch, 2, completion(lease, 1))
+    assert not admit(dispatch, 1, completion(lease, 1))
     assert dispatch.counters == {"late_completion": 3, "lost_lease": 1}
 
 
 def test_what_was_never_asked_for_or_comes_twice_is_dropped() -> None:
     dispatch = dispatch_with(request("a"), engines={"e0": 100})
     (lease,) = dispatch.assign()["e0"]
-    assert dispatch.admit(1, completion(lease, 0))
-    assert not dispatch.admit(1, completion(lease, 0))
+    assert admit(dispatch, 1, completion(lease, 0))
+    assert not admit(dispatch, 1, completion(lease, 0))
     stranger = Lease(request=request("z"), attempt=1, indices=[0])
-    assert not dispatch.admit(1, completion(stranger, 0))
+    assert not admit(dispatch, 1, completion(stranger, 0))
     assert dispatch.counters == {"duplicate_completion": 1, "unexpected_completion": 1}
 
 
@@ -151,8 +175,8 @@ def test_a_group_cannot_be_asked_for_twice() -> None:
 def test_queued_groups_can_be_given_up() -> None:
     dispatch = dispatch_with(request("a", 20), request("b"), engines={"e0": 30})
     dispatch.assign()
-    assert dispatch.drop_queued() == ["b-c00", "b-c01"]
-    assert (dispatch.num_queued, dispatch.num_unfinished) == (0, 2)
+    assert dropped(dispatch) == ["b-c00", "b-c01"]
+    assert dispatch.num_left() == (2, 0)
 
 
 @settings(max_examples=300, deadline=None)
@@ -160,7 +184,7 @@ def test_queued_groups_can_be_given_up() -> None:
 def test_any_order_of_events_admits_each_completion_once(data: st.DataObject, lengths: list[int], num: int) -> None:
     """Engines go up and down at random, completions arrive late, twice and out of order; then calm returns."""
     engines = ["e0", "e1", "e2"]
-    dispatch = LeaseDispatch()
+    dispatch = Dispatcher()
     dispatch.add([request(f"g{n}", tokens, num) for n, tokens in enumerate(lengths)], max_new_tokens=8)
     sent: list[tuple[str, Lease, int]] = []
     admitted: list[str] = []
@@ -175,7 +199,7 @@ def test_any_order_of_events_admits_each_completion_once(data: st.DataObject, le
     def arrive(at: int) -> None:
         _, lease, index = sent[at]
         found = completion(lease, index, tokens=data.draw(st.integers(0, 8)), retractions=data.draw(st.integers(0, 2)))
-        if dispatch.admit(lease.attempt, found):
+        if admit(dispatch, lease.attempt, found):
             admitted.append(found.head.completion_id)
 
     for _ in range(data.draw(st.integers(0, 30))):
@@ -198,23 +222,23 @@ def test_any_order_of_events_admits_each_completion_once(data: st.DataObject, le
 
     dispatch.engine_up("e0", 60)
     up.add("e0")
-    while dispatch.num_unfinished:
-        before = dispatch.num_unfinished
+    while dispatch.num_left()[0]:
+        before = dispatch.num_left()[0]
         assign()
         for at in range(len(sent)):
             arrive(at)
-        assert dispatch.num_unfinished < before, "nothing moves although an engine is up"
+        assert dispatch.num_left()[0] < before, "nothing moves although an engine is up"
     assert sorted(admitted) == sorted(f"g{n}-c{index:02d}" for n in range(len(lengths)) for index in range(num))
 
 
-def stopped_half_way() -> LeaseDispatch:
+def stopped_half_way() -> Dispatcher:
     """Group a is aborted after its first completion, group b never began."""
     dispatch = dispatch_with(request("a"), request("b"), engines={"e0": 20})
     (lease,) = dispatch.assign()["e0"]
-    assert dispatch.admit(1, completion(lease, 0))
-    assert dispatch.drop_queued() == ["b-c00", "b-c01"]
-    assert dispatch.admit(1, completion(lease, 1, finish_reason="abort"))
-    assert dispatch.num_unfinished == 0
+    assert admit(dispatch, 1, completion(lease, 0))
+    assert dropped(dispatch) == ["b-c00", "b-c01"]
+    assert admit(dispatch, 1, completion(lease, 1, finish_reason="abort"))
+    assert dispatch.num_left()[0] == 0
     return dispatch
 
 
@@ -225,15 +249,15 @@ def test_a_stopped_group_may_be_asked_for_again_and_its_attempts_go_on() -> None
     dispatch.add([request("c", 900), again, request("b")], 5)
     (lease,) = dispatch.assign()["e0"]  # before the longer one, as it was begun
     assert (lease.request.group_id, lease.attempt, lease.indices) == ("a", 2, [1])
-    assert not dispatch.admit(1, completion(lease, 1)), "a late completion of the stopped lease counted"
-    assert dispatch.admit(2, completion(lease, 1))
+    assert not admit(dispatch, 1, completion(lease, 1)), "a late completion of the stopped lease counted"
+    assert admit(dispatch, 2, completion(lease, 1))
     assert ids(dispatch.assign()["e0"]) == ["c"]
 
 
 def test_a_group_that_is_done_may_not_be_asked_for_again() -> None:
     dispatch = dispatch_with(request("a"), engines={"e0": 100})
     (lease,) = dispatch.assign()["e0"]
-    assert dispatch.admit(1, completion(lease, 0)) and dispatch.admit(1, completion(lease, 1))
+    assert admit(dispatch, 1, completion(lease, 0)) and admit(dispatch, 1, completion(lease, 1))
     with pytest.raises(ProtocolError, match="group a is asked for twice"):
         dispatch.add([request("a")], 5)
 
@@ -241,10 +265,10 @@ def test_a_group_that_is_done_may_not_be_asked_for_again() -> None:
 def test_what_was_lost_with_an_engine_is_dropped_when_stopping() -> None:
     dispatch = dispatch_with(request("a", num=3), engines={"e0": 100})
     (lease,) = dispatch.assign()["e0"]
-    assert dispatch.admit(1, completion(lease, 1))
+    assert admit(dispatch, 1, completion(lease, 1))
     dispatch.engine_down("e0")
-    assert dispatch.drop_queued() == ["a-c00", "a-c02"]
-    assert dispatch.num_unfinished == 0
+    assert dropped(dispatch) == ["a-c00", "a-c02"]
+    assert dispatch.num_left()[0] == 0
 
 
 def test_a_long_beginning_counts_for_more_than_the_expected_length() -> None:
@@ -258,7 +282,7 @@ def test_a_long_beginning_counts_for_more_than_the_expected_length() -> None:
 @given(data=st.data(), num_groups=st.integers(1, 4), num=st.integers(1, 3))
 def test_steps_that_are_stopped_end_each_completion_once(data: st.DataObject, num_groups: int, num: int) -> None:
     """In each step some completions end, some are lost with an engine, and the rest is aborted or never begun."""
-    dispatch = LeaseDispatch()
+    dispatch = Dispatcher()
     dispatch.engine_up("e0", 40)
     dispatch.engine_up("e1", 40)
     done: dict[str, list[int]] = {f"g{n}": [] for n in range(num_groups)}
@@ -277,19 +301,19 @@ def test_steps_that_are_stopped_end_each_completion_once(data: st.DataObject, nu
             for lease, index in sent:
                 fate = "end" if is_last else data.draw(st.sampled_from(["end", "stay", "stay"]))
                 if fate == "end":
-                    assert dispatch.admit(lease.attempt, completion(lease, index))
+                    assert admit(dispatch, lease.attempt, completion(lease, index))
                     done[lease.request.group_id].append(index)
                 else:
                     late.append((lease, index))
             if not is_last and data.draw(st.booleans()) and all(lease.attempt < MAX_ATTEMPTS for lease, _ in late):
                 dispatch.engine_down("e0")
                 dispatch.engine_up("e0", 40)
-        given_up = dispatch.drop_queued()
+        given_up = dropped(dispatch)
         aborted = 0
         for lease, index in late:
             end = completion(lease, index, finish_reason="abort")
-            aborted += dispatch.admit(lease.attempt, end)
-        assert dispatch.num_unfinished == 0
+            aborted += admit(dispatch, lease.attempt, end)
+        assert dispatch.num_left()[0] == 0
         assert sum(map(len, done.values())) + aborted + len(given_up) == num * num_groups
     assert all(sorted(ended) == list(range(num)) for ended in done.values())
 
@@ -301,14 +325,14 @@ def aborted(lease: Lease, index: int) -> PackedCompletion:
 def test_what_an_engine_aborts_by_itself_is_drawn_anew_once_the_rest_is_there() -> None:
     dispatch = dispatch_with(request("a", num=3), engines={"e0": 100})
     (lease,) = dispatch.assign()["e0"]
-    assert not dispatch.admit(1, aborted(lease, 1))
-    assert not dispatch.admit(1, aborted(lease, 1)), "it comes twice"
+    assert not admit(dispatch, 1, aborted(lease, 1))
+    assert not admit(dispatch, 1, aborted(lease, 1)), "it comes twice"
     assert dispatch.assign() == {}, "the others of its group are under way"
-    assert dispatch.admit(1, completion(lease, 0)) and dispatch.admit(1, completion(lease, 2))
+    assert admit(dispatch, 1, completion(lease, 0)) and admit(dispatch, 1, completion(lease, 2))
     (again,) = dispatch.assign()["e0"]
     assert (again.attempt, again.indices, again.num_aborts) == (2, [1], {1: 1})
-    assert dispatch.admit(2, completion(again, 1))
-    assert (dispatch.num_unfinished, dispatch.counters["aborted_completion"]) == (0, 1)
+    assert admit(dispatch, 2, completion(again, 1))
+    assert (dispatch.num_left()[0], dispatch.counters["aborted_completion"]) == (0, 1)
 
 
 def test_a_completion_that_is_aborted_again_and_again_ends_the_run() -> None:
@@ -316,7 +340,7 @@ def test_a_completion_that_is_aborted_again_and_again_ends_the_run() -> None:
     for number in range(MAX_ABORTS + 1):
         (lease,) = dispatch.assign()["e0"]
         assert lease.num_aborts == ({0: number} if number else {})
-        assert not dispatch.admit(lease.attempt, aborted(lease, 0))
+        assert not admit(dispatch, lease.attempt, aborted(lease, 0))
     with pytest.raises(RolloutError, match=r"a-c00 \(prompt a\) was aborted .* 4 times; .*set rollout\.top_p = 1"):
         dispatch.assign()
 
@@ -324,12 +348,12 @@ def test_a_completion_that_is_aborted_again_and_again_ends_the_run() -> None:
 def test_a_lost_engine_and_a_stop_end_what_was_aborted_before() -> None:
     dispatch = dispatch_with(request("a", num=2), engines={"e0": 100})
     (lease,) = dispatch.assign()["e0"]
-    assert not dispatch.admit(1, aborted(lease, 0))
+    assert not admit(dispatch, 1, aborted(lease, 0))
     dispatch.engine_down("e0")
     dispatch.engine_up("e0", 100)
     (lease,) = dispatch.assign()["e0"]
     assert (lease.indices, lease.num_aborts) == ([0, 1], {0: 1})
-    assert not dispatch.admit(2, aborted(lease, 0))
-    assert dispatch.drop_queued() == ["a-c00"]
-    assert dispatch.admit(2, aborted(lease, 1)), "what is stopped comes back as aborted, and counts"
-    assert dispatch.num_unfinished == 0
+    assert not admit(dispatch, 2, aborted(lease, 0))
+    assert dropped(dispatch) == ["a-c00"]
+    assert admit(dispatch, 2, aborted(lease, 1)), "what is stopped comes back as aborted, and counts"
+    assert dispatch.num_left()[0] == 0

@@ -9,9 +9,9 @@ from torch import nn
 
 from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.errors import WeightSyncError
-from hybridflow.rollout import weight_loader
-from hybridflow.rollout.arguments import build_arguments
-from hybridflow.rollout.weight_loader import LOADER, load_shards
+from hybridflow.rollout.engine.arguments import build_arguments
+from hybridflow.rollout.sync import rank_loader
+from hybridflow.rollout.sync.rank_loader import LOADER, load_shards
 from hybridflow.weights.digest import digests
 from hybridflow.weights.reshard.receipt import Receipt, ShardOrder, confirm
 from hybridflow.weights.reshard.shard_bucket import checksums, cut_buffer, describe_shards
@@ -62,13 +62,13 @@ def test_every_parameter_is_loaded_and_confirmed(on_host: bool) -> None:
 @pytest.mark.parametrize("on_host", [False, True])
 def test_a_parameter_that_is_held_otherwise_is_named(on_host: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model, round_ = Model(), Round(on_host=on_host)
-    real = weight_loader.checksums
+    real = rank_loader.checksums
 
     def after_damage(tensors: list[torch.Tensor], *, on_host: bool) -> list[int]:
         tensors[1].view(torch.int16)[2, 6] ^= 1
         return real(tensors, on_host=on_host)
 
-    monkeypatch.setattr(weight_loader, "checksums", after_damage)
+    monkeypatch.setattr(rank_loader, "checksums", after_damage)
     round_.load(model)
     with pytest.raises(WeightSyncError, match=r"8: proj of rank 0 of the engine, .* SGLang's rank has checksum \d+"):
         round_.check()
@@ -105,14 +105,14 @@ def test_the_device_has_finished_before_the_rank_answers(monkeypatch: pytest.Mon
     events: list[str] = []
     round_ = Round(on_host=False)
     with monkeypatch.context() as patch:
-        patch.setattr(weight_loader, "wait_for", lambda device: events.append(f"waited for {device}"))
-        patch.setattr(weight_loader, "confirm", lambda order, found: events.append("confirmed"))
+        patch.setattr(rank_loader, "wait_for", lambda device: events.append(f"waited for {device}"))
+        patch.setattr(rank_loader, "confirm", lambda order, found: events.append("confirmed"))
         round_.load(Model())
     assert events == ["waited for cpu", "confirmed"]
     waited: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
-    weight_loader.wait_for(torch.device("cuda", 1))
-    weight_loader.wait_for(torch.device("cpu"))
+    rank_loader.wait_for(torch.device("cuda", 1))
+    rank_loader.wait_for(torch.device("cpu"))
     assert waited == [torch.device("cuda", 1)]
 
 

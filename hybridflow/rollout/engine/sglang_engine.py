@@ -18,16 +18,14 @@ import logging
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
 
 from hybridflow.errors import RolloutError, WeightSyncError
-from hybridflow.rollout.engine_memory import EngineMemory
-from hybridflow.rollout.engine_weights import EngineWeights
-from hybridflow.rollout.health import EngineStatus
-from hybridflow.rollout.shard_loader import ShardLoader
-from hybridflow.rollout.translate import (
+from hybridflow.rollout.engine.memory import EngineMemory
+from hybridflow.rollout.engine.sglang_messages import (
     check_reason,
     completion_seed,
     input_tokens,
@@ -36,6 +34,8 @@ from hybridflow.rollout.translate import (
     to_sglang,
     undecoded,
 )
+from hybridflow.rollout.engine_weights import EngineWeights
+from hybridflow.rollout.shard_loader import ShardLoader
 from hybridflow.rollout.weight_api import WeightApi
 from hybridflow.types import Completion, GroupRequest, Lease, MemoryTag, SamplingParams
 from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
@@ -51,6 +51,29 @@ IDLE_TIMEOUT_S = 10.0
 """Time that SGLang gets to put away requests that have ended."""
 Deliver = Callable[[int, Completion], None]
 """Takes the attempt of a lease and a completion decoded under it; may block, in a thread of its own."""
+
+
+@dataclass(frozen=True)
+class EngineFacts:
+    """What the driver must know of an engine that has started."""
+
+    pid: int
+    child_pids: list[int]
+    """SGLang's own processes."""
+    node_id: str
+    kv_cache_tokens: int
+    taken_bytes: dict[MemoryTag, int] = field(default_factory=dict)
+    """What each rank took of its GPU; none on a CPU."""
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """How an engine is doing."""
+
+    progress: tuple[int, ...]
+    """Changes while the engine works: completions delivered, and what SGLang's scheduler says of its load."""
+    num_in_flight: int
+    """Completions that it owes."""
 
 
 class SGLangEngine:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from hybridflow.errors import RolloutError
-from hybridflow.rollout.translate import (
+from hybridflow.rollout.engine.sglang_messages import (
     MAX_SUPPORT_TOKENS,
     SUPPORT_ABORTS,
     completion_seed,

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3MoeConfig
 
 from hybridflow.errors import ConfigError
-from hybridflow.rollout.engine_model import check_engine_model, engine_config, write_engine_model
+from hybridflow.rollout.engine.model_folder import check_engine_model, engine_config, write_engine_model
 from megatron_ext.hf.config import read_hf_config, read_json_config
 from megatron_ext.hf.files import check_hf_weights, read_model_config
 

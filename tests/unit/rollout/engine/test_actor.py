@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from hybridflow.rollout import actor
+from hybridflow.rollout.engine import actor
 from hybridflow.rollout.shard_loader import ShardLoader
 
 

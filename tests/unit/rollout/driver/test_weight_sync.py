@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from hybridflow.errors import WeightSyncError
-from hybridflow.rollout.member import EngineDiedError
-from hybridflow.rollout.weight_session import WeightSession
+from hybridflow.rollout.driver.engine_handle import EngineDiedError
+from hybridflow.rollout.driver.weight_sync import WeightSession
 from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import TensorEntry
 
 
 @dataclass
-class FakeMember:
+class FakeHandle:
     """Confirms the buckets it was given; dies at its first call of `dies_at`."""
 
     name: str
@@ -26,7 +26,7 @@ class FakeMember:
     awaited: list[str] = field(default_factory=list)
 
     @property
-    def worker(self) -> FakeMember:
+    def worker(self) -> FakeHandle:
         return self
 
     def call(self, method: str, *args: Any) -> str:
@@ -46,12 +46,12 @@ class FakeMember:
         return [args[0] for method, *args in self.calls if method == "load_bucket"]
 
 
-def session(*members: FakeMember) -> WeightSession:
+def session(*members: FakeHandle) -> WeightSession:
     return WeightSession(list(members), 3, lambda text: None)  # pyright: ignore[reportArgumentType]
 
 
 def test_every_engine_gets_every_bucket_once() -> None:
-    members = [FakeMember("engine-0"), FakeMember("engine-1")]
+    members = [FakeHandle("engine-0"), FakeHandle("engine-1")]
     result = session(*members).load(["b0", "b1", "b2"])
     assert all(member.buckets == ["b0", "b1", "b2"] for member in members)
     assert result.confirmed.keys() == {"engine-0", "engine-1"}
@@ -60,21 +60,21 @@ def test_every_engine_gets_every_bucket_once() -> None:
 
 @pytest.mark.parametrize("method", ["begin_weights", "load_bucket", "end_weights"])
 def test_an_engine_that_dies_drops_out_and_the_other_confirms(method: str) -> None:
-    other = FakeMember("engine-1")
-    result = session(FakeMember("engine-0", dies_at=method), other).load(["b0", "b1", "b2"])
+    other = FakeHandle("engine-1")
+    result = session(FakeHandle("engine-0", dies_at=method), other).load(["b0", "b1", "b2"])
     assert result.died == {"engine-0": "is gone"}
     assert result.confirmed.keys() == {"engine-1"}
     assert other.buckets == ["b0", "b1", "b2"]
 
 
 def test_a_group_of_the_sender_alone_is_joined_by_nobody() -> None:
-    ours = session(FakeMember("engine-0", dies_at="begin_weights"))
+    ours = session(FakeHandle("engine-0", dies_at="begin_weights"))
     group = BroadcastGroup(name="g", address="a", port=1, world_size=1, backend="gloo")
     assert ours.load([group, Broadcast(version=3, group="g", entries=[])]).confirmed == {}
 
 
 def test_another_version_than_sent_is_an_error() -> None:
-    class Stale(FakeMember):
+    class Stale(FakeHandle):
         def result(self, call: str) -> Any:
             return (2, []) if call == "end_weights" else None
 
@@ -84,7 +84,7 @@ def test_another_version_than_sent_is_an_error() -> None:
 
 def test_ranks_of_all_engines_join_behind_the_sender_and_receive_one_broadcast_after_the_other() -> None:
     """The group is made for those that are left once the session is open."""
-    gone, *members = FakeMember("engine-0", dies_at="begin_weights"), FakeMember("engine-1"), FakeMember("engine-2")
+    gone, *members = FakeHandle("engine-0", dies_at="begin_weights"), FakeHandle("engine-1"), FakeHandle("engine-2")
     ours = session(gone, *members)
     done: list[int] = []
 

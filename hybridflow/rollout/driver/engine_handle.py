@@ -1,4 +1,9 @@
-"""One engine as the driver sees it: its actor, whether it is there, and how to start it again."""
+"""Handle of one engine in the driver: its actor, whether it lives, and how to start it again.
+
+An engine is asked for its status at intervals. It hangs if it owes an answer for `hang_timeout_s` (its actor is
+stopped or stuck), or if it answers while nothing moves in it for as long although it has work (its scheduler or
+detokenizer is stopped, or a rank of it waits for a peer for ever).
+"""
 
 from __future__ import annotations
 
@@ -14,8 +19,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from hybridflow.cluster.processes import kill_on_node
 from hybridflow.cluster.workers import Call, Worker, check_failed, find_dead
 from hybridflow.errors import RolloutError
-from hybridflow.rollout.actor import EngineFacts
-from hybridflow.rollout.health import EngineHealth, EngineStatus
+from hybridflow.rollout.engine.sglang_engine import EngineFacts, EngineStatus
 from hybridflow.types import Lease, SamplingParams
 
 logger = logging.getLogger(__name__)
@@ -25,7 +29,46 @@ class EngineDiedError(Exception):
     """An engine is gone or hangs; its message says how that showed. Never leaves this room."""
 
 
-class EngineMember:
+class EngineHealth:
+    """Answers and progress of one engine between its start and its end. Pure: the caller has the clock, in s."""
+
+    def __init__(self, now: float, hang_timeout_s: float) -> None:
+        self._hang_timeout_s = hang_timeout_s
+        self._asked_at: float | None = None
+        self._moved_at = now
+        self._progress: tuple[int, ...] | None = None
+        self._has_work = False
+        self.num_moves = 0
+        """Looks that found it further than the one before."""
+
+    def given_work(self, now: float) -> None:
+        """Work was sent; time without progress counts from here."""
+        self._moved_at = max(self._moved_at, now)
+        self._has_work = True
+
+    def asked(self, now: float) -> None:
+        """A status was asked for, and the one before has been answered."""
+        self._asked_at = now
+
+    def answered(self, now: float, progress: tuple[int, ...], num_in_flight: int) -> None:
+        """The status came. `progress` is any state that changes while the engine works."""
+        self._asked_at = None
+        self.num_moves += self._progress is not None and progress != self._progress
+        if progress != self._progress or not num_in_flight:
+            self._moved_at = now
+        self._progress = progress
+        self._has_work = num_in_flight > 0
+
+    def complaint(self, now: float) -> str | None:
+        """Why the engine is taken for hung, or None."""
+        if self._asked_at is not None and now - self._asked_at > self._hang_timeout_s:
+            return f"it has not answered for {now - self._asked_at:.1f} s"
+        if self._has_work and now - self._moved_at > self._hang_timeout_s:
+            return f"it has work, and nothing has moved in it for {now - self._moved_at:.1f} s"
+        return None
+
+
+class EngineHandle:
     """Engine `name`. It is starting until `facts` is there, and serves the weights version it has confirmed.
 
     Args:
@@ -61,7 +104,6 @@ class EngineMember:
         self.facts: EngineFacts | None = None
         self.version: int | None = None
         """Weights version that the engine has confirmed; None: it may not decode."""
-        self.num_leases = 0
         self._started_at = time.monotonic()
         self._describing: Call | None = self.worker.call("describe")
         self._status: Call | None = None

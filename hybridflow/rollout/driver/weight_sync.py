@@ -9,7 +9,7 @@ from typing import Any
 
 from hybridflow.cluster.workers import Call
 from hybridflow.errors import WeightSyncError
-from hybridflow.rollout.member import EngineDiedError, EngineMember
+from hybridflow.rollout.driver.engine_handle import EngineDiedError, EngineHandle
 from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import TensorEntry
 
@@ -28,10 +28,10 @@ class LoadResult:
 
 
 class WeightSession:
-    """Hands buckets of `version` to `members`, which must have started. Used once."""
+    """Hands buckets of `version` to `handles`, which must have started. Used once."""
 
-    def __init__(self, members: list[EngineMember], version: int, progress: Callable[[str], None]) -> None:
-        self._alive = {member.name: member for member in members}
+    def __init__(self, handles: list[EngineHandle], version: int, progress: Callable[[str], None]) -> None:
+        self._alive = {handle.name: handle for handle in handles}
         self._version = version
         self._progress = progress
         self._result = LoadResult()
@@ -74,13 +74,13 @@ class WeightSession:
         """The sender is rank 0, the ranks of the engines follow in order; where none is left it is alone."""
         each = (group.world_size - 1) // max(1, len(self._alive))
         calls = {
-            name: member.worker.call("join_group", group, 1 + place * each)
-            for place, (name, member) in enumerate(self._alive.items())
+            name: handle.worker.call("join_group", group, 1 + place * each)
+            for place, (name, handle) in enumerate(self._alive.items())
         }
         self._wait(calls)
 
     def _call(self, method: str, *args: Any) -> dict[str, Call]:
-        return {name: member.worker.call(method, *args) for name, member in self._alive.items()}
+        return {name: handle.worker.call(method, *args) for name, handle in self._alive.items()}
 
     def _wait(self, calls: dict[str, Call]) -> dict[str, Any]:
         """Results of the engines that are still there."""
