@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from hybridflow.types import TrainBatch, UpdateReport
-from megatron_ext.lr import LRSchedule, learning_rate
+from megatron_ext.optimizer.lr import LRSchedule, learning_rate
 
 
 class SupervisedTrainer(Protocol):

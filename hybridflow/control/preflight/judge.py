@@ -16,7 +16,7 @@ from hybridflow.reward_service.judge.response import LENGTH, Answer
 from hybridflow.reward_service.judge.server import AskError, EndpointClient, read_key
 from hybridflow.rewards.judge_prompt import build_judge_messages, remind
 from hybridflow.rewards.judge_vote import Vote, parse_vote
-from hybridflow.rewards.thinking import Tags
+from hybridflow.rewards.text.thinking import Tags
 
 QUESTION = "Which city is the capital of France?"
 ANSWER = "Paris"

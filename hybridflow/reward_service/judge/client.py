@@ -25,7 +25,7 @@ from hybridflow.reward_service.judge.response import LENGTH, Answer
 from hybridflow.reward_service.judge.server import AskError
 from hybridflow.rewards.judge_prompt import JudgeMessage, build_judge_messages, compute_cache_key, remind
 from hybridflow.rewards.judge_vote import Vote, decide, parse_vote
-from hybridflow.rewards.thinking import Tags, after_thinking
+from hybridflow.rewards.text.thinking import Tags, after_thinking
 
 ADMITTED_PER_SLOT = 2
 """Verdicts under way for each slot: some pause while others use it."""
@@ -38,7 +38,7 @@ CHECK_S = 0.25
 
 
 class Judgement(msgspec.Struct, frozen=True):
-    """What the judge says of two answers, and why."""
+    """Vote of the judge on two answers, and why."""
 
     vote: Vote
     why: str

@@ -29,8 +29,8 @@ from hybridflow.reward_service.sandbox.protocol import Setup
 from hybridflow.reward_service.scorer import Scorer
 from hybridflow.rewards.hybrid import combine, find_prediction
 from hybridflow.rewards.judge_question import NO_QUESTION
-from hybridflow.rewards.several_golds import told_to_judge
-from hybridflow.rewards.thinking import Tags
+from hybridflow.rewards.rules.several_golds import told_to_judge
+from hybridflow.rewards.text.thinking import Tags
 from hybridflow.types import JudgeReport, Scored, ScoreRequest, Unknown, Verdict
 
 CLOSE_TIMEOUT_S = 5.0
@@ -156,7 +156,7 @@ class JudgeScorer:
 
 
 def build_scorer(setup: Setup, judge: JudgeSection | None) -> Scorer:
-    """What a reward worker scores with: rules in a killable process, and a judge where one is configured.
+    """The scorer of a reward worker: rules in a killable process, and a judge where one is configured.
 
     To be called in the thread that uses it: the scoring process ends with the thread that started it.
     """

@@ -8,7 +8,7 @@ import pytest
 
 from hybridflow.runtime.supervised import SupervisedStage, SupervisedStep, train_supervised
 from hybridflow.types import TrainBatch, TrainSequence, UpdateReport
-from megatron_ext.lr import LRSchedule
+from megatron_ext.optimizer.lr import LRSchedule
 
 PEAK = 3.7e-4
 
