@@ -90,9 +90,9 @@ class MegatronPolicy:
                     load_hf_weights(chunk, hf_dir, topology)
             if optimizer is not None:
                 self._training = _Training(self.chunks, optimizer, topology, layout, hf_dir, self.kernels.library)
-        self._offload: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.activation_offload: Callable[[], AbstractContextManager[None]] = nullcontext
         if activation_offload:
-            self._offload = ActivationOffload(p for chunk in self.chunks for p in chunk.parameters())
+            self.activation_offload = ActivationOffload(p for chunk in self.chunks for p in chunk.parameters())
 
     @property
     def loss_dtype(self) -> torch.dtype:
@@ -147,7 +147,7 @@ class MegatronPolicy:
         for chunk in training.chunks:
             chunk.zero_grad_buffer()
         training.optimizer.zero_grad()
-        with self._offload(), arithmetic_of(self.dtype):
+        with self.activation_offload(), arithmetic_of(self.dtype):
             sums = run_forward_backward(
                 training.chunks,
                 self.topology,
