@@ -25,7 +25,7 @@ from hybridflow.recording.records import CompletionRecord
 from hybridflow.recording.state import RunState, read_state
 from hybridflow.recording.summary import build_summary
 from hybridflow.recording.timeline import TimelineRecord
-from hybridflow.rollout.arguments import check_names, check_support
+from hybridflow.rollout.engine.arguments import check_names, check_support
 from hybridflow.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER
 from hybridflow.run_folder.summary import describe_process, write_summary
 from hybridflow.runtime.system import System

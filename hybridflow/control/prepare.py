@@ -26,8 +26,8 @@ from hybridflow.errors import ConfigError, DataError
 from hybridflow.policy.init import write_policy
 from hybridflow.policy.load import load_tokenizer
 from hybridflow.rewards.registry import build_registry
-from hybridflow.rollout.arguments import check_engine_layout
-from hybridflow.rollout.engine_model import check_engine_model
+from hybridflow.rollout.engine.arguments import check_engine_layout
+from hybridflow.rollout.engine.model_folder import check_engine_model
 from hybridflow.runtime.transport import choose_transport
 from hybridflow.trainer.layout import check_model_layout, check_model_weights, check_vocabulary, read_model
 from hybridflow.types import Prompt

@@ -30,7 +30,7 @@ from hybridflow.recording.records import CompletionRecord
 from hybridflow.recording.state import RunState
 from hybridflow.recording.timeline import Mark, Timeline, TimelineRecord, compute_overlap
 from hybridflow.recording.update_metrics import build_update_line
-from hybridflow.rollout.arguments import releases_memory
+from hybridflow.rollout.engine.arguments import releases_memory
 from hybridflow.trainer.layout import read_model
 from hybridflow.types import Collected, FilteredBatch, PartialGroup, SamplingParams, UpdateReport
 from megatron_ext.optimizer.lr import LRSchedule, learning_rate

@@ -86,7 +86,7 @@ def _note_answers(messages: list[Message], tokenizer: PreTrainedTokenizerBase, d
     if conversation.num_context_answers:
         display.note(
             "warm-up: of each conversation the last answer is learnt, because the chat template writes earlier ones "
-            "differently; with warmup.stages.num_questions = 1 none is left out"
+            "differently; with warmup.stages.N.num_questions = 1 none is left out"
         )
     if conversation.num_empty_thoughts:
         display.note("warm-up: the generation prompt opens the model's thinking; answers close it empty")

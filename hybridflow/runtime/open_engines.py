@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hybridflow.cluster.session import Slots, node_address, start_session
-from hybridflow.rollout.group import RolloutGroup
-from hybridflow.rollout.opening import RolloutSettings
+from hybridflow.rollout.driver.engine_group import EngineGroup
+from hybridflow.rollout.driver.opening import RolloutSettings
 from hybridflow.runtime.teardown import tear_down
 from hybridflow.types import Completion, GroupRequest, SamplingParams
 from hybridflow.wire.completion_receiver import CompletionReceiver
@@ -20,7 +20,7 @@ POLL_S = 0.1
 class Engines:
     """Engines that are ready, with the weights of their model directory."""
 
-    def __init__(self, group: RolloutGroup, receiver: CompletionReceiver) -> None:
+    def __init__(self, group: EngineGroup, receiver: CompletionReceiver) -> None:
         self.group = group
         self._receiver = receiver
 
@@ -41,7 +41,7 @@ def open_engines(
     settings: RolloutSettings, hf_dir: Path, log_directory: Path, note: Callable[[str], None]
 ) -> Iterator[Engines]:
     """The engines of a run, without the rest of it. Leaves no process behind."""
-    group = RolloutGroup(settings, note, progress=lambda text: None)
+    group = EngineGroup(settings, note, progress=lambda text: None)
     receiver: CompletionReceiver | None = None
     try:
         start_session(settings.num_slots)

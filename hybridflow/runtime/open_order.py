@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hybridflow.rollout.group import RolloutGroup
+from hybridflow.rollout.driver.engine_group import EngineGroup
 from hybridflow.types import MemoryTag
 
 RELEASES: tuple[tuple[MemoryTag, ...], ...] = (("kv_cache",), ("weights", "cuda_graph"))
 """What engines release at a time; named by its first."""
 
 
-def open_in_order(rollout: RolloutGroup, open_trainer: Callable[[], None], *, shared: bool) -> dict[str, int]:
+def open_in_order(rollout: EngineGroup, open_trainer: Callable[[], None], *, shared: bool) -> dict[str, int]:
     """Waits for engines that have been launched, and for `open_trainer`.
 
     Returns, by release, the bytes that engines gave back and have not taken again. With CUDA, where only the device

@@ -16,9 +16,9 @@ from hybridflow.environment import given_values
 from hybridflow.recording.timeline import Timeline
 from hybridflow.reward_service.sandbox.protocol import rules_setup
 from hybridflow.reward_service.worker_group import RewardGroup
-from hybridflow.rollout.arguments import releases_memory
-from hybridflow.rollout.group import RolloutGroup, RolloutLife
-from hybridflow.rollout.opening import RolloutSettings
+from hybridflow.rollout.driver.engine_group import EngineGroup, RolloutLife
+from hybridflow.rollout.driver.opening import RolloutSettings
+from hybridflow.rollout.engine.arguments import releases_memory
 from hybridflow.runtime.open_order import open_in_order
 from hybridflow.runtime.teardown import tear_down
 from hybridflow.runtime.transport import Transport, choose_transport, num_slots, refuse_small_stores
@@ -56,7 +56,7 @@ class System:
             config.run.seed,
             environment=given_values(config.cluster.environment),
         )
-        self.rollout = RolloutGroup(settings, note, progress)
+        self.rollout = EngineGroup(settings, note, progress)
         # Processes must not be lost between their start and the first line that could end them.
         try:
             with self.watchdog.raising():

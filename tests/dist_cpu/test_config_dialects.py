@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from hybridflow.rollout.engine_model import write_engine_model
+from hybridflow.rollout.engine.model_folder import write_engine_model
 from megatron_ext.hf.files import read_model_config
 from megatron_ext.packing.micro_batch import PackInput, pack_sequences
 from megatron_ext.parallel.layout import Layout

@@ -27,7 +27,7 @@ ALLOWED = {
     "megatron_ext/platform/upstream_kernels.py": {
         "import_module": "installed libraries, whose names stand in the code; the configuration chooses among them",
     },
-    "hybridflow/rollout/signed_broadcast.py": {
+    "hybridflow/rollout/engine/signed_broadcast.py": {
         "pickle": "what SGLang's ranks of one engine send each other, read only with the signature of that engine",
     },
     "hybridflow/rewards/find_function.py": {

@@ -116,7 +116,7 @@ def broadcast_as_engine(meeting: Path, mark: Path, rank: int, told: Any) -> None
     import torch.distributed as dist
     from torch.distributed import distributed_c10d as c10d
 
-    from hybridflow.rollout.signed_broadcast import broadcast_signed
+    from hybridflow.rollout.engine.signed_broadcast import broadcast_signed
     from megatron_ext.parallel.meeting import require_token
 
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"

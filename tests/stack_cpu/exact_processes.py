@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hybridflow.config.rollout_section import RolloutSection
-from hybridflow.rollout.arguments import build_arguments, engine_environment
+from hybridflow.rollout.engine.arguments import build_arguments, engine_environment
 from hybridflow.weights.broadcast import BroadcastGroup
 from hybridflow.weights.manifest import TensorEntry, describe_tensor
 from hybridflow.weights.reshard.buffers import map_buffer
@@ -186,7 +186,7 @@ class EngineProcess:
 
     def __init__(self, hf_dir: Path, section: RolloutSection) -> None:
         from hybridflow.rollout.cpu_platform.process_server import start_server
-        from hybridflow.rollout.engine import SGLangEngine
+        from hybridflow.rollout.engine.sglang_engine import SGLangEngine
         from hybridflow.rollout.shard_loader import ShardLoader
 
         start_server()
