@@ -15,6 +15,7 @@ from megatron_ext.checkpoint import hf_export as export
 from megatron_ext.checkpoint.dist_checkpoint import CheckpointWriter, load_checkpoint
 from megatron_ext.checkpoint.hf_load import load_hf_weights
 from megatron_ext.hf.files import read_model_config
+from megatron_ext.kernels.choice import AttentionBackend, KernelChoice, Library, resolve_kernels
 from megatron_ext.model.policy_model import PolicyModel, build_model
 from megatron_ext.optimizer.double_precision import arithmetic_of
 from megatron_ext.optimizer.optimizer import (
@@ -29,7 +30,6 @@ from megatron_ext.optimizer.residency import PARTS, ActivationOffload, Moved, Pa
 from megatron_ext.packing.micro_batch import MicroBatch
 from megatron_ext.packing.sums import LossFn
 from megatron_ext.parallel.topology import Layout, Topology
-from megatron_ext.platform.kernels import AttentionBackend, KernelChoice, Library, resolve_kernels
 from megatron_ext.schedule import Output, run_forward, run_forward_backward
 
 
