@@ -15,7 +15,6 @@ from hybridflow.policy.engine_tokenizer import ENGINE_TOKENIZER
 from hybridflow.rollout.driver.engine_handle import EngineHandle
 from hybridflow.rollout.engine.actor import RolloutWorker
 from hybridflow.rollout.engine.arguments import build_arguments, engine_environment
-from hybridflow.rollout.shard_loader import ShardLoader
 from hybridflow.wire.endpoint import Endpoint
 
 SLOT_SHARE = 0.4
@@ -66,8 +65,8 @@ def create_handle(
     tokenizer = {"tokenizer_path": str(hf_dir / ENGINE_TOKENIZER)}
     arguments = tokenizer | build_arguments(section, dtype=settings.dtype, seed=settings.seed, has_cuda=slots.has_cuda)
     log = str(log_directory / f"{name}.log")
-    shards = ShardLoader(index, section.verify_weights)
-    given = (name, str(hf_dir), arguments, settings.seed, endpoint, log, settings.initial_version, shards, seats)
+    opened = (name, str(hf_dir), arguments, settings.seed, endpoint, log, settings.initial_version)
+    given = (*opened, index, section.verify_weights, seats)
     return EngineHandle(
         name,
         lambda: options.remote(*given),

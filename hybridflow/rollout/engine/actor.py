@@ -21,11 +21,10 @@ from hybridflow.rollout.engine.memory import reported_bytes
 from hybridflow.rollout.engine.private_ranks import keep_private
 from hybridflow.rollout.engine.sglang_engine import EngineFacts, EngineStatus, SGLangEngine
 from hybridflow.rollout.engine.signed_broadcast import check_signed
-from hybridflow.rollout.shard_loader import ShardLoader
 from hybridflow.types import Completion, Lease, MemoryTag, SamplingParams
 from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import Bucket, TensorEntry
-from hybridflow.weights.reshard.shard_bucket import ShardRound
+from hybridflow.weights.reshard.shard_bucket import ShardRound, Verify
 from hybridflow.weights.shared_buckets import SharedBucket
 from hybridflow.wire.completion_sender import CompletionSender
 from hybridflow.wire.endpoint import Endpoint
@@ -43,7 +42,8 @@ class RolloutWorker:
         endpoint: Endpoint,
         log_path: str,
         initial_version: int | None,
-        shards: ShardLoader,
+        index: int,
+        verify: Verify,
         seats: Sequence[Any],
     ) -> None:
         redirect_output(Path(log_path))
@@ -59,7 +59,7 @@ class RolloutWorker:
         if not self._has_cuda:
             start_server()
         self._engine = SGLangEngine(
-            model_path, arguments, run_seed=run_seed, shards=shards, initial_version=initial_version
+            model_path, arguments, run_seed=run_seed, index=index, verify=verify, initial_version=initial_version
         )
         check_signed()
         if self._has_cuda:
