@@ -11,7 +11,7 @@ import ray
 import torch
 
 from hybridflow.cluster.devices import VISIBLE
-from hybridflow.cluster.seats import devices_of
+from hybridflow.cluster.gpu_reservations import devices_of
 from hybridflow.observability.log import configure
 from hybridflow.observability.process_log import redirect_output
 from hybridflow.private_folder import PrivateFolder
@@ -44,11 +44,11 @@ class RolloutWorker:
         initial_version: int | None,
         index: int,
         verify: Verify,
-        seats: Sequence[Any],
+        reservations: Sequence[Any],
     ) -> None:
         redirect_output(Path(log_path))
         configure(engine_id)
-        devices = devices_of(engine_id, seats)
+        devices = devices_of(engine_id, reservations)
         if devices is not None:
             # SGLang counts GPUs up from the first; its processes, which it starts later, see only these, in this order.
             os.environ[VISIBLE] = ",".join(devices)
