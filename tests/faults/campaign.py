@@ -35,6 +35,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from hybridflow.config.cluster_section import StallSection
 from tests.faults.attempt import Attempt
 from tests.faults.records import compare_runs
 from tests.faults.strikes import SLOW, STALL_S, Outcome, Strike, plan, strike
@@ -69,7 +70,6 @@ every_steps = 1
 [cluster.stall]
 {limits}
 """
-PHASES = ("rollout", "train", "sync", "hand_over", "checkpoint")
 DISK_BYTES = 400 * 2**20
 FINISH_S = 240.0 * SLOW
 
@@ -82,7 +82,7 @@ class Campaign:
         self._temporary = temporary
         self._is_mounted = is_mounted
         self._config = work / "faults.toml"
-        limits = "\n".join(f"{phase}_s = {STALL_S:g}" for phase in PHASES)
+        limits = "\n".join(f"{phase}_s = {STALL_S:g}" for phase in StallSection().limits())
         self._config.write_text(CONFIG.format(steps=steps, limits=limits, hang_s=10 * SLOW))
         self.outcomes: list[Outcome] = []
         self.leftovers: list[str] = []
