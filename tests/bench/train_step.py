@@ -10,8 +10,8 @@ by median: other load on the machine moves both alike.
 
 Mode "grpo" is an on-policy step of the product, `trainer.policy_update`: 4 groups of 8 rows, 512 prompt and 64 response
 tokens each, against the same loss in transformers on a padded batch that keeps the logits of responses alone. It also
-gives `old_logprobs_share`, the part of the step's CPU time that goes into a pass for old log-probabilities. The loss itself,
-the mean advantage, is 0 on both sides: that they compute the same shows in the norm of the gradient.
+gives `old_logprobs_share`, the part of the step's CPU time that goes into a pass for old log-probabilities. The loss
+itself, the mean advantage, is 0 on both sides: that they compute the same shows in the norm of the gradient.
 """
 
 from __future__ import annotations
