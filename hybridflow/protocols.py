@@ -1,6 +1,6 @@
 """The seams of the training loop: what it asks of the trainer, the engines and the reward stream.
 
-`control/system.py` builds the real ones; tests of the loop put in others.
+`runtime/system.py` builds the real ones; tests of the loop put in others.
 """
 
 from __future__ import annotations

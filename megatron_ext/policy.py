@@ -10,15 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from megatron_ext.checkpoint import CheckpointWriter, load_checkpoint
-from megatron_ext.double_precision import arithmetic_of
-from megatron_ext.flash_version import active_flash
-from megatron_ext.hf import export
+from megatron_ext.attention.flash_version import active_flash
+from megatron_ext.checkpoint import hf_export as export
+from megatron_ext.checkpoint.dist_checkpoint import CheckpointWriter, load_checkpoint
+from megatron_ext.checkpoint.hf_load import load_hf_weights
 from megatron_ext.hf.files import read_model_config
-from megatron_ext.hf.load import load_hf_weights
-from megatron_ext.kernels import AttentionBackend, KernelChoice, Library, resolve_kernels
-from megatron_ext.model import PolicyModel, build_model
-from megatron_ext.optimizer import (
+from megatron_ext.model.policy_model import PolicyModel, build_model
+from megatron_ext.optimizer.double_precision import arithmetic_of
+from megatron_ext.optimizer.optimizer import (
     OptimizerOptions,
     build_optimizer,
     finish_weight_gather,
@@ -26,11 +25,12 @@ from megatron_ext.optimizer import (
     reset_optimizer,
     wrap_data_parallel,
 )
-from megatron_ext.packing import MicroBatch
-from megatron_ext.residency import PARTS, ActivationOffload, Moved, Part, Residency
+from megatron_ext.optimizer.residency import PARTS, ActivationOffload, Moved, Part, Residency
+from megatron_ext.packing.micro_batch import MicroBatch
+from megatron_ext.packing.sums import LossFn
+from megatron_ext.parallel.topology import Layout, Topology
+from megatron_ext.platform.kernels import AttentionBackend, KernelChoice, Library, resolve_kernels
 from megatron_ext.schedule import Output, run_forward, run_forward_backward
-from megatron_ext.sums import LossFn
-from megatron_ext.topology import Layout, Topology
 
 
 @dataclass(frozen=True)

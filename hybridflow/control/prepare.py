@@ -17,7 +17,6 @@ from hybridflow.config.sections import Config
 from hybridflow.control.gold_check import find_problems
 from hybridflow.control.row_source import RowSource, data_file, find_questions
 from hybridflow.control.run_folder import RunFolder
-from hybridflow.control.transport import choose_transport
 from hybridflow.data.dataset import PromptDataset
 from hybridflow.data.records import refuse_problems
 from hybridflow.data.row_reference import RowReference
@@ -27,8 +26,9 @@ from hybridflow.errors import ConfigError, DataError
 from hybridflow.policy.init import write_policy
 from hybridflow.policy.load import load_tokenizer
 from hybridflow.rewards.registry import build_registry
-from hybridflow.rollout.arguments import check_engine_layout
-from hybridflow.rollout.engine_model import check_engine_model
+from hybridflow.rollout.engine.arguments import check_engine_layout
+from hybridflow.rollout.engine.model_folder import check_engine_model
+from hybridflow.runtime.transport import choose_transport
 from hybridflow.trainer.layout import check_model_layout, check_model_weights, check_vocabulary, read_model
 from hybridflow.types import Prompt
 from megatron_ext.hf.config import read_json_config

@@ -15,10 +15,10 @@ from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.data.chat_encoding import encode_chat, encode_text
 from hybridflow.errors import ConfigError
 from hybridflow.policy.load import load_tokenizer
-from hybridflow.rollout.arguments import check_engine_layout
-from hybridflow.rollout.engine_model import check_engine_model
-from hybridflow.rollout.opening import RolloutSettings
-from hybridflow.tools.engines import Engines, open_engines
+from hybridflow.rollout.driver.opening import RolloutSettings
+from hybridflow.rollout.engine.arguments import check_engine_layout
+from hybridflow.rollout.engine.model_folder import check_engine_model
+from hybridflow.runtime.open_engines import Engines, open_engines
 from hybridflow.tools.output_file import OutputFile, fingerprint
 from hybridflow.tools.progress import RowProgress
 from hybridflow.tools.token_rows import InputSummary, TokenRows

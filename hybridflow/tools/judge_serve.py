@@ -26,7 +26,7 @@ from hybridflow.errors import ConfigError, RolloutError
 from hybridflow.policy.engine_tokenizer import write_engine_tokenizer
 from hybridflow.policy.load import load_tokenizer
 from hybridflow.private_folder import PrivateFolder
-from hybridflow.rollout.private_ranks import rank_environment
+from hybridflow.rollout.engine.private_ranks import rank_environment
 from hybridflow.tools.judge_key import DEFAULT_KEY_VARIABLE, check_key
 
 HEALTH_TIMEOUT_S = 10.0
@@ -199,7 +199,7 @@ def _start(job: JudgeServerJob, folder: Path, tokenizer_dir: Path) -> subprocess
     output = job.log.open("ab") if job.log else None
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "hybridflow.rollout.http_server"],
+            [sys.executable, "-m", "hybridflow.rollout.engine.http_server"],
             env=needed(os.environ, environment),
             stdin=subprocess.PIPE,
             stdout=output or sys.stderr.fileno(),

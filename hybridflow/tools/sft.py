@@ -22,14 +22,14 @@ from hybridflow.policy.init import write_policy
 from hybridflow.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER, CheckpointFolder
 from hybridflow.run_folder.folder import RunFolder
 from hybridflow.run_folder.summary import describe_process, write_summary
-from hybridflow.tools.session import open_policy
+from hybridflow.runtime.open_policy import open_policy
 from hybridflow.tools.sft_config import SftConfig
 from hybridflow.tools.sft_inputs import SftInputs, load_inputs
 from hybridflow.tools.sft_state import SftState, build_summary, build_table, read_state, write_state
 from hybridflow.trainer.group import PolicyGroup, PolicySettings
 from hybridflow.trainer.layout import check_saved_weights
 from hybridflow.types import UpdateReport
-from megatron_ext.lr import learning_rate
+from megatron_ext.optimizer.lr import learning_rate
 
 
 class SftRun:

@@ -15,7 +15,7 @@ from hybridflow.tools.sft_config import SftConfig, SftTrainSection
 from hybridflow.trainer.layout import check_model_layout, check_model_weights, check_vocabulary
 from hybridflow.types import TrainBatch
 from megatron_ext.hf.config import HFConfig
-from megatron_ext.lr import LRSchedule
+from megatron_ext.optimizer.lr import LRSchedule
 
 
 @dataclass(frozen=True)

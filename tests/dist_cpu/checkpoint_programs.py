@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from megatron_ext import commit
-from megatron_ext.layout import Layout
-from megatron_ext.optimizer_repairs import distributed_optimizers, mend_optimizer
+from megatron_ext.checkpoint import commit
+from megatron_ext.optimizer.repairs import distributed_optimizers, mend_optimizer
+from megatron_ext.optimizer.residency import ActivationOffload, ResidencyError
+from megatron_ext.parallel.layout import Layout
+from megatron_ext.parallel.topology import Topology, init_distributed
 from megatron_ext.policy import MegatronPolicy
-from megatron_ext.residency import ActivationOffload, ResidencyError
-from megatron_ext.topology import Topology, init_distributed
 from tests.dist_cpu.launch import free_port, start_rank
 from tests.dist_cpu.rank_programs import equal_bits, exported, open_policy, rank_batches, rank_state, train
 

@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from hybridflow.policy.init import write_policy
-from hybridflow.rollout.http_gate import SERVED, HttpGate
+from hybridflow.rollout.engine.http_server import SERVED, HttpGate
 from hybridflow.tools.judge_serve import _wait_for_an_end
 from tests.unit.tools.conftest import Refuse, refuse
 

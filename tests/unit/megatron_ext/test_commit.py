@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from megatron_ext import commit
-from megatron_ext.commit import BrokenCheckpointError
+from megatron_ext.checkpoint import commit
+from megatron_ext.checkpoint.commit import BrokenCheckpointError
 
 
 def save(target: Path, text: str) -> None:

@@ -16,8 +16,7 @@ import zmq
 
 from hybridflow.errors import ProtocolError, RewardError
 from hybridflow.reward_service.actor import RewardWorker
-from hybridflow.reward_service.limits import Setup
-from hybridflow.reward_service.rules import BUILD_RULES
+from hybridflow.reward_service.sandbox.protocol import BUILD_RULES, Setup
 from hybridflow.reward_service.scorer import ThreadScorer
 from hybridflow.reward_service.worker import RewardWorkerLoop
 from hybridflow.types import (
