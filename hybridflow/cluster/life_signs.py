@@ -126,12 +126,12 @@ class RayLife:
         self._started = {NAMES[kind]: process for kind, process in started.items() if kind in NAMES}
         self._processes = {name: psutil.Process(process.pid) for name, process in self._started.items()}
         pool = self._processes.get(POOL)
-        for number, agent in enumerate(_agents_of(pool) if pool is not None else []):
+        for number, agent in enumerate(agents_of(pool) if pool is not None else []):
             self._processes[f"agent {number} of the worker pool"] = agent
 
     def look(self) -> bool:
         """Never a sign of life. Raises PlacementError for a process that has ended: the one that others ended with."""
-        gone = [name for name, process in self._processes.items() if not _lives(process)]
+        gone = [name for name, process in self._processes.items() if not lives(process)]
         if gone:
             culprit = next(filter(self._was_killed, gone), gone[-1])  # agents come last: the pool ends itself with them
             raise PlacementError(
@@ -154,14 +154,14 @@ class RayLife:
         ]
 
 
-def _lives(process: psutil.Process) -> bool:
+def lives(process: psutil.Process) -> bool:
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
 
-def _agents_of(pool: psutil.Process) -> list[psutil.Process]:
+def agents_of(pool: psutil.Process) -> list[psutil.Process]:
     found: list[psutil.Process] = []
     with suppress(psutil.NoSuchProcess):
         for child in pool.children():

@@ -78,7 +78,7 @@ class RewardGroup:
 
     @property
     def actors(self) -> list[Any]:
-        """Of the present processes."""
+        """Ray handles of the present processes."""
         return [running.actor for running in self._running]
 
     @property
@@ -159,7 +159,7 @@ class RewardGroup:
 
 
 def _how_it_ended(running: _Running) -> str | None:
-    """What became of the process; None: it goes on. Raises the worker's own error where it gave one."""
+    """Tells how the process ended; None: it goes on. Raises the worker's own error where it gave one."""
     ready, _ = ray.wait([running.run_ref], timeout=0)
     if not ready:
         return None

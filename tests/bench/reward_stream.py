@@ -160,7 +160,7 @@ def measure_stream(num_items: int, num_tokens: int, num_workers: int, needs_numb
     ]
     for worker in workers:
         worker.start()
-    while stream.num_workers_ready < num_workers:
+    while len(stream.workers) < num_workers:
         time.sleep(0.05)
     sent = context.Array("d", num_items, lock=False)
     expected, is_started = context.Value("q", 0, lock=False), context.Value("b", 0, lock=False)

@@ -38,7 +38,7 @@ TOKENS_OF_A_PRICE = 1_000_000
 
 
 class JudgeCounts(msgspec.Struct):
-    """What the judge was asked, what it answered and what that cost, since the start of this process."""
+    """Requests, answers, failures and cost of a judge since the start of this process."""
 
     verdicts: int = 0
     """Yes and no, those included that were cached or asked for by two at a time."""
@@ -64,7 +64,7 @@ class JudgeCounts(msgspec.Struct):
 
 @dataclass(eq=False)
 class Question:
-    """What is asked, and how that went so far."""
+    """A chat for the judge, and how asking it went so far."""
 
     messages: Sequence[JudgeMessage]
     ticket: int
@@ -80,7 +80,7 @@ class Question:
     """Why no verdict could be read from the last answer."""
 
     def describe(self) -> str:
-        """What was tried, and what came of it, for a user."""
+        """Tells a user what was tried, and what came of it."""
         if not self.tried:
             return "nothing was sent: every slot of every endpoint was taken, or its endpoint cut off"
         told = [

@@ -38,7 +38,7 @@ CHECK_S = 0.25
 
 
 class Judgement(msgspec.Struct, frozen=True):
-    """What the judge says of two answers, and why."""
+    """Vote of the judge on two answers, and why."""
 
     vote: Vote
     why: str

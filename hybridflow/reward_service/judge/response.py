@@ -1,4 +1,4 @@
-"""What a server sent, read as a chat completion. Pure.
+"""Reads what a server sent as a chat completion. Pure.
 
 Servers differ: content as a list of parts, token counts as floats or null, a byte order mark, `data:` lines of a stream
 though none was asked for. All of these are read; what no completion can be taken from is `MalformedResponse`.
@@ -27,7 +27,7 @@ class MalformedResponse(Exception):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What the model wrote, how it ended, and the tokens that the server counted (0 where it did not say)."""
+    """Text of the model, how it ended, and the tokens that the server counted (0 where it did not say)."""
 
     text: str
     finish_reason: str

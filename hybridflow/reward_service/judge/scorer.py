@@ -156,7 +156,7 @@ class JudgeScorer:
 
 
 def build_scorer(setup: Setup, judge: JudgeSection | None) -> Scorer:
-    """What a reward worker scores with: rules in a killable process, and a judge where one is configured.
+    """The scorer of a reward worker: rules in a killable process, and a judge where one is configured.
 
     To be called in the thread that uses it: the scoring process ends with the thread that started it.
     """

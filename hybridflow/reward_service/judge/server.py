@@ -102,7 +102,7 @@ class EndpointClient:
 
 
 def read_key(section: JudgeSection) -> str:
-    """What is sent as the key. Raises RewardError for one that no header can hold."""
+    """The key that is sent. Raises RewardError for one that no header can hold."""
     key = os.environ.get(section.api_key_env, "").strip()
     if any(not character.isprintable() for character in key):
         raise RewardError(

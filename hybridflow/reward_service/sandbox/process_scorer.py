@@ -81,7 +81,7 @@ class ProcessScorer:
 
     @property
     def pid(self) -> int:
-        """Of the process that scores, or scored last; its parent is its subreaper."""
+        """Id of the process that scores, or scored last; its parent is its subreaper."""
         return self._pid
 
     def submit(self, request: ScoreRequest) -> None:
@@ -212,9 +212,9 @@ class ProcessScorer:
         return []
 
     def _end(self, why: str) -> tuple[str, Verdict]:
-        """Unknown for the oldest item; the process is started anew for the others."""
+        """Unknown for the oldest item; the process is started again for the others."""
         completion_id, _ = self._waiting.popleft()
-        _logger.warning("%s is unknown: %s; its scoring process is started anew", completion_id, why)
+        _logger.warning("%s is unknown: %s; its scoring process is started again", completion_id, why)
         self._kill()
         self._start()
         return completion_id, Unknown(why=why)
@@ -243,7 +243,7 @@ def _how(code: int) -> str:
 
 
 class PrintedOutput:
-    """What a scoring process prints: read as it comes, so that it never waits; its beginning is shown, all is counted.
+    """Output of a scoring process: read as it comes, so that it never waits; its beginning is shown, all is counted.
 
     consumes     standard output and error of the process, also of C code and of what it starts
     waits for    more of it, in a thread of its own

@@ -7,7 +7,7 @@
 
 The kernel ends it (SIGPROF) when an item takes more CPU time than it may, also inside C code that never returns to
 Python, and refuses memory above the limit (RLIMIT_AS): the MemoryError costs the item, and the worker starts this
-process anew. It ends with its worker, and with it what a verifier started: see `subreaper`.
+process again. It ends with its worker, and with it what a verifier started: see `subreaper`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a verifier starts ends with its scoring process, however that ends.
+"""Subreaper of a scoring process: what a verifier starts ends with it, however it ends.
 
 `split_off` makes two processes of one: the child scores, its parent stays as its subreaper. Orphans come to it (see
 PR_SET_CHILD_SUBREAPER), also those that left the process group, so that none is out of sight when it ends all.

@@ -15,7 +15,7 @@ import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from hybridflow.cluster import life_signs
-from hybridflow.cluster.life_signs import RayLife, WorkerLife, _lives
+from hybridflow.cluster.life_signs import RayLife, WorkerLife, lives
 from hybridflow.cluster.workers import Worker
 from hybridflow.errors import PlacementError, TrainerError
 from hybridflow.observability.span import LifeSign
@@ -102,7 +102,7 @@ def test_the_process_that_others_ended_with_is_blamed(
     for name in (killed, *ended):
         if name == "agent":
             agent.kill()
-            while _lives(agent):
+            while lives(agent):
                 time.sleep(0.01)
         else:
             started[name].send_signal(signal.SIGKILL if name == killed else signal.SIGCONT)

@@ -12,8 +12,11 @@ A lease has a deadline, `lease_s` after the worker last named the item among tho
 dead, stopped or cut off loses its items, and so does one that never got them. Silence is not held against an item: a
 worker never runs a verifier itself. A verdict counts only from the worker that has the lease, and within [0, 1].
 
-A completion that was aborted is handed on without a verdict, and its id may be expected again: it will be gone on with.
-So may one that was withdrawn, which nobody decodes.
+A completion that was aborted is handed on without a verdict, and its id may be expected again: a later step continues
+it. So may one that was withdrawn, which nobody decodes.
+
+One register, `_items`, says which completions are outstanding; the queue orders those that are finished and free, and
+a worker's leases name those that it has.
 
 What does not fit this life is dropped and counted by reason in `counters`; nothing here raises on a message. Times are
 seconds of any clock that does not go back.
@@ -32,12 +35,14 @@ from hybridflow.errors import ProtocolError
 from hybridflow.types import GroupRequest, Unknown, Verdict
 from hybridflow.wire.messages import Ready, Task, Work, build_completion_id
 from hybridflow.wire.packed import PackedCompletion, ScoredPacked
-from hybridflow.wire.past import Fate, Past
 
 MAX_ATTEMPTS = 3
 """Workers lost on one item before it is given up: a text that kills its verifier must not kill them all in turn."""
 
 DEFAULT_MAX_WORKERS = 1024
+
+NUM_SEEN = 10_000
+"""Scored ids that are remembered: what still comes for an older one is taken for unexpected, not for a duplicate."""
 
 STREAM_ITSELF = "reward-stream"
 """`scored_by` of an item that was given up."""
@@ -56,7 +61,7 @@ class _Worker:
 
 
 class _Expected(msgspec.Struct, frozen=True, gc=False):
-    """What the driver knows of the completions of one group."""
+    """Identity and task of the completions of one group, as the driver expects them."""
 
     group_id: str
     prompt_id: str
@@ -65,18 +70,34 @@ class _Expected(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Item(msgspec.Struct, gc=False):
-    """A finished completion without a verdict."""
+    """A completion without a verdict."""
 
-    completion: PackedCompletion
-    num_bytes: int
-    task: memoryview
-    holder: str | None = None
-    """Worker that has the lease; None: queued."""
+    expected: _Expected
+    completion: PackedCompletion | None = None
+    """None: an engine decodes it."""
     num_lost: int = 0
     num_unknown: int = 0
 
 
-class ScoreDispatch:
+class SeenIds:
+    """The last `NUM_SEEN` ids that were added."""
+
+    def __init__(self) -> None:
+        self._ids: set[str] = set()
+        self._oldest: deque[str] = deque()
+
+    def __contains__(self, completion_id: object) -> bool:
+        return completion_id in self._ids
+
+    def add(self, completion_id: str) -> None:
+        """Takes one that is not there."""
+        self._ids.add(completion_id)
+        self._oldest.append(completion_id)
+        if len(self._oldest) > NUM_SEEN:
+            self._ids.remove(self._oldest.popleft())
+
+
+class ScoreDispatcher:
     """Assigns finished completions to workers in order of arrival, each to the worker with most free credits.
 
     Memory is bounded by what the driver expects: a completion nobody expects is not kept, nor more workers than it has.
@@ -93,15 +114,16 @@ class ScoreDispatch:
         self.counters: Counter[str] = Counter()
         self.pending_bytes = 0
         """Memory of finished completions without a verdict."""
+        self.num_pending = 0
+        """Number of these."""
         self._lease_s = lease_s
         self._num_unknown_retries = num_unknown_retries
         self._max_workers = max_workers
         self._workers: dict[str, _Worker] = {}
         self._names: dict[bytes, str] = {}  # process -> worker id
-        self._awaited: dict[str, _Expected] = {}  # expected, not finished
-        self._finished: dict[str, _Item] = {}
-        self._queue: deque[str] = deque()  # may hold ids that were scored or forgotten since: skipped on assignment
-        self._past = Past()
+        self._items: dict[str, _Item] = {}
+        self._queue: deque[str] = deque()  # may hold ids that were given up since: skipped on assignment
+        self._scored = SeenIds()
 
     @property
     def workers(self) -> list[str]:
@@ -115,14 +137,9 @@ class ScoreDispatch:
     def process_of(self, worker_id: str) -> bytes:
         return self._workers[worker_id].process
 
-    @property
-    def num_pending(self) -> int:
-        """Finished completions without a verdict."""
-        return len(self._finished)
-
     def outstanding(self) -> set[str]:
         """Ids expected and not yet scored."""
-        return self._awaited.keys() | self._finished.keys()
+        return set(self._items)
 
     def expect(self, requests: Iterable[GroupRequest]) -> None:
         """Registers the completion ids of these groups: all of them, or none.
@@ -131,7 +148,7 @@ class ScoreDispatch:
             ProtocolError: an id was expected before. A group that is decoded again keeps its place: it is not expected
                 again, and the first completion that arrives for an id counts.
         """
-        new: dict[str, _Expected] = {}
+        new: dict[str, _Item] = {}
         for request in requests:
             prompt = request.prompt
             task = Task(
@@ -145,48 +162,38 @@ class ScoreDispatch:
             expected = _Expected(request.group_id, prompt.prompt_id, memoryview(_encoder.encode(task)))
             for index in request.indices:
                 completion_id = build_completion_id(request.group_id, index)
-                if (
-                    completion_id in self._awaited
-                    or completion_id in self._finished
-                    or completion_id in self._past
-                    or completion_id in new
-                ):
+                if completion_id in self._items or completion_id in self._scored or completion_id in new:
                     raise ProtocolError(f"completion {completion_id} is expected twice: group ids must be new")
-                new[completion_id] = expected
-        self._awaited |= new
-
-    def forget(self, completion_ids: Iterable[str]) -> None:
-        """Drops ids that are not scored yet; what still arrives for them is counted as late. Others are left alone."""
-        for completion_id in completion_ids:
-            if completion_id in self._finished:
-                self._drop(completion_id, "forgotten")
-            elif self._awaited.pop(completion_id, None) is not None:
-                self._past.add(completion_id, "forgotten")
+                new[completion_id] = _Item(expected)
+        self._items |= new
 
     def withdraw(self, completion_ids: Iterable[str]) -> None:
-        """These are not decoded now; they may be expected again. ProtocolError for one that is not awaited."""
+        """Strikes off ids that are not decoded now; they may be expected again. ProtocolError for one not awaited."""
         for completion_id in completion_ids:
-            if self._awaited.pop(completion_id, None) is None:
+            item = self._items.get(completion_id)
+            if item is None or item.completion is not None:
                 raise ProtocolError(f"completion {completion_id} is withdrawn but not awaited")
+            del self._items[completion_id]
 
     def finished(self, completion: PackedCompletion) -> ScoredPacked | None:
         """An engine finished a completion: queue it, once. One that was aborted is handed on as it is."""
         head = completion.head
         completion_id = head.completion_id
-        expected = self._awaited.get(completion_id)
-        if expected is None:
-            known = completion_id in self._finished
-            self.counters["duplicate_completion" if known else self._past.why_no_completion(completion_id)] += 1
+        item = self._items.get(completion_id)
+        if item is None or item.completion is not None:
+            is_known = item is not None or completion_id in self._scored
+            self.counters["duplicate_completion" if is_known else "unexpected_completion"] += 1
             return None
-        if head.group_id != expected.group_id or head.prompt_id != expected.prompt_id:
+        if head.group_id != item.expected.group_id or head.prompt_id != item.expected.prompt_id:
             self.counters["mislabelled_completion"] += 1
             return None
-        del self._awaited[completion_id]
+        num_bytes = completion.num_bytes
         if head.finish_reason == "abort":
-            verdict = Unknown(why="it was aborted, and not scored")
-            return ScoredPacked(completion, completion.num_bytes, verdict, STREAM_ITSELF)
-        item = self._finished[completion_id] = _Item(completion, completion.num_bytes, expected.task)
-        self.pending_bytes += item.num_bytes
+            del self._items[completion_id]
+            return ScoredPacked(completion, num_bytes, Unknown(why="it was aborted, and not scored"), STREAM_ITSELF)
+        item.completion = completion
+        self.num_pending += 1
+        self.pending_bytes += num_bytes
         self._queue.append(completion_id)
         return None
 
@@ -198,7 +205,7 @@ class ScoreDispatch:
         given_up: list[ScoredPacked] = []
         worker = self._workers.get(message.worker_id)
         if worker is not None and worker.process != process:
-            given_up = self.lost(message.worker_id, "it was started anew")
+            given_up = self.lost(message.worker_id, "it was started again")
             worker = None
         if worker is None:
             # A process has one name, so 20,000 of them need as many connections.
@@ -217,22 +224,22 @@ class ScoreDispatch:
         """The scored completion, or None where the verdict does not count, or the item is to be tried again."""
         worker = self._workers[worker_id]
         worker.heard_at = now
-        item = self._finished.get(completion_id)
-        if item is None:
+        item = self._items.get(completion_id)
+        if item is None or item.completion is None:
             worker.leases.pop(completion_id, None)
-            self.counters[self._past.why_no_verdict(completion_id)] += 1
+            is_known = completion_id in self._scored
+            self.counters["duplicate_verdict" if is_known else "unexpected_verdict"] += 1
             return None
-        if item.holder != worker_id:
+        if completion_id not in worker.leases:
             self.counters["verdict_without_lease"] += 1
             return None
         if not is_sound(verdict):
             self.counters["verdict_out_of_range"] += 1
             return None
-        worker.leases.pop(completion_id, None)
+        del worker.leases[completion_id]
         if isinstance(verdict, Unknown) and item.num_unknown < self._num_unknown_retries:
             item.num_unknown += 1
             self.counters["unknown_retried"] += 1
-            item.holder = None
             self._queue.append(completion_id)
             return None
         return self._score(completion_id, verdict, worker_id)
@@ -245,25 +252,26 @@ class ScoreDispatch:
         self.counters["worker_lost"] += 1
         given_up: list[ScoredPacked] = []
         for completion_id in list(worker.leases):
-            item = self._finished.get(completion_id)
-            if item is None or item.holder != worker_id:
+            item = self._items.get(completion_id)
+            if item is None:
                 continue
             item.num_lost += 1
             if item.num_lost >= MAX_ATTEMPTS:
                 self.counters["given_up"] += 1
                 verdict = Unknown(why=f"{MAX_ATTEMPTS} reward workers were lost holding it, last {worker_id}: {why}")
                 given_up.append(self._score(completion_id, verdict, STREAM_ITSELF))
-        self._take_back(worker_id, worker.leases)
+        self._take_back(worker.leases)
         return given_up
 
     def give_up(self, why: str) -> list[ScoredPacked]:
         """Every completion that has arrived and has no verdict, as unknown; a verdict that still comes is late."""
-        return [self._score(completion_id, Unknown(why=why), STREAM_ITSELF) for completion_id in list(self._finished)]
+        arrived = [completion_id for completion_id, item in self._items.items() if item.completion is not None]
+        return [self._score(completion_id, Unknown(why=why), STREAM_ITSELF) for completion_id in arrived]
 
     def left(self, worker_id: str) -> None:
         """A worker says good-bye: what it has not answered is queued, ahead of the rest, and nobody is blamed."""
         worker = self._remove(worker_id)
-        self._take_back(worker_id, worker.leases if worker else {})
+        self._take_back(worker.leases if worker else {})
 
     def lapse(self, now: float) -> None:
         """Takes back what is held past its deadline, and all from workers that are silent for `lease_s`."""
@@ -271,13 +279,13 @@ class ScoreDispatch:
             if worker.heard_at + self._lease_s <= now:
                 self.counters["worker_silent"] += 1
                 self._remove(worker_id)
-                self._take_back(worker_id, worker.leases)
+                self._take_back(worker.leases)
                 continue
             late = [completion_id for completion_id, deadline in worker.leases.items() if deadline <= now]
             for completion_id in late:
                 del worker.leases[completion_id]
                 self.counters["lease_lapsed"] += 1
-            self._take_back(worker_id, late)
+            self._take_back(late)
 
     def assign(self, reachable: Iterable[str], now: float) -> list[tuple[str, Work]]:
         """Leases queued items to workers with free credits: (worker id, work). Ties go to the worker named first.
@@ -294,14 +302,13 @@ class ScoreDispatch:
         deadline = now + self._lease_s
         while self._queue and free and free[0][0] < 0:
             completion_id = self._queue.popleft()
-            item = self._finished.get(completion_id)
-            if item is None:
+            item = self._items.get(completion_id)
+            if item is None or item.completion is None:
                 continue
             num_free, worker_id = free[0]
             heapq.heapreplace(free, (num_free + 1, worker_id))
-            item.holder = worker_id
             self._workers[worker_id].leases[completion_id] = deadline
-            assigned.append((worker_id, Work(completion_id, item.task, item.completion.text)))
+            assigned.append((worker_id, Work(completion_id, item.expected.task, item.completion.text)))
         return assigned
 
     def _remove(self, worker_id: str) -> _Worker | None:
@@ -310,24 +317,21 @@ class ScoreDispatch:
             del self._names[worker.process]
         return worker
 
-    def _take_back(self, worker_id: str, completion_ids: Iterable[str]) -> None:
-        """Queues those of them that this worker still holds, ahead of the rest, in their order."""
+    def _take_back(self, completion_ids: Iterable[str]) -> None:
+        """Queues those of a worker's leases that have no verdict, ahead of the rest, in their order."""
         for completion_id in reversed(list(completion_ids)):
-            item = self._finished.get(completion_id)
-            if item is not None and item.holder == worker_id:
+            if completion_id in self._items:
                 self.counters["requeued"] += 1
-                item.holder = None
                 self._queue.appendleft(completion_id)
 
     def _score(self, completion_id: str, verdict: Verdict, scored_by: str) -> ScoredPacked:
-        item = self._drop(completion_id, "scored")
-        return ScoredPacked(item.completion, item.num_bytes, verdict, scored_by)
-
-    def _drop(self, completion_id: str, fate: Fate) -> _Item:
-        item = self._finished.pop(completion_id)
-        self.pending_bytes -= item.num_bytes
-        self._past.add(completion_id, fate)
-        return item
+        completion = self._items.pop(completion_id).completion
+        assert completion is not None, f"{completion_id} has not arrived"
+        num_bytes = completion.num_bytes
+        self.num_pending -= 1
+        self.pending_bytes -= num_bytes
+        self._scored.add(completion_id)
+        return ScoredPacked(completion, num_bytes, verdict, scored_by)
 
 
 def is_sound(verdict: Verdict) -> bool:
