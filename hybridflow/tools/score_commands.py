@@ -89,9 +89,14 @@ def score(
     }
     reward = build_reward(ScoreOptions(config or [], set_ or [], verifier or [], compat and compat.value, judge))
     job = ScoreJob(data, responses, output, reward, overwrite=overwrite)
-    with interruptible(GOES_ON, output), RowProgress() as progress:
+    _write(job)
+
+
+def _write(job: ScoreJob) -> None:
+    """Write the verdicts and tell what came of them; exit code 3 where some are unknown."""
+    with interruptible(GOES_ON, job.output), RowProgress() as progress:
         summary = write_verdicts(job, progress)
-    for line in summary.lines(output):
+    for line in summary.lines(job.output):
         note(line)
     if summary.num_unknown:
         raise typer.Exit(EXIT_UNKNOWN)
