@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from hybridflow.errors import RolloutError, WeightSyncError
-from hybridflow.rollout.engine.generation import Deliver, Generation
 from hybridflow.rollout.engine.memory import EngineMemory
+from hybridflow.rollout.engine.sglang_engine.generation import Deliver, Generation
 from hybridflow.rollout.sync.load import EngineWeights
 from hybridflow.rollout.sync.sglang_api import WeightApi
 from hybridflow.types import Lease, MemoryTag, SamplingParams
@@ -24,6 +24,7 @@ from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import Bucket, TensorEntry
 from hybridflow.weights.reshard.shard_bucket import ShardRound, Verify
 from hybridflow.weights.shared_buckets import SharedBucket
+from megatron_ext.platform.device import Device
 
 T = TypeVar("T")
 IDLE_TIMEOUT_S = 10.0
@@ -62,6 +63,7 @@ class SGLangEngine:
         run_seed: enters every completion's seed.
         index: place of the engine among those of the run.
         verify: which parameters SGLang is asked to confirm after a weight sync.
+        device: what its ranks compute on.
         initial_version: confirms the weights of `model_path` under this version; otherwise they have to be published.
     """
 
@@ -73,6 +75,7 @@ class SGLangEngine:
         run_seed: int,
         index: int,
         verify: Verify,
+        device: Device,
         initial_version: int | None = None,
     ) -> None:
         from sglang.srt.entrypoints.engine import Engine
@@ -87,8 +90,8 @@ class SGLangEngine:
         self._thread = threading.Thread(target=self._loop.run_forever, name="sglang-loop", daemon=True)
         self._thread.start()
         api = WeightApi(self._tokenizer_manager, io_struct, sglang_version, self._run)
-        self.weights = EngineWeights(api, index, verify, self._engine.server_args.tp_size)
-        self._memory = EngineMemory(self._engine, self._run)
+        self.weights = EngineWeights(api, index, verify, self._engine.server_args.tp_size, device)
+        self._memory = EngineMemory(self._engine, self._run, device)
         self._generation = Generation(self._engine, run_seed, initial_version)
 
     def warm_up(self) -> None:

@@ -28,6 +28,7 @@ from hybridflow.weights.reshard.receipt import Receipt, ShardOrder
 from hybridflow.weights.reshard.schedule import ROUNDS_UNDER_WAY
 from hybridflow.weights.reshard.shard_bucket import ShardBucket, ShardRound, Verify, read_bucket
 from hybridflow.weights.shared_buckets import SharedBucket, open_bucket
+from megatron_ext.platform.device import Device
 
 
 class EngineWeights:
@@ -38,12 +39,13 @@ class EngineWeights:
         index: Place of the engine among those of the run.
         verify: Which parameters SGLang is asked to confirm.
         num_ranks: Ranks of the engine, each of which gets a copy of the reference to a bucket.
+        device: What they compute on.
     """
 
-    def __init__(self, api: WeightApi, index: int, verify: Verify, num_ranks: int) -> None:
+    def __init__(self, api: WeightApi, index: int, verify: Verify, num_ranks: int, device: Device) -> None:
         self.api = api
         self._shards = ShardChecksums(verify)
-        self._whole = WholeTensorChecksums(verify)
+        self._whole = WholeTensorChecksums(verify, device)
         self._mapped = MappedShards(index, self._shards)
         self._num_ranks = num_ranks
         self._version: int | None = None

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
-
 from hybridflow.errors import WeightSyncError
 from hybridflow.weights.broadcast import Broadcast
 from hybridflow.weights.manifest import Bucket, TensorEntry
 from hybridflow.weights.reshard.shard_bucket import SAMPLE_PERIOD, ShardBucket, Verify, is_read_back, rank_entries
+from megatron_ext.platform.device import Device
 
 
 class ShardChecksums:
@@ -88,9 +87,10 @@ class ShardChecksums:
 class WholeTensorChecksums:
     """Checksums of the whole tensors of a sync, of those that SGLang keeps as they are."""
 
-    def __init__(self, verify: Verify) -> None:
+    def __init__(self, verify: Verify, device: Device) -> None:
+        """`device`: what the engine's ranks compute on."""
         # SGLang's checksum on a GPU is another one than of the same bytes on the host.
-        self._verify: Verify = "none" if torch.cuda.is_available() else verify
+        self._verify: Verify = "none" if device.has_cuda else verify
         self.entries: list[TensorEntry] = []
         """What was handed over."""
         self._kept: list[str] | None = None
