@@ -19,9 +19,9 @@ from megatron_ext.kernels import Kernels
 from megatron_ext.layer_specs import LayerKernels, build_block_spec
 from megatron_ext.logprob import vocab_parallel_logprobs
 from megatron_ext.norms import NORMS
+from megatron_ext.ragged import RaggedInput
 from megatron_ext.rope import rotary_frequencies
 from megatron_ext.rotary import build_rotary_table
-from megatron_ext.support import Support
 from megatron_ext.topology import Layout, Topology, check_layout
 from megatron_ext.upstream_kernels import take_weight_gradients
 
@@ -52,13 +52,13 @@ class PolicyModel(GPTModel):
         targets_N: Tensor,
         temperature: float,
         with_entropy: bool,
-        support: Support | None = None,
+        sampling_mask: RaggedInput | None = None,
     ) -> Tensor | tuple[Tensor, Tensor | None]:
         """Runs this stage on one packed micro-batch; `tokens` and `position_ids` are int64 [T].
 
         The last stage gives float32 [N] log-probabilities of `targets_N` at the temperature and, if asked, entropies
         (else None). The others give hidden states [T, 1, H] for the next ([T / tp, 1, H] under sequence parallel).
-        Only the hidden states at `predict_index_N` meet the output layer. `support` says which tokens could be drawn.
+        Only the hidden states at `predict_index_N` meet the output layer. `sampling_mask`: tokens that could be drawn.
         """
         embedded = self.embedding(tokens[None], position_ids[None]) if self.pre_process else None
         hidden = self.decoder(
@@ -79,7 +79,7 @@ class PolicyModel(GPTModel):
             vocab_size=self.hf_config.vocab_size,
             with_entropy=with_entropy,
             fp32_head=self.fp32_head,
-            support=support,
+            sampling_mask=sampling_mask,
         )
 
     def _with_positions(self, segments: PackedSegments, position_ids_T: Tensor) -> PackedSegments:

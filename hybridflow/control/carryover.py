@@ -53,7 +53,7 @@ class CarriedGroup(msgspec.Struct, frozen=True, kw_only=True):
     def num_tokens(self) -> int:
         """Tokens decoded so far."""
         ended = sum(member.num_tokens for member in self.members)
-        return ended + sum(len(partial.token_ids) for partial in self.partials)
+        return ended + sum(len(partial.tokens) for partial in self.partials)
 
     @property
     def oldest_version(self) -> int | None:
@@ -182,10 +182,22 @@ def _decode_member(_: type, fields: dict[str, Any]) -> ScoredCompletion:
     return ScoredCompletion(completion=member.completion, verdict=member.verdict, scored_by=member.scored_by)
 
 
+class _CarriedFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What stands in CARRIED_FILE."""
+
+    format: int
+    groups: list[CarriedGroup]
+
+
+_FORMAT = 2
+"""1 was the list of groups alone, with each column of tokens in a field of its own."""
+
+
 def write_carried(carried: Sequence[CarriedGroup], folder: Path) -> None:
     """Puts them into a checkpoint."""
     if carried:
-        (folder / CARRIED_FILE).write_bytes(msgspec.msgpack.encode(list(carried), enc_hook=_encode_member))
+        content = _CarriedFile(format=_FORMAT, groups=list(carried))
+        (folder / CARRIED_FILE).write_bytes(msgspec.msgpack.encode(content, enc_hook=_encode_member))
 
 
 def read_carried(folder: Path) -> list[CarriedGroup]:
@@ -194,6 +206,15 @@ def read_carried(folder: Path) -> list[CarriedGroup]:
     if not path.exists():
         return []
     try:
-        return msgspec.msgpack.decode(path.read_bytes(), type=list[CarriedGroup], dec_hook=_decode_member)
+        content = msgspec.msgpack.decode(
+            path.read_bytes(), type=_CarriedFile | list[msgspec.Raw], dec_hook=_decode_member
+        )
     except (OSError, msgspec.DecodeError) as error:
         raise CheckpointError(f"{path}: not readable as carried groups: {error}") from error
+    if isinstance(content, list) or content.format != _FORMAT:
+        found = 1 if isinstance(content, list) else content.format
+        raise CheckpointError(
+            f"{path} has format {found}, this version of hybridflow reads format {_FORMAT}. Resume with the version "
+            "that wrote it, or from a checkpoint without this file"
+        )
+    return content.groups

@@ -27,7 +27,7 @@ from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.resources import PeakMemory
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet
 from hybridflow.observability.wandb_tracker import start_wandb
-from hybridflow.rollout.arguments import check_names, check_support
+from hybridflow.rollout.arguments import check_names, check_sampling_mask
 from hybridflow.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER
 from hybridflow.run_folder.summary import describe_process, write_summary
 from hybridflow.trainer.layout import check_saved_weights, read_model
@@ -44,7 +44,7 @@ def run_training(config: Config, folder: RunFolder, display: LiveDisplay, *, res
     display.note("reading model and data")
     check_model(config)
     check_names(config.rollout.sglang)
-    check_support(config.rollout.top_p)
+    check_sampling_mask(config.rollout.top_p)
     inputs = load_inputs(config, folder.data if resume else None)
     with ExitStack() as stack:
         stack.enter_context(folder.held())

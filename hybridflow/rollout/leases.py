@@ -49,7 +49,7 @@ class _Group:
         """By index: how often the engine aborted it by itself."""
         self.aborted: set[int] = set()
         """Of the present lease: they wait for the rest."""
-        self._partial_tokens = {partial.index: len(partial.token_ids) for partial in request.partials}
+        self._partial_tokens = {partial.index: len(partial.tokens) for partial in request.partials}
 
     @property
     def prompt_tokens(self) -> int:

@@ -38,6 +38,7 @@ from hybridflow.types.rollout import (
     VersionRun,
     without_numbers,
 )
+from hybridflow.types.tokens import Ragged, TokenColumns
 from hybridflow.types.training import (
     Mismatch,
     TrainBatch,
@@ -57,11 +58,13 @@ __all__ = [
     "Mismatch",
     "Partial",
     "Prompt",
+    "Ragged",
     "RolloutReport",
     "SamplingParams",
     "ScoreRequest",
     "Scored",
     "ScoredCompletion",
+    "TokenColumns",
     "TrainBatch",
     "TrainSequence",
     "Unknown",

@@ -18,7 +18,7 @@ from hybridflow.errors import RewardError
 from hybridflow.reward_service.group import RewardGroup
 from hybridflow.reward_service.limits import Setup, setup_of
 from hybridflow.reward_service.rules import BUILD_RULES
-from hybridflow.types import Completion, GroupRequest, Prompt, Scored
+from hybridflow.types import Completion, GroupRequest, Prompt, Scored, TokenColumns
 from hybridflow.wire.completion_sender import CompletionSender
 from hybridflow.wire.messages import build_completion_id
 from hybridflow.wire.reward_stream import RewardStream
@@ -43,8 +43,7 @@ def completion(index: int) -> Completion:
         group_id="g",
         prompt_id="p",
         index=index,
-        token_ids=[2],
-        rollout_logprobs=[-1.0],
+        tokens=TokenColumns(ids=[2], rollout_logprobs=[-1.0]),
         text="The answer is yen.",
         finish_reason="stop",
         policy_version=0,

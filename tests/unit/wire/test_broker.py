@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hybridflow.types import Completion, GroupRequest, Prompt, Scored
+from hybridflow.types import Completion, GroupRequest, Prompt, Scored, TokenColumns
 from hybridflow.wire.broker import Broker
 from hybridflow.wire.codec import decode_to_worker
 from hybridflow.wire.dispatch import ScoreDispatch
@@ -20,8 +20,7 @@ def finished(index: int) -> Finished:
         group_id="g",
         prompt_id="p",
         index=index,
-        token_ids=[2],
-        rollout_logprobs=[-1.0],
+        tokens=TokenColumns(ids=[2], rollout_logprobs=[-1.0]),
         text="t",
         finish_reason="stop",
         policy_version=0,
