@@ -8,7 +8,7 @@ import torch
 
 from hybridflow.types import Ragged, TokenColumns, TrainBatch, TrainSequence
 from hybridflow.types.tokens import COLUMNS, select
-from megatron_ext.packing import MicroBatch, PackInput, pack_sequences
+from megatron_ext.packing.micro_batch import MicroBatch, PackInput, pack_sequences
 
 
 def pack_rank(

@@ -38,6 +38,12 @@ from hybridflow.types.rollout import (
     VersionRun,
     without_numbers,
 )
+from hybridflow.types.step import (
+    Collected,
+    FilteredBatch,
+    PartialGroup,
+    StepCounts,
+)
 from hybridflow.types.tokens import Ragged, TokenColumns
 from hybridflow.types.training import (
     Mismatch,
@@ -48,7 +54,9 @@ from hybridflow.types.training import (
 )
 
 __all__ = [
+    "Collected",
     "Completion",
+    "FilteredBatch",
     "FinishReason",
     "Group",
     "GroupRequest",
@@ -57,6 +65,7 @@ __all__ = [
     "MemoryTag",
     "Mismatch",
     "Partial",
+    "PartialGroup",
     "Prompt",
     "Ragged",
     "RolloutReport",
@@ -64,6 +73,7 @@ __all__ = [
     "ScoreRequest",
     "Scored",
     "ScoredCompletion",
+    "StepCounts",
     "TokenColumns",
     "TrainBatch",
     "TrainSequence",

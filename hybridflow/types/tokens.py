@@ -4,7 +4,7 @@ A completion, the beginning of one, the packed completion on the wire and a row 
 record, `TokenColumns`, and whoever cuts, joins, packs or checks it works from its fields. So a further column is
 
     a field of `TokenColumns`                           here
-    the engine's answer that fills it                   rollout/translate.py
+    the engine's answer that fills it                   rollout/engine/sglang_messages.py
     the loss, or the part of the model, that reads it   by its name: among `loss_inputs` or `ragged_inputs` of a
                                                         `megatron_ext` micro-batch
 

@@ -18,8 +18,8 @@ from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
 from hybridflow.control.collect import build_requests, collect_groups
 from hybridflow.control.hand_over import HandOver
-from hybridflow.control.system import System
 from hybridflow.policy.init import write_policy
+from hybridflow.runtime.system import System
 from hybridflow.trainer.weight_streams import HFBuckets
 from hybridflow.types import SamplingParams
 from tests.stack_cpu.command import ROOT, build_prompts, settings
@@ -45,7 +45,7 @@ def wide_model(folder: Path) -> Path:
 
 def engine_memory(system: System) -> int:
     """Resident bytes of SGLang's processes."""
-    return sum(psutil.Process(pid).memory_info().rss for pid in system.rollout.engine_pids("engine-0")[1:])
+    return sum(psutil.Process(pid).memory_info().rss for pid in system.rollout.pids[1:])
 
 
 def written(system: System, prefix: str) -> list[list[int]]:
@@ -89,12 +89,12 @@ def test_memory_goes_and_comes_back_and_the_text_is_the_same(tmp_path: Path) -> 
         assert written(system, "e00001") == before
 
         over.to_trainer()
-        system.trainer._weights = HFBuckets(system.trainer.workers, 8 * MIB)
+        system.trainer._weights = HFBuckets(system.trainer.workers, 8 * MIB, shared=True)
         over.publish(2)
         assert written(system, "e00002") == before
 
         over.to_trainer()
-        os.kill(system.rollout.engine_pids("engine-0")[0], signal.SIGKILL)
+        os.kill(system.rollout.pids[0], signal.SIGKILL)
         over.publish(3)
         assert any(note.startswith("engine-0 (process ") and "is gone" in note for note in notes), notes
         assert written(system, "e00003") == before

@@ -20,9 +20,9 @@ from hybridflow.config.sections import Config
 from hybridflow.control.prepare import load_inputs
 from hybridflow.control.run import Run
 from hybridflow.control.run_folder import RunFolder
-from hybridflow.control.state import RunState
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet
+from hybridflow.recording.state import RunState
 from hybridflow.types import (
     Completion,
     Group,
@@ -77,7 +77,7 @@ class FakeTrainer:
         self.gate_gap = 0.0
         self.fail_save: Exception | None = None
 
-    def start_sft_step(self, batch: TrainBatch, learning_rate: float) -> TrainBatch:
+    def start_sft_step(self, batch: TrainBatch, learning_rate: float, per_sequence: bool = False) -> TrainBatch:
         self.sft_learning_rates.append(learning_rate)
         return batch
 

@@ -68,15 +68,15 @@ exec(compile(source.replace(sys.argv[2], sys.argv[3] + sys.argv[2]), str(path), 
 exec(compile((path.parent / "__init__.py").read_text(), "types", "exec"), package.__dict__)
 
 from hybridflow.batching.sequences import build_train_sequences
-from hybridflow.control.carryover import CarriedGroup, build_requests, plan_all, read_carried, write_carried
-from hybridflow.control.gathering import Gathering
-from hybridflow.rollout import translate
+from hybridflow.control.group_assembly import GroupAssembly
+from hybridflow.control.partial_rollouts import build_requests, plan_all, read_partial_groups, write_partial_groups
+from hybridflow.rollout.engine.sglang_messages import append_to_partial
 from hybridflow.trainer.batch import pack_rank
 from hybridflow.types import *
 from hybridflow.wire import codec
 from hybridflow.wire.messages import Finished
 from hybridflow.wire.packed import ScoredPacked, pack_completion
-from megatron_ext.context_split import cut_micro_batch
+from megatron_ext.attention.context_split import cut_micro_batch
 
 PROMPT = Prompt(prompt_id="p", token_ids=[1, 2], data_source="s", ability="doc-qa", ground_truth="g")
 YES = Scored(value=1.0, rule="r", extracted="", why="")
@@ -91,21 +91,21 @@ def decode(ids, finish_reason, request):
             hints=Ragged.of([[i, i] for i in ids])),
         finish_reason=finish_reason, policy_version=0, prompt_tokens=2, cached_tokens=0)
     partial = request.partial(0)
-    whole = translate.append_to_partial(partial, now) if partial else now
+    whole = append_to_partial(partial, now) if partial else now
     frame = codec.encode(Finished("e", 1, pack_completion(whole)))
     (message,) = codec.decode_from_engine(bytes(frame))
     return ScoredPacked(message.packed, message.packed.num_bytes, YES, "w")
 
 
 plan = plan_all(build_requests("t0", [PROMPT], 1))
-first = Gathering(plan)
+first = GroupAssembly(plan)
 first.add(decode([3, 4], "abort", plan.requests[0]))
 (_, carried) = first.result()
 folder = Path(sys.argv[4])
-write_carried(carried, folder)
-(group,) = read_carried(folder)
+write_partial_groups(carried, folder)
+(group,) = read_partial_groups(folder)
 request = GroupRequest(group_id="t0-g0000", prompt=PROMPT, num_completions=1, partials=group.partials)
-second = Gathering(plan_all([request]))
+second = GroupAssembly(plan_all([request]))
 second.add(decode([5], "stop", request))
 ((group,), _) = second.result()
 rows = build_train_sequences([group], {"t0-g0000": [2.0]}, 0)

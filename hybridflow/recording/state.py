@@ -1,0 +1,93 @@
+"""What a run must remember to go on after it was stopped; saved with every checkpoint."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import msgspec
+
+from hybridflow.errors import CheckpointError
+from hybridflow.reading import Unreadable, read_json
+from hybridflow.recording.accuracy import Bounds
+
+
+class GroupCounts(msgspec.Struct, kw_only=True):
+    """Groups since the start of RL; `started` = `trained` + all `filtered` + `discarded` + those carried over."""
+
+    started: int = 0
+    trained: int = 0
+    filtered: dict[str, int] = {}
+    """Groups left out of training, by reason."""
+    discarded: int = 0
+    """Carried over and then thrown away as too old; their prompts were started anew."""
+
+
+class RunState(msgspec.Struct, kw_only=True):
+    """Progress and running totals. RL steps are numbered from 1; `rl_step` is the last one done."""
+
+    warmup_stages_done: int = 0
+    rl_step: int = 0
+    policy_version: int = 0
+    """Version of the present weights: the number of RL steps that have changed them."""
+    groups: GroupCounts = msgspec.field(default_factory=GroupCounts)
+    num_skipped_updates: int = 0
+    reward_means: list[float | None] = []
+    """Mean reward of each RL step, over all known verdicts, before filters; None where none was known."""
+    gap_sum: float = 0.0
+    """Sum of |old_logprobs - rollout_logprobs| over trained tokens."""
+    gap_tokens: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    rollout_events: dict[str, int] = {}
+    """Leases and engines lost and completions dropped, by name; evaluation not included."""
+    phase_seconds: dict[str, float] = {}
+    wall_s: float = 0.0
+    """Seconds of earlier processes of this run; the present one comes on top."""
+    eval_before: float | None = None
+    eval_latest: float | None = None
+    eval_bounds_before: Bounds | None = None
+    """What the first evaluation would be with its unknown verdicts as 0 and as 1, and how many they are."""
+    eval_bounds_latest: Bounds | None = None
+    num_unknown: int = 0
+    """Verdicts of training that stayed unknown."""
+    num_truncated: int = 0
+    """Completions that reached max_new_tokens."""
+    num_completions: int = 0
+    """Completions of training that have been decoded and judged."""
+    num_unanswered: int = 0
+    """Of these, the ones in which no answer was found, behind a mark such as "the answer is"."""
+    num_idle_steps: int = 0
+    """Steps since the last one that had a group to train on."""
+    overlong_sum: float = 0.0
+    """Sum of the overlong penalties of all completions of training."""
+    num_shaped: int = 0
+    """Completions that this is the sum of."""
+    judge: dict[str, float] = {}
+    """What the judge was asked, answered and cost, by name, evaluation included."""
+    peak_rss_gib: float = 0.0
+
+    @property
+    def last_recorded_step(self) -> int:
+        """Step whose metrics and evaluation are the last that count; -1 before the evaluation that precedes RL."""
+        return -1 if self.rl_step == 0 and self.eval_before is None else self.rl_step
+
+    @property
+    def logprob_gap_mean_abs(self) -> float:
+        """Mean per token, not-a-number before anything was trained on."""
+        return self.gap_sum / self.gap_tokens if self.gap_tokens else math.nan
+
+    def add_seconds(self, phase: str, seconds: float) -> None:
+        self.phase_seconds[phase] = self.phase_seconds.get(phase, 0.0) + seconds
+
+
+def write_state(state: RunState, path: Path) -> None:
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(state), indent=2))
+
+
+def read_state(path: Path) -> RunState:
+    """Raises CheckpointError if the file is missing or not a state."""
+    try:
+        return msgspec.convert(read_json(path), RunState)
+    except (OSError, Unreadable, msgspec.ValidationError) as error:
+        raise CheckpointError(f"{path}: not a readable run state: {error}") from error

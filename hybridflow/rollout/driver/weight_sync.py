@@ -1,0 +1,96 @@
+"""One set of weights into several engines: each bucket is made once and handed to all."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from hybridflow.cluster.workers import Call
+from hybridflow.errors import WeightSyncError
+from hybridflow.rollout.driver.engine_handle import EngineDiedError, EngineHandle
+from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
+from hybridflow.weights.manifest import TensorEntry
+
+MAX_UNDER_WAY = 2
+"""Buckets that an engine may be behind: the next is made while the last is loaded."""
+
+
+@dataclass
+class LoadResult:
+    """What came of handing weights to engines; each is in one of the two."""
+
+    confirmed: dict[str, list[TensorEntry]] = field(default_factory=dict)
+    """By engine: what it says it loaded."""
+    died: dict[str, str] = field(default_factory=dict)
+    """By engine: how that showed. The others were not held up by it for longer than its time limit."""
+
+
+class WeightSession:
+    """Hands buckets of `version` to `handles`, which must have started. Used once."""
+
+    def __init__(self, handles: list[EngineHandle], version: int, progress: Callable[[str], None]) -> None:
+        self._alive = {handle.name: handle for handle in handles}
+        self._version = version
+        self._progress = progress
+        self._result = LoadResult()
+
+    @property
+    def num_alive(self) -> int:
+        """Engines that take part, and have not died since."""
+        return len(self._alive)
+
+    def load(self, buckets: Iterable[Any]) -> LoadResult:
+        """Opens the session on every engine, passes references to buckets on as they come, and closes it.
+
+        A broadcast reaches all ranks of all engines in the order in which it is sent; so each ends before the next is
+        announced, which the sender gathers meanwhile.
+
+        Raises WeightSyncError for a tensor that changed on the way or an engine that confirms another version, and the
+        error of a train worker that broke off.
+        """
+        self._wait(self._call("begin_weights", self._version))
+        under_way: deque[dict[str, Call]] = deque()
+        number = 0
+        for bucket in buckets:
+            if isinstance(bucket, BroadcastGroup):
+                self._join(bucket)
+                continue
+            number += 1
+            under_way.append(self._call("load_bucket", bucket))
+            if len(under_way) == (1 if isinstance(bucket, Broadcast) else MAX_UNDER_WAY):
+                self._wait(under_way.popleft())
+            self._progress(f"weights version {self._version}: bucket {number} to {', '.join(self._alive)}")
+        while under_way:
+            self._wait(under_way.popleft())
+        for name, (confirmed, entries) in self._wait(self._call("end_weights")).items():
+            if confirmed != self._version:
+                raise WeightSyncError(f"{name} confirms weights version {confirmed}, {self._version} was sent")
+            self._result.confirmed[name] = entries
+        return self._result
+
+    def _join(self, group: BroadcastGroup) -> None:
+        """The sender is rank 0, the ranks of the engines follow in order; where none is left it is alone."""
+        each = (group.world_size - 1) // max(1, len(self._alive))
+        calls = {
+            name: handle.worker.call("join_group", group, 1 + place * each)
+            for place, (name, handle) in enumerate(self._alive.items())
+        }
+        self._wait(calls)
+
+    def _call(self, method: str, *args: Any) -> dict[str, Call]:
+        return {name: handle.worker.call(method, *args) for name, handle in self._alive.items()}
+
+    def _wait(self, calls: dict[str, Call]) -> dict[str, Any]:
+        """Results of the engines that are still there."""
+        results: dict[str, Any] = {}
+        for name, call in calls.items():
+            if name not in self._alive:
+                continue
+            try:
+                results[name] = self._alive[name].result(call)
+            except EngineDiedError as error:
+                self._result.died[name] = str(error)
+                del self._alive[name]
+        return results
