@@ -169,7 +169,6 @@ def _load_split(
             rows,
             tokenizer,
             config.data.max_prompt_tokens,
-            config.run.seed,
             overlong=config.data.overlong,
             questions=questions,
             row_arguments=registry.row_arguments,

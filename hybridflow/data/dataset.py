@@ -1,4 +1,4 @@
-"""Tokenised prompts and the order in which training takes them."""
+"""Tokenised prompts of a data set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from hybridflow.data.chat_encoding import encode_chat
 from hybridflow.data.row_reference import RowReference, hash_prompt
 from hybridflow.data.row_text import dump_row
 from hybridflow.data.schema import BadRow, Row
-from hybridflow.data.streams import draw_range
 from hybridflow.errors import DataError
 from hybridflow.types import Prompt
 
@@ -18,11 +17,7 @@ if TYPE_CHECKING:
 
 
 class PromptDataset:
-    """The prompts of one data set.
-
-    The order has no cursor: which prompts a step gets follows from (seed, step, num_prompts), so a run that resumes at
-    step k goes on exactly as one that was never stopped.
-    """
+    """The prompts of one data set, in file order; `hybridflow.curriculum` says in which order training takes them."""
 
     prompts: list[Prompt]
     """All prompts, in file order: the order of evaluation."""
@@ -41,7 +36,6 @@ class PromptDataset:
         rows: Sequence[Row | BadRow],
         tokenizer: PreTrainedTokenizerBase,
         max_prompt_tokens: int,
-        seed: int,
         overlong: Literal["error", "drop"] = "error",
         questions: Sequence[str] | None = None,
         row_arguments: frozenset[str] = frozenset(),
@@ -56,7 +50,6 @@ class PromptDataset:
         Raises DataError for a prompt above `max_prompt_tokens` (unless `overlong` is "drop"), and when none is left.
         """
         self.name = name
-        self.seed = seed
         self.prompts = []
         self.num_rows = len(rows)
         self.num_dropped = 0
@@ -101,11 +94,3 @@ class PromptDataset:
 
     def __len__(self) -> int:
         return len(self.prompts)
-
-    def prompts_from(self, first: int, num_prompts: int) -> list[Prompt]:
-        """The prompts at places `first`, `first` + 1, ... of the walk that steps take.
-
-        The walk goes through epochs, each a seeded permutation that has every prompt once; a step may span two epochs.
-        """
-        names = ("hybridflow.order", self.name, self.seed)
-        return [self.prompts[index] for index in draw_range(names, len(self.prompts), first, num_prompts)]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from hybridflow.curriculum.source import SavedSource
 from hybridflow.errors import CheckpointError
 from hybridflow.reading import Unreadable, read_json
 from hybridflow.recording.accuracy import Bounds
@@ -28,6 +29,8 @@ class RunState(msgspec.Struct, kw_only=True):
 
     warmup_stages_done: int = 0
     rl_step: int = 0
+    source: SavedSource | None = None
+    """State of the source of prompts; None in checkpoints of earlier versions, see `curriculum.source`."""
     policy_version: int = 0
     """Version of the present weights: the number of RL steps that have changed them."""
     groups: GroupCounts = msgspec.field(default_factory=GroupCounts)
@@ -66,6 +69,11 @@ class RunState(msgspec.Struct, kw_only=True):
     judge: dict[str, float] = {}
     """What the judge was asked, answered and cost, by name, evaluation included."""
     peak_rss_gib: float = 0.0
+
+    @property
+    def num_prompts_taken(self) -> int:
+        """Prompts that training has taken from its source: a discarded group's was started more than once."""
+        return self.groups.started - self.groups.discarded
 
     @property
     def last_recorded_step(self) -> int:

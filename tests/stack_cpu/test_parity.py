@@ -61,7 +61,7 @@ def stack(warm_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     config = load_config([ROOT / "configs/quickstart.toml"], overrides, Config)
     spec = SynthSpec(tier="easy", doc_tokens=64, num_records=8, num_train=NUM_PROMPTS, num_test=1)
     tokenizer = AutoTokenizer.from_pretrained(warm_model)
-    prompts = PromptDataset("parity", generate_rows(spec, "train", 5), tokenizer, 1000, seed=0).prompts
+    prompts = PromptDataset("parity", generate_rows(spec, "train", 5), tokenizer, 1000).prompts
     with System(config, warm_model, folder / "logs", note=lambda text: None) as system:
         with pytest.raises(RolloutError, match="no confirmed weights version"):
             generate(system, "early", prompts, 1, GREEDY)
