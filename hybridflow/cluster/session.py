@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray._raylet import (
@@ -111,8 +112,8 @@ class Slots:
         by_bundle = placement_group_table(self._group)["bundles_to_node_id"]
         nodes: list[str] = [by_bundle[index] for index in range(num_slots)]
         gpus, self.has_cuda = ask_nodes(nodes, self._in_bundle) if self.gpus_per_slot else ([0] * num_slots, False)
-        addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
-        places = [Place(node, addresses[node], gpu) for node, gpu in zip(nodes, gpus, strict=True)]
+        known = {node["NodeID"]: (node["NodeManagerAddress"], _store_bytes(node)) for node in ray.nodes()}
+        places = [Place(node, known[node][0], gpu, known[node][1]) for node, gpu in zip(nodes, gpus, strict=True)]
         self._bundles = order_bundles(places)
         self.places = [places[bundle] for bundle in self._bundles]
 
@@ -120,12 +121,22 @@ class Slots:
         """The node of each slot."""
         return [place.node for place in self.places]
 
+    @property
+    def on_one_node(self) -> bool:
+        """Whether all processes in slots see each other's memory."""
+        return len(set(self.nodes())) == 1
+
     def strategy(self, index: int) -> PlacementGroupSchedulingStrategy:
         """Scheduling strategy that puts an actor into slot `index`."""
         return self._in_bundle(self._bundles[index])
 
     def _in_bundle(self, bundle: int) -> PlacementGroupSchedulingStrategy:
         return PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
+
+
+def _store_bytes(node: Mapping[str, Any]) -> int:
+    """Size of the object store of a node that `ray.nodes` describes."""
+    return int(node["Resources"].get("object_store_memory", 0))
 
 
 def node_address(network: str = "") -> str | None:

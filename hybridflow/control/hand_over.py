@@ -68,7 +68,7 @@ class HandOver:
     Args:
         releases: Engines were opened so that they can release memory.
         offloads: The trainer leaves the device while engines decode.
-        released: What engines have given back already: bytes by release, None where nobody knows.
+        released: What engines have given back already: bytes by release.
     """
 
     def __init__(
@@ -78,15 +78,15 @@ class HandOver:
         *,
         releases: bool,
         offloads: bool,
-        released: Mapping[str, int | None] | None = None,
+        released: Mapping[str, int] | None = None,
     ) -> None:
         self._trainer = trainer
         self._rollout = rollout
         self._releases = releases
         self._offloads = offloads
-        self._released: dict[str, int | None] = dict(released or {})
+        self._released = dict(released or {})
         """By release: bytes that engines gave back and have not taken again."""
-        self._sizes: dict[str, int] = {}
+        self._sizes = dict(self._released)
         """By release: bytes that engines gave back last."""
         self._away: set[str] = set()
         """Parts of the trainer that are on the host."""
@@ -176,10 +176,8 @@ class HandOver:
             self._away |= set(going)
 
     def _gate_engines(self, gate: str, tag: str) -> None:
-        """Where it is not known how much engines take, their own allocator has the word, that once."""
-        size = self._released.get(tag)
-        if size is not None:
-            self._gate(gate, {"": size})
+        if tag in self._released:
+            self._gate(gate, {"": self._released[tag]})
 
     def _gate(self, gate: str, wanted: dict[str, int]) -> None:
         memory = self._trainer.memory()

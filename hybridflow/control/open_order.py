@@ -13,17 +13,20 @@ from hybridflow.control.hand_over import RELEASES
 from hybridflow.rollout.group import RolloutGroup
 
 
-def open_in_order(rollout: RolloutGroup, open_trainer: Callable[[], None], *, shared: bool) -> dict[str, int | None]:
+def open_in_order(rollout: RolloutGroup, open_trainer: Callable[[], None], *, shared: bool) -> dict[str, int]:
     """Waits for engines that have been launched, and for `open_trainer`.
 
-    Returns, by release, the bytes that engines gave back and have not taken again; None where only the device could
-    tell (CUDA), and nobody was there to ask.
+    Returns, by release, the bytes that engines gave back and have not taken again. With CUDA, where only the device
+    could tell and no train worker is there to ask, these are what SGLang says it took of it.
     """
     if not shared:
         open_trainer()
         rollout.wait_ready()
         return {}
     rollout.wait_ready()
-    released = {tags[0]: rollout.release(tags) for tags in RELEASES}
+    released: dict[str, int] = {}
+    for tags in RELEASES:
+        measured = rollout.release(tags)
+        released[tags[0]] = measured if measured is not None else rollout.taken_bytes(tags)
     open_trainer()
-    return {str(tag): size for tag, size in released.items()}
+    return released

@@ -63,7 +63,7 @@ class Run:
         started: float,
         timeline: Timeline | None = None,
         has_cuda: bool = False,
-        released: Mapping[str, int | None] | None = None,
+        released: Mapping[str, int] | None = None,
     ) -> None:
         """`started` is the monotonic time at which this process began to work on the run; `has_cuda`
         whether its workers compute on GPUs.

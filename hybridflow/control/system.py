@@ -20,7 +20,7 @@ from hybridflow.cluster.watchdog import Watchdog
 from hybridflow.cluster.workers import forget_workers
 from hybridflow.config.sections import Config
 from hybridflow.control.open_order import open_in_order
-from hybridflow.control.transport import Transport, choose_transport, num_slots
+from hybridflow.control.transport import Transport, choose_transport, num_slots, refuse_small_stores
 from hybridflow.environment import given_values
 from hybridflow.recording.timeline import Timeline
 from hybridflow.reward_service.group import RewardGroup
@@ -84,6 +84,8 @@ class System:
         slots = Slots(num_slots(config))
         self.has_cuda = slots.has_cuda
         transport = self._transport = choose_transport(config, hf_dir, slots.nodes(), slots.has_cuda)
+        if transport.name == "hf_buckets":
+            refuse_small_stores(config, hf_dir, slots.places)
         stream = self._stream = RewardStream(
             node_address(config.cluster.network),
             self._admit,

@@ -8,14 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hybridflow.cluster.bundles import Place
 from hybridflow.config.sections import Config
 from hybridflow.errors import ConfigError
 from hybridflow.trainer.layout import read_model, to_layout
+from hybridflow.weights.object_store import check_object_stores, largest_bucket
 from hybridflow.weights.reshard.placement import Engines
 from hybridflow.weights.reshard.planner import plan_reshard
 from hybridflow.weights.reshard.rollout_layout import RolloutLayout, check_cpu_layout
 from hybridflow.weights.reshard.schedule import build_schedule
 from hybridflow.weights.reshard.settings import ReshardSettings, ranks_per_machine
+from hybridflow.weights.reshard.train_layout import ranks_per_stage
 
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2}
 FOREIGN_LAYOUTS = (
@@ -82,6 +85,19 @@ def choose_transport(
             ) from error
         return Transport(None, f"exact resharding cannot serve this run: {error}")
     return Transport(settings, "it serves this model and these layouts")
+
+
+def refuse_small_stores(config: Config, hf_dir: str | Path, places: Sequence[Place]) -> None:
+    """For buckets of whole tensors: raises PlacementError where they go from node to node and a node's store is small.
+
+    `places` has the place of each slot.
+    """
+    if len({place.node for place in places}) == 1:
+        return
+    layout = to_layout(config.train.layout)
+    element_bytes = ELEMENT_BYTES[config.model.dtype]
+    largest = largest_bucket(read_model(hf_dir), element_bytes, int(config.rollout.weight_bucket_mib * 2**20))
+    check_object_stores(places, range(0, layout.world_size, ranks_per_stage(layout)), largest)
 
 
 def _slots_behind_trainer(config: Config) -> Engines:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from hybridflow.private_folder import PrivateFolder
 from hybridflow.rollout.arguments import leave_allocator_alone
 from hybridflow.rollout.cpu_platform.process_server import start_server
 from hybridflow.rollout.engine import SGLangEngine
+from hybridflow.rollout.engine_memory import reported_bytes
 from hybridflow.rollout.health import EngineStatus
 from hybridflow.rollout.private_ranks import keep_private
 from hybridflow.rollout.shard_loader import ShardLoader
@@ -41,6 +42,8 @@ class EngineFacts:
     """SGLang's own processes."""
     node_id: str
     kv_cache_tokens: int
+    taken_bytes: dict[MemoryTag, int] = field(default_factory=dict)
+    """What each rank took of its GPU; none on a CPU."""
 
 
 class RolloutWorker:
@@ -67,14 +70,14 @@ class RolloutWorker:
         self._folder = PrivateFolder()
         keep_private(self._folder.path)
         leave_allocator_alone(os.environ)
-        has_cuda = torch.cuda.is_available()
-        if not has_cuda:
+        self._has_cuda = torch.cuda.is_available()
+        if not self._has_cuda:
             start_server()
         self._engine = SGLangEngine(
             model_path, arguments, run_seed=run_seed, shards=shards, initial_version=initial_version
         )
         check_signed()
-        if has_cuda:
+        if self._has_cuda:
             self._engine.warm_up()  # not run on a GPU yet
         self._sender = CompletionSender(endpoint, engine_id)
 
@@ -83,11 +86,13 @@ class RolloutWorker:
         return os.getpid()
 
     def describe(self) -> EngineFacts:
+        usage = self._engine.memory_usage()
         return EngineFacts(
             pid=os.getpid(),
             child_pids=self._engine.child_pids(),
             node_id=ray.get_runtime_context().get_node_id(),
-            kv_cache_tokens=self._engine.kv_cache_tokens(),
+            kv_cache_tokens=int(usage["token_capacity"]),
+            taken_bytes=reported_bytes(usage) if self._has_cuda else {},
         )
 
     def status(self) -> EngineStatus:

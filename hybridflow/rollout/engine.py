@@ -301,10 +301,10 @@ class SGLangEngine:
         """Process ids of the scheduler and detokenizer."""
         return self._engine.get_all_child_pids()
 
-    def kv_cache_tokens(self) -> int:
-        """Size of the KV pool."""
+    def memory_usage(self) -> dict[str, Any]:
+        """As SGLang reports it: its first rank's GiB by use, and under "token_capacity" the size of the KV pool."""
         (state,) = self._run(self._tokenizer_manager.get_internal_state())
-        return int(state["memory_usage"]["token_capacity"])
+        return state["memory_usage"]
 
     def shutdown(self) -> None:
         """Ends SGLang's processes; the engine cannot be used afterwards."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,16 @@ import torch
 from hybridflow.cluster.processes import resident_bytes
 from hybridflow.errors import RolloutError
 from hybridflow.types import MemoryTag
+
+
+def reported_bytes(memory_usage: Mapping[str, Any]) -> dict[MemoryTag, int]:
+    """What SGLang says that a rank took of its device, of its `memory_usage` in GiB, rounded to 0.001."""
+    sizes: dict[MemoryTag, float] = {
+        "kv_cache": memory_usage["kvcache"],
+        "weights": memory_usage["weight"],
+        "cuda_graph": sum(memory_usage["graph"].values()),
+    }
+    return {tag: int(size * 2**30) for tag, size in sizes.items()}
 
 
 class EngineMemory:

@@ -282,13 +282,17 @@ class RolloutGroup:
     def release(self, tags: Sequence[MemoryTag]) -> int | None:
         """Every engine gives this memory back; returns the bytes, None where only the device can tell (CUDA).
 
-        An engine without weights serves nothing until `load_weights`. One that dies meanwhile, or is starting, has its
-        memory: it starts with all of it.
+        An engine without weights serves nothing until `load_weights`. One that dies meanwhile, or starts, has it all.
         """
         if "weights" in tags:
             self._close_all()
         freed: list[int | None] = self._call_all("release", list(tags))
         return None if any(one is None for one in freed) else sum(one or 0 for one in freed)
+
+    def taken_bytes(self, tags: Sequence[MemoryTag]) -> int:
+        """The most that a rank took of its GPU, as SGLang reports it; 0 on a CPU."""
+        taken = [member.facts.taken_bytes for member in self._members.values() if member.facts]
+        return max(sum(one.get(tag, 0) for tag in tags) for one in taken)
 
     def resume(self, tags: Sequence[MemoryTag]) -> None:
         """Every engine takes this memory again, where it was released."""

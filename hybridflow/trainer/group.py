@@ -171,7 +171,7 @@ class TrainerGroup(PolicyGroup):
         )
         self._config = config
         self._bucket_bytes = int(config.rollout.weight_bucket_mib * 2**20)
-        self._weights: WeightStream = HFBuckets(self.workers, self._bucket_bytes)
+        self._weights: WeightStream = HFBuckets(self.workers, self._bucket_bytes, shared=slots.on_one_node)
 
     def use_exact_shards(self, settings: ReshardSettings) -> None:
         """From now on `stream_weights` gives engines shards, cut for their ranks. To be called after `setup`."""

@@ -14,7 +14,6 @@ from typing import Any
 
 import ray
 
-from hybridflow.cluster.session import private_folder
 from hybridflow.cluster.workers import Worker, gather, stream
 from hybridflow.errors import WeightSyncError
 from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
@@ -23,12 +22,15 @@ from hybridflow.weights.reshard.shard_bucket import ShardBucket, ShardRound, che
 
 
 class HFBuckets:
-    """Buckets of whole tensors; on one machine by memory that it shares, and only between machines by Ray's store."""
+    """Buckets of whole tensors; on one node by memory that its processes share, and only between nodes by Ray's store.
 
-    def __init__(self, workers: list[Worker], bucket_bytes: int) -> None:
+    `shared` says that all workers and engines are on one.
+    """
+
+    def __init__(self, workers: list[Worker], bucket_bytes: int, *, shared: bool) -> None:
         self._workers = workers
         self._bucket_bytes = bucket_bytes
-        self._shared = private_folder() is not None
+        self._shared = shared
 
     def stream(self, version: int) -> Iterator[Any]:
         """References to weight buckets, as the ranks make them; every rank takes part, in rank order per stage."""
@@ -62,7 +64,7 @@ class Broadcasts(HFBuckets):
         num_receivers: Callable[[], int],
         verified: bool,
     ) -> None:
-        super().__init__(workers, bucket_bytes)
+        super().__init__(workers, bucket_bytes, shared=False)
         self._per_stage = len(workers) // num_stages
         self._num_receivers = num_receivers
         self._verified = verified

@@ -89,7 +89,7 @@ def test_memory_goes_and_comes_back_and_the_text_is_the_same(tmp_path: Path) -> 
         assert written(system, "e00001") == before
 
         over.to_trainer()
-        system.trainer._weights = HFBuckets(system.trainer.workers, 8 * MIB)
+        system.trainer._weights = HFBuckets(system.trainer.workers, 8 * MIB, shared=True)
         over.publish(2)
         assert written(system, "e00002") == before
 

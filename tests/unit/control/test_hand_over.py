@@ -195,17 +195,39 @@ def test_workers_of_one_device_share_what_is_free() -> None:
     assert PARTS == ("weights", "gradients", "optimizer")
 
 
-@pytest.mark.parametrize("sizes", [dict(ENGINES), {"kv_cache": None, "weights": None}])
-def test_engines_that_were_released_before_the_trainer_came_take_their_memory_at_the_first_publish(
-    sizes: dict[str, int | None],
-) -> None:
-    """With CUDA nobody could tell then how much that was."""
-    device = Device(total=1000 * MIB)
+def released_before(device: Device) -> HandOver:
+    """As engines are opened on CUDA: they have given all back, and SGLang said how much that was."""
     device.engine = {}
-    over = HandOver(device, device, releases=True, offloads=True, released=sizes)  # pyright: ignore[reportArgumentType]
+    return HandOver(device, device, releases=True, offloads=True, released=ENGINES)  # pyright: ignore[reportArgumentType]
+
+
+def test_engines_that_were_released_before_the_trainer_came_take_their_memory_at_the_first_publish() -> None:
+    device = Device(total=1000 * MIB)
+    over = released_before(device)
     over.to_trainer()
     assert device.events == [], "they have given all back already"
     over.publish(0)
     assert (device.trainer, device.engine) == ({}, ENGINES)
     over.to_trainer()
     assert device.events[-3:] == ["release kv_cache", "release weights cuda_graph", "bring weights gradients optimizer"]
+
+
+@pytest.mark.parametrize(
+    ("total_mib", "refused"),
+    [
+        (
+            sum(SIZES.values()) // MIB - 60 + 11,
+            r"engines take their weights back on gpu: 12 MiB are wanted, 11 MiB are",
+        ),
+        (
+            311,
+            r"engines take their KV pool back on gpu: 300 MiB are wanted, 299 MiB are free\. .*engines weights 12 MiB",
+        ),
+    ],
+)
+def test_the_first_publish_too_is_held_against_what_is_free(total_mib: int, refused: str) -> None:
+    device = Device(total=1000 * MIB)
+    over = released_before(device)
+    device.total = total_mib * MIB
+    with pytest.raises(PlacementError, match=refused):
+        over.publish(0)

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from hybridflow.cluster.bundles import Place
 from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
-from hybridflow.control.transport import choose_transport, num_slots
-from hybridflow.errors import ConfigError
+from hybridflow.control.transport import choose_transport, num_slots, refuse_small_stores
+from hybridflow.errors import ConfigError, PlacementError
 from hybridflow.weights.reshard.settings import engine_slots, ranks_per_machine
 
 ROOT = Path(__file__).parents[3]
@@ -137,3 +138,17 @@ def test_what_sglang_pads_on_a_cpu_is_refused(changes: dict[str, int], tp: int, 
     layout = "train.layout={dp=2}"
     with pytest.raises(ConfigError, match=rf"{message}.*rollout\.weight_transport = 'hf_buckets'"):
         choose_transport(config("rollout.weight_transport=exact", layout, f"rollout.tp_size={tp}"), tmp_path)
+
+
+def test_buckets_go_between_nodes_only_where_their_object_stores_hold_what_is_on_the_way() -> None:
+    """Pipeline stages 0 and 1 have two ranks each: ranks 0 and 2 send. Within a node no store is used."""
+
+    def places(nodes: str, *stores_mib: int) -> list[Place]:
+        stores = dict(zip(sorted(set(nodes)), stores_mib, strict=True))
+        return [Place(node, f"address {node}", store_bytes=stores[node] * 2**20) for node in nodes]
+
+    chosen = config("train.layout={tp=2,pp=2}", "rollout.weight_bucket_mib=8")
+    refuse_small_stores(chosen, TINY, places("aaaa", 1))
+    refuse_small_stores(chosen, TINY, places("aabb", 40, 40))
+    with pytest.raises(PlacementError, match=r"buckets of 8 MiB\. Node address b needs room for 5 of them"):
+        refuse_small_stores(chosen, TINY, places("aabb", 40, 39))
