@@ -31,7 +31,7 @@ class MissingVerdictsError(RewardError):
 
 
 def _begin_nothing(num_groups: int) -> list[GroupRequest]:
-    raise ProtocolError(f"the step rule asks for {num_groups} more groups, and no source of prompts belongs to the step")
+    raise ProtocolError(f"the step rule asks for {num_groups} more groups, and the step has no source of prompts")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridflow.config.sections import Config
+from hybridflow.control.build_run import Parts, Trackers, build_run
 from hybridflow.control.checkpoints import Checkpoints
 from hybridflow.control.prepare import Inputs, check_model, load_inputs, write_inputs
 from hybridflow.control.record_check import check_records, warmup_steps_done
@@ -18,6 +19,8 @@ from hybridflow.control.system import System
 from hybridflow.control.train_loop import RL, train
 from hybridflow.control.transport import Transport
 from hybridflow.control.warmup import stage_name
+from hybridflow.curriculum.build import Curriculum, build_curriculum
+from hybridflow.curriculum.source import PromptSource, restore_source
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.resources import PeakMemory
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet
@@ -48,7 +51,8 @@ def run_training(config: Config, folder: RunFolder, display: LiveDisplay, *, res
     inputs = load_inputs(config, folder.data if resume else None)
     with ExitStack() as stack:
         stack.enter_context(folder.held())
-        saved = _open_folder(config, folder, resume, display)
+        curriculum = build_curriculum(config, inputs.train)
+        saved = _open_folder(config, folder, resume, curriculum.source, display)
         for note in inputs.notes:
             display.note(note)
         hf_dir = write_inputs(config, inputs, folder)
@@ -59,7 +63,7 @@ def run_training(config: Config, folder: RunFolder, display: LiveDisplay, *, res
             _keep(folder, display)
         stages = [stage_name(stage) for stage in config.warmup.stages]
         display.plan([*stages, RL], ends_with_eval=config.eval.num_prompts > 0)
-        run = _build_run(config, folder, inputs, system, display, trackers, saved, started)
+        run = _build_run(config, folder, inputs, curriculum, system, display, trackers, saved, started)
         status = "failed"
         try:
             with system.watchdog.raising():
@@ -70,20 +74,23 @@ def run_training(config: Config, folder: RunFolder, display: LiveDisplay, *, res
             raise
         finally:
             run.state.peak_rss_gib = max(run.state.peak_rss_gib, memory.peak_gib)
-            summary = _summarise(run, status, system.transport, system.has_cuda)
+            summary = _summarise(run, inputs.counts, status, system.transport, system.has_cuda)
             write_summary(summary | describe_process(), folder.summary)
     display.close()
     display.summary(_table(summary, folder.path))
 
 
-def _open_folder(config: Config, folder: RunFolder, resume: bool, display: LiveDisplay) -> RunState | None:
-    """The state to continue from, or None for a new run."""
+def _open_folder(
+    config: Config, folder: RunFolder, resume: bool, source: PromptSource, display: LiveDisplay
+) -> RunState | None:
+    """The state to continue from, or None for a new run; `source` is set to what that holds of it."""
     if not resume:
         folder.create(config)
         return None
     latest = Checkpoints(folder.checkpoints, config.checkpoint.keep_last).latest()
     check_saved_weights(latest / WEIGHTS_FOLDER, read_model(config.model.path))
     state = read_state(latest / STATE_FILE)
+    restore_source(source, state.source, state.num_prompts_taken, latest / STATE_FILE)
     check_records(config, folder, state)
     folder.reopen(config)
     display.note(f"resuming from {latest}: {state.rl_step} RL steps done")
@@ -136,49 +143,51 @@ def _build_run(
     config: Config,
     folder: RunFolder,
     inputs: Inputs,
+    curriculum: Curriculum,
     system: System,
     display: LiveDisplay,
     trackers: _Trackers,
     saved: RunState | None,
     started: float,
 ) -> Run:
-    state, carried = RunState(), []
+    state, partial_groups = RunState(), []
     if saved is not None:
-        state, carried = Checkpoints(folder.checkpoints, config.checkpoint.keep_last).restore(system.trainer)
-    return Run(
+        state, partial_groups = Checkpoints(folder.checkpoints, config.checkpoint.keep_last).restore(system.trainer)
+    return build_run(
+        Parts(
+            trainer=system.trainer,
+            rollout=system.rollout,
+            stream=system.stream,
+            check_workers=system.check_workers,
+            watch=system.watchdog.phase,
+            moved=system.watchdog.moved,
+            timeline=system.timeline,
+            has_cuda=system.has_cuda,
+            released=system.released,
+        ),
         config=config,
         folder=folder,
         inputs=inputs,
-        trainer=system.trainer,
-        rollout=system.rollout,
-        stream=system.stream,
-        check_workers=system.check_workers,
-        watch=system.watchdog.phase,
-        moved=system.watchdog.moved,
-        timeline=system.timeline,
+        curriculum=curriculum,
         display=display,
-        trackers=trackers.steps,
-        warmup_tracker=trackers.warmup,
-        update_tracker=trackers.updates,
+        trackers=Trackers(trackers.steps, trackers.warmup, trackers.updates),
         state=state,
-        carried=carried,
+        partial_groups=partial_groups,
         started=started,
-        has_cuda=system.has_cuda,
-        released=system.released,
     )
 
 
-def _summarise(run: Run, status: str, transport: Transport, has_cuda: bool) -> dict[str, Any]:
+def _summarise(run: Run, data: dict[str, int], status: str, transport: Transport, has_cuda: bool) -> dict[str, Any]:
     return build_summary(
         run.state,
         status=status,
-        wall_s=run.wall_s,
+        wall_s=run.recorder.wall_s,
         seed=run.config.run.seed,
-        data=run.data_counts,
+        data=data,
         weight_transport={"used": transport.name, "reason": transport.reason},
         sampling_guarantee=sampling_guarantee(run.config.rollout, has_cuda),
-        num_carried=len(run.carried) if run.config.rollout.over_sampling > 1 else None,
-        judge=run.judge.summary(),
+        num_carried=len(run.groups.partial_groups) if run.config.rollout.over_sampling > 1 else None,
+        judge=run.recorder.judge.summary(),
     )
 
 

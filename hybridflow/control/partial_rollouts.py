@@ -8,9 +8,9 @@ others are carried over, as far as they are:
     step k + 1  ...
 
 So every prompt that was taken is either in the batch of a step or carried. A group of which any token would be older
-than `max_staleness` versions is discarded as a whole: its prompt begins again, in the same place, under an id of the new
-step, but with the seeds of its first begin. With fresh seeds a long completion would be drawn again and again until a
-short one ends in time, and the policy would see lengths that it did not choose.
+than `max_staleness` versions is discarded as a whole: its prompt begins again, in the same place, under an id of the
+new step, but with the seeds of its first begin. With fresh seeds a long completion would be drawn again and again until
+a short one ends in time, and the policy would see lengths that it did not choose.
 """
 
 from __future__ import annotations
@@ -110,9 +110,7 @@ def plan_all(requests: list[GroupRequest]) -> StepPlan:
     return StepPlan(requests, {}, len(requests), StepCounts(len(requests)))
 
 
-def build_requests(
-    prefix: str, prompts: Sequence[Prompt], num_completions: int, first: int = 0
-) -> list[GroupRequest]:
+def build_requests(prefix: str, prompts: Sequence[Prompt], num_completions: int, first: int = 0) -> list[GroupRequest]:
     """One group per prompt, with ids `<prefix>-g0000`, `<prefix>-g0001`, ..., or from `first` on."""
     return [
         GroupRequest(group_id=f"{prefix}-g{slot:04d}", prompt=prompt, num_completions=num_completions)

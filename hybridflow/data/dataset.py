@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from hybridflow.data.chat_encoding import encode_chat
@@ -94,3 +95,13 @@ class PromptDataset:
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """Prompts whose accuracy is measured under one name."""
+
+    name: str
+    prompts: list[Prompt]
+    unusable: dict[str, str] = field(default_factory=dict)
+    """Why a row has no prompt, by the id that its prompt would have: its verdict is unknown."""

@@ -16,8 +16,9 @@ import pytest
 
 from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
-from hybridflow.control.collect import build_requests, collect_groups
+from hybridflow.control.collect import collect_step
 from hybridflow.control.hand_over import HandOver
+from hybridflow.control.partial_rollouts import build_requests, plan_all
 from hybridflow.control.system import System
 from hybridflow.policy.init import write_policy
 from hybridflow.trainer.weight_streams import HFBuckets
@@ -49,8 +50,8 @@ def engine_memory(system: System) -> int:
 
 
 def written(system: System, prefix: str) -> list[list[int]]:
-    collected = collect_groups(
-        build_requests(prefix, PROMPTS, 1),
+    collected = collect_step(
+        plan_all(build_requests(prefix, PROMPTS, 1)),
         GREEDY,
         rollout=system.rollout,
         stream=system.stream,

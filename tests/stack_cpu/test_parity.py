@@ -22,7 +22,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
 from hybridflow.control.batch import plan_batch
-from hybridflow.control.collect import build_requests, collect_groups
+from hybridflow.control.collect import collect_step
+from hybridflow.control.partial_rollouts import build_requests, plan_all
 from hybridflow.control.publish import publish_weights
 from hybridflow.control.system import System
 from hybridflow.data.dataset import PromptDataset
@@ -82,8 +83,8 @@ def publish(system: System, version: int, folder: Path) -> None:
 
 
 def generate(system: System, prefix: str, prompts: list[Prompt], num: int, sampling: SamplingParams) -> Collected:
-    return collect_groups(
-        build_requests(prefix, prompts, num),
+    return collect_step(
+        plan_all(build_requests(prefix, prompts, num)),
         sampling,
         rollout=system.rollout,
         stream=system.stream,

@@ -76,7 +76,7 @@ def test_the_state_of_another_source_is_refused() -> None:
             restore_source(other, found, num_taken=0, path=Path("state.json"))
 
 
-@pytest.mark.parametrize("state", [{}, {"num_taken": -1}, {"num_taken": 1.0}, {"num_taken": True}, {"num_taken": 1, "x": 2}])
+@pytest.mark.parametrize("state", [{}, {"num_taken": -1}, {"num_taken": True}, {"num_taken": 1, "x": 2}])
 def test_a_state_that_is_none_is_refused(state: dict[str, Any]) -> None:
     saved = SavedSource(name="shuffled_epochs", state=state)
     with pytest.raises(CheckpointError, match=r"state.json: source.state: expected .*num_taken.*Remedy: "):

@@ -1,8 +1,39 @@
-"""Greedy accuracy on the test prompts, by the same engines, stream and verifiers as training."""
+"""Greedy accuracy on sets of prompts, by the same engines, stream and verifiers as training."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from hybridflow.control.collector import Collector
+from hybridflow.control.partial_rollouts import build_requests, plan_all
+from hybridflow.data.dataset import EvalSet
 from hybridflow.types import Completion, Group, Prompt, SamplingParams, ScoredCompletion, Unknown
+
+
+class Evaluation:
+    """Decodes the prompts of all sets in one go, without randomness.
+
+    Args:
+        sets: None of them: evaluation is off.
+        sampling: That of training.
+    """
+
+    def __init__(self, sets: Sequence[EvalSet], collector: Collector, sampling: SamplingParams) -> None:
+        self.sets = sets
+        self._collector = collector
+        self._sampling = greedy(sampling)
+
+    def collect(self, step: int, version: int) -> dict[str, list[Group]]:
+        """By name of each set: a group of one completion per prompt, then one per row that has no prompt."""
+        prefix = f"e{step:05d}"
+        prompts = [prompt for one in self.sets for prompt in one.prompts]
+        plan = plan_all(build_requests(prefix, prompts, 1))
+        decoded = self._collector.collect("eval", step, plan, self._sampling).groups
+        found: dict[str, list[Group]] = {}
+        for one in self.sets:
+            own, decoded = decoded[: len(one.prompts)], decoded[len(one.prompts) :]
+            found[one.name] = own + build_unknown_groups(prefix, one.unusable, version)
+        return found
 
 
 def greedy(sampling: SamplingParams) -> SamplingParams:

@@ -18,7 +18,7 @@ MIN_ASKED_UNKNOWN = 8
 NUM_EXAMPLES = 3
 
 
-class UnknownGuard:
+class VerdictGuard:
     """Counts the last `WINDOW` verdicts of a run, and the last `WINDOW` of those that a judge was asked for.
 
     Unknown verdicts are in no statistics, and they are not a sample of all: only answers that the rule thought wrong go
