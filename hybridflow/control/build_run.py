@@ -13,7 +13,6 @@ from hybridflow.control.checkpoints import Checkpoints
 from hybridflow.control.collector import Collector
 from hybridflow.control.evaluation import Evaluation
 from hybridflow.control.gate import check_engines, check_later_gap
-from hybridflow.control.hand_over import HandOver, offloads_while_decoding
 from hybridflow.control.prepare import Inputs
 from hybridflow.control.run import Run
 from hybridflow.control.run_folder import RunFolder
@@ -30,7 +29,8 @@ from hybridflow.recording.records import CompletionRecord
 from hybridflow.recording.sinks import Display, Files, Metrics, Totals
 from hybridflow.recording.state import RunState
 from hybridflow.recording.timeline import Timeline, TimelineRecord
-from hybridflow.rollout.arguments import releases_memory
+from hybridflow.rollout.engine.arguments import releases_memory
+from hybridflow.runtime.colocation import Colocation, offloads_while_decoding
 from hybridflow.types import PartialGroup, SamplingParams
 
 
@@ -81,14 +81,14 @@ def build_run(
     `started` is the monotonic time at which this process began to work on the run.
     """
     trainer = parts.trainer
-    hand_over = _build_hand_over(config, parts)
+    colocation = _build_colocation(config, parts)
     sinks = [Totals(state), _open_files(folder, inputs), Metrics(trackers.steps, trackers.updates), Display(display)]
     recorder = Recorder(
         sinks,
         rollout=config.rollout,
         judge=JudgeTotals(state.judge),
         timeline=parts.timeline,
-        meters=[parts.stream.take_metrics, hand_over.take_metrics],
+        meters=[parts.stream.take_metrics, colocation.take_metrics],
         watch=parts.watch,
         moved=parts.moved,
         started=started,
@@ -108,7 +108,7 @@ def build_run(
         state=state,
         folder=folder,
         trainer=trainer,
-        hand_over=hand_over,
+        colocation=colocation,
         groups=TrainGroups(config, curriculum, collector, sampling, partial_groups),
         evaluation=Evaluation(inputs.eval_sets, collector, sampling),
         recorder=recorder,
@@ -120,7 +120,7 @@ def build_run(
             inputs.prompts,
             collector=collector,
             trainer=trainer,
-            hand_over=hand_over,
+            colocation=colocation,
             recorder=recorder,
         ),
         check_metrics=lambda step, metrics: check_later_gap(metrics.get("policy/logprob_gap", math.nan), config, step),
@@ -146,8 +146,8 @@ def _open_files(folder: RunFolder, inputs: Inputs) -> Files:
     )
 
 
-def _build_hand_over(config: Config, parts: Parts) -> HandOver:
-    return HandOver(
+def _build_colocation(config: Config, parts: Parts) -> Colocation:
+    return Colocation(
         parts.trainer,
         parts.rollout,
         releases=releases_memory(config.rollout, parts.has_cuda),

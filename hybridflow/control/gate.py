@@ -18,11 +18,11 @@ import msgspec
 from hybridflow.batching.microbatch import plan_micro_batches
 from hybridflow.config.sections import Config
 from hybridflow.control.collector import Collector
-from hybridflow.control.hand_over import HandOver
 from hybridflow.control.partial_rollouts import plan_all
 from hybridflow.errors import ModelMismatchError
 from hybridflow.protocols import Trainer
 from hybridflow.recording.recorder import Recorder
+from hybridflow.runtime.colocation import Colocation
 from hybridflow.trainer.layout import read_model
 from hybridflow.types import Completion, Group, GroupRequest, Prompt, SamplingParams, TrainBatch, TrainSequence
 from megatron_ext.hf.config import HFConfig
@@ -51,7 +51,7 @@ def check_engines(
     *,
     collector: Collector,
     trainer: Trainer,
-    hand_over: HandOver,
+    colocation: Colocation,
     recorder: Recorder,
 ) -> None:
     """Raises ModelMismatchError unless trainer and engines give the tokens of a text the same log-probabilities.
@@ -63,7 +63,7 @@ def check_engines(
     with recorder.phase("gate"):
         requests = gate_requests(prompts, config, hf_config)
         groups = collector.decode(plan_all(requests), gate_sampling(config)).groups
-        with hand_over.trainer_present():
+        with colocation.trainer_present():
             logprobs = trainer.logprobs(build_gate_batch(groups, config), config.rollout.temperature)
         result = check_gate(groups, logprobs, config, hf_config)
     recorder.note(

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from hybridflow.config.sections import Config
 from hybridflow.control.checkpoints import Checkpoints
 from hybridflow.control.evaluation import Evaluation
-from hybridflow.control.hand_over import HandOver
 from hybridflow.control.run_folder import RunFolder
 from hybridflow.control.train_groups import TrainGroups
 from hybridflow.protocols import Trainer
 from hybridflow.recording.recorder import Recorder
 from hybridflow.recording.state import RunState
+from hybridflow.runtime.colocation import Colocation
 
 
 @dataclass(kw_only=True)
@@ -24,7 +24,7 @@ class Run:
     state: RunState
     folder: RunFolder
     trainer: Trainer
-    hand_over: HandOver
+    colocation: Colocation
     """Who has the device, and with which weights engines decode."""
     groups: TrainGroups
     evaluation: Evaluation
@@ -45,14 +45,14 @@ class Run:
 
     def hand_to_trainer(self) -> None:
         """Gives the trainer the device, where it is shared in time; engines serve nothing until `publish`."""
-        if self.hand_over.is_shared:
+        if self.colocation.is_shared:
             with self.recorder.phase("hand_over"):
-                self.hand_over.to_trainer()
+                self.colocation.to_trainer()
 
     def publish(self) -> None:
         """Gives the engines the present weights under the present version, and the device."""
         with self.recorder.phase("sync"):
-            self.hand_over.publish(self.state.policy_version)
+            self.colocation.sync_weights(self.state.policy_version)
 
     def evaluate_before(self) -> None:
         """Measures what RL starts from: once, and never on weights that RL has changed."""
@@ -72,7 +72,7 @@ class Run:
 
     def checkpoint(self) -> None:
         """Saves weights, optimizer and state in one piece."""
-        with self.recorder.phase("checkpoint"), self.hand_over.trainer_present():
+        with self.recorder.phase("checkpoint"), self.colocation.trainer_present():
             self.state.wall_s = self.recorder.wall_s
             self.state.source = self.groups.save_source()
             self.checkpoints.save(self.trainer, self.state, self.groups.partial_groups)
@@ -80,7 +80,7 @@ class Run:
     def export(self) -> None:
         """Writes the final policy as a Hugging Face directory, once the last checkpoint is on the disk."""
         self.checkpoints.finish(self.trainer)
-        with self.recorder.phase("export"), self.hand_over.trainer_present():
+        with self.recorder.phase("export"), self.colocation.trainer_present():
             self.trainer.save_hf(self.folder.hf_export)
 
     def _evaluate(self) -> None:

@@ -12,7 +12,7 @@ from hybridflow.config.sections import TrainSection
 from hybridflow.control.batch import build_batch
 from hybridflow.control.run import Run
 from hybridflow.types import UpdateReport
-from megatron_ext.lr import LRSchedule, learning_rate
+from megatron_ext.optimizer.lr import LRSchedule, learning_rate
 
 RL = "RL"
 """The stage after the warm-up, as the display names it."""

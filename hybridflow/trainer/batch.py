@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from hybridflow.types import TrainBatch, TrainSequence
-from megatron_ext.packing import MicroBatch, PackInput, pack_sequences
+from megatron_ext.packing.micro_batch import MicroBatch, PackInput, pack_sequences
 
 
 def pack_rank(

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from hybridflow.algorithms.losses import policy_loss
 from hybridflow.algorithms.mismatch import largest_gap, mismatch_sums, ratio_sums
-from megatron_ext.packing import MicroBatch
-from megatron_ext.sums import LossSums
+from megatron_ext.packing.micro_batch import MicroBatch
+from megatron_ext.packing.sums import LossSums
 
 
 def sft_objective(logprobs_N: Tensor, entropy_N: Tensor | None, micro_batch: MicroBatch) -> LossSums:

@@ -38,12 +38,12 @@ from hybridflow.batching.microbatch import plan_micro_batches
 from hybridflow.config.sections import AlgorithmSection
 from hybridflow.trainer.policy_update import update_policy
 from hybridflow.types import TrainBatch, TrainSequence
-from megatron_ext.layout import Layout
-from megatron_ext.optimizer import OptimizerOptions
-from megatron_ext.packing import MicroBatch, PackInput, pack_sequences
+from megatron_ext.optimizer.optimizer import OptimizerOptions
+from megatron_ext.packing.micro_batch import MicroBatch, PackInput, pack_sequences
+from megatron_ext.packing.sums import LossSums
+from megatron_ext.parallel.layout import Layout
+from megatron_ext.parallel.topology import init_distributed, shutdown_distributed
 from megatron_ext.policy import MegatronPolicy
-from megatron_ext.sums import LossSums
-from megatron_ext.topology import init_distributed, shutdown_distributed
 from tests.dist_cpu.launch import free_port
 
 LR = 1e-4

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from megatron_ext.attention_kernels import attend_causal
-from megatron_ext.context_split import cut_micro_batch, gathered_order, rank_order
-from megatron_ext.layout import Layout, padded_length
-from megatron_ext.packing import PackInput, pack_sequences
+from megatron_ext.attention.context_split import cut_micro_batch, gathered_order, rank_order
+from megatron_ext.attention.kernels import attend_causal
+from megatron_ext.packing.micro_batch import PackInput, pack_sequences
+from megatron_ext.parallel.layout import Layout, padded_length
 from tests.dist_cpu import kernel_programs
 from tests.dist_cpu.launch import run_ranks
 from tests.dist_cpu.tiny_models import make_rows

@@ -39,7 +39,7 @@ def test_who_broadcasts_allocates_as_sglang_does_and_the_configuration_has_the_l
     recorded = Recorded()
     monkeypatch.setattr(group, "ray", SimpleNamespace(remote=lambda **_: recorded))
     monkeypatch.setattr(group, "identify", lambda name, *_, **__: name)
-    slots = SimpleNamespace(gpus_per_slot=0, strategy=lambda index: index)
+    slots = SimpleNamespace(gpus_per_slot=0, strategy=lambda index: index, on_one_node=True)
     for settings, threads in ([], "1"), (["cluster.environment.OMP_NUM_THREADS=7"], "7"):
         config = load_config([ROOT / "configs/quickstart.toml"], ["train.num_threads=1", *settings], Config)
         group.TrainerGroup(config, slots, tmp_path, broadcasts=broadcasts)  # pyright: ignore[reportArgumentType]
