@@ -36,7 +36,7 @@ def _begin_nothing(num_groups: int) -> list[GroupRequest]:
 
 @dataclass(frozen=True)
 class Refill:
-    """What ends a step, and what takes the place of groups that do not count."""
+    """Step rule, and the source of groups in place of those that it does not count."""
 
     rule: StepRule = field(default_factory=EveryCompleteGroup)
     begin: Callable[[int], list[GroupRequest]] = _begin_nothing

@@ -37,7 +37,7 @@ class Evaluation:
 
 
 def greedy(sampling: SamplingParams) -> SamplingParams:
-    """The same stop conditions, without randomness."""
+    """Sampling without randomness, under the same stop conditions."""
     return SamplingParams(
         temperature=0.0,
         max_new_tokens=sampling.max_new_tokens,

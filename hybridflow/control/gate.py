@@ -38,7 +38,7 @@ PLAIN, STRETCHED = "p", "s"
 
 @dataclass(frozen=True)
 class GateResult:
-    """What was compared."""
+    """Result of the comparison of trainer and engines."""
 
     gap: float
     """Largest of the texts' means of |trainer - engine| per token."""

@@ -76,7 +76,7 @@ class GroupAssembly:
 
     @property
     def requests(self) -> list[GroupRequest]:
-        """What engines have to be asked for."""
+        """Requests for engines: groups of which members are awaited."""
         return [group.request for group in self._groups.values() if group.awaited]
 
     @property
@@ -119,7 +119,7 @@ class GroupAssembly:
             )
 
     def drop(self, completion_ids: Iterable[str]) -> None:
-        """These were not begun, and will not come."""
+        """Takes away completions that no engine had begun; they will not come."""
         for completion_id in completion_ids:
             self._take(completion_id)
 

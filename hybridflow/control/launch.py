@@ -83,7 +83,7 @@ def _find_saved(config: Config, folder: RunFolder, source: PromptSource) -> Save
 
 
 def _forget_later_steps(folder: RunFolder, saved: RunState | None) -> None:
-    """Of a run that is resumed: steps after its checkpoint are done again."""
+    """Cuts the records behind the checkpoint of a resumed run: later steps are done again."""
     if saved is not None:
         CompletionRecord(folder.completions).truncate_after(saved.rl_step)
         TimelineRecord(folder.timeline).truncate_after(saved.rl_step)

@@ -33,7 +33,7 @@ PARTIAL_GROUPS_FILE = "carried.msgpack"
 
 @dataclass(frozen=True)
 class StepPlan:
-    """What a step asks for."""
+    """Requests of a step, and when it has enough."""
 
     requests: list[GroupRequest]
     """In the order in which groups are trained on, where more are complete than needed."""
@@ -136,13 +136,13 @@ def _decode_member(_: type, fields: dict[str, Any]) -> ScoredCompletion:
 
 
 def write_partial_groups(carried: Sequence[PartialGroup], folder: Path) -> None:
-    """Puts them into a checkpoint."""
+    """Puts partial groups into a checkpoint."""
     if carried:
         (folder / PARTIAL_GROUPS_FILE).write_bytes(msgspec.msgpack.encode(list(carried), enc_hook=_encode_member))
 
 
 def read_partial_groups(folder: Path) -> list[PartialGroup]:
-    """Those of a checkpoint. Raises CheckpointError if the file cannot be read."""
+    """Partial groups of a checkpoint. Raises CheckpointError if the file cannot be read."""
     path = folder / PARTIAL_GROUPS_FILE
     if not path.exists():
         return []

@@ -1,4 +1,4 @@
-"""All that can be checked and made before an actor starts: data, tokenizer, policy, and whether they fit each other.
+"""Preparation before any actor starts: data, tokenizer, policy, and whether they fit each other.
 
 `check_model` and `load_inputs` only read, so that a mistake is found before the folder of an earlier run is moved;
 `write_inputs` then puts what was generated into the new folder.
@@ -59,7 +59,7 @@ class Inputs:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of the run's accuracy must know of its data."""
+        """Notes on the data that a reader of the run's accuracy must know."""
         counts = self.counts
         notes = [
             f"{counts[f'{split}_rows_dropped']} of {counts[f'{split}_rows']} {split} rows are left out: their prompts "

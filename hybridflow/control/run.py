@@ -18,7 +18,7 @@ from hybridflow.runtime.colocation import Colocation
 
 @dataclass(kw_only=True)
 class Run:
-    """What the loop works with; `build_run` puts it together."""
+    """Parts and state of a run in progress; `build_run` puts them together."""
 
     config: Config
     state: RunState

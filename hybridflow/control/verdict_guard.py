@@ -1,4 +1,4 @@
-"""Stops a run whose verdicts stay unknown, and says which verifier or judge is ill."""
+"""Verdict guard: stops a run whose verdicts stay unknown, and says which verifier or judge is ill."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class VerdictGuard:
 
 
 def was_judge_asked(verdict: Verdict) -> bool:
-    """Whether the rule left it to a judge, whatever that said."""
+    """True where the rule left the verdict to a judge, whatever that said."""
     return verdict.judge_report is not None or (isinstance(verdict, Scored) and bool(verdict.judge_vote))
 
 
@@ -85,7 +85,7 @@ def _read(member: ScoredCompletion, prompt: Prompt) -> _Unknown | None:
 
 
 def _name_of(verdict: Unknown, prompt: Prompt) -> str:
-    """Who did not say: the model judge, where it was asked; else the rule, or that of this kind of row."""
+    """Names who reached no verdict: the model judge, where it was asked; else the rule, or that of this kind of row."""
     if verdict.judge_report is not None:
         endpoints = ", ".join(f"{url} {state}" for url, state in verdict.judge_report.endpoints.items())
         return f"model judge ({endpoints})"

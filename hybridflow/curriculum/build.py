@@ -13,7 +13,7 @@ from hybridflow.data.dataset import PromptDataset
 
 @dataclass(frozen=True)
 class Curriculum:
-    """Which prompts a run trains on, in which order, and when a step has enough of them."""
+    """Source of prompts and step rule of a run."""
 
     source: PromptSource
     rule: StepRule

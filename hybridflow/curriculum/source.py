@@ -35,7 +35,7 @@ class PromptSource(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """All that decides what comes next, as JSON values."""
+        """State that decides what comes next, as JSON values."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

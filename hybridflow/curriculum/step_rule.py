@@ -35,7 +35,7 @@ class StepRule(Protocol):
     """Decides when a step has enough groups."""
 
     def counts(self, group: Group) -> bool:
-        """Whether a complete group is one of those that the step needs."""
+        """True for a complete group that is one of those that the step needs."""
         ...
 
     def num_more(self, progress: Progress) -> int:

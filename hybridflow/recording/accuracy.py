@@ -11,7 +11,7 @@ from hybridflow.types import Group, Scored
 
 
 class Bounds(msgspec.Struct, frozen=True):
-    """Between what the mean reward lies, whatever the unknown verdicts would have been."""
+    """Bounds of the mean reward, whatever the unknown verdicts would have been."""
 
     low: float
     """With each unknown as 0."""

@@ -87,7 +87,7 @@ class Recorder:
             self._timeline.add(name, started, ended)
 
     def begin_step(self, step: int) -> None:
-        """What is timed from here on counts for this step."""
+        """Counts all that is timed from here on for this step."""
         self._step_seconds = {}
         self._timeline.begin_step()
         set_step(step)

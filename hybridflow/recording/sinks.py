@@ -21,7 +21,7 @@ Stage = Literal["train", "eval"]
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What a training step did."""
+    """Record of a training step."""
 
     step: int
     collected: Collected
@@ -33,7 +33,7 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class EvalRecord:
-    """What an evaluation found, by the name of its set."""
+    """Record of an evaluation, by name of each set."""
 
     step: int
     groups: Mapping[str, list[Group]]
@@ -115,7 +115,7 @@ class Metrics(Sink):
 
 
 class Display(Sink):
-    """What a user watches."""
+    """Live display of a run."""
 
     def __init__(self, display: LiveDisplay) -> None:
         self._display = display

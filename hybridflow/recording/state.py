@@ -1,4 +1,4 @@
-"""What a run must remember to go on after it was stopped; saved with every checkpoint."""
+"""State of a run: progress and totals, saved with every checkpoint, from which a stopped run goes on."""
 
 from __future__ import annotations
 
