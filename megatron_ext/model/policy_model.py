@@ -124,7 +124,9 @@ def build_model(
         norm=NORMS[kernels.library],
     )
     take_weight_gradients(kernels.library)
-    config = transformer_config(hf_config, layout, dtype, fuse_weight_gradients=kernels.fuses_weight_gradients)
+    config = transformer_config(
+        hf_config, layout, dtype, topology.computes_on, fuse_weight_gradients=kernels.fuses_weight_gradients
+    )
     stages = [None] if layout.vpp == 1 else range(layout.vpp)
     return [_build_chunk(hf_config, config, layout, topology, layer, vp_stage) for vp_stage in stages]
 

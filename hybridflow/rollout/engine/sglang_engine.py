@@ -43,6 +43,7 @@ from hybridflow.weights.manifest import Bucket, TensorEntry
 from hybridflow.weights.reshard.shard_bucket import ShardRound
 from hybridflow.weights.shared_buckets import SharedBucket
 from hybridflow.wire.messages import build_completion_id
+from megatron_ext.platform.device import Device
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ class SGLangEngine:
         run_seed: enters every completion's seed.
         initial_version: confirms the weights of `model_path` under this version; otherwise they have to be published.
         shards: the engine's end of exact resharding.
+        device: what its ranks compute on.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class SGLangEngine:
         *,
         run_seed: int,
         shards: ShardLoader,
+        device: Device,
         initial_version: int | None = None,
     ) -> None:
         from sglang.srt.entrypoints.engine import Engine
@@ -109,8 +112,8 @@ class SGLangEngine:
         self._thread = threading.Thread(target=self._loop.run_forever, name="sglang-loop", daemon=True)
         self._thread.start()
         api = WeightApi(self._tokenizer_manager, io_struct, sglang_version, self._run)
-        self._weights = EngineWeights(api, shards, self._engine.server_args.tp_size)
-        self._memory = EngineMemory(self._engine, self._run)
+        self._weights = EngineWeights(api, shards, self._engine.server_args.tp_size, device)
+        self._memory = EngineMemory(self._engine, self._run, device)
         self._version = initial_version
         # Completions are handed over in a thread of their own: it is held back while rewards lag, and the loop is not.
         self._handing_over = ThreadPoolExecutor(max_workers=1, thread_name_prefix="deliver")
