@@ -134,7 +134,7 @@ def build_sampling(config: Config) -> SamplingParams:
         top_p=config.rollout.top_p,
         max_new_tokens=config.rollout.max_new_tokens,
         stop=config.rollout.stop,
-        returns_support=config.rollout.top_p < 1,
+        returns_sampling_mask=config.rollout.top_p < 1,
     )
 
 

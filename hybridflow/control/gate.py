@@ -24,7 +24,16 @@ from hybridflow.protocols import Trainer
 from hybridflow.recording.recorder import Recorder
 from hybridflow.runtime.colocation import Colocation
 from hybridflow.trainer.layout import read_model
-from hybridflow.types import Completion, Group, GroupRequest, Prompt, SamplingParams, TrainBatch, TrainSequence
+from hybridflow.types import (
+    Completion,
+    Group,
+    GroupRequest,
+    Prompt,
+    SamplingParams,
+    TokenColumns,
+    TrainBatch,
+    TrainSequence,
+)
 from megatron_ext.hf.config import HFConfig
 
 NEW_TOKENS = 16
@@ -114,8 +123,8 @@ def build_gate_batch(groups: Sequence[Group], config: Config) -> TrainBatch:
         TrainSequence(
             sequence_id=completion.completion_id,
             prompt_token_ids=group.prompt.token_ids,
-            response_token_ids=completion.token_ids,
-            loss_mask=[1] * len(completion.token_ids),
+            response=TokenColumns(ids=completion.tokens.ids),
+            loss_mask=[1] * len(completion.tokens),
         )
         for group, completion in zip(groups, completions, strict=True)
     ]
@@ -138,7 +147,7 @@ def check_gate(
     gaps: dict[str, float] = {}
     num_tokens = 0
     for group, of_trainer in zip(groups, logprobs, strict=True):
-        of_engine = _completion(group).rollout_logprobs
+        of_engine = _completion(group).tokens.rollout_logprobs
         num_tokens += len(of_engine)
         pairs = zip(of_trainer, of_engine, strict=True)
         gap = sum(abs(mine - theirs) for mine, theirs in pairs) / len(of_engine) if of_engine else math.nan
