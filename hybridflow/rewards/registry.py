@@ -16,26 +16,25 @@ wrong one may hold the right one ("High Court of Oslo" for "Oslo").
 Source: the dispatch of QwenLong-L1 by substring of data_source (recipe section 4); `ability` is added so that other
 data sets need no special name. `compat = "qwenlong_l1"` puts the released rules in place of the built-in ones.
 
-`[[reward.functions]]` takes the place of this table with functions that judge every row (`functions.py`). How a
+`[[reward.functions]]` takes the place of this table with functions that judge every row (`several.py`). How a
 verifier of one's own is called, and what it returns: `own_function.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from importlib.metadata import entry_points
 
 from hybridflow.config.reward_sections import THINKING_TAGS, FunctionSection, RewardSection, RulesSection
 from hybridflow.errors import ConfigError
 from hybridflow.rewards.find_function import find_function
-from hybridflow.rewards.functions import RULE_CALL, Weighted, verify_all
 from hybridflow.rewards.own_function import OwnFunction
 from hybridflow.rewards.rules import qwenlong_l1
 from hybridflow.rewards.rules.docmath import verify_docmath
 from hybridflow.rewards.rules.docqa import verify_docqa, verify_docqa_exact
 from hybridflow.rewards.rules.multiple_choice import verify_multiple_choice
-from hybridflow.rewards.rules.several_golds import verify_any
+from hybridflow.rewards.several import RULE_CALL, Weighted, verify_all, verify_any
 from hybridflow.types import ScoreRequest, Unknown, Verdict
 
 Verifier = Callable[[str, str], Verdict]
@@ -124,7 +123,7 @@ class Registry:
         return is_asked and not isinstance(self.choose(data_source, ability), OwnFunction)
 
     def name_of(self, data_source: str, ability: str) -> str:
-        """What judges such rows, for a reader."""
+        """The verifiers of such rows, for a reader."""
         chosen = self.choose(data_source, ability)
         if isinstance(chosen, OwnFunction):
             name = f"the verifier {chosen.name}"
@@ -140,7 +139,7 @@ class Registry:
         return verify_all(self._functions, request) if self._functions else self.verify_by_rule(request)
 
     def verify_by_rule(self, request: ScoreRequest) -> Verdict:
-        """The same of the verifier that data source and ability choose."""
+        """The verdict of the verifier that data source and ability choose."""
         return _call(self.choose(request.data_source, request.ability), request)
 
     def find_gold_problem(self, data_source: str, ability: str, golds: Sequence[str]) -> str:
@@ -156,7 +155,7 @@ class Registry:
 
     @property
     def row_arguments(self) -> frozenset[str]:
-        """What of a row its verifiers take beside the rest: `prompt`, `extra_info`."""
+        """Parts of a row that its verifiers take beside the rest: `prompt`, `extra_info`."""
         return frozenset[str]().union(*(own.row_arguments for own in self._own))
 
     def _weigh(self, number: int, section: FunctionSection) -> Weighted:
@@ -199,21 +198,6 @@ def _call_once(verifier: Verifier | OwnFunction, request: ScoreRequest) -> Verdi
 def build_registry(section: RewardSection) -> Registry:
     """The verifiers that `[reward]` names. ConfigError as `Registry`."""
     return Registry(section.rules, section.functions, section.module_folders)
-
-
-@cache
-def _default_registry() -> Registry:
-    return Registry(RulesSection())
-
-
-def choose_verifier(data_source: str, ability: str) -> Verifier | OwnFunction:
-    """What a run without `[reward.rules]` chooses."""
-    return _default_registry().choose(data_source, ability)
-
-
-def verify(request: ScoreRequest) -> Verdict:
-    """What a run without `[reward.rules]` says."""
-    return _default_registry().verify(request)
 
 
 def _build(section: RulesSection) -> dict[str, Verifier]:

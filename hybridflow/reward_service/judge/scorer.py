@@ -27,9 +27,8 @@ from hybridflow.reward_service.judge.client import JudgeClient
 from hybridflow.reward_service.sandbox.process_scorer import ProcessScorer
 from hybridflow.reward_service.sandbox.protocol import Setup
 from hybridflow.reward_service.scorer import Scorer
-from hybridflow.rewards.hybrid import combine, find_prediction
 from hybridflow.rewards.judge_question import NO_QUESTION
-from hybridflow.rewards.rules.several_golds import told_to_judge
+from hybridflow.rewards.judge_verdict import combine, find_prediction, told_to_judge
 from hybridflow.rewards.text.thinking import Tags
 from hybridflow.types import JudgeReport, Scored, ScoreRequest, Unknown, Verdict
 

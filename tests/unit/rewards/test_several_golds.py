@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from hybridflow.rewards.registry import verify
-from hybridflow.rewards.rules.several_golds import told_to_judge
+from hybridflow.rewards.judge_verdict import told_to_judge
 from hybridflow.types import Scored, ScoreRequest, Unknown
+from tests.unit.rewards.default_rules import verify
 
 
 def request(answer: str, *golds: str, ability: str = "doc-qa") -> ScoreRequest:

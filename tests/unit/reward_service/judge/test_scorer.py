@@ -11,9 +11,9 @@ import pytest
 from hybridflow.config.judge_section import JudgeSection
 from hybridflow.reward_service.judge.scorer import JudgeScorer
 from hybridflow.reward_service.scorer import ThreadScorer
-from hybridflow.rewards.registry import verify
 from hybridflow.types import Scored, ScoreRequest, Unknown, Verdict
 from tests.bench.judge_server import JudgeServer
+from tests.unit.rewards.default_rules import verify
 
 QUESTION = "Which city agrees?"
 """The server says YES to it."""

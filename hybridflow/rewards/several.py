@@ -1,9 +1,14 @@
-"""Several verifiers as one: `[[reward.functions]]`, the mean of their values by weight.
+"""One verdict from several verifiers, or from several gold answers.
+
+`[[reward.functions]]` is the mean of their values by weight:
 
     value = sum(weight x value of each) / sum(weights)
 
 `call = "rule"` is the verifier that the row's data source and ability choose, beside the others. Where one is Unknown,
 all of it is: a mean over the others would be a reward of another kind.
+
+Of several gold answers of one row any is right: the verdict is the best over them. Where none gives 1 and one of the
+golds cannot be compared with, the verdict is Unknown: that gold might have been the right one.
 """
 
 from __future__ import annotations
@@ -61,6 +66,28 @@ def verify_all(functions: Sequence[Weighted], request: ScoreRequest) -> Verdict:
         judged_part=functions[leader].name if is_rule else "",
         judge_share=functions[leader].weight / total if is_rule else 1.0,
     )
+
+
+def verify_any(verify: Callable[[ScoreRequest], Verdict], request: ScoreRequest) -> Verdict:
+    """The first verdict of 1; else Unknown where one is; else the largest, the first of equals."""
+    best: Scored | None = None
+    unknown: Unknown | None = None
+    for gold in golds_of(request):
+        verdict = verify(msgspec.structs.replace(request, ground_truth=gold, alternatives=[]))
+        if isinstance(verdict, Unknown):
+            unknown = unknown or verdict
+        elif verdict.value >= 1.0:
+            return verdict
+        elif best is None or verdict.value > best.value:
+            best = verdict
+    verdict = unknown or best
+    assert verdict is not None, "a request has a gold"
+    return verdict
+
+
+def golds_of(request: ScoreRequest) -> list[str]:
+    """All golds of a row, in its order."""
+    return [request.ground_truth, *request.alternatives]
 
 
 def _name_parts(name: str, verdict: Scored) -> dict[str, float]:
