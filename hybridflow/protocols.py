@@ -24,8 +24,8 @@ from hybridflow.types import (
 class Trainer(Protocol):
     """The policy under training, on however many ranks."""
 
-    def start_sft_step(self, batch: TrainBatch, learning_rate: float) -> Any:
-        """Starts a supervised step and returns a handle for `finish_sft_step`."""
+    def start_sft_step(self, batch: TrainBatch, learning_rate: float, per_sequence: bool = False) -> Any:
+        """Starts a supervised step, in which each token or each sequence counts alike; see `finish_sft_step`."""
         ...
 
     def finish_sft_step(self, handle: Any) -> UpdateReport: ...

@@ -112,13 +112,13 @@ class RayLife:
             for info in started.get(kind, [])
         }
         pool = self._processes.get(POOL)
-        for number, agent in enumerate(_agents_of(pool) if pool is not None else []):
+        for number, agent in enumerate(agents_of(pool) if pool is not None else []):
             self._processes[f"agent {number} of the worker pool"] = agent
 
     def look(self) -> bool:
         """Never a sign of life. Raises PlacementError for a process that has ended."""
         for kind, process in reversed(self._processes.items()):  # agents first: the pool dies of theirs
-            if not _lives(process):
+            if not lives(process):
                 raise PlacementError(
                     f"Ray's {kind} (process {process.pid}) has ended: killed, or out of memory. Its logs are in the "
                     f"session folder of Ray; --resume continues from the last checkpoint"
@@ -134,14 +134,14 @@ class RayLife:
         ]
 
 
-def _lives(process: psutil.Process) -> bool:
+def lives(process: psutil.Process) -> bool:
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
 
-def _agents_of(pool: psutil.Process) -> list[psutil.Process]:
+def agents_of(pool: psutil.Process) -> list[psutil.Process]:
     found: list[psutil.Process] = []
     with suppress(psutil.NoSuchProcess):
         for child in pool.children():

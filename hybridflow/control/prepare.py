@@ -23,7 +23,6 @@ from hybridflow.data.row_reference import RowReference
 from hybridflow.data.rows import Row, write_rows
 from hybridflow.data.synth.spec import Split
 from hybridflow.errors import ConfigError, DataError
-from hybridflow.policy.init import write_policy
 from hybridflow.policy.load import load_tokenizer
 from hybridflow.rewards.registry import build_registry
 from hybridflow.rollout.engine.arguments import check_engine_layout
@@ -137,15 +136,10 @@ def load_inputs(config: Config, saved: Path | None) -> Inputs:
     return Inputs(tokenizer, train, eval_prompts, generated, counts, unusable, documents)
 
 
-def write_inputs(config: Config, inputs: Inputs, folder: RunFolder) -> Path:
-    """Keeps generated rows in the run folder; returns the model directory, drawn there where the config asks for it."""
+def write_inputs(inputs: Inputs, folder: RunFolder) -> None:
+    """Keeps generated rows in the run folder."""
     for split, rows in inputs.generated.items():
         write_rows(data_file(folder.data, split), rows)
-    if config.model.init == "weights":
-        return Path(config.model.path)
-    if not (folder.initial_model / "model.safetensors").exists():
-        write_policy(config.model.path, folder.initial_model, config.run.seed)
-    return folder.initial_model
 
 
 def _load_split(

@@ -95,10 +95,10 @@ def serve_judge(job: JudgeServerJob, note: Callable[[str], None]) -> None:
         if is_made:
             print(f"export {DEFAULT_KEY_VARIABLE}={job.key}", flush=True)
             note(f"the key is new; where requests come from, it belongs into {DEFAULT_KEY_VARIABLE} (the line above)")
-        raise RolloutError(f"{_wait_for_an_end(process)} at {job.url}. {_remedy(job)}")
+        raise RolloutError(f"{wait_for_an_end(process)} at {job.url}. {_remedy(job)}")
 
 
-def _wait_for_an_end(process: subprocess.Popen[bytes]) -> str:
+def wait_for_an_end(process: subprocess.Popen[bytes]) -> str:
     """Blocks until the server or one of its workers has ended; says which. A server without its scheduler accepts
     requests and answers none."""
     workers = {worker.pid: (worker, _title(worker)) for worker in _workers_of(process)}

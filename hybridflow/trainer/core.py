@@ -23,10 +23,10 @@ from hybridflow.weights.reshard.settings import ReshardSettings
 from hybridflow.weights.reshard.shard_bucket import ShardBucket
 from megatron_ext.checkpoint.commit import BrokenCheckpointError
 from megatron_ext.checkpoint.identity import WrongModelError
+from megatron_ext.kernels.choice import AttentionBackend, KernelChoice
 from megatron_ext.optimizer.optimizer import OptimizerOptions
 from megatron_ext.optimizer.residency import PARTS, Part
 from megatron_ext.parallel.topology import Topology, init_distributed, shutdown_distributed
-from megatron_ext.platform.kernels import AttentionBackend, KernelChoice
 from megatron_ext.policy import MegatronPolicy
 
 logger = logging.getLogger(__name__)

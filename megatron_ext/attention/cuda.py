@@ -25,7 +25,7 @@ from megatron_ext.attention.context_attention import ContextPlan, gather_whole, 
 from megatron_ext.attention.context_split import chunk_numbers
 from megatron_ext.attention.flash_version import activate_flash
 from megatron_ext.attention.packed import PackedAttention, PackedSegments, SegmentAttention
-from megatron_ext.platform.kernels import AttentionBackend, Library
+from megatron_ext.kernels.choice import AttentionBackend, Library
 
 platform.install()
 

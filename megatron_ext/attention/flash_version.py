@@ -10,7 +10,7 @@ import logging
 
 import torch
 
-from megatron_ext.platform.kernels import installed_flash
+from megatron_ext.kernels.choice import installed_flash
 
 logger = logging.getLogger(__name__)
 

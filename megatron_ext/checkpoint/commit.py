@@ -91,7 +91,7 @@ def measure_files(folder: Path, names: Iterable[str]) -> dict[str, FileEntry]:
     entries: dict[str, FileEntry] = {}
     for name in names:
         path = folder / name
-        _flush(path)
+        flush(path)
         entries[name] = FileEntry(path.stat().st_size, _checksum(path))
     return entries
 
@@ -108,7 +108,7 @@ def commit(folder: Path, target: str | Path, *, files: dict[str, FileEntry], des
         shutil.rmtree(replaced, ignore_errors=True)
         target.rename(replaced)
     folder.rename(target)
-    _flush(target.parent)
+    flush(target.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -122,7 +122,7 @@ def write_manifest(folder: Path, *, files: dict[str, FileEntry], description: di
     path = folder / MANIFEST_NAME
     path.write_text(json.dumps(content, indent=1) + "\n")
     for written in (path, *{folder, *((folder / name).parent for name in files)}):
-        _flush(written)
+        flush(written)
 
 
 def list_committed(directory: str | Path) -> list[Path]:
@@ -241,7 +241,7 @@ def _checksum(path: Path) -> int:
     return value
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Waits until a file's or folder's content is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

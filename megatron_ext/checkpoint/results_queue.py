@@ -37,6 +37,10 @@ class ResultsQueue:
         self._position = 0
         weakref.finalize(self, os.close, fd)
 
+    def fileno(self) -> int:
+        """The descriptor of the memory that holds the items."""
+        return self._fd
+
     def put(self, item: Any) -> None:
         """Appends `item`, which must pickle. OSError when there is no memory for it."""
         content = pickle.dumps(item)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from megatron_ext import platform
+from megatron_ext.kernels.choice import Library
 from megatron_ext.model.rms_norm import rms_norm
-from megatron_ext.platform.kernels import Library
 
 platform.install()
 

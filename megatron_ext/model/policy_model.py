@@ -17,14 +17,14 @@ from megatron_ext.attention.rotary import build_rotary_table
 from megatron_ext.hf.config import HFConfig, padded_vocab_size
 from megatron_ext.hf.mapping import rule_for
 from megatron_ext.hf.rope import rotary_frequencies
+from megatron_ext.kernels.choice import Kernels
+from megatron_ext.kernels.upstream import take_weight_gradients
 from megatron_ext.model.layer_specs import LayerKernels, build_block_spec
 from megatron_ext.model.logprob import vocab_parallel_logprobs
 from megatron_ext.model.norms import NORMS
 from megatron_ext.model.transformer_config import transformer_config
 from megatron_ext.packing.support import Support
 from megatron_ext.parallel.topology import Layout, Topology, check_layout
-from megatron_ext.platform.kernels import Kernels
-from megatron_ext.platform.upstream_kernels import take_weight_gradients
 
 platform.install()
 

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from megatron_ext import platform
+from megatron_ext.kernels.choice import Library
+from megatron_ext.kernels.upstream import take_adam
 from megatron_ext.model.policy_model import PolicyModel
 from megatron_ext.optimizer.double_precision import double_grad_norm
 from megatron_ext.optimizer.repairs import distributed_optimizers, mend_optimizer
 from megatron_ext.parallel.layout import Layout
-from megatron_ext.platform.kernels import Library
 from megatron_ext.platform.patch import patch
-from megatron_ext.platform.upstream_kernels import take_adam
 
 platform.install()
 

@@ -47,7 +47,7 @@ def read_frozen() -> dict[str, Any]:
 
 def list_commands() -> dict[str, Any]:
     """Each command with its parameters: every spelling, whether required or repeated, and the default."""
-    cli._mount()
+    cli.mount_commands()
     return dict(sorted(_walk(typer.main.get_command(cli.app), "hybridflow")))
 
 

@@ -147,7 +147,7 @@ def offload_activations(topology: Topology, layout: Layout, hf_dir: Path) -> dic
     batches = rank_batches(topology, layout)
     plain, offloading = (open_policy(hf_dir, layout, topology) for _ in range(2))
     hooks = ActivationOffload(offloading.model.parameters(), min_bytes=1024)
-    offloading._offload = hooks
+    offloading.activation_offload = hooks
     return {
         "steps": [train(policy, batches, 2) for policy in (plain, offloading)],
         "states": [rank_state(policy) for policy in (plain, offloading)],
@@ -160,7 +160,7 @@ def offload_after_a_stay_on_the_host(topology: Topology, layout: Layout, hf_dir:
     batches = rank_batches(topology, layout)
     policy = open_policy(hf_dir, layout, topology)
     hooks = ActivationOffload(policy.model.parameters(), min_bytes=1024)
-    policy._offload = hooks
+    policy.activation_offload = hooks
     train(policy, batches, 1)
     before = hooks.moved_bytes
     policy.to_host()

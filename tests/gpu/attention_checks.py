@@ -50,7 +50,7 @@ def choose(name: str) -> str | None:
 
         return activate_flash(torch.cuda.get_device_capability()[0]) or "FA2"
     if name == "transformer_engine":
-        from megatron_ext.platform.kernels import find_obstacle
+        from megatron_ext.kernels.choice import find_obstacle
 
         if device().type == "cpu" or find_obstacle("transformer_engine"):
             return None

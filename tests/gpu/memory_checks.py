@@ -25,7 +25,7 @@ def residency_torch(report: Report, sizes: Sizes) -> None:
 
 def residency_fused(report: Report, sizes: Sizes) -> None:
     """The same with Transformer Engine's FusedAdam, where it is; a dry run has the stand-in of tests/dist_cpu."""
-    from megatron_ext.platform.kernels import find_obstacle
+    from megatron_ext.kernels.choice import find_obstacle
 
     if sizes.is_dry:
         sys.path.append(str(STAND_IN))

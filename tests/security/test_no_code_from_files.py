@@ -24,7 +24,7 @@ ALLOWED = {
     "megatron_ext/checkpoint/results_queue.py": {
         "pickle": "an anonymous memory file between a trainer and the writers that it forks; it has no name",
     },
-    "megatron_ext/platform/upstream_kernels.py": {
+    "megatron_ext/kernels/upstream.py": {
         "import_module": "installed libraries, whose names stand in the code; the configuration chooses among them",
     },
     "hybridflow/rollout/engine/signed_broadcast.py": {

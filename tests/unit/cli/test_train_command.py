@@ -335,4 +335,4 @@ def test_the_installed_command() -> None:
     ],
 )  # fmt: skip
 def test_several_values_of_one_option(typed: list[str], meant: list[str]) -> None:
-    assert cli._spread_values(typed, ("--config", "-c", "--set", "-s")) == meant
+    assert cli.spread_values(typed, ("--config", "-c", "--set", "-s")) == meant

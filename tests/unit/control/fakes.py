@@ -76,7 +76,7 @@ class FakeTrainer:
         self.gate_gap = 0.0
         self.fail_save: Exception | None = None
 
-    def start_sft_step(self, batch: TrainBatch, learning_rate: float) -> TrainBatch:
+    def start_sft_step(self, batch: TrainBatch, learning_rate: float, per_sequence: bool = False) -> TrainBatch:
         self.sft_learning_rates.append(learning_rate)
         return batch
 

@@ -86,7 +86,7 @@ def crash_before(patched: pytest.MonkeyPatch, number: int) -> Callable[[], bool]
     for name in ("rename", "mkdir", "write_text", "write_bytes", "unlink"):
         patched.setattr(Path, name, interrupting(getattr(Path, name)))
     patched.setattr(commit.shutil, "rmtree", interrupting(commit.shutil.rmtree))
-    patched.setattr(commit, "_flush", interrupting(commit._flush))
+    patched.setattr(commit, "flush", interrupting(commit.flush))
     return lambda: calls[0] > number
 
 

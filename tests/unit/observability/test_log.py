@@ -18,7 +18,7 @@ def restored_loggers():
     for logger, handlers, level, propagate in before:
         logger.handlers, logger.propagate = handlers, propagate
         logger.setLevel(level)
-    log._fields = None
+    set_step(None)
 
 
 def test_lines_name_role_rank_and_step(capsys: pytest.CaptureFixture[str]) -> None:

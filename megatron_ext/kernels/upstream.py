@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from megatron_ext import platform
+from megatron_ext.kernels.choice import Library
 from megatron_ext.platform.errors import PlatformError
-from megatron_ext.platform.kernels import Library
 
 platform.install()
 
