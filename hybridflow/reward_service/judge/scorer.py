@@ -55,8 +55,7 @@ class JudgeScorer:
         self._section = section
         self._tags = tags
         self._failure: RewardError | None = None
-        self._requests: dict[str, ScoreRequest] = {}  # with the rules
-        self._verdicts: queue.SimpleQueue[tuple[str, Verdict]] = queue.SimpleQueue()  # from the judge
+        self._verdicts: queue.SimpleQueue[tuple[ScoreRequest, Verdict]] = queue.SimpleQueue()  # from the judge
         self._wake = os.eventfd(0, os.EFD_NONBLOCK)
         self._process = uuid.uuid4().hex[:12]
         self._num_reports = 0  # changed in the judge's thread alone
@@ -70,21 +69,19 @@ class JudgeScorer:
             raise
 
     def submit(self, request: ScoreRequest) -> None:
-        self._requests[request.completion_id] = request
         self._rules.submit(request)
 
-    def take_verdicts(self) -> list[tuple[str, Verdict]]:
+    def take_verdicts(self) -> list[tuple[ScoreRequest, Verdict]]:
         """As `Scorer` says. Raises RewardError once the judge's cache cannot be used."""
         if self._failure is not None:
             raise self._failure
-        done: list[tuple[str, Verdict]] = []
-        for completion_id, verdict in self._rules.take_verdicts():
-            request = self._requests.pop(completion_id)
+        done: list[tuple[ScoreRequest, Verdict]] = []
+        for request, verdict in self._rules.take_verdicts():
             prediction = find_prediction(verdict, request.text, self._tags)
             if prediction and isinstance(verdict, Scored):
                 self._run(self._ask(request, verdict, prediction))
             else:
-                done.append((completion_id, verdict))
+                done.append((request, verdict))
         try:
             os.eventfd_read(self._wake)
         except BlockingIOError:
@@ -133,7 +130,7 @@ class JudgeScorer:
         if isinstance(verdict, Unknown):
             verdict = msgspec.structs.replace(verdict, rule=by_rule.rule, extracted=by_rule.extracted)
         verdict = msgspec.structs.replace(verdict, judge_report=self._report())
-        self._verdicts.put((request.completion_id, verdict))
+        self._verdicts.put((request, verdict))
         os.eventfd_write(self._wake, 1)
 
     def _report(self) -> JudgeReport:

@@ -32,7 +32,7 @@ def score(requests: list[ScoreRequest], scorer: JudgeScorer) -> dict[str, Verdic
         ends_at = time.monotonic() + 30.0
         while len(verdicts) < len(requests) and time.monotonic() < ends_at:
             select.select(scorer.descriptors()[0], [], [], 0.1)
-            verdicts |= dict(scorer.take_verdicts())
+            verdicts |= {request.completion_id: verdict for request, verdict in scorer.take_verdicts()}
         return verdicts
     finally:
         scorer.close()
