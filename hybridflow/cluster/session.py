@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Mapping
+import subprocess
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,8 @@ logger = logging.getLogger(__name__)
 LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
 WAIT_NOTICE_S = 30.0
 PLACEMENT_TIMEOUT_S = 300.0
+SHUTDOWN_S = 5.0
+"""Time that Ray's own processes get to end; it takes one or two seconds where all go on."""
 
 _private: PrivateRay | None = None
 
@@ -149,13 +154,37 @@ def private_folder() -> Path | None:
     return _private.path if _private is not None else None
 
 
+def own_processes() -> dict[str, subprocess.Popen[bytes]]:
+    """Ray's processes that this one started, by Ray's names of them; none on a cluster that was there before."""
+    node = ray._private.worker._global_node  # pyright: ignore[reportAttributeAccessIssue]
+    return {kind: info.process for kind, infos in (node.all_processes if node else {}).items() for info in infos}
+
+
 def stop_session() -> None:
-    """Ends the private Ray session, or leaves the cluster."""
+    """Ends the private Ray session, whatever state its processes are in, or leaves the cluster."""
     global _private
-    ray.shutdown()
+    with killed_after(SHUTDOWN_S, own_processes().values()):
+        ray.shutdown()
     if _private is not None:
         _private.close()
         _private = None
+
+
+@contextmanager
+def killed_after(limit_s: float, processes: Iterable[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Inside, these are killed once the time has passed: Ray waits for ever for one of its own that stands still."""
+
+    def kill() -> None:
+        for process in processes:
+            process.kill()
+
+    timer = threading.Timer(limit_s, kill)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _warn_without_token(address: str) -> None:

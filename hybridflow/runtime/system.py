@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from hybridflow.cluster.life_signs import ProcessLife, RayLife, WorkerLife
-from hybridflow.cluster.session import Slots, node_address, start_session
+from hybridflow.cluster.session import Slots, node_address, own_processes, start_session
 from hybridflow.cluster.watchdog import Watchdog
 from hybridflow.config.sections import Config
 from hybridflow.environment import given_values
@@ -69,7 +69,7 @@ class System:
         layout, engines = config.train.layout, config.rollout
         note("starting Ray (usually 5 s)")
         start_session(num_slots(config), config.cluster.environment)
-        self.watchdog.watch(RayLife())
+        self.watchdog.watch(RayLife(own_processes()))
         self.watchdog.start()
         slots = Slots(num_slots(config))
         self.has_cuda = slots.has_cuda

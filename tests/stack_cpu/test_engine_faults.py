@@ -18,9 +18,9 @@ import ray
 from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
 from hybridflow.control.collect import build_requests, collect_groups
-from hybridflow.control.publish import publish_weights
 from hybridflow.policy.init import write_policy
 from hybridflow.rollout.driver.engine_group import EngineGroup
+from hybridflow.runtime.colocation import Colocation
 from hybridflow.runtime.system import System
 from hybridflow.types import Collected, RolloutReport, SamplingParams
 from tests.stack_cpu.command import ROOT, build_prompts, settings
@@ -54,7 +54,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     config = load_config([ROOT / "configs/quickstart.toml"], overrides, Config)
     notes: list[str] = []
     with System(config, folder / "hf", folder / "logs", notes.append) as system:
-        publish_weights(system.trainer, system.rollout, 0)
+        Colocation(system.trainer, system.rollout, releases=False, offloads=False).sync_weights(0)
         yield Stack(system, notes)
 
 

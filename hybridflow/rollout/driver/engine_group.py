@@ -9,7 +9,7 @@ more.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +17,19 @@ from hybridflow.cluster.session import Slots
 from hybridflow.errors import RolloutError
 from hybridflow.policy.engine_tokenizer import ENGINE_TOKENIZER, write_engine_tokenizer
 from hybridflow.policy.load import load_tokenizer
+from hybridflow.protocols import WeightSource
 from hybridflow.rollout.driver.dispatcher import Dispatcher
 from hybridflow.rollout.driver.engine_handle import EngineHandle
 from hybridflow.rollout.driver.opening import RolloutSettings, create_handle
 from hybridflow.rollout.driver.supervisor import LOOK_S, Supervisor
-from hybridflow.rollout.driver.weight_sync import WeightSession
+from hybridflow.rollout.driver.weight_sync import WeightSync
 from hybridflow.rollout.engine.arguments import KEPT_BACK_TOKENS
 from hybridflow.rollout.engine.model_folder import ENGINE_MODEL, write_engine_model
 from hybridflow.types import GroupRequest, MemoryTag, RolloutReport, SamplingParams
-from hybridflow.weights.manifest import TensorEntry, compare_manifests
 from hybridflow.weights.reshard.placement import Engines
 from hybridflow.weights.reshard.settings import engine_slots
 from hybridflow.wire.endpoint import Endpoint
 from hybridflow.wire.messages import Finished
-
-StreamWeights = Callable[[int], Iterable[Any]]
-"""Makes references to the buckets of a weights version, as often as it is asked."""
 
 
 class EngineGroup:
@@ -48,9 +45,8 @@ class EngineGroup:
         self._handles = self._supervisor.handles
         self._sampling: SamplingParams | None = None
         self._version: int | None = settings.initial_version
-        self._stream_weights: StreamWeights | None = None
-        self._manifest: list[TensorEntry] = []
-        self._session: WeightSession | None = None
+        self._source: WeightSource | None = None
+        self._sync: WeightSync | None = None
         self._look_at = 0.0
         self._is_stopping = False
 
@@ -189,22 +185,20 @@ class EngineGroup:
 
     # ------------------------------------------------------------------------------------------ weights and memory
 
-    def load_weights(self, stream_weights: StreamWeights, version: int) -> dict[str, list[TensorEntry]]:
-        """Gives every engine these weights; returns what each confirmed, by engine, of at least one.
+    def load_weights(self, source: WeightSource, version: int) -> None:
+        """Gives every engine these weights; returns when at least one has confirmed them.
 
-        An engine that is starting, or dies meanwhile, gets them when it is there again; until then it serves nothing.
+        An engine that is starting, or dies meanwhile, gets them when it is there again, in a sync of its own; until
+        then it serves nothing.
         """
-        self._stream_weights, self._version = stream_weights, version
+        self._source, self._version = source, version
         self._supervisor.close_all()
-        while True:
-            confirmed = self._load(self._supervisor.wait_any(), version)
-            if confirmed:
-                self._manifest = next(iter(confirmed.values()))
-                return confirmed
+        while not self._load(self._supervisor.wait_any(), version):
+            pass
 
     def num_receivers(self) -> int:
-        """Ranks of engines that take part in the update under way, or in the last one."""
-        return self._session.num_alive * self._settings.section.tp_size if self._session else 0
+        """Ranks of engines that take part in the weight sync under way, or in the last one."""
+        return self._sync.num_alive * self._settings.section.tp_size if self._sync else 0
 
     def release(self, tags: Sequence[MemoryTag]) -> int | None:
         """Every engine gives this memory back; returns the bytes, None where only the device can tell (CUDA).
@@ -226,22 +220,22 @@ class EngineGroup:
         self._supervisor.call(self._supervisor.started(), "resume", list(tags))
 
     def _serve_late(self) -> None:
-        """Gives engines that have started since the last update the present weights."""
+        """Gives engines that have started since the last weight sync the present weights."""
         late = [handle for handle in self._supervisor.started() if handle.version is None]
         if late and self._version is not None:
-            for name, entries in self._load(late, self._version).items():
-                compare_manifests(self._manifest, entries, self._version)
+            for name in self._load(late, self._version):
                 self._note(f"{name} has weights version {self._version} and takes part again")
 
-    def _load(self, handles: list[EngineHandle], version: int) -> dict[str, list[TensorEntry]]:
-        assert self._stream_weights is not None
-        self._session = WeightSession(handles, version, self._progress)
-        result = self._session.load(self._stream_weights(version))
+    def _load(self, handles: list[EngineHandle], version: int) -> list[str]:
+        """One weight sync; names of the engines that confirmed it and may decode."""
+        assert self._source is not None
+        self._sync = WeightSync(handles, version, self._progress)
+        result = self._sync.run(self._source)
         for name, reason in result.died.items():
             self._supervisor.replace(self._handles[name], reason)
         for name in result.confirmed:
             self._supervisor.open(self._handles[name], version)
-        return result.confirmed
+        return list(result.confirmed)
 
 
 class RolloutLife:

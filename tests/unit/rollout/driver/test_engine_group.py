@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +63,22 @@ class FakeHandle:
         pass
 
 
+class Source:
+    """One round, and what engines confirmed of it."""
+
+    def __init__(self) -> None:
+        self.confirmed: list[list[str]] = []
+
+    def begin_sync(self, version: int) -> None:
+        self._rounds = iter(["bucket"])
+
+    def next_round(self) -> str | None:
+        return next(self._rounds, None)
+
+    def end_sync(self, confirmed: Mapping[str, list[TensorEntry]]) -> None:
+        self.confirmed.append(list(confirmed))
+
+
 def requests(*names: str) -> list[GroupRequest]:
     prompts = [Prompt(prompt_id=n, token_ids=[1], data_source="", ability="", ground_truth="") for n in names]
     return [GroupRequest(group_id=p.prompt_id, prompt=p, num_completions=1) for p in prompts]
@@ -74,14 +91,17 @@ def test_an_engine_that_has_not_confirmed_the_version_is_leased_nothing_of_the_n
         group.add(handle)  # pyright: ignore[reportArgumentType]
     sampling = SamplingParams(temperature=1.0, max_new_tokens=5)
 
-    assert group.load_weights(lambda version: ["bucket"], 1).keys() == {"engine-0", "engine-1"}
+    source = Source()
+    group.load_weights(source, 1)
     lost.dies = True
-    assert group.load_weights(lambda version: ["bucket"], 2).keys() == {"engine-0"}
+    group.load_weights(source, 2)
+    assert source.confirmed == [["engine-0", "engine-1"], ["engine-0"]]
     group.start(requests("a", "b"), sampling)
     assert (steady.leased, lost.leased) == (["a", "b"], [])
 
     lost.is_back = True
     group.poll()  # finds it started, and gives it the present weights
     assert lost.loading == 2
+    assert source.confirmed[2:] == [["engine-1"]], "it is held against what was sent, as any other"
     group.start(requests("c", "d"), sampling)
     assert set(lost.leased) == {"c", "d"}  # the other one has more to do

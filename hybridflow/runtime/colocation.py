@@ -1,12 +1,15 @@
-"""Who has the device: engines while they decode, the trainer while it trains.
+"""Colocation of trainer and engines on the same devices: each is offloaded while the other works.
 
-    engines release KV pool | weights, CUDA graphs    gate    trainer comes back    TRAIN
-    gradients, optimizer leave    gate    engines take weights    update
-    weights leave    gate    engines take their KV pool    DECODE
+    engines release KV pool | weights, CUDA graphs    gate    trainer is onloaded    TRAIN
+    gradients, optimizer are offloaded    gate    engines take weights    weight sync
+    weights are offloaded    gate    engines take their KV pool    DECODE
 
 At each gate the free memory is looked at first, so that what does not fit is said in words and not by an allocator.
-Where nothing is released (a CPU, by default) there is no gate, and `publish` is all that is left. With CUDA it is the
-same calls, untested.
+Where nothing is released (a CPU, by default) there is no gate, and the weight sync is all that is left. With CUDA it is
+the same calls, untested.
+
+A weight sync has three parts, which engines call: it begins, hands out rounds, and ends with what engines confirmed.
+Memory moves at its beginning and its end, and never while a round is made.
 """
 
 from __future__ import annotations
@@ -18,11 +21,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from hybridflow.config.sections import Config
-from hybridflow.control.publish import publish_weights
 from hybridflow.errors import PlacementError
 from hybridflow.protocols import Rollout, Trainer
 from hybridflow.runtime.open_order import RELEASES
 from hybridflow.types import MemoryTag, WorkerMemory
+from hybridflow.weights.manifest import TensorEntry, compare_manifests
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +64,8 @@ def offloads_while_decoding(config: Config, has_cuda: bool) -> bool:
     return wanted == "on" or (wanted == "auto" and has_cuda and not config.rollout.own_devices)
 
 
-class HandOver:
-    """Moves memory between trainer and engines, and publishes weights.
+class Colocation:
+    """Moves memory between trainer and engines, and gives engines the trainer's weights.
 
     Args:
         releases: Engines were opened so that they can release memory.
@@ -89,6 +92,7 @@ class HandOver:
         """By release: bytes that engines gave back last."""
         self._away: set[str] = set()
         """Parts of the trainer that are on the host."""
+        self._is_onloaded_for_sync = False
         self._metrics: defaultdict[str, float] = defaultdict(float)
 
     @property
@@ -102,19 +106,23 @@ class HandOver:
         return metrics
 
     def to_trainer(self) -> None:
-        """The trainer may work: engines keep nothing on the device, and serve nothing until `publish`."""
+        """The trainer may work: engines keep nothing on the device, and serve nothing until `sync_weights`."""
         if self._releases:
             for tags in RELEASES:
                 self._release(tags)
-        self._bring(*PARTS)
+        self._onload(*PARTS)
 
-    def publish(self, version: int) -> None:
-        """Engines get the present weights under `version`, and the device; they may decode."""
-        self._send("gradients", "optimizer")
+    def sync_weights(self, version: int) -> None:
+        """Engines get the present weights under `version`, and the device; they may decode.
+
+        Raises WeightSyncError if a tensor changed or is missing, or if an engine reports another version. An engine
+        that has not confirmed refuses to generate.
+        """
+        self._offload("gradients", "optimizer")
         self._gate_engines("engines take their weights back", "weights")
-        publish_weights(self._trainer, self._rollout, version, self._stream)
+        self._rollout.load_weights(self, version)
         self._released.pop("weights", None)
-        self._send("weights")
+        self._offload("weights")
         self._take_cache()
 
     @contextmanager
@@ -124,19 +132,32 @@ class HandOver:
         makes_room = bool(away) and self._releases and "kv_cache" not in self._released
         if makes_room:
             self._release(("kv_cache",))
-        self._bring(*away)
+        self._onload(*away)
         yield
-        self._send(*away)
+        self._offload(*away)
         if makes_room:
             self._take_cache()
 
-    def _stream(self, version: int) -> Iterator[Any]:
-        """The weights in pieces; where they are on the host they come back for it: for an engine started anew."""
-        away = "weights" in self._away
-        self._bring("weights")
-        yield from self._trainer.stream_weights(version)
-        if away:
-            self._send("weights")
+    # -------------------------------------------------------------------------------------------------- weight sync
+
+    def begin_sync(self, version: int) -> None:
+        """Engines wait for this version. Weights on the host are onloaded for it: an engine was started again."""
+        self._version = version
+        self._is_onloaded_for_sync = "weights" in self._away
+        self._onload("weights")
+        self._trainer.begin_weights(version)
+
+    def next_round(self) -> Any | None:
+        """The next round of weights; None after the last."""
+        return self._trainer.next_weights()
+
+    def end_sync(self, confirmed: Mapping[str, list[TensorEntry]]) -> None:
+        """Holds what each engine confirmed against what was sent; WeightSyncError for a tensor that differs."""
+        sent = self._trainer.end_weights()
+        for entries in confirmed.values():
+            compare_manifests(sent, entries, self._version)
+        if self._is_onloaded_for_sync:
+            self._offload("weights")
 
     # -------------------------------------------------------------------------------------------------------- moves
 
@@ -157,7 +178,7 @@ class HandOver:
             self._rollout.resume(["kv_cache"])
             del self._released["kv_cache"]
 
-    def _bring(self, *parts: str) -> None:
+    def _onload(self, *parts: str) -> None:
         coming = [part for part in PARTS if part in parts and part in self._away]
         if not coming:
             return
@@ -168,7 +189,7 @@ class HandOver:
         self._note("taken", "trainer", self._trainer.to_device(*coming))
         self._away -= set(coming)
 
-    def _send(self, *parts: str) -> None:
+    def _offload(self, *parts: str) -> None:
         going = [part for part in PARTS if part in parts and part not in self._away]
         if going and self._offloads:
             self._note("released", "trainer", self._trainer.to_host(*going))

@@ -17,10 +17,9 @@ import pytest
 from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
 from hybridflow.control.collect import build_requests, collect_groups
-from hybridflow.control.hand_over import HandOver
 from hybridflow.policy.init import write_policy
+from hybridflow.runtime.colocation import Colocation
 from hybridflow.runtime.system import System
-from hybridflow.trainer.weight_streams import HFBuckets
 from hybridflow.types import SamplingParams
 from tests.stack_cpu.command import ROOT, build_prompts, settings
 
@@ -73,8 +72,8 @@ def test_memory_goes_and_comes_back_and_the_text_is_the_same(tmp_path: Path) -> 
     config = load_config([ROOT / "configs/quickstart.toml"], settings(model, tmp_path, **changes), Config)
     notes: list[str] = []
     with System(config, model, tmp_path / "logs", notes.append) as system:
-        over = HandOver(system.trainer, system.rollout, releases=True, offloads=True)
-        over.publish(0)
+        over = Colocation(system.trainer, system.rollout, releases=True, offloads=True)
+        over.sync_weights(0)
         before = written(system, "e00000")
         full = engine_memory(system)
         over.to_trainer()
@@ -85,16 +84,16 @@ def test_memory_goes_and_comes_back_and_the_text_is_the_same(tmp_path: Path) -> 
         assert metrics["perf/released_mib/weights"] * MIB == pytest.approx(weights_bytes, rel=0.1)
         assert metrics["perf/taken_mib/trainer"] > 0
 
-        over.publish(1)
+        over.sync_weights(1)
         assert written(system, "e00001") == before
 
         over.to_trainer()
-        system.trainer._weights = HFBuckets(system.trainer.workers, 8 * MIB, shared=True)
-        over.publish(2)
+        system.trainer.use_whole_tensors(8 * MIB, shared=True)
+        over.sync_weights(2)
         assert written(system, "e00002") == before
 
         over.to_trainer()
         os.kill(system.rollout.pids[0], signal.SIGKILL)
-        over.publish(3)
+        over.sync_weights(3)
         assert any(note.startswith("engine-0 (process ") and "is gone" in note for note in notes), notes
         assert written(system, "e00003") == before

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pytest
 
-from hybridflow.control.hand_over import PARTS, HandOver, check_gate
-from hybridflow.errors import PlacementError
+from hybridflow.errors import PlacementError, WeightSyncError
+from hybridflow.protocols import WeightSource
+from hybridflow.runtime.colocation import PARTS, Colocation, check_gate
 from hybridflow.types import MemoryTag, WorkerMemory
 from hybridflow.weights.manifest import TensorEntry
 
@@ -51,12 +51,16 @@ class Device:
         assert self.free >= 0, "an allocator would have failed"
         return sum(SIZES[part] for part in parts)
 
-    def stream_weights(self, version: int) -> Iterator[str]:
-        assert "weights" in self.trainer
+    def begin_weights(self, version: int) -> None:
         self.events.append(f"publish {version}")
-        yield "bucket"
+        self.rounds = ["bucket"]
 
-    def published_manifest(self) -> list[TensorEntry]:
+    def next_weights(self) -> str | None:
+        assert "weights" in self.trainer
+        return self.rounds.pop() if self.rounds else None
+
+    def end_weights(self) -> list[TensorEntry]:
+        assert "weights" in self.trainer and not self.rounds
         return [ENTRY]
 
     # the engines
@@ -69,29 +73,32 @@ class Device:
         self.events.append(f"resume {' '.join(tags)}")
         self._take(*tags)
 
-    def load_weights(self, stream: Callable[[int], Iterable[Any]], version: int) -> dict[str, list[TensorEntry]]:
+    def load_weights(self, source: WeightSource, version: int) -> None:
         self._take("weights")
-        self.stream = stream
-        assert list(stream(version)) == ["bucket"]
-        return {"engine-0": [ENTRY]}
+        sync(source, version)
 
     def _take(self, *tags: str) -> None:
         self.engine |= {tag: ENGINES[tag] for tag in tags}
         assert self.free >= 0, "an allocator would have failed"
 
 
-def hand_over(device: Device, *, releases: bool = True, offloads: bool = True) -> HandOver:
-    return HandOver(device, device, releases=releases, offloads=offloads)  # pyright: ignore[reportArgumentType]
+def sync(source: WeightSource, version: int, confirmed: TensorEntry = ENTRY) -> None:
+    """An engine that loads what comes."""
+    source.begin_sync(version)
+    assert [source.next_round(), source.next_round()] == ["bucket", None]
+    source.end_sync({"engine-0": [confirmed]})
+
+
+def colocation(device: Device, *, releases: bool = True, offloads: bool = True) -> Colocation:
+    return Colocation(device, device, releases=releases, offloads=offloads)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_step_on_a_device_that_holds_either_of_them_but_not_both() -> None:
     device = Device(total=sum(ENGINES.values()) + 70 * MIB)
     device.total = 320 * MIB
-    device.engine = {}  # as if the first publish were still to come
-    over = hand_over(device)
-    over._released = dict(ENGINES)
+    over = released_before(device)
     for version in (0, 1):
-        over.publish(version)
+        over.sync_weights(version)
         assert (device.trainer, device.engine) == ({}, ENGINES)
         over.to_trainer()
         assert (device.trainer, device.engine) == (SIZES, {})
@@ -106,13 +113,13 @@ def test_a_step_on_a_device_that_holds_either_of_them_but_not_both() -> None:
 @pytest.mark.parametrize("can_measure", [True, False])
 def test_what_moved_and_what_was_free_is_in_the_metrics(can_measure: bool) -> None:
     """An engine on CUDA does not know what it gave back: then the device is asked before and after."""
-    over = hand_over(Device(1000 * MIB, can_measure=can_measure), offloads=False)
+    over = colocation(Device(1000 * MIB, can_measure=can_measure), offloads=False)
     over.to_trainer()
     metrics = over.take_metrics()
     assert metrics["perf/released_mib/kv_cache"] == 300.0
     assert metrics["perf/released_mib/weights"] == 12.0
     assert metrics["perf/free_mib/after_release"] == 930.0
-    over.publish(1)
+    over.sync_weights(1)
     assert over.take_metrics() == {
         "perf/free_mib/before_engines_take_their_weights_back": 930.0,
         "perf/free_mib/before_engines_take_their_KV_pool_back": 918.0,
@@ -121,17 +128,17 @@ def test_what_moved_and_what_was_free_is_in_the_metrics(can_measure: bool) -> No
 
 def test_where_nothing_is_shared_nothing_is_asked() -> None:
     device = Device(1000 * MIB)
-    over = hand_over(device, releases=False, offloads=False)
+    over = colocation(device, releases=False, offloads=False)
     over.to_trainer()
-    over.publish(3)
+    over.sync_weights(3)
     with over.trainer_present():
         pass
     assert device.events == ["publish 3"] and over.take_metrics() == {} and not over.is_shared
 
 
-def test_to_hand_over_twice_is_to_hand_over_once() -> None:
+def test_to_give_the_trainer_the_device_twice_is_to_give_it_once() -> None:
     device = Device(1000 * MIB)
-    over = hand_over(device)
+    over = colocation(device)
     over.to_trainer()
     over.to_trainer()
     assert device.events == ["release kv_cache", "release weights cuda_graph"]
@@ -139,8 +146,8 @@ def test_to_hand_over_twice_is_to_hand_over_once() -> None:
 
 def test_a_checkpoint_takes_the_room_of_the_kv_pool() -> None:
     device = Device(1000 * MIB)
-    over = hand_over(device)
-    over.publish(0)
+    over = colocation(device)
+    over.sync_weights(0)
     device.events.clear()
     with over.trainer_present():
         assert device.trainer == SIZES and device.engine == {"weights": 12 * MIB}
@@ -152,7 +159,7 @@ def test_a_checkpoint_takes_the_room_of_the_kv_pool() -> None:
 
 def test_a_checkpoint_while_the_trainer_has_the_device_changes_nothing() -> None:
     device = Device(1000 * MIB)
-    over = hand_over(device)
+    over = colocation(device)
     over.to_trainer()
     device.events.clear()
     with over.trainer_present():
@@ -162,16 +169,22 @@ def test_a_checkpoint_while_the_trainer_has_the_device_changes_nothing() -> None
 
 def test_weights_come_back_for_an_engine_that_is_started_anew() -> None:
     device = Device(1000 * MIB)
-    over = hand_over(device)
-    over.publish(0)
+    over = colocation(device)
+    over.sync_weights(0)
     device.events.clear()
-    assert list(device.stream(0)) == ["bucket"]
+    sync(over, 0)
     assert device.events == ["bring weights", "publish 0", "send weights"]
+
+
+def test_an_engine_that_confirms_something_else_is_named_by_the_tensor() -> None:
+    over = colocation(Device(1000 * MIB))
+    with pytest.raises(WeightSyncError, match=r"weights version 4: the engine confirms 1 tensors.*differing \['w'\]"):
+        sync(over, 4, confirmed=TensorEntry("w", (1,), "float32", 2))
 
 
 def test_what_does_not_fit_is_said_before_it_is_tried() -> None:
     device = Device(sum(ENGINES.values()) + sum(SIZES.values()))
-    over = hand_over(device, offloads=False)
+    over = colocation(device, offloads=False)
     over.to_trainer()
     device.total -= 100 * MIB  # taken by somebody else meanwhile
     with pytest.raises(
@@ -179,7 +192,7 @@ def test_what_does_not_fit_is_said_before_it_is_tried() -> None:
         match=r"engines take their KV pool back on gpu: 300 MiB are wanted, 200 MiB are free\. Held there: train "
         r"worker 0 weights 10 MiB, .* engines weights 12 MiB\. Remedy: lower rollout.kv_cache_tokens",
     ):
-        over.publish(1)
+        over.sync_weights(1)
     assert device.events[-1] == "publish 1"
 
 
@@ -195,10 +208,10 @@ def test_workers_of_one_device_share_what_is_free() -> None:
     assert PARTS == ("weights", "gradients", "optimizer")
 
 
-def released_before(device: Device) -> HandOver:
+def released_before(device: Device) -> Colocation:
     """As engines are opened on CUDA: they have given all back, and SGLang said how much that was."""
     device.engine = {}
-    return HandOver(device, device, releases=True, offloads=True, released=ENGINES)  # pyright: ignore[reportArgumentType]
+    return Colocation(device, device, releases=True, offloads=True, released=ENGINES)  # pyright: ignore[reportArgumentType]
 
 
 def test_engines_that_were_released_before_the_trainer_came_take_their_memory_at_the_first_publish() -> None:
@@ -206,7 +219,7 @@ def test_engines_that_were_released_before_the_trainer_came_take_their_memory_at
     over = released_before(device)
     over.to_trainer()
     assert device.events == [], "they have given all back already"
-    over.publish(0)
+    over.sync_weights(0)
     assert (device.trainer, device.engine) == ({}, ENGINES)
     over.to_trainer()
     assert device.events[-3:] == ["release kv_cache", "release weights cuda_graph", "bring weights gradients optimizer"]
@@ -230,4 +243,4 @@ def test_the_first_publish_too_is_held_against_what_is_free(total_mib: int, refu
     over = released_before(device)
     device.total = total_mib * MIB
     with pytest.raises(PlacementError, match=refused):
-        over.publish(0)
+        over.sync_weights(0)
