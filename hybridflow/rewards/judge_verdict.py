@@ -24,10 +24,9 @@ from hybridflow.rewards.extraction.extract import extract_answer, extract_gold
 from hybridflow.rewards.judge_prompt import MAX_ANSWER_CHARS, NO, YES
 from hybridflow.rewards.rules import multiple_choice, qwenlong_l1
 from hybridflow.rewards.rules.rule_result import NO_ANSWER_RULE
-from hybridflow.rewards.several import golds_of
 from hybridflow.rewards.text.normalise import normalise
 from hybridflow.rewards.text.thinking import Tags, after_thinking
-from hybridflow.types import Scored, ScoreRequest, Unknown, Verdict
+from hybridflow.types import Scored, Unknown, Verdict
 
 Vote = Literal["yes", "no", "unknown"]
 
@@ -82,9 +81,9 @@ def find_prediction(rule: Verdict, response: str, tags: Tags = THINKING_TAGS) ->
     return shown if len(shown) <= MAX_ANSWER_CHARS else f"(cut) ... {shown[-MAX_ANSWER_CHARS + len('(cut) ... ') :]}"
 
 
-def told_to_judge(request: ScoreRequest) -> str:
+def told_to_judge(golds: Sequence[str]) -> str:
     """The bare gold answers as one text."""
-    return " or ".join(extract_gold(gold).text or gold for gold in golds_of(request))
+    return " or ".join(extract_gold(gold).text or gold for gold in golds)
 
 
 def combine(rule: Scored, vote: Vote, judge: str, why: str) -> Verdict:

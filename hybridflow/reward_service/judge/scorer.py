@@ -112,7 +112,7 @@ class JudgeScorer:
             self._give(request, by_rule, Unknown(why=NO_QUESTION.format(column=self._section.question_column)))
             return
         try:
-            gold = told_to_judge(request)
+            gold = told_to_judge(request.golds)
             judgement = await self._client.decide(request.question, prediction, gold)
             verdict = combine(by_rule, judgement.vote, self._section.model, judgement.why)
         except asyncio.CancelledError:
