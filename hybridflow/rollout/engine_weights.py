@@ -11,6 +11,7 @@ from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import Bucket, TensorEntry, check_bucket
 from hybridflow.weights.reshard.shard_bucket import ShardRound
 from hybridflow.weights.shared_buckets import SharedBucket, open_bucket
+from megatron_ext.platform.device import Device
 
 
 class EngineWeights:
@@ -20,12 +21,13 @@ class EngineWeights:
         api: SGLang's own calls.
         shards: Maps and checks what train ranks on this node hand over.
         num_ranks: Of the engine, each of which gets a copy of the reference to a bucket.
+        device: What they compute on.
     """
 
-    def __init__(self, api: WeightApi, shards: ShardLoader, num_ranks: int) -> None:
+    def __init__(self, api: WeightApi, shards: ShardLoader, num_ranks: int, device: Device) -> None:
         self.api = api
         self._shards = shards
-        self._whole = WholeTensors(shards.verify)
+        self._whole = WholeTensors(shards.verify, device)
         self._num_ranks = num_ranks
         self._version: int | None = None
         self._loaded: list[TensorEntry] = []

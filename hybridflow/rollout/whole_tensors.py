@@ -7,20 +7,19 @@ these are is learnt in the engine's first update: all whose checksums agree then
 
 from __future__ import annotations
 
-import torch
-
 from hybridflow.errors import WeightSyncError
 from hybridflow.rollout.shard_loader import SAMPLE_PERIOD, Verify
 from hybridflow.weights.broadcast import Broadcast
 from hybridflow.weights.manifest import Bucket
+from megatron_ext.platform.device import Device
 
 
 class WholeTensors:
-    """Of one engine."""
+    """Of one engine, whose ranks compute on `device`."""
 
-    def __init__(self, verify: Verify) -> None:
+    def __init__(self, verify: Verify, device: Device) -> None:
         # SGLang's checksum on a GPU is another one than of the same bytes on the host.
-        self._verify: Verify = "none" if torch.cuda.is_available() else verify
+        self._verify: Verify = "none" if device.has_cuda else verify
         self._kept: list[str] | None = None
         """Names of tensors that SGLang keeps as they are; None until that is learnt."""
         self._fused: list[str] = []

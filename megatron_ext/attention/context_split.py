@@ -42,6 +42,18 @@ def cut_micro_batch(micro_batch: MicroBatch, cp_size: int, cp_rank: int, pad_to_
 
     Targets come from the whole row, so a token at the border of a chunk still predicts its successor, which another
     rank holds. Padding stands behind each segment: it predicts nothing and no real token attends to it.
+
+    Two rows over two ranks, prompts a b c d and p, responses e f and q r. A row becomes 2 * cp = 4 chunks, of
+    ceil(6 / 4) = 2 tokens and of ceil(3 / 4) = 1; `.` is padding, and > a position whose successor is predicted:
+
+        packed             a  b  c >d >e  f   >p >q  r         predict_index_N  3 4 6 7, targets_N  e f q r
+        chunks             0     1     2     3      0  1  2  3
+        whole              a  b | c  d | e  f | .  .    p | q | r | .       whole_cu_seqlens  0 8 12
+        rank 0 (0 and 3)   a  b | .  .    >p | .       cu_seqlens  0 2 4 5 6, predict_index_N  4, targets_N  q
+        rank 1 (1 and 2)   c >d |>e  f    >q | r       cu_seqlens  0 2 4 5 6, predict_index_N  1 2 4, targets_N  e f r
+
+    p is on rank 0 and predicts q, which rank 1 holds. Of the four predictions rank 0 has number 2, rank 1 the numbers
+    0, 1 and 3: `predicted_R`.
     """
     if cp_size == 1:
         padded = _pad_end(micro_batch, pad_to_multiple)
@@ -72,7 +84,7 @@ def cut_micro_batch(micro_batch: MicroBatch, cp_size: int, cp_rank: int, pad_to_
         predict_index_N=rank_index_N[predicted_R],
         targets_N=micro_batch.targets_N[predicted_R],
         loss_inputs={name: value[predicted_R] for name, value in micro_batch.loss_inputs.items()},
-        support=None if micro_batch.support is None else micro_batch.support.select(predicted_R),
+        ragged_inputs={name: value.select(predicted_R) for name, value in micro_batch.ragged_inputs.items()},
     )
     return RankBatch(part, whole_cu_seqlens.to(torch.int32), predicted_R)
 

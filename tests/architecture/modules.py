@@ -71,7 +71,7 @@ def read_imports(modules: dict[str, Module]) -> dict[str, set[str]]:
 
 
 def _names_of_front(front: Module, modules: dict[str, Module]) -> dict[str, str]:
-    """Of each name in a package's front the module that it comes from."""
+    """The module that each name in a package's front comes from."""
     names: dict[str, str] = {}
     for node in front.tree.body:
         if isinstance(node, ast.ImportFrom) and (source := _source(node, front)) in modules:

@@ -1,4 +1,4 @@
-"""What README.md and SECURITY.md name is there: commands, options, keys, files."""
+"""Everything that README.md and SECURITY.md name is there: commands, options, keys, files."""
 
 from __future__ import annotations
 

@@ -48,6 +48,10 @@ def test_functions_and_modules_are_small(modules: dict[str, Module]) -> None:
     assert [name for number, name in sizes.module_lines(modules) if number > sizes.MAX_MODULE_LINES] == []
 
 
+def test_no_two_packages_import_each_other(modules: dict[str, Module]) -> None:
+    assert sizes.two_way_pairs(modules) == []
+
+
 def test_what_is_counted_in_a_small_tree(small: dict[str, Module]) -> None:
     assert len(sizes.module_lines(small)) == 6
     assert sizes.function_lines(small) == [(3, "hybridflow.rollout.engine:1 take")]

@@ -90,7 +90,7 @@ def _lines_taking(module: Module) -> Iterator[str]:
 
 
 def _names_an_id(expression: ast.expr) -> bool:
-    """Of a completion or a group; an engine says `["id"]`."""
+    """Whether it names the id of a completion or a group; an engine says `["id"]`."""
     return any(
         (isinstance(node, ast.Name) and node.id in IDS)
         or (isinstance(node, ast.Attribute) and node.attr in IDS)

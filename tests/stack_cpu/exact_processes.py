@@ -188,11 +188,13 @@ class EngineProcess:
         from hybridflow.rollout.cpu_platform.process_server import start_server
         from hybridflow.rollout.engine.sglang_engine import SGLangEngine
         from hybridflow.rollout.shard_loader import ShardLoader
+        from megatron_ext.platform.device import CPU
 
         start_server()
 
         arguments = build_arguments(section, dtype="float32", seed=0)
-        self.engine = SGLangEngine(str(hf_dir), arguments, run_seed=0, shards=ShardLoader(0, section.verify_weights))
+        shards = ShardLoader(0, section.verify_weights)
+        self.engine = SGLangEngine(str(hf_dir), arguments, run_seed=0, shards=shards, device=CPU)
         self.begin_weights = self.engine.begin_weights
         self.load_bucket = self.engine.load_bucket
         self.end_weights = self.engine.end_weights

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 
 from hybridflow.cluster.devices import VISIBLE
 from hybridflow.cluster.seats import devices_of
@@ -29,6 +28,7 @@ from hybridflow.weights.reshard.shard_bucket import ShardRound
 from hybridflow.weights.shared_buckets import SharedBucket
 from hybridflow.wire.completion_sender import CompletionSender
 from hybridflow.wire.endpoint import Endpoint
+from megatron_ext.platform.device import find_device
 
 
 class RolloutWorker:
@@ -55,14 +55,19 @@ class RolloutWorker:
         self._folder = PrivateFolder()
         keep_private(self._folder.path)
         leave_allocator_alone(os.environ)
-        self._has_cuda = torch.cuda.is_available()
-        if not self._has_cuda:
+        self._device = find_device()
+        if not self._device.has_cuda:
             start_server()
         self._engine = SGLangEngine(
-            model_path, arguments, run_seed=run_seed, shards=shards, initial_version=initial_version
+            model_path,
+            arguments,
+            run_seed=run_seed,
+            shards=shards,
+            device=self._device,
+            initial_version=initial_version,
         )
         check_signed()
-        if self._has_cuda:
+        if self._device.has_cuda:
             self._engine.warm_up()  # not run on a GPU yet
         self._sender = CompletionSender(endpoint, engine_id)
 
@@ -77,7 +82,7 @@ class RolloutWorker:
             child_pids=self._engine.child_pids(),
             node_id=ray.get_runtime_context().get_node_id(),
             kv_cache_tokens=int(usage["token_capacity"]),
-            taken_bytes=reported_bytes(usage) if self._has_cuda else {},
+            taken_bytes=reported_bytes(usage) if self._device.has_cuda else {},
         )
 
     def status(self) -> EngineStatus:

@@ -43,6 +43,7 @@ from hybridflow.weights.manifest import Bucket, TensorEntry
 from hybridflow.weights.reshard.shard_bucket import ShardRound
 from hybridflow.weights.shared_buckets import SharedBucket
 from hybridflow.wire.messages import build_completion_id
+from megatron_ext.platform.device import Device
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ class SGLangEngine:
         run_seed: enters every completion's seed.
         initial_version: confirms the weights of `model_path` under this version; otherwise they have to be published.
         shards: the engine's end of exact resharding.
+        device: what its ranks compute on.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class SGLangEngine:
         *,
         run_seed: int,
         shards: ShardLoader,
+        device: Device,
         initial_version: int | None = None,
     ) -> None:
         from sglang.srt.entrypoints.engine import Engine
@@ -109,8 +112,8 @@ class SGLangEngine:
         self._thread = threading.Thread(target=self._loop.run_forever, name="sglang-loop", daemon=True)
         self._thread.start()
         api = WeightApi(self._tokenizer_manager, io_struct, sglang_version, self._run)
-        self._weights = EngineWeights(api, shards, self._engine.server_args.tp_size)
-        self._memory = EngineMemory(self._engine, self._run)
+        self._weights = EngineWeights(api, shards, self._engine.server_args.tp_size, device)
+        self._memory = EngineMemory(self._engine, self._run, device)
         self._version = initial_version
         # Completions are handed over in a thread of their own: it is held back while rewards lag, and the loop is not.
         self._handing_over = ThreadPoolExecutor(max_workers=1, thread_name_prefix="deliver")
@@ -168,7 +171,7 @@ class SGLangEngine:
             sampling_params=[self._sampling_of(lease, index, sampling) for lease, index in by_id.values()],
             rid=list(by_id),
             return_logprob=[True] * len(by_id),
-            return_sampling_mask=True if sampling.returns_support else None,
+            return_sampling_mask=True if sampling.returns_sampling_mask else None,
             stream=True,
         )
         stream = self._tokenizer_manager.generate_request(request, None)
@@ -189,14 +192,14 @@ class SGLangEngine:
         if is_own_abort(reason):
             logger.warning("SGLang aborted %s: %s", build_completion_id(request.group_id, index), reason.get("message"))
             return undecoded(request, index, self._version)
-        return to_completion(request, index, output, self._version, self._decode_text, sampling.returns_support)
+        return to_completion(request, index, output, self._version, self._decode_text, sampling.returns_sampling_mask)
 
     def _sampling_of(self, lease: Lease, index: int, sampling: SamplingParams) -> dict[str, Any]:
         request = lease.request
         name = build_completion_id(request.seed_id or request.group_id, index)
         seed = completion_seed(self._run_seed, name, lease.num_aborts.get(index, 0))
         partial = request.partial(index)
-        return to_sglang(sampling, seed, len(partial.token_ids) if partial else 0)
+        return to_sglang(sampling, seed, len(partial.tokens) if partial else 0)
 
     def _decode_text(self, token_ids: list[int]) -> str:
         return self._tokenizer_manager.tokenizer.decode(token_ids, skip_special_tokens=True)

@@ -12,14 +12,10 @@ from hybridflow.rollout.shard_loader import SAMPLE_PERIOD, Verify
 from hybridflow.rollout.whole_tensors import WholeTensors
 from hybridflow.weights.broadcast import Broadcast, read_back_checksum
 from hybridflow.weights.manifest import describe_tensor
+from megatron_ext.platform.device import CPU, Device
 
 KEPT = [f"model.layers.{layer}.norm.weight" for layer in range(40)]
 FUSED = ["model.layers.0.qkv_proj.weight", "model.embed_tokens.weight"]
-
-
-@pytest.fixture(autouse=True)
-def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
 def update(whole: WholeTensors, version: int, **changed: str) -> set[str]:
@@ -36,7 +32,7 @@ def update(whole: WholeTensors, version: int, **changed: str) -> set[str]:
 
 
 def learnt(verify: Verify) -> WholeTensors:
-    whole = WholeTensors(verify)
+    whole = WholeTensors(verify, CPU)
     assert update(whole, 0) == {*KEPT, *FUSED}
     return whole
 
@@ -65,7 +61,7 @@ def test_what_was_broadcast_is_held_against_the_checksums_of_the_sender() -> Non
     read_back = {name: read_back_checksum(tensor) for name, tensor in tensors.items()}
     assert read_back["norm"] == hashlib.sha256(tensors["norm"].numpy().tobytes()).hexdigest()[:16]
     entries = [describe_tensor(name, tensor) for name, tensor in tensors.items()]
-    whole = WholeTensors("all")
+    whole = WholeTensors("all", CPU)
     for version in range(3):
         whole.begin(version)
         whole.note(Broadcast(version=version, group="g", entries=entries, read_back=read_back))
@@ -76,10 +72,9 @@ def test_what_was_broadcast_is_held_against_the_checksums_of_the_sender() -> Non
         whole.check(2, [{"norm": "0"}])
 
 
-@pytest.mark.parametrize(("verify", "on_gpu"), [("none", False), ("all", True)])
-def test_nothing_is_read_back(verify: Verify, on_gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: on_gpu)
-    whole = WholeTensors(verify)
+@pytest.mark.parametrize(("verify", "device"), [("none", CPU), ("all", Device(has_cuda=True))])
+def test_nothing_is_read_back(verify: Verify, device: Device) -> None:
+    whole = WholeTensors(verify, device)
     whole.begin(1)
     whole.note(None)  # pyright: ignore[reportArgumentType]
     assert not whole.is_verifying
