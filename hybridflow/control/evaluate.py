@@ -25,8 +25,6 @@ def build_unknown_groups(prefix: str, unusable: dict[str, str], version: int) ->
             group_id=group_id,
             prompt_id=prompt_id,
             index=0,
-            token_ids=[],
-            rollout_logprobs=[],
             text="",
             finish_reason="stop",
             policy_version=version,

@@ -17,7 +17,16 @@ import msgspec
 from hybridflow.batching.microbatch import plan_micro_batches
 from hybridflow.config.sections import Config
 from hybridflow.errors import ModelMismatchError
-from hybridflow.types import Completion, Group, GroupRequest, Prompt, SamplingParams, TrainBatch, TrainSequence
+from hybridflow.types import (
+    Completion,
+    Group,
+    GroupRequest,
+    Prompt,
+    SamplingParams,
+    TokenColumns,
+    TrainBatch,
+    TrainSequence,
+)
 from megatron_ext.hf.config import HFConfig
 
 NEW_TOKENS = 16
@@ -80,8 +89,8 @@ def build_gate_batch(groups: Sequence[Group], config: Config) -> TrainBatch:
         TrainSequence(
             sequence_id=completion.completion_id,
             prompt_token_ids=group.prompt.token_ids,
-            response_token_ids=completion.token_ids,
-            loss_mask=[1] * len(completion.token_ids),
+            response=TokenColumns(ids=completion.tokens.ids),
+            loss_mask=[1] * len(completion.tokens),
         )
         for group, completion in zip(groups, completions, strict=True)
     ]
@@ -104,7 +113,7 @@ def check_gate(
     gaps: dict[str, float] = {}
     num_tokens = 0
     for group, of_trainer in zip(groups, logprobs, strict=True):
-        of_engine = _completion(group).rollout_logprobs
+        of_engine = _completion(group).tokens.rollout_logprobs
         num_tokens += len(of_engine)
         pairs = zip(of_trainer, of_engine, strict=True)
         gap = sum(abs(mine - theirs) for mine, theirs in pairs) / len(of_engine) if of_engine else math.nan

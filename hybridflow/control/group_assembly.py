@@ -69,12 +69,7 @@ class GroupAssembly:
         elif item.num_tokens:
             completion = item.completion
             group.partials[completion.index] = Partial(
-                index=completion.index,
-                token_ids=completion.token_ids,
-                rollout_logprobs=completion.rollout_logprobs,
-                versions=completion.version_runs,
-                support_lengths=completion.support_lengths,
-                support_ids=completion.support_ids,
+                index=completion.index, tokens=completion.tokens, versions=completion.version_runs
             )
 
     def drop(self, completion_ids: Iterable[str]) -> None:

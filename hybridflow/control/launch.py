@@ -23,7 +23,7 @@ from hybridflow.recording.records import CompletionRecord
 from hybridflow.recording.state import RunState, read_state
 from hybridflow.recording.summary import build_summary
 from hybridflow.recording.timeline import TimelineRecord
-from hybridflow.rollout.engine.arguments import check_names, check_support
+from hybridflow.rollout.engine.arguments import check_names, check_sampling_mask
 from hybridflow.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER
 from hybridflow.runtime.open_run import OpenRun, Saved, open_run
 from hybridflow.runtime.system import System
@@ -42,7 +42,7 @@ def run_training(config: Config, folder: RunFolder, display: LiveDisplay, *, res
     display.note("reading model and data")
     check_model(config)
     check_names(config.rollout.sglang)
-    check_support(config.rollout.top_p)
+    check_sampling_mask(config.rollout.top_p)
     inputs = load_inputs(config, folder.data if resume else None)
     with open_run(config, folder, display, (lambda: _find_saved(config, folder)) if resume else None) as opened:
         saved = opened.saved.state if opened.saved else None

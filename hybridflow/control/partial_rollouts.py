@@ -136,10 +136,22 @@ def _decode_member(_: type, fields: dict[str, Any]) -> ScoredCompletion:
     return ScoredCompletion(completion=member.completion, verdict=member.verdict, scored_by=member.scored_by)
 
 
+class _PartialGroupsFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Content of PARTIAL_GROUPS_FILE."""
+
+    format: int
+    groups: list[PartialGroup]
+
+
+_FORMAT = 2
+"""1 was the list of groups alone, with each column of tokens in a field of its own."""
+
+
 def write_partial_groups(carried: Sequence[PartialGroup], folder: Path) -> None:
     """Puts them into a checkpoint."""
     if carried:
-        (folder / PARTIAL_GROUPS_FILE).write_bytes(msgspec.msgpack.encode(list(carried), enc_hook=_encode_member))
+        content = _PartialGroupsFile(format=_FORMAT, groups=list(carried))
+        (folder / PARTIAL_GROUPS_FILE).write_bytes(msgspec.msgpack.encode(content, enc_hook=_encode_member))
 
 
 def read_partial_groups(folder: Path) -> list[PartialGroup]:
@@ -148,6 +160,15 @@ def read_partial_groups(folder: Path) -> list[PartialGroup]:
     if not path.exists():
         return []
     try:
-        return msgspec.msgpack.decode(path.read_bytes(), type=list[PartialGroup], dec_hook=_decode_member)
+        content = msgspec.msgpack.decode(
+            path.read_bytes(), type=_PartialGroupsFile | list[msgspec.Raw], dec_hook=_decode_member
+        )
     except (OSError, msgspec.DecodeError) as error:
         raise CheckpointError(f"{path}: not readable as carried groups: {error}") from error
+    if isinstance(content, list) or content.format != _FORMAT:
+        found = 1 if isinstance(content, list) else content.format
+        raise CheckpointError(
+            f"{path} has format {found}, this version of hybridflow reads format {_FORMAT}. Resume with the version "
+            "that wrote it, or from a checkpoint without this file"
+        )
+    return content.groups

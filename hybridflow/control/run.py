@@ -103,7 +103,7 @@ class Run:
             top_p=config.rollout.top_p,
             max_new_tokens=config.rollout.max_new_tokens,
             stop=config.rollout.stop,
-            returns_support=config.rollout.top_p < 1,
+            returns_sampling_mask=config.rollout.top_p < 1,
         )
         self._colocation = Colocation(
             trainer,

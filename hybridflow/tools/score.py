@@ -217,8 +217,6 @@ def _build(
         group_id=group_id,
         prompt_id=prompt.prompt_id,
         index=0,
-        token_ids=[],
-        rollout_logprobs=[],
         text=response.text,
         finish_reason="stop",
         policy_version=0,

@@ -109,7 +109,7 @@ class ScoredCompletion:
 
     @property
     def num_tokens(self) -> int:
-        return len(self.completion.token_ids)
+        return len(self.completion.tokens)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ScoredCompletion):

@@ -33,7 +33,7 @@ class PartialGroup(msgspec.Struct, frozen=True, kw_only=True):
     def num_tokens(self) -> int:
         """Tokens decoded so far."""
         ended = sum(member.num_tokens for member in self.members)
-        return ended + sum(len(partial.token_ids) for partial in self.partials)
+        return ended + sum(len(partial.tokens) for partial in self.partials)
 
     @property
     def oldest_version(self) -> int | None:

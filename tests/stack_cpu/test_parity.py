@@ -28,7 +28,7 @@ from hybridflow.data.synth.spec import SynthSpec, generate_rows
 from hybridflow.errors import RolloutError, WeightSyncError
 from hybridflow.runtime.colocation import Colocation
 from hybridflow.runtime.system import System
-from hybridflow.types import Collected, Completion, Prompt, SamplingParams, TrainSequence
+from hybridflow.types import Collected, Completion, Prompt, SamplingParams, TokenColumns, TrainSequence
 from hybridflow.weights.manifest import TensorEntry
 from hybridflow.weights.reshard.buffers import map_buffer
 from hybridflow.weights.reshard.shard_bucket import ShardRound
@@ -102,10 +102,9 @@ def to_row(prompts: list[Prompt], completion: Completion, advantage: float = 0.0
     return TrainSequence(
         sequence_id=completion.completion_id,
         prompt_token_ids=prompt.token_ids,
-        response_token_ids=completion.token_ids,
-        loss_mask=[1] * len(completion.token_ids),
+        response=TokenColumns(ids=completion.tokens.ids, rollout_logprobs=completion.tokens.rollout_logprobs),
+        loss_mask=[1] * len(completion.tokens),
         advantage=advantage,
-        rollout_logprobs=completion.rollout_logprobs,
     )
 
 
@@ -138,14 +137,14 @@ def test_greedy_text_equals_hf_on_the_exported_weights(stack: Stack, version: in
 
 def test_the_update_changed_the_weights_that_the_engine_uses(stack: Stack) -> None:
     before, after = (completions(stack.greedy[version]) for version in (0, 1))
-    assert any(a.rollout_logprobs != b.rollout_logprobs for a, b in zip(before, after, strict=True))
+    assert any(a.tokens.rollout_logprobs != b.tokens.rollout_logprobs for a, b in zip(before, after, strict=True))
 
 
 def test_hf_megatron_and_sglang_give_the_same_logprobs(stack: Stack) -> None:
     """On the sampled tokens, at the sampling temperature; the trainer holds version 1, so HF is asked for both."""
     sampled = completions(stack.sampled)
     rows = [to_row(stack.prompts, completion) for completion in sampled]
-    engine = [completion.rollout_logprobs for completion in sampled]
+    engine = [completion.tokens.rollout_logprobs for completion in sampled]
     assert largest_difference(engine, hf_logprobs(stack.exported[0], rows, SAMPLED.temperature)) < 1e-4
     megatron = stack.system.trainer.logprobs(plan_batch(rows, [len(rows)], stack.config), SAMPLED.temperature)
     assert largest_difference(megatron, hf_logprobs(stack.exported[1], rows, SAMPLED.temperature)) < 1e-4
@@ -153,16 +152,11 @@ def test_hf_megatron_and_sglang_give_the_same_logprobs(stack: Stack) -> None:
 
 def test_the_trainer_leaves_out_what_top_p_left_out(stack: Stack) -> None:
     """Engine and trainer hold version 1; the probabilities of both are over what could be drawn."""
-    narrow = SamplingParams(temperature=0.7, top_p=0.6, max_new_tokens=8, returns_support=True)
+    narrow = SamplingParams(temperature=0.7, top_p=0.6, max_new_tokens=8, returns_sampling_mask=True)
     drawn = completions(generate(stack.system, "narrow", stack.prompts, 4, narrow))
-    engine = [completion.rollout_logprobs for completion in drawn]
+    engine = [completion.tokens.rollout_logprobs for completion in drawn]
     rows = [
-        msgspec.structs.replace(
-            to_row(stack.prompts, completion),
-            support_lengths=completion.support_lengths,
-            support_ids=completion.support_ids,
-        )
-        for completion in drawn
+        msgspec.structs.replace(to_row(stack.prompts, completion), response=completion.tokens) for completion in drawn
     ]
     replayed = stack.system.trainer.logprobs(plan_batch(rows, [len(rows)], stack.config), narrow.temperature)
     assert largest_difference(engine, replayed) < 1e-4
@@ -225,7 +219,7 @@ def test_abort_delivers_what_was_decoded(stack: Stack) -> None:
     ended = [first, *[scored for scored in rest if scored is not None]]
     assert len(ended) == NUM_PROMPTS * 4
     for scored in ended:
-        assert len(scored.completion.token_ids) == len(scored.completion.rollout_logprobs)
+        assert len(scored.completion.token_ids) == len(scored.completion.tokens.rollout_logprobs)
         assert scored.completion.finish_reason in ("abort", "stop", "length")
 
 

@@ -171,7 +171,7 @@ class SGLangEngine:
             sampling_params=[self._sampling_of(lease, index, sampling) for lease, index in by_id.values()],
             rid=list(by_id),
             return_logprob=[True] * len(by_id),
-            return_sampling_mask=True if sampling.returns_support else None,
+            return_sampling_mask=True if sampling.returns_sampling_mask else None,
             stream=True,
         )
         stream = self._tokenizer_manager.generate_request(request, None)
@@ -192,14 +192,14 @@ class SGLangEngine:
         if is_own_abort(reason):
             logger.warning("SGLang aborted %s: %s", build_completion_id(request.group_id, index), reason.get("message"))
             return undecoded(request, index, self._version)
-        return to_completion(request, index, output, self._version, self._decode_text, sampling.returns_support)
+        return to_completion(request, index, output, self._version, self._decode_text, sampling.returns_sampling_mask)
 
     def _sampling_of(self, lease: Lease, index: int, sampling: SamplingParams) -> dict[str, Any]:
         request = lease.request
         name = build_completion_id(request.seed_id or request.group_id, index)
         seed = completion_seed(self._run_seed, name, lease.num_aborts.get(index, 0))
         partial = request.partial(index)
-        return to_sglang(sampling, seed, len(partial.token_ids) if partial else 0)
+        return to_sglang(sampling, seed, len(partial.tokens) if partial else 0)
 
     def _decode_text(self, token_ids: list[int]) -> str:
         return self._tokenizer_manager.tokenizer.decode(token_ids, skip_special_tokens=True)

@@ -33,6 +33,7 @@ from hybridflow.types import (
     SamplingParams,
     Scored,
     ScoredCompletion,
+    TokenColumns,
     TrainBatch,
     Unknown,
     UpdateReport,
@@ -234,8 +235,7 @@ def build_completion(request: GroupRequest, index: int, version: int, finish_rea
         group_id=request.group_id,
         prompt_id=request.prompt.prompt_id,
         index=index,
-        token_ids=[5, 6],
-        rollout_logprobs=[-0.5, -0.25],
+        tokens=TokenColumns(ids=[5, 6], rollout_logprobs=[-0.5, -0.25]),
         text="The answer is yen.",
         finish_reason=finish_reason,  # pyright: ignore[reportArgumentType]
         policy_version=version,

@@ -16,6 +16,7 @@ from hybridflow.control.train_loop import train
 from hybridflow.recording.state import RunState
 from hybridflow.rollout.engine.sglang_messages import join_runs
 from hybridflow.types import GroupRequest, RolloutReport, SamplingParams, VersionRun
+from hybridflow.types.tokens import concatenate
 from hybridflow.wire.messages import build_completion_id
 from tests.unit.control.fakes import FakeRollout, FakeSystem, build_completion, build_config
 
@@ -56,8 +57,7 @@ class SlowRollout(FakeRollout):
         if partial := request.partial(index):
             new = msgspec.structs.replace(
                 new,
-                token_ids=partial.token_ids + new.token_ids,
-                rollout_logprobs=partial.rollout_logprobs + new.rollout_logprobs,
+                tokens=concatenate([partial.tokens, new.tokens]),
                 versions=join_runs([*partial.versions, VersionRun(self.version, len(new.token_ids))]),
             )
         self._stream.deliver([new])

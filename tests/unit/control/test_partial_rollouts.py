@@ -6,6 +6,7 @@ import math
 import random
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,6 +32,7 @@ from hybridflow.types import (
     Scored,
     ScoredCompletion,
     StepCounts,
+    TokenColumns,
     VersionRun,
 )
 from hybridflow.wire.messages import build_completion_id
@@ -56,8 +58,7 @@ def decode(request: GroupRequest, index: int, version: int, num_new: int | None)
         group_id=request.group_id,
         prompt_id=request.prompt.prompt_id,
         index=index,
-        token_ids=list(range(total)),
-        rollout_logprobs=[-float(i) for i in range(total)],
+        tokens=TokenColumns(ids=list(range(total)), rollout_logprobs=[-float(i) for i in range(total)]),
         text="",
         finish_reason="stop" if num_new is None else "abort",
         policy_version=version,
@@ -90,7 +91,7 @@ def test_without_over_sampling_a_step_takes_the_prompts_that_follow_from_its_num
 
 
 def test_a_carried_group_is_gone_on_with_under_its_id() -> None:
-    partial = Partial(index=2, token_ids=[8], rollout_logprobs=[-1.0], versions=[VersionRun(0, 1)])
+    partial = Partial(index=2, tokens=TokenColumns(ids=[8], rollout_logprobs=[-1.0]), versions=[VersionRun(0, 1)])
     group = PartialGroup(
         group_id="t00001-g0003", prompt=prompt(3), num_completions=3, members=[ended(0, 0)], partials=[partial]
     )
@@ -103,7 +104,7 @@ def test_a_carried_group_is_gone_on_with_under_its_id() -> None:
 
 
 def test_a_group_with_a_token_that_is_too_old_begins_anew() -> None:
-    old = Partial(index=1, token_ids=[8], rollout_logprobs=[-1.0], versions=[VersionRun(0, 1)])
+    old = Partial(index=1, tokens=TokenColumns(ids=[8], rollout_logprobs=[-1.0]), versions=[VersionRun(0, 1)])
     group = PartialGroup(
         group_id="t00001-g0003", prompt=prompt(3), num_completions=3, members=[ended(0, 1)], partials=[old]
     )
@@ -145,7 +146,9 @@ def test_what_is_not_awaited_is_refused() -> None:
 
 
 def test_carried_groups_survive_a_checkpoint(tmp_path: Path) -> None:
-    partial = Partial(index=2, token_ids=[8, 9], rollout_logprobs=[-1.0, -0.5], versions=[VersionRun(0, 2)])
+    partial = Partial(
+        index=2, tokens=TokenColumns(ids=[8, 9], rollout_logprobs=[-1.0, -0.5]), versions=[VersionRun(0, 2)]
+    )
     group = PartialGroup(
         group_id="t00001-g0003", prompt=prompt(3), num_completions=3, members=[ended(0, 0)], partials=[partial]
     )
@@ -155,6 +158,10 @@ def test_carried_groups_survive_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / PARTIAL_GROUPS_FILE).write_bytes(b"\x93")
     with pytest.raises(CheckpointError, match="not readable as carried groups"):
         read_partial_groups(tmp_path)
+    for older in ([{"group_id": "t00001-g0003"}], {"format": 3, "groups": []}):
+        (tmp_path / PARTIAL_GROUPS_FILE).write_bytes(msgspec.msgpack.encode(older))
+        with pytest.raises(CheckpointError, match=r"has format [13], this version of .* reads format 2\. Resume"):
+            read_partial_groups(tmp_path)
 
 
 @settings(max_examples=200, deadline=None)
@@ -202,7 +209,7 @@ def test_any_course_of_steps_trains_on_each_prompt_once(
             for member in group.members:
                 completion = member.completion
                 assert completion.token_ids == list(range(LENGTH)), "a token was lost or came twice"
-                assert completion.rollout_logprobs == [-float(i) for i in range(LENGTH)]
+                assert completion.tokens.rollout_logprobs == [-float(i) for i in range(LENGTH)]
                 assert sum(run.num_tokens for run in completion.version_runs) == LENGTH
                 assert all(0 <= version - run.version <= max_staleness for run in completion.version_runs)
         used_ids += [group.group_id for group in groups]

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from hybridflow.types import Completion, GroupRequest, Prompt, Scored
+from hybridflow.types import Completion, GroupRequest, Prompt, Scored, TokenColumns
 from hybridflow.wire.broker import INTERVAL_S, Broker, RefusalLog
 from hybridflow.wire.codec import decode_to_worker
 from hybridflow.wire.dispatcher import ScoreDispatcher
@@ -25,8 +25,7 @@ def finished(index: int) -> Finished:
         group_id="g",
         prompt_id="p",
         index=index,
-        token_ids=[2],
-        rollout_logprobs=[-1.0],
+        tokens=TokenColumns(ids=[2], rollout_logprobs=[-1.0]),
         text="t",
         finish_reason="stop",
         policy_version=0,
