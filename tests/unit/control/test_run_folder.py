@@ -23,7 +23,7 @@ from hybridflow.recording.metrics import add_to_state, build_metrics
 from hybridflow.recording.records import CompletionRecord
 from hybridflow.recording.state import GroupCounts, RunState
 from hybridflow.recording.summary import build_summary
-from hybridflow.rewards.hybrid import combine
+from hybridflow.rewards.judge_verdict import combine
 from hybridflow.run_folder import summary as summary_module
 from hybridflow.run_folder.summary import write_summary
 from hybridflow.types import (

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from hybridflow.rewards.registry import verify
-from hybridflow.rewards.rules.several_golds import told_to_judge
+from hybridflow.rewards.judge_verdict import told_to_judge
 from hybridflow.types import Scored, ScoreRequest, Unknown
+from tests.unit.rewards.default_rules import verify
 
 
 def request(answer: str, *golds: str, ability: str = "doc-qa") -> ScoreRequest:
@@ -44,5 +44,5 @@ def test_gold_that_cannot_be_compared_with_is_not_a_no() -> None:
 
 
 def test_judge_is_told_all() -> None:
-    assert told_to_judge(request("x", "Therefore, the answer is Paris.", "City of Paris")) == "Paris or City of Paris"
-    assert told_to_judge(request("x", "Paris")) == "Paris"
+    assert told_to_judge(["Therefore, the answer is Paris.", "City of Paris"]) == "Paris or City of Paris"
+    assert told_to_judge(["Paris"]) == "Paris"
