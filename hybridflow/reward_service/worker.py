@@ -62,9 +62,9 @@ class RewardWorkerLoop:
                     if message.completion_id not in holding:
                         holding[message.completion_id] = None
                         self._scorer.submit(message.request)
-                for completion_id, verdict in self._scorer.take_verdicts():
-                    del holding[completion_id]
-                    channel.reply(completion_id, verdict)
+                for request, verdict in self._scorer.take_verdicts():
+                    del holding[request.completion_id]
+                    channel.reply(request.completion_id, verdict)
                     num_scored += 1
                 channel.flush()
         finally:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hybridflow.errors import RewardError
-from hybridflow.rewards.judge_vote import Vote
+from hybridflow.rewards.judge_verdict import Vote
 
 BUSY_S = 3.0
 """Longest wait for another process that writes; a verdict is written in milliseconds."""

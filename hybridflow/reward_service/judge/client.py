@@ -24,7 +24,7 @@ from hybridflow.reward_service.judge.cache import JudgeCache
 from hybridflow.reward_service.judge.response import LENGTH, Answer
 from hybridflow.reward_service.judge.server import AskError
 from hybridflow.rewards.judge_prompt import JudgeMessage, build_judge_messages, compute_cache_key, remind
-from hybridflow.rewards.judge_vote import Vote, decide, parse_vote
+from hybridflow.rewards.judge_verdict import Vote, decide, parse_vote
 from hybridflow.rewards.text.thinking import Tags, after_thinking
 
 ADMITTED_PER_SLOT = 2

@@ -1,4 +1,4 @@
-"""What a box says together with what stands around it: `$-\\boxed{42}$` is -42, and `not \\boxed{Paris}` is not Paris.
+"""Reads a box together with what stands around it: `$-\\boxed{42}$` is -42, and `not \\boxed{Paris}` is not Paris.
 
 Words before the box are prose ("Then the number of branches is \\boxed{4}") and left out, where the box is the
 complement of a verb, an equals sign or a colon. Otherwise the words next to it are part of the answer: "twice", "Note",
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 
-from hybridflow.rewards.text.latex import Boxed, drop_latex, write_factorials
 from hybridflow.rewards.text.lexicon import ALTERNATIVES, COMPARISONS, NEGATIONS, NEUTRAL, SIGN_WORDS, word_set
+from hybridflow.rewards.text.markup import Boxed, drop_latex, write_factorials
 from hybridflow.rewards.text.normalise import split_words
 from hybridflow.rewards.text.sentences import find_ends
 
@@ -76,7 +76,7 @@ def _read_dress(dress: str) -> str:
 
 
 def _find_words_before(before: str) -> str:
-    """Of the words before a box in its sentence, those that are part of the answer."""
+    """Finds, of the words before a box in its sentence, those that are part of the answer."""
     if found := _BOX.search(before):
         between = [word.text for word in split_words(drop_latex(_BOX.sub(" ", before[found.end() :])))]
         if not any(word in _LINK or word in NEUTRAL for word in between):

@@ -25,12 +25,10 @@ from itertools import islice
 from typing import NamedTuple
 
 from hybridflow.config.reward_sections import THINKING_TAGS
-from hybridflow.rewards.extraction.afterword import ABOUT_THE_ANSWER, find_second_thought
+from hybridflow.rewards.extraction.afterword import ABOUT_THE_ANSWER, find_second_thought, read_correction
 from hybridflow.rewards.extraction.box import read_around_box
-from hybridflow.rewards.extraction.correction import read_correction
 from hybridflow.rewards.text.characters import unify
-from hybridflow.rewards.text.latex import drop_latex, find_last_boxed
-from hybridflow.rewards.text.markup import drop_markup
+from hybridflow.rewards.text.markup import drop_latex, drop_markup, find_last_boxed
 from hybridflow.rewards.text.remember import remember
 from hybridflow.rewards.text.sentences import find_ends
 from hybridflow.rewards.text.thinking import Tags, after_thinking
@@ -96,7 +94,7 @@ _NUMBERED_LIST = re.compile(r"[\s:]{0,8}\(?1[.)]\s[^\n]*\n\s{0,8}\(?2[.)]\s")
 
 
 class Answer(NamedTuple):
-    """What a completion commits to; empty where it commits to nothing."""
+    """The answer that a completion commits to; empty where it commits to nothing."""
 
     text: str
     """As many sentences behind the mark as the gold has, or all of it where it is taken back."""
@@ -140,7 +138,7 @@ def count_sentences(gold: str) -> int:
 
 
 def behind_mark(text: str, mark: re.Pattern[str] = MARK) -> str | None:
-    """What follows the last mark of `text`, or stands in and around its last box where that is later, or None."""
+    """Finds what follows the last mark of `text`, or stands in and around its last box where that is later, or None."""
     start = end = -1
     for found in mark.finditer(text):
         if end < 0 or not ABOUT_THE_ANSWER.match(text, found.end()):
@@ -164,7 +162,7 @@ def find_last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
 
 
 def _up_to_closing_tag(told: str) -> str:
-    """What `</answer>` closes stands on a line of its own; what follows it is a sentence apart; "" for nothing."""
+    """Puts what `</answer>` closes on a line of its own; what follows it is a sentence apart; "" for nothing."""
     if _EMPTY_TAG.match(told):
         return ""
     return re.sub("</answer>", ".\n", told[: 2 * MOST_CHARS], flags=re.IGNORECASE)

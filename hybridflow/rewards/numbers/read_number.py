@@ -25,8 +25,8 @@ from hybridflow.rewards.numbers.chinese_numbers import write_digits
 from hybridflow.rewards.numbers.number_units import read_unit
 from hybridflow.rewards.numbers.units import CURRENCY, PERCENT, Unit, factor_between, meaning_of
 from hybridflow.rewards.text.characters import unify
-from hybridflow.rewards.text.latex import drop_latex
 from hybridflow.rewards.text.lexicon import SCALE_LETTERS, SCALES
+from hybridflow.rewards.text.markup import drop_latex
 from hybridflow.rewards.text.number_words import read_words
 from hybridflow.rewards.text.remember import remember
 

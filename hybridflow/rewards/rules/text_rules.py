@@ -9,7 +9,7 @@ import itertools
 import re
 from collections.abc import Sequence
 
-from hybridflow.rewards.rules.rule_result import Finding
+from hybridflow.rewards.rules.rule_result import RuleResult
 from hybridflow.rewards.text.asides import abbreviates, drop_asides, is_empty
 from hybridflow.rewards.text.characters import CJK, unify
 from hybridflow.rewards.text.lexicon import CLASS_NOUNS, LEGAL_FORMS, NEUTRAL, PLACES, TITLES, word_set
@@ -55,7 +55,7 @@ def have_other_currency(predicted: str, gold: str) -> bool:
     return bool(one and other) and not one & other
 
 
-def find_accounted(predicted: str, gold: str) -> Finding:
+def find_accounted(predicted: str, gold: str) -> RuleResult:
     """Passes where the gold's words stand in the prediction, and every other word of it is accounted for.
 
     Before them: words that carry nothing of their own (`wording.NEUTRAL`), and the kind of thing they name ("the city
@@ -70,14 +70,14 @@ def find_accounted(predicted: str, gold: str) -> Finding:
     words, wanted = split_words(text, keep_a=keep_a), split_words(gold, keep_a=keep_a)
     start = _find_run(words, wanted)
     if start is None:
-        return Finding(False, ACCOUNTED, f"{forms[1][:80]!r} does not stand in {forms[0][:80]!r}", *forms)
+        return RuleResult(False, ACCOUNTED, f"{forms[1][:80]!r} does not stand in {forms[0][:80]!r}", *forms)
     left = _unaccounted_before(words[: start + 1], text, gold) + _unaccounted_behind(words[start + len(wanted) :], gold)
     if have_other_currency(predicted, gold):
         left.append("another currency")
     if left:
         shown = ", ".join(map(repr, left[:_SHOWN_WORDS]))
-        return Finding(False, ACCOUNTED, f"{forms[1][:80]!r} stands in the prediction, but so does {shown}", *forms)
-    return Finding(True, ACCOUNTED, f"{forms[1][:80]!r} with nothing beside it that says more", *forms)
+        return RuleResult(False, ACCOUNTED, f"{forms[1][:80]!r} stands in the prediction, but so does {shown}", *forms)
+    return RuleResult(True, ACCOUNTED, f"{forms[1][:80]!r} with nothing beside it that says more", *forms)
 
 
 def _write_to(words: Sequence[Word]) -> list[str]:
@@ -110,7 +110,7 @@ def _find_run(words: Sequence[Word], wanted: Sequence[Word]) -> int | None:
 
 
 def _unaccounted_before(words: Sequence[Word], text: str, gold: str) -> list[str]:
-    """Of the words before the last one, with which the gold's begin, those that may change it."""
+    """Finds, of the words before the last one, with which the gold's begin, those that may change it."""
     left: list[str] = []
     for at, word in enumerate(words[:-1]):
         is_kind = word.text in CLASS_NOUNS and _names_kind(words, at, text, gold)

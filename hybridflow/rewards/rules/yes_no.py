@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from hybridflow.rewards.numbers.number_forms import TIME
-from hybridflow.rewards.rules.rule_result import Finding
+from hybridflow.rewards.rules.rule_result import RuleResult
 from hybridflow.rewards.text.asides import is_reference, is_source
 from hybridflow.rewards.text.characters import unify
 from hybridflow.rewards.text.lexicon import NEGATIONS, NEUTRAL, word_set
@@ -65,7 +65,7 @@ _PHRASE = re.compile(
 _AT = word_set("in on at under within from per")
 
 
-def find_yes_no(predicted: str, gold: str) -> Finding | None:
+def find_yes_no(predicted: str, gold: str) -> RuleResult | None:
     """For a gold "yes" or "no": the prediction opens with it, and says nothing to the contrary."""
     forms = (normalise(predicted), normalise(gold))
     wanted = _POLARITY.get(forms[1])
@@ -74,19 +74,19 @@ def find_yes_no(predicted: str, gold: str) -> Finding | None:
     words = forms[0].split()
     opener = next((at for at, word in enumerate(words) if word not in _OPENERS), len(words) - 1)
     if _POLARITY.get(words[opener]) != wanted:
-        return Finding(False, RULE, f"the prediction does not open with {wanted!r}", *forms)
+        return RuleResult(False, RULE, f"the prediction does not open with {wanted!r}", *forms)
     rest = unify(predicted)
     rest = rest[re.search(rf"\b{words[opener]}\b|{words[opener]}", rest, re.IGNORECASE).end() :]  # type: ignore[union-attr]
     if told := _find_restriction(rest, wanted):
-        return Finding(False, RULE, f"{told.strip()[:80]!r} contradicts or restricts {wanted!r}", *forms)
+        return RuleResult(False, RULE, f"{told.strip()[:80]!r} contradicts or restricts {wanted!r}", *forms)
     unaccounted = [word for word in words[opener + 1 :] if word not in NEUTRAL and word not in NEGATIONS]
     if not _SET_OFF.match(rest.removeprefix("*")) and unaccounted:
-        return Finding(False, RULE, f"{wanted!r} is part of something else: {unaccounted[0]!r}", *forms)
-    return Finding(True, RULE, f"the prediction opens with {wanted!r}", *forms)
+        return RuleResult(False, RULE, f"{wanted!r} is part of something else: {unaccounted[0]!r}", *forms)
+    return RuleResult(True, RULE, f"the prediction opens with {wanted!r}", *forms)
 
 
 def _find_restriction(rest: str, wanted: str) -> str:
-    """What of `rest`, which follows the word that answers, takes it back as a whole or in part; "" where nothing."""
+    """Finds what of `rest`, behind the word that answers, takes it back as a whole or in part; "" where nothing."""
     if _BARE_NUMBER.match(rest):
         return rest
     for pattern in (_CONTRARY[wanted], _QUALIFIES, *([_DENIES_ITSELF] if wanted == "yes" else [])):

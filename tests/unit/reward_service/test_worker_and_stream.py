@@ -26,6 +26,7 @@ from hybridflow.types import (
     Scored,
     ScoredCompletion,
     ScoreRequest,
+    TokenColumns,
     Unknown,
     Verdict,
 )
@@ -49,8 +50,7 @@ def finish(slot: int, index: int, text: str = "The answer is yen.") -> Completio
         group_id=f"t0-g{slot}",
         prompt_id=f"p{slot}",
         index=index,
-        token_ids=[2, 3],
-        rollout_logprobs=[-1.0, -0.5],
+        tokens=TokenColumns(ids=[2, 3], rollout_logprobs=[-1.0, -0.5]),
         text=text,
         finish_reason="stop",
         policy_version=0,
