@@ -1,4 +1,4 @@
-"""Stops a run whose verdicts stay unknown, and says which verifier or judge is ill."""
+"""Verdict guard: stops a run whose verdicts stay unknown, and says which verifier or judge is ill."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MIN_ASKED_UNKNOWN = 8
 NUM_EXAMPLES = 3
 
 
-class UnknownGuard:
+class VerdictGuard:
     """Counts the last `WINDOW` verdicts of a run, and the last `WINDOW` of those that a judge was asked for.
 
     Unknown verdicts are in no statistics, and they are not a sample of all: only answers that the rule thought wrong go
@@ -66,7 +66,7 @@ class UnknownGuard:
 
 
 def was_judge_asked(verdict: Verdict) -> bool:
-    """Whether the rule left it to a judge, whatever that said."""
+    """True where the rule left the verdict to a judge, whatever that said."""
     return verdict.judge_report is not None or (isinstance(verdict, Scored) and bool(verdict.judge_vote))
 
 
@@ -85,7 +85,7 @@ def _read(member: ScoredCompletion, prompt: Prompt) -> _Unknown | None:
 
 
 def _name_of(verdict: Unknown, prompt: Prompt) -> str:
-    """Who did not say: the model judge, where it was asked; else the rule, or that of this kind of row."""
+    """Names who reached no verdict: the model judge, where it was asked; else the rule, or that of this kind of row."""
     if verdict.judge_report is not None:
         endpoints = ", ".join(f"{url} {state}" for url, state in verdict.judge_report.endpoints.items())
         return f"model judge ({endpoints})"

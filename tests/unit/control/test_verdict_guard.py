@@ -2,7 +2,7 @@
 
 import pytest
 
-from hybridflow.control.unknowns import MIN_VERDICTS, WINDOW, UnknownGuard
+from hybridflow.control.verdict_guard import MIN_VERDICTS, WINDOW, VerdictGuard
 from hybridflow.errors import RewardError
 from hybridflow.types import Group, GroupRequest, JudgeReport, Prompt, ScoredCompletion, Unknown, Verdict
 from tests.unit.control.fakes import build_completion, scored
@@ -20,7 +20,7 @@ def group(verdicts: list[Verdict]) -> Group:
 
 
 def test_exactly_the_allowed_share_goes_on_and_one_more_stops() -> None:
-    guard = UnknownGuard(0.1)
+    guard = VerdictGuard(0.1)
     guard.add([group([Unknown(why="x")] * 10 + [scored(1.0)] * 90)])
     with pytest.raises(RewardError, match=r"11 of the last 101 .* reward.max_unknown_fraction = 0.1"):
         guard.add([group([Unknown(why="x")])])
@@ -34,7 +34,7 @@ def test_the_error_counts_by_who_is_ill_and_gives_an_example_of_each_reason() ->
         Unknown(why="took too long", rule="mine"),
     ]
     with pytest.raises(RewardError) as raised:
-        UnknownGuard(0.1).add([group(verdicts * MIN_VERDICTS)])
+        VerdictGuard(0.1).add([group(verdicts * MIN_VERDICTS)])
     message = str(raised.value)
     for name in ("model judge (http://h:1/v1 open)", "verifier of bank / doc-math", "verifier mine"):
         assert f"{name}: {MIN_VERDICTS}" in message
@@ -42,11 +42,11 @@ def test_the_error_counts_by_who_is_ill_and_gives_an_example_of_each_reason() ->
 
 
 def test_a_few_verdicts_are_not_judged() -> None:
-    UnknownGuard(0.0).add([group([Unknown(why="x")] * (MIN_VERDICTS - 1))])
+    VerdictGuard(0.0).add([group([Unknown(why="x")] * (MIN_VERDICTS - 1))])
 
 
 def test_only_the_recent_ones_count() -> None:
-    guard = UnknownGuard(0.1)
+    guard = VerdictGuard(0.1)
     guard.add([group([scored(0.0)] * 100_000)])
     with pytest.raises(RewardError, match=f"101 of the last {WINDOW}"):
         guard.add([group([Unknown(why="x")] * 101)])
