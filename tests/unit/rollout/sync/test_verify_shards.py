@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from hybridflow.errors import WeightSyncError
-from hybridflow.rollout.shard_loader import SAMPLE_PERIOD, ShardLoader, Verify
+from hybridflow.rollout.sync.verify import ShardChecksums
 from hybridflow.weights.manifest import describe_tensor
 from hybridflow.weights.reshard.buffers import BufferHandle, SharedBuffer, map_buffer, this_machine
 from hybridflow.weights.reshard.shard_bucket import (
+    SAMPLE_PERIOD,
     ShardBucket,
+    Verify,
     check_engines_alike,
     cut_buffer,
     read_bucket,
@@ -33,24 +35,20 @@ def bucket(names: list[str], engine: int = 0, value: float = 1.0, handle: Buffer
     )
 
 
-def load(loader: ShardLoader, version: int) -> dict[str, str]:
+def load(sums: ShardChecksums, version: int) -> dict[str, str]:
     """Hands all names over; what SGLang would answer for those that it is asked for."""
-    loader.begin()
-    for name in NAMES:
-        chosen = loader._names.setdefault(name, loader._is_chosen(len(loader._names), version))
-        if chosen:
-            loader._expected.setdefault(0, {})[name] = name[::-1]
-    loader._owners[0] = bucket(NAMES).owner
-    return {name: name[::-1] for name in NAMES if name not in loader.names_to_skip}
+    sums.begin()
+    sums.note(msgspec.structs.replace(bucket(NAMES), version=version), lambda name: name[::-1])
+    return {name: name[::-1] for name in NAMES if name not in sums.names_to_skip}
 
 
 def verified(verify: Verify, versions: list[int]) -> list[set[str]]:
-    loader = ShardLoader(0, verify)
+    sums = ShardChecksums(verify)
     sets = []
     for version in versions:
-        found = load(loader, version)
+        found = load(sums, version)
         sets.append(set(found))
-        loader.check(version, [found])
+        sums.check(version, [found])
     return sets
 
 
@@ -59,9 +57,9 @@ def test_all_are_read_back_each_time() -> None:
 
 
 def test_none_asks_nothing() -> None:
-    loader = ShardLoader(0, "none")
-    assert load(loader, 1) == {}
-    assert not loader.is_verifying
+    sums = ShardChecksums("none")
+    assert load(sums, 1) == {}
+    assert not sums.is_verifying
 
 
 def test_a_sample_begins_with_all_and_comes_to_every_parameter() -> None:
@@ -72,18 +70,18 @@ def test_a_sample_begins_with_all_and_comes_to_every_parameter() -> None:
 
 
 def test_a_differing_parameter_is_named_with_its_ranks() -> None:
-    loader = ShardLoader(0, "all")
-    found = load(loader, 4)
+    sums = ShardChecksums("all")
+    found = load(sums, 4)
     found[NAMES[7]] = "0"
     with pytest.raises(WeightSyncError, match=r"layers\.7\.mlp\S+ of rank 0 of the engine, from train worker 2 has"):
-        loader.check(4, [found])
+        sums.check(4, [found])
 
 
 def test_a_parameter_that_nothing_was_sent_for_is_named() -> None:
-    loader = ShardLoader(0, "all")
-    found = load(loader, 4) | {"model.layers.0.extra": "1"}
+    sums = ShardChecksums("all")
+    found = load(sums, 4) | {"model.layers.0.extra": "1"}
     with pytest.raises(WeightSyncError, match=r"nothing was sent for, on rank 0: model\.layers\.0\.extra"):
-        loader.check(4, [found])
+        sums.check(4, [found])
 
 
 def test_replicas_that_differ_are_named() -> None:
@@ -106,14 +104,14 @@ def test_a_bucket_is_read_where_it_was_written_and_a_changed_byte_is_found() -> 
 
 
 def test_sums_that_came_with_a_payload_for_a_gpu_are_held_against_sglangs() -> None:
-    sums = {name: name[::-1] for name in NAMES}
-    sent = msgspec.structs.replace(bucket(NAMES), handle=None, payload=b"handles", read_back=sums)
-    loader = ShardLoader(0, "all")
-    loader._note(sent, sent.read_back.get)
-    assert len(loader.entries) == len(NAMES)
-    loader.check(4, [sums])
+    found = {name: name[::-1] for name in NAMES}
+    sent = msgspec.structs.replace(bucket(NAMES), handle=None, payload=b"handles", read_back=found)
+    sums = ShardChecksums("all")
+    sums.note(sent, sent.read_back.get)
+    assert len(sums.entries) == len(NAMES)
+    sums.check(4, [found])
     with pytest.raises(WeightSyncError, match=r"layers\.7\.mlp\S+ of rank 0 of the engine, from train worker 2 has"):
-        loader.check(4, [sums | {NAMES[7]: "0"}])
+        sums.check(4, [found | {NAMES[7]: "0"}])
 
 
 def test_memory_of_another_machine_is_refused_with_the_remedy() -> None:

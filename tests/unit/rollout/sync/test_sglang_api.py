@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hybridflow.errors import WeightSyncError
-from hybridflow.rollout.weight_api import WeightApi
+from hybridflow.rollout.sync.sglang_api import WeightApi
 
 RANKS = [{"checksums": {"norm": "1"}, "parallelism_info": []}, {"checksums": {"norm": "2"}, "parallelism_info": []}]
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import ray
 
-from hybridflow.cluster.seats import devices_of, take_seats
+from hybridflow.cluster.gpu_reservations import devices_of, reserve_gpus
 from hybridflow.cluster.session import Slots, start_session, stop_session
 from hybridflow.errors import PlacementError
 
@@ -36,10 +36,10 @@ def free_cpus(slots: Slots) -> list[float]:
 def test_a_seat_takes_its_share_of_its_own_slot_and_says_where_it_is(slots: Slots) -> None:
     node = ray.get_runtime_context().get_node_id()
     assert slots.nodes() == [node] * 3
-    seats = take_seats(slots, [1, 2], SHARE)
-    assert ray.get([seat.where.remote() for seat in seats]) == [(node, None), (node, None)]
+    reservations = reserve_gpus(slots, [1, 2], SHARE)
+    assert ray.get([reservation.where.remote() for reservation in reservations]) == [(node, None), (node, None)]
     assert free_cpus(slots) == [1.0, 0.6, 0.6]
-    assert devices_of("engine-0", seats) is None
+    assert devices_of("engine-0", reservations) is None
 
 
 def test_a_rank_on_another_node_is_named(slots: Slots) -> None:

@@ -1,7 +1,8 @@
-"""Shares of slots for the ranks of an engine whose processes Ray does not start.
+"""GPU reservations for the ranks of an engine whose processes Ray does not start.
 
-SGLang starts the processes of all ranks of an engine itself, from one actor in one slot. A seat is an empty actor in
-the slot of each further rank: Ray then counts every rank where it runs, and the seat says which GPU that is.
+SGLang starts the processes of all ranks of an engine itself, from one actor in one slot. A reservation is an empty
+actor in the slot of each further rank: Ray then counts every rank where it runs, and the reservation says which GPU
+that is. On a CPU it holds a share of the slot's cores.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from hybridflow.cluster.session import Slots
 from hybridflow.errors import PlacementError
 
 
-class Seat:
+class GpuReservation:
     """Holds a share of its slot for as long as it lives."""
 
     def where(self) -> tuple[str, str | None]:
@@ -24,10 +25,10 @@ class Seat:
         return ray.get_runtime_context().get_node_id(), this_device()
 
 
-def take_seats(slots: Slots, indices: Sequence[int], share: float) -> list[Any]:
+def reserve_gpus(slots: Slots, indices: Sequence[int], share: float) -> list[Any]:
     """Actors that take `share` of each of the slots; they end when nobody refers to them any more."""
     return [
-        ray.remote(Seat)
+        ray.remote(GpuReservation)
         .options(
             num_cpus=share,
             num_gpus=share * slots.gpus_per_slot,
@@ -40,13 +41,13 @@ def take_seats(slots: Slots, indices: Sequence[int], share: float) -> list[Any]:
     ]
 
 
-def devices_of(name: str, seats: Sequence[Any]) -> list[str] | None:
-    """Inside the actor of engine `name`: GPUs of this slot and of its seats, in the order of ranks; None on a CPU.
+def devices_of(name: str, reservations: Sequence[Any]) -> list[str] | None:
+    """Inside the actor of engine `name`: GPUs of this slot and of its reservations, by rank; None on a CPU.
 
     Raises PlacementError if a rank is on another node than this one, or on a GPU that another rank is on.
     """
     here, own = ray.get_runtime_context().get_node_id(), this_device()
-    places = ray.get([seat.where.remote() for seat in seats])
+    places = ray.get([reservation.where.remote() for reservation in reservations])
     elsewhere = [rank for rank, (node, _) in enumerate(places, start=1) if node != here]
     if elsewhere:
         raise PlacementError(

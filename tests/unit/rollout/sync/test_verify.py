@@ -8,22 +8,23 @@ import pytest
 import torch
 
 from hybridflow.errors import WeightSyncError
-from hybridflow.rollout.shard_loader import SAMPLE_PERIOD, Verify
-from hybridflow.rollout.whole_tensors import WholeTensors
+from hybridflow.rollout.sync.verify import WholeTensorChecksums
 from hybridflow.weights.broadcast import Broadcast, read_back_checksum
 from hybridflow.weights.manifest import describe_tensor
+from hybridflow.weights.reshard.shard_bucket import SAMPLE_PERIOD, Verify
 from megatron_ext.platform.device import CPU, Device
 
 KEPT = [f"model.layers.{layer}.norm.weight" for layer in range(40)]
 FUSED = ["model.layers.0.qkv_proj.weight", "model.embed_tokens.weight"]
 
 
-def update(whole: WholeTensors, version: int, **changed: str) -> set[str]:
+def update(whole: WholeTensorChecksums, version: int, **changed: str) -> set[str]:
     """An update of an engine of two ranks; returns what SGLang was asked for. Checksums are names backwards."""
     whole.begin(version)
-    for name in [*KEPT, "model.embed_tokens.weight", "model.layers.0.q_proj.weight"]:
-        if whole._kept is None or name in whole._chosen:
-            whole._sent[name] = name[::-1]
+    names = [*KEPT, "model.embed_tokens.weight", "model.layers.0.q_proj.weight"]
+    sums = {name: name[::-1] for name in names}
+    entries = [describe_tensor(name, torch.ones(1)) for name in names]
+    whole.note(Broadcast(version=version, group="g", entries=entries, read_back=sums))
     asked = [name for name in KEPT + FUSED if name not in whole.names_to_skip]
     ranks = [{name: name[::-1] for name in asked} | {name: "cut" for name in FUSED if name in asked} for _ in range(2)]
     ranks[1] |= {name.replace("_", "."): value for name, value in changed.items()}
@@ -31,8 +32,8 @@ def update(whole: WholeTensors, version: int, **changed: str) -> set[str]:
     return set(asked)
 
 
-def learnt(verify: Verify) -> WholeTensors:
-    whole = WholeTensors(verify, CPU)
+def learnt(verify: Verify) -> WholeTensorChecksums:
+    whole = WholeTensorChecksums(verify, CPU)
     assert update(whole, 0) == {*KEPT, *FUSED}
     return whole
 
@@ -61,7 +62,7 @@ def test_what_was_broadcast_is_held_against_the_checksums_of_the_sender() -> Non
     read_back = {name: read_back_checksum(tensor) for name, tensor in tensors.items()}
     assert read_back["norm"] == hashlib.sha256(tensors["norm"].numpy().tobytes()).hexdigest()[:16]
     entries = [describe_tensor(name, tensor) for name, tensor in tensors.items()]
-    whole = WholeTensors("all", CPU)
+    whole = WholeTensorChecksums("all", CPU)
     for version in range(3):
         whole.begin(version)
         whole.note(Broadcast(version=version, group="g", entries=entries, read_back=read_back))
@@ -74,7 +75,8 @@ def test_what_was_broadcast_is_held_against_the_checksums_of_the_sender() -> Non
 
 @pytest.mark.parametrize(("verify", "device"), [("none", CPU), ("all", Device(has_cuda=True))])
 def test_nothing_is_read_back(verify: Verify, device: Device) -> None:
-    whole = WholeTensors(verify, device)
+    whole = WholeTensorChecksums(verify, device)
     whole.begin(1)
-    whole.note(None)  # pyright: ignore[reportArgumentType]
+    entries = [describe_tensor(name, torch.ones(1)) for name in KEPT]
+    whole.note(Broadcast(version=1, group="g", entries=entries, read_back=dict.fromkeys(KEPT, "1")))
     assert not whole.is_verifying

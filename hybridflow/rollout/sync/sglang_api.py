@@ -1,4 +1,4 @@
-"""Weight updates in the words of the installed SGLang: what differs between versions is found by looking, here alone.
+"""SGLang's calls of a weight update; differences between its versions are known here alone.
 
     0.5.23          what this project is tested with
     0.5.21 and up   an update runs between `begin_weight_update` and `end_weight_update`; outside of them it is refused
@@ -23,7 +23,7 @@ FIRST_WITH_SESSIONS = (0, 5, 21)
 
 
 class WeightApi:
-    """Of one engine.
+    """Weight update calls of one engine.
 
     Args:
         manager: SGLang's tokenizer manager.
