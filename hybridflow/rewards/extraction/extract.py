@@ -5,17 +5,24 @@ Where, in the text behind the thinking (`thinking`): behind the last of these ma
     the answer is X | the correct (right, final, best) answer is (would be, equals, comes to) X     any case
     final answer: X | Answer: X (at the head of a line) | #### 12 | <answer>X</answer>
     X is the correct answer | We get X as our answer | {"answer": X}
-    \\boxed{X}, \\fbox{X}, with what stands around it
+    \boxed{X}, \fbox{X}, with what stands around it
     答案是X | 答案为X | 答案：X | 【答案】X | 答：X
 
 A sentence about the answer ("The answer is based on Note 3.") is none of these where a mark stands before it.
 
 How much of it: up to the end of the sentence or line, or as many sentences as the gold has. What follows is
 explanation, except where it takes the answer back or offers another one (`afterword`). Where it puts another one in
-the answer's place, that one stands (`correction`).
+the answer's place, that one stands.
 
 Source: recipe section 4 (QwenLong-L1 `reward_score/{docqa,docmath}.py`, which know "the answer is" alone). A response
 without a thought is read whole, so that policies that do not think aloud can be trained.
+
+Corrections by the sentence behind an answer: the later one stands.
+
+Example: "Oslo" in "The answer is Bergen. Wait, no: it is Oslo."
+
+Only a sentence that opens by taking back what stands before is a correction. One that offers a second answer beside the
+first ("or", "maybe") is none, and the words of a doubt stay part of what it says, where nothing accounts for them.
 """
 
 from __future__ import annotations
@@ -27,13 +34,31 @@ from typing import NamedTuple
 from hybridflow.config.reward_sections import THINKING_TAGS
 from hybridflow.rewards.extraction.afterword import ABOUT_THE_ANSWER, find_second_thought
 from hybridflow.rewards.extraction.box import read_around_box
-from hybridflow.rewards.extraction.correction import read_correction
 from hybridflow.rewards.text.characters import unify
 from hybridflow.rewards.text.latex import drop_latex, find_last_boxed
 from hybridflow.rewards.text.markup import drop_markup
 from hybridflow.rewards.text.remember import remember
 from hybridflow.rewards.text.sentences import find_ends
 from hybridflow.rewards.text.thinking import Tags, after_thinking
+
+_TAKES_BACK = (
+    r"(?:no|nope|wait|actually|sorry|correction|corrected|oops|hmm+|hold on|scratch that|strike that|i mean|i meant"
+    r"|my mistake|on (?:second thought|reflection)|let me correct (?:that|this|it|myself)|make that"
+    r"|not quite|不对|更正|等等)"
+)
+_CORRECTS = re.compile(
+    rf"[\s*_\"')\].,-]{{0,8}}(?:{_TAKES_BACK}(?![\w'])[\s,:;.!*_-]{{0,6}}){{1,4}}"
+    r"(?:(?:it|that|this|the (?:(?:correct|right|actual|real|true|final) )?(?:answer|one|value|number|total))"
+    r"(?:'s| is| was| should be| must be)(?: actually| really)?\s|应该是|应为|是)?(?P<answer>[^\s.!].*)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def read_correction(sentence: str) -> str:
+    """The answer that `sentence` gives in place of the one before it; "" where it gives none."""
+    found = _CORRECTS.fullmatch(sentence)
+    return found["answer"] if found else ""
+
 
 _GAP = r"[\s*_]++"
 _VERB = (
