@@ -31,7 +31,7 @@ def build_batch(groups: list[Group], config: Config, policy_version: int | None 
     }
     rows_of_groups = [build_train_sequences([group], advantages, policy_version) for group in kept]
     stale = [sum(age > 0 for age in row.staleness) for rows in rows_of_groups for row in rows]
-    num_tokens = sum(len(row.response_token_ids) for rows in rows_of_groups for row in rows)
+    num_tokens = sum(len(row.response) for rows in rows_of_groups for row in rows)
     if config.algorithm.mask_stale_tokens:
         rows_of_groups = [mask_stale_tokens(rows) for rows in rows_of_groups]
         for group, rows in zip(kept, rows_of_groups, strict=True):

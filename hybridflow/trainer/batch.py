@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
-from hybridflow.types import TrainBatch, TrainSequence
+from hybridflow.types import Ragged, TokenColumns, TrainBatch, TrainSequence
+from hybridflow.types.tokens import COLUMNS, select
 from megatron_ext.packing.micro_batch import MicroBatch, PackInput, pack_sequences
 
 
@@ -13,54 +16,53 @@ def pack_rank(
 ) -> list[MicroBatch]:
     """Packed micro-batches of a rank, in plan order. Loss inputs are one value per counted response token:
 
-    `advantages`, `rollout_logprobs` and `staleness` where the rows have them (RL): what a correction for the mismatch
-    of engine and policy needs beside the trainer's own logprobs; otherwise (SFT) `share`, 1 / the row's number of
-    counted tokens, and `first`, 1 at the first of them and 0 at the others.
+    `advantages`, `staleness` and every column that the rows have beside their tokens (RL); otherwise (SFT) `share`,
+    1 / the row's number of counted tokens, and `first`, 1 at the first of them and 0 at the others. Columns of several
+    integers per token are ragged inputs.
     """
+    columns = _columns_of(batch)
     return [
         pack_sequences(
-            [_pack_input(batch.sequences[row]) for row in rows] or [_placeholder(batch.sequences)],
+            [_pack_input(batch.sequences[row], columns) for row in rows] or [_placeholder(columns)],
             loss_dtype=loss_dtype,
         )
         for rows in batch.plan[mini_batch][dp_rank]
     ]
 
 
-def _pack_input(sequence: TrainSequence) -> PackInput:
-    counted = [i for i, mask in enumerate(sequence.loss_mask) if mask]
-    if sequence.rollout_logprobs:
-        inputs = {
-            "advantages": [sequence.advantage] * len(counted),
-            "rollout_logprobs": [sequence.rollout_logprobs[i] for i in counted],
-            "staleness": [float(sequence.staleness[i]) if sequence.staleness else 0.0 for i in counted],
-        }
+def _columns_of(batch: TrainBatch) -> dict[str, type]:
+    """Kind by name of what any row has beside its tokens."""
+    found = {name for sequence in batch.sequences for name in sequence.response.present} - {"ids"}
+    return {name: kind for name, kind in COLUMNS.items() if name in found}
+
+
+def _pack_input(sequence: TrainSequence, columns: Mapping[str, type]) -> PackInput:
+    counted = [place for place, mask in enumerate(sequence.loss_mask) if mask]
+    inputs: dict[str, list[float]] = {}
+    ragged: dict[str, tuple[list[int], list[int]]] = {}
+    for name in columns:
+        values = getattr(sequence.response, name)
+        chosen = select(values, counted) if len(values) else values
+        if not isinstance(chosen, Ragged):
+            inputs[name] = [float(value) for value in chosen]
+        elif len(values):
+            ragged[name] = chosen.lengths, chosen.values
+    if columns:
+        inputs["advantages"] = [sequence.advantage] * len(counted)
+        inputs["staleness"] = [float(sequence.staleness[i]) if sequence.staleness else 0.0 for i in counted]
     else:
-        inputs = {"share": [1 / len(counted)] * len(counted) if counted else [], "first": [1.0, *[0.0] * len(counted)]}
-        inputs["first"] = inputs["first"][: len(counted)]
+        inputs["share"] = [1 / len(counted)] * len(counted) if counted else []
+        inputs["first"] = [1.0, *[0.0] * len(counted)][: len(counted)]
     return PackInput(
         token_ids=sequence.prompt_token_ids + sequence.response_token_ids,
         predict_from=len(sequence.prompt_token_ids),
         predict_mask=sequence.loss_mask,
         loss_inputs=inputs,
-        support=_support_of(sequence) if sequence.support_lengths else None,
+        ragged_inputs=ragged,
     )
 
 
-def _support_of(sequence: TrainSequence) -> tuple[list[int], list[int]]:
-    """Of the counted tokens: how many could have been drawn in place of each, and all of these."""
-    lengths: list[int] = []
-    token_ids: list[int] = []
-    start = 0
-    for mask, length in zip(sequence.loss_mask, sequence.support_lengths, strict=True):
-        if mask:
-            lengths.append(length)
-            token_ids += sequence.support_ids[start : start + length]
-        start += length
-    return lengths, token_ids
-
-
-def _placeholder(sequences: list[TrainSequence]) -> PackInput:
+def _placeholder(columns: Mapping[str, type]) -> PackInput:
     """A row that predicts nothing, for a rank without rows: it takes part in collectives and adds nothing."""
-    names = ("advantages", "rollout_logprobs", "staleness") if sequences[0].rollout_logprobs else ("share", "first")
-    inputs: dict[str, list[float]] = {name: [] for name in names}
-    return PackInput(token_ids=[0, 0], predict_from=1, predict_mask=[0], loss_inputs=inputs)
+    nothing = TrainSequence(sequence_id="", prompt_token_ids=[0], response=TokenColumns(ids=[0]), loss_mask=[0])
+    return _pack_input(nothing, columns)

@@ -44,6 +44,7 @@ from hybridflow.types.step import (
     PartialGroup,
     StepCounts,
 )
+from hybridflow.types.tokens import Ragged, TokenColumns
 from hybridflow.types.training import (
     Mismatch,
     TrainBatch,
@@ -66,12 +67,14 @@ __all__ = [
     "Partial",
     "PartialGroup",
     "Prompt",
+    "Ragged",
     "RolloutReport",
     "SamplingParams",
     "ScoreRequest",
     "Scored",
     "ScoredCompletion",
     "StepCounts",
+    "TokenColumns",
     "TrainBatch",
     "TrainSequence",
     "Unknown",

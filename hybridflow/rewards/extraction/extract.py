@@ -5,7 +5,7 @@ Where, in the text behind the thinking (`thinking`): behind the last of these ma
     the answer is X | the correct (right, final, best) answer is (would be, equals, comes to) X     any case
     final answer: X | Answer: X (at the head of a line) | #### 12 | <answer>X</answer>
     X is the correct answer | We get X as our answer | {"answer": X}
-    \boxed{X}, \fbox{X}, with what stands around it
+    \\boxed{X}, \\fbox{X}, with what stands around it
     答案是X | 答案为X | 答案：X | 【答案】X | 答：X
 
 A sentence about the answer ("The answer is based on Note 3.") is none of these where a mark stands before it.
@@ -14,15 +14,13 @@ How much of it: up to the end of the sentence or line, or as many sentences as t
 explanation, except where it takes the answer back or offers another one (`afterword`). Where it puts another one in
 the answer's place, that one stands.
 
+A box is read together with what stands around it: `$-\\boxed{42}$` is -42, and `not \\boxed{Paris}` is not Paris.
+Words before the box are prose ("Then the number of branches is \\boxed{4}") and left out, where the box is the
+complement of a verb, an equals sign or a colon. Otherwise the words next to it are part of the answer: "twice", "Note",
+"than", or another box that it is joined to. What stands behind it in its sentence always is.
+
 Source: recipe section 4 (QwenLong-L1 `reward_score/{docqa,docmath}.py`, which know "the answer is" alone). A response
 without a thought is read whole, so that policies that do not think aloud can be trained.
-
-Corrections by the sentence behind an answer: the later one stands.
-
-Example: "Oslo" in "The answer is Bergen. Wait, no: it is Oslo."
-
-Only a sentence that opens by taking back what stands before is a correction. One that offers a second answer beside the
-first ("or", "maybe") is none, and the words of a doubt stay part of what it says, where nothing accounts for them.
 """
 
 from __future__ import annotations
@@ -32,33 +30,38 @@ from itertools import islice
 from typing import NamedTuple
 
 from hybridflow.config.reward_sections import THINKING_TAGS
-from hybridflow.rewards.extraction.afterword import ABOUT_THE_ANSWER, find_second_thought
-from hybridflow.rewards.extraction.box import read_around_box
+from hybridflow.rewards.extraction.afterword import ABOUT_THE_ANSWER, find_second_thought, read_correction
 from hybridflow.rewards.text.characters import unify
-from hybridflow.rewards.text.latex import drop_latex, find_last_boxed
-from hybridflow.rewards.text.markup import drop_markup
+from hybridflow.rewards.text.lexicon import ALTERNATIVES, COMPARISONS, NEGATIONS, NEUTRAL, SIGN_WORDS, word_set
+from hybridflow.rewards.text.markup import Boxed, drop_latex, drop_markup, find_last_boxed, write_factorials
+from hybridflow.rewards.text.normalise import split_words
 from hybridflow.rewards.text.remember import remember
 from hybridflow.rewards.text.sentences import find_ends
 from hybridflow.rewards.text.thinking import Tags, after_thinking
 
-_TAKES_BACK = (
-    r"(?:no|nope|wait|actually|sorry|correction|corrected|oops|hmm+|hold on|scratch that|strike that|i mean|i meant"
-    r"|my mistake|on (?:second thought|reflection)|let me correct (?:that|this|it|myself)|make that"
-    r"|not quite|不对|更正|等等)"
+_CHARS_BEFORE = 300
+_CHARS_BEHIND = 20
+_LINK = word_set(
+    """is are was were be been equals equal get gets got obtain obtains obtained give gives gave yield yields have has
+    answer result value total number numbers choose chose select pick option choice conclude find found therefore thus
+    leaves left spent paid earned sold received made makes owes bought counts counted employs employed
+    so hence then follows about approximately around roughly exactly simply becomes as say namely 是 为 得 选 答案"""
 )
-_CORRECTS = re.compile(
-    rf"[\s*_\"')\].,-]{{0,8}}(?:{_TAKES_BACK}(?![\w'])[\s,:;.!*_-]{{0,6}}){{1,4}}"
-    r"(?:(?:it|that|this|the (?:(?:correct|right|actual|real|true|final) )?(?:answer|one|value|number|total))"
-    r"(?:'s| is| was| should be| must be)(?: actually| really)?\s|应该是|应为|是)?(?P<answer>[^\s.!].*)",
-    re.IGNORECASE | re.DOTALL,
+_LEAVES_VALUE = word_set(
+    """total sum value amount answer result number margin ratio rate average increased rose grew equal amounts comes
+    increase stands stood came"""
 )
-
-
-def read_correction(sentence: str) -> str:
-    """The answer that `sentence` gives in place of the one before it; "" where it gives none."""
-    found = _CORRECTS.fullmatch(sentence)
-    return found["answer"] if found else ""
-
+"""Before "of", "by", "to" and "at"."""
+_CHANGES = (NEGATIONS | COMPARISONS | ALTERNATIVES) - word_set("and both also plus")
+_LINKING_MARK = re.compile(r"[=:≈,]\s{0,4}\Z")
+_OPERATOR = re.compile(r"(?:\d\s?:|[-+*/^<>±×÷√\u2260≤≥\u2213\u00b7]|sqrt)\s{0,4}[({]{0,2}\s{0,4}\Z")
+_BOX = re.compile(r"\\(?:f?boxed|fbox|framebox)\s{0,3}\{((?:[^{}]|\{[^{}]{0,80}\}){0,200})\}")
+_DRESS = re.compile(r"(?:\\\$|\\[(\[]|\\(?:displaystyle|left)(?![a-z])|[$£€¥+\s*_{-]){1,12}\Z")
+"""Directly before a box: the opening of mathematics, a sign, a currency."""
+_DASH = re.compile(r"\s--?\s|---")
+_MATH_CLOSES = re.compile(r"\A\s{0,4}(?:\*{1,2})?(?<!\\)\${1,2}(?!\d)")
+_NOT = re.compile(r"\bnot\s{1,2}[$\\(\[]{0,3}\Z", re.IGNORECASE)
+_CLAUSE = re.compile(r"[,;]|\b(?:so|therefore|thus|hence)\b")
 
 _GAP = r"[\s*_]++"
 _VERB = (
@@ -121,7 +124,7 @@ _NUMBERED_LIST = re.compile(r"[\s:]{0,8}\(?1[.)]\s[^\n]*\n\s{0,8}\(?2[.)]\s")
 
 
 class Answer(NamedTuple):
-    """What a completion commits to; empty where it commits to nothing."""
+    """The answer that a completion commits to; empty where it commits to nothing."""
 
     text: str
     """As many sentences behind the mark as the gold has, or all of it where it is taken back."""
@@ -165,7 +168,7 @@ def count_sentences(gold: str) -> int:
 
 
 def behind_mark(text: str, mark: re.Pattern[str] = MARK) -> str | None:
-    """What follows the last mark of `text`, or stands in and around its last box where that is later, or None."""
+    """Finds what follows the last mark of `text`, or stands in and around its last box where that is later, or None."""
     start = end = -1
     for found in mark.finditer(text):
         if end < 0 or not ABOUT_THE_ANSWER.match(text, found.end()):
@@ -189,7 +192,7 @@ def find_last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
 
 
 def _up_to_closing_tag(told: str) -> str:
-    """What `</answer>` closes stands on a line of its own; what follows it is a sentence apart; "" for nothing."""
+    """Puts what `</answer>` closes on a line of its own; what follows it is a sentence apart; "" for nothing."""
     if _EMPTY_TAG.match(told):
         return ""
     return re.sub("</answer>", ".\n", told[: 2 * MOST_CHARS], flags=re.IGNORECASE)
@@ -211,3 +214,57 @@ def _commit(told: str, num_sentences: int, most_corrections: int = 3) -> Answer:
         behind = rest.partition(second)[2]
         return _commit(f"{corrected}\n{behind}", num_sentences, most_corrections - 1)
     return Answer(whole if second else text, second[:_SHOWN_CHARS])
+
+
+def read_around_box(text: str, boxed: Boxed, mark_end: int) -> str:
+    """The answer that the last box of `text` gives, as if the box were not drawn.
+
+    Args:
+        mark_end: Where the last mark of an answer before the box ends, or -1.
+    """
+    sentence = _find_sentence(text, boxed.start)
+    is_marked = mark_end >= sentence
+    before = text[mark_end if is_marked else sentence : boxed.start]
+    dress = found.group() if (found := _DRESS.search(before)) else ""
+    before = before.removesuffix(dress)
+    content = write_factorials(boxed.content.strip() + "}")[:-1]
+    rest = write_factorials("}" + boxed.rest[:_CHARS_BEHIND])[1:] + boxed.rest[_CHARS_BEHIND:]
+    behind = _read_dress(dress) + content + _MATH_CLOSES.sub(" ", rest, count=1)
+    return (_BOX.sub(r" \1 ", before) if is_marked else _find_words_before(before)) + " " + behind
+
+
+def _find_sentence(text: str, at: int) -> int:
+    """Where the sentence begins that `at` stands in; boxes with nothing but marks between them are in one sentence."""
+    window = max(0, at - _CHARS_BEFORE)
+    start = window
+    for end in find_ends(text[window:at]):
+        between = text[window + end + 1 : at].strip(" \t\n$\\[]()*_")
+        is_joined = not between and text[start : window + end].rstrip(" \t\n$.;,\\])").endswith("}")
+        start = start if is_joined else window + end + 1
+    return start
+
+
+def _read_dress(dress: str) -> str:
+    """Sign and currency of what stands directly before a box; a dollar sign is a currency where it is escaped."""
+    currency = "$" if "\\$" in dress else "".join(char for char in dress if char in "£€¥")[:1]
+    opening = dress.replace("\\$", "")
+    is_dash = bool(_DASH.search(opening)) and "$" not in opening and "\\" not in opening
+    return ("-" if "-" in opening and not is_dash else "") + currency
+
+
+def _find_words_before(before: str) -> str:
+    """Finds, of the words before a box in its sentence, those that are part of the answer."""
+    if found := _BOX.search(before):
+        between = [word.text for word in split_words(drop_latex(_BOX.sub(" ", before[found.end() :])))]
+        if not any(word in _LINK or word in NEUTRAL for word in between):
+            denial = "not " if _NOT.search(before[: found.start()]) else ""
+            return denial + _BOX.sub(r" \1 ", before[found.start() :])
+    plain = drop_latex(before).strip()
+    words = [word.text for word in split_words(plain)]
+    clause = [word.text for word in split_words(_CLAUSE.split(plain)[-1])]
+    if _OPERATOR.search(plain) or _CHANGES.intersection(clause):
+        return plain[-40:]
+    leaves_value = len(words) > 1 and words[-1] in ("of", "by", "to", "at") and words[-2] in _LEAVES_VALUE
+    is_agent = words[-1:] == ["by"] and words[-2:-1] and words[-2].endswith("ed") and words[-2] not in SIGN_WORDS
+    is_linked = is_agent or not words or words[-1] in _LINK or leaves_value or _LINKING_MARK.search(plain)
+    return "" if is_linked else " ".join(words[-4:])

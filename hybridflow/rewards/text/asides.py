@@ -1,9 +1,7 @@
 """Clauses beside a complete answer that assert no other candidate: where it stands, short forms of it, denials.
 
-Example: all behind the first word of "Paris [1]", "Paris (page 45, table 3)", "Paris, as stated in clause 4".
-Only closed lists of words make an aside. What else follows an answer is part of it.
-
-A candidate that an answer denies asserts nothing: "Paris (not London)" and "not London but Paris" say "Paris".
+Example: all behind the first word of "Paris [1]", "Paris (page 45, table 3)", "Paris, as stated in clause 4", "Paris
+(not London)". Only closed lists of words make an aside. What else follows an answer is part of it.
 
 Only a named candidate is denied: "not only", "not counting the cashiers" and "not necessarily" change what they stand
 beside. A denied number may lend its unit to the other one ("5, not 6 million"), and is left where it has words of its
@@ -34,36 +32,6 @@ _BEFORE = re.compile(
 )
 _CHARS = 140
 _MOST_WORDS = 8
-
-
-def drop_denied(answer: str) -> str | None:
-    """`answer` without the candidate that it denies; None where it denies none, or not clearly.
-
-    Example: drop_denied("Paris, not London") == "Paris"
-    """
-    if found := _BEFORE.match(answer):
-        return found["answer"] if _is_candidate(found["denied"], found["answer"]) else None
-    start = max(1, len(answer) - _CHARS)
-    found = _BEHIND.search(answer, start) or _BEHIND_CHINESE.search(answer, start)
-    if found is None:
-        return None
-    kept = answer[: found.start()]
-    return kept if _is_candidate(found["denied"], kept) else None
-
-
-def _is_candidate(denied: str, kept: str) -> bool:
-    """Whether `denied` names another candidate than `kept` does, and nothing of `kept` hangs on it."""
-    words, others = ([word.text for word in split_words(text)] for text in (denied, kept))
-    if not 0 < len(words) <= _MOST_WORDS or not _CANDIDATE.match(denied) or _NO_CANDIDATE.intersection(words):
-        return False
-    if f" {' '.join(words)} " in f" {' '.join(others)} ":
-        return False
-    if not any(map(str.isdigit, denied + kept)) and not NUMBER_WORDS.search(f"{denied} {kept}"):
-        return True
-    known = {*others, *(MONTHS if MONTHS.keys() & others else ())}
-    own = [word for word in words if not word[-1].isdigit() and word not in known]
-    return any(map(str.isdigit, denied)) and not own and currencies(denied) <= currencies(kept)
-
 
 _PLACES = word_set(
     """note notes page pages p pp table tables section sections sec clause clauses article articles art item items
@@ -218,3 +186,32 @@ def _drop_last(answer: str) -> str | None:
     if found := _IN_DOCUMENT.search(answer, max(1, len(answer) - _CLAUSE_CHARS)):
         return answer[: found.start()]
     return None
+
+
+def drop_denied(answer: str) -> str | None:
+    """`answer` without the candidate that it denies; None where it denies none, or not clearly.
+
+    Example: drop_denied("Paris, not London") == "Paris"
+    """
+    if found := _BEFORE.match(answer):
+        return found["answer"] if _is_candidate(found["denied"], found["answer"]) else None
+    start = max(1, len(answer) - _CHARS)
+    found = _BEHIND.search(answer, start) or _BEHIND_CHINESE.search(answer, start)
+    if found is None:
+        return None
+    kept = answer[: found.start()]
+    return kept if _is_candidate(found["denied"], kept) else None
+
+
+def _is_candidate(denied: str, kept: str) -> bool:
+    """Whether `denied` names another candidate than `kept` does, and nothing of `kept` hangs on it."""
+    words, others = ([word.text for word in split_words(text)] for text in (denied, kept))
+    if not 0 < len(words) <= _MOST_WORDS or not _CANDIDATE.match(denied) or _NO_CANDIDATE.intersection(words):
+        return False
+    if f" {' '.join(words)} " in f" {' '.join(others)} ":
+        return False
+    if not any(map(str.isdigit, denied + kept)) and not NUMBER_WORDS.search(f"{denied} {kept}"):
+        return True
+    known = {*others, *(MONTHS if MONTHS.keys() & others else ())}
+    own = [word for word in words if not word[-1].isdigit() and word not in known]
+    return any(map(str.isdigit, denied)) and not own and currencies(denied) <= currencies(kept)

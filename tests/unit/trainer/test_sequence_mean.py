@@ -7,11 +7,12 @@ import torch
 
 from hybridflow.trainer.batch import pack_rank
 from hybridflow.trainer.objectives import sequence_mean_objective
-from hybridflow.types import TrainBatch, TrainSequence
+from hybridflow.types import TokenColumns, TrainBatch, TrainSequence
 
 
 def row(name: str, mask: list[int]) -> TrainSequence:
-    return TrainSequence(sequence_id=name, prompt_token_ids=[1, 2], response_token_ids=[3] * len(mask), loss_mask=mask)
+    response = TokenColumns(ids=[3] * len(mask))
+    return TrainSequence(sequence_id=name, prompt_token_ids=[1, 2], response=response, loss_mask=mask)
 
 
 def test_by_hand() -> None:
