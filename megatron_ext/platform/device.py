@@ -1,4 +1,4 @@
-"""The device that a process computes on. The one place that asks torch whether there is CUDA: who needs to know is told.
+"""The device that a process computes on. The one place that asks torch whether there is CUDA; others are told.
 
 Each process asks for itself, once, where it begins: a driver knows nothing of the machines of its workers.
 """
