@@ -92,7 +92,7 @@ def device_name(device: torch.device) -> str:
 
 
 def free_bytes(device: torch.device) -> int:
-    """What a process of this machine can still take: of the GPU, or of the machine's memory without swapping."""
+    """Bytes that a process of this machine can still take of the GPU, or of the machine's memory without swapping."""
     if device.type != "cuda":
         return psutil.virtual_memory().available
     import torch
