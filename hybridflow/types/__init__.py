@@ -39,9 +39,9 @@ from hybridflow.types.rollout import (
     without_numbers,
 )
 from hybridflow.types.training import (
-    Mismatch,
     TrainBatch,
     TrainSequence,
+    UpdateMetric,
     UpdateReport,
     WorkerMemory,
 )
@@ -54,7 +54,6 @@ __all__ = [
     "JudgeReport",
     "Lease",
     "MemoryTag",
-    "Mismatch",
     "Partial",
     "Prompt",
     "RolloutReport",
@@ -65,6 +64,7 @@ __all__ = [
     "TrainBatch",
     "TrainSequence",
     "Unknown",
+    "UpdateMetric",
     "UpdateReport",
     "Verdict",
     "VersionRun",
