@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import msgspec
 
@@ -13,25 +12,7 @@ from hybridflow.algorithms.overlong import compute_overlong_penalty
 from hybridflow.batching.microbatch import plan_micro_batches
 from hybridflow.batching.sequences import build_train_sequences
 from hybridflow.config.sections import Config
-from hybridflow.types import Group, TrainBatch, TrainSequence
-
-
-@dataclass(frozen=True)
-class FilteredBatch:
-    """`batch` is None where no group is left to learn from; `dropped` lists group ids by reason."""
-
-    batch: TrainBatch | None
-    num_groups: int
-    dropped: dict[str, list[str]]
-    overlong: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    """By id of each group, dropped ones included: [G] overlong penalties, 0 or below; empty where it is switched off.
-    Filters saw the rewards without them, advantages come from the sums."""
-    num_stale_tokens: int = 0
-    """Response tokens of the kept groups that older policies decoded, masked ones included."""
-    num_tokens: int = 0
-    """All response tokens of the kept groups."""
-    policy_version: int | None = None
-    """From which staleness counts: the version that the step decoded with."""
+from hybridflow.types import FilteredBatch, Group, TrainBatch, TrainSequence
 
 
 def build_batch(groups: list[Group], config: Config, policy_version: int | None = None) -> FilteredBatch:

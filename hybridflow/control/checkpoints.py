@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hybridflow.control.carryover import CarriedGroup, read_carried, write_carried
-from hybridflow.control.state import RunState, read_state, write_state
+from hybridflow.control.partial_rollouts import read_partial_groups, write_partial_groups
 from hybridflow.protocols import Trainer
+from hybridflow.recording.state import RunState, read_state, write_state
 from hybridflow.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER, CheckpointFolder
+from hybridflow.types import PartialGroup
 
 
 class Checkpoints:
@@ -20,20 +21,20 @@ class Checkpoints:
         self.list = self._folder.list
         self.latest = self._folder.latest
 
-    def save(self, trainer: Trainer, state: RunState, carried: Sequence[CarriedGroup] = ()) -> Path:
+    def save(self, trainer: Trainer, state: RunState, carried: Sequence[PartialGroup] = ()) -> Path:
         """Writes weights, optimizer, state and the groups carried over; see `CheckpointFolder.save`."""
 
         def write(path: Path) -> None:
             write_state(state, path)
-            write_carried(carried, path.parent)
+            write_partial_groups(carried, path.parent)
 
         name = f"rl-{state.rl_step:06d}" if state.rl_step else f"warmup-{state.warmup_stages_done:02d}"
         return self._folder.save(trainer, name, write)
 
-    def restore(self, trainer: Trainer) -> tuple[RunState, list[CarriedGroup]]:
+    def restore(self, trainer: Trainer) -> tuple[RunState, list[PartialGroup]]:
         """Loads the latest checkpoint into the trainer; its state and carried groups. CheckpointError if none."""
         latest = self.latest()
-        state, carried = read_state(latest / STATE_FILE), read_carried(latest)
+        state, carried = read_state(latest / STATE_FILE), read_partial_groups(latest)
         trainer.load_checkpoint(latest / WEIGHTS_FOLDER)
         return state, carried
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
-from hybridflow.control.carryover import CarriedGroup, CarryCounts, StepPlan, build_requests, plan_all
-from hybridflow.control.gathering import Gathering
-from hybridflow.control.timeline import Mark
+from hybridflow.control.group_assembly import GroupAssembly
+from hybridflow.control.partial_rollouts import StepPlan, build_requests, plan_all
 from hybridflow.errors import RewardError, RolloutError
 from hybridflow.protocols import RewardStream, Rollout
-from hybridflow.types import Group, GroupRequest, RolloutReport, SamplingParams
+from hybridflow.recording.timeline import Mark
+from hybridflow.types import Collected, Group, GroupRequest, RolloutReport, SamplingParams
 
-__all__ = ["Collected", "build_requests", "collect_groups", "collect_step"]
+__all__ = ["build_requests", "collect_groups", "collect_step"]
 
 POLL_S = 0.1
 """Longest time between two looks at the engines, which wait for more work, or have to be replaced."""
@@ -25,17 +24,6 @@ class MissingVerdictsError(RewardError):
     def __init__(self, groups: list[Group], message: str) -> None:
         super().__init__(message)
         self.groups = groups
-
-
-@dataclass(frozen=True)
-class Collected:
-    """Groups in the order of their requests, members in index order, whatever the order of arrival."""
-
-    groups: list[Group]
-    report: RolloutReport
-    counts: CarryCounts
-    carried: list[CarriedGroup] = field(default_factory=list)
-    """Groups that were begun and not needed."""
 
 
 def collect_groups(
@@ -77,18 +65,18 @@ def collect_step(
     ended, and RolloutError if engines abort what nobody stopped. `mark` is told when decoding begins and ends and of
     each verdict.
     """
-    gathering = Gathering(plan)
-    stream.expect(gathering.requests)
+    assembly = GroupAssembly(plan)
+    stream.expect(assembly.requests)
     mark("decode_begin")
-    rollout.start(gathering.requests, sampling)
+    rollout.start(assembly.requests, sampling)
     report: RolloutReport | None = None
     is_stopped = False
     last_news = time.monotonic()
-    while not gathering.is_settled or report is None:
-        if gathering.is_enough and not gathering.is_settled and not is_stopped:
+    while not assembly.is_settled or report is None:
+        if assembly.is_enough and not assembly.is_settled and not is_stopped:
             rollout.stop()
             is_stopped = True
-        item = stream.next(timeout_s=0.0 if gathering.is_settled else POLL_S)
+        item = stream.next(timeout_s=0.0 if assembly.is_settled else POLL_S)
         if report is None:
             report = rollout.poll()
             last_news = time.monotonic()
@@ -97,9 +85,9 @@ def collect_step(
         if is_stopped:
             dropped = rollout.take_dropped()
             stream.withdraw(dropped)
-            gathering.drop(dropped)
+            assembly.drop(dropped)
         if item is not None:
-            gathering.add(item)
+            assembly.add(item)
             mark("verdict")
             last_news = time.monotonic()
             continue
@@ -109,13 +97,13 @@ def collect_step(
         if time.monotonic() - last_news > verdict_timeout_s:
             missing = sorted(stream.outstanding())
             for item in stream.give_up(f"no verdict within reward.timeout_s = {verdict_timeout_s:g} s"):
-                gathering.add(item)
+                assembly.add(item)
             raise MissingVerdictsError(
-                gathering.groups_so_far(),
-                f"no verdict for {len(missing)} of {gathering.num_expected} completions within reward.timeout_s = "
+                assembly.groups_so_far(),
+                f"no verdict for {len(missing)} of {assembly.num_expected} completions within reward.timeout_s = "
                 f"{verdict_timeout_s:g} s after decoding ended, among them {', '.join(missing[:3])}",
             )
-    groups, carried = gathering.result()
+    groups, carried = assembly.result()
     if len(groups) < plan.num_needed:
         raise RolloutError(
             f"{len(carried)} of {len(plan.requests)} groups were aborted though the step was not stopped, first "

@@ -9,17 +9,12 @@ from typing import Any
 
 from hybridflow.config.sections import Config
 from hybridflow.control.checkpoints import Checkpoints
-from hybridflow.control.diagnosis import name_status
 from hybridflow.control.prepare import Inputs, check_model, load_inputs, write_inputs
 from hybridflow.control.record_check import check_records, warmup_steps_done
-from hybridflow.control.records import CompletionRecord
 from hybridflow.control.run import Run
 from hybridflow.control.run_folder import RunFolder
 from hybridflow.control.sampling_guarantee import sampling_guarantee
-from hybridflow.control.state import RunState, read_state
-from hybridflow.control.summary import build_summary
 from hybridflow.control.system import System
-from hybridflow.control.timeline import TimelineRecord
 from hybridflow.control.train_loop import RL, train
 from hybridflow.control.transport import Transport
 from hybridflow.control.warmup import stage_name
@@ -27,6 +22,11 @@ from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.resources import PeakMemory
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet
 from hybridflow.observability.wandb_tracker import start_wandb
+from hybridflow.recording.diagnosis import name_status
+from hybridflow.recording.records import CompletionRecord
+from hybridflow.recording.state import RunState, read_state
+from hybridflow.recording.summary import build_summary
+from hybridflow.recording.timeline import TimelineRecord
 from hybridflow.rollout.arguments import check_names, check_support
 from hybridflow.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER
 from hybridflow.run_folder.summary import describe_process, write_summary

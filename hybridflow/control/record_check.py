@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hybridflow.config.sections import Config
 from hybridflow.control.run_folder import RunFolder
-from hybridflow.control.state import RunState
 from hybridflow.observability.step_lines import find_end
+from hybridflow.recording.state import RunState
 
 
 def check_records(config: Config, folder: RunFolder, state: RunState) -> None:

@@ -9,30 +9,30 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from hybridflow.config.sections import Config
-from hybridflow.control.batch import FilteredBatch
-from hybridflow.control.carryover import CarriedGroup, OverSampling, StepPlan, build_requests, plan_all
 from hybridflow.control.checkpoints import Checkpoints
-from hybridflow.control.collect import Collected, MissingVerdictsError, collect_step
-from hybridflow.control.evaluate import build_unknown_groups, compute_accuracy, compute_bounds, greedy
+from hybridflow.control.collect import MissingVerdictsError, collect_step
+from hybridflow.control.evaluate import build_unknown_groups, greedy
 from hybridflow.control.gate import build_gate_batch, check_gate, check_later_gap, gate_requests, gate_sampling
 from hybridflow.control.hand_over import HandOver, offloads_while_decoding
-from hybridflow.control.judge_totals import JudgeTotals
+from hybridflow.control.partial_rollouts import PartialRollouts, StepPlan, build_requests, plan_all
 from hybridflow.control.prepare import Inputs
-from hybridflow.control.records import CompletionRecord
 from hybridflow.control.run_folder import RunFolder
-from hybridflow.control.state import RunState
-from hybridflow.control.step_metrics import add_to_state, build_metrics
-from hybridflow.control.timeline import Mark, Timeline, TimelineRecord, compute_overlap
 from hybridflow.control.unknowns import UnknownGuard
-from hybridflow.control.update_metrics import build_update_line
 from hybridflow.errors import RewardError
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.log import set_step
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet
 from hybridflow.protocols import RewardStream, Rollout, Trainer
+from hybridflow.recording.accuracy import compute_accuracy, compute_bounds
+from hybridflow.recording.judge_totals import JudgeTotals
+from hybridflow.recording.metrics import add_to_state, build_metrics
+from hybridflow.recording.records import CompletionRecord
+from hybridflow.recording.state import RunState
+from hybridflow.recording.timeline import Mark, Timeline, TimelineRecord, compute_overlap
+from hybridflow.recording.update_metrics import build_update_line
 from hybridflow.rollout.arguments import releases_memory
 from hybridflow.trainer.layout import read_model
-from hybridflow.types import SamplingParams, UpdateReport
+from hybridflow.types import Collected, FilteredBatch, PartialGroup, SamplingParams, UpdateReport
 from megatron_ext.lr import LRSchedule, learning_rate
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Run:
         warmup_tracker: JsonlTracker,
         update_tracker: JsonlTracker,
         state: RunState,
-        carried: list[CarriedGroup] | None = None,
+        carried: list[PartialGroup] | None = None,
         started: float,
         timeline: Timeline | None = None,
         has_cuda: bool = False,
@@ -138,7 +138,7 @@ class Run:
 
     def collect(self, step: int) -> Collected:
         """The groups of a step, decoded and scored."""
-        rules = OverSampling.of(self.config.rollout, self.config.train.prompts_per_step)
+        rules = PartialRollouts.of(self.config.rollout, self.config.train.prompts_per_step)
         fresh = self._inputs.train.prompts_from(*rules.fresh_prompts(step - 1, len(self.carried)))
         plan = rules.plan(
             f"t{step:05d}", self.carried, fresh, self.state.policy_version, self.config.algorithm.num_completions

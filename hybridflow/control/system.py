@@ -20,9 +20,9 @@ from hybridflow.cluster.watchdog import Watchdog
 from hybridflow.cluster.workers import forget_workers
 from hybridflow.config.sections import Config
 from hybridflow.control.open_order import open_in_order
-from hybridflow.control.timeline import Timeline
 from hybridflow.control.transport import Transport, choose_transport, num_slots
 from hybridflow.environment import given_values
+from hybridflow.recording.timeline import Timeline
 from hybridflow.reward_service.group import RewardGroup
 from hybridflow.reward_service.limits import setup_of
 from hybridflow.reward_service.rules import BUILD_RULES, rule_arguments

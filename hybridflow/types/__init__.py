@@ -38,6 +38,12 @@ from hybridflow.types.rollout import (
     VersionRun,
     without_numbers,
 )
+from hybridflow.types.step import (
+    Collected,
+    FilteredBatch,
+    PartialGroup,
+    StepCounts,
+)
 from hybridflow.types.training import (
     TrainBatch,
     TrainSequence,
@@ -47,7 +53,9 @@ from hybridflow.types.training import (
 )
 
 __all__ = [
+    "Collected",
     "Completion",
+    "FilteredBatch",
     "FinishReason",
     "Group",
     "GroupRequest",
@@ -55,12 +63,14 @@ __all__ = [
     "Lease",
     "MemoryTag",
     "Partial",
+    "PartialGroup",
     "Prompt",
     "RolloutReport",
     "SamplingParams",
     "ScoreRequest",
     "Scored",
     "ScoredCompletion",
+    "StepCounts",
     "TrainBatch",
     "TrainSequence",
     "Unknown",

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hybridflow.control.state import read_state
 from hybridflow.data.rows import load_records, load_rows
 from hybridflow.errors import CheckpointError, ConfigError, DataError
 from hybridflow.observability.step_lines import find_end
 from hybridflow.reading import budget
+from hybridflow.recording.state import read_state
 from hybridflow.run_folder.finished import read_finished
 from hybridflow.tools.output_file import OutputFile
 from hybridflow.tools.sft_state import read_state as read_sft_state

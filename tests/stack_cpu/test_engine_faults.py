@@ -16,12 +16,12 @@ import pytest
 
 from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
-from hybridflow.control.collect import Collected, build_requests, collect_groups
+from hybridflow.control.collect import build_requests, collect_groups
 from hybridflow.control.publish import publish_weights
 from hybridflow.control.system import System
 from hybridflow.policy.init import write_policy
 from hybridflow.rollout.group import RolloutGroup
-from hybridflow.types import RolloutReport, SamplingParams
+from hybridflow.types import Collected, RolloutReport, SamplingParams
 from tests.stack_cpu.command import ROOT, build_prompts, settings
 
 pytestmark = [pytest.mark.stack_cpu, pytest.mark.faults, pytest.mark.timeout(400)]

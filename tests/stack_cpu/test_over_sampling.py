@@ -13,12 +13,12 @@ from transformers import AutoModelForCausalLM
 
 from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
-from hybridflow.control.carryover import OverSampling
-from hybridflow.control.collect import Collected, collect_step
+from hybridflow.control.collect import collect_step
+from hybridflow.control.partial_rollouts import PartialRollouts
 from hybridflow.control.publish import publish_weights
 from hybridflow.control.system import System
 from hybridflow.policy.init import write_policy
-from hybridflow.types import Prompt, SamplingParams
+from hybridflow.types import Collected, Prompt, SamplingParams
 from tests.stack_cpu.command import ROOT, build_prompts, settings
 
 pytestmark = [pytest.mark.stack_cpu, pytest.mark.timeout(400)]
@@ -41,7 +41,7 @@ def test_a_completion_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> N
     with System(config, tmp_path / "hf", tmp_path / "logs", note=lambda text: None) as system:
         assert system.transport.name == "broadcast"
 
-        def collect(prefix: str, rules: OverSampling, carried: list, fresh: list[Prompt], version: int) -> Collected:
+        def collect(prefix: str, rules: PartialRollouts, carried: list, fresh: list[Prompt], version: int) -> Collected:
             return collect_step(
                 rules.plan(prefix, carried, fresh, version, NUM_COMPLETIONS),
                 GREEDY,
@@ -52,9 +52,9 @@ def test_a_completion_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> N
             )
 
         publish_weights(system.trainer, system.rollout, 0)
-        first = collect("t00001", OverSampling(1, NUM_PROMPTS, 1), [], PROMPTS, 0)
+        first = collect("t00001", PartialRollouts(1, NUM_PROMPTS, 1), [], PROMPTS, 0)
         publish_weights(system.trainer, system.rollout, 1)
-        second = collect("t00002", OverSampling(2, 2, 1), first.carried, [], 1)
+        second = collect("t00002", PartialRollouts(2, 2, 1), first.carried, [], 1)
     assert sum(group.num_tokens for group in first.carried) > 0, "nothing was half decoded: the test shows nothing"
     assert second.report.resumed_tokens == sum(len(p.token_ids) for group in first.carried for p in group.partials)
     groups = {group.group_id: group for group in [*first.groups, *second.groups]}

@@ -22,13 +22,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
 from hybridflow.control.batch import plan_batch
-from hybridflow.control.collect import Collected, build_requests, collect_groups
+from hybridflow.control.collect import build_requests, collect_groups
 from hybridflow.control.publish import publish_weights
 from hybridflow.control.system import System
 from hybridflow.data.dataset import PromptDataset
 from hybridflow.data.synth.spec import SynthSpec, generate_rows
 from hybridflow.errors import RolloutError, WeightSyncError
-from hybridflow.types import Completion, Prompt, SamplingParams, TrainSequence
+from hybridflow.types import Collected, Completion, Prompt, SamplingParams, TrainSequence
 from hybridflow.weights.reshard.buffers import map_buffer
 from tests.stack_cpu.command import ROOT, settings
 

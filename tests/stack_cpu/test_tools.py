@@ -26,6 +26,7 @@ from hybridflow.data.demonstrations import DemonstrationSet
 from hybridflow.data.rows import write_rows
 from hybridflow.data.synth.spec import SynthSpec, generate_rows
 from hybridflow.tools.logprobs import LogprobsJob, plan_job
+from tests.architecture import outside
 from tests.stack_cpu.command import ROOT, descendants, read_lines, still_alive, wait_until, without_times
 
 pytestmark = [pytest.mark.stack_cpu, pytest.mark.timeout(600)]
@@ -195,6 +196,9 @@ def test_run_folder_is_complete(story: Story) -> None:
         json.loads((story.straight / "summary.json").read_text()),
         read_lines(story.straight / "metrics.jsonl"),
     )
+    frozen = outside.read_frozen()["files"]
+    assert outside.dotted(summary) == frozen["sft: summary.json"]["line"]
+    assert outside.keys_of(steps) == frozen["sft: metrics.jsonl"]["line"]
     total = len(steps)
     assert [summary[key] for key in ("status", "num_steps", "total_steps")] == ["finished", total, total]
     assert (summary["num_demonstrations"], summary["num_dropped"], summary["num_skipped_updates"]) == (12, 0, 0)

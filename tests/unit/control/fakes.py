@@ -20,9 +20,9 @@ from hybridflow.config.sections import Config
 from hybridflow.control.prepare import load_inputs
 from hybridflow.control.run import Run
 from hybridflow.control.run_folder import RunFolder
-from hybridflow.control.state import RunState
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet
+from hybridflow.recording.state import RunState
 from hybridflow.types import (
     Completion,
     Group,

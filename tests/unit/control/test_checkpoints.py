@@ -9,8 +9,8 @@ import pytest
 
 from hybridflow.control import checkpoints as module
 from hybridflow.control.checkpoints import Checkpoints
-from hybridflow.control.state import GroupCounts, RunState, read_state, write_state
 from hybridflow.errors import CheckpointError, TrainerError
+from hybridflow.recording.state import GroupCounts, RunState, read_state, write_state
 from tests.unit.control.fakes import FakeTrainer
 
 

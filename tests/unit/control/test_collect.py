@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from hybridflow.control.collect import Collected, build_requests, collect_groups
+from hybridflow.control.collect import build_requests, collect_groups
 from hybridflow.errors import RewardError, RolloutError
-from hybridflow.types import Completion, Prompt, SamplingParams, Verdict
+from hybridflow.types import Collected, Completion, Prompt, SamplingParams, Verdict
 from tests.unit.control.fakes import FakeRollout, FakeStream, Judge, half_right
 
 PROMPTS = [

@@ -12,8 +12,8 @@ import pytest
 from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.control.checkpoints import Checkpoints
 from hybridflow.control.sampling_guarantee import sampling_guarantee
-from hybridflow.control.state import RunState
 from hybridflow.control.train_loop import train
+from hybridflow.recording.state import RunState
 from hybridflow.rollout.translate import join_runs
 from hybridflow.types import GroupRequest, RolloutReport, SamplingParams, VersionRun
 from hybridflow.wire.messages import build_completion_id

@@ -13,22 +13,30 @@ import pytest
 
 from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.config.sections import Config
-from hybridflow.control.batch import FilteredBatch
-from hybridflow.control.carryover import CarryCounts
-from hybridflow.control.collect import Collected, build_requests
+from hybridflow.control.collect import build_requests
 from hybridflow.control.record_check import check_records
-from hybridflow.control.records import CompletionRecord
 from hybridflow.control.run_folder import RunFolder
-from hybridflow.control.state import GroupCounts, RunState
-from hybridflow.control.step_metrics import add_to_state, build_metrics
-from hybridflow.control.summary import build_summary
 from hybridflow.data.row_reference import RowReference, hash_prompt
 from hybridflow.data.schema import RewardModel, Row
 from hybridflow.errors import CheckpointError, ConfigError, DataError
+from hybridflow.recording.metrics import add_to_state, build_metrics
+from hybridflow.recording.records import CompletionRecord
+from hybridflow.recording.state import GroupCounts, RunState
+from hybridflow.recording.summary import build_summary
 from hybridflow.rewards.hybrid import combine
 from hybridflow.run_folder import summary as summary_module
 from hybridflow.run_folder.summary import write_summary
-from hybridflow.types import Mismatch, Prompt, RolloutReport, Scored, ScoredCompletion, UpdateReport
+from hybridflow.types import (
+    Collected,
+    FilteredBatch,
+    Mismatch,
+    Prompt,
+    RolloutReport,
+    Scored,
+    ScoredCompletion,
+    StepCounts,
+    UpdateReport,
+)
 from tests.unit.control.fakes import build_config, build_group, read_lines
 
 PROMPT = Prompt(prompt_id="p0", token_ids=[1, 2], data_source="s", ability="doc-qa", ground_truth="yen")
@@ -231,7 +239,7 @@ def test_truncation_refuses_a_file_of_something_else(tmp_path: Path) -> None:
 def one_step(state: RunState, updates: list[UpdateReport]) -> dict[str, float]:
     groups = [build_group(REQUESTS[0], [1.0, 0.0]), build_group(REQUESTS[1], [1.0, None])]
     report = RolloutReport(num_completions=4, prompt_tokens=80, cached_tokens=20, response_tokens=12)
-    collected = Collected(groups=groups, report=report, counts=CarryCounts(num_started=2))
+    collected = Collected(groups=groups, report=report, counts=StepCounts(num_started=2))
     filtered = FilteredBatch(None, 1, {"too_few_known": ["t00001-g0001"]})
     add_to_state(state, collected, filtered, updates)
     return build_metrics(state, collected, filtered, updates, {"rollout": 2.0}, 1e-3, rollout=RolloutSection())

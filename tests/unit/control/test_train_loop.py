@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from hybridflow.control.checkpoints import Checkpoints
-from hybridflow.control.state import RunState
 from hybridflow.control.train_loop import train
 from hybridflow.errors import ModelMismatchError, RewardError, TrainerError, WeightSyncError
+from hybridflow.recording.state import RunState
 from hybridflow.types import Completion, Verdict
 from hybridflow.weights.manifest import TensorEntry
 from tests.unit.control.fakes import FakeSystem, all_right, build_config, half_right, nobody_knows

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import pytest
 
 from hybridflow.algorithms.filters import filter_groups
-from hybridflow.control.evaluate import compute_accuracy, compute_bounds
 from hybridflow.control.unknowns import MIN_ASKED_UNKNOWN, UnknownGuard
 from hybridflow.errors import RewardError
+from hybridflow.recording.accuracy import compute_accuracy, compute_bounds
 from hybridflow.types import Group, GroupRequest, JudgeReport, Prompt, Scored, ScoredCompletion, Unknown, Verdict
 from tests.unit.control.fakes import build_completion
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from hybridflow.control.records import CompletionRecord
 from hybridflow.control.run_folder import RunFolder
-from hybridflow.control.timeline import TimelineRecord
 from hybridflow.errors import CheckpointError, DiskFullError, TrainerError, notes_of
 from hybridflow.observability.trackers import JsonlTracker
+from hybridflow.recording.records import CompletionRecord
+from hybridflow.recording.timeline import TimelineRecord
 from hybridflow.run_folder.disk import explain_full
 from hybridflow.types import GroupRequest, Prompt
 from tests.unit.control.fakes import build_config, build_group

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hybridflow.control.state import RunState
+from hybridflow.recording.state import RunState
 
 FINISHED, NOTHING_LEARNT = "finished", "finished, nothing learnt"
 NOTABLE = 0.25

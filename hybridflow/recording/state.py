@@ -7,9 +7,9 @@ from pathlib import Path
 
 import msgspec
 
-from hybridflow.control.evaluate import Bounds
 from hybridflow.errors import CheckpointError
 from hybridflow.reading import Unreadable, read_json
+from hybridflow.recording.accuracy import Bounds
 
 
 class GroupCounts(msgspec.Struct, kw_only=True):

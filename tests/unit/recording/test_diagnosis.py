@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from hybridflow.control.diagnosis import diagnose, name_status
-from hybridflow.control.state import GroupCounts, RunState
 from hybridflow.control.train_loop import train
 from hybridflow.errors import RewardError
+from hybridflow.recording.diagnosis import diagnose, name_status
+from hybridflow.recording.state import GroupCounts, RunState
 from hybridflow.types import Completion, Scored, Unknown, Verdict
 from tests.unit.control.fakes import FakeSystem, build_config, half_right
 

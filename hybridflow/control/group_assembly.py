@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hybridflow.control.carryover import CarriedGroup, StepPlan
+from hybridflow.control.partial_rollouts import StepPlan
 from hybridflow.errors import ProtocolError
-from hybridflow.types import Group, GroupRequest, Partial, ScoredCompletion
+from hybridflow.types import Group, GroupRequest, Partial, PartialGroup, ScoredCompletion
 from hybridflow.wire.messages import build_completion_id
 
 
@@ -29,7 +29,7 @@ class _Members:
         return len(self.ended) == self.request.num_completions
 
 
-class Gathering:
+class GroupAssembly:
     """The groups of one step between their request and its end."""
 
     def __init__(self, plan: StepPlan) -> None:
@@ -102,13 +102,13 @@ class Gathering:
         group.awaited.discard(index)
         return group
 
-    def result(self) -> tuple[list[Group], list[CarriedGroup]]:
+    def result(self) -> tuple[list[Group], list[PartialGroup]]:
         """(groups of the step, groups carried over), both in the order of requests, members in index order.
 
         Of more complete groups than needed the first in the order of requests are taken: the oldest.
         """
         groups: list[Group] = []
-        carried: list[CarriedGroup] = []
+        carried: list[PartialGroup] = []
         for group_id, group in self._groups.items():
             members = [group.ended[index] for index in sorted(group.ended)]
             prompt = group.request.prompt
@@ -116,7 +116,7 @@ class Gathering:
                 groups.append(Group(group_id=group_id, prompt=prompt, members=members))
                 continue
             carried.append(
-                CarriedGroup(
+                PartialGroup(
                     group_id=group_id,
                     prompt=prompt,
                     num_completions=group.request.num_completions,

@@ -8,12 +8,10 @@ from collections.abc import Sequence
 
 from hybridflow.algorithms.advantages import group_rewards
 from hybridflow.config.rollout_section import RolloutSection
-from hybridflow.control.batch import FilteredBatch
-from hybridflow.control.collect import Collected
-from hybridflow.control.evaluate import compute_accuracy, compute_bounds
-from hybridflow.control.state import RunState
-from hybridflow.control.update_metrics import build_update_metrics, mismatch_of
-from hybridflow.types import Group, Scored, UpdateReport
+from hybridflow.recording.accuracy import compute_accuracy, compute_bounds
+from hybridflow.recording.state import RunState
+from hybridflow.recording.update_metrics import build_update_metrics, mismatch_of
+from hybridflow.types import Collected, FilteredBatch, Group, Scored, UpdateReport
 
 
 def add_to_state(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hybridflow.control.timeline import Span, Timeline, TimelineRecord, compute_overlap
 from hybridflow.control.train_loop import train
+from hybridflow.recording.timeline import Span, Timeline, TimelineRecord, compute_overlap
 from tests.unit.control.fakes import FakeSystem, build_config, read_lines
 
 

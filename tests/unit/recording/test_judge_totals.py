@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from hybridflow.control.judge_totals import JudgeTotals
+from hybridflow.recording.judge_totals import JudgeTotals
 from hybridflow.types import Group, GroupRequest, JudgeReport, Prompt, Scored, ScoredCompletion, Unknown, Verdict
 from tests.unit.control.fakes import build_group
 

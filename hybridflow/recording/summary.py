@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from hybridflow.control.diagnosis import diagnose
-from hybridflow.control.evaluate import Bounds
-from hybridflow.control.state import RunState
+from hybridflow.recording.accuracy import Bounds
+from hybridflow.recording.diagnosis import diagnose
+from hybridflow.recording.state import RunState
 from hybridflow.run_folder.summary import installed_versions
 
 PHASES = ("rollout", "train", "sync")

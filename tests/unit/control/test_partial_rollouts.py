@@ -11,20 +11,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridflow.config.rollout_section import RolloutSection
-from hybridflow.control.carryover import (
-    CARRIED_FILE,
-    CarriedGroup,
-    CarryCounts,
-    OverSampling,
+from hybridflow.control.group_assembly import GroupAssembly
+from hybridflow.control.partial_rollouts import (
+    PARTIAL_GROUPS_FILE,
+    PartialRollouts,
     build_requests,
     plan_all,
-    read_carried,
-    write_carried,
+    read_partial_groups,
+    write_partial_groups,
 )
-from hybridflow.control.gathering import Gathering
 from hybridflow.errors import CheckpointError, ProtocolError
 from hybridflow.rollout.translate import join_runs
-from hybridflow.types import Completion, GroupRequest, Partial, Prompt, Scored, ScoredCompletion, VersionRun
+from hybridflow.types import (
+    Completion,
+    GroupRequest,
+    Partial,
+    PartialGroup,
+    Prompt,
+    Scored,
+    ScoredCompletion,
+    StepCounts,
+    VersionRun,
+)
 from hybridflow.wire.messages import build_completion_id
 
 NUM_COMPLETIONS = 3
@@ -69,42 +77,42 @@ def ended(index: int, version: int) -> ScoredCompletion:
 
 @pytest.mark.parametrize(("over_sampling", "num_begun"), [(1.0, 10), (1.1, 11), (1.15, 12), (1.5, 15)])
 def test_number_of_groups_under_way(over_sampling: float, num_begun: int) -> None:
-    rules = OverSampling.of(RolloutSection(over_sampling=over_sampling), prompts_per_step=10)
+    rules = PartialRollouts.of(RolloutSection(over_sampling=over_sampling), prompts_per_step=10)
     assert (rules.num_needed, rules.num_begun) == (10, num_begun)
 
 
 def test_without_over_sampling_a_step_takes_the_prompts_that_follow_from_its_number() -> None:
-    rules = OverSampling.of(RolloutSection(), prompts_per_step=4)
+    rules = PartialRollouts.of(RolloutSection(), prompts_per_step=4)
     assert [rules.fresh_prompts(step, 0) for step in range(3)] == [(0, 4), (4, 4), (8, 4)]
     plan = rules.plan("t00002", [], [prompt(n) for n in range(4)], 1, NUM_COMPLETIONS)
     assert plan.requests == build_requests("t00002", [prompt(n) for n in range(4)], NUM_COMPLETIONS)
-    assert plan.counts == CarryCounts(num_started=4)
+    assert plan.counts == StepCounts(num_started=4)
 
 
 def test_a_carried_group_is_gone_on_with_under_its_id() -> None:
     partial = Partial(index=2, token_ids=[8], rollout_logprobs=[-1.0], versions=[VersionRun(0, 1)])
-    group = CarriedGroup(
+    group = PartialGroup(
         group_id="t00001-g0003", prompt=prompt(3), num_completions=3, members=[ended(0, 0)], partials=[partial]
     )
-    plan = OverSampling(2, 3, max_staleness=1).plan("t00002", [group], [prompt(4), prompt(5)], 1, 3)
+    plan = PartialRollouts(2, 3, max_staleness=1).plan("t00002", [group], [prompt(4), prompt(5)], 1, 3)
     assert [request.group_id for request in plan.requests] == ["t00001-g0003", "t00002-g0000", "t00002-g0001"]
     first = plan.requests[0]
     assert (first.indices, first.partial(1), first.partial(2)) == ([1, 2], None, partial)
     assert plan.kept["t00001-g0003"] == group.members
-    assert plan.counts == CarryCounts(num_started=2, num_resumed=1)
+    assert plan.counts == StepCounts(num_started=2, num_resumed=1)
 
 
 def test_a_group_with_a_token_that_is_too_old_begins_anew() -> None:
     old = Partial(index=1, token_ids=[8], rollout_logprobs=[-1.0], versions=[VersionRun(0, 1)])
-    group = CarriedGroup(
+    group = PartialGroup(
         group_id="t00001-g0003", prompt=prompt(3), num_completions=3, members=[ended(0, 1)], partials=[old]
     )
-    plan = OverSampling(2, 3, max_staleness=1).plan("t00003", [group], [prompt(4)], 2, 3)
+    plan = PartialRollouts(2, 3, max_staleness=1).plan("t00003", [group], [prompt(4)], 2, 3)
     assert [(r.group_id, r.prompt.prompt_id, r.indices) for r in plan.requests] == [
         ("t00003-g0000", "p3", [0, 1, 2]),
         ("t00003-g0001", "p4", [0, 1, 2]),
     ]
-    assert plan.counts == CarryCounts(
+    assert plan.counts == StepCounts(
         num_started=2, num_discarded=1, discarded_tokens=LENGTH + 1, num_discarded_completions=2
     )
     assert [r.seed_id for r in plan.requests] == [group.group_id, ""]  # drawn again with the seeds of its first begin
@@ -112,41 +120,41 @@ def test_a_group_with_a_token_that_is_too_old_begins_anew() -> None:
 
 def test_to_discard_is_to_allow_no_older_version() -> None:
     section = RolloutSection(over_sampling=1.5, partial="discard", max_staleness=7)
-    assert OverSampling.of(section, 2).max_staleness == 0
+    assert PartialRollouts.of(section, 2).max_staleness == 0
 
 
 def test_of_more_complete_groups_than_needed_the_oldest_are_taken() -> None:
-    plan = OverSampling(1, 2, 1).plan("t00001", [], [prompt(0), prompt(1)], 0, 2)
-    gathering = Gathering(plan)
+    plan = PartialRollouts(1, 2, 1).plan("t00001", [], [prompt(0), prompt(1)], 0, 2)
+    assembly = GroupAssembly(plan)
     for request in reversed(plan.requests):
         for index in (1, 0):
-            gathering.add(decode(request, index, 0, None))
-    groups, carried = gathering.result()
+            assembly.add(decode(request, index, 0, None))
+    groups, carried = assembly.result()
     assert [group.group_id for group in groups] == ["t00001-g0000"]
     assert [member.completion.index for member in groups[0].members] == [0, 1]
     assert [(group.group_id, group.is_complete) for group in carried] == [("t00001-g0001", True)]
 
 
 def test_what_is_not_awaited_is_refused() -> None:
-    gathering = Gathering(plan_all(build_requests("t00001", [prompt(0)], 3)))
-    gathering.add(ended(0, 0))
+    assembly = GroupAssembly(plan_all(build_requests("t00001", [prompt(0)], 3)))
+    assembly.add(ended(0, 0))
     with pytest.raises(ProtocolError, match="t00001-g0000-c00 is not awaited"):
-        gathering.add(ended(0, 0))
+        assembly.add(ended(0, 0))
     with pytest.raises(ProtocolError, match="t00009-g0000-c00 is not awaited"):
-        gathering.drop(["t00009-g0000-c00"])
+        assembly.drop(["t00009-g0000-c00"])
 
 
 def test_carried_groups_survive_a_checkpoint(tmp_path: Path) -> None:
     partial = Partial(index=2, token_ids=[8, 9], rollout_logprobs=[-1.0, -0.5], versions=[VersionRun(0, 2)])
-    group = CarriedGroup(
+    group = PartialGroup(
         group_id="t00001-g0003", prompt=prompt(3), num_completions=3, members=[ended(0, 0)], partials=[partial]
     )
-    assert read_carried(tmp_path) == []
-    write_carried([group], tmp_path)
-    assert read_carried(tmp_path) == [group]
-    (tmp_path / CARRIED_FILE).write_bytes(b"\x93")
+    assert read_partial_groups(tmp_path) == []
+    write_partial_groups([group], tmp_path)
+    assert read_partial_groups(tmp_path) == [group]
+    (tmp_path / PARTIAL_GROUPS_FILE).write_bytes(b"\x93")
     with pytest.raises(CheckpointError, match="not readable as carried groups"):
-        read_carried(tmp_path)
+        read_partial_groups(tmp_path)
 
 
 @settings(max_examples=200, deadline=None)
@@ -161,8 +169,8 @@ def test_any_course_of_steps_trains_on_each_prompt_once(
 ) -> None:
     """Completions end, are aborted or dropped at random; a resume from the checkpoint happens at random, too."""
     chance = random.Random(seed)
-    rules = OverSampling(needed, math.ceil(needed * factor), max_staleness)
-    carried: list[CarriedGroup] = []
+    rules = PartialRollouts(needed, math.ceil(needed * factor), max_staleness)
+    carried: list[PartialGroup] = []
     used_ids: list[str] = []
     trained: list[str] = []
     started = discarded = 0
@@ -175,19 +183,19 @@ def test_any_course_of_steps_trains_on_each_prompt_once(
         assert len(plan.requests) == rules.num_begun
         started += plan.counts.num_started
         discarded += plan.counts.num_discarded
-        gathering = Gathering(plan)
-        to_come = [(request, index) for request in gathering.requests for index in request.indices]
+        assembly = GroupAssembly(plan)
+        to_come = [(request, index) for request in assembly.requests for index in request.indices]
         chance.shuffle(to_come)
-        while to_come and not gathering.is_enough:
-            gathering.add(decode(*to_come.pop(), version, None))
+        while to_come and not assembly.is_enough:
+            assembly.add(decode(*to_come.pop(), version, None))
         for request, index in to_come:
             fate = chance.choice(["end", "abort", "abort", "drop"])
             if fate == "drop":
-                gathering.drop([build_completion_id(request.group_id, index)])
+                assembly.drop([build_completion_id(request.group_id, index)])
             else:
-                gathering.add(decode(request, index, version, None if fate == "end" else chance.randint(0, 3)))
-        assert gathering.is_settled
-        groups, carried = gathering.result()
+                assembly.add(decode(request, index, version, None if fate == "end" else chance.randint(0, 3)))
+        assert assembly.is_settled
+        groups, carried = assembly.result()
         assert len(groups) == needed
         for group in groups:
             assert [member.completion.index for member in group.members] == list(range(NUM_COMPLETIONS))
@@ -201,8 +209,8 @@ def test_any_course_of_steps_trains_on_each_prompt_once(
         trained += [group.prompt.prompt_id for group in groups]
         if chance.random() < 0.3:
             folder = tmp_path_factory.mktemp("checkpoint")
-            write_carried(carried, folder)
-            carried = read_carried(folder)
+            write_partial_groups(carried, folder)
+            carried = read_partial_groups(folder)
     assert len(set(used_ids)) == len(used_ids)
     everything = sorted([*trained, *(group.prompt.prompt_id for group in carried)])
     assert everything == sorted(f"p{n}" for n in range(len(everything))), "a prompt was lost or came twice"

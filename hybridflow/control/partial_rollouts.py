@@ -26,56 +26,10 @@ import msgspec
 
 from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.errors import CheckpointError
-from hybridflow.types import Completion, GroupRequest, Partial, Prompt, ScoredCompletion, Verdict
+from hybridflow.types import Completion, GroupRequest, PartialGroup, Prompt, ScoredCompletion, StepCounts, Verdict
 
-CARRIED_FILE = "carried.msgpack"
+PARTIAL_GROUPS_FILE = "carried.msgpack"
 """In a checkpoint, beside state.json; absent where nothing is carried."""
-
-
-class CarriedGroup(msgspec.Struct, frozen=True, kw_only=True):
-    """What there is of a group that its step did not train on."""
-
-    group_id: str
-    prompt: Prompt
-    num_completions: int
-    members: list[ScoredCompletion]
-    """Those that ended, with their verdicts, by index."""
-    partials: list[Partial]
-    """Beginnings of others, by index; none is empty."""
-    seed_id: str = ""
-    """As in GroupRequest."""
-
-    @property
-    def is_complete(self) -> bool:
-        return len(self.members) == self.num_completions
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens decoded so far."""
-        ended = sum(member.num_tokens for member in self.members)
-        return ended + sum(len(partial.token_ids) for partial in self.partials)
-
-    @property
-    def oldest_version(self) -> int | None:
-        """Of the weights that decoded any token of it; None where there is no token."""
-        runs = [run for member in self.members for run in member.completion.version_runs]
-        runs += [run for partial in self.partials for run in partial.versions]
-        return min((run.version for run in runs), default=None)
-
-
-@dataclass(frozen=True)
-class CarryCounts:
-    """How a step began."""
-
-    num_started: int
-    """Groups that got their id in this step."""
-    num_resumed: int = 0
-    """Carried groups of which something was kept."""
-    num_discarded: int = 0
-    """Carried groups of which nothing was kept, as a token was too old."""
-    discarded_tokens: int = 0
-    num_discarded_completions: int = 0
-    """Completions that had any of these tokens."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +42,11 @@ class StepPlan:
     """By group id: members that ended in earlier steps."""
     num_needed: int
     """Complete groups with which the step ends."""
-    counts: CarryCounts
+    counts: StepCounts
 
 
 @dataclass(frozen=True)
-class OverSampling:
+class PartialRollouts:
     """The rules."""
 
     num_needed: int
@@ -102,7 +56,7 @@ class OverSampling:
     """Most policy versions between the one that decoded a token and the one that the step began with."""
 
     @classmethod
-    def of(cls, section: RolloutSection, prompts_per_step: int) -> OverSampling:
+    def of(cls, section: RolloutSection, prompts_per_step: int) -> PartialRollouts:
         """To discard what was begun is to allow no older version."""
         return cls(
             num_needed=prompts_per_step,
@@ -115,12 +69,12 @@ class OverSampling:
         return steps_done * self.num_needed + num_carried, self.num_begun - num_carried
 
     def plan(
-        self, prefix: str, carried: Sequence[CarriedGroup], fresh: Iterable[Prompt], version: int, num_completions: int
+        self, prefix: str, carried: Sequence[PartialGroup], fresh: Iterable[Prompt], version: int, num_completions: int
     ) -> StepPlan:
         """The step that policy `version` decodes; new groups are `<prefix>-g0000`, `<prefix>-g0001`, ..."""
         requests: list[GroupRequest] = []
         kept: dict[str, list[ScoredCompletion]] = {}
-        discarded: list[CarriedGroup] = []
+        discarded: list[PartialGroup] = []
         num_resumed = 0
         for group in carried:
             oldest = group.oldest_version
@@ -142,7 +96,7 @@ class OverSampling:
         new = build_requests(prefix, [*(group.prompt for group in discarded), *fresh], num_completions)
         for slot, group in enumerate(discarded):
             new[slot] = msgspec.structs.replace(new[slot], seed_id=group.seed_id or group.group_id)
-        counts = CarryCounts(
+        counts = StepCounts(
             num_started=len(new),
             num_resumed=num_resumed,
             num_discarded=len(discarded),
@@ -154,7 +108,7 @@ class OverSampling:
 
 def plan_all(requests: list[GroupRequest]) -> StepPlan:
     """Every group is needed."""
-    return StepPlan(requests, {}, len(requests), CarryCounts(len(requests)))
+    return StepPlan(requests, {}, len(requests), StepCounts(len(requests)))
 
 
 def build_requests(prefix: str, prompts: Sequence[Prompt], num_completions: int) -> list[GroupRequest]:
@@ -182,18 +136,18 @@ def _decode_member(_: type, fields: dict[str, Any]) -> ScoredCompletion:
     return ScoredCompletion(completion=member.completion, verdict=member.verdict, scored_by=member.scored_by)
 
 
-def write_carried(carried: Sequence[CarriedGroup], folder: Path) -> None:
+def write_partial_groups(carried: Sequence[PartialGroup], folder: Path) -> None:
     """Puts them into a checkpoint."""
     if carried:
-        (folder / CARRIED_FILE).write_bytes(msgspec.msgpack.encode(list(carried), enc_hook=_encode_member))
+        (folder / PARTIAL_GROUPS_FILE).write_bytes(msgspec.msgpack.encode(list(carried), enc_hook=_encode_member))
 
 
-def read_carried(folder: Path) -> list[CarriedGroup]:
+def read_partial_groups(folder: Path) -> list[PartialGroup]:
     """Those of a checkpoint. Raises CheckpointError if the file cannot be read."""
-    path = folder / CARRIED_FILE
+    path = folder / PARTIAL_GROUPS_FILE
     if not path.exists():
         return []
     try:
-        return msgspec.msgpack.decode(path.read_bytes(), type=list[CarriedGroup], dec_hook=_decode_member)
+        return msgspec.msgpack.decode(path.read_bytes(), type=list[PartialGroup], dec_hook=_decode_member)
     except (OSError, msgspec.DecodeError) as error:
         raise CheckpointError(f"{path}: not readable as carried groups: {error}") from error
