@@ -1,7 +1,8 @@
 """The algorithm as exchangeable parts: group filters, advantages, terms of the loss, their aggregation, measures.
 
-Pure; what runs on tensors needs torch, the rest is plain Python. To add a part, write it in a module of its own and name it
-in one line of `registry.py`; `spec.py` says which parts a configuration asks for. No other file knows a part by name.
+Pure; what runs on tensors needs torch, the rest is plain Python. To add a part, write it in a module of its own and
+name it in one line of `registry.py`; `spec.py` says which parts a configuration asks for. No other file knows a part by
+name.
 
     kind         gets                                gives                                       protocol in
     filter       a group                             why it is left out, or None                 algorithm.py

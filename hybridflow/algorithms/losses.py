@@ -7,6 +7,7 @@ optimizer step, over all ranks and micro-batches; a mean taken here would weigh 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -65,12 +66,12 @@ def policy_loss(
 
 @dataclass(frozen=True)
 class ClippedSurrogate:
-    """`policy_loss` as a term of the objective; its metrics are the shares of tokens that each clip left no gradient."""
+    """`policy_loss` as a term of the objective; its metrics are the shares of tokens without gradient, by clip."""
 
     clip_low: float
     clip_high: float
-    columns = ("advantages", OLD_LOGPROBS)
-    metrics = {
+    columns: ClassVar = ("advantages", OLD_LOGPROBS)
+    metrics: ClassVar = {
         "policy/clip_fraction_low": Reduction("mean"),
         "policy/clip_fraction_high": Reduction("mean"),
     }

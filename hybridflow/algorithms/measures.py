@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -27,13 +28,13 @@ def compute_kl(log_ratio_N: Tensor) -> Tensor:
 class Entropy:
     """Entropy of the probabilities that tokens are drawn from, of the policy that decoded.
 
-    With top-p it is that of the renormalised probabilities of the tokens that are left in, which is smaller than that of
-    the policy, and has another name.
+    With top-p it is that of the renormalised probabilities of the tokens that are left in, which is smaller than that
+    of the policy, and has another name.
     """
 
     top_p: float
-    columns = (ENTROPY,)
-    first_pass_only = True
+    columns: ClassVar = (ENTROPY,)
+    first_pass_only: ClassVar = True
 
     @property
     def name(self) -> str:
@@ -55,13 +56,13 @@ class PolicyRatio:
     `losses.policy_loss`.
     """
 
-    columns = (OLD_LOGPROBS,)
-    metrics = {
+    columns: ClassVar = (OLD_LOGPROBS,)
+    metrics: ClassVar = {
         "policy/kl": Reduction("mean", with_max=True),
         "policy/ratio_mean": Reduction("mean"),
         "policy/ratio_max": Reduction("max"),
     }
-    first_pass_only = False
+    first_pass_only: ClassVar = False
 
     def __call__(self, tokens: TokenBatch) -> Mapping[str, Tensor]:
         log_ratio_N = tokens.logprobs_N.detach() - tokens.columns[OLD_LOGPROBS]
@@ -79,13 +80,13 @@ class EngineMismatch:
     policy has learnt since, so these are told apart.
     """
 
-    columns = (OLD_LOGPROBS, "rollout_logprobs", STALENESS)
-    metrics = {
+    columns: ClassVar = (OLD_LOGPROBS, "rollout_logprobs", STALENESS)
+    metrics: ClassVar = {
         "policy/logprob_gap": Reduction("mean", by_staleness=True),
         "policy/logprob_gap_max": Reduction("max", by_staleness=True, of_each_update=False),
         "policy/logprob_kl": Reduction("mean", by_staleness=True),
     }
-    first_pass_only = True
+    first_pass_only: ClassVar = True
 
     def __call__(self, tokens: TokenBatch) -> Mapping[str, Tensor]:
         log_ratio_N = tokens.columns[OLD_LOGPROBS] - tokens.columns["rollout_logprobs"]

@@ -11,15 +11,15 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from hybridflow.algorithms.reductions import STALENESS, Reduction, ReducedTokens, reduce_tokens
+from hybridflow.algorithms.reductions import STALENESS, ReducedTokens, Reduction, reduce_tokens
 from hybridflow.algorithms.registry import AGGREGATIONS, MEASURES, TERMS
 from hybridflow.algorithms.spec import ObjectiveSpec
 
 OLD_LOGPROBS = "old_logprobs"
 ENTROPY = "entropy"
 COMPUTED = frozenset({OLD_LOGPROBS, ENTROPY})
-"""Columns that the trainer computes where a part asks for them; all others come with the batch. `old_logprobs` are of the
-policy before the update; where that is the policy in update, they are its own, detached."""
+"""Columns that the trainer computes where a part asks for them; all others come with the batch. `old_logprobs` are of
+the policy before the update; where that is the policy in update, they are its own, detached."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,11 @@ class Measure(Protocol):
 
     @property
     def metrics(self) -> Mapping[str, Reduction]: ...
+
+    @property
+    def first_pass_only(self) -> bool:
+        """Whether it is of the policy that decoded, which only the first pass over a batch meets."""
+        ...
 
     def __call__(self, tokens: TokenBatch) -> Mapping[str, Tensor]: ...
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from hybridflow.config.sections import Config
+from hybridflow.config.sections import AlgorithmSection, Config
 
 
 class ObjectiveSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,18 +35,22 @@ class AlgorithmSpec(msgspec.Struct, frozen=True, kw_only=True):
 def algorithm_spec(config: Config) -> AlgorithmSpec:
     """GRPO with the changes of DAPO, as the sections `algorithm` and `reward` set it."""
     section = config.algorithm
-    parameters = section.model_dump()
     return AlgorithmSpec(
         filters=["too_few_known", "known_share", "same_reward"],
         advantage="group_relative",
         masks=["fresh_tokens"] if section.mask_stale_tokens else [],
-        objective=ObjectiveSpec(
-            terms=["clip"],
-            aggregation="token_mean",
-            measures=["entropy", "policy_ratio", "engine_mismatch"],
-            parameters=parameters,
-        ),
-        parameters=parameters | {"min_known_fraction": config.reward.min_known_fraction},
+        objective=policy_spec(section),
+        parameters=section.model_dump() | {"min_known_fraction": config.reward.min_known_fraction},
+    )
+
+
+def policy_spec(section: AlgorithmSection) -> ObjectiveSpec:
+    """The clipped objective with a mean over tokens, and what a step tells of it."""
+    return ObjectiveSpec(
+        terms=["clip"],
+        aggregation="token_mean",
+        measures=["entropy", "policy_ratio", "engine_mismatch"],
+        parameters=section.model_dump(),
     )
 
 

@@ -90,7 +90,7 @@ def build_gate_batch(groups: Sequence[Group], config: Config) -> TrainBatch:
         num_dp_ranks=config.train.layout.dp,
         max_tokens_per_micro_batch=config.train.max_tokens_per_micro_batch,
     )
-    return TrainBatch(sequences=sequences, plan=[plan])
+    return TrainBatch(sequences=sequences, plan=[plan], temperature=gate_sampling(config).temperature)
 
 
 def check_gate(

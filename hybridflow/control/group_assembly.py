@@ -73,6 +73,8 @@ class GroupAssembly:
                 token_ids=completion.token_ids,
                 rollout_logprobs=completion.rollout_logprobs,
                 versions=completion.version_runs,
+                temperature=completion.temperature,
+                top_p=completion.top_p,
                 support_lengths=completion.support_lengths,
                 support_ids=completion.support_ids,
             )

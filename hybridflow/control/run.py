@@ -175,7 +175,7 @@ class Run:
                 check_workers=self._check_workers,
             ).groups
             with self._hand_over.trainer_present():
-                logprobs = self.trainer.logprobs(build_gate_batch(groups, config), config.rollout.temperature)
+                logprobs = self.trainer.logprobs(build_gate_batch(groups, config))
             result = check_gate(groups, logprobs, config, hf_config)
         self.display.note(
             f"trainer and engines compute the same model: {result.gap:.1e} per token on {result.num_tokens} tokens "

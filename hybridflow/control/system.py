@@ -20,6 +20,7 @@ from hybridflow.cluster.watchdog import Watchdog
 from hybridflow.cluster.workers import forget_workers
 from hybridflow.config.sections import Config
 from hybridflow.control.open_order import open_in_order
+from hybridflow.control.trainer_settings import start_train_workers
 from hybridflow.control.transport import Transport, choose_transport, num_slots
 from hybridflow.environment import given_values
 from hybridflow.recording.timeline import Timeline
@@ -29,7 +30,6 @@ from hybridflow.reward_service.rules import BUILD_RULES, rule_arguments
 from hybridflow.rollout.arguments import releases_memory
 from hybridflow.rollout.group import RolloutGroup, RolloutLife
 from hybridflow.rollout.opening import RolloutSettings
-from hybridflow.trainer.group import TrainerGroup
 from hybridflow.wire.messages import Finished
 from hybridflow.wire.reward_stream import RewardStream
 
@@ -113,7 +113,7 @@ class System:
     ) -> None:
         """Starts train and reward workers, and waits for the former."""
         transport = self.transport
-        self.trainer = TrainerGroup(config, slots, log_directory, broadcasts=transport.broadcasts)
+        self.trainer = start_train_workers(config, slots, log_directory, broadcasts=transport.broadcasts)
         self._actors += [worker.actor for worker in self.trainer.workers]
         setup = setup_of(config.reward, BUILD_RULES, **rule_arguments(config.reward))
         self._rewards = RewardGroup(config.reward, setup, self.stream, slots, log_directory, note)
@@ -121,7 +121,8 @@ class System:
         if transport.exact is not None:
             self.trainer.use_exact_shards(transport.exact)
         elif transport.broadcasts:
-            self.trainer.use_broadcasts(self.rollout.num_receivers)
+            verified = config.rollout.verify_weights != "none"
+            self.trainer.use_broadcasts(self.rollout.num_receivers, verified=verified)
         elif config.rollout.weight_transport == "auto":
             note(f"weights go to the engines as whole tensors (hf_buckets): {transport.reason}")
 

@@ -9,7 +9,7 @@ from hybridflow.types import UpdateMetric, UpdateReport
 
 
 def build_update_metrics(updates: Sequence[UpdateReport]) -> dict[str, float]:
-    """Metrics by `package/name`: means over all tokens of the step (of gradient norms: over optimizer steps), and maxima.
+    """Metrics by full name: means over all tokens of the step (of gradient norms: over optimizer steps), and maxima.
 
     What is no number in some optimizer steps is of the others alone.
     """

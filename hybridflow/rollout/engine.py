@@ -35,6 +35,7 @@ from hybridflow.rollout.translate import (
     to_completion,
     to_sglang,
     undecoded,
+    with_distribution,
 )
 from hybridflow.rollout.weight_api import WeightApi
 from hybridflow.types import Completion, GroupRequest, Lease, MemoryTag, SamplingParams
@@ -138,7 +139,8 @@ class SGLangEngine:
         cached = await self._prefill_prompts(leases)
         if self._num_aborts != num_aborts:
             for lease, index in by_id.values():
-                await self._deliver(deliver, lease, undecoded(lease.request, index, self._version))
+                completion = undecoded(lease.request, index, self._version)
+                await self._deliver(deliver, lease, with_distribution(completion, lease.request, sampling))
             return
         request = io_struct.GenerateReqInput(
             input_ids=[input_tokens(lease.request, index) for lease, index in by_id.values()],
@@ -165,8 +167,9 @@ class SGLangEngine:
         reason = output["meta_info"]["finish_reason"]
         if is_own_abort(reason):
             logger.warning("SGLang aborted %s: %s", build_completion_id(request.group_id, index), reason.get("message"))
-            return undecoded(request, index, self._version)
-        return to_completion(request, index, output, self._version, self._decode_text, sampling.returns_support)
+            return with_distribution(undecoded(request, index, self._version), request, sampling)
+        completion = to_completion(request, index, output, self._version, self._decode_text, sampling.returns_support)
+        return with_distribution(completion, request, sampling)
 
     def _sampling_of(self, lease: Lease, index: int, sampling: SamplingParams) -> dict[str, Any]:
         request = lease.request

@@ -68,8 +68,7 @@ class SftRun:
             set_step(step)
             self._display.phase("TRAIN")
             started, rate = time.monotonic(), learning_rate(self._inputs.schedule, step)
-            per_sequence = self._config.train.loss == "sequence_mean"
-            handle = self._group.start_sft_step(batch, rate, per_sequence=per_sequence)
+            handle = self._group.start_sft_step(batch, rate, aggregation=self._config.train.loss)
             num_tokens = sum(sequence.num_tokens for sequence in batch.sequences)
             batch = self._inputs.batch(step + 1) if step < total else None
             report = self._group.finish_sft_step(handle)

@@ -36,7 +36,7 @@ class SftInputs:
             num_dp_ranks=self.train.layout.dp,
             max_tokens_per_micro_batch=self.train.max_tokens_per_micro_batch,
         )
-        return TrainBatch(sequences=sequences, plan=[plan])
+        return TrainBatch(sequences=sequences, plan=[plan], temperature=1.0)
 
 
 def load_inputs(config: SftConfig) -> SftInputs:

@@ -15,8 +15,8 @@ OF_ROW: dict[str, Callable[[TrainSequence, int], list[float]]] = {
     "share": lambda row, num_counted: [1 / num_counted] * num_counted,
     "first": lambda row, num_counted: [1.0, *[0.0] * (num_counted - 1)],
 }
-"""Columns that follow from the row: `share` is 1 / its number of counted tokens, `first` is 1 at the first of them and 0 at
-the others. All other columns are of its tokens."""
+"""Columns that follow from the row: `share` is 1 / its number of counted tokens, `first` is 1 at the first of them and
+0 at the others. All other columns are of its tokens."""
 
 
 def pack_rank(
@@ -78,6 +78,4 @@ def _support_of(sequence: TrainSequence) -> tuple[list[int], list[int]]:
 
 def _placeholder(columns: Sequence[str]) -> PackInput:
     """A row that predicts nothing, for a rank without rows: it takes part in collectives and adds nothing."""
-    return PackInput(
-        token_ids=[0, 0], predict_from=1, predict_mask=[0], loss_inputs={name: [] for name in columns}
-    )
+    return PackInput(token_ids=[0, 0], predict_from=1, predict_mask=[0], loss_inputs={name: [] for name in columns})

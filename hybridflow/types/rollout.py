@@ -55,6 +55,8 @@ class Partial(msgspec.Struct, frozen=True, kw_only=True):
     token_ids: list[int]
     rollout_logprobs: list[float]
     versions: list[VersionRun]
+    temperature: float | None = None
+    top_p: float = 1.0
     support_lengths: list[int] = []
     support_ids: list[int] = []
 
@@ -128,6 +130,10 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     prompt_tokens: int
     cached_tokens: int
     """Prompt tokens whose keys and values were already in the engine's cache."""
+    temperature: float | None = None
+    """At which its tokens were drawn, 0 where greedily; None: nothing was drawn."""
+    top_p: float = 1.0
+    """Share of the probability that its tokens were drawn from."""
     num_retractions: int = 0
     """How often the engine dropped it from its full KV pool and computed it again."""
     versions: list[VersionRun] = []

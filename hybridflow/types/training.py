@@ -39,8 +39,8 @@ class TrainBatch(msgspec.Struct, frozen=True, kw_only=True):
     `plan[mini_batch][dp_rank][micro_batch]` lists row numbers. A mini-batch is what one optimizer step is made of; a
     micro-batch may be empty where a rank has no row.
 
-    Log-probabilities are of the distribution that the tokens were drawn from: softmax(logits / temperature), over the tokens
-    that top-p left in, which each row says.
+    Log-probabilities are of the distribution that the tokens were drawn from: softmax(logits / temperature), over the
+    tokens that top-p left in, which each row says.
     """
 
     sequences: list[TrainSequence]

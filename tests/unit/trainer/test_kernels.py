@@ -13,7 +13,7 @@ from hybridflow.control.preflight.machine import check_kernels
 from hybridflow.control.preflight.subject import Subject
 from hybridflow.errors import ConfigError
 from hybridflow.trainer import kernels
-from hybridflow.trainer.group import PolicyGroup, PolicySettings, TrainerGroup
+from hybridflow.trainer.group import PolicyGroup, PolicySettings
 from hybridflow.trainer.kernels import refuse_float32, refuse_grouped_experts, resolve_worker
 from hybridflow.trainer.layout import to_layout
 
