@@ -138,21 +138,19 @@ def test_four_optimizer_steps_on_quarters_equal_those_of_transformers(
         assert [report.mini_batch for report in reports] == [0, 1, 2, 3]
         assert [report.loss for report in reports] == pytest.approx(quarters.losses, rel=0, abs=1e-5)
         assert [report.grad_norm for report in reports] == pytest.approx(quarters.norms, rel=1e-5)
-        assert [report.metrics["policy/kl"].value for report in reports] == pytest.approx(
-            quarters.kls, rel=1e-3, abs=1e-7
-        )
-        assert [report.metrics["policy/ratio_max"].value for report in reports] == pytest.approx(
-            quarters.ratio_maxima, rel=1e-4
-        )
-        shares = [
-            report.metrics[f"policy/clip_fraction_{side}"].value for report in reports[1:] for side in ("low", "high")
-        ]
-        assert any(shares)
+        assert values(reports, "policy/kl") == pytest.approx(quarters.kls, rel=1e-3, abs=1e-7)
+        assert values(reports, "policy/ratio_max") == pytest.approx(quarters.ratio_maxima, rel=1e-4)
+        assert any(values(reports[1:], "policy/clip_fraction_low") + values(reports[1:], "policy/clip_fraction_high"))
         assert_mismatch(reports, quarters.old)
     weights = {name: tensor for rank in ranks for name, tensor in rank["weights"].items()}
     for name, expected in quarters.model.state_dict().items():
         if name in weights:
             assert (weights[name] - expected).abs().max() < 1e-5, name
+
+
+def values(reports: list[UpdateReport], name: str) -> list[float]:
+    """One metric of each optimizer step."""
+    return [report.metrics[name].value for report in reports]
 
 
 def assert_mismatch(reports: list[UpdateReport], old: Sequence[Tensor]) -> None:
@@ -181,4 +179,4 @@ def test_epochs_keep_the_old_logprobs_of_the_first(hf_dirs: dict[str, Path]) -> 
     reports: list[UpdateReport] = rank["reports"]
     assert [(report.epoch, report.mini_batch) for report in reports] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert [report.loss for report in reports] == pytest.approx(halves.losses, rel=0, abs=1e-5)
-    assert [report.metrics["policy/kl"].value for report in reports] == pytest.approx(halves.kls, rel=1e-3, abs=1e-7)
+    assert values(reports, "policy/kl") == pytest.approx(halves.kls, rel=1e-3, abs=1e-7)

@@ -11,6 +11,7 @@ import pytest
 from hybridflow.config.sections import Config, LayoutSection, ModelSection, TrainSection
 from hybridflow.control.preflight.machine import check_kernels
 from hybridflow.control.preflight.subject import Subject
+from hybridflow.control.trainer_settings import start_train_workers
 from hybridflow.errors import ConfigError
 from hybridflow.trainer import kernels
 from hybridflow.trainer.group import PolicyGroup, PolicySettings
@@ -98,7 +99,7 @@ def test_workers_on_gpus_are_not_started_in_float32(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.force_float32"):
         PolicyGroup(PolicySettings(TrainSection(), "float32", 0, None, force_float32=False), slots, tmp_path)
     with pytest.raises(ConfigError, match=r"model\.force_float32"):
-        TrainerGroup(Config(model=ModelSection(path=str(tmp_path))), slots, tmp_path)
+        start_train_workers(Config(model=ModelSection(path=str(tmp_path))), slots, tmp_path)
 
 
 def test_check_tells_all_of_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
