@@ -1,7 +1,7 @@
 # `make` alone prints this list.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-full faults check bench lock clean
+.PHONY: help setup quickstart test test-full faults check bench lock modules clean
 
 BIN := .venv/bin
 # make test ARGS="tests/unit -k aggregate"
@@ -46,6 +46,9 @@ bench: setup ## measure memory and speed with tests/bench/*.py, one JSON line ea
 
 lock: ## write the hashes of each line of docker/requirements-cpu.lock anew, after a line was added or changed
 	@$(BIN)/python docker/lock.py renew
+
+modules: ## write docs/modules.md from the first lines of docstrings
+	@$(BIN)/python tests/architecture/module_table.py --write
 
 clean: ## remove build products and caches; keeps .venv and runs/
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis

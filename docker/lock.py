@@ -56,7 +56,7 @@ def unhashed(text: str) -> list[str]:
 def renew(text: str) -> str:
     """The lock with the hashes that the index has now; head, order and pins stay."""
     wanted = {name: version for name, version in pins(text).items() if name != WITHOUT_HASHES}
-    known = _ask_index(wanted)
+    known = ask_index(wanted)
     kept = (line for line in text.splitlines() if not HASH.fullmatch(line))
     lines: list[str] = []
     for line in kept:
@@ -69,7 +69,7 @@ def renew(text: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _ask_index(wanted: dict[str, str]) -> dict[str, list[dict[str, str]]]:
+def ask_index(wanted: dict[str, str]) -> dict[str, list[dict[str, str]]]:
     """Wheels of each package, each with "hash" and "url" or "path": uv writes them down for a project of all."""
     lines = ["[project]", 'name = "lock"', 'version = "0"', 'requires-python = ">=3.11,<3.14"', "dependencies = ["]
     lines += [f'"{name}=={version}",' for name, version in wanted.items()] + ["]", "[tool.uv]"]

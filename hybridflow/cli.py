@@ -37,7 +37,7 @@ app = typer.Typer(
 
 
 @functools.cache
-def _mount() -> None:
+def mount_commands() -> None:
     """Adds the commands of the other rooms, once however often `main` is called in a process."""
     from hybridflow.data.commands import app as data_app
     from hybridflow.policy.commands import app as model_app
@@ -143,14 +143,14 @@ def guarded_main() -> NoReturn:
 
 def main() -> NoReturn:
     """Errors made for users are printed without a traceback; exit code 1, or 130 after Ctrl-C."""
-    _mount()
+    mount_commands()
     interrupt = _Interrupt()
     signal.signal(signal.SIGTERM, interrupt)
     for number in (signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):  # not under nohup
             signal.signal(number, interrupt)
     write_privately()
-    arguments = _spread_values(sys.argv[1:], ("--config", "-c", "--set", "-s", "--show", "--judge-url", "--verifier"))
+    arguments = spread_values(sys.argv[1:], ("--config", "-c", "--set", "-s", "--show", "--judge-url", "--verifier"))
     try:
         app(args=arguments)
     except HybridFlowError as error:
@@ -178,7 +178,7 @@ def _tell(error: HybridFlowError) -> None:
     print("\n".join(visible(text) for text in (str(error), *notes_of(error))), file=sys.stderr)
 
 
-def _spread_values(arguments: list[str], names: tuple[str, ...]) -> list[str]:
+def spread_values(arguments: list[str], names: tuple[str, ...]) -> list[str]:
     """Lets `--set a=1 b=2` and `--config a.toml b.toml` mean what they say: one option, several values."""
     spread: list[str] = []
     current: str | None = None

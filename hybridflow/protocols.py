@@ -1,11 +1,11 @@
 """The seams of the training loop: what it asks of the trainer, the engines and the reward stream.
 
-`control/system.py` builds the real ones; tests of the loop put in others.
+`runtime/system.py` builds the real ones; tests of the loop put in others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,8 +24,8 @@ from hybridflow.types import (
 class Trainer(Protocol):
     """The policy under training, on however many ranks."""
 
-    def start_sft_step(self, batch: TrainBatch, learning_rate: float) -> Any:
-        """Starts a supervised step and returns a handle for `finish_sft_step`."""
+    def start_sft_step(self, batch: TrainBatch, learning_rate: float, per_sequence: bool = False) -> Any:
+        """Starts a supervised step, in which each token or each sequence counts alike; see `finish_sft_step`."""
         ...
 
     def finish_sft_step(self, handle: Any) -> UpdateReport: ...
@@ -48,8 +48,16 @@ class Trainer(Protocol):
 
     def save_hf(self, directory: Path) -> None: ...
 
-    def stream_weights(self, version: int) -> Iterator[Any]:
-        """Buckets of the present weights, as they are made."""
+    def begin_weights(self, version: int) -> None:
+        """The present weights are about to be handed out, as this version."""
+        ...
+
+    def next_weights(self) -> Any | None:
+        """The next round of them; None after the last. Its reader has loaded the last but one."""
+        ...
+
+    def end_weights(self) -> list[Any]:
+        """Its reader has loaded all rounds: what they were, tensor by tensor."""
         ...
 
     def to_host(self, *parts: str) -> int:
@@ -64,8 +72,18 @@ class Trainer(Protocol):
         """Each worker's device, and what it holds there."""
         ...
 
-    def published_manifest(self) -> list[Any]:
-        """What the last `stream_weights` handed out."""
+
+class WeightSource(Protocol):
+    """The trainer's end of a weight sync. The engines that it is for are open when it begins."""
+
+    def begin_sync(self, version: int) -> None: ...
+
+    def next_round(self) -> Any | None:
+        """What engines load next; None after the last. The last round but one has been loaded by all."""
+        ...
+
+    def end_sync(self, confirmed: Mapping[str, list[Any]]) -> None:
+        """Holds what each engine says it loaded, by its name, against what was handed out; WeightSyncError."""
         ...
 
 
@@ -96,10 +114,10 @@ class Rollout(Protocol):
         """Takes it again."""
         ...
 
-    def load_weights(self, stream_weights: Callable[[int], Iterable[Any]], version: int) -> dict[str, list[Any]]:
-        """Loads the buckets of `version` into every engine; returns what each confirmed, by engine.
+    def load_weights(self, source: WeightSource, version: int) -> None:
+        """A weight sync of every engine: begin, each round, end.
 
-        `stream_weights` is called again for an engine that is started anew before the next version.
+        There is another one for an engine that is started again before the next version.
         """
         ...
 

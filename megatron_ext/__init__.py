@@ -7,12 +7,12 @@ A program of its own: one process per rank, two steps on packed rows, a checkpoi
 
     import torch
 
-    from megatron_ext.layout import Layout
-    from megatron_ext.optimizer import OptimizerOptions
-    from megatron_ext.packing import PackInput, pack_sequences
+    from megatron_ext.parallel.layout import Layout
+    from megatron_ext.optimizer.optimizer import OptimizerOptions
+    from megatron_ext.packing.micro_batch import PackInput, pack_sequences
     from megatron_ext.policy import MegatronPolicy
-    from megatron_ext.sums import LossSums
-    from megatron_ext.topology import init_distributed, shutdown_distributed
+    from megatron_ext.packing.sums import LossSums
+    from megatron_ext.parallel.topology import init_distributed, shutdown_distributed
 
 
     def nll(logprobs_N, entropy_N, micro_batch):  # sums: the step divides once, by the tokens of all ranks

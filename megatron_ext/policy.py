@@ -10,15 +10,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from megatron_ext.checkpoint import CheckpointWriter, load_checkpoint
-from megatron_ext.double_precision import arithmetic_of
-from megatron_ext.flash_version import active_flash
-from megatron_ext.hf import export
+from megatron_ext.attention.flash_version import active_flash
+from megatron_ext.checkpoint import hf_export as export
+from megatron_ext.checkpoint.dist_checkpoint import CheckpointWriter, load_checkpoint
+from megatron_ext.checkpoint.hf_load import load_hf_weights
 from megatron_ext.hf.files import read_model_config
-from megatron_ext.hf.load import load_hf_weights
-from megatron_ext.kernels import AttentionBackend, KernelChoice, Library, resolve_kernels
-from megatron_ext.model import PolicyModel, build_model
-from megatron_ext.optimizer import (
+from megatron_ext.kernels.choice import AttentionBackend, KernelChoice, Library, resolve_kernels
+from megatron_ext.model.policy_model import PolicyModel, build_model
+from megatron_ext.optimizer.double_precision import arithmetic_of
+from megatron_ext.optimizer.optimizer import (
     OptimizerOptions,
     build_optimizer,
     finish_weight_gather,
@@ -26,11 +26,11 @@ from megatron_ext.optimizer import (
     reset_optimizer,
     wrap_data_parallel,
 )
-from megatron_ext.packing import MicroBatch
-from megatron_ext.residency import PARTS, ActivationOffload, Moved, Part, Residency
+from megatron_ext.optimizer.residency import PARTS, ActivationOffload, Moved, Part, Residency
+from megatron_ext.packing.micro_batch import MicroBatch
+from megatron_ext.packing.sums import LossFn
+from megatron_ext.parallel.topology import Layout, Topology
 from megatron_ext.schedule import Output, run_forward, run_forward_backward
-from megatron_ext.sums import LossFn
-from megatron_ext.topology import Layout, Topology
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,9 @@ class MegatronPolicy:
                     load_hf_weights(chunk, hf_dir, topology)
             if optimizer is not None:
                 self._training = _Training(self.chunks, optimizer, topology, layout, hf_dir, self.kernels.library)
-        self._offload: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.activation_offload: Callable[[], AbstractContextManager[None]] = nullcontext
         if activation_offload:
-            self._offload = ActivationOffload(p for chunk in self.chunks for p in chunk.parameters())
+            self.activation_offload = ActivationOffload(p for chunk in self.chunks for p in chunk.parameters())
 
     @property
     def loss_dtype(self) -> torch.dtype:
@@ -147,7 +147,7 @@ class MegatronPolicy:
         for chunk in training.chunks:
             chunk.zero_grad_buffer()
         training.optimizer.zero_grad()
-        with self._offload(), arithmetic_of(self.dtype):
+        with self.activation_offload(), arithmetic_of(self.dtype):
             sums = run_forward_backward(
                 training.chunks,
                 self.topology,

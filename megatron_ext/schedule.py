@@ -13,11 +13,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_ext import platform
-from megatron_ext.attention import PackedSegments, build_packed_segments
-from megatron_ext.context_split import RankBatch, cut_micro_batch
-from megatron_ext.packing import MicroBatch
-from megatron_ext.sums import LossFn, LossSums, StepSums
-from megatron_ext.topology import Topology
+from megatron_ext.attention.context_split import RankBatch, cut_micro_batch
+from megatron_ext.attention.packed import PackedSegments, build_packed_segments
+from megatron_ext.packing.micro_batch import MicroBatch
+from megatron_ext.packing.sums import LossFn, LossSums, StepSums
+from megatron_ext.parallel.topology import Topology
 
 platform.install()
 

@@ -31,6 +31,8 @@ class Place:
     address: str = ""
     gpu: int = 0
     """Index of its GPU on the node; 0 on a CPU."""
+    store_bytes: int = 0
+    """Size of Ray's object store on the node."""
 
 
 def order_bundles(places: Sequence[Place]) -> list[int]:

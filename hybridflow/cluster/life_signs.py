@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -10,14 +11,16 @@ from typing import Any
 
 import psutil
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
 
-from hybridflow.cluster.workers import Worker
+from hybridflow.cluster.workers import Worker, death_of
 from hybridflow.errors import PlacementError
 from hybridflow.observability.span import LifeSign
 
 STACK_TIMEOUT_S = 3.0
 POOL = "worker pool (raylet)"
+NAMES = {"gcs_server": "control service (GCS)", "raylet": POOL}
+"""Of Ray's processes that a run cannot do without."""
 PEERS = "torch/distributed/"
 """A thread that is in there waits for another rank."""
 
@@ -39,15 +42,14 @@ class WorkerLife:
         self._seen = [_Seen() for _ in workers]
 
     def look(self) -> bool:
-        """Whether a worker has entered another span. A worker that is gone is told by the call that needs it."""
-        now = time.monotonic()
+        """Whether a worker has entered another span. Raises the error of the room for a worker that is gone.
+
+        The next call that needs it may be an hour of rollout away.
+        """
         has_moved = False
         for worker, seen in zip(self._workers, self._seen, strict=True):
             if seen.ref is not None and ray.wait([seen.ref], timeout=0)[0]:
-                with suppress(RayError):
-                    sign: LifeSign = ray.get(seen.ref)
-                    has_moved |= seen.sign is None or sign.number != seen.sign.number
-                    seen.sign, seen.heard_at = sign, now
+                has_moved |= _hear(worker, seen)
                 seen.ref = None
             if seen.ref is None:
                 seen.ref = worker.actor.life.remote()
@@ -75,6 +77,20 @@ class WorkerLife:
         return waits, f"{name}{', waits for its peers' if waits else ''}\n{stack}"
 
 
+def _hear(worker: Worker, seen: _Seen) -> bool:
+    """Whether the answer that has come tells of another span."""
+    try:
+        sign: LifeSign = ray.get(seen.ref)
+    except ActorDiedError as error:
+        when = f"after it began {seen.sign.span!r}" if seen.sign is not None else "before it gave a sign of life"
+        raise death_of(worker, when, error) from error
+    except RayError:  # it cannot be reached for now
+        return False
+    has_moved = seen.sign is None or sign.number != seen.sign.number
+    seen.sign, seen.heard_at = sign, time.monotonic()
+    return has_moved
+
+
 def _why_silent(pid: int) -> str:
     """What the system says of a process of this node that does not answer."""
     status = _status(pid)
@@ -100,30 +116,34 @@ class RayLife:
     """The processes that a private Ray session cannot do without: its control service, its worker pool, its agents.
 
     Without them calls do not fail for a minute, or for ever. The worker pool ends itself, and all workers before it,
-    where one of its agents has died. On a cluster that was there before they are not ours.
+    where one of its agents has died, and its agents end with it.
+
+    Args:
+        started: Children of this process by Ray's names of them, see `session.own_processes`.
     """
 
-    def __init__(self) -> None:
-        node = ray._private.worker._global_node  # pyright: ignore[reportAttributeAccessIssue]
-        started = node.all_processes if node is not None else {}
-        self._processes = {
-            name: psutil.Process(info.process.pid)
-            for kind, name in (("gcs_server", "control service (GCS)"), ("raylet", POOL))
-            for info in started.get(kind, [])
-        }
+    def __init__(self, started: Mapping[str, subprocess.Popen[bytes]]) -> None:
+        self._started = {NAMES[kind]: process for kind, process in started.items() if kind in NAMES}
+        self._processes = {name: psutil.Process(process.pid) for name, process in self._started.items()}
         pool = self._processes.get(POOL)
-        for number, agent in enumerate(_agents_of(pool) if pool is not None else []):
+        for number, agent in enumerate(agents_of(pool) if pool is not None else []):
             self._processes[f"agent {number} of the worker pool"] = agent
 
     def look(self) -> bool:
-        """Never a sign of life. Raises PlacementError for a process that has ended."""
-        for kind, process in reversed(self._processes.items()):  # agents first: the pool dies of theirs
-            if not _lives(process):
-                raise PlacementError(
-                    f"Ray's {kind} (process {process.pid}) has ended: killed, or out of memory. Its logs are in the "
-                    f"session folder of Ray; --resume continues from the last checkpoint"
-                )
+        """Never a sign of life. Raises PlacementError for a process that has ended: the one that others ended with."""
+        gone = [name for name, process in self._processes.items() if not lives(process)]
+        if gone:
+            culprit = next(filter(self._was_killed, gone), gone[-1])  # agents come last: the pool ends itself with them
+            raise PlacementError(
+                f"Ray's {culprit} (process {self._processes[culprit].pid}) has ended: killed, or out of memory. Its "
+                f"logs are in the session folder of Ray; --resume continues from the last checkpoint"
+            )
         return False
+
+    def _was_killed(self, name: str) -> bool:
+        """Whether this child of ours ended by a signal; of an agent we cannot know."""
+        process = self._started.get(name)
+        return process is not None and (process.poll() or 0) < 0
 
     def report(self) -> list[str]:
         """Processes that are stopped."""
@@ -134,14 +154,14 @@ class RayLife:
         ]
 
 
-def _lives(process: psutil.Process) -> bool:
+def lives(process: psutil.Process) -> bool:
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
 
-def _agents_of(pool: psutil.Process) -> list[psutil.Process]:
+def agents_of(pool: psutil.Process) -> list[psutil.Process]:
     found: list[psutil.Process] = []
     with suppress(psutil.NoSuchProcess):
         for child in pool.children():

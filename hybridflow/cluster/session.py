@@ -5,8 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Mapping
+import subprocess
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray._raylet import (
@@ -29,6 +33,8 @@ logger = logging.getLogger(__name__)
 LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
 WAIT_NOTICE_S = 30.0
 PLACEMENT_TIMEOUT_S = 300.0
+SHUTDOWN_S = 5.0
+"""Time that Ray's own processes get to end; it takes one or two seconds where all go on."""
 
 _private: PrivateRay | None = None
 
@@ -111,8 +117,8 @@ class Slots:
         by_bundle = placement_group_table(self._group)["bundles_to_node_id"]
         nodes: list[str] = [by_bundle[index] for index in range(num_slots)]
         gpus, self.has_cuda = ask_nodes(nodes, self._in_bundle) if self.gpus_per_slot else ([0] * num_slots, False)
-        addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
-        places = [Place(node, addresses[node], gpu) for node, gpu in zip(nodes, gpus, strict=True)]
+        known = {node["NodeID"]: (node["NodeManagerAddress"], _store_bytes(node)) for node in ray.nodes()}
+        places = [Place(node, known[node][0], gpu, known[node][1]) for node, gpu in zip(nodes, gpus, strict=True)]
         self._bundles = order_bundles(places)
         self.places = [places[bundle] for bundle in self._bundles]
 
@@ -120,12 +126,22 @@ class Slots:
         """The node of each slot."""
         return [place.node for place in self.places]
 
+    @property
+    def on_one_node(self) -> bool:
+        """Whether all processes in slots see each other's memory."""
+        return len(set(self.nodes())) == 1
+
     def strategy(self, index: int) -> PlacementGroupSchedulingStrategy:
         """Scheduling strategy that puts an actor into slot `index`."""
         return self._in_bundle(self._bundles[index])
 
     def _in_bundle(self, bundle: int) -> PlacementGroupSchedulingStrategy:
         return PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
+
+
+def _store_bytes(node: Mapping[str, Any]) -> int:
+    """Size of the object store of a node that `ray.nodes` describes."""
+    return int(node["Resources"].get("object_store_memory", 0))
 
 
 def node_address(network: str = "") -> str | None:
@@ -138,13 +154,37 @@ def private_folder() -> Path | None:
     return _private.path if _private is not None else None
 
 
+def own_processes() -> dict[str, subprocess.Popen[bytes]]:
+    """Ray's processes that this one started, by Ray's names of them; none on a cluster that was there before."""
+    node = ray._private.worker._global_node  # pyright: ignore[reportAttributeAccessIssue]
+    return {kind: info.process for kind, infos in (node.all_processes if node else {}).items() for info in infos}
+
+
 def stop_session() -> None:
-    """Ends the private Ray session, or leaves the cluster."""
+    """Ends the private Ray session, whatever state its processes are in, or leaves the cluster."""
     global _private
-    ray.shutdown()
+    with killed_after(SHUTDOWN_S, own_processes().values()):
+        ray.shutdown()
     if _private is not None:
         _private.close()
         _private = None
+
+
+@contextmanager
+def killed_after(limit_s: float, processes: Iterable[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Inside, these are killed once the time has passed: Ray waits for ever for one of its own that stands still."""
+
+    def kill() -> None:
+        for process in processes:
+            process.kill()
+
+    timer = threading.Timer(limit_s, kill)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _warn_without_token(address: str) -> None:

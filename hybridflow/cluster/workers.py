@@ -115,12 +115,12 @@ def check_failed(call: Call) -> None:
     except RayActorError as error:
         # Also raised where an argument of the call was to come from another worker, and that one died.
         dead = find_dead(_known)
-        raise _death(dead[0] if dead else call.worker, call.method, error) from error
+        raise death_of(dead[0] if dead else call.worker, f"during {call.method}", error) from error
     except RayTaskError as error:
         # A dead peer often shows first as a broken connection in a worker that is alive.
         dead = find_dead(_known)
         if dead:
-            raise _death(dead[0], call.method, None) from error
+            raise death_of(dead[0], f"during {call.method}") from error
         cause = error.cause
         if isinstance(cause, HybridFlowError):
             raise cause from error
@@ -160,13 +160,13 @@ def _is_dead(ref: Any) -> bool:
     return False
 
 
-def _death(worker: Worker, method: str, error: RayActorError | None) -> WorkerError:
+def death_of(worker: Worker, when: str, error: RayActorError | None = None) -> WorkerError:
     """The error that names a worker whose process is gone, and says whether it ever started."""
     if error is not None and "creation task" in str(error):
         reason = str(error).strip().splitlines()[-1]
         return worker.error(f"{worker.name} failed to start: {reason}. Its log is {worker.log}")
     return worker.error(
-        f"{worker.name} (process {worker.pid}) died during {method}: killed, or out of memory. Its log is "
+        f"{worker.name} (process {worker.pid}) died {when}: killed, or out of memory. Its log is "
         f"{worker.log}; {worker.remedy}"
     )
 

@@ -102,7 +102,10 @@ class WarmupSection(Section):
 
 
 class LayoutSection(Section):
-    """Megatron parallel layout; the number of train workers is tp x cp x dp x pp. Meanings: megatron_ext/layout.py."""
+    """Megatron parallel layout; the number of train workers is tp x cp x dp x pp.
+
+    Meanings: megatron_ext/parallel/layout.py.
+    """
 
     tp: int = Field(default=1, ge=1)
     """Tensor parallel: ranks that share every matrix."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +14,20 @@ from hybridflow.control.record_check import check_records, warmup_steps_done
 from hybridflow.control.run import Run
 from hybridflow.control.run_folder import RunFolder
 from hybridflow.control.sampling_guarantee import sampling_guarantee
-from hybridflow.control.system import System
 from hybridflow.control.train_loop import RL, train
-from hybridflow.control.transport import Transport
 from hybridflow.control.warmup import stage_name
 from hybridflow.observability.display import LiveDisplay
-from hybridflow.observability.resources import PeakMemory
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet
-from hybridflow.observability.wandb_tracker import start_wandb
 from hybridflow.recording.diagnosis import name_status
 from hybridflow.recording.records import CompletionRecord
 from hybridflow.recording.state import RunState, read_state
 from hybridflow.recording.summary import build_summary
 from hybridflow.recording.timeline import TimelineRecord
-from hybridflow.rollout.arguments import check_names, check_support
+from hybridflow.rollout.engine.arguments import check_names, check_support
 from hybridflow.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER
-from hybridflow.run_folder.summary import describe_process, write_summary
+from hybridflow.runtime.open_run import OpenRun, Saved, open_run
+from hybridflow.runtime.system import System
+from hybridflow.runtime.transport import Transport
 from hybridflow.trainer.layout import check_saved_weights, read_model
 
 
@@ -46,90 +44,61 @@ def run_training(config: Config, folder: RunFolder, display: LiveDisplay, *, res
     check_names(config.rollout.sglang)
     check_support(config.rollout.top_p)
     inputs = load_inputs(config, folder.data if resume else None)
-    with ExitStack() as stack:
-        stack.enter_context(folder.held())
-        saved = _open_folder(config, folder, resume, display)
+    with open_run(config, folder, display, (lambda: _find_saved(config, folder)) if resume else None) as opened:
+        saved = opened.saved.state if opened.saved else None
+        _forget_later_steps(folder, saved)
         for note in inputs.notes:
             display.note(note)
-        hf_dir = write_inputs(config, inputs, folder)
-        memory = stack.enter_context(PeakMemory(period_s=2.0))
-        trackers = stack.enter_context(_Trackers(config, folder, saved))
-        system = stack.enter_context(System(config, hf_dir, folder.logs, display.note, display.progress))
-        if not resume:
-            _keep(folder, display)
-        stages = [stage_name(stage) for stage in config.warmup.stages]
-        display.plan([*stages, RL], ends_with_eval=config.eval.num_prompts > 0)
-        run = _build_run(config, folder, inputs, system, display, trackers, saved, started)
-        status = "failed"
-        try:
-            with system.watchdog.raising():
+        write_inputs(inputs, folder)
+        hf_dir = opened.first_weights(config.model, config.run.seed)
+        trackers = _open_trackers(opened, config, folder)
+        with System(config, hf_dir, folder.logs, display.note, display.progress) as system:
+            opened.take_name()
+            stages = [stage_name(stage) for stage in config.warmup.stages]
+            display.plan([*stages, RL], ends_with_eval=config.eval.num_prompts > 0)
+            run = _build_run(config, folder, inputs, system, display, trackers, saved, started)
+
+            def summarise(status: str, peak_gib: float) -> dict[str, Any]:
+                run.state.peak_rss_gib = max(run.state.peak_rss_gib, peak_gib)
+                return _summarise(run, status, system.transport, system.has_cuda)
+
+            with opened.summarised(summarise, _table, lambda: name_status(run.state)), system.watchdog.raising():
                 train(run)
-            status = name_status(run.state)
-        except KeyboardInterrupt:
-            status = "interrupted"
-            raise
-        finally:
-            run.state.peak_rss_gib = max(run.state.peak_rss_gib, memory.peak_gib)
-            summary = _summarise(run, status, system.transport, system.has_cuda)
-            write_summary(summary | describe_process(), folder.summary)
-    display.close()
-    display.summary(_table(summary, folder.path))
 
 
-def _open_folder(config: Config, folder: RunFolder, resume: bool, display: LiveDisplay) -> RunState | None:
-    """The state to continue from, or None for a new run."""
-    if not resume:
-        folder.create(config)
-        return None
+def _find_saved(config: Config, folder: RunFolder) -> Saved[RunState]:
+    """The latest checkpoint, of this model and with its records; raises what is wrong with it."""
     latest = Checkpoints(folder.checkpoints, config.checkpoint.keep_last).latest()
     check_saved_weights(latest / WEIGHTS_FOLDER, read_model(config.model.path))
     state = read_state(latest / STATE_FILE)
     check_records(config, folder, state)
-    folder.reopen(config)
-    display.note(f"resuming from {latest}: {state.rl_step} RL steps done")
-    CompletionRecord(folder.completions).truncate_after(state.rl_step)
-    TimelineRecord(folder.timeline).truncate_after(state.rl_step)
-    CompletionRecord(folder.eval_completions).truncate_after(state.last_recorded_step)
-    return state
+    return Saved(latest, state, f"{state.rl_step} RL steps")
 
 
-def _keep(folder: RunFolder, display: LiveDisplay) -> None:
-    """From here on there is something to keep: the new run takes its name."""
-    moved = folder.keep()
-    if moved is not None:
-        display.note(f"an earlier run of this name is kept as {moved}")
+def _forget_later_steps(folder: RunFolder, saved: RunState | None) -> None:
+    """Of a run that is resumed: steps after its checkpoint are done again."""
+    if saved is not None:
+        CompletionRecord(folder.completions).truncate_after(saved.rl_step)
+        TimelineRecord(folder.timeline).truncate_after(saved.rl_step)
+        CompletionRecord(folder.eval_completions).truncate_after(saved.last_recorded_step)
 
 
+@dataclass(frozen=True)
 class _Trackers:
-    """Opens the metric files and the W&B run, and closes them."""
+    """Files of metrics and the W&B run."""
 
-    def __init__(self, config: Config, folder: RunFolder, saved: RunState | None) -> None:
-        metrics, self.warmup = JsonlTracker(folder.metrics), JsonlTracker(folder.warmup_metrics)
-        self.updates = JsonlTracker(folder.updates)
-        if saved is not None:
-            done = warmup_steps_done(config, saved)
-            metrics.truncate_after(saved.last_recorded_step)
-            self.updates.truncate_after(saved.rl_step)
-            self.warmup.truncate_after(done - 1)
-        tracking = config.tracking
-        self.steps = TrackerSet(
-            [metrics],
-            start_wandb(
-                tracking.wandb,
-                folder.path,
-                config.run.name,
-                config.model_dump(mode="json"),
-                project=tracking.wandb_project,
-            ),
-        )
+    steps: TrackerSet
+    warmup: JsonlTracker
+    updates: JsonlTracker
 
-    def __enter__(self) -> _Trackers:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.steps.close()
-        self.warmup.close()
-        self.updates.close()
+def _open_trackers(opened: OpenRun[RunState], config: Config, folder: RunFolder) -> _Trackers:
+    state = opened.saved.state if opened.saved else RunState()
+    return _Trackers(
+        opened.begin_record(config.tracking, config.run.name, state.last_recorded_step),
+        opened.open_tracker(folder.warmup_metrics, warmup_steps_done(config, state) - 1),
+        opened.open_tracker(folder.updates, state.rl_step),
+    )
 
 
 def _build_run(

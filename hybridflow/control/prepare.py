@@ -17,18 +17,17 @@ from hybridflow.config.sections import Config
 from hybridflow.control.gold_check import find_problems
 from hybridflow.control.row_source import RowSource, data_file, find_questions
 from hybridflow.control.run_folder import RunFolder
-from hybridflow.control.transport import choose_transport
 from hybridflow.data.dataset import PromptDataset
 from hybridflow.data.records import refuse_problems
 from hybridflow.data.row_reference import RowReference
 from hybridflow.data.rows import Row, write_rows
 from hybridflow.data.synth.spec import Split
 from hybridflow.errors import ConfigError, DataError
-from hybridflow.policy.init import write_policy
 from hybridflow.policy.load import load_tokenizer
 from hybridflow.rewards.registry import build_registry
-from hybridflow.rollout.arguments import check_engine_layout
-from hybridflow.rollout.engine_model import check_engine_model
+from hybridflow.rollout.engine.arguments import check_engine_layout
+from hybridflow.rollout.engine.model_folder import check_engine_model
+from hybridflow.runtime.transport import choose_transport
 from hybridflow.trainer.layout import check_model_layout, check_model_weights, check_vocabulary, read_model
 from hybridflow.types import Prompt
 from megatron_ext.hf.config import read_json_config
@@ -137,15 +136,10 @@ def load_inputs(config: Config, saved: Path | None) -> Inputs:
     return Inputs(tokenizer, train, eval_prompts, generated, counts, unusable, documents)
 
 
-def write_inputs(config: Config, inputs: Inputs, folder: RunFolder) -> Path:
-    """Keeps generated rows in the run folder; returns the model directory, drawn there where the config asks for it."""
+def write_inputs(inputs: Inputs, folder: RunFolder) -> None:
+    """Keeps generated rows in the run folder."""
     for split, rows in inputs.generated.items():
         write_rows(data_file(folder.data, split), rows)
-    if config.model.init == "weights":
-        return Path(config.model.path)
-    if not (folder.initial_model / "model.safetensors").exists():
-        write_policy(config.model.path, folder.initial_model, config.run.seed)
-    return folder.initial_model
 
 
 def _load_split(

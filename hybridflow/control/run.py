@@ -13,7 +13,6 @@ from hybridflow.control.checkpoints import Checkpoints
 from hybridflow.control.collect import MissingVerdictsError, collect_step
 from hybridflow.control.evaluate import build_unknown_groups, greedy
 from hybridflow.control.gate import build_gate_batch, check_gate, check_later_gap, gate_requests, gate_sampling
-from hybridflow.control.hand_over import HandOver, offloads_while_decoding
 from hybridflow.control.partial_rollouts import PartialRollouts, StepPlan, build_requests, plan_all
 from hybridflow.control.prepare import Inputs
 from hybridflow.control.run_folder import RunFolder
@@ -30,10 +29,11 @@ from hybridflow.recording.records import CompletionRecord
 from hybridflow.recording.state import RunState
 from hybridflow.recording.timeline import Mark, Timeline, TimelineRecord, compute_overlap
 from hybridflow.recording.update_metrics import build_update_line
-from hybridflow.rollout.arguments import releases_memory
+from hybridflow.rollout.engine.arguments import releases_memory
+from hybridflow.runtime.colocation import Colocation, offloads_while_decoding
 from hybridflow.trainer.layout import read_model
 from hybridflow.types import Collected, FilteredBatch, PartialGroup, SamplingParams, UpdateReport
-from megatron_ext.lr import LRSchedule, learning_rate
+from megatron_ext.optimizer.lr import LRSchedule, learning_rate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -63,7 +63,7 @@ class Run:
         started: float,
         timeline: Timeline | None = None,
         has_cuda: bool = False,
-        released: Mapping[str, int | None] | None = None,
+        released: Mapping[str, int] | None = None,
     ) -> None:
         """`started` is the monotonic time at which this process began to work on the run; `has_cuda`
         whether its workers compute on GPUs.
@@ -105,7 +105,7 @@ class Run:
             stop=config.rollout.stop,
             returns_support=config.rollout.top_p < 1,
         )
-        self._hand_over = HandOver(
+        self._colocation = Colocation(
             trainer,
             rollout,
             releases=releases_memory(config.rollout, has_cuda),
@@ -151,14 +151,14 @@ class Run:
 
     def hand_to_trainer(self) -> None:
         """The trainer gets the device, where it is shared in time; engines serve nothing until `publish`."""
-        if self._hand_over.is_shared:
+        if self._colocation.is_shared:
             with self.phase("hand_over"):
-                self._hand_over.to_trainer()
+                self._colocation.to_trainer()
 
     def publish(self) -> None:
         """Gives the engines the present weights under the present version, and the device."""
         with self.phase("sync"):
-            self._hand_over.publish(self.state.policy_version)
+            self._colocation.sync_weights(self.state.policy_version)
 
     def check_engines(self) -> None:
         """Raises ModelMismatchError unless trainer and engines give the tokens of a text the same log-probabilities."""
@@ -174,7 +174,7 @@ class Run:
                 verdict_timeout_s=config.reward.timeout_s,
                 check_workers=self._check_workers,
             ).groups
-            with self._hand_over.trainer_present():
+            with self._colocation.trainer_present():
                 logprobs = self.trainer.logprobs(build_gate_batch(groups, config))
             result = check_gate(groups, logprobs, config, hf_config)
         self.display.note(
@@ -241,7 +241,7 @@ class Run:
             learning_rate,
             rollout=self.config.rollout,
         )
-        metrics |= self._stream.take_metrics() | self._hand_over.take_metrics() | self.judge.take_metrics()
+        metrics |= self._stream.take_metrics() | self._colocation.take_metrics() | self.judge.take_metrics()
         if (overlap := compute_overlap(spans)) is not None:
             metrics["perf/score_overlap"] = overlap
         self._completions.append(step, collected.groups, filtered.overlong)
@@ -270,14 +270,14 @@ class Run:
 
     def checkpoint(self) -> None:
         """Saves weights, optimizer and state in one piece."""
-        with self.phase("checkpoint"), self._hand_over.trainer_present():
+        with self.phase("checkpoint"), self._colocation.trainer_present():
             self.state.wall_s = self.wall_s
             self._checkpoints.save(self.trainer, self.state, self.carried)
 
     def export(self) -> None:
         """Writes the final policy as a Hugging Face directory, once the last checkpoint is on the disk."""
         self._checkpoints.finish(self.trainer)
-        with self.phase("export"), self._hand_over.trainer_present():
+        with self.phase("export"), self._colocation.trainer_present():
             self.trainer.save_hf(self.folder.hf_export)
 
     @property

@@ -12,7 +12,9 @@ from hybridflow.data.template import Message
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.trackers import JsonlTracker
 from hybridflow.protocols import Trainer
+from hybridflow.runtime.supervised import SupervisedStage, SupervisedStep, train_supervised
 from hybridflow.types import TrainBatch
+from megatron_ext.optimizer.lr import LRSchedule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,27 +31,24 @@ def run_stage(
     display: LiveDisplay,
     tracker: JsonlTracker,
 ) -> None:
-    """One stage with a fresh optimizer. The next batch is made while the present one is trained on."""
+    """One stage with a fresh optimizer."""
     stage = config.warmup.stages[index]
     first_step = sum(earlier.num_steps for earlier in config.warmup.stages[:index])
     display.start(stage_name(stage), stage.num_steps, 0)
     display.phase("TRAIN")
     trainer.reset_optimizer()
     _note_answers(_draw_conversations(stage, index, 0, config)[0], tokenizer, display)
-    batch = build_stage_batch(stage, index, 0, config, tokenizer)
-    for step in range(stage.num_steps):
-        scale = min(1.0, (step + 1) / max(config.warmup.lr_warmup_steps, 1))
-        handle = trainer.start_sft_step(batch, stage.learning_rate * scale)
-        if step + 1 < stage.num_steps:
-            batch = build_stage_batch(stage, index, step + 1, config, tokenizer)
-        report = trainer.finish_sft_step(handle)
-        metrics = {
-            "policy/loss": report.loss,
-            "policy/grad_norm": report.grad_norm,
-            "train/skipped": float(report.num_skipped),
-        }
-        tracker.log(first_step + step, metrics)
-        display.step(step, metrics)
+    supervised = SupervisedStage(
+        num_steps=stage.num_steps,
+        schedule=LRSchedule(stage.learning_rate, warmup_steps=config.warmup.lr_warmup_steps),
+        build_batch=lambda step: build_stage_batch(stage, index, step - 1, config, tokenizer),
+    )
+
+    def record(done: SupervisedStep) -> None:
+        tracker.log(first_step + done.number - 1, done.metrics())
+        display.step(done.number - 1, done.metrics())
+
+    train_supervised(supervised, trainer, record)
 
 
 def stage_name(stage: WarmupStage) -> str:
@@ -86,7 +85,7 @@ def _note_answers(messages: list[Message], tokenizer: PreTrainedTokenizerBase, d
     if conversation.num_context_answers:
         display.note(
             "warm-up: of each conversation the last answer is learnt, because the chat template writes earlier ones "
-            "differently; with warmup.stages.num_questions = 1 none is left out"
+            "differently; with warmup.stages.N.num_questions = 1 none is left out"
         )
     if conversation.num_empty_thoughts:
         display.note("warm-up: the generation prompt opens the model's thinking; answers close it empty")

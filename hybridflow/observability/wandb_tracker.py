@@ -75,7 +75,7 @@ class WandbTracker:
         )
         others = {process.pid for process in psutil.Process().children()}
         # Its own process gets all of the environment: no other service's token.
-        with only(needed(os.environ, _own_variables(self._directory))):
+        with only(needed(os.environ, own_variables(self._directory))):
             self._run = wandb.init(
                 id=_run_id(self._directory),
                 resume="allow",
@@ -140,7 +140,7 @@ def _run_id(directory: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def _own_variables(directory: Path) -> dict[str, str]:
+def own_variables(directory: Path) -> dict[str, str]:
     """Variables of Weights & Biases. What it would keep in the home directory is kept beside the run.
 
     Its settings and the user's login are read at home, where there is one.

@@ -8,8 +8,8 @@ from pathlib import Path
 from hybridflow.config.judge_section import JudgeSection
 from hybridflow.observability.log import configure
 from hybridflow.observability.process_log import redirect_output
-from hybridflow.reward_service.judge_scorer import build_scorer
-from hybridflow.reward_service.limits import Setup
+from hybridflow.reward_service.judge.scorer import build_scorer
+from hybridflow.reward_service.sandbox.protocol import Setup
 from hybridflow.reward_service.worker import RewardWorkerLoop
 from hybridflow.wire.endpoint import Endpoint
 

@@ -1,6 +1,6 @@
-"""What a reward worker scores with. Requests go in, verdicts come out some time later; nothing here blocks.
+"""Scorers of a reward worker: requests go in, verdicts come out some time later; nothing here blocks.
 
-`process_scorer.py` for code that computes: a process that can be killed. `ThreadScorer` here for code that waits, such
+`sandbox/` for code that computes: a process that can be killed. `ThreadScorer` here for code that waits, such
 as a client of a judge.
 """
 

@@ -12,13 +12,13 @@ from __future__ import annotations
 import msgspec
 
 from hybridflow.config.reward_sections import THINKING_TAGS
-from hybridflow.rewards import multiple_choice, qwenlong_l1
-from hybridflow.rewards.extract import extract_answer
-from hybridflow.rewards.findings import NO_ANSWER_RULE
+from hybridflow.rewards.extraction.extract import extract_answer
 from hybridflow.rewards.judge_prompt import MAX_ANSWER_CHARS
 from hybridflow.rewards.judge_vote import Vote
-from hybridflow.rewards.normalise import normalise
-from hybridflow.rewards.thinking import Tags, after_thinking
+from hybridflow.rewards.rules import multiple_choice, qwenlong_l1
+from hybridflow.rewards.rules.rule_result import NO_ANSWER_RULE
+from hybridflow.rewards.text.normalise import normalise
+from hybridflow.rewards.text.thinking import Tags, after_thinking
 from hybridflow.types import Scored, Unknown, Verdict
 
 UNJUDGED_RULES = frozenset({multiple_choice.RULE, qwenlong_l1.CHOICE_RULE})

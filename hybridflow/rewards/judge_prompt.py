@@ -19,7 +19,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import TypedDict
 
-from hybridflow.rewards.characters import unify
+from hybridflow.rewards.text.characters import unify
 
 YES, NO = "[[YES]]", "[[NO]]"
 MAX_ANSWER_CHARS = 2_000

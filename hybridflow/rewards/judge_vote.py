@@ -14,7 +14,7 @@ from typing import Literal
 
 from hybridflow.config.reward_sections import THINKING_TAGS
 from hybridflow.rewards.judge_prompt import NO, YES
-from hybridflow.rewards.thinking import Tags, after_thinking
+from hybridflow.rewards.text.thinking import Tags, after_thinking
 
 Vote = Literal["yes", "no", "unknown"]
 

@@ -33,8 +33,8 @@ from typing import Any, TypeGuard
 
 from hybridflow.config.reward_sections import THINKING_TAGS
 from hybridflow.errors import ConfigError
-from hybridflow.rewards.extract import extract_answer
-from hybridflow.rewards.thinking import Tags, after_thinking
+from hybridflow.rewards.extraction.extract import extract_answer
+from hybridflow.rewards.text.thinking import Tags, after_thinking
 from hybridflow.types import Scored, ScoreRequest, Unknown, Verdict
 
 ARGUMENTS = ("response", "answer", "ground_truth", "prompt", "data_source", "extra_info")

@@ -28,14 +28,14 @@ from importlib.metadata import entry_points
 
 from hybridflow.config.reward_sections import THINKING_TAGS, FunctionSection, RewardSection, RulesSection
 from hybridflow.errors import ConfigError
-from hybridflow.rewards import qwenlong_l1
-from hybridflow.rewards.docmath import verify_docmath
-from hybridflow.rewards.docqa import verify_docqa, verify_docqa_exact
 from hybridflow.rewards.find_function import find_function
 from hybridflow.rewards.functions import RULE_CALL, Weighted, verify_all
-from hybridflow.rewards.multiple_choice import verify_multiple_choice
 from hybridflow.rewards.own_function import OwnFunction
-from hybridflow.rewards.several_golds import verify_any
+from hybridflow.rewards.rules import qwenlong_l1
+from hybridflow.rewards.rules.docmath import verify_docmath
+from hybridflow.rewards.rules.docqa import verify_docqa, verify_docqa_exact
+from hybridflow.rewards.rules.multiple_choice import verify_multiple_choice
+from hybridflow.rewards.rules.several_golds import verify_any
 from hybridflow.types import ScoreRequest, Unknown, Verdict
 
 Verifier = Callable[[str, str], Verdict]

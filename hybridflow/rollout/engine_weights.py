@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hybridflow.errors import WeightSyncError
 from hybridflow.rollout.shard_loader import ShardLoader
+from hybridflow.rollout.sync.rank_loader import LOADER
 from hybridflow.rollout.weight_api import WeightApi
-from hybridflow.rollout.weight_loader import LOADER
 from hybridflow.rollout.whole_tensors import WholeTensors
 from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import Bucket, TensorEntry, check_bucket

@@ -3,7 +3,7 @@
 <run>/checkpoints/<name>/
     megatron/       weights, optimizer and random state (any layout can load it), with a manifest of its own
     state.json      what the run remembers, as of the same moment
-    manifest.json   sizes and checksums; see megatron_ext/commit.py
+    manifest.json   sizes and checksums; see megatron_ext/checkpoint/commit.py
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any, NoReturn, Protocol
 
 from hybridflow.errors import CheckpointError, WorkerError
 from hybridflow.run_folder.disk import is_full
-from megatron_ext import commit
-from megatron_ext.commit import BrokenCheckpointError
+from megatron_ext.checkpoint import commit
+from megatron_ext.checkpoint.commit import BrokenCheckpointError
 
 WEIGHTS_FOLDER = "megatron"
 STATE_FILE = "state.json"

@@ -12,22 +12,22 @@ from contextlib import contextmanager
 
 PRIVATE = "0700"
 
-_umask_of_user: int | None = None
+umask_of_user: int | None = None
 
 
 def write_privately() -> None:
     """What this process writes from now on is for its user alone."""
-    global _umask_of_user
-    if _umask_of_user is None:
-        _umask_of_user = os.umask(0o777)
-        os.umask(_umask_of_user | _closed(PRIVATE))
+    global umask_of_user
+    if umask_of_user is None:
+        umask_of_user = os.umask(0o777)
+        os.umask(umask_of_user | _closed(PRIVATE))
 
 
 @contextmanager
 def file_mode(mode: str) -> Iterator[None]:
     """Folders have `mode` inside, and files what it gives them, as far as the user's own umask allows."""
     before = os.umask(0o777)
-    os.umask((before if _umask_of_user is None else _umask_of_user) | _closed(mode))
+    os.umask((before if umask_of_user is None else umask_of_user) | _closed(mode))
     try:
         yield
     finally:

@@ -19,7 +19,7 @@ from hybridflow.run_folder.disk import explain_full
 from hybridflow.run_folder.driver_lock import DriverLock
 from hybridflow.run_folder.file_mode import file_mode
 from hybridflow.run_folder.next_command import go_on, this_command
-from megatron_ext import commit
+from megatron_ext.checkpoint import commit
 
 
 class RunConfig(Protocol):

@@ -15,10 +15,10 @@ from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.data.chat_encoding import encode_chat, encode_text
 from hybridflow.errors import ConfigError
 from hybridflow.policy.load import load_tokenizer
-from hybridflow.rollout.arguments import check_engine_layout
-from hybridflow.rollout.engine_model import check_engine_model
-from hybridflow.rollout.opening import RolloutSettings
-from hybridflow.tools.engines import Engines, open_engines
+from hybridflow.rollout.driver.opening import RolloutSettings
+from hybridflow.rollout.engine.arguments import check_engine_layout
+from hybridflow.rollout.engine.model_folder import check_engine_model
+from hybridflow.runtime.open_engines import Engines, open_engines
 from hybridflow.tools.output_file import OutputFile, fingerprint
 from hybridflow.tools.progress import RowProgress
 from hybridflow.tools.token_rows import InputSummary, TokenRows
@@ -100,9 +100,9 @@ def write_completions(job: GenerateJob, progress: RowProgress) -> int:
         open_engines(settings, job.model, logs, progress.note) as engines,
         job.output.open("a", encoding="utf-8", buffering=1) as file,  # so that a crash loses no line
     ):
-        requests = islice(_requests(plan), done, None)
+        requests = islice(build_requests(plan), done, None)
         while block := list(islice(requests, max(1, COMPLETIONS_PER_BLOCK * job.engines // job.num_completions))):
-            for line in _in_order(engines, block, job.sampling):
+            for line in in_order(engines, block, job.sampling):
                 file.write(line)
                 written += 1
                 progress(done + written, total)
@@ -181,14 +181,14 @@ def _open_rows(job: GenerateJob, tokenizer: Any, hf_config: HFConfig) -> TokenRo
     )
 
 
-def _requests(plan: GeneratePlan) -> Iterator[GroupRequest]:
+def build_requests(plan: GeneratePlan) -> Iterator[GroupRequest]:
     for number, token_ids in enumerate(plan.rows):
         name = f"row-{number:08d}"
         prompt = Prompt(prompt_id=name, token_ids=token_ids, data_source="", ability="", ground_truth="")
         yield GroupRequest(group_id=name, prompt=prompt, num_completions=plan.job.num_completions)
 
 
-def _in_order(engines: Engines, block: list[GroupRequest], sampling: SamplingParams) -> Iterator[str]:
+def in_order(engines: Engines, block: list[GroupRequest], sampling: SamplingParams) -> Iterator[str]:
     """Lines of the block's rows in their order, each as soon as it and all before it are complete."""
     found: dict[str, list[Completion]] = {request.group_id: [] for request in block}
     waiting = iter(block)

@@ -26,7 +26,7 @@ from hybridflow.errors import ConfigError, RolloutError
 from hybridflow.policy.engine_tokenizer import write_engine_tokenizer
 from hybridflow.policy.load import load_tokenizer
 from hybridflow.private_folder import PrivateFolder
-from hybridflow.rollout.private_ranks import rank_environment
+from hybridflow.rollout.engine.private_ranks import rank_environment
 from hybridflow.tools.judge_key import DEFAULT_KEY_VARIABLE, check_key
 
 HEALTH_TIMEOUT_S = 10.0
@@ -95,10 +95,10 @@ def serve_judge(job: JudgeServerJob, note: Callable[[str], None]) -> None:
         if is_made:
             print(f"export {DEFAULT_KEY_VARIABLE}={job.key}", flush=True)
             note(f"the key is new; where requests come from, it belongs into {DEFAULT_KEY_VARIABLE} (the line above)")
-        raise RolloutError(f"{_wait_for_an_end(process)} at {job.url}. {_remedy(job)}")
+        raise RolloutError(f"{wait_for_an_end(process)} at {job.url}. {_remedy(job)}")
 
 
-def _wait_for_an_end(process: subprocess.Popen[bytes]) -> str:
+def wait_for_an_end(process: subprocess.Popen[bytes]) -> str:
     """Blocks until the server or one of its workers has ended; says which. A server without its scheduler accepts
     requests and answers none."""
     workers = {worker.pid: (worker, _title(worker)) for worker in _workers_of(process)}
@@ -199,7 +199,7 @@ def _start(job: JudgeServerJob, folder: Path, tokenizer_dir: Path) -> subprocess
     output = job.log.open("ab") if job.log else None
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "hybridflow.rollout.http_server"],
+            [sys.executable, "-m", "hybridflow.rollout.engine.http_server"],
             env=needed(os.environ, environment),
             stdin=subprocess.PIPE,
             stdout=output or sys.stderr.fileno(),

@@ -16,10 +16,10 @@ from hybridflow.data.chat_encoding import encode_chat, encode_text
 from hybridflow.data.template import Message
 from hybridflow.errors import ConfigError, TrainerError
 from hybridflow.policy.load import load_tokenizer
+from hybridflow.runtime.open_policy import open_policy
 from hybridflow.tools.layout_options import LayoutRequest, check_threads
 from hybridflow.tools.output_file import OutputFile, fingerprint
 from hybridflow.tools.progress import RowProgress
-from hybridflow.tools.session import open_policy
 from hybridflow.tools.token_rows import InputSummary, TokenRows
 from hybridflow.trainer.group import PolicyGroup, PolicySettings
 from hybridflow.trainer.layout import check_model_layout, check_model_weights, check_vocabulary, read_model

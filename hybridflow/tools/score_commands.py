@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hybridflow.tools.commands import GOES_ON, interruptible
 from hybridflow.tools.progress import RowProgress, note
 from hybridflow.tools.run_options import Overrides
+
+if TYPE_CHECKING:
+    from hybridflow.tools.score import ScoreJob
 
 EXIT_UNKNOWN = 3
 """Of `hybridflow score`: everything was done, and some verdicts are unknown. (2 is a wrong use of the command line.)"""
@@ -75,7 +78,7 @@ def score(
     error, 130 interrupted.
     """
     from hybridflow.observability.log import configure
-    from hybridflow.tools.score import ScoreJob, write_verdicts
+    from hybridflow.tools.score import ScoreJob
     from hybridflow.tools.score_options import ScoreOptions, build_reward
 
     configure("score", level="WARNING")
@@ -89,9 +92,16 @@ def score(
     }
     reward = build_reward(ScoreOptions(config or [], set_ or [], verifier or [], compat and compat.value, judge))
     job = ScoreJob(data, responses, output, reward, overwrite=overwrite)
-    with interruptible(GOES_ON, output), RowProgress() as progress:
+    _write(job)
+
+
+def _write(job: ScoreJob) -> None:
+    """Write the verdicts and tell what came of them; exit code 3 where some are unknown."""
+    from hybridflow.tools.score import write_verdicts
+
+    with interruptible(GOES_ON, job.output), RowProgress() as progress:
         summary = write_verdicts(job, progress)
-    for line in summary.lines(output):
+    for line in summary.lines(job.output):
         note(line)
     if summary.num_unknown:
         raise typer.Exit(EXIT_UNKNOWN)

@@ -13,9 +13,8 @@ from typing import Any
 
 from hybridflow.config.reward_sections import RewardSection
 from hybridflow.errors import RewardError
-from hybridflow.reward_service.judge_scorer import JudgeScorer, build_scorer
-from hybridflow.reward_service.limits import setup_of
-from hybridflow.reward_service.rules import BUILD_RULES, rule_arguments
+from hybridflow.reward_service.judge.scorer import JudgeScorer, build_scorer
+from hybridflow.reward_service.sandbox.protocol import rules_setup
 from hybridflow.reward_service.worker import RewardWorkerLoop
 from hybridflow.types import Completion, GroupRequest, Verdict
 from hybridflow.wire.completion_sender import CompletionSender
@@ -42,7 +41,7 @@ class _Worker:
         self.thread.start()
 
     def _run(self) -> None:
-        setup = setup_of(self._reward, BUILD_RULES, **rule_arguments(self._reward))
+        setup = rules_setup(self._reward)
         try:
             scorer = build_scorer(setup, self._reward.judge)
             if isinstance(scorer, JudgeScorer):

@@ -11,32 +11,21 @@ from hybridflow.data.demonstrations import DemonstrationSet
 from hybridflow.errors import ConfigError
 from hybridflow.policy.load import load_tokenizer
 from hybridflow.rewards.registry import Registry
+from hybridflow.runtime.supervised import SupervisedStage
 from hybridflow.tools.sft_config import SftConfig, SftTrainSection
 from hybridflow.trainer.layout import check_model_layout, check_model_weights, check_vocabulary
 from hybridflow.types import TrainBatch
 from megatron_ext.hf.config import HFConfig
-from megatron_ext.lr import LRSchedule
+from megatron_ext.optimizer.lr import LRSchedule
 
 
 @dataclass(frozen=True)
 class SftInputs:
     """What the steps of a run are made of."""
 
-    train: SftTrainSection
     hf_config: HFConfig
     demonstrations: DemonstrationSet
-    schedule: LRSchedule
-    total_steps: int
-
-    def batch(self, step: int) -> TrainBatch:
-        """The batch of step `step`, from 1."""
-        sequences = self.demonstrations.sequences_for_step(step - 1, self.train.sequences_per_step)
-        plan = plan_micro_batches(
-            [sequence.num_tokens for sequence in sequences],
-            num_dp_ranks=self.train.layout.dp,
-            max_tokens_per_micro_batch=self.train.max_tokens_per_micro_batch,
-        )
-        return TrainBatch(sequences=sequences, plan=[plan], temperature=1.0)
+    stage: SupervisedStage
 
 
 def load_inputs(config: SftConfig) -> SftInputs:
@@ -64,7 +53,24 @@ def load_inputs(config: SftConfig) -> SftInputs:
         )
     except ValueError as error:
         raise ConfigError(f"train.lr_schedule: {error}") from error
-    return SftInputs(train, hf_config, demonstrations, schedule, total_steps)
+    stage = SupervisedStage(
+        num_steps=total_steps,
+        schedule=schedule,
+        build_batch=lambda step: build_batch(step, demonstrations, train),
+        per_sequence=train.loss == "sequence_mean",
+    )
+    return SftInputs(hf_config, demonstrations, stage)
+
+
+def build_batch(step: int, demonstrations: DemonstrationSet, train: SftTrainSection) -> TrainBatch:
+    """The batch of step `step`, from 1."""
+    sequences = demonstrations.sequences_for_step(step - 1, train.sequences_per_step)
+    plan = plan_micro_batches(
+        [sequence.num_tokens for sequence in sequences],
+        num_dp_ranks=train.layout.dp,
+        max_tokens_per_micro_batch=train.max_tokens_per_micro_batch,
+    )
+    return TrainBatch(sequences=sequences, plan=[plan], temperature=1.0)
 
 
 def _check_model(config: SftConfig) -> HFConfig:

@@ -8,7 +8,7 @@ import torch
 
 from hybridflow.errors import ProtocolError
 from hybridflow.types import TrainBatch, TrainSequence
-from megatron_ext.packing import MicroBatch, PackInput, pack_sequences
+from megatron_ext.packing.micro_batch import MicroBatch, PackInput, pack_sequences
 
 OF_ROW: dict[str, Callable[[TrainSequence, int], list[float]]] = {
     "advantages": lambda row, num_counted: [row.advantage] * num_counted,

@@ -21,13 +21,13 @@ from hybridflow.weights.manifest import Bucket, TensorEntry, iterate_buckets
 from hybridflow.weights.reshard.executor import ReshardExecutor
 from hybridflow.weights.reshard.settings import ReshardSettings
 from hybridflow.weights.reshard.shard_bucket import ShardBucket
-from megatron_ext.commit import BrokenCheckpointError
-from megatron_ext.hf.identity import WrongModelError
-from megatron_ext.kernels import AttentionBackend, KernelChoice
-from megatron_ext.optimizer import OptimizerOptions
+from megatron_ext.checkpoint.commit import BrokenCheckpointError
+from megatron_ext.checkpoint.identity import WrongModelError
+from megatron_ext.kernels.choice import AttentionBackend, KernelChoice
+from megatron_ext.optimizer.optimizer import OptimizerOptions
+from megatron_ext.optimizer.residency import PARTS, Part
+from megatron_ext.parallel.topology import Topology, init_distributed, shutdown_distributed
 from megatron_ext.policy import MegatronPolicy
-from megatron_ext.residency import PARTS, Part
-from megatron_ext.topology import Topology, init_distributed, shutdown_distributed
 
 logger = logging.getLogger(__name__)
 

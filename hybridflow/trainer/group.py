@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,9 +33,11 @@ SLOT_SHARE = 0.4
 class WeightStream(Protocol):
     """One of `weight_streams`."""
 
-    def stream(self, version: int) -> Iterator[Any]: ...
+    def begin(self, version: int) -> None: ...
 
-    def manifest(self) -> list[TensorEntry]: ...
+    def next(self) -> Any | None: ...
+
+    def end(self) -> list[TensorEntry]: ...
 
 
 @dataclass(frozen=True)
@@ -121,12 +123,13 @@ class PolicyGroup:
             rows |= part
         return [rows[number] for number in range(len(batch.sequences))]
 
-    def start_sft_step(self, batch: TrainBatch, learning_rate: float, aggregation: str = "token_mean") -> list[Call]:
+    def start_sft_step(self, batch: TrainBatch, learning_rate: float, per_sequence: bool = False) -> list[Call]:
         """Starts one supervised step; the next batch can be prepared meanwhile.
 
-        With the aggregation `sequence_mean` the report counts sequences as tokens.
+        With `per_sequence` the report counts sequences as tokens.
         """
-        return self._start_update(batch, learning_rate, supervised_spec(aggregation), num_epochs=1)
+        objective = supervised_spec("sequence_mean" if per_sequence else "token_mean")
+        return self._start_update(batch, learning_rate, objective, num_epochs=1)
 
     def finish_sft_step(self, handle: list[Call]) -> UpdateReport:
         (report,) = gather(handle)[0]
@@ -178,17 +181,21 @@ class TrainerGroup(PolicyGroup):
         self._objective = objective
         self._num_epochs = num_epochs
         self._bucket_bytes = bucket_bytes
-        self._weights: WeightStream = HFBuckets(self.workers, self._bucket_bytes)
+        self.use_whole_tensors(self._bucket_bytes, shared=slots.on_one_node)
+
+    def use_whole_tensors(self, bucket_bytes: int, *, shared: bool) -> None:
+        """From now on engines are handed whole tensors, in memory that is `shared` where all are on one node."""
+        self._weights: WeightStream = HFBuckets(self.workers, bucket_bytes, shared=shared)
 
     def use_exact_shards(self, settings: ReshardSettings) -> None:
-        """From now on `stream_weights` gives engines shards, cut for their ranks. To be called after `setup`."""
+        """From now on engines are handed shards, cut for their ranks. To be called after `setup`."""
         machines = gather(self._start("machine"))
         settings = dataclasses.replace(settings, gpus_per_node=ranks_per_machine(machines))
         num_rounds = gather(self._start("open_reshard", settings))[0]
         self._weights = ExactShards(self.workers, num_rounds)
 
     def use_broadcasts(self, num_receivers: Callable[[], int], *, verified: bool) -> None:
-        """From now on `stream_weights` announces whole tensors that are sent to so many ranks of engines.
+        """From now on engines are told of whole tensors that are sent to so many of their ranks.
 
         `verified`: with the checksums that engines are asked for.
         """
@@ -200,13 +207,17 @@ class TrainerGroup(PolicyGroup):
             verified=verified,
         )
 
-    def stream_weights(self, version: int) -> Iterator[Any]:
-        """The present weights in pieces, as they are made; the next is made once the last but one is loaded."""
-        return self._weights.stream(version)
+    def begin_weights(self, version: int) -> None:
+        """The present weights are handed out next, as this version."""
+        self._weights.begin(version)
 
-    def published_manifest(self) -> list[TensorEntry]:
-        """What the last `stream_weights` handed out."""
-        return self._weights.manifest()
+    def next_weights(self) -> Any | None:
+        """The next round of them, made once the last but one is loaded; None after the last."""
+        return self._weights.next()
+
+    def end_weights(self) -> list[TensorEntry]:
+        """All rounds have been loaded: what was handed out since `begin_weights`."""
+        return self._weights.end()
 
     def to_host(self, *parts: str) -> int:
         """Frees the device memory of these parts on every rank; returns the bytes."""

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from hybridflow.config.sections import WorkerSection
 from hybridflow.errors import ConfigError
-from megatron_ext.kernels import KernelsError, find_obstacle, resolve_kernels
+from megatron_ext.kernels.choice import KernelsError, find_obstacle, resolve_kernels
 
 NVIDIA = Path("/proc/driver/nvidia/gpus")
 Worker = TypeVar("Worker", bound=WorkerSection)

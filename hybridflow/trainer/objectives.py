@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from hybridflow.algorithms.objective import ENTROPY, OLD_LOGPROBS, Objective, TokenBatch
-from megatron_ext.packing import MicroBatch
-from megatron_ext.sums import LossSums
+from megatron_ext.packing.micro_batch import MicroBatch
+from megatron_ext.packing.sums import LossSums
 
 
 @dataclass(frozen=True)

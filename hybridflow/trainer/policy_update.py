@@ -14,9 +14,9 @@ from hybridflow.observability.span import enter
 from hybridflow.trainer.batch import pack_rank
 from hybridflow.trainer.objectives import LossCallback
 from hybridflow.types import TrainBatch, UpdateReport
-from megatron_ext.packing import MicroBatch
+from megatron_ext.packing.micro_batch import MicroBatch
+from megatron_ext.packing.sums import LossFn, LossSums
 from megatron_ext.policy import MegatronPolicy, TrainStepResult
-from megatron_ext.sums import LossFn, LossSums
 
 
 def update_policy(

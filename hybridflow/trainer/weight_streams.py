@@ -1,10 +1,10 @@
-"""Ways in which train workers hand their weights out, seen from the driver. `control/system.py` chooses one.
+"""Ways in which train workers hand their weights out, seen from the driver. `runtime/system.py` chooses one.
 
     HFBuckets      whole tensors under Hugging Face names, gathered; works for every model
     Broadcasts     the same from device to device, to engines on devices of their own
     ExactShards    parameters as each rank of SGLang holds them; no tensor is gathered
 
-All make the items that `rollout.load_weights` takes. Its reader is at most one item behind when it asks for the next.
+All hand out rounds between `begin` and `end`. The reader is at most one round behind when it asks for the next.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 
 import ray
 
-from hybridflow.cluster.session import private_folder
 from hybridflow.cluster.workers import Worker, gather, stream
 from hybridflow.errors import WeightSyncError
 from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
@@ -23,29 +22,40 @@ from hybridflow.weights.reshard.shard_bucket import ShardBucket, ShardRound, che
 
 
 class HFBuckets:
-    """Buckets of whole tensors; on one machine by memory that it shares, and only between machines by Ray's store."""
+    """Buckets of whole tensors; on one node by memory that its processes share, and only between nodes by Ray's store.
 
-    def __init__(self, workers: list[Worker], bucket_bytes: int) -> None:
+    `shared` says that all workers and engines are on one.
+    """
+
+    def __init__(self, workers: list[Worker], bucket_bytes: int, *, shared: bool) -> None:
         self._workers = workers
         self._bucket_bytes = bucket_bytes
-        self._shared = private_folder() is not None
+        self._shared = shared
 
-    def stream(self, version: int) -> Iterator[Any]:
-        """References to weight buckets, as the ranks make them; every rank takes part, in rank order per stage."""
+    def begin(self, version: int) -> None:
+        """The weights are handed out as this version."""
+        self._rounds = self._make_rounds(version)
+
+    def next(self) -> Any | None:
+        """The next round, a reference to a weight bucket; None after the last."""
+        return next(self._rounds, None)
+
+    def end(self) -> list[TensorEntry]:
+        """All rounds have been loaded; what all ranks together handed out."""
+        calls = [worker.call("published_manifest") for worker in self._workers]
+        return [entry for entries in gather(calls) for entry in entries]
+
+    def _make_rounds(self, version: int) -> Iterator[Any]:
+        """Buckets as the ranks make them; every rank takes part, in rank order per stage."""
         arguments = (version, self._bucket_bytes, self._shared)
         streams = [stream(worker, "stream_weights", *arguments) for worker in self._workers]
         for references in streams:
             yield from references
 
-    def manifest(self) -> list[TensorEntry]:
-        """What all ranks together handed out in the last `stream`."""
-        calls = [worker.call("published_manifest") for worker in self._workers]
-        return [entry for entries in gather(calls) for entry in entries]
-
 
 class Broadcasts(HFBuckets):
     """Buckets of whole tensors over process groups, one pipeline stage after the other; only descriptions of them pass
-    through the driver. The first item of a stage is the group that the engines have to join.
+    through the driver. The first round of a stage is the group that the engines have to join.
 
     Args:
         num_stages: Pipeline stages, each of as many workers, in order.
@@ -62,13 +72,13 @@ class Broadcasts(HFBuckets):
         num_receivers: Callable[[], int],
         verified: bool,
     ) -> None:
-        super().__init__(workers, bucket_bytes)
+        super().__init__(workers, bucket_bytes, shared=False)
         self._per_stage = len(workers) // num_stages
         self._num_receivers = num_receivers
         self._verified = verified
 
-    def stream(self, version: int) -> Iterator[BroadcastGroup | Broadcast]:
-        """Each item is what a worker goes on to send: the reader must let the engines receive it."""
+    def _make_rounds(self, version: int) -> Iterator[BroadcastGroup | Broadcast]:
+        """Each is what a worker goes on to send: the reader must let the engines receive it."""
         for start in range(0, len(self._workers), self._per_stage):
             options = (version, self._bucket_bytes, 1 + self._num_receivers(), self._verified)
             stage = self._workers[start : start + self._per_stage]
@@ -87,20 +97,29 @@ class ExactShards:
     def __init__(self, workers: list[Worker], num_rounds: int) -> None:
         self._workers = workers
         self._num_rounds = num_rounds
+
+    def begin(self, version: int) -> None:
+        """The weights are handed out as this version."""
+        self._version = version
+        self._number = 0
         self._manifest: list[TensorEntry] = []
 
-    def stream(self, version: int) -> Iterator[ShardRound]:
-        """Raises WeightSyncError, naming tensor and ranks, where replicas of the trainer differ."""
-        self._manifest = []
-        for number in range(self._num_rounds):
-            made = gather([worker.call("assemble_shards", number, version) for worker in self._workers])
-            engines = _by_engine([bucket for bucket in made if bucket is not None])
-            check_engines_alike(engines)
-            self._manifest += [entry for bucket in engines[0] for entry in rank_entries(bucket)]
-            yield ShardRound(version=version, engines=engines)
+    def next(self) -> ShardRound | None:
+        """The next round; None after the last.
 
-    def manifest(self) -> list[TensorEntry]:
-        """What one engine, as every other, was handed in the last `stream`; names tell its ranks apart."""
+        Raises WeightSyncError, naming tensor and ranks, where replicas of the trainer differ.
+        """
+        if self._number == self._num_rounds:
+            return None
+        made = gather([worker.call("assemble_shards", self._number, self._version) for worker in self._workers])
+        engines = _by_engine([bucket for bucket in made if bucket is not None])
+        check_engines_alike(engines)
+        self._number += 1
+        self._manifest += [entry for bucket in engines[0] for entry in rank_entries(bucket)]
+        return ShardRound(version=self._version, engines=engines)
+
+    def end(self) -> list[TensorEntry]:
+        """What one engine, as every other, was handed since `begin`; names tell its ranks apart."""
         return self._manifest
 
 

@@ -22,7 +22,7 @@ from torch.distributed import distributed_c10d as c10d
 from torch.distributed.distributed_c10d import GroupName
 
 from hybridflow.weights.manifest import TensorEntry
-from megatron_ext.meeting import open_store
+from megatron_ext.parallel.meeting import open_store
 
 
 class BroadcastGroup(msgspec.Struct, frozen=True, kw_only=True):

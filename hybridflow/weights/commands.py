@@ -55,7 +55,7 @@ def reshard(
     """
     from hybridflow.weights.reshard.report import compute_report, print_table
     from hybridflow.weights.reshard.rollout_layout import RolloutLayout
-    from megatron_ext.layout import Layout
+    from megatron_ext.parallel.layout import Layout
 
     train_sizes = _parse_layout("--train", train, TRAIN_KEYS)
     rollout_sizes = _parse_layout("--rollout", rollout, ROLLOUT_KEYS)

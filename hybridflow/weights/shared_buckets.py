@@ -1,8 +1,8 @@
-"""Buckets of whole tensors in shared memory, for engines of the same machine.
+"""Buckets of whole tensors in shared memory, for engines of the same node.
 
 Ray's object store of a private session has 512 MiB, and an embedding alone may have more: what is above that room is
-written to disk, or waits for ever. In a cluster, where engines may be on other machines, buckets go by the store of
-that cluster, whose size is its owner's.
+written to disk, or waits for ever. Only where slots are on several nodes do buckets go by the stores of that cluster,
+and `object_store` refuses beforehand what these cannot hold.
 """
 
 from __future__ import annotations

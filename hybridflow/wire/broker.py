@@ -1,26 +1,37 @@
-"""What the reward stream knows and decides, message by message: a machine without sockets, threads or locks.
+"""Broker of the reward stream: knows and decides, message by message, without sockets, threads or locks.
 
-It joins who scores what (dispatch.py) with how fast engines may send (flow.py) and with the connections of the moment.
+It joins who scores what (dispatcher.py) with how fast engines may send (flow.py) and the connections of the moment.
 Messages go in; frames to send and scored completions come out. It outlives its connections: `reconnect` forgets them,
 and engines, workers and leases bring back the rest. What nobody may say is counted, told in the log once a minute, and
-dropped (refusals.py).
+dropped.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
 from hybridflow.wire.codec import Batch
-from hybridflow.wire.dispatch import ScoreDispatch
+from hybridflow.wire.dispatcher import ScoreDispatcher
 from hybridflow.wire.flow import EngineFlow
 from hybridflow.wire.messages import Accepted, Finished, FromEngine, FromWorker, Ready, ScoreReply
 from hybridflow.wire.packed import ScoredPacked
-from hybridflow.wire.refusals import RefusalLog
 
 HELD_NOTICE_S = 30.0
 """That engines are held back is said at most this often."""
+REFUSED = (
+    "malformed_completion",
+    "malformed_worker_message",
+    "stranger",
+    "worker_refused",
+    "engine_refused",
+    "verdict_without_lease",
+    "verdict_out_of_range",
+)
+"""Counters of what no part of a run says while all goes well. A worker that was stopped, and comes back after its items
+went to another, is among `verdict_without_lease`."""
+INTERVAL_S = 60.0
 
 _logger = logging.getLogger(__name__)
 
@@ -30,29 +41,29 @@ class Broker:
 
     Args:
         admit: Says whether a finished completion counts.
-        dispatch: Who scores what.
+        dispatcher: Who scores what.
         max_pending_bytes: Memory of waiting completions above which engines are held back.
     """
 
-    def __init__(self, admit: Callable[[Finished], bool], dispatch: ScoreDispatch, max_pending_bytes: int) -> None:
-        self.dispatch = dispatch
+    def __init__(self, admit: Callable[[Finished], bool], dispatcher: ScoreDispatcher, max_pending_bytes: int) -> None:
+        self.dispatcher = dispatcher
         self.flow = EngineFlow(max_pending_bytes)
         self.clock_s = 0.0
         self._admit = admit
         self._connected: set[bytes] = set()  # processes of workers, heard of on their present connection
-        self._refusals = RefusalLog(dispatch.counters, _logger)
+        self._refusals = RefusalLog(dispatcher.counters, _logger)
         self._scored: list[ScoredPacked] = []
         self._max_pending = 0
         self._held_said_at: float | None = None
 
     def take_from_engine(self, identity: bytes, messages: Iterable[FromEngine]) -> None:
-        """What came on one connection of an engine."""
+        """Takes what came on one connection of an engine."""
         accepted: list[int] = []
         for message in messages:
             if not self.flow.knows(identity, message.engine_id):
-                self.dispatch.counters["engine_refused"] += 1
+                self.dispatcher.counters["engine_refused"] += 1
             elif isinstance(message, Finished):
-                if self._admit(message) and (aborted := self.dispatch.finished(message.packed)) is not None:
+                if self._admit(message) and (aborted := self.dispatcher.finished(message.packed)) is not None:
                     self._scored.append(aborted)
                 accepted.append(message.number)
             else:
@@ -61,59 +72,59 @@ class Broker:
             self.flow.accepted(identity, accepted)
 
     def take_from_worker(self, process: bytes, messages: Iterable[FromWorker]) -> None:
-        """What came on one connection of a worker, of which it is the name."""
+        """Takes what came on one connection of a worker, of which `process` is the name."""
         for message in messages:
             if isinstance(message, Ready):
-                self._scored += self.dispatch.ready(process, message, self.clock_s)
-            worker_id = self.dispatch.name_of(process)
+                self._scored += self.dispatcher.ready(process, message, self.clock_s)
+            worker_id = self.dispatcher.name_of(process)
             if worker_id is None:
                 if not isinstance(message, Ready):
-                    self.dispatch.counters["stranger"] += 1
+                    self.dispatcher.counters["stranger"] += 1
             elif isinstance(message, Ready):
                 self._connected.add(process)
             elif isinstance(message, ScoreReply):
-                scored = self.dispatch.replied(worker_id, message.completion_id, message.verdict, self.clock_s)
+                scored = self.dispatcher.replied(worker_id, message.completion_id, message.verdict, self.clock_s)
                 if scored is not None:
                     self._scored.append(scored)
             else:
                 self._connected.discard(process)
-                self.dispatch.left(worker_id)
+                self.dispatcher.left(worker_id)
 
     def refuse(self, reason: str, why: str) -> None:
         """Counts a message that cannot be read."""
-        self.dispatch.counters[reason] += 1
+        self.dispatcher.counters[reason] += 1
         self._refusals.examples[reason] = why
 
     def lapse(self) -> None:
         """Takes back what was held for too long."""
-        self.dispatch.lapse(self.clock_s)
-        self._connected = {self.dispatch.process_of(worker_id) for worker_id in self._reachable()}
+        self.dispatcher.lapse(self.clock_s)
+        self._connected = {self.dispatcher.process_of(worker_id) for worker_id in self._reachable()}
         self._refusals.tell(self.clock_s)
 
     def lose(self, worker_id: str, why: str) -> None:
         """A worker is gone: its items go to others."""
-        self._scored += self.dispatch.lost(worker_id, why)
+        self._scored += self.dispatcher.lost(worker_id, why)
 
     def reconnect(self) -> None:
         """All connections are gone."""
-        self.dispatch.counters["stream_restarted"] += 1
+        self.dispatcher.counters["stream_restarted"] += 1
         self._connected.clear()
         self.flow.reconnect()
 
     def take_work(self) -> list[tuple[str, bytes, list[bytearray]]]:
         """Leases what can be leased: (worker id, its process, frames to send) of each worker that gets any."""
         batches: defaultdict[str, Batch] = defaultdict(Batch)
-        for worker_id, work in self.dispatch.assign(self._reachable(), self.clock_s):
+        for worker_id, work in self.dispatcher.assign(self._reachable(), self.clock_s):
             batches[worker_id].add(work)
-        self._max_pending = max(self._max_pending, self.dispatch.num_pending)
+        self._max_pending = max(self._max_pending, self.dispatcher.num_pending)
         return [
-            (worker_id, self.dispatch.process_of(worker_id), batch.take_frames())
+            (worker_id, self.dispatcher.process_of(worker_id), batch.take_frames())
             for worker_id, batch in batches.items()
         ]
 
     def take_answers(self, num_bytes_scored: int) -> list[tuple[bytes, Accepted]]:
         """(identity, answer) of each engine that is to be told something; so many bytes wait for next()."""
-        waiting = self.dispatch.pending_bytes + num_bytes_scored
+        waiting = self.dispatcher.pending_bytes + num_bytes_scored
         if self.flow.update(waiting, self.clock_s) and self.flow.is_held:
             self._say_held(waiting)
         return self.flow.take_answers()
@@ -125,23 +136,49 @@ class Broker:
 
     def take_max_pending(self) -> int:
         """Most completions without a verdict since the last call."""
-        highest, self._max_pending = self._max_pending, self.dispatch.num_pending
+        highest, self._max_pending = self._max_pending, self.dispatcher.num_pending
         return highest
 
     @property
     def connected(self) -> list[bytes]:
         """Workers that something can be sent to."""
-        return [self.dispatch.process_of(worker_id) for worker_id in self._reachable()]
+        return [self.dispatcher.process_of(worker_id) for worker_id in self._reachable()]
 
     def _reachable(self) -> list[str]:
-        return [name for name in self.dispatch.workers if self.dispatch.process_of(name) in self._connected]
+        return [name for name in self.dispatcher.workers if self.dispatcher.process_of(name) in self._connected]
 
     def _say_held(self, waiting: int) -> None:
-        self.dispatch.counters["engines_held_back"] += 1
+        self.dispatcher.counters["engines_held_back"] += 1
         if self._held_said_at is None or self.clock_s - self._held_said_at >= HELD_NOTICE_S:
             self._held_said_at = self.clock_s
             _logger.warning(
                 "rewards lag: engines are held back, as %d completions wait for a verdict and the rest of %.1f MiB for "
                 "the driver; %d reward workers are there; %.1f s in all so far",
-                *(self.dispatch.num_pending, waiting / 2**20, len(self._reachable()), self.flow.held_s(self.clock_s)),
+                *(self.dispatcher.num_pending, waiting / 2**20, len(self._reachable()), self.flow.held_s(self.clock_s)),
             )
+
+
+class RefusalLog:
+    """Log of what the stream refuses, one line a minute: strangers must not fill it."""
+
+    def __init__(self, counters: Counter[str], logger: logging.Logger) -> None:
+        self._counters = counters
+        self._logger = logger
+        self.examples: dict[str, str] = {}
+        """What the last one was, where that says more."""
+        self._told: Counter[str] = Counter()
+        self._told_at = float("-inf")
+
+    def tell(self, now: float) -> None:
+        """Says what was refused since it was last said, unless that was less than a minute ago."""
+        if now - self._told_at < INTERVAL_S:
+            return
+        new = {name: number for name in REFUSED if (number := self._counters[name] - self._told[name])}
+        if new:
+            self._told_at = now
+            self._told.update(new)
+            what = ", ".join(
+                f"{name} {number}" + (f" (the last: {self.examples[name]})" if name in self.examples else "")
+                for name, number in new.items()
+            )
+            self._logger.warning("the reward stream dropped what it must not take: %s", what)

@@ -79,7 +79,7 @@ class BrokerSockets:
         return self.completions.get_string(zmq.LAST_ENDPOINT), self.workers.get_string(zmq.LAST_ENDPOINT)
 
     def receive(self, timeout_ms: int) -> tuple[list[Received], list[Received]]:
-        """What came (of engines, of workers); waits at most so long for the first."""
+        """Messages that are there (of engines, of workers); waits at most so long for the first."""
         ready = dict(self._poller.poll(timeout_ms))
         return (
             _drain(self.completions) if self.completions in ready else [],
@@ -121,7 +121,7 @@ class BrokerSockets:
 
 
 def _nothing_to_stop() -> None:
-    """Of sockets that are not encrypted, or closed."""
+    """Nothing authenticates sockets that are not encrypted, or closed."""
 
 
 def _is_bye(frames: list[memoryview]) -> bool:

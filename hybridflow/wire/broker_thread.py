@@ -5,8 +5,8 @@
     unblocked by a message, or close()
     produces     work for the workers, answers for the engines, and scored completions for next()
 
-A turn takes all mail that is there and answers it with one frame per receiver. When the sockets fail, or `restart` is
-called, they are closed and opened again at the same addresses.
+A turn takes all mail that is there and answers it with one frame per receiver. When the sockets fail, they are closed
+and opened again at the same addresses.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from hybridflow.wire.broker import Broker
 from hybridflow.wire.broker_sockets import MAX_FRAMES_PER_TURN, BrokerSockets
 from hybridflow.wire.codec import decode_from_engine, decode_from_worker
 from hybridflow.wire.frames import Received
-from hybridflow.wire.scored_queue import ScoredQueue
+from hybridflow.wire.packed import ScoredPacked
 
 POLL_MS = 20
-"""Longest time until a call of restart() or close() is acted on."""
+"""Longest time until a call of close() is acted on."""
 LAPSE_INTERVAL_S = 0.25
 """Leases are looked at this often."""
 LONGEST_TURN_S = 1.0
@@ -46,7 +46,7 @@ class BrokerThread:
 
     Args:
         broker: Used with `changed` held.
-        scored: Gets what is scored.
+        deliver: Takes what is scored; returns the memory of what nobody has taken from there.
         changed: Guards the broker; notified with scored completions, and when the thread has failed.
         sockets: Of the first incarnation.
         open_sockets: Opens those of each further one.
@@ -55,7 +55,7 @@ class BrokerThread:
     def __init__(
         self,
         broker: Broker,
-        scored: ScoredQueue,
+        deliver: Callable[[list[ScoredPacked]], int],
         changed: threading.Condition,
         sockets: BrokerSockets,
         open_sockets: Callable[[], BrokerSockets],
@@ -63,16 +63,11 @@ class BrokerThread:
         self.failure: BaseException | None = None
         self.is_closing = False
         self._broker = broker
-        self._scored = scored
+        self._deliver = deliver
         self._changed = changed
         self._open_sockets = open_sockets
-        self._restart_why: str | None = None
         self._thread = threading.Thread(target=self._run, args=(sockets,), name="reward-stream", daemon=True)
         self._thread.start()
-
-    def restart(self, why: str) -> None:
-        """Opens the sockets anew, soon; `changed` is held."""
-        self._restart_why = why
 
     def close(self) -> None:
         """Tells the workers to stop and frees the sockets. May be called twice, without `changed`."""
@@ -93,7 +88,7 @@ class BrokerThread:
                 if len(restarts) == MAX_RESTARTS and now - restarts[0] < RESTART_WINDOW_S:
                     raise RewardError(f"{MAX_RESTARTS} restarts within {RESTART_WINDOW_S:g} s did not help: {why}")
                 restarts.append(now)
-                _logger.warning("the reward stream opens its sockets anew: %s", why)
+                _logger.warning("the reward stream opens its sockets again: %s", why)
                 sockets.close(linger_s=0)
                 with self._changed:
                     self._broker.reconnect()
@@ -107,7 +102,7 @@ class BrokerThread:
             sockets.close()
 
     def _serve_until_broken(self, sockets: BrokerSockets) -> str | None:
-        """Why the sockets are to be opened anew; None where the stream is closed."""
+        """Why the sockets are to be opened again; None where the stream is closed."""
         broker = self._broker
         try:
             turn_began, lapsed_at = time.monotonic(), broker.clock_s
@@ -128,9 +123,6 @@ class BrokerThread:
                         lapsed_at = broker.clock_s
                         broker.lapse()
                     self._send(sockets)
-                    if self._restart_why is not None:
-                        why, self._restart_why = self._restart_why, None
-                        return why
         except zmq.ZMQError as error:
             return repr(error)
         return None
@@ -140,8 +132,7 @@ class BrokerThread:
             if not sockets.send_to_worker(process, frames):
                 self._broker.lose(worker_id, "its connection is gone")
         scored = self._broker.take_scored()
-        self._scored.put(scored)
-        for identity, answer in self._broker.take_answers(self._scored.num_bytes):
+        for identity, answer in self._broker.take_answers(self._deliver(scored)):
             sockets.send_to_engine(identity, answer)
         if scored:  # last: who waits for them wants the lock
             self._changed.notify_all()

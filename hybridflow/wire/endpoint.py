@@ -23,7 +23,7 @@ _NAMES = ("completions", "workers")
 
 @dataclass(frozen=True)
 class ClientKeys:
-    """What an engine or a worker needs to connect; Z85 texts."""
+    """Keys that an engine or a worker needs to connect; Z85 texts."""
 
     server_public: bytes = field(repr=False)
     public: bytes = field(repr=False)

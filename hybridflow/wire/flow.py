@@ -48,7 +48,7 @@ class EngineFlow:
         return True
 
     def accepted(self, identity: bytes, numbers: list[int]) -> None:
-        """These completions of an engine have arrived, and are kept or known."""
+        """Notes that these completions of an engine have arrived, and are kept or known."""
         self._accepted.setdefault(identity, []).extend(numbers)
 
     def asked(self, identity: bytes, number: int) -> None:
@@ -70,7 +70,7 @@ class EngineFlow:
         return False
 
     def take_answers(self) -> list[tuple[bytes, Accepted]]:
-        """What to send now, to whom."""
+        """Answers to send now, by connection."""
         window = 0 if self.is_held else WINDOW
         answers = [
             (identity, Accepted(numbers, window, self._hello[identity])) for identity, numbers in self._accepted.items()

@@ -1,4 +1,4 @@
-"""What the parts of the reward stream say to each other.
+"""Messages that the parts of the reward stream send each other.
 
 worker -> stream   Ready, ScoreReply, Bye
 stream -> worker   Work, Stop
@@ -54,7 +54,7 @@ class Bye(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
 
 
 class Task(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a verifier sees of every completion of one prompt."""
+    """The part of a verifier's request that all completions of one prompt share."""
 
     data_source: str
     ability: str

@@ -1,9 +1,9 @@
 """The reward stream, as the driver sees it: completions are expected, and come out with their verdicts.
 
 The work is done by a thread of its own (broker_thread.py) on a machine that knows who scores what (broker.py). What is
-expected, queued and leased is in this object and not in the sockets: when they fail, or restart() is called, they are
-closed and opened again at the same addresses. Engines send again what was not accepted, workers say what they hold, and
-leases bring back the rest, so each completion is still handed out exactly once.
+expected, queued and leased is in this object and not in the sockets: when they fail, they are closed and opened again
+at the same addresses. Engines send again what was not accepted, workers say what they hold, and leases bring back the
+rest, so each completion is still handed out exactly once.
 
 Memory: completions without a verdict, or scored and not taken by next(), are bounded by `max_pending_bytes` and what
 engines have under way; see flow.py. What each socket can lose is in broker_sockets.py.
@@ -14,7 +14,8 @@ A failure inside the thread that a restart cannot mend is raised, as RewardError
 from __future__ import annotations
 
 import threading
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 
 from hybridflow.errors import RewardError
@@ -22,10 +23,13 @@ from hybridflow.types import GroupRequest, ScoredCompletion
 from hybridflow.wire.broker import Broker
 from hybridflow.wire.broker_sockets import BrokerSockets
 from hybridflow.wire.broker_thread import BrokerThread
-from hybridflow.wire.dispatch import DEFAULT_MAX_WORKERS, ScoreDispatch
+from hybridflow.wire.dispatcher import DEFAULT_MAX_WORKERS, ScoreDispatcher
 from hybridflow.wire.endpoint import Endpoint, Listening
 from hybridflow.wire.messages import Finished
-from hybridflow.wire.scored_queue import ScoredQueue
+from hybridflow.wire.packed import ScoredPacked
+
+MAX_TAKEN = 32
+"""Completions that next() gets with one use of the lock: they are the broker's no longer, and in no bound."""
 
 
 class RewardStream:
@@ -63,8 +67,8 @@ class RewardStream:
         max_workers: int = DEFAULT_MAX_WORKERS,
     ) -> None:
         self._changed = threading.Condition()  # guards the broker, and what was reported of it
-        self._broker = Broker(admit, ScoreDispatch(lease_s, num_unknown_retries, max_workers), max_pending_bytes)
-        self._scored = ScoredQueue(self._changed)
+        self._broker = Broker(admit, ScoreDispatcher(lease_s, num_unknown_retries, max_workers), max_pending_bytes)
+        self._scored = _ScoredQueue(self._changed)
         self._reported: tuple[Counter[str], float] = (Counter(), 0.0)
         self._listening = Listening(host)
         keys = self._listening.keys
@@ -78,14 +82,14 @@ class RewardStream:
             Endpoint(address, keys.for_clients if keys else None) for address in addresses
         )
         self._thread = BrokerThread(
-            self._broker, self._scored, self._changed, sockets, lambda: BrokerSockets(*addresses, keys)
+            self._broker, self._scored.put, self._changed, sockets, lambda: BrokerSockets(*addresses, keys)
         )
 
     def expect(self, requests: Iterable[GroupRequest]) -> None:
         """Registers the completions of these groups, with what a verifier needs. ProtocolError on an id used before."""
         with self._changed:
             self._check()
-            self._broker.dispatch.expect(requests)
+            self._broker.dispatcher.expect(requests)
 
     def next(self, timeout_s: float) -> ScoredCompletion | None:
         """The next scored completion in order of arrival, or None where none came within `timeout_s` seconds."""
@@ -96,25 +100,19 @@ class RewardStream:
         """Ids expected and not yet scored; a scored one may still wait for next()."""
         with self._changed:
             self._check_failure()
-            return self._broker.dispatch.outstanding()
-
-    def forget(self, completion_ids: Iterable[str]) -> None:
-        """Gives up these ids where they are not scored yet; what still arrives for them is dropped as late."""
-        with self._changed:
-            self._check()
-            self._broker.dispatch.forget(completion_ids)
+            return self._broker.dispatcher.outstanding()
 
     def withdraw(self, completion_ids: Iterable[str]) -> None:
-        """These will not be decoded now: they are outstanding no more, and may be expected again."""
+        """Strikes off ids that will not be decoded now: no longer outstanding, they may be expected again."""
         with self._changed:
             self._check()
-            self._broker.dispatch.withdraw(completion_ids)
+            self._broker.dispatcher.withdraw(completion_ids)
 
     def give_up(self, why: str) -> list[ScoredCompletion]:
         """Every completion that has arrived and has no verdict, as unknown for this reason: nobody waits any longer."""
         with self._changed:
             self._check()
-            return list(self._broker.dispatch.give_up(why))
+            return list(self._broker.dispatcher.give_up(why))
 
     def worker_lost(self, worker_id: str) -> None:
         """A worker process died: its unanswered items go to the others. Unknown ids are ignored."""
@@ -122,36 +120,26 @@ class RewardStream:
             self._check()
             self._broker.lose(worker_id, "reported dead")
 
-    def restart(self, why: str) -> None:
-        """Closes the sockets and opens them again at the same addresses; returns at once. Nothing expected is lost."""
-        with self._changed:
-            self._check()
-            self._thread.restart(why)
-
     @property
     def counters(self) -> Counter[str]:
         """Messages dropped and items queued again, by reason, since the start."""
         with self._changed:
             self._check_failure()
-            return self._broker.dispatch.counters.copy()
+            return self._broker.dispatcher.counters.copy()
 
     @property
     def workers(self) -> list[str]:
         """Ids of the workers that are there: heard of within their lease, and not reported dead."""
         with self._changed:
             self._check_failure()
-            return self._broker.dispatch.workers
-
-    @property
-    def num_workers_ready(self) -> int:
-        return len(self.workers)
+            return self._broker.dispatcher.workers
 
     def take_metrics(self) -> dict[str, float]:
         """Since the last call: seconds that engines were held back, most completions that waited for a verdict, and
         each counter that moved."""
         with self._changed:
             self._check_failure()
-            counters, held_s = self._broker.dispatch.counters.copy(), self._broker.flow.held_s(self._broker.clock_s)
+            counters, held_s = self._broker.dispatcher.counters.copy(), self._broker.flow.held_s(self._broker.clock_s)
             before, held_before = self._reported
             metrics = {
                 "time/held_back_s": held_s - held_before,
@@ -174,3 +162,40 @@ class RewardStream:
         self._check_failure()
         if self._thread.is_closing:
             raise RewardError("the reward stream is closed")
+
+
+class _ScoredQueue:
+    """Scored completions on their way from the broker's thread to those that call next(): first in, first out."""
+
+    def __init__(self, changed: threading.Condition) -> None:
+        self._changed = changed
+        self._num_bytes = 0
+        self._waiting: deque[ScoredPacked] = deque()
+        self._taken: deque[ScoredPacked] = deque()
+
+    def put(self, scored: list[ScoredPacked]) -> int:
+        """Memory of what waits, these included. `changed` is to be held, and notified afterwards."""
+        self._waiting += scored
+        self._num_bytes += sum(result.num_bytes for result in scored)
+        return self._num_bytes
+
+    def take(self, timeout_s: float, check: Callable[[], None]) -> ScoredPacked | None:
+        """The next one, or None where none came in time. `check` raises where none can come any more."""
+        if self._taken:
+            try:
+                return self._taken.popleft()
+            except IndexError:
+                pass  # another taker was faster
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            check()
+            while not self._waiting:
+                remaining_s = deadline - time.monotonic()
+                if remaining_s <= 0:
+                    return None
+                self._changed.wait(remaining_s)
+                check()
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_TAKEN))]
+            self._num_bytes -= sum(result.num_bytes for result in batch)
+        self._taken.extend(batch[1:])
+        return batch[0]

@@ -1,4 +1,4 @@
-"""What users and their scripts hold on to, read from the code without starting anything.
+"""Commands, options, keys and defaults that users hold on to, read from the code without starting anything.
 
     python tests/architecture/outside.py          # prints what the code has now
     python tests/architecture/outside.py --write  # makes it what is frozen in outside.json: a deliberate act
@@ -47,7 +47,7 @@ def read_frozen() -> dict[str, Any]:
 
 def list_commands() -> dict[str, Any]:
     """Each command with its parameters: every spelling, whether required or repeated, and the default."""
-    cli._mount()
+    cli.mount_commands()
     return dict(sorted(_walk(typer.main.get_command(cli.app), "hybridflow")))
 
 
@@ -92,7 +92,7 @@ def _options(tree: ast.Module) -> dict[str, dict[str, str]]:
 
 
 def list_bench_defaults() -> dict[str, dict[str, Any]]:
-    """Of `train_step.py`, without options and with `--mode grpo`: some defaults depend on the mode."""
+    """Defaults of `train_step.py`, without options and with `--mode grpo`: some defaults depend on the mode."""
     tree = ast.parse((BENCHES / "train_step.py").read_text())
     constants: dict[str, Any] = {"argparse": argparse}
     for node in tree.body:
@@ -188,7 +188,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def gather() -> dict[str, Any]:
-    """What can be read from the code alone."""
+    """Everything that can be read from the code alone."""
     return {
         "commands": list_commands(),
         "keys": list_config_keys(),

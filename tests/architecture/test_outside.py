@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import msgspec
 import pytest
@@ -145,33 +146,19 @@ def test_keys_of_the_summaries(tmp_path: Path) -> None:
 
 
 def test_keys_of_the_summary_of_supervised_training(tmp_path: Path) -> None:
-    inputs = Demonstrations()
-    summary = sft_state.build_summary(sft_state.SftState(), inputs, status="", seed=0, hf=tmp_path)  # type: ignore[arg-type]
+    """Whatever its inputs are: they give values, and no key."""
+    summary = sft_state.build_summary(sft_state.SftState(), MagicMock(), status="", seed=0, hf=tmp_path)
     assert outside.dotted(summary | describe_process()) == FILES["sft: summary.json"]["line"]
 
 
-class Demonstrations(list[Any]):
-    """None at all."""
-
-    num_dropped = 0
-    total_steps = 0
-
-    @property
-    def demonstrations(self) -> Demonstrations:
-        return self
-
-
 def test_counters_of_the_reward_stream_are_counted_somewhere() -> None:
-    """By name; those of what comes for nobody are made of a reason and a kind."""
     source = "\n".join(path.read_text() for path in (outside.ROOT / "hybridflow").rglob("*.py"))
     names = [
         key.removeprefix("reward/")
         for key in FILES["metrics.jsonl"]["sometimes"]
         if re.fullmatch(r"reward/[a-z_]+", key)
     ]
-    made = {f"{reason}_{what}" for reason in ("duplicate", "late", "unexpected") for what in ("completion", "verdict")}
-    assert [name for name in names if name not in made and f'{name}"' not in source] == []
-    assert all(f'"{word}"' in source for word in ("duplicate", "late", "unexpected", "completion", "verdict"))
+    assert [name for name in names if f'{name}"' not in source] == []
 
 
 # -------------------------------------------------------------------------------------------------------------- benches

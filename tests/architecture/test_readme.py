@@ -1,4 +1,4 @@
-"""What README.md and SECURITY.md name is there: commands, options, keys, files."""
+"""Everything that README.md and SECURITY.md name is there: commands, options, keys, files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 
 def test_commands_and_their_options_exist() -> None:
-    cli._mount()
+    cli.mount_commands()
     lines = re.findall(r"^ *\.venv/bin/hybridflow ([^#\n|]+)", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert len(lines) > 10
     for line in lines:

@@ -24,11 +24,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 
-from megatron_ext.attention import A2A, SegmentAttention, build_packed_segments
-from megatron_ext.context_split import cut_micro_batch
-from megatron_ext.layout import Layout
-from megatron_ext.packing import PackInput, pack_sequences
-from megatron_ext.topology import Topology
+from megatron_ext.attention.context_split import cut_micro_batch
+from megatron_ext.attention.packed import A2A, SegmentAttention, build_packed_segments
+from megatron_ext.packing.micro_batch import PackInput, pack_sequences
+from megatron_ext.parallel.layout import Layout
+from megatron_ext.parallel.topology import Topology
 from tests.bench.logprob_memory import MIB, read_peak, reset_peak
 from tests.dist_cpu.launch import run_ranks
 

@@ -33,7 +33,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from hybridflow.config.judge_section import JudgeSection
-from hybridflow.reward_service.judge_client import JudgeClient, Judgement
+from hybridflow.reward_service.judge.client import JudgeClient, Judgement
 from tests.bench.judge_server import BUSY, ERROR, FAULTY_TWENTY, GARBAGE, NEVER, RIGHT, serving_apart
 
 DELAY_S = (0.05, 0.5)

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 
-from megatron_ext.logprob import vocab_parallel_logprobs
+from megatron_ext.model.logprob import vocab_parallel_logprobs
 
 MIB = 2**20
 

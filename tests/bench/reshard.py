@@ -56,7 +56,7 @@ from hybridflow.weights.reshard.traffic import compute_traffic
 from hybridflow.weights.reshard.train_layout import num_parts, part_of
 from hybridflow.weights.reshard.train_shards import train_shards
 from megatron_ext.hf.config import HFConfig, read_hf_config
-from megatron_ext.layout import Layout
+from megatron_ext.parallel.layout import Layout
 from tests.dist_cpu.launch import free_port
 
 DTYPE = torch.bfloat16

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from hybridflow.weights.reshard.report import compute_report
 from hybridflow.weights.reshard.rollout_layout import RolloutLayout
 from megatron_ext.hf.config import read_hf_config
-from megatron_ext.layout import Layout
+from megatron_ext.parallel.layout import Layout
 
 MODEL = Path(__file__).parents[2] / "configs/models/r1-distill-qwen-32b"
 LAYOUTS = ["tp=4,pp=2:tp=4", "tp=8,pp=2:tp=8", "tp=8,pp=4:tp=4", "tp=4,pp=4:tp=8", "tp=4,pp=1:tp=4"]

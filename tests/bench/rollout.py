@@ -33,9 +33,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.policy.init import write_policy
-from hybridflow.rollout.arguments import build_arguments, engine_environment
-from hybridflow.rollout.opening import RolloutSettings
-from hybridflow.tools.engines import Engines, open_engines
+from hybridflow.rollout.driver.opening import RolloutSettings
+from hybridflow.rollout.engine.arguments import build_arguments, engine_environment
+from hybridflow.runtime.open_engines import Engines, open_engines
 from hybridflow.types import GroupRequest, Prompt, SamplingParams
 
 ROOT = Path(__file__).parents[2]

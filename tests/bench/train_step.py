@@ -10,7 +10,8 @@ by median: other load on the machine moves both alike.
 
 Mode "grpo" is an on-policy step of the product, `trainer.policy_update`: 4 groups of 8 rows, 512 prompt and 64 response
 tokens each, against the same loss in transformers on a padded batch that keeps the logits of responses alone. It also
-gives `old_logprobs_share`, the part of the step's CPU time that goes into a pass for old log-probabilities.
+gives `old_logprobs_share`, the part of the step's CPU time that goes into a pass for old log-probabilities. The loss
+itself, the mean advantage, is 0 on both sides: that they compute the same shows in the norm of the gradient.
 """
 
 from __future__ import annotations
@@ -39,18 +40,20 @@ from hybridflow.batching.microbatch import plan_micro_batches
 from hybridflow.config.sections import AlgorithmSection
 from hybridflow.trainer.policy_update import update_policy
 from hybridflow.types import TrainBatch, TrainSequence
-from megatron_ext.layout import Layout
-from megatron_ext.optimizer import OptimizerOptions
-from megatron_ext.packing import MicroBatch, PackInput, pack_sequences
+from megatron_ext.optimizer.optimizer import OptimizerOptions
+from megatron_ext.packing.micro_batch import MicroBatch, PackInput, pack_sequences
+from megatron_ext.packing.sums import LossSums
+from megatron_ext.parallel.layout import Layout
+from megatron_ext.parallel.topology import init_distributed, shutdown_distributed
 from megatron_ext.policy import MegatronPolicy
-from megatron_ext.sums import LossSums
-from megatron_ext.topology import init_distributed, shutdown_distributed
 from tests.dist_cpu.launch import free_port
 
 LR = 1e-4
 PROMPT_TOKENS, RESPONSE_TOKENS, GROUP_SIZE = 512, 64, 8
 OPTIONS = OptimizerOptions(lr=LR, betas=(0.9, 0.95), weight_decay=0.01, clip_grad=1.0)
 
+Step = Callable[[], tuple[float, float]]
+"""Returns loss and norm of the gradient before clipping."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of mallopt(3)."""
@@ -74,8 +77,10 @@ def main() -> None:
         else:
             ours, theirs = megatron_step(policy, tokens_BT), transformers_step(hf_dir, tokens_BT)
     passes = PassTimer(policy)
-    losses = [(ours(), theirs()) for _ in range(2)]  # warm up, and see that both do the same
-    difference = max(abs(a - b) for a, b in losses)
+    pairs = [(ours(), theirs()) for _ in range(2)]  # warm up, and see that both do the same
+    loss_difference, norm_difference = (
+        max(abs(mine[part] - other[part]) for mine, other in pairs) for part in range(2)
+    )
     passes.seconds = 0.0
     seconds = [(cpu_seconds(ours), cpu_seconds(theirs)) for _ in range(options.steps)]
     rates = [tokens_BT.numel() / statistics.median(side) for side in zip(*seconds, strict=True)]
@@ -83,7 +88,8 @@ def main() -> None:
         "ratio": round(rates[0] / rates[1], 3),
         "tokens_per_cpu_second": round(rates[0]),
         "transformers_tokens_per_cpu_second": round(rates[1]),
-        "max_loss_difference": float(f"{difference:.2g}"),
+        "max_loss_difference": float(f"{loss_difference:.2g}"),
+        "max_grad_norm_difference": float(f"{norm_difference:.2g}"),
         **({"old_logprobs_share": round(passes.seconds / sum(ours for ours, _ in seconds), 3)} if is_grpo else {}),
         **vars(options),
     }
@@ -130,14 +136,19 @@ def open_policy(hf_dir: str) -> MegatronPolicy:
     return MegatronPolicy(hf_dir, layout, topology, dtype=torch.float32, optimizer=OPTIONS)
 
 
-def megatron_step(policy: MegatronPolicy, tokens_BT: Tensor) -> Callable[[], float]:
+def megatron_step(policy: MegatronPolicy, tokens_BT: Tensor) -> Step:
     rows = [PackInput(row, 1, [1] * (len(row) - 1)) for row in tokens_BT.tolist()]
 
     def loss(logprobs_N: Tensor, entropy_N: Tensor | None, micro_batch: MicroBatch) -> LossSums:
         return LossSums(loss=-logprobs_N.sum(), num_tokens=logprobs_N.numel(), metrics={})
 
     micro_batches = [pack_sequences(rows)]
-    return lambda: policy.train_step(micro_batches, loss, lr=LR, temperature=1.0).loss
+
+    def step() -> tuple[float, float]:
+        result = policy.train_step(micro_batches, loss, lr=LR, temperature=1.0)
+        return result.loss, result.grad_norm
+
+    return step
 
 
 def make_batch(tokens_BT: Tensor, options: argparse.Namespace) -> TrainBatch:
@@ -160,19 +171,19 @@ def make_batch(tokens_BT: Tensor, options: argparse.Namespace) -> TrainBatch:
     return TrainBatch(sequences=sequences, plan=[plan], temperature=1.0)
 
 
-def grpo_step(policy: MegatronPolicy, batch: TrainBatch) -> Callable[[], float]:
-    def step() -> float:
+def grpo_step(policy: MegatronPolicy, batch: TrainBatch) -> Step:
+    def step() -> tuple[float, float]:
         (report,) = update_policy(policy, batch, LR, objective=policy_spec(AlgorithmSection()))
-        return report.loss
+        return report.loss, report.grad_norm
 
     return step
 
 
-def transformers_step(hf_dir: str, tokens_BT: Tensor) -> Callable[[], float]:
+def transformers_step(hf_dir: str, tokens_BT: Tensor) -> Step:
     return adamw_step(hf_dir, lambda model: model(input_ids=tokens_BT, labels=tokens_BT).loss)
 
 
-def transformers_grpo_step(hf_dir: str, tokens_BT: Tensor, batch: TrainBatch) -> Callable[[], float]:
+def transformers_grpo_step(hf_dir: str, tokens_BT: Tensor, batch: TrainBatch) -> Step:
     """On-policy: the ratio is 1 and old log-probabilities are the detached ones. A group of 8 rows at a time."""
     advantages_B = torch.tensor([sequence.advantage for sequence in batch.sequences])
     response = len(batch.sequences[0].response_token_ids)
@@ -194,7 +205,7 @@ def transformers_grpo_step(hf_dir: str, tokens_BT: Tensor, batch: TrainBatch) ->
     return adamw_step(hf_dir, loss_of)
 
 
-def adamw_step(hf_dir: str, loss_of: Callable[[PreTrainedModel], Tensor]) -> Callable[[], float]:
+def adamw_step(hf_dir: str, loss_of: Callable[[PreTrainedModel], Tensor]) -> Step:
     """`loss_of` gives the loss, with its graph or after backward."""
     model = AutoModelForCausalLM.from_pretrained(hf_dir, dtype=torch.float32, attn_implementation="sdpa").train()
     matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
@@ -202,14 +213,14 @@ def adamw_step(hf_dir: str, loss_of: Callable[[PreTrainedModel], Tensor]) -> Cal
     groups = [{"params": matrices, "weight_decay": OPTIONS.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=LR, betas=OPTIONS.betas, eps=OPTIONS.eps)
 
-    def step() -> float:
+    def step() -> tuple[float, float]:
         loss = loss_of(model)
         if loss.requires_grad:
             loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIONS.clip_grad)
+        grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIONS.clip_grad)
         optimizer.step()
         optimizer.zero_grad()
-        return loss.item()
+        return loss.item(), grad_norm.item()
 
     return step
 
@@ -229,7 +240,7 @@ class PassTimer:
         return result
 
 
-def cpu_seconds(step: Callable[[], float]) -> float:
+def cpu_seconds(step: Step) -> float:
     started = time.process_time()
     step()
     return time.process_time() - started

@@ -27,8 +27,8 @@ import msgspec
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from hybridflow.config.judge_section import JudgeSection
-from hybridflow.reward_service.judge_client import JudgeClient
-from hybridflow.rewards.extract import extract_gold
+from hybridflow.reward_service.judge.client import JudgeClient
+from hybridflow.rewards.extraction.extract import extract_gold
 from hybridflow.rewards.hybrid import combine, find_prediction
 from hybridflow.rewards.registry import verify
 from hybridflow.types import Scored, ScoreRequest, Unknown, Verdict

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from megatron_ext import commit
-from megatron_ext.layout import Layout
-from megatron_ext.optimizer_repairs import distributed_optimizers, mend_optimizer
+from megatron_ext.checkpoint import commit
+from megatron_ext.optimizer.repairs import distributed_optimizers, mend_optimizer
+from megatron_ext.optimizer.residency import ActivationOffload, ResidencyError
+from megatron_ext.parallel.layout import Layout
+from megatron_ext.parallel.topology import Topology, init_distributed
 from megatron_ext.policy import MegatronPolicy
-from megatron_ext.residency import ActivationOffload, ResidencyError
-from megatron_ext.topology import Topology, init_distributed
 from tests.dist_cpu.launch import free_port, start_rank
 from tests.dist_cpu.rank_programs import equal_bits, exported, open_policy, rank_batches, rank_state, train
 
@@ -147,7 +147,7 @@ def offload_activations(topology: Topology, layout: Layout, hf_dir: Path) -> dic
     batches = rank_batches(topology, layout)
     plain, offloading = (open_policy(hf_dir, layout, topology) for _ in range(2))
     hooks = ActivationOffload(offloading.model.parameters(), min_bytes=1024)
-    offloading._offload = hooks
+    offloading.activation_offload = hooks
     return {
         "steps": [train(policy, batches, 2) for policy in (plain, offloading)],
         "states": [rank_state(policy) for policy in (plain, offloading)],
@@ -160,7 +160,7 @@ def offload_after_a_stay_on_the_host(topology: Topology, layout: Layout, hf_dir:
     batches = rank_batches(topology, layout)
     policy = open_policy(hf_dir, layout, topology)
     hooks = ActivationOffload(policy.model.parameters(), min_bytes=1024)
-    policy._offload = hooks
+    policy.activation_offload = hooks
     train(policy, batches, 1)
     before = hooks.moved_bytes
     policy.to_host()

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megatron_ext.attention import SegmentAttention, build_packed_segments
-from megatron_ext.attention_cuda import TransformerEngineAttention
-from megatron_ext.context_split import RankBatch
-from megatron_ext.layout import Layout
-from megatron_ext.packing import PackInput, pack_sequences
+from megatron_ext.attention.context_split import RankBatch
+from megatron_ext.attention.cuda import TransformerEngineAttention
+from megatron_ext.attention.packed import SegmentAttention, build_packed_segments
+from megatron_ext.packing.micro_batch import PackInput, pack_sequences
+from megatron_ext.parallel.layout import Layout
+from megatron_ext.parallel.topology import Topology
 from megatron_ext.policy import MegatronPolicy
-from megatron_ext.topology import Topology
 from tests.dist_cpu.rank_programs import OPTIONS, copy_weights, equal_bits, exported, rank_batches, rank_state, train
 
 from megatron.core.extensions import transformer_engine as upstream  # isort: skip

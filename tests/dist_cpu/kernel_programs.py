@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import varlen
 
-from megatron_ext.attention import A2A, SegmentAttention, build_packed_segments
-from megatron_ext.attention_cuda import VarlenAttention
-from megatron_ext.context_split import RankBatch, rank_order
-from megatron_ext.layout import Layout
-from megatron_ext.logprob import vocab_parallel_logprobs
-from megatron_ext.packing import PackInput, pack_sequences
-from megatron_ext.support import Support
-from megatron_ext.topology import Topology
+from megatron_ext.attention.context_split import RankBatch, rank_order
+from megatron_ext.attention.cuda import VarlenAttention
+from megatron_ext.attention.packed import A2A, SegmentAttention, build_packed_segments
+from megatron_ext.model.logprob import vocab_parallel_logprobs
+from megatron_ext.packing.micro_batch import PackInput, pack_sequences
+from megatron_ext.packing.support import Support
+from megatron_ext.parallel.layout import Layout
+from megatron_ext.parallel.topology import Topology
 
 from megatron.core.transformer.enums import AttnMaskType  # isort: skip
 from megatron.core.transformer.transformer_config import TransformerConfig  # isort: skip

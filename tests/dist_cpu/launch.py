@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from megatron_ext.layout import Layout
+from megatron_ext.parallel.layout import Layout
 
 TIMEOUT_S = 120.0
 
@@ -47,7 +47,7 @@ def _rank_main(
     rank: int, program: Callable[..., Any], layout: Layout, port: int, result_dir: str, args: tuple[Any, ...]
 ) -> None:
     start_rank()
-    from megatron_ext.topology import init_distributed, shutdown_distributed  # seconds, and only ranks need it
+    from megatron_ext.parallel.topology import init_distributed, shutdown_distributed  # seconds, and only ranks need it
 
     topology = init_distributed(rank, layout.world_size, "127.0.0.1", port, layout, seed=7, timeout_s=TIMEOUT_S)
     torch.save(program(topology, layout, *args), Path(result_dir, f"{rank}.pt"))

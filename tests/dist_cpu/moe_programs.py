@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from megatron_ext.layout import Layout
-from megatron_ext.packing import MicroBatch
-from megatron_ext.topology import Topology
+from megatron_ext.packing.micro_batch import MicroBatch
+from megatron_ext.parallel.layout import Layout
+from megatron_ext.parallel.topology import Topology
 from tests.dist_cpu.rank_programs import (
     TEMPERATURE,
     changed_tensors,

@@ -11,13 +11,15 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from megatron_ext import optimizer, optimizer_repairs, schedule
-from megatron_ext.layout import Layout
-from megatron_ext.optimizer_repairs import distributed_optimizers
-from megatron_ext.packing import PackInput
+from megatron_ext import schedule
+from megatron_ext.optimizer import optimizer
+from megatron_ext.optimizer import repairs as optimizer_repairs
+from megatron_ext.optimizer.repairs import distributed_optimizers
+from megatron_ext.packing.micro_batch import PackInput
+from megatron_ext.parallel.layout import Layout
+from megatron_ext.parallel.topology import Topology, init_distributed
 from megatron_ext.platform.patch import Patch
 from megatron_ext.policy import MegatronPolicy
-from megatron_ext.topology import Topology, init_distributed
 from tests.dist_cpu.launch import free_port
 from tests.dist_cpu.rank_programs import open_policy, pack_rows, rank_batches, train
 

@@ -13,15 +13,15 @@ from torch import Tensor
 from hybridflow.algorithms.objective import build_objective
 from hybridflow.algorithms.spec import supervised_spec
 from hybridflow.trainer.objectives import LossCallback
-from megatron_ext.attention import SegmentAttention
-from megatron_ext.gated_mlp import GatedMLP
-from megatron_ext.layout import Layout
-from megatron_ext.optimizer import OptimizerOptions
-from megatron_ext.optimizer_repairs import distributed_optimizers
-from megatron_ext.packing import MicroBatch, PackInput, pack_sequences
+from megatron_ext.attention.packed import SegmentAttention
+from megatron_ext.model.gated_mlp import GatedMLP
+from megatron_ext.optimizer.optimizer import OptimizerOptions
+from megatron_ext.optimizer.repairs import distributed_optimizers
+from megatron_ext.packing.micro_batch import MicroBatch, PackInput, pack_sequences
+from megatron_ext.parallel.layout import Layout
+from megatron_ext.parallel.topology import Topology
 from megatron_ext.policy import MegatronPolicy
 from megatron_ext.schedule import LossSums
-from megatron_ext.topology import Topology
 from tests.dist_cpu.tiny_models import make_rows
 
 TEMPERATURE = 0.8

@@ -15,9 +15,9 @@ from hybridflow.weights.reshard.rollout_layout import RolloutLayout
 from hybridflow.weights.reshard.schedule import build_schedule
 from hybridflow.weights.reshard.shard_bucket import ShardBucket, check_engines_alike, read_bucket
 from hybridflow.weights.reshard.traffic import compute_traffic
-from megatron_ext.layout import Layout
+from megatron_ext.parallel.layout import Layout
+from megatron_ext.parallel.topology import Topology
 from megatron_ext.policy import MegatronPolicy
-from megatron_ext.topology import Topology
 
 
 class Target(NamedTuple):

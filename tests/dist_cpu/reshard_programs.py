@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
+from megatron_ext.checkpoint.hf_load import load_hf_weights
 from megatron_ext.hf.config import read_hf_config
-from megatron_ext.hf.load import load_hf_weights
-from megatron_ext.layout import Layout
-from megatron_ext.model import build_model
-from megatron_ext.topology import Topology
+from megatron_ext.model.policy_model import build_model
+from megatron_ext.parallel.layout import Layout
+from megatron_ext.parallel.topology import Topology
 
 
 def loaded_parameters(topology: Topology, layout: Layout, hf_dir: Path) -> dict[tuple[int, str], Any]:

@@ -17,8 +17,8 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from megatron_ext import commit
-from megatron_ext.layout import Layout
+from megatron_ext.checkpoint import commit
+from megatron_ext.parallel.layout import Layout
 from tests.dist_cpu import checkpoint_programs, rank_programs
 from tests.dist_cpu.launch import run_ranks
 from tests.dist_cpu.tiny_models import load_model
@@ -156,7 +156,7 @@ def wait_for(condition: Callable[[], bool], process: Any) -> bool:
 
 def test_a_persistent_background_worker_is_refused_without_a_device() -> None:
     """Upstream's worker loop divides by the number of devices. Drop the guard when this call no longer raises."""
-    from megatron_ext.checkpoint import CheckpointWriter
+    from megatron_ext.checkpoint.dist_checkpoint import CheckpointWriter
 
     with pytest.raises(ValueError, match=r"persistent_worker = true: .* without CUDA; leave it false"):
         CheckpointWriter([], None, None, None, "", persistent_worker=True)  # type: ignore[arg-type]

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from hybridflow.rollout.engine_model import write_engine_model
+from hybridflow.rollout.engine.model_folder import write_engine_model
 from megatron_ext.hf.files import read_model_config
-from megatron_ext.layout import Layout
-from megatron_ext.packing import PackInput, pack_sequences
+from megatron_ext.packing.micro_batch import PackInput, pack_sequences
+from megatron_ext.parallel.layout import Layout
+from megatron_ext.parallel.topology import Topology
 from megatron_ext.policy import MegatronPolicy
-from megatron_ext.topology import Topology
 from tests.dist_cpu.config_dialects import write_dialects
 from tests.dist_cpu.launch import run_ranks
 from tests.dist_cpu.tiny_models import VOCAB_SIZE, load_model

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from megatron_ext.attention_kernels import attend_causal
-from megatron_ext.context_split import cut_micro_batch, gathered_order, rank_order
-from megatron_ext.layout import Layout, padded_length
-from megatron_ext.packing import PackInput, pack_sequences
+from megatron_ext.attention.context_split import cut_micro_batch, gathered_order, rank_order
+from megatron_ext.attention.kernels import attend_causal
+from megatron_ext.packing.micro_batch import PackInput, pack_sequences
+from megatron_ext.parallel.layout import Layout, padded_length
 from tests.dist_cpu import kernel_programs
 from tests.dist_cpu.launch import run_ranks
 from tests.dist_cpu.tiny_models import make_rows
@@ -43,6 +43,27 @@ def test_two_ranks_by_hand() -> None:
     assert second.micro_batch.targets_N.tolist() == [13, 14, 22]
     assert second.micro_batch.loss_inputs["advantage"].tolist() == [3.0, 4.0, 5.0]
     assert first.predicted_R.tolist() == [0, 1] and second.predicted_R.tolist() == [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("rank", "tokens", "predicting", "targets", "numbers"),
+    [(0, "ab..p.", [4], "q", [2]), (1, "cdefqr", [1, 2, 4], "efr", [0, 1, 3])],
+)
+def test_the_worked_example_of_its_docstring(
+    rank: int, tokens: str, predicting: list[int], targets: str, numbers: list[int]
+) -> None:
+    rows = [PackInput([ord(letter) for letter in row], start, [1, 1]) for row, start in (("abcdef", 4), ("pqr", 1))]
+    packed = pack_sequences(rows)
+    assert packed.predict_index_N.tolist() == [3, 4, 6, 7]
+
+    cut = cut_micro_batch(packed, 2, rank)
+
+    assert cut.whole_cu_seqlens.tolist() == [0, 8, 12]
+    assert cut.micro_batch.cu_seqlens.tolist() == [0, 2, 4, 5, 6]
+    assert "".join(chr(token) if token else "." for token in cut.micro_batch.tokens_T.tolist()) == tokens
+    assert cut.micro_batch.predict_index_N.tolist() == predicting
+    assert "".join(map(chr, cut.micro_batch.targets_N.tolist())) == targets
+    assert cut.predicted_R.tolist() == numbers
 
 
 @pytest.mark.parametrize("multiple", [1, 2, 3, 4])

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers.models.qwen3 import modeling_qwen3
 from transformers.models.qwen3_moe import modeling_qwen3_moe
 
-from megatron_ext.layout import Layout
+from megatron_ext.parallel.layout import Layout
 from tests.dist_cpu import rank_programs
 from tests.dist_cpu.launch import run_ranks
 from tests.dist_cpu.test_policy_update import MINI_PROMPTS, Reference, run_update, values

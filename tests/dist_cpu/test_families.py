@@ -13,14 +13,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from megatron_ext.hf import load
-from megatron_ext.hf.config import Experts, HFConfig, UnsupportedModelError, read_hf_config, transformer_config
-from megatron_ext.hf.export import save_hf
-from megatron_ext.hf.load import WeightsError, load_hf_weights
+from megatron_ext.checkpoint import hf_load as load
+from megatron_ext.checkpoint.hf_export import save_hf
+from megatron_ext.checkpoint.hf_load import WeightsError, load_hf_weights
+from megatron_ext.hf.config import Experts, HFConfig, UnsupportedModelError, read_hf_config
 from megatron_ext.hf.mapping import expected_names, rule_for, stacked_source, with_expert
-from megatron_ext.layout import Layout, LayoutError, check_layout
-from megatron_ext.model import build_model
-from megatron_ext.topology import Topology, init_distributed
+from megatron_ext.model.policy_model import build_model
+from megatron_ext.model.transformer_config import transformer_config
+from megatron_ext.parallel.layout import Layout, LayoutError, check_layout
+from megatron_ext.parallel.topology import Topology, init_distributed
 from tests.dist_cpu.launch import run_ranks
 from tests.dist_cpu.tiny_models import CLASSES, load_model
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from megatron_ext.layout import Layout
+from megatron_ext.parallel.layout import Layout
 from tests.dist_cpu import kernel_choice_programs
 from tests.dist_cpu.launch import run_ranks
 

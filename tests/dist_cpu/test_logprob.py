@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from megatron_ext.layout import Layout
-from megatron_ext.logprob import WORK_BYTES, vocab_parallel_logprobs
+from megatron_ext.model.logprob import WORK_BYTES, vocab_parallel_logprobs
+from megatron_ext.parallel.layout import Layout
 from tests.dist_cpu import kernel_programs
 from tests.dist_cpu.launch import run_ranks
 

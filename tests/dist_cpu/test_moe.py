@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from megatron_ext.layout import Layout
+from megatron_ext.parallel.layout import Layout
 from tests.dist_cpu import moe_programs, rank_programs, transformers_reference
 from tests.dist_cpu.launch import run_ranks
 from tests.dist_cpu.tiny_models import load_model

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from megatron_ext.packing import PackInput, pack_sequences
-from megatron_ext.segments import plan_blocks
+from megatron_ext.attention.segments import plan_blocks
+from megatron_ext.packing.micro_batch import PackInput, pack_sequences
 
 
 def test_two_sequences_by_hand() -> None:

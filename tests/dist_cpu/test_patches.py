@@ -29,8 +29,10 @@ import pytest
 import torch
 
 import megatron_ext
-from megatron_ext import optimizer, optimizer_repairs, platform
-from megatron_ext.layout import Layout
+from megatron_ext import platform
+from megatron_ext.optimizer import optimizer
+from megatron_ext.optimizer import repairs as optimizer_repairs
+from megatron_ext.parallel.layout import Layout
 from megatron_ext.platform import patches
 from megatron_ext.platform.patch import Patch
 from megatron_ext.platform.torch_stand_in import FACTORIES, TORCH_STAND_IN, CpuCuda

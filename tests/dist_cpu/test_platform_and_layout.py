@@ -13,12 +13,12 @@ import torch
 
 import megatron_ext
 from megatron_ext import platform
-from megatron_ext.attention import SegmentAttention
-from megatron_ext.attention_cuda import AttentionBackendError, choose_attention
+from megatron_ext.attention.cuda import AttentionBackendError, choose_attention
+from megatron_ext.attention.packed import SegmentAttention
 from megatron_ext.hf.config import HFConfig
-from megatron_ext.layout import Layout, LayoutError, check_layout
+from megatron_ext.parallel.layout import Layout, LayoutError, check_layout
+from megatron_ext.parallel.topology import init_distributed
 from megatron_ext.platform.import_hook import MegatronImportHook
-from megatron_ext.topology import init_distributed
 
 needs_no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="the platform does nothing with CUDA")
 

@@ -17,7 +17,7 @@ from hybridflow.batching.microbatch import plan_micro_batches
 from hybridflow.config.sections import AlgorithmSection
 from hybridflow.trainer.policy_update import update_policy
 from hybridflow.types import TrainBatch, TrainSequence, UpdateReport
-from megatron_ext.layout import Layout
+from megatron_ext.parallel.layout import Layout
 from tests.dist_cpu import rank_programs
 from tests.dist_cpu.launch import run_ranks
 from tests.dist_cpu.tiny_models import VOCAB_SIZE, load_model

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from hybridflow.weights.reshard.planner import plan_reshard
 from hybridflow.weights.reshard.rollout_layout import RolloutLayout
 from megatron_ext.hf.config import read_hf_config
-from megatron_ext.layout import Layout
+from megatron_ext.parallel.layout import Layout
 from tests.dist_cpu.launch import run_ranks
 from tests.dist_cpu.reshard_programs import loaded_parameters
 from tests.unit.weights.reshard.apply import fill_engine

@@ -17,7 +17,7 @@ import pytest
 from torch import Tensor, int32
 
 from megatron_ext.hf.config import read_hf_config
-from megatron_ext.layout import Layout
+from megatron_ext.parallel.layout import Layout
 from tests.dist_cpu.launch import run_ranks
 from tests.dist_cpu.reshard_executor_programs import Target, reshard
 from tests.unit.weights.reshard.oracles import Array, cut_sglang

@@ -14,10 +14,11 @@ from transformers import AutoConfig, LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from megatron_ext.hf.config import UnsupportedModelError, read_hf_config
-from megatron_ext.layout import Layout
-from megatron_ext.packing import PackInput, pack_sequences
-from megatron_ext.rope import attention_softmax_scale, read_rope, rotary_frequencies
-from megatron_ext.topology import Topology
+from megatron_ext.hf.rope import read_rope, rotary_frequencies
+from megatron_ext.model.transformer_config import attention_softmax_scale
+from megatron_ext.packing.micro_batch import PackInput, pack_sequences
+from megatron_ext.parallel.layout import Layout
+from megatron_ext.parallel.topology import Topology
 from tests.dist_cpu import rank_programs
 from tests.dist_cpu.launch import run_ranks
 from tests.dist_cpu.tiny_models import VOCAB_SIZE, load_model

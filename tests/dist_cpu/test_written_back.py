@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from megatron_ext.layout import Layout
+from megatron_ext.parallel.layout import Layout
+from megatron_ext.parallel.topology import Topology
 from megatron_ext.policy import MegatronPolicy
-from megatron_ext.topology import Topology
 from tests.dist_cpu import checkpoint_programs, rank_programs
 from tests.dist_cpu.config_dialects import with_own_head
 from tests.dist_cpu.launch import run_ranks

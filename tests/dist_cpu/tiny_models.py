@@ -18,7 +18,7 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-from megatron_ext.packing import PackInput
+from megatron_ext.packing.micro_batch import PackInput
 
 VOCAB_SIZE = 259
 """Odd, so that two tensor parallel ranks need a row of padding."""

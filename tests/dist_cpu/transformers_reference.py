@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from megatron_ext.optimizer import OptimizerOptions
-from megatron_ext.packing import PackInput
+from megatron_ext.optimizer.optimizer import OptimizerOptions
+from megatron_ext.packing.micro_batch import PackInput
 from tests.dist_cpu.tiny_models import load_model, make_rows
 
 RowsLoss = Callable[[Sequence[Tensor]], Tensor]

@@ -2,6 +2,7 @@
 
     make faults ARGS="--campaign kills --count 30"
     python tests/faults/campaign.py --campaign disks --count 3 --seed 7
+    python tests/faults/campaign.py --count 12 --skip 6 --undisturbed /tmp/right    the second six of twelve
 
     kills   SIGKILL of a random process of each kind: those above the driver, the driver, train workers, engines and
             SGLang's processes, reward workers and what scores in them, Ray's, Weights & Biases'
@@ -34,6 +35,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from hybridflow.config.cluster_section import StallSection
 from tests.faults.attempt import Attempt
 from tests.faults.records import compare_runs
 from tests.faults.strikes import SLOW, STALL_S, Outcome, Strike, plan, strike
@@ -68,7 +70,6 @@ every_steps = 1
 [cluster.stall]
 {limits}
 """
-PHASES = ("rollout", "train", "sync", "hand_over", "checkpoint")
 DISK_BYTES = 400 * 2**20
 FINISH_S = 240.0 * SLOW
 
@@ -81,20 +82,23 @@ class Campaign:
         self._temporary = temporary
         self._is_mounted = is_mounted
         self._config = work / "faults.toml"
-        limits = "\n".join(f"{phase}_s = {STALL_S:g}" for phase in PHASES)
+        limits = "\n".join(f"{phase}_s = {STALL_S:g}" for phase in StallSection().limits())
         self._config.write_text(CONFIG.format(steps=steps, limits=limits, hang_s=10 * SLOW))
         self.outcomes: list[Outcome] = []
         self.leftovers: list[str] = []
         self.differences: list[str] = []
         self.num_equal = 0
 
-    def undisturbed(self) -> Path:
-        """Folder of a run that nothing happened to."""
+    def undisturbed(self, kept: Path | None) -> Path:
+        """Folder of a run that nothing happened to: `kept` where it is there already, else copied to it."""
+        if kept and kept.exists():
+            return kept
         with self._attempt("undisturbed", resume=False) as attempt:
             if attempt.wait(FINISH_S) != 0:
                 raise SystemExit(f"the undisturbed run failed:\n{attempt.said()}")
             self._look_behind(attempt)
-        return self._disk / "undisturbed/runs/faults"
+        folder = self._disk / "undisturbed/runs/faults"
+        return shutil.copytree(folder, kept) if kept else folder
 
     def run(self, faults: list[Strike], right: Path) -> None:
         """All faults, in as many runs as they need; each run is finished and compared."""
@@ -190,6 +194,8 @@ def main() -> None:
     parser.add_argument("--campaign", choices=["kills", "stops", "disks", "all", "ci"], default="all")
     parser.add_argument("--count", type=int, default=10, help="faults")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--skip", type=int, default=0, help="of them, those that an earlier command has done")
+    parser.add_argument("--undisturbed", type=Path, help="folder that keeps the undisturbed run for the next command")
     parser.add_argument("--steps", type=int, default=10, help="RL steps of a run")
     options = parser.parse_args()
     started = time.monotonic()
@@ -198,8 +204,8 @@ def main() -> None:
     try:
         with _disk_of(work) as (disk, is_mounted):
             campaign = Campaign(work, disk, temporary, steps=options.steps, is_mounted=is_mounted)
-            right = campaign.undisturbed()
-            campaign.run(plan(options.campaign, options.count, options.seed), right)
+            right = campaign.undisturbed(options.undisturbed)
+            campaign.run(plan(options.campaign, options.count, options.seed)[options.skip :], right)
     finally:
         shutil.rmtree(work, ignore_errors=True)
         shutil.rmtree(temporary, ignore_errors=True)

@@ -45,7 +45,7 @@ KINDS = {
         Kind("scheduler", _starts("sglang::scheduler"), ENGINE, False),
         Kind("detokenizer", _starts("sglang::detokenizer"), ENGINE, False),
         Kind("reward_worker", _starts("ray::RewardWorker"), ("reward worker 0",), False),
-        Kind("scoring", _has("reward_service.scoring_process"), (), False),
+        Kind("scoring", _has("reward_service.sandbox.scoring_process"), (), False),
         Kind("wandb", _has("wandb-core "), ("W&B",), False),
     )
 }

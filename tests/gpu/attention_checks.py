@@ -19,7 +19,7 @@ LARGEST_ERROR = 0.02
 
 def attention_backends(report: Report, sizes: Sizes) -> None:
     """Output and gradients of each back end that runs here, on packed rows; TFLOP/s of one long row, both ways."""
-    from megatron_ext.attention_cuda import MODULES
+    from megatron_ext.attention.cuda import MODULES
 
     with one_rank() as topology:
         if topology.device.type == "cpu":
@@ -46,11 +46,11 @@ def attention_backends(report: Report, sizes: Sizes) -> None:
 def choose(name: str) -> str | None:
     """Who computes a back end, activated; None where it is not installed."""
     if name == "varlen" and device().type == "cuda":
-        from megatron_ext.flash_version import activate_flash
+        from megatron_ext.attention.flash_version import activate_flash
 
         return activate_flash(torch.cuda.get_device_capability()[0]) or "FA2"
     if name == "transformer_engine":
-        from megatron_ext.kernels import find_obstacle
+        from megatron_ext.kernels.choice import find_obstacle
 
         if device().type == "cpu" or find_obstacle("transformer_engine"):
             return None
@@ -70,9 +70,9 @@ class Case:
     """Queries, keys, values and output gradients of packed rows, in bfloat16."""
 
     def __init__(self, sizes: Sizes, lengths: tuple[int, ...], topology: Any) -> None:
-        from megatron_ext.attention import build_packed_segments
-        from megatron_ext.context_split import RankBatch
-        from megatron_ext.packing import PackInput, pack_sequences
+        from megatron_ext.attention.context_split import RankBatch
+        from megatron_ext.attention.packed import build_packed_segments
+        from megatron_ext.packing.micro_batch import PackInput, pack_sequences
 
         shape = sizes.step
         self.shape, self.lengths, self.repeats = shape, lengths, sizes.step_repeats

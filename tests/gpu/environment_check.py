@@ -27,7 +27,7 @@ LIBRARIES = (
 def environment(report: Report, sizes: Sizes) -> None:
     """Versions, the GPU, what `auto` takes; every module of the checks loads with what is carried alone."""
     import megatron_ext.policy  # noqa: F401
-    from megatron_ext.kernels import resolve_kernels
+    from megatron_ext.kernels.choice import resolve_kernels
 
     on_cuda = torch.cuda.is_available()
     report.note(python=platform.python_version(), libraries={name: version(name) for name in LIBRARIES})

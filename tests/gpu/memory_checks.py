@@ -25,7 +25,7 @@ def residency_torch(report: Report, sizes: Sizes) -> None:
 
 def residency_fused(report: Report, sizes: Sizes) -> None:
     """The same with Transformer Engine's FusedAdam, where it is; a dry run has the stand-in of tests/dist_cpu."""
-    from megatron_ext.kernels import find_obstacle
+    from megatron_ext.kernels.choice import find_obstacle
 
     if sizes.is_dry:
         sys.path.append(str(STAND_IN))
@@ -67,7 +67,7 @@ def _move(report: Report, sizes: Sizes, library: Any) -> None:
 
 def logprob_memory(report: Report, sizes: Sizes) -> None:
     """Forward and backward of the output layer over a long response: peak above inputs; values of the first rows."""
-    from megatron_ext.logprob import vocab_parallel_logprobs
+    from megatron_ext.model.logprob import vocab_parallel_logprobs
 
     with one_rank() as topology:
         generator = torch.Generator().manual_seed(4)

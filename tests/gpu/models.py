@@ -14,7 +14,7 @@ from torch import Tensor
 from tests.gpu.sizes import Shape
 
 if TYPE_CHECKING:
-    from megatron_ext.packing import MicroBatch, PackInput
+    from megatron_ext.packing.micro_batch import MicroBatch, PackInput
     from megatron_ext.policy import MegatronPolicy
 
 GIB = 2**30
@@ -53,7 +53,7 @@ def draw_rows(lengths: Sequence[int], vocab: int) -> list[list[int]]:
 
 def pack(rows: Sequence[Sequence[int]]) -> MicroBatch:
     """One pack in which every token after the first of a row is predicted."""
-    from megatron_ext.packing import PackInput, pack_sequences
+    from megatron_ext.packing.micro_batch import PackInput, pack_sequences
 
     inputs: list[PackInput] = [PackInput(list(row), 1, [1] * (len(row) - 1)) for row in rows]
     return pack_sequences(inputs)
@@ -61,7 +61,7 @@ def pack(rows: Sequence[Sequence[int]]) -> MicroBatch:
 
 def nll(logprobs_N: Tensor, entropy_N: Tensor | None, micro_batch: MicroBatch) -> Any:
     """Mean negative log-likelihood per token, as the policy's callbacks give it."""
-    from megatron_ext.sums import LossSums
+    from megatron_ext.packing.sums import LossSums
 
     return LossSums(loss=-logprobs_N.sum(), num_tokens=logprobs_N.numel(), metrics={})
 
@@ -69,8 +69,8 @@ def nll(logprobs_N: Tensor, entropy_N: Tensor | None, micro_batch: MicroBatch) -
 @contextmanager
 def one_rank() -> Iterator[Any]:
     """Topology of a group of this process alone: NCCL on a GPU, gloo on a CPU."""
-    from megatron_ext.layout import Layout
-    from megatron_ext.topology import init_distributed, shutdown_distributed
+    from megatron_ext.parallel.layout import Layout
+    from megatron_ext.parallel.topology import init_distributed, shutdown_distributed
 
     with tempfile.TemporaryDirectory() as folder:
         topology = init_distributed(0, 1, f"{folder}/meeting", 0, Layout(), seed=0, timeout_s=120)
@@ -82,8 +82,8 @@ def one_rank() -> Iterator[Any]:
 
 def open_policy(hf_dir: Path, topology: Any, dtype: torch.dtype, **options: Any) -> MegatronPolicy:
     """With an optimizer whose epsilon, unless another is given, does not turn rounding noise into steps."""
-    from megatron_ext.layout import Layout
-    from megatron_ext.optimizer import OptimizerOptions
+    from megatron_ext.optimizer.optimizer import OptimizerOptions
+    from megatron_ext.parallel.layout import Layout
     from megatron_ext.policy import MegatronPolicy
 
     layout = options.pop("layout", Layout())

@@ -22,7 +22,7 @@ PEAK_TFLOPS = {"H100": 989.4, "H200": 989.4, "H800": 989.4, "A100": 312.0, "B200
 
 def train_step(report: Report, sizes: Sizes) -> None:
     """Tokens per second, share of the GPU's peak and peak memory, by what is recomputed; every token is predicted."""
-    from megatron_ext.layout import Layout
+    from megatron_ext.parallel.layout import Layout
 
     batch = pack(draw_rows([sizes.step_tokens], sizes.step.vocab))
     dtype = torch.bfloat16

@@ -9,6 +9,7 @@ import torch
 import torch.multiprocessing
 from torch import Tensor
 
+from hybridflow.weights.digest import digests
 from tests.gpu.models import device, one_rank
 from tests.gpu.report import Report
 from tests.gpu.sizes import Sizes
@@ -20,7 +21,7 @@ def shards_between_processes(report: Report, sizes: Sizes) -> None:
     """Flat buckets cut into parameters, as exact shards are handed over: CUDA IPC, or shared memory on a CPU.
 
     The receiver copies them out and answers with checksums; two buckets are used in turn, each written again after the
-    receiver has synchronised its device.
+    receiver has synchronised its device. Checksums are those of exact shards.
     """
     context = torch.multiprocessing.get_context("fork" if sizes.is_dry else "spawn")
     offers, answers = context.Queue(), context.Queue()
@@ -31,7 +32,7 @@ def shards_between_processes(report: Report, sizes: Sizes) -> None:
     for number in range(sizes.num_shards):
         bucket = buckets[number % 2]
         fill(bucket, number)
-        expected = [checksum(part) for part in cut(bucket)]
+        expected = digests(cut(bucket))
         synchronise()
         started = time.perf_counter()
         offers.put(bucket)
@@ -42,7 +43,7 @@ def shards_between_processes(report: Report, sizes: Sizes) -> None:
     changed = cut(buckets[0])[0].clone()
     changed[:2] = changed[:2].flip(0)
     report.require(
-        checksum(changed) != checksum(cut(buckets[0])[0]), "the checksum does not see two bytes change places"
+        digests([changed]) != digests(cut(buckets[0])[:1]), "the checksum does not see two bytes change places"
     )
     offers.put(None)
     receiver.join(REPLY_S)
@@ -59,7 +60,7 @@ def receive(offers: Any, answers: Any, count: int) -> None:
             weight.copy_(part)
         synchronise()
         del bucket, parts
-        answers.put([checksum(weight) for weight in weights])
+        answers.put(digests(weights))
 
 
 def make_bucket(num_bytes: int) -> Tensor:
@@ -77,15 +78,6 @@ def cut(bucket: Tensor) -> list[Tensor]:
     """A quarter, a half and the rest, as parameters of a layer differ in size."""
     quarter = bucket.numel() // 4
     return list(bucket.split([quarter, 2 * quarter, bucket.numel() - 3 * quarter]))
-
-
-def checksum(part: Tensor) -> int:
-    """Depends on every byte and its place; computed where the tensor is, in pieces, so that it takes little memory."""
-    total = 0
-    for at, piece in enumerate(part.split(2**24)):
-        weights = torch.arange(1, piece.numel() + 1, device=piece.device, dtype=torch.int64) % 65_521 + 1
-        total = (total * 31 + int((piece.to(torch.int64) * weights).sum().item()) + at) % (2**61 - 1)
-    return total
 
 
 def synchronise() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from megatron_ext import commit
+from megatron_ext.checkpoint import commit
 
 
 class Command:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from torch.distributed.checkpoint import Metadata
 
-from megatron_ext.checkpoint_reader import check_objects, read_metadata
-from megatron_ext.commit import BrokenCheckpointError
-from megatron_ext.layout import Layout
+from megatron_ext.checkpoint.commit import BrokenCheckpointError
+from megatron_ext.checkpoint.reader import check_objects, read_metadata
+from megatron_ext.parallel.layout import Layout
 from tests.dist_cpu import checkpoint_programs
 from tests.dist_cpu.launch import run_ranks
 from tests.dist_cpu.tiny_models import write_model

@@ -16,10 +16,10 @@ from hybridflow.config.judge_section import JudgeSection
 from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
 from hybridflow.errors import ConfigError
-from hybridflow.reward_service.judge_client import JudgeClient, Judgement
-from hybridflow.reward_service.judge_endpoint import find_proxy
+from hybridflow.reward_service.judge.client import JudgeClient, Judgement
+from hybridflow.reward_service.judge.server import find_proxy
 from tests.bench.judge_server import JudgeServer
-from tests.unit.reward_service.wicked_server import YES_TEXT, chat, http, serving
+from tests.unit.reward_service.judge.wicked_server import YES_TEXT, chat, http, serving
 from tests.unit.tools.conftest import Refuse, refuse
 
 __all__ = ["refuse"]

@@ -21,8 +21,8 @@ import psutil
 import pytest
 
 from hybridflow.policy.init import write_policy
-from hybridflow.rollout.http_gate import SERVED, HttpGate
-from hybridflow.tools.judge_serve import _wait_for_an_end
+from hybridflow.rollout.engine.http_server import SERVED, HttpGate
+from hybridflow.tools.judge_serve import wait_for_an_end
 from tests.unit.tools.conftest import Refuse, refuse
 
 __all__ = ["refuse"]
@@ -142,7 +142,7 @@ def test_the_death_of_a_worker_is_noticed() -> None:
             assert children[0].is_running()
             pid = children[0].pid
             timer = subprocess.Popen(["/bin/sh", "-c", f"sleep 0.5; kill -9 {pid}"])
-            assert _wait_for_an_end(server) == f"SGLang's process sglang::scheduler 60 ({pid}) has died"
+            assert wait_for_an_end(server) == f"SGLang's process sglang::scheduler 60 ({pid}) has died"
             timer.wait()
         finally:
             server.kill()

@@ -13,9 +13,9 @@ from hybridflow.errors import CheckpointError, ConfigError
 from hybridflow.policy.init import write_policy
 from hybridflow.tools.export import find_weights
 from hybridflow.trainer.layout import read_model
-from megatron_ext import commit
-from megatron_ext.commit import BrokenCheckpointError
-from megatron_ext.links import LinkError, copy_file, refuse_links
+from megatron_ext.checkpoint import commit
+from megatron_ext.checkpoint.commit import BrokenCheckpointError
+from megatron_ext.checkpoint.links import LinkError, copy_file, refuse_links
 
 SECRET = "a private key\n"
 TINY = Path(__file__).parents[2] / "configs/models/tiny"

@@ -14,27 +14,27 @@ RUNS_WHAT_IT_READS = {
     *("np.load", "pandas.read_pickle", "pd.read_pickle", "read_pickle"),
 }
 ALLOWED = {
-    "megatron_ext/checkpoint_reader.py": {
+    "megatron_ext/checkpoint/reader.py": {
         "pickle": "the name of torch's error",
         "torch.load": "with weights_only=True, torch's own restricted reader",
     },
-    "megatron_ext/metadata_unpickler.py": {
+    "megatron_ext/checkpoint/metadata_unpickler.py": {
         "pickle": "reads `.metadata` with a list of the classes it may ask for",
     },
-    "megatron_ext/results_queue.py": {
+    "megatron_ext/checkpoint/results_queue.py": {
         "pickle": "an anonymous memory file between a trainer and the writers that it forks; it has no name",
     },
-    "megatron_ext/upstream_kernels.py": {
+    "megatron_ext/kernels/upstream.py": {
         "import_module": "installed libraries, whose names stand in the code; the configuration chooses among them",
     },
-    "hybridflow/rollout/signed_broadcast.py": {
+    "hybridflow/rollout/engine/signed_broadcast.py": {
         "pickle": "what SGLang's ranks of one engine send each other, read only with the signature of that engine",
     },
     "hybridflow/rewards/find_function.py": {
         "import_module": "a verifier of the user's own, named by module or file in the user's configuration",
         "exec_module": "the same, of a file; never named by a data file, model or checkpoint",
     },
-    "hybridflow/reward_service/scoring_process.py": {
+    "hybridflow/reward_service/sandbox/scoring_process.py": {
         "import_module": "the builder of the rules, named by our own worker over the pipe to the process it started",
     },
 }
@@ -68,7 +68,7 @@ def test_what_can_run_a_file_is_used_in_few_places_each_with_a_reason() -> None:
 
 
 def test_torch_loads_with_its_restricted_reader_only() -> None:
-    tree = ast.parse((ROOT / "megatron_ext/checkpoint_reader.py").read_text())
+    tree = ast.parse((ROOT / "megatron_ext/checkpoint/reader.py").read_text())
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"]
     assert calls
     for call in calls:

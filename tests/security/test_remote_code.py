@@ -13,7 +13,7 @@ from hybridflow.errors import ConfigError
 from hybridflow.policy.engine_tokenizer import write_engine_tokenizer
 from hybridflow.policy.init import write_policy
 from hybridflow.policy.load import load_tokenizer
-from hybridflow.rollout.arguments import build_arguments
+from hybridflow.rollout.engine.arguments import build_arguments
 from hybridflow.tools.judge_serve import JudgeServerJob, build_server_arguments
 from megatron_ext.hf.config import read_hf_config
 

@@ -27,8 +27,8 @@ class Payload:
 
 def run_rank(address: str, port: int, token: str, told: Any) -> None:
     """Rank 0 of 2: what it ended with, or what it gathered, and where it listened meanwhile."""
-    from megatron_ext.layout import Layout
-    from megatron_ext.topology import init_distributed
+    from megatron_ext.parallel.layout import Layout
+    from megatron_ext.parallel.topology import init_distributed
 
     try:
         init_distributed(0, 2, address, port, Layout(dp=2), seed=0, timeout_s=TIMEOUT_S, token=token)
@@ -63,8 +63,8 @@ def join_as_stranger(address: str, port: int, mark: Path) -> None:
 
 def join_as_rank(address: str, port: int, token: str) -> None:
     """Rank 1 as it should be."""
-    from megatron_ext.layout import Layout
-    from megatron_ext.topology import init_distributed
+    from megatron_ext.parallel.layout import Layout
+    from megatron_ext.parallel.topology import init_distributed
 
     init_distributed(1, 2, address, port, Layout(dp=2), seed=0, timeout_s=TIMEOUT_S, token=token)
     import torch.distributed as dist
@@ -116,8 +116,8 @@ def broadcast_as_engine(meeting: Path, mark: Path, rank: int, told: Any) -> None
     import torch.distributed as dist
     from torch.distributed import distributed_c10d as c10d
 
-    from hybridflow.rollout.signed_broadcast import broadcast_signed
-    from megatron_ext.meeting import require_token
+    from hybridflow.rollout.engine.signed_broadcast import broadcast_signed
+    from megatron_ext.parallel.meeting import require_token
 
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", store=dist.FileStore(str(meeting), 2), rank=rank, world_size=2)
@@ -167,7 +167,7 @@ def test_an_object_without_the_signature_of_the_run_is_not_unpickled(tmp_path: P
     import torch
     from torch.distributed import distributed_c10d as c10d
 
-    from megatron_ext.meeting import StrangerError, forget_token, require_token
+    from megatron_ext.parallel.meeting import StrangerError, forget_token, require_token
 
     mark = tmp_path / "his code ran"
     device = torch.device("cpu")

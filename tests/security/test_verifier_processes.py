@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hybridflow.reward_service.limits import Limits, Setup
-from hybridflow.reward_service.process_scorer import ProcessScorer
+from hybridflow.reward_service.sandbox.process_scorer import ProcessScorer
+from hybridflow.reward_service.sandbox.protocol import Limits, Setup
 from hybridflow.types import Scored, ScoreRequest
 
 WAIT_S = 60.0
@@ -124,8 +124,8 @@ def test_nor_the_death_of_the_worker(tmp_path: Path) -> None:
 
 WORKER = """
 import sys, time
-from hybridflow.reward_service.limits import Limits, Setup
-from hybridflow.reward_service.process_scorer import ProcessScorer
+from hybridflow.reward_service.sandbox.protocol import Limits, Setup
+from hybridflow.reward_service.sandbox.process_scorer import ProcessScorer
 from hybridflow.types import ScoreRequest
 scorer = ProcessScorer(Setup(build_verify="verifiers_with_children:build", limits=Limits(memory_mib=1024)))
 scorer.submit(ScoreRequest(completion_id="c", data_source="", ability="", ground_truth=sys.argv[1], text="children"))

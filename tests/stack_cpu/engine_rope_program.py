@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from hybridflow.rollout.engine_model import write_engine_model
+from hybridflow.rollout.engine.model_folder import write_engine_model
 from megatron_ext.hf.files import read_model_config
-from megatron_ext.rope import rotary_frequencies
+from megatron_ext.hf.rope import rotary_frequencies
 from tests.dist_cpu.config_dialects import write_dialects
 from tests.dist_cpu.tiny_models import CLASSES, write_model
 

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hybridflow.config.rollout_section import RolloutSection
-from hybridflow.rollout.arguments import build_arguments, engine_environment
+from hybridflow.rollout.engine.arguments import build_arguments, engine_environment
 from hybridflow.weights.broadcast import BroadcastGroup
 from hybridflow.weights.manifest import TensorEntry, describe_tensor
 from hybridflow.weights.reshard.buffers import map_buffer
 from hybridflow.weights.reshard.rollout_layout import RolloutLayout
 from hybridflow.weights.reshard.settings import ReshardSettings, engine_slots
 from hybridflow.weights.reshard.shard_bucket import ShardRound, cut_buffer, describe_shards
-from megatron_ext.layout import Layout
+from megatron_ext.parallel.layout import Layout
 from tests.dist_cpu.launch import free_port, start_rank
 
 if TYPE_CHECKING:
@@ -96,8 +96,8 @@ class TrainRank:
         import torch
 
         start_rank()
+        from megatron_ext.parallel.topology import init_distributed
         from megatron_ext.policy import MegatronPolicy
-        from megatron_ext.topology import init_distributed
 
         self.topology = init_distributed(rank, layout.world_size, "127.0.0.1", port, layout, seed=7, timeout_s=400)
         self.policy = MegatronPolicy(str(hf_dir), layout, self.topology, dtype=torch.float32, optimizer=None)
@@ -139,7 +139,7 @@ class TrainRank:
         return [describe_tensor(name, tensor) for name, tensor in self.policy.export_tensors()]
 
     def close(self) -> None:
-        from megatron_ext.topology import shutdown_distributed
+        from megatron_ext.parallel.topology import shutdown_distributed
 
         for executor in self.executors.values():
             executor.close()
@@ -186,7 +186,7 @@ class EngineProcess:
 
     def __init__(self, hf_dir: Path, section: RolloutSection) -> None:
         from hybridflow.rollout.cpu_platform.process_server import start_server
-        from hybridflow.rollout.engine import SGLangEngine
+        from hybridflow.rollout.engine.sglang_engine import SGLangEngine
         from hybridflow.rollout.shard_loader import ShardLoader
 
         start_server()

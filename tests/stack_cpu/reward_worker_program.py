@@ -7,9 +7,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from hybridflow.reward_service.limits import Setup
-from hybridflow.reward_service.process_scorer import ProcessScorer
-from hybridflow.reward_service.rules import BUILD_RULES
+from hybridflow.reward_service.sandbox.process_scorer import ProcessScorer
+from hybridflow.reward_service.sandbox.protocol import BUILD_RULES, Setup
 from hybridflow.reward_service.worker import RewardWorkerLoop
 from hybridflow.wire.endpoint import Endpoint
 

@@ -13,14 +13,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
+import ray
 
 from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
 from hybridflow.control.collect import build_requests, collect_groups
-from hybridflow.control.publish import publish_weights
-from hybridflow.control.system import System
 from hybridflow.policy.init import write_policy
-from hybridflow.rollout.group import RolloutGroup
+from hybridflow.rollout.driver.engine_group import EngineGroup
+from hybridflow.runtime.colocation import Colocation
+from hybridflow.runtime.system import System
 from hybridflow.types import Collected, RolloutReport, SamplingParams
 from tests.stack_cpu.command import ROOT, build_prompts, settings
 
@@ -53,14 +54,14 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     config = load_config([ROOT / "configs/quickstart.toml"], overrides, Config)
     notes: list[str] = []
     with System(config, folder / "hf", folder / "logs", notes.append) as system:
-        publish_weights(system.trainer, system.rollout, 0)
+        Colocation(system.trainer, system.rollout, releases=False, offloads=False).sync_weights(0)
         yield Stack(system, notes)
 
 
 class Saboteur:
     """The engines; `act` is called once, when the victim has delivered some of what it owes and not all."""
 
-    def __init__(self, rollout: RolloutGroup, victim: str, act: Callable[[int], None]) -> None:
+    def __init__(self, rollout: EngineGroup, victim: str, act: Callable[[int], None]) -> None:
         self._rollout = rollout
         self._victim = victim
         self._act: Callable[[int], None] | None = act
@@ -76,7 +77,7 @@ class Saboteur:
         owed = self._rollout.in_flight()[self._victim]
         self._most = max(self._most, owed)
         if self._act is not None and 0 < owed < self._most:
-            self._act(self._rollout.engine_pids(self._victim)[0])
+            self._act(ray.get(self._rollout.actors[list(self._rollout.in_flight()).index(self._victim)].ping.remote()))
             self._act = None
         return self._rollout.poll()
 

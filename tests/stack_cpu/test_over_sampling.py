@@ -15,9 +15,9 @@ from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
 from hybridflow.control.collect import collect_step
 from hybridflow.control.partial_rollouts import PartialRollouts
-from hybridflow.control.publish import publish_weights
-from hybridflow.control.system import System
 from hybridflow.policy.init import write_policy
+from hybridflow.runtime.colocation import Colocation
+from hybridflow.runtime.system import System
 from hybridflow.types import Collected, Prompt, SamplingParams
 from tests.stack_cpu.command import ROOT, build_prompts, settings
 
@@ -51,9 +51,10 @@ def test_a_completion_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> N
                 check_workers=system.check_workers,
             )
 
-        publish_weights(system.trainer, system.rollout, 0)
+        over = Colocation(system.trainer, system.rollout, releases=False, offloads=False)
+        over.sync_weights(0)
         first = collect("t00001", PartialRollouts(1, NUM_PROMPTS, 1), [], PROMPTS, 0)
-        publish_weights(system.trainer, system.rollout, 1)
+        over.sync_weights(1)
         second = collect("t00002", PartialRollouts(2, 2, 1), first.carried, [], 1)
     assert sum(group.num_tokens for group in first.carried) > 0, "nothing was half decoded: the test shows nothing"
     assert second.report.resumed_tokens == sum(len(p.token_ids) for group in first.carried for p in group.partials)

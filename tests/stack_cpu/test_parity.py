@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,13 +23,15 @@ from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
 from hybridflow.control.batch import plan_batch
 from hybridflow.control.collect import build_requests, collect_groups
-from hybridflow.control.publish import publish_weights
-from hybridflow.control.system import System
 from hybridflow.data.dataset import PromptDataset
 from hybridflow.data.synth.spec import SynthSpec, generate_rows
 from hybridflow.errors import RolloutError, WeightSyncError
+from hybridflow.runtime.colocation import Colocation
+from hybridflow.runtime.system import System
 from hybridflow.types import Collected, Completion, Prompt, SamplingParams, TrainSequence
+from hybridflow.weights.manifest import TensorEntry
 from hybridflow.weights.reshard.buffers import map_buffer
+from hybridflow.weights.reshard.shard_bucket import ShardRound
 from tests.stack_cpu.command import ROOT, settings
 
 pytestmark = [pytest.mark.stack_cpu, pytest.mark.timeout(300)]
@@ -80,7 +82,7 @@ def stack(warm_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 def publish(system: System, version: int, folder: Path) -> None:
     system.trainer.save_hf(folder / f"v{version}")
-    publish_weights(system.trainer, system.rollout, version)
+    Colocation(system.trainer, system.rollout, releases=False, offloads=False).sync_weights(version)
 
 
 def generate(system: System, prefix: str, prompts: list[Prompt], num: int, sampling: SamplingParams) -> Collected:
@@ -233,11 +235,31 @@ def test_abort_delivers_what_was_decoded(stack: Stack) -> None:
         assert scored.completion.finish_reason in ("abort", "stop", "length")
 
 
+@dataclass
+class OneRound:
+    """Hands out this round and nothing else."""
+
+    round_: ShardRound | None
+
+    def begin_sync(self, version: int) -> None:
+        pass
+
+    def next_round(self) -> ShardRound | None:
+        round_, self.round_ = self.round_, None
+        return round_
+
+    def end_sync(self, confirmed: Mapping[str, list[TensorEntry]]) -> None:
+        raise AssertionError(f"{confirmed} was confirmed")
+
+
 def test_a_changed_tensor_is_named_and_stops_the_update(stack: Stack) -> None:
     """The engine checks each tensor against its entry before it loads it."""
     rollout = stack.system.rollout
-    (round_,) = stack.system.trainer.stream_weights(7)
+    trainer = stack.system.trainer
+    trainer.begin_weights(7)
+    round_ = trainer.next_weights()
+    assert round_ is not None
     map_buffer(round_.engines[0][0].handle)[0] ^= 1
     name = round_.engines[0][0].entries[0].name
     with pytest.raises(WeightSyncError, match=rf"{re.escape(name)} of rank 0 of the engine, from train worker 0"):
-        rollout.load_weights(lambda version: [round_], 7)
+        rollout.load_weights(OneRound(round_), 7)

@@ -21,6 +21,7 @@ from hybridflow.types import Completion, GroupRequest, Prompt, Scored
 from hybridflow.wire.completion_sender import CompletionSender
 from hybridflow.wire.messages import build_completion_id
 from hybridflow.wire.reward_stream import RewardStream
+from tests.unit.wire.broken_sockets import break_sockets
 
 pytestmark = [pytest.mark.stack_cpu, pytest.mark.faults]
 
@@ -86,7 +87,7 @@ def finish(number: int) -> Completion:
     )
 
 
-def test_each_completion_is_scored_exactly_once_whatever_dies() -> None:
+def test_each_completion_is_scored_exactly_once_whatever_dies(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(4)
     events = ["restart" if n == NUM_EVENTS // 2 else rng.choice(["kill", "stop"]) for n in range(NUM_EVENTS + 1)]
     due = sorted(rng.sample(range(100, NUM_ITEMS - 500), len(events)))
@@ -103,7 +104,7 @@ def test_each_completion_is_scored_exactly_once_whatever_dies() -> None:
                 if len(workers.stopped) == 2 or (event != "stop" and workers.stopped):
                     workers.go_on()
                 if event == "restart":
-                    stream.restart("a test wants it")
+                    break_sockets(monkeypatch)
                 else:
                     getattr(workers, event)(rng.choice(running))
             item = stream.next(timeout_s=WAIT_S)

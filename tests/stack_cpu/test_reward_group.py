@@ -15,9 +15,8 @@ import ray
 from hybridflow.cluster.session import Slots, start_session, stop_session
 from hybridflow.config.reward_sections import RewardSection
 from hybridflow.errors import RewardError
-from hybridflow.reward_service.group import RewardGroup
-from hybridflow.reward_service.limits import Setup, setup_of
-from hybridflow.reward_service.rules import BUILD_RULES
+from hybridflow.reward_service.sandbox.protocol import Setup, rules_setup
+from hybridflow.reward_service.worker_group import RewardGroup
 from hybridflow.types import Completion, GroupRequest, Prompt, Scored
 from hybridflow.wire.completion_sender import CompletionSender
 from hybridflow.wire.messages import build_completion_id
@@ -62,7 +61,7 @@ def send_all(stream: RewardStream) -> None:
 def test_a_killed_worker_is_replaced_and_nothing_is_lost_or_scored_twice(slots: Slots, tmp_path: Path) -> None:
     notes: list[str] = []
     stream = RewardStream(lease_s=60)
-    group = RewardGroup(SECTION, setup_of(SECTION, BUILD_RULES), stream, slots, tmp_path, notes.append)
+    group = RewardGroup(SECTION, rules_setup(SECTION), stream, slots, tmp_path, notes.append)
     group.wait_ready()
     victim = group.pids["reward-1"]
     stream.expect([GroupRequest(group_id="g", prompt=PROMPT, num_completions=NUM_ITEMS)])

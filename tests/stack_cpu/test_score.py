@@ -131,7 +131,7 @@ def test_the_judge_is_asked_where_the_rule_gave_less_and_never_sees_the_document
     found = [(v["reward"], v["judge"]) for v in verdicts]
     assert found == [(1.0, None), (1.0, "yes"), (0.0, None), (1.0, "yes"), (0.0, "no"), (0.0, None)]
     assert "judge: " in said
-    # Asked at a time, the same question is sent once (test_judge_client); here one answer may come before the other.
+    # Asked at a time, the same question is sent once (judge/test_client.py); here one answer may come before the other.
     assert len(set(server.bodies)) == 2
     for body in server.bodies:
         assert json.loads(body)["model"] == "m"

@@ -24,7 +24,7 @@ from hybridflow.rollout.cpu_platform import cpu_environment
 from hybridflow.weights.reshard.planner import plan_reshard
 from hybridflow.weights.reshard.rollout_layout import RolloutLayout
 from megatron_ext.hf.config import read_hf_config
-from megatron_ext.layout import Layout
+from megatron_ext.parallel.layout import Layout
 from tests.stack_cpu.command import ROOT
 from tests.unit.weights.reshard.apply import fill_engine
 from tests.unit.weights.reshard.oracles import cut_megatron, cut_sglang, full_tensors

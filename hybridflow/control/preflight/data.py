@@ -12,7 +12,7 @@ from hybridflow.data.row_text import dump_row
 from hybridflow.data.schema import Row
 from hybridflow.data.synth.spec import Split
 from hybridflow.data.template import build_answer
-from hybridflow.rewards.extract import behind_mark
+from hybridflow.rewards.extraction.extract import behind_mark
 from hybridflow.types import ScoreRequest, Unknown
 
 NUM_PROBLEMS = 10

@@ -12,11 +12,11 @@ from hybridflow.config.judge_section import JudgeSection
 from hybridflow.control.preflight.findings import WAIT_S, Finding
 from hybridflow.control.preflight.judge_remedies import find_judge_remedy
 from hybridflow.control.preflight.subject import Subject
-from hybridflow.reward_service.judge_endpoint import AskError, EndpointClient, read_key
-from hybridflow.reward_service.judge_response import LENGTH, Answer
+from hybridflow.reward_service.judge.response import LENGTH, Answer
+from hybridflow.reward_service.judge.server import AskError, EndpointClient, read_key
 from hybridflow.rewards.judge_prompt import build_judge_messages, remind
 from hybridflow.rewards.judge_vote import Vote, parse_vote
-from hybridflow.rewards.thinking import Tags
+from hybridflow.rewards.text.thinking import Tags
 
 QUESTION = "Which city is the capital of France?"
 ANSWER = "Paris"

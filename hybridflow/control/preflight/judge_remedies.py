@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from hybridflow.config.judge_section import JudgeSection
-from hybridflow.reward_service.judge_endpoint import AskError, find_proxy
+from hybridflow.reward_service.judge.server import AskError, find_proxy
 
 _BY_WORDS = (
     (r"CERTIFICATE_VERIFY_FAILED", "export SSL_CERT_FILE=<the file with the certificate of who signed it>"),

@@ -1,7 +1,7 @@
 """Kernels, memory and disk: what is installed, and what the model certainly takes against what there is.
 
-On a CPU all processes share the memory of the machine. With GPUs the gates of `control/hand_over.py` compare wanted and
-free memory; nothing is estimated here.
+On a CPU all processes share the memory of the machine. With GPUs the gates of `runtime/colocation.py` compare wanted
+and free memory; nothing is estimated here.
 """
 
 from __future__ import annotations

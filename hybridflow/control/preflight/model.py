@@ -11,7 +11,7 @@ from hybridflow.control.preflight.findings import Finding
 from hybridflow.control.preflight.subject import Subject
 from hybridflow.data.schema import Row
 from hybridflow.errors import ConfigError
-from megatron_ext.layout import Layout, LayoutError, check_layout
+from megatron_ext.parallel.layout import Layout, LayoutError, check_layout
 
 if TYPE_CHECKING:
     from megatron_ext.hf.config import HFConfig
@@ -84,7 +84,7 @@ def check_layouts(subject: Subject) -> Iterator[Finding]:
 def check_model_files(subject: Subject) -> Iterator[Finding]:
     """What the libraries of the run say of config, window and weights."""
     from hybridflow.control.prepare import check_model
-    from hybridflow.rollout.arguments import check_names, check_support
+    from hybridflow.rollout.engine.arguments import check_names, check_support
 
     subject.need_model()
     check_model(subject.config)

@@ -11,9 +11,8 @@ from hybridflow.control.preflight.data import build_request, phrase_gold
 from hybridflow.control.preflight.findings import WAIT_S, Finding
 from hybridflow.control.preflight.subject import Subject
 from hybridflow.data.schema import Row
-from hybridflow.reward_service.limits import setup_of
-from hybridflow.reward_service.process_scorer import ProcessScorer
-from hybridflow.reward_service.rules import BUILD_RULES, rule_arguments
+from hybridflow.reward_service.sandbox.process_scorer import ProcessScorer
+from hybridflow.reward_service.sandbox.protocol import rules_setup
 from hybridflow.types import ScoreRequest, Unknown, Verdict
 
 POLL_S = 0.01
@@ -100,7 +99,7 @@ def _score(section: RewardSection, samples: list[_Sample]) -> Iterator[tuple[_Sa
     is_set = "item_timeout_s" in section.model_fields_set
     wall_s = section.item_timeout_s if is_set else min(section.item_timeout_s, WAIT_S)
     limited = section.model_copy(update={"item_timeout_s": wall_s, "cpu_limit_s": min(section.cpu_limit_s, wall_s)})
-    scorer = ProcessScorer(setup_of(limited, BUILD_RULES, **rule_arguments(section)))
+    scorer = ProcessScorer(rules_setup(limited))
     ends_at = time.monotonic() + wall_s
     try:
         for sample in samples:

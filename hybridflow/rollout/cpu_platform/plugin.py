@@ -19,7 +19,7 @@ def register() -> None:
     """Entry point; called by SGLang before an engine starts."""
     import torch
 
-    from hybridflow.rollout.signed_broadcast import sign_objects
+    from hybridflow.rollout.engine.signed_broadcast import sign_objects
 
     sign_objects()
     if torch.cuda.is_available():

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from hybridflow.weights.reshard.train_layout import place_layer
 from megatron_ext.hf.config import HFConfig
 from megatron_ext.hf.mapping import MODEL_RULES
-from megatron_ext.layout import Layout
+from megatron_ext.parallel.layout import Layout
 
 EMBEDDING_RULE, NORM_RULE, HEAD_RULE = MODEL_RULES
 

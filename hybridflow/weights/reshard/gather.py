@@ -15,7 +15,7 @@ from hybridflow.weights.reshard.traffic import RankTraffic
 from hybridflow.weights.reshard.train_layout import Cut, num_parts, ranks_per_stage, stage_of
 from hybridflow.weights.reshard.train_shards import train_shards
 from megatron_ext.hf.config import HFConfig
-from megatron_ext.layout import Layout
+from megatron_ext.parallel.layout import Layout
 
 Sizes = dict[tuple[str, Cut], dict[int, int]]
 """Elements of a parameter on each part that holds some of it, padding left out; by Megatron name and cut."""

@@ -25,7 +25,7 @@ from hybridflow.weights.reshard.rollout_layout import RolloutLayout
 from hybridflow.weights.reshard.sources import Sources, Supply
 from hybridflow.weights.reshard.train_layout import stage_of
 from megatron_ext.hf.config import HFConfig
-from megatron_ext.layout import Layout
+from megatron_ext.parallel.layout import Layout
 
 
 class Copy(NamedTuple):

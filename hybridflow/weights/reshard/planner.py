@@ -16,7 +16,7 @@ from hybridflow.weights.reshard.rollout_shards import rollout_shards
 from hybridflow.weights.reshard.sources import choose_sources, count_held, count_needs
 from hybridflow.weights.reshard.train_shards import train_shards
 from megatron_ext.hf.config import HFConfig
-from megatron_ext.layout import Layout, LayoutError, check_layout
+from megatron_ext.parallel.layout import Layout, LayoutError, check_layout
 
 
 def plan_reshard(

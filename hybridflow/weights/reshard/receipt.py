@@ -1,6 +1,6 @@
 """What an engine's rank confirms of a round: the checksum of each parameter as it holds it after copying.
 
-SGLang's calls answer yes or no. So the rank (rollout/weight_loader.py) writes what it found into memory that the
+SGLang's calls answer yes or no. So the rank (rollout/sync/rank_loader.py) writes what it found into memory that the
 process of the engine's actor made for it; both are on one machine. Consumed once a round; nothing is left behind.
 """
 

@@ -18,7 +18,7 @@ from hybridflow.weights.reshard.rollout_layout import RolloutLayout
 from hybridflow.weights.reshard.schedule import build_schedule
 from hybridflow.weights.reshard.traffic import RankTraffic, compute_traffic
 from megatron_ext.hf.config import HFConfig
-from megatron_ext.layout import Layout
+from megatron_ext.parallel.layout import Layout
 
 
 @dataclass(frozen=True)

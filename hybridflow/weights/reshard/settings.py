@@ -11,7 +11,7 @@ from hybridflow.weights.reshard.rollout_layout import RolloutLayout
 from hybridflow.weights.reshard.schedule import Schedule, build_schedule
 from hybridflow.weights.reshard.shard_bucket import Verify
 from megatron_ext.hf.config import HFConfig
-from megatron_ext.layout import Layout
+from megatron_ext.parallel.layout import Layout
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from hybridflow.weights.reshard.blocks import Block, BlockKind
 from hybridflow.weights.reshard.pattern import Pattern
 from hybridflow.weights.reshard.placement import Engines, Link, link_between
 from hybridflow.weights.reshard.train_layout import Part, holders
-from megatron_ext.layout import Layout
+from megatron_ext.parallel.layout import Layout
 
 
 class Supply(NamedTuple):

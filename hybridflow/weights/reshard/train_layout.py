@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from megatron_ext.layout import Layout
+from megatron_ext.parallel.layout import Layout
 
 Cut = Literal["tensor", "expert", "whole"]
 """Over which ranks of a stage a tensor is spread: tensor parallel, expert (tensor) parallel, or over none."""

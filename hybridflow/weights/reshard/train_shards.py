@@ -13,7 +13,7 @@ from hybridflow.weights.reshard.regions import Region, Segment, Shard
 from hybridflow.weights.reshard.train_layout import Cut, Part, num_parts
 from megatron_ext.hf.config import HFConfig, padded_vocab_size
 from megatron_ext.hf.mapping import EXPERT_RULES, Rule, hf_shapes, rank_range, rules_of_layer
-from megatron_ext.layout import Layout
+from megatron_ext.parallel.layout import Layout
 
 
 def train_shards(kind: BlockKind, hf_config: HFConfig, train: Layout) -> Iterator[tuple[Part, Shard]]:

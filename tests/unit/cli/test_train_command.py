@@ -22,9 +22,9 @@ from hybridflow import cli
 from hybridflow.data.schema import Row
 from hybridflow.data.synth.spec import SynthSpec, generate_rows
 from hybridflow.policy.init import write_policy
-from megatron_ext import commit
+from megatron_ext.checkpoint import commit
+from megatron_ext.checkpoint.identity import describe_model
 from megatron_ext.hf.config import read_hf_config
-from megatron_ext.hf.identity import describe_model
 from tests.unit.control.fakes import build_config
 
 ROOT = Path(__file__).parents[3]
@@ -335,4 +335,4 @@ def test_the_installed_command() -> None:
     ],
 )  # fmt: skip
 def test_several_values_of_one_option(typed: list[str], meant: list[str]) -> None:
-    assert cli._spread_values(typed, ("--config", "-c", "--set", "-s")) == meant
+    assert cli.spread_values(typed, ("--config", "-c", "--set", "-s")) == meant

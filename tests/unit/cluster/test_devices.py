@@ -17,7 +17,7 @@ from hybridflow.cluster.devices import (
 )
 from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.errors import PlacementError
-from hybridflow.rollout.arguments import engine_environment
+from hybridflow.rollout.engine.arguments import engine_environment
 from hybridflow.trainer.actor import worker_environment
 
 UUIDS = "GPU-aa,GPU-bb,GPU-cc"

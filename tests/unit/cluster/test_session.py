@@ -1,13 +1,15 @@
-"""Starting Ray leaves the driver's answer to SIGTERM as it was."""
+"""Starting Ray leaves the driver's answer to SIGTERM as it was; ending it waits for no process that stands still."""
 
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 
 import pytest
 import ray
 
-from hybridflow.cluster.session import private_folder, start_session, stop_session
+from hybridflow.cluster.session import killed_after, private_folder, start_session, stop_session
 from hybridflow.errors import PlacementError
 
 
@@ -36,3 +38,16 @@ def test_the_drivers_own_sigterm_handler_stays(monkeypatch: pytest.MonkeyPatch, 
         stop_session()
         signal.signal(signal.SIGTERM, before)
     assert private_folder() is None
+
+
+def test_a_process_that_stands_still_holds_up_nothing() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    process.send_signal(signal.SIGSTOP)
+    with killed_after(0.1, [process]):
+        assert process.wait(30) == -signal.SIGKILL
+
+
+def test_a_process_that_ends_in_time_is_not_killed() -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    with killed_after(30, [process]):
+        assert process.wait(30) == 0

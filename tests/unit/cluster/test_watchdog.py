@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from hybridflow.cluster import stall
-from hybridflow.cluster.life_signs import _agents_of, _lives
+from hybridflow.cluster.life_signs import agents_of, lives
 from hybridflow.cluster.watchdog import WAKE_SIGNAL, Source, Watchdog
 from hybridflow.errors import PlacementError, StalledError, TrainerError
 from hybridflow.observability.span import enter, life_sign, stack_of_threads
@@ -104,14 +104,14 @@ def test_agents_of_a_worker_pool_are_found_and_their_death_is_seen() -> None:
     agent = subprocess.Popen([sys.executable, "-c", sleep, "ray/_private/runtime_env/agent/main.py"])
     other = subprocess.Popen([sys.executable, "-c", sleep, "ray/worker"])
     try:
-        (found,) = [process for process in _agents_of(psutil.Process()) if process.pid in (agent.pid, other.pid)]
-        assert found.pid == agent.pid and _lives(found)
+        (found,) = [process for process in agents_of(psutil.Process()) if process.pid in (agent.pid, other.pid)]
+        assert found.pid == agent.pid and lives(found)
         agent.kill()
         while found.status() != psutil.STATUS_ZOMBIE:
             time.sleep(0.01)
-        assert not _lives(found)
+        assert not lives(found)
         agent.wait()
-        assert not _lives(found)
+        assert not lives(found)
     finally:
         for process in (agent, other):
             process.kill()

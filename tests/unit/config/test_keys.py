@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 from typer.testing import CliRunner
 
-from hybridflow.cli import _mount, app
+from hybridflow.cli import app, mount_commands
 from hybridflow.config.keys import list_keys
 from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
@@ -21,7 +21,7 @@ EXAMPLE_ROOTS = {"sft": SftConfig}
 
 
 def run(*arguments: str) -> str:
-    _mount()
+    mount_commands()
     result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output
@@ -87,6 +87,6 @@ def test_version_is_printed() -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["--keys", "--example", "judge"], ["train"]])
 def test_one_thing_is_asked_for(arguments: list[str]) -> None:
-    _mount()
+    mount_commands()
     with pytest.raises(ConfigError, match="one of --keys"):
         CliRunner().invoke(app, ["config", *arguments], catch_exceptions=False)

@@ -10,7 +10,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from hybridflow.control.run import Run
 from hybridflow.control.run_folder import RunFolder
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet
+from hybridflow.protocols import WeightSource
 from hybridflow.recording.state import RunState
 from hybridflow.types import (
     Completion,
@@ -80,7 +81,7 @@ class FakeTrainer:
         self.gate_gap = 0.0
         self.fail_save: Exception | None = None
 
-    def start_sft_step(self, batch: TrainBatch, learning_rate: float) -> TrainBatch:
+    def start_sft_step(self, batch: TrainBatch, learning_rate: float, per_sequence: bool = False) -> TrainBatch:
         self.sft_learning_rates.append(learning_rate)
         return batch
 
@@ -140,11 +141,14 @@ class FakeTrainer:
     def save_hf(self, directory: Path) -> None:
         self.events.append("export")
 
-    def stream_weights(self, version: int) -> Iterator[str]:
+    def begin_weights(self, version: int) -> None:
         self.events.append(f"publish {version}")
-        yield f"weights after {self.weights} updates"
+        self._rounds = [f"weights after {self.weights} updates"]
 
-    def published_manifest(self) -> list[TensorEntry]:
+    def next_weights(self) -> str | None:
+        return self._rounds.pop() if self._rounds else None
+
+    def end_weights(self) -> list[TensorEntry]:
         return [TensorEntry("w", (1,), "float32", self.weights)]
 
 
@@ -232,12 +236,12 @@ class FakeRollout:
     def take_dropped(self) -> list[str]:
         return []
 
-    def load_weights(
-        self, stream_weights: Callable[[int], Iterable[Any]], version: int
-    ) -> dict[str, list[TensorEntry]]:
-        self.loaded += list(stream_weights(version))
+    def load_weights(self, source: WeightSource, version: int) -> None:
+        source.begin_sync(version)
+        while (round_ := source.next_round()) is not None:
+            self.loaded.append(round_)
+        source.end_sync({"engine-0": [TensorEntry("w", (1,), "float32", int(self.loaded[-1].split()[2]))]})
         self.version = version
-        return {"engine-0": [TensorEntry("w", (1,), "float32", int(self.loaded[-1].split()[2]))]}
 
 
 def build_completion(request: GroupRequest, index: int, version: int, finish_reason: str = "stop") -> Completion:

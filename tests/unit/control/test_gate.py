@@ -14,7 +14,7 @@ from hybridflow.control.gate import build_gate_batch, check_gate, gate_bound, ga
 from hybridflow.errors import ModelMismatchError
 from hybridflow.types import Group, GroupRequest, Prompt
 from megatron_ext.hf.config import Experts, HFConfig
-from megatron_ext.rope import LinearScaling, Llama3Scaling, RopeScaling, YarnScaling
+from megatron_ext.hf.rope import LinearScaling, Llama3Scaling, RopeScaling, YarnScaling
 from tests.unit.control.fakes import build_config, build_group
 
 PLAIN = HFConfig(

@@ -14,7 +14,7 @@ from hybridflow.control.checkpoints import Checkpoints
 from hybridflow.control.sampling_guarantee import sampling_guarantee
 from hybridflow.control.train_loop import train
 from hybridflow.recording.state import RunState
-from hybridflow.rollout.translate import join_runs
+from hybridflow.rollout.engine.sglang_messages import join_runs
 from hybridflow.types import GroupRequest, RolloutReport, SamplingParams, VersionRun
 from hybridflow.wire.messages import build_completion_id
 from tests.unit.control.fakes import FakeRollout, FakeSystem, build_completion, build_config

@@ -21,7 +21,7 @@ from hybridflow.control.partial_rollouts import (
     write_partial_groups,
 )
 from hybridflow.errors import CheckpointError, ProtocolError
-from hybridflow.rollout.translate import join_runs
+from hybridflow.rollout.engine.sglang_messages import join_runs
 from hybridflow.types import (
     Completion,
     GroupRequest,

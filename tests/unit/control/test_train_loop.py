@@ -262,7 +262,7 @@ def test_unknown_verdicts_leave_a_checkpoint_that_can_be_read(tmp_path: Path) ->
 
 def test_engines_that_confirm_other_weights_stop_the_run(tmp_path: Path) -> None:
     system = FakeSystem(build_config(tmp_path))
-    system.trainer.published_manifest = lambda: [TensorEntry("w", (1,), "float32", 99)]
+    system.trainer.end_weights = lambda: [TensorEntry("w", (1,), "float32", 99)]
     with pytest.raises(WeightSyncError, match=r"version 0.*differing \['w'\]"):
         train(system.run)
     assert not any(event.startswith("decode") for event in system.events)

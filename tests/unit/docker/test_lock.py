@@ -56,7 +56,7 @@ def test_renewing_keeps_head_order_and_pins_and_takes_the_wheels_of_all_pythons(
         {"url": f"https://somewhere/a_b-1-{name}.whl", "hash": f"sha256:{number:064x}"}
         for number, name in enumerate(names)
     ]
-    monkeypatch.setattr(lock, "_ask_index", lambda wanted: {"a-b": wheels})
+    monkeypatch.setattr(lock, "ask_index", lambda wanted: {"a-b": wheels})
 
     renewed = lock.renew(f"# head\na_b==1 \\\n{HASH}\ntorch==2\n")
 
@@ -68,7 +68,7 @@ def test_a_package_without_a_wheel_for_one_of_the_pythons_is_refused(
     lock: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wheel = {"path": "/wheels/a-1-cp311-cp311-manylinux_2_28_x86_64.whl", "hash": "sha256:0"}
-    monkeypatch.setattr(lock, "_ask_index", lambda wanted: {"a": [wheel]})
+    monkeypatch.setattr(lock, "ask_index", lambda wanted: {"a": [wheel]})
 
     with pytest.raises(SystemExit, match=r"a: no wheel for Python 3\.12 and glibc 2\.34"):
         lock.renew("a==1\n")

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from megatron_ext import commit
-from megatron_ext.commit import BrokenCheckpointError
+from megatron_ext.checkpoint import commit
+from megatron_ext.checkpoint.commit import BrokenCheckpointError
 
 
 def save(target: Path, text: str) -> None:
@@ -86,7 +86,7 @@ def crash_before(patched: pytest.MonkeyPatch, number: int) -> Callable[[], bool]
     for name in ("rename", "mkdir", "write_text", "write_bytes", "unlink"):
         patched.setattr(Path, name, interrupting(getattr(Path, name)))
     patched.setattr(commit.shutil, "rmtree", interrupting(commit.shutil.rmtree))
-    patched.setattr(commit, "_flush", interrupting(commit._flush))
+    patched.setattr(commit, "flush", interrupting(commit.flush))
     return lambda: calls[0] > number
 
 

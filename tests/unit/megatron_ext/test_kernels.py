@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from megatron_ext import attention_cuda, flash_version
-from megatron_ext.attention_cuda import CudnnAttention, TransformerEngineAttention, VarlenAttention, choose_attention
-from megatron_ext.kernels import Kernels, KernelsError, resolve_kernels
+from megatron_ext.attention import cuda as attention_cuda
+from megatron_ext.attention import flash_version
+from megatron_ext.attention.cuda import CudnnAttention, TransformerEngineAttention, VarlenAttention, choose_attention
+from megatron_ext.kernels.choice import Kernels, KernelsError, resolve_kernels
 
 CUDA = torch.device("cuda")
 

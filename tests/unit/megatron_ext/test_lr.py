@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from megatron_ext.lr import LRSchedule, learning_rate
+from megatron_ext.optimizer.lr import LRSchedule, learning_rate
 
 
 def rates(num_steps: int, **options: Any) -> list[float]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from megatron_ext.results_queue import ResultsQueue
+from megatron_ext.checkpoint.results_queue import ResultsQueue
 
 FORK = multiprocessing.get_context("fork")
 LARGE = bytes(2**20)
@@ -67,7 +67,7 @@ def test_a_process_that_was_sent_the_queue_puts_to_the_same() -> None:
 
 def test_a_dropped_queue_gives_its_memory_back() -> None:
     results = ResultsQueue()
-    inode = os.fstat(results._fd).st_ino
+    inode = os.fstat(results.fileno()).st_ino
     assert inode in open_memfds()
     del results
     gc.collect()

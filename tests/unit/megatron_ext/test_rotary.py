@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from megatron_ext.rotary import build_rotary_table, rotate
+from megatron_ext.attention.rotary import build_rotary_table, rotate
 
 POSITIONS = torch.tensor([0, 1, 777, 65_535])
 FREQUENCIES = 10_000.0 ** -(torch.arange(0, 32).float() / 32)

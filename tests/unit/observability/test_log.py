@@ -18,7 +18,7 @@ def restored_loggers():
     for logger, handlers, level, propagate in before:
         logger.handlers, logger.propagate = handlers, propagate
         logger.setLevel(level)
-    log._fields = None
+    set_step(None)
 
 
 def test_lines_name_role_rank_and_step(capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,7 +28,7 @@ def test_lines_name_role_rank_and_step(capsys: pytest.CaptureFixture[str]) -> No
     set_step(7)
     logger.warning("took %d s", 3)
     logger.debug("unseen")
-    logging.getLogger("megatron_ext.model").info("other package")
+    logging.getLogger("megatron_ext.model.policy_model").info("other package")
     lines = [line.split(" ", 1)[1] for line in capsys.readouterr().err.splitlines()]
     assert lines == [
         "INFO  train[1] | before",

@@ -144,7 +144,7 @@ def test_without_a_home_directory_wandb_keeps_all_in_the_run_folder_and_one_line
     monkeypatch.delenv("HOME") if home is None else monkeypatch.setenv("HOME", home)
     monkeypatch.delenv("WANDB_CONFIG_DIR", raising=False)
     with caplog.at_level("WARNING", logger="hybridflow"):
-        variables = wandb_tracker._own_variables(tmp_path)
+        variables = wandb_tracker.own_variables(tmp_path)
     places = {name: variables[name] for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR")}
     assert set(places.values()) == {str(tmp_path / "wandb" / "state")}
     assert (tmp_path / "wandb" / "state").is_dir()
@@ -157,6 +157,6 @@ def test_with_one_the_login_and_settings_of_its_user_are_found(tmp_path: Path, m
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WANDB_CACHE_DIR", "/elsewhere")
     monkeypatch.delenv("WANDB_CONFIG_DIR", raising=False)
-    variables = wandb_tracker._own_variables(tmp_path)
+    variables = wandb_tracker.own_variables(tmp_path)
     assert "WANDB_CONFIG_DIR" not in variables
     assert variables["WANDB_CACHE_DIR"] == "/elsewhere"

@@ -16,8 +16,7 @@ import zmq
 
 from hybridflow.errors import ProtocolError, RewardError
 from hybridflow.reward_service.actor import RewardWorker
-from hybridflow.reward_service.limits import Setup
-from hybridflow.reward_service.rules import BUILD_RULES
+from hybridflow.reward_service.sandbox.protocol import BUILD_RULES, Setup
 from hybridflow.reward_service.scorer import ThreadScorer
 from hybridflow.reward_service.worker import RewardWorkerLoop
 from hybridflow.types import (
@@ -102,7 +101,7 @@ def running(
     threads = [threading.Thread(target=run, args=worker, daemon=True) for worker in workers]
     for thread in threads:
         thread.start()
-    wait_for(lambda: stream.num_workers_ready >= len(workers), "workers")
+    wait_for(lambda: len(stream.workers) >= len(workers), "workers")
     yield num_scored
     stream.close()
     for thread in threads:
@@ -117,9 +116,9 @@ class SilentWorker:
         self.context = zmq.Context()
         self.socket = self.context.socket(zmq.DEALER)
         self.socket.connect(stream.endpoint_workers.address)
-        before = stream.num_workers_ready
+        before = len(stream.workers)
         self.socket.send(encode(Ready(worker_id, credits)))
-        wait_for(lambda: stream.num_workers_ready > before, worker_id)
+        wait_for(lambda: len(stream.workers) > before, worker_id)
 
     def take(self, number: int) -> list[str]:
         messages: list[ToWorker] = []
@@ -196,7 +195,7 @@ def test_items_of_a_worker_that_vanishes_go_to_the_other(stream: RewardStream) -
             assert [item.completion.completion_id for item in scored] == held
             assert {item.scored_by for item in scored} == {"stays"}
             assert stream.counters == {"worker_lost": 1, "requeued": 5}
-            assert stream.num_workers_ready == 1
+            assert len(stream.workers) == 1
 
 
 def test_a_worker_whose_connection_is_gone_is_noticed_when_work_is_sent(stream: RewardStream) -> None:
@@ -219,15 +218,15 @@ def test_a_worker_that_comes_back_under_its_id_takes_over_its_items(stream: Rewa
         assert len(silent.take(2)) == 2
         with running(stream, ("w", give_one, 2)):
             assert {item.scored_by for item in collect(stream, 2)} == {"w"}
-            assert stream.num_workers_ready == 1
+            assert len(stream.workers) == 1
     silent.close()
 
 
 def test_a_worker_declared_lost_by_mistake_is_taken_back(stream: RewardStream) -> None:
     with running(stream, ("w", give_one, 2)):
         stream.worker_lost("w")
-        assert stream.num_workers_ready == 0
-        wait_for(lambda: stream.num_workers_ready == 1, "the next announcement")
+        assert len(stream.workers) == 0
+        wait_for(lambda: len(stream.workers) == 1, "the next announcement")
 
 
 def test_a_worker_that_leaves_hands_back_its_items(stream: RewardStream) -> None:

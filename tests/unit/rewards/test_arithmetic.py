@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from hybridflow.rewards.arithmetic import compute
+from hybridflow.rewards.numbers.arithmetic import compute
 
 
 @pytest.mark.parametrize(

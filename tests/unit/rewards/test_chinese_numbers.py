@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hybridflow.rewards.chinese_numbers import write_digits
+from hybridflow.rewards.numbers.chinese_numbers import write_digits
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from hybridflow.config.load import load_config
 from hybridflow.config.reward_sections import RulesSection
 from hybridflow.config.section import Section
 from hybridflow.errors import ConfigError
-from hybridflow.rewards.docmath import verify_docmath
-from hybridflow.rewards.docqa import verify_docqa, verify_docqa_exact
 from hybridflow.rewards.registry import ENTRY_POINT_GROUP, Registry
+from hybridflow.rewards.rules.docmath import verify_docmath
+from hybridflow.rewards.rules.docqa import verify_docqa, verify_docqa_exact
 from hybridflow.types import Scored, ScoreRequest, Unknown, Verdict
 
 OWN_MODULE = "own_verifiers"

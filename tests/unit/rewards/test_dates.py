@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridflow.rewards.dates import Date, parse_date
+from hybridflow.rewards.numbers.dates import Date, parse_date
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hybridflow.rewards.extract import count_sentences, extract_answer, extract_gold
-from hybridflow.rewards.latex import drop_latex, find_last_boxed
+from hybridflow.rewards.extraction.extract import count_sentences, extract_answer, extract_gold
+from hybridflow.rewards.text.latex import drop_latex, find_last_boxed
 
 
 @pytest.mark.parametrize(

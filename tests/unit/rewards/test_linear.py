@@ -120,10 +120,10 @@ GOLDS = {"doc-qa": "Paris", "doc-math": "5", "doc-mc": "A"}
 def find_patterns() -> dict[str, re.Pattern[str]]:
     """Every pattern of the rules, by module and name."""
     found: dict[str, re.Pattern[str]] = {}
-    for module in pkgutil.iter_modules(rewards.__path__):
-        for name, value in vars(importlib.import_module(f"{rewards.__name__}.{module.name}")).items():
+    for module in pkgutil.walk_packages(rewards.__path__, f"{rewards.__name__}."):
+        for name, value in vars(importlib.import_module(module.name)).items():
             for at, pattern in enumerate(_patterns_in(value)):
-                found[f"{module.name}.{name}.{at}"] = pattern
+                found[f"{module.name.rpartition('.')[2]}.{name}.{at}"] = pattern
     return found
 
 

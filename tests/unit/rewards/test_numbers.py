@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridflow.rewards.normalise import normalise
-from hybridflow.rewards.numbers import are_close, parse_quantity
+from hybridflow.rewards.numbers.read_number import are_close, parse_quantity
+from hybridflow.rewards.text.normalise import normalise
 
 
 def value_of(text: str) -> Decimal | None:

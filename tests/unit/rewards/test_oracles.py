@@ -15,8 +15,8 @@ import sympy
 from math_verify import parse, verify
 from text_to_num import text2num
 
-from hybridflow.rewards.dates import parse_date
-from hybridflow.rewards.numbers import parse_quantity
+from hybridflow.rewards.numbers.dates import parse_date
+from hybridflow.rewards.numbers.read_number import parse_quantity
 
 ONES = ["one", "two", "three", "five", "eleven", "nineteen", "twenty", "twenty-one", "ninety-nine"]
 BELOW_THOUSAND = [

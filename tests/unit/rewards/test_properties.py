@@ -9,9 +9,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hybridflow.config.reward_sections import RulesSection
-from hybridflow.rewards.normalise import ARTICLES, normalise
-from hybridflow.rewards.numbers import parse_quantity
+from hybridflow.rewards.numbers.read_number import parse_quantity
 from hybridflow.rewards.registry import Registry
+from hybridflow.rewards.text.normalise import ARTICLES, normalise
 from hybridflow.types import Scored, ScoreRequest, Unknown, Verdict
 
 STRICT, COMPAT = Registry(RulesSection()), Registry(RulesSection(compat="qwenlong_l1"))

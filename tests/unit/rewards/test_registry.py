@@ -8,11 +8,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from hybridflow.rewards.docmath import verify_docmath
-from hybridflow.rewards.docqa import verify_docqa
-from hybridflow.rewards.multiple_choice import verify_multiple_choice
-from hybridflow.rewards.normalise import normalise
 from hybridflow.rewards.registry import choose_verifier, verify
+from hybridflow.rewards.rules.docmath import verify_docmath
+from hybridflow.rewards.rules.docqa import verify_docqa
+from hybridflow.rewards.rules.multiple_choice import verify_multiple_choice
+from hybridflow.rewards.text.normalise import normalise
 from hybridflow.types import Scored, ScoreRequest, Unknown, Verdict
 
 TATQA = Path(__file__).parents[3].parent / "shared/data/tatqa_docqa.jsonl"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hybridflow.rewards.registry import verify
-from hybridflow.rewards.several_golds import told_to_judge
+from hybridflow.rewards.rules.several_golds import told_to_judge
 from hybridflow.types import Scored, ScoreRequest, Unknown
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from hybridflow.config.reward_sections import THINKING_TAGS, RulesSection
 from hybridflow.rewards.registry import Registry
-from hybridflow.rewards.thinking import after_thinking
+from hybridflow.rewards.text.thinking import after_thinking
 from hybridflow.types import Scored, ScoreRequest
 
 CHANNELS = "<|channel|>analysis<|message|>7?<|end|><|start|>assistant<|channel|>final<|message|>It is 9.<|return|>"

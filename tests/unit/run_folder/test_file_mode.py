@@ -25,7 +25,7 @@ from tests.unit.control.fakes import build_config
 @pytest.fixture(autouse=True)
 def _umask(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = os.umask(0o022)
-    monkeypatch.setattr(module, "_umask_of_user", None)
+    monkeypatch.setattr(module, "umask_of_user", None)
     yield
     os.umask(before)
 

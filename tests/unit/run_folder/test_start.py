@@ -16,7 +16,7 @@ from hybridflow.errors import ConfigError, TrainerError, notes_of
 from hybridflow.run_folder.finished import read_finished
 from hybridflow.run_folder.next_command import go_on, this_command
 from hybridflow.run_folder.summary import describe_process
-from megatron_ext import commit
+from megatron_ext.checkpoint import commit
 from tests.unit.control.fakes import build_config
 
 ROOT = Path(__file__).parents[3]

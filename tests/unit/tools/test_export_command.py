@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from megatron_ext import commit
+from megatron_ext.checkpoint import commit
+from megatron_ext.checkpoint.identity import DTYPE_KEY, MODEL_KEY, describe_model
 from megatron_ext.hf.config import read_hf_config
-from megatron_ext.hf.identity import DTYPE_KEY, MODEL_KEY, describe_model
 from tests.unit.tools.conftest import Refuse
 
 CONTENT = b"weights"

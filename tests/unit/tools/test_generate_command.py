@@ -11,7 +11,7 @@ import pytest
 from hybridflow.data.chat_encoding import encode_chat, encode_text
 from hybridflow.errors import DataError
 from hybridflow.policy.init import write_policy
-from hybridflow.tools.generate import GenerateJob, _in_order, _requests, plan_job
+from hybridflow.tools.generate import GenerateJob, build_requests, in_order, plan_job
 from hybridflow.tools.token_rows import TokenRows
 from hybridflow.types import Completion, GroupRequest, SamplingParams
 from tests.unit.control.fakes import ROOT, build_completion
@@ -75,7 +75,7 @@ def test_a_conversation_ends_with_the_turn_to_write(model: Path, tmp_path: Path)
     rows = tmp_path / "rows.jsonl"
     messages = [{"role": "user", "content": "What is the rate ?"}]
     rows.write_text(json.dumps({"messages": messages}) + "\n" + json.dumps({"prompt": messages}) + "\n")
-    request, same = _requests(plan_job(GenerateJob(model, rows, tmp_path / "out.jsonl")))
+    request, same = build_requests(plan_job(GenerateJob(model, rows, tmp_path / "out.jsonl")))
     assert request.prompt.token_ids == same.prompt.token_ids
     text = AutoTokenizer.from_pretrained(model).decode(request.prompt.token_ids)
     assert "What is the rate ?" in text and "assistant" in text.split("What is the rate ?")[1]
@@ -94,8 +94,8 @@ def test_lines_stand_in_the_order_of_rows_and_places(model: Path, tmp_path: Path
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"input_ids": [5]}\n' * 3)
     job = GenerateJob(model, rows, tmp_path / "out.jsonl", num_completions=2)
-    block = list(_requests(plan_job(job)))
-    lines = [json.loads(line) for line in _in_order(ReversedEngines(), block, job.sampling)]  # pyright: ignore[reportArgumentType]
+    block = list(build_requests(plan_job(job)))
+    lines = [json.loads(line) for line in in_order(ReversedEngines(), block, job.sampling)]  # pyright: ignore[reportArgumentType]
     assert [line["row"] for line in lines] == [0, 1, 2]
     assert all(len(line["completions"]) == 2 for line in lines)
     assert lines[0]["completions"][0] == {

@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 
 from hybridflow.trainer import actor, core
-from megatron_ext import topology
-from megatron_ext.layout import Layout
+from megatron_ext.parallel import topology
+from megatron_ext.parallel.layout import Layout
 
 
 class Recorded:

@@ -11,8 +11,8 @@ import pytest
 from hybridflow.config.sections import Config, LayoutSection, ModelSection, TrainSection
 from hybridflow.control.preflight.machine import check_kernels
 from hybridflow.control.preflight.subject import Subject
-from hybridflow.control.trainer_settings import start_train_workers
 from hybridflow.errors import ConfigError
+from hybridflow.runtime.train_workers import start_train_workers
 from hybridflow.trainer import kernels
 from hybridflow.trainer.group import PolicyGroup, PolicySettings
 from hybridflow.trainer.kernels import refuse_float32, refuse_grouped_experts, resolve_worker

@@ -23,8 +23,8 @@ from hybridflow.types import (
     TrainSequence,
     VersionRun,
 )
-from megatron_ext.context_split import cut_micro_batch
-from megatron_ext.packing import MicroBatch, PackInput, pack_sequences
+from megatron_ext.attention.context_split import cut_micro_batch
+from megatron_ext.packing.micro_batch import MicroBatch, PackInput, pack_sequences
 
 ENTROPY_N = torch.ones(3)
 PROMPT = Prompt(prompt_id="p", token_ids=[1, 2], data_source="s", ability="a", ground_truth="g")

@@ -10,7 +10,7 @@ from hybridflow.algorithms.spec import supervised_spec
 from hybridflow.trainer.batch import pack_rank
 from hybridflow.trainer.objectives import LossCallback
 from hybridflow.types import TrainBatch, TrainSequence
-from megatron_ext.packing import MicroBatch
+from megatron_ext.packing.micro_batch import MicroBatch
 
 OBJECTIVE = build_objective(supervised_spec("sequence_mean"))
 SEQUENCE_MEAN = LossCallback(OBJECTIVE)

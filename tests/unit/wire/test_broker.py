@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
+
+import pytest
+
 from hybridflow.types import Completion, GroupRequest, Prompt, Scored
-from hybridflow.wire.broker import Broker
+from hybridflow.wire.broker import INTERVAL_S, Broker, RefusalLog
 from hybridflow.wire.codec import decode_to_worker
-from hybridflow.wire.dispatch import ScoreDispatch
+from hybridflow.wire.dispatcher import ScoreDispatcher
 from hybridflow.wire.flow import WINDOW
 from hybridflow.wire.messages import Accepted, Bye, Finished, Hello, Ready, ScoreReply, Work
 from hybridflow.wire.packed import pack_completion
@@ -33,9 +38,9 @@ def finished(index: int) -> Finished:
 
 def start(num_completions: int, limit_bytes: int = 2**20) -> Broker:
     """All of one group are expected."""
-    broker = Broker(lambda message: message.attempt == 0, ScoreDispatch(lease_s=10.0), limit_bytes)
+    broker = Broker(lambda message: message.attempt == 0, ScoreDispatcher(lease_s=10.0), limit_bytes)
     prompt = Prompt(prompt_id="p", token_ids=[1], data_source="s", ability="doc-qa", ground_truth="g")
-    broker.dispatch.expect([GroupRequest(group_id="g", prompt=prompt, num_completions=num_completions)])
+    broker.dispatcher.expect([GroupRequest(group_id="g", prompt=prompt, num_completions=num_completions)])
     return broker
 
 
@@ -68,7 +73,7 @@ def test_what_is_not_admitted_is_accepted_and_not_scored() -> None:
     broker.take_from_engine(ENGINE, [Finished("e", 9, finished(0).packed, attempt=1)])
     assert give(broker) == {}
     assert broker.take_answers(0) == [(ENGINE, Accepted([9], WINDOW))]
-    assert broker.dispatch.outstanding() == {"g-c00"}
+    assert broker.dispatcher.outstanding() == {"g-c00"}
 
 
 def test_after_a_reconnect_a_worker_gets_nothing_until_it_is_heard_of_on_its_new_connection() -> None:
@@ -90,9 +95,9 @@ def test_a_good_bye_of_a_dead_process_is_not_that_of_the_one_that_took_over() ->
     broker.take_from_worker(b"old", [Ready("w", 1)])
     broker.take_from_worker(b"new", [Ready("w", 1)])
     broker.take_from_worker(b"old", [Bye()])
-    assert broker.dispatch.workers == ["w"]
+    assert broker.dispatcher.workers == ["w"]
     broker.take_from_worker(b"new", [Bye()])
-    assert broker.dispatch.workers == []
+    assert broker.dispatcher.workers == []
 
 
 def test_what_waits_for_the_driver_holds_engines_back_too() -> None:
@@ -101,5 +106,20 @@ def test_what_waits_for_the_driver_holds_engines_back_too() -> None:
     assert broker.take_answers(99) == [(ENGINE, Accepted([], WINDOW, 3))]
     broker.take_from_engine(ENGINE, [Hello("e", 4)])
     assert broker.take_answers(100) == [(ENGINE, Accepted([], 0, 4))]
-    assert broker.dispatch.counters == {"engines_held_back": 1}
+    assert broker.dispatcher.counters == {"engines_held_back": 1}
     assert broker.take_answers(50) == [(ENGINE, Accepted([], WINDOW))]
+
+
+def test_a_flood_is_one_line_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    counters: Counter[str] = Counter()
+    log = RefusalLog(counters, logging.getLogger("refusals"))
+    log.tell(0.0)
+    for number in range(1000):
+        counters["stranger"] += 1
+        counters["requeued"] += 1  # no refusal
+        log.tell(0.1 * number)
+    counters["malformed_completion"] += 2
+    log.examples["malformed_completion"] = "it was cut off"
+    log.tell(2 * INTERVAL_S)
+    told = [record.getMessage().split("must not take: ")[1] for record in caplog.records]
+    assert told == ["stranger 1", "stranger 600", "malformed_completion 2 (the last: it was cut off), stranger 399"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from hybridflow.wire.completion_sender import CompletionSender
 from hybridflow.wire.endpoint import ClientKeys, Endpoint
 from hybridflow.wire.reward_stream import RewardStream
 from hybridflow.wire.worker_channel import WorkerChannel
+from tests.unit.wire.broken_sockets import break_sockets
 
 COMPLETION = Completion(
     completion_id="g-c00",
@@ -62,17 +64,19 @@ def test_keys_travel_by_pickle_and_show_in_no_text() -> None:
         assert "secret" not in text.replace("ClientKeys", "") and "public" not in text
 
 
-def test_with_the_run_s_key_completions_and_workers_come_through_also_after_a_restart() -> None:
+def test_with_the_run_s_key_completions_and_workers_come_through_also_after_a_restart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     stream = RewardStream("127.0.0.1")
     channel = WorkerChannel(stream.endpoint_workers, "w", 1)
     channel.announce([])
-    wait_for_workers(stream, 1)
+    wait_for(lambda: stream.workers == ["w"], "worker")
     stream.expect([GroupRequest(group_id="g", prompt=PROMPT, num_completions=1)])
-    stream.restart("a test wants it")
+    break_sockets(monkeypatch)
     with CompletionSender(stream.endpoint_completions, "e") as sender:
+        wait_for(lambda: stream.counters["stream_restarted"] == 1, "restart")
         sender.send(COMPLETION)
     assert stream.outstanding() == {"g-c00"}
-    assert stream.counters["stream_restarted"] == 1
     channel.close()
     stream.close()
 
@@ -94,8 +98,8 @@ def test_without_the_run_s_key_nothing_comes_through(has_server_key: bool) -> No
     stream.close()
 
 
-def wait_for_workers(stream: RewardStream, number: int) -> None:
+def wait_for(is_true: Callable[[], bool], what: str) -> None:
     end = time.monotonic() + 30
-    while stream.num_workers_ready < number:
-        assert time.monotonic() < end, "the worker was not heard of"
+    while not is_true():
+        assert time.monotonic() < end, f"waited for the {what}"
         time.sleep(0.005)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_ext.hf.config import HFConfig
-from megatron_ext.layout import Layout
+from megatron_ext.parallel.layout import Layout
 
 Array = NDArray[np.int64]
 GARBAGE = -7

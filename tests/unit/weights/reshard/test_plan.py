@@ -18,7 +18,7 @@ from hybridflow.weights.reshard.rollout_layout import RolloutLayout
 from hybridflow.weights.reshard.schedule import build_schedule
 from hybridflow.weights.reshard.traffic import RankTraffic, compute_traffic
 from megatron_ext.hf.config import Experts, HFConfig, read_hf_config
-from megatron_ext.layout import Layout
+from megatron_ext.parallel.layout import Layout
 
 MODELS = Path(__file__).parents[4] / "configs/models"
 PARAMETERS_32B = 32_763_876_352

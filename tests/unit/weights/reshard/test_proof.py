@@ -17,7 +17,7 @@ from hybridflow.weights.reshard.proof import prove_exact
 from hybridflow.weights.reshard.regions import Region, find_overlap
 from hybridflow.weights.reshard.rollout_layout import RolloutLayout
 from hybridflow.weights.reshard.train_layout import Part
-from megatron_ext.layout import Layout
+from megatron_ext.parallel.layout import Layout
 from tests.unit.weights.reshard.test_plan import TINY
 
 KEY = (BlockKind.DENSE_LAYER, 1)

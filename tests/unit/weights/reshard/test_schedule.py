@@ -14,7 +14,7 @@ from hybridflow.weights.reshard.planner import plan_reshard
 from hybridflow.weights.reshard.regions import Region
 from hybridflow.weights.reshard.rollout_layout import RolloutLayout
 from hybridflow.weights.reshard.schedule import Schedule, build_schedule
-from megatron_ext.layout import Layout
+from megatron_ext.parallel.layout import Layout
 from tests.unit.weights.reshard.apply import Trainer
 from tests.unit.weights.reshard.oracles import cut_megatron, full_tensors
 from tests.unit.weights.reshard.test_plan import TINY, TINY_MOE

@@ -9,7 +9,7 @@ from hybridflow.errors import ConfigError
 from hybridflow.weights.reshard.planner import check_layouts
 from hybridflow.weights.reshard.rollout_layout import RolloutLayout
 from megatron_ext.hf.config import FAMILIES, Experts, HFConfig
-from megatron_ext.layout import Layout
+from megatron_ext.parallel.layout import Layout
 
 MAX_WORLD_SIZE = 24
 

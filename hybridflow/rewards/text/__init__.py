@@ -1,0 +1,1 @@
+"""What words of an answer say: characters, markup, wording, asides, denials."""

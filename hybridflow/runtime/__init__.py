@@ -1,0 +1,1 @@
+"""How a run is opened and ended: its parts, how weights travel, its folder, its processes' end."""

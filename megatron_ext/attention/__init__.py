@@ -1,0 +1,1 @@
+"""Packed attention: kernels on CUDA and on a CPU, context parallel exchange, rotary tables."""

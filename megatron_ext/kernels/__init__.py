@@ -1,0 +1,1 @@
+"""Which library computes what, by choice: torch, Transformer Engine or Apex."""

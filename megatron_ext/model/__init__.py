@@ -1,0 +1,1 @@
+"""The policy model: Megatron's config of it, layers, norms, log-probabilities."""

@@ -1,0 +1,95 @@
+"""Which modules a transformer layer is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron_ext import platform
+from megatron_ext.attention.packed import PackedAttention
+from megatron_ext.model.gated_mlp import GatedMLP
+from megatron_ext.model.norms import TokenRMSNorm
+
+platform.install()
+
+from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add  # noqa: E402
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear  # noqa: E402
+from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules  # noqa: E402
+from megatron.core.transformer.enums import AttnMaskType  # noqa: E402
+from megatron.core.transformer.identity_op import IdentityOp  # noqa: E402
+from megatron.core.transformer.mlp import MLPSubmodules  # noqa: E402
+from megatron.core.transformer.moe.experts import SequentialMLP  # noqa: E402
+from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules  # noqa: E402
+from megatron.core.transformer.spec_utils import ModuleSpec  # noqa: E402
+from megatron.core.transformer.transformer_block import (  # noqa: E402
+    TransformerBlockSubmodules,
+    get_num_layers_to_build,
+)
+from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
+from megatron.core.transformer.transformer_layer import (  # noqa: E402
+    TransformerLayer,
+    TransformerLayerSubmodules,
+    get_transformer_layer_offset,
+)
+
+
+@dataclass(frozen=True)
+class LayerKernels:
+    """The modules of a layer that a library computes."""
+
+    core_attention: type[PackedAttention]
+    norm: type[TokenRMSNorm]
+
+
+def build_block_spec(
+    config: TransformerConfig, kernels: LayerKernels, pp_rank: int, vp_stage: int | None = None
+) -> TransformerBlockSubmodules:
+    """Layers of a (virtual) pipeline stage: pre-norm, grouped-query attention over packed segments, MLP or experts."""
+    first = get_transformer_layer_offset(config, vp_stage=vp_stage, pp_rank=pp_rank)
+    count = get_num_layers_to_build(config, vp_stage=vp_stage, pp_rank=pp_rank)
+    layers = [_layer_spec(config, kernels, _has_experts(config, layer)) for layer in range(first, first + count)]
+    return TransformerBlockSubmodules(layer_specs=layers, layer_norm=kernels.norm)
+
+
+def _has_experts(config: TransformerConfig, layer: int) -> bool:
+    if config.num_moe_experts is None:
+        return False
+    frequency = config.moe_layer_freq
+    return bool(frequency[layer]) if isinstance(frequency, list) else True
+
+
+def _layer_spec(config: TransformerConfig, kernels: LayerKernels, has_experts: bool) -> ModuleSpec:
+    head_norm = kernels.norm if config.qk_layernorm else IdentityOp
+    attention = ModuleSpec(
+        module=SelfAttention,
+        params={"attn_mask_type": AttnMaskType.causal},
+        submodules=SelfAttentionSubmodules(
+            linear_qkv=ColumnParallelLinear,
+            core_attention=kernels.core_attention,
+            linear_proj=RowParallelLinear,
+            q_layernorm=head_norm,
+            k_layernorm=head_norm,
+        ),
+    )
+    return ModuleSpec(
+        module=TransformerLayer,
+        submodules=TransformerLayerSubmodules(
+            input_layernorm=kernels.norm,
+            self_attention=attention,
+            self_attn_bda=get_bias_dropout_add,
+            pre_mlp_layernorm=kernels.norm,
+            mlp=_expert_spec(config) if has_experts else GatedMLP,
+            mlp_bda=get_bias_dropout_add,
+        ),
+    )
+
+
+def _expert_spec(config: TransformerConfig) -> ModuleSpec:
+    """Router, dispatch and experts. Each expert is a module of its own, unless the config asks for grouped products,
+    which need Transformer Engine."""
+    if config.moe_grouped_gemm:
+        from megatron.core.models.gpt.moe_module_specs import get_moe_module_spec
+
+        return get_moe_module_spec(use_te=True, num_experts=config.num_moe_experts, moe_grouped_gemm=True)
+    expert = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+    experts = ModuleSpec(module=SequentialMLP, submodules=expert)
+    return ModuleSpec(module=MoELayer, submodules=MoESubmodules(experts=experts))

@@ -1,0 +1,1 @@
+"""Mixed precision Adam, learning rates, and where weights and moments reside."""

@@ -1,0 +1,1 @@
+"""Rows packed into micro-batches, and sums of losses over them."""

@@ -1,0 +1,161 @@
+"""Packs token sequences into one row without padding between them.
+
+Shape legend: T packed tokens, S segments, N predicted positions. No Megatron here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from megatron_ext.packing.support import Support
+
+
+@dataclass(frozen=True)
+class PackInput:
+    """One sequence to pack, with the tokens the loss is about.
+
+    `predict_mask[i]` says whether token `predict_from + i` is predicted; every list of `loss_inputs` has one value for
+    each token whose mask is 1, in order.
+    """
+
+    token_ids: list[int]
+    predict_from: int
+    """Index of the first token that may be predicted; at least 1, for nothing precedes token 0."""
+    predict_mask: list[int]
+    loss_inputs: dict[str, list[float]] = field(default_factory=dict)
+    support: tuple[list[int], list[int]] | None = None
+    """For each predicted token the number of tokens that could have been drawn, and all of these; None: any token."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Packed sequences, and what the loss wants to know at the predicted positions.
+
+    Rows of `predict_index_N` are in the order of the sequences given to `pack_sequences`.
+    """
+
+    tokens_T: Tensor
+    """int64 [T]."""
+    position_ids_T: Tensor
+    """int64 [T], each token's position in its own sequence."""
+    cu_seqlens: Tensor
+    """int32 [S + 1] on the CPU, where each segment starts; the last is T."""
+    max_seqlen: int
+    predict_index_N: Tensor
+    """int64 [N], pack positions whose output predicts the next token."""
+    targets_N: Tensor
+    """int64 [N], the tokens predicted there."""
+    loss_inputs: dict[str, Tensor] = field(default_factory=dict)
+    """float32 (float64 for such a policy) or bool [N] each; only the loss callback knows what they mean."""
+    support: Support | None = None
+    """Of the N positions; None: any token could be drawn at each."""
+
+    @property
+    def num_tokens(self) -> int:
+        return self.tokens_T.numel()
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """The same on `device`; `cu_seqlens` stays on the CPU, where attention is planned."""
+        if self.tokens_T.device == device:
+            return self
+        return dataclasses.replace(
+            self,
+            tokens_T=self.tokens_T.to(device, non_blocking=True),
+            position_ids_T=self.position_ids_T.to(device, non_blocking=True),
+            predict_index_N=self.predict_index_N.to(device, non_blocking=True),
+            targets_N=self.targets_N.to(device, non_blocking=True),
+            loss_inputs={name: value.to(device, non_blocking=True) for name, value in self.loss_inputs.items()},
+            support=None if self.support is None else self.support.to(device),
+        )
+
+
+def pack_sequences(
+    sequences: Sequence[PackInput], pad_to_multiple: int = 1, loss_dtype: torch.dtype = torch.float32
+) -> MicroBatch:
+    """Packs `sequences` in order, then a segment of padding that reaches a multiple of `pad_to_multiple` tokens.
+
+    Loss inputs become tensors of `loss_dtype`. The padding predicts nothing and no sequence attends to it. Raises
+    ValueError for no sequences, an empty one, a `predict_from` or mask that leaves the sequence, or loss inputs of the
+    wrong length or with differing names.
+    """
+    if not sequences:
+        raise ValueError("no sequences to pack: a rank without rows packs one sequence whose predict_mask is all 0")
+    names = list(sequences[0].loss_inputs)
+    lengths: list[int] = []
+    tokens: list[int] = []
+    predict_index: list[int] = []
+    values: dict[str, list[float]] = {name: [] for name in names}
+    for number, sequence in enumerate(sequences):
+        predicted = _predicted_tokens(sequence, number, names)
+        start = len(tokens)
+        predict_index.extend(start + token - 1 for token in predicted)
+        for name in names:
+            values[name].extend(sequence.loss_inputs[name])
+        tokens.extend(sequence.token_ids)
+        lengths.append(len(sequence.token_ids))
+
+    padding = -len(tokens) % pad_to_multiple
+    if padding:
+        tokens.extend([0] * padding)
+        lengths.append(padding)
+    tokens_T = torch.tensor(tokens, dtype=torch.int64)
+    predict_index_N = torch.tensor(predict_index, dtype=torch.int64)
+    return MicroBatch(
+        tokens_T=tokens_T,
+        position_ids_T=torch.cat([torch.arange(length) for length in lengths]),
+        cu_seqlens=torch.tensor([0, *lengths]).cumsum(0).to(torch.int32),
+        max_seqlen=max(lengths),
+        predict_index_N=predict_index_N,
+        targets_N=tokens_T[predict_index_N + 1],
+        loss_inputs={name: torch.tensor(values[name], dtype=loss_dtype) for name in names},
+        support=_join_support(sequences),
+    )
+
+
+def _join_support(sequences: Sequence[PackInput]) -> Support | None:
+    if all(sequence.support is None for sequence in sequences):
+        return None
+    lengths: list[int] = []
+    token_ids: list[int] = []
+    for number, sequence in enumerate(sequences):
+        num_predicted = sum(sequence.predict_mask)
+        given, ids = sequence.support or ([0] * num_predicted, [])
+        if len(given) != num_predicted or sum(given) != len(ids):
+            raise ValueError(
+                f"sequence {number}: support has {len(given)} lengths for {num_predicted} predicted tokens, and "
+                f"{len(ids)} ids where the lengths add up to {sum(given)}"
+            )
+        lengths += given
+        token_ids += ids
+    return Support.of(lengths, token_ids)
+
+
+def _predicted_tokens(sequence: PackInput, number: int, names: list[str]) -> list[int]:
+    """Indices within the sequence of the tokens to predict, after checking that everything lines up."""
+    length = len(sequence.token_ids)
+    if length == 0:
+        raise ValueError(f"sequence {number} has no tokens")
+    if sequence.predict_from < 1:
+        raise ValueError(f"sequence {number}: predict_from = {sequence.predict_from}, must be at least 1")
+    if sequence.predict_from + len(sequence.predict_mask) > length:
+        raise ValueError(
+            f"sequence {number}: predict_mask has {len(sequence.predict_mask)} entries from token "
+            f"{sequence.predict_from} on, but there are {length} tokens"
+        )
+    predicted = [sequence.predict_from + i for i, mask in enumerate(sequence.predict_mask) if mask]
+    if set(sequence.loss_inputs) != set(names):
+        raise ValueError(
+            f"sequence {number}: loss_inputs are {sorted(sequence.loss_inputs)}, of the first {sorted(names)}"
+        )
+    for name, value in sequence.loss_inputs.items():
+        if len(value) != len(predicted):
+            raise ValueError(
+                f"sequence {number}: loss_inputs[{name!r}] has {len(value)} values "
+                f"for {len(predicted)} predicted tokens"
+            )
+    return predicted

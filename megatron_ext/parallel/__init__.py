@@ -1,0 +1,1 @@
+"""Layouts, process groups, and how ranks meet."""

@@ -1,0 +1,71 @@
+"""Sizes that the code keeps; `sizes.py` and `walks.py` count them, and count rightly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.architecture import sizes, walks
+from tests.architecture.modules import Module, read_modules
+
+FILES = {
+    "hybridflow/__init__.py": "",
+    "hybridflow/types/__init__.py": "from hybridflow.types.rollout import Completion",
+    "hybridflow/types/rollout.py": "class Completion:\n    x = 1\n",
+    "hybridflow/wire/__init__.py": "",
+    "hybridflow/wire/packed.py": "from hybridflow.types import Completion\nfrom hybridflow.rollout import engine\n",
+    "hybridflow/rollout/__init__.py": "",
+    "hybridflow/rollout/engine.py": (
+        "def take(self, completion):\n"
+        "    import hybridflow.wire.packed\n    self.left.discard(completion.index)\n    return 1\n"
+    ),
+    "hybridflow/rewards/__init__.py": "",
+    "hybridflow/rewards/registry.py": "from hybridflow.rewards import docqa\n",
+    "hybridflow/rewards/docqa.py": "import asyncio\nfrom asyncio import Task\n",
+    "hybridflow/tools/__init__.py": "",
+    "hybridflow/tools/score.py": "from hybridflow.types import Completion\n",
+    "megatron_ext/__init__.py": "",
+}
+"""A small tree: two packages that need each other, an entry of a registry, a command beside the loop."""
+
+
+@pytest.fixture(scope="module")
+def modules() -> dict[str, Module]:
+    return read_modules()
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> dict[str, Module]:
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return read_modules(tmp_path)
+
+
+def test_functions_and_modules_are_small(modules: dict[str, Module]) -> None:
+    assert [name for number, name in sizes.function_lines(modules) if number > sizes.MAX_FUNCTION_LINES] == []
+    assert [name for number, name in sizes.module_lines(modules) if number > sizes.MAX_MODULE_LINES] == []
+
+
+def test_no_two_packages_import_each_other(modules: dict[str, Module]) -> None:
+    assert sizes.two_way_pairs(modules) == []
+
+
+def test_what_is_counted_in_a_small_tree(small: dict[str, Module]) -> None:
+    assert len(sizes.module_lines(small)) == 6
+    assert sizes.function_lines(small) == [(3, "hybridflow.rollout.engine:1 take")]
+    assert [pair.partition(":")[0] for pair in sizes.two_way_pairs(small)] == ["hybridflow.rollout and hybridflow.wire"]
+    # docqa is an entry of a registry; Completion comes through the front of its package, to two
+    assert sizes.single_importers(small) == [
+        ("hybridflow.rollout.engine", "hybridflow.wire.packed"),
+        ("hybridflow.wire.packed", "hybridflow.rollout.engine"),
+    ]
+    assert list(walks.walk(small, walks.COMPLETION)) == ["hybridflow.types.rollout", "hybridflow.wire.packed"]
+    assert walks.registers(small) == {"hybridflow.rollout.engine": ["3: self.left.discard(completion.index)"]}
+
+
+def test_every_record_that_is_followed_is_there(modules: dict[str, Module]) -> None:
+    """Or the walks are too short."""
+    defined = {name for module in modules.values() for name in walks.names_in(module)}
+    assert {*walks.COMPLETION, *walks.PROMPT} - defined == set()

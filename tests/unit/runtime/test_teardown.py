@@ -1,0 +1,56 @@
+"""The end of what a command started."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import pytest
+import ray
+from ray.exceptions import RayError
+
+from hybridflow.runtime import teardown
+from hybridflow.runtime.teardown import tear_down
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was done, in order."""
+    done: list[str] = []
+
+    def kill(actor: str) -> None:
+        done.append(f"kill {actor}")
+        os.kill(os.getpid(), signal.SIGTERM)  # somebody loses patience
+        os.kill(os.getpid(), signal.SIGINT)
+        if actor == "gone":
+            raise RayError("it has ended already")
+
+    def end_processes(pids: Sequence[int], name_part: str, grace_s: float) -> None:
+        done.append(f"end {name_part} {pids}")
+
+    monkeypatch.setattr(ray, "kill", kill)
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(teardown, "stop_session", lambda: done.append("stop Ray"))
+    monkeypatch.setattr(teardown, "end_processes", end_processes)
+    monkeypatch.setattr(teardown, "forget_workers", lambda: done.append("forget"))
+    monkeypatch.setattr(teardown, "removed_with_processes", nullcontext)
+    return done
+
+
+ENDED = ["kill gone", "kill b", "stop Ray", "end sglang [7]", "end RolloutWorker [7]", "forget"]
+
+
+def test_no_signal_and_no_dead_actor_cuts_it_short(events: list[str]) -> None:
+    tear_down(["gone", "b"], [7], first=[lambda: events.append("watchdog"), lambda: events.append("stream")])
+    assert events == ["watchdog", "stream", *ENDED]
+
+
+def test_what_cannot_be_closed_leaves_no_process_behind(events: list[str]) -> None:
+    def fail() -> None:
+        raise OSError("the socket is broken")
+
+    with pytest.raises(OSError, match="the socket is broken"):
+        tear_down(["gone", "b"], [7], first=[fail, lambda: events.append("stream")])
+    assert events == ["stream", *ENDED]
