@@ -250,5 +250,5 @@ class _Training:
     ) -> None:
         self.chunks = wrap_data_parallel(chunks, layout)
         self.optimizer = build_optimizer(self.chunks, options, layout, library)
-        self.residency = Residency(self.chunks, self.optimizer)
+        self.residency = Residency(self.chunks, self.optimizer, topology.computes_on)
         self.writer = CheckpointWriter(chunks, self.optimizer, topology, layout, hf_dir)

@@ -16,6 +16,7 @@ from megatron_ext import platform
 from megatron_ext.attention.context_split import RankBatch, cut_micro_batch
 from megatron_ext.attention.packed import PackedSegments, build_packed_segments
 from megatron_ext.packing.micro_batch import MicroBatch
+from megatron_ext.packing.sampling_mask import SAMPLING_MASK
 from megatron_ext.packing.sums import LossFn, LossSums, StepSums
 from megatron_ext.parallel.topology import Topology
 
@@ -175,6 +176,7 @@ def _empty_like(micro_batch: MicroBatch) -> MicroBatch:
         predict_index_N=nothing,
         targets_N=nothing,
         loss_inputs={name: value[:0] for name, value in micro_batch.loss_inputs.items()},
+        ragged_inputs={name: value.select(nothing) for name, value in micro_batch.ragged_inputs.items()},
     )
 
 
@@ -198,7 +200,7 @@ def _run(
             packed_seq_params=item.segments,
             predict_index_N=micro_batch.predict_index_N,
             targets_N=micro_batch.targets_N,
-            support=micro_batch.support,
+            sampling_mask=micro_batch.ragged_inputs.get(SAMPLING_MASK),
             temperature=temperature,
             with_entropy=with_entropy,
         )

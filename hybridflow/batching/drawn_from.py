@@ -46,7 +46,7 @@ def shared_distribution(groups: Sequence[Group]) -> Distribution:
 
 def check_sampling_masks(rows: Sequence[TrainSequence], top_p: float) -> None:
     """Raises ProtocolError where top-p left tokens out and a row does not say which."""
-    silent = next((row for row in rows if row.response_token_ids and not row.support_lengths), None)
+    silent = next((row for row in rows if len(row.response) and not len(row.response.sampling_mask)), None)
     if top_p < 1 and silent is not None:
         raise ProtocolError(
             f"completion {silent.sequence_id} was drawn with top_p = {top_p:g} and does not say which tokens were left "

@@ -47,13 +47,10 @@ def _build_row(group: Group, member: ScoredCompletion, advantage: float, policy_
     return TrainSequence(
         sequence_id=completion.completion_id,
         prompt_token_ids=group.prompt.token_ids,
-        response_token_ids=completion.token_ids,
-        loss_mask=[1] * len(completion.token_ids),
+        response=completion.tokens,
+        loss_mask=[1] * len(completion.tokens),
         advantage=advantage,
-        rollout_logprobs=completion.rollout_logprobs,
         staleness=compute_staleness(completion, policy_version),
-        support_lengths=completion.support_lengths,
-        support_ids=completion.support_ids,
     )
 
 

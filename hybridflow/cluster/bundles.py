@@ -84,9 +84,9 @@ def _look(with_torch: bool) -> tuple[int, bool]:
     assert name is not None, "asked of bundles with a GPU alone"
     if not with_torch:
         return device_index(name), False
-    import torch  # here: one process of a node needs it, and it takes seconds
+    from megatron_ext.platform.device import find_device  # here: one process of a node needs torch
 
-    return device_index(name), torch.cuda.is_available()
+    return device_index(name), find_device().has_cuda
 
 
 def _as_number(address: str) -> int:

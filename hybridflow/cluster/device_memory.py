@@ -1,4 +1,4 @@
-"""Free memory of the device that this process computes on. With CUDA: untested."""
+"""Free memory of the device that a process computes on. With CUDA: untested."""
 
 from __future__ import annotations
 
@@ -8,15 +8,11 @@ import psutil
 import torch
 
 
-def device_name() -> str:
-    """The GPU of this process with its machine; on a CPU the machine."""
-    if torch.cuda.is_available():
-        return f"{socket.gethostname()} GPU {torch.cuda.current_device()}"
-    return socket.gethostname()
+def device_name(device: torch.device) -> str:
+    """A GPU of this process with its machine; of a CPU the machine."""
+    return f"{socket.gethostname()} GPU {device.index}" if device.type == "cuda" else socket.gethostname()
 
 
-def free_bytes() -> int:
+def free_bytes(device: torch.device) -> int:
     """What a process of this machine can still take: of the GPU, or of the machine's memory without swapping."""
-    if torch.cuda.is_available():
-        return torch.cuda.mem_get_info()[0]
-    return psutil.virtual_memory().available
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available

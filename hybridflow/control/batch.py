@@ -37,7 +37,7 @@ def build_batch(
     advantages = {group.group_id: of_group for group, of_group in zip(kept, found, strict=True)}
     rows_of_groups = [build_train_sequences([group], advantages, policy_version) for group in kept]
     stale = [sum(age > 0 for age in row.staleness) for rows in rows_of_groups for row in rows]
-    num_tokens = sum(len(row.response_token_ids) for rows in rows_of_groups for row in rows)
+    num_tokens = sum(len(row.response) for rows in rows_of_groups for row in rows)
     if algorithm.masks:
         rows_of_groups = [algorithm.mask_rows(rows) for rows in rows_of_groups]
         for group, rows in zip(kept, rows_of_groups, strict=True):

@@ -9,6 +9,7 @@ train on tokens of another policy, and end as if nothing had happened.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,8 +17,23 @@ import msgspec
 
 from hybridflow.batching.microbatch import plan_micro_batches
 from hybridflow.config.sections import Config
+from hybridflow.control.collector import Collector
+from hybridflow.control.partial_rollouts import plan_all
 from hybridflow.errors import ModelMismatchError
-from hybridflow.types import Completion, Group, GroupRequest, Prompt, SamplingParams, TrainBatch, TrainSequence
+from hybridflow.protocols import Trainer
+from hybridflow.recording.recorder import Recorder
+from hybridflow.runtime.colocation import Colocation
+from hybridflow.trainer.layout import read_model
+from hybridflow.types import (
+    Completion,
+    Group,
+    GroupRequest,
+    Prompt,
+    SamplingParams,
+    TokenColumns,
+    TrainBatch,
+    TrainSequence,
+)
 from megatron_ext.hf.config import HFConfig
 
 NEW_TOKENS = 16
@@ -31,11 +47,38 @@ PLAIN, STRETCHED = "p", "s"
 
 @dataclass(frozen=True)
 class GateResult:
-    """What was compared."""
+    """Result of the comparison of trainer and engines."""
 
     gap: float
     """Largest of the texts' means of |trainer - engine| per token."""
     num_tokens: int
+
+
+def check_engines(
+    config: Config,
+    prompts: Sequence[Prompt],
+    *,
+    collector: Collector,
+    trainer: Trainer,
+    colocation: Colocation,
+    recorder: Recorder,
+) -> None:
+    """Raises ModelMismatchError unless trainer and engines give the tokens of a text the same log-probabilities.
+
+    `prompts` are all of the run, of training and evaluation.
+    """
+    started = time.monotonic()
+    hf_config = read_model(config.model.path)
+    with recorder.phase("gate"):
+        requests = gate_requests(prompts, config, hf_config)
+        groups = collector.decode(plan_all(requests), gate_sampling(config)).groups
+        with colocation.trainer_present():
+            logprobs = trainer.logprobs(build_gate_batch(groups, config))
+        result = check_gate(groups, logprobs, config, hf_config)
+    recorder.note(
+        f"trainer and engines compute the same model: {result.gap:.1e} per token on {result.num_tokens} tokens "
+        f"({time.monotonic() - started:.1f} s)"
+    )
 
 
 def gate_requests(prompts: Sequence[Prompt], config: Config, hf_config: HFConfig) -> list[GroupRequest]:
@@ -80,8 +123,8 @@ def build_gate_batch(groups: Sequence[Group], config: Config) -> TrainBatch:
         TrainSequence(
             sequence_id=completion.completion_id,
             prompt_token_ids=group.prompt.token_ids,
-            response_token_ids=completion.token_ids,
-            loss_mask=[1] * len(completion.token_ids),
+            response=TokenColumns(ids=completion.tokens.ids),
+            loss_mask=[1] * len(completion.tokens),
         )
         for group, completion in zip(groups, completions, strict=True)
     ]
@@ -104,7 +147,7 @@ def check_gate(
     gaps: dict[str, float] = {}
     num_tokens = 0
     for group, of_trainer in zip(groups, logprobs, strict=True):
-        of_engine = _completion(group).rollout_logprobs
+        of_engine = _completion(group).tokens.rollout_logprobs
         num_tokens += len(of_engine)
         pairs = zip(of_trainer, of_engine, strict=True)
         gap = sum(abs(mine - theirs) for mine, theirs in pairs) / len(of_engine) if of_engine else math.nan

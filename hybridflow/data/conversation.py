@@ -12,7 +12,7 @@ from hybridflow.data.marks import Marks
 from hybridflow.data.template import Message
 from hybridflow.data.turns import Turn, write_turn
 from hybridflow.errors import DataError
-from hybridflow.types import TrainSequence
+from hybridflow.types import TokenColumns, TrainSequence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -59,7 +59,7 @@ def build_sequence(conversation: SplitConversation, sequence_id: str) -> TrainSe
     return TrainSequence(
         sequence_id=sequence_id,
         prompt_token_ids=token_ids[:prompt_length],
-        response_token_ids=token_ids[prompt_length:],
+        response=TokenColumns(ids=token_ids[prompt_length:]),
         loss_mask=mask[prompt_length:],
     )
 

@@ -205,7 +205,7 @@ def _line(request: GroupRequest, completions: list[Completion]) -> str:
         {
             "text": completion.text,
             "token_ids": completion.token_ids,
-            "logprobs": completion.rollout_logprobs,
+            "logprobs": completion.tokens.rollout_logprobs,
             "finish_reason": completion.finish_reason,
         }
         for completion in completions

@@ -15,11 +15,10 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from hybridflow.cluster.processes import uninterrupted
 from hybridflow.data.chat_encoding import encode_chat
 from hybridflow.environment import needed
 from hybridflow.errors import ConfigError, RolloutError
@@ -27,7 +26,11 @@ from hybridflow.policy.engine_tokenizer import write_engine_tokenizer
 from hybridflow.policy.load import load_tokenizer
 from hybridflow.private_folder import PrivateFolder
 from hybridflow.rollout.engine.private_ranks import rank_environment
+from hybridflow.runtime.teardown import end_server
 from hybridflow.tools.judge_key import DEFAULT_KEY_VARIABLE, check_key
+
+if TYPE_CHECKING:
+    from megatron_ext.platform.device import Device
 
 HEALTH_TIMEOUT_S = 10.0
 POLL_S = 0.5
@@ -78,7 +81,7 @@ def serving(job: JudgeServerJob, note: Callable[[str], None]) -> Iterator[subpro
             _wait_until_healthy(job, process, note)
             yield process
         finally:
-            _end(process)
+            end_server(process, CLOSE_TIMEOUT_S)
 
 
 def serve_judge(job: JudgeServerJob, note: Callable[[str], None]) -> None:
@@ -131,10 +134,8 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def build_server_arguments(job: JudgeServerJob) -> dict[str, Any]:
-    """ServerArgs fields."""
-    import torch
-
+def build_server_arguments(job: JudgeServerJob, device: Device) -> dict[str, Any]:
+    """ServerArgs fields for a server that computes on `device`."""
     from hybridflow.rollout.cpu_platform import cpu_arguments
 
     arguments: dict[str, Any] = {
@@ -151,7 +152,7 @@ def build_server_arguments(job: JudgeServerJob) -> dict[str, Any]:
     }
     if job.context_tokens is not None:
         arguments["context_length"] = job.context_tokens
-    if not torch.cuda.is_available():
+    if not device.has_cuda:
         dtype = "float32" if job.dtype == "auto" else job.dtype  # without AMX, bfloat16 is the slower on a CPU
         # Its warnings are about models and kernels that no CPU has.
         arguments |= cpu_arguments(dtype) | {"log_level": "error"}
@@ -189,12 +190,12 @@ def _start(job: JudgeServerJob, folder: Path, tokenizer_dir: Path) -> subprocess
 
     Its ranks meet in `folder`, and its own sockets are there.
     """
-    import torch
-
     from hybridflow.rollout.cpu_platform import cpu_environment
+    from megatron_ext.platform.device import find_device
 
-    environment = {} if torch.cuda.is_available() else cpu_environment(job.num_threads)
-    arguments = build_server_arguments(job) | {"tokenizer_path": str(tokenizer_dir)}
+    device = find_device()
+    environment = {} if device.has_cuda else cpu_environment(job.num_threads)
+    arguments = build_server_arguments(job, device) | {"tokenizer_path": str(tokenizer_dir)}
     environment |= {"GLOO_SOCKET_IFNAME": "lo", **rank_environment(folder)}
     output = job.log.open("ab") if job.log else None
     try:
@@ -247,21 +248,3 @@ def _is_healthy(job: JudgeServerJob) -> bool:
 
 def _remedy(job: JudgeServerJob) -> str:
     return f"Remedy: see {job.log}" if job.log else "Remedy: read what it said above"
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, then, for what is left of its processes, SIGKILL. A second Ctrl-C does not cut this short."""
-    with uninterrupted():
-        children: list[psutil.Process] = []
-        with suppress(psutil.NoSuchProcess):
-            children = psutil.Process(process.pid).children(recursive=True)
-        process.terminate()
-        try:
-            process.wait(CLOSE_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        _, alive = psutil.wait_procs(children, timeout=CLOSE_TIMEOUT_S)
-        for child in alive:
-            with suppress(psutil.NoSuchProcess):
-                child.kill()

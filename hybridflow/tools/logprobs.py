@@ -23,7 +23,7 @@ from hybridflow.tools.progress import RowProgress
 from hybridflow.tools.token_rows import InputSummary, TokenRows
 from hybridflow.trainer.group import PolicyGroup, PolicySettings
 from hybridflow.trainer.layout import check_model_layout, check_model_weights, check_vocabulary, read_model
-from hybridflow.types import TrainBatch, TrainSequence
+from hybridflow.types import TokenColumns, TrainBatch, TrainSequence
 from megatron_ext.hf.config import HFConfig
 
 MICRO_BATCHES_PER_CALL = 4
@@ -205,7 +205,7 @@ def _score(group: PolicyGroup, block: list[list[int]], worker: WorkerSection, te
         TrainSequence(
             sequence_id=str(number),
             prompt_token_ids=token_ids[:1],
-            response_token_ids=token_ids[1:],
+            response=TokenColumns(ids=token_ids[1:]),
             loss_mask=[1] * (len(token_ids) - 1),
         )
         for number, token_ids in enumerate(block)

@@ -66,7 +66,7 @@ class ScoreSummary:
         """For the user."""
         mean = f", mean reward {self.reward_sum / self.num_scored:.4f}" if self.num_scored else ""
         bounds = ""
-        if self.num_unknown:  # no random part of all: see control.unknowns
+        if self.num_unknown:  # no random part of all: see control.verdict_guard
             number = self.num_scored + self.num_unknown
             low, high = self.reward_sum / number, (self.reward_sum + self.num_unknown) / number
             bounds = f" (mean of all between {low:.4f} and {high:.4f}, the unknown as 0 and as 1)"
@@ -217,8 +217,6 @@ def _build(
         group_id=group_id,
         prompt_id=prompt.prompt_id,
         index=0,
-        token_ids=[],
-        rollout_logprobs=[],
         text=response.text,
         finish_reason="stop",
         policy_version=0,

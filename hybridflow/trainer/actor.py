@@ -121,7 +121,7 @@ class TrainWorker:
             address=address,
             port=port,
             world_size=world_size,
-            backend="nccl" if torch.cuda.is_available() else "gloo",
+            backend=self.core.topology.computes_on.backend,
         )
         yield from self.core.broadcast_weights(version, bucket_bytes, group, verified=verified)
 

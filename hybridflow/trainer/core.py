@@ -172,8 +172,8 @@ class TrainerCore:
         sizes: dict[Part, int] = {part: residency.num_bytes(part) for part in PARTS}
         return WorkerMemory(
             worker=f"train worker {self.topology.rank}",
-            device=device_name(),
-            free_bytes=free_bytes(),
+            device=device_name(self.topology.device),
+            free_bytes=free_bytes(self.topology.device),
             on_device={str(part): size for part, size in sizes.items() if residency.is_on_device(part)},
             on_host={str(part): size for part, size in sizes.items() if not residency.is_on_device(part)},
         )

@@ -44,6 +44,7 @@ from hybridflow.types.step import (
     PartialGroup,
     StepCounts,
 )
+from hybridflow.types.tokens import Ragged, TokenColumns
 from hybridflow.types.training import (
     TrainBatch,
     TrainSequence,
@@ -65,12 +66,14 @@ __all__ = [
     "Partial",
     "PartialGroup",
     "Prompt",
+    "Ragged",
     "RolloutReport",
     "SamplingParams",
     "ScoreRequest",
     "Scored",
     "ScoredCompletion",
     "StepCounts",
+    "TokenColumns",
     "TrainBatch",
     "TrainSequence",
     "Unknown",

@@ -9,7 +9,10 @@ from typing import Literal
 
 import msgspec
 
+from hybridflow.types.tokens import TokenColumns
+
 FinishReason = Literal["stop", "length", "abort"]
+NO_TOKENS = TokenColumns()
 MemoryTag = Literal["kv_cache", "weights", "cuda_graph"]
 """What an engine can release, in SGLang's words."""
 
@@ -46,19 +49,15 @@ class VersionRun(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Partial(msgspec.Struct, frozen=True, kw_only=True):
-    """The beginning of a completion whose decoding was stopped, to be gone on with.
-
-    `token_ids`, `rollout_logprobs` and the sum of `versions` have equal length; it may be 0.
-    """
+    """The beginning of a completion whose decoding was stopped, to be gone on with; it may have no token."""
 
     index: int
-    token_ids: list[int]
-    rollout_logprobs: list[float]
+    tokens: TokenColumns
     versions: list[VersionRun]
+    """Which version decoded which of the tokens, in order."""
     temperature: float | None = None
+    """At which the tokens were drawn, and with which `top_p`; see `Completion`."""
     top_p: float = 1.0
-    support_lengths: list[int] = []
-    support_ids: list[int] = []
 
 
 class GroupRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,25 +103,21 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     top_p: float = 1.0
     stop_token_ids: list[int] = []
     stop: list[str] = []
-    returns_support: bool = False
+    returns_sampling_mask: bool = False
     """Completions say which tokens could have been drawn at each place."""
     ignores_end: bool = False
     """Decode on after an end token, to `max_new_tokens`."""
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One finished completion.
-
-    `token_ids` and `rollout_logprobs` have equal length T; the end token, where the policy wrote one, is included.
-    """
+    """One finished completion."""
 
     completion_id: str
     group_id: str
     prompt_id: str
     index: int
     """Position within the group, 0 .. num_completions - 1."""
-    token_ids: list[int]
-    rollout_logprobs: list[float]
+    tokens: TokenColumns = NO_TOKENS
     text: str
     finish_reason: FinishReason
     policy_version: int
@@ -140,22 +135,20 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Which version decoded which tokens, in order; empty: `policy_version` decoded all."""
     resumed_tokens: int = 0
     """Of its tokens, those that an earlier step had decoded: they were input now."""
-    support_lengths: list[int] = []
-    """[T], how many tokens could have been drawn in place of each (top-p leaves some out); empty: any could."""
-    support_ids: list[int] = []
-    """All of these, place after place. `rollout_logprobs` are those of the renormalised distribution then."""
+
+    @property
+    def token_ids(self) -> list[int]:
+        return self.tokens.ids
 
     @property
     def version_runs(self) -> list[VersionRun]:
         """`versions`, spelled out."""
-        return self.versions or [VersionRun(self.policy_version, len(self.token_ids))]
+        return self.versions or [VersionRun(self.policy_version, len(self.tokens))]
 
 
 def without_numbers(completion: Completion) -> Completion:
-    """The same with its text, and all lists of one number per token, empty."""
-    return msgspec.structs.replace(
-        completion, text="", token_ids=[], rollout_logprobs=[], support_lengths=[], support_ids=[]
-    )
+    """The same without its text and its tokens."""
+    return msgspec.structs.replace(completion, text="", tokens=NO_TOKENS)
 
 
 class RolloutReport(msgspec.Struct, frozen=True, kw_only=True):

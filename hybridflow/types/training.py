@@ -6,31 +6,32 @@ from typing import Literal
 
 import msgspec
 
+from hybridflow.types.tokens import TokenColumns
+
 
 class TrainSequence(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of a training batch: a prompt and a response, with what the loss needs at response tokens.
+    """One row of a training batch: a prompt and a response of T tokens, with what the loss needs at these.
 
-    T = len(response_token_ids). SFT rows have neither advantage nor logprobs.
+    SFT rows have neither advantage nor columns beside the tokens.
     """
 
     sequence_id: str
     prompt_token_ids: list[int]
-    response_token_ids: list[int]
+    response: TokenColumns
     loss_mask: list[int]
     """[T], 1 where the token counts in the loss."""
     advantage: float = 0.0
     """Advantage of every token of this response."""
-    rollout_logprobs: list[float] = []
-    """[T], or empty."""
     staleness: list[int] = []
     """[T] policy versions between the one that decoded a token and the present one; empty: all 0."""
-    support_lengths: list[int] = []
-    """[T], or empty where any token could have been drawn; see `Completion`."""
-    support_ids: list[int] = []
+
+    @property
+    def response_token_ids(self) -> list[int]:
+        return self.response.ids
 
     @property
     def num_tokens(self) -> int:
-        return len(self.prompt_token_ids) + len(self.response_token_ids)
+        return len(self.prompt_token_ids) + len(self.response)
 
 
 class TrainBatch(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""A completion as it travels: text and numbers as bytes of their own, which stay in the frame that they came in.
+"""A completion as it travels: text and token columns as bytes of their own, which stay in the frame that they came in.
 
 The reward stream forwards and stores completions and reads neither. Packed, 10,000 tokens take 140 KB where Python
 lists take 560 KB, and they become lists only where somebody needs them. msgpack rather than arrays of fixed width: the
@@ -11,6 +11,7 @@ import msgspec
 
 from hybridflow.errors import ProtocolError
 from hybridflow.types import Completion, ScoredCompletion, Verdict, without_numbers
+from hybridflow.types.tokens import COLUMNS, Ragged, build_columns
 
 FLOAT_BYTES = 9
 """Of each element of a msgpack array of float64, its type included."""
@@ -18,51 +19,65 @@ OVERHEAD_BYTES = 1024
 """What one completion costs besides text and numbers: Python objects and table entries, rounded up."""
 
 _encoder = msgspec.msgpack.Encoder()
-_unpack_ints = msgspec.msgpack.Decoder(list[int]).decode
-_unpack_floats = msgspec.msgpack.Decoder(list[float]).decode
+_FLOATS = frozenset(name for name, kind in COLUMNS.items() if kind == list[float])
+_RAGGED = frozenset(name for name, kind in COLUMNS.items() if kind is Ragged)
+_unpack = {name: msgspec.msgpack.Decoder(kind).decode for name, kind in COLUMNS.items()}
+_PAIR = b"\x92"
+"""How a msgpack array of two begins."""
 _EMPTY = memoryview(_encoder.encode([]))
 
 
 class PackedCompletion(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
-    """A completion with text and numbers apart; holds the frame that it came in.
+    """A completion with text and token columns apart; holds the frame that it came in.
 
-    Raises ValueError where the counts of its numbers differ, or logprobs are no float64.
+    Raises ValueError where the counts of its columns differ, or one of floats holds anything but float64.
     """
 
     head: Completion
-    """Everything but these: its text and its lists are empty."""
+    """Everything but these: its text and its tokens are empty."""
     text: memoryview
     """UTF-8."""
-    token_ids: memoryview
-    """[T] integers."""
-    rollout_logprobs: memoryview
-    """[T] float64."""
-    support_lengths: memoryview = _EMPTY
-    """[T] integers, or none."""
-    support_ids: memoryview = _EMPTY
-    """[sum of the lengths] integers."""
+    columns: dict[str, memoryview]
+    """By name, those of `TokenColumns` that are there: msgpack arrays."""
 
     def __post_init__(self) -> None:
-        num_tokens, start = _count(self.token_ids)
-        # Arrays of as many elements begin with the same bytes.
-        if (num_logprobs := num_tokens) and self.rollout_logprobs[:start] != self.token_ids[:start]:
-            num_logprobs, start = _count(self.rollout_logprobs)
-        if len(self.rollout_logprobs) != start + num_logprobs * FLOAT_BYTES:
-            raise ValueError(f"{self.head.completion_id}: logprobs are cut off, or not all are floats")
-        if num_tokens != num_logprobs:
-            raise ValueError(f"{self.head.completion_id}: {num_tokens} tokens but {num_logprobs} logprobs")
-        if len(self.support_lengths) > 1 and (num_lengths := _count(self.support_lengths)[0]) not in (0, num_tokens):
-            raise ValueError(f"{self.head.completion_id}: {num_tokens} tokens but the support of {num_lengths}")
+        ids = self.columns.get("ids", _EMPTY)
+        num_tokens, start = _count(ids)
+        num_bytes = start + num_tokens * FLOAT_BYTES
+        for name, array in self.columns.items():
+            if name in _FLOATS:
+                # Arrays of as many elements begin with the same bytes.
+                if len(array) != num_bytes or array[:start] != ids[:start]:
+                    _refuse_floats(self.head.completion_id, name, array, num_tokens)
+            elif name in _RAGGED:
+                if array[:1] != _PAIR:
+                    raise ValueError(f"{self.head.completion_id}: {name} is no pair of lengths and values")
+                _check_count(self.head.completion_id, name, array[1:], num_tokens)
+            elif name != "ids":
+                if name not in COLUMNS:
+                    raise ValueError(f"{self.head.completion_id}: {name!r:.40} is no token column")
+                _check_count(self.head.completion_id, name, array, num_tokens)
 
     @property
     def num_tokens(self) -> int:
-        return _count(self.token_ids)[0]
+        return _count(self.columns.get("ids", _EMPTY))[0]
 
     @property
     def num_bytes(self) -> int:
         """Memory held, about."""
-        numbers = len(self.token_ids) + len(self.rollout_logprobs) + len(self.support_lengths) + len(self.support_ids)
-        return OVERHEAD_BYTES + numbers + len(self.text)
+        return OVERHEAD_BYTES + sum(map(len, self.columns.values())) + len(self.text)
+
+
+def _check_count(completion_id: str, name: str, array: memoryview, num_tokens: int) -> None:
+    if (num_entries := _count(array)[0]) != num_tokens:
+        raise ValueError(f"{completion_id}: {num_tokens} tokens but {num_entries} entries of {name}")
+
+
+def _refuse_floats(completion_id: str, name: str, array: memoryview, num_tokens: int) -> None:
+    num_entries, start = _count(array)
+    if len(array) != start + num_entries * FLOAT_BYTES:
+        raise ValueError(f"{completion_id}: {name} is cut off, or not all are floats")
+    _check_count(completion_id, name, array, num_tokens)
 
 
 class ScoredPacked(ScoredCompletion):
@@ -94,23 +109,22 @@ class Packer:
     """Packs one completion after the other in the same memory: fresh memory for each costs as much as packing it."""
 
     def __init__(self) -> None:
-        self._token_ids, self._logprobs = bytearray(), bytearray()
+        self._memory = {name: bytearray() for name in COLUMNS}
         self._packed: PackedCompletion | None = None
 
     def pack(self, completion: Completion) -> PackedCompletion:
         """To be used before the next is packed.
 
-        Raises ProtocolError: ids and logprobs differ in number, a token id does not fit 64 bits, the text no UTF-8.
+        Raises ProtocolError: columns differ in length, a number does not fit 64 bits, the text no UTF-8.
         """
         self._packed = None
+        columns: dict[str, memoryview] = {}
         try:
+            for name, values in completion.tokens.present.items():
+                _encoder.encode_into(values, self._memory[name])
+                columns[name] = memoryview(self._memory[name])
             self._packed = PackedCompletion(
-                head=without_numbers(completion),
-                text=memoryview(completion.text.encode()),
-                token_ids=_pack_into(completion.token_ids, self._token_ids),
-                rollout_logprobs=_pack_into(completion.rollout_logprobs, self._logprobs),
-                support_lengths=_pack_into(completion.support_lengths) if completion.support_lengths else _EMPTY,
-                support_ids=_pack_into(completion.support_ids) if completion.support_ids else _EMPTY,
+                head=without_numbers(completion), text=memoryview(completion.text.encode()), columns=columns
             )
         except (ValueError, OverflowError) as error:
             raise ProtocolError(f"completion {completion.completion_id} cannot be sent: {error}") from error
@@ -123,24 +137,13 @@ def pack_completion(completion: Completion) -> PackedCompletion:
 
 
 def unpack_completion(packed: PackedCompletion) -> Completion:
-    """The very completion that was packed. Raises ProtocolError where its numbers are none."""
+    """The very completion that was packed. Raises ProtocolError where its numbers are none, or do not fit."""
     try:
-        return msgspec.structs.replace(
-            packed.head,
-            text=_text_of(packed),
-            token_ids=_unpack_ints(packed.token_ids),
-            rollout_logprobs=_unpack_floats(packed.rollout_logprobs),
-            support_lengths=_unpack_ints(packed.support_lengths),
-            support_ids=_unpack_ints(packed.support_ids),
-        )
-    except msgspec.DecodeError as error:
+        tokens = build_columns({name: _unpack[name](array) for name, array in packed.columns.items()})
+        tokens.check()
+    except ValueError as error:
         raise ProtocolError(f"completion {packed.head.completion_id} has malformed numbers: {error}") from error
-
-
-def _pack_into(numbers: list[int] | list[float], memory: bytearray | None = None) -> memoryview:
-    memory = bytearray() if memory is None else memory
-    _encoder.encode_into(numbers, memory)
-    return memoryview(memory)
+    return msgspec.structs.replace(packed.head, text=_text_of(packed), tokens=tokens)
 
 
 def _text_of(packed: PackedCompletion) -> str:

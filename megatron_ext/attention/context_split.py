@@ -84,7 +84,7 @@ def cut_micro_batch(micro_batch: MicroBatch, cp_size: int, cp_rank: int, pad_to_
         predict_index_N=rank_index_N[predicted_R],
         targets_N=micro_batch.targets_N[predicted_R],
         loss_inputs={name: value[predicted_R] for name, value in micro_batch.loss_inputs.items()},
-        support=None if micro_batch.support is None else micro_batch.support.select(predicted_R),
+        ragged_inputs={name: value.select(predicted_R) for name, value in micro_batch.ragged_inputs.items()},
     )
     return RankBatch(part, whole_cu_seqlens.to(torch.int32), predicted_R)
 

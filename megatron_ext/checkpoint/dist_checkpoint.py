@@ -63,7 +63,7 @@ class CheckpointWriter:
         divides by the number of devices, dies, and the rank waits for it for ever (Megatron-Core 0.16.1). Whether it
         still does says test_a_persistent_background_worker_is_refused_without_a_device in tests/dist_cpu.
         """
-        if persistent_worker and not torch.cuda.is_available():
+        if persistent_worker and not topology.computes_on.has_cuda:
             raise ValueError(
                 "persistent_worker = true: Megatron's persistent writer never answers on a machine without CUDA; "
                 "leave it false"

@@ -24,7 +24,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from megatron_ext.packing.support import LocalSupport, Support
+from megatron_ext.packing.ragged import RaggedInput
+from megatron_ext.packing.sampling_mask import LocalSamplingMask
 
 WORK_BYTES = {"cpu": 128 * 2**20, "cuda": 256 * 2**20}
 """By kind of device: size of a chunk's float32 logits, and of the rows of a low-precision weight that are worked on at
@@ -42,11 +43,12 @@ def vocab_parallel_logprobs(
     chunk_tokens: int | None = None,
     with_entropy: bool = False,
     fp32_head: bool = False,
-    support: Support | None = None,
+    sampling_mask: RaggedInput | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probability of each target under softmax(hidden @ weight.T / temperature), and the entropy there if asked.
 
-    With `support` the softmax at each position is over the tokens that could be drawn there; the target is one of them.
+    With `sampling_mask` the softmax at each position is over the tokens that could be drawn there, the target among
+    them.
 
     `hidden_NH` is the same on every rank of `tp_group`; `weight_VH` holds this rank's rows; rows from `vocab_size` on
     are padding and get no probability. N may be 0. Both results are float32 [N] (float64 where the weight is) and equal
@@ -63,7 +65,7 @@ def vocab_parallel_logprobs(
     """
     if not temperature > 0:
         raise ValueError(f"temperature = {temperature}: it must be positive; greedy has no log-probabilities to train")
-    head = _Head(weight_VH, targets_N, temperature, tp_group, vocab_size, chunk_tokens, fp32_head, support)
+    head = _Head(weight_VH, targets_N, temperature, tp_group, vocab_size, chunk_tokens, fp32_head, sampling_mask)
     logprobs_N, entropy_N = _VocabParallelLogprobs.apply(hidden_NH, weight_VH, head, with_entropy)
     return logprobs_N, entropy_N
 
@@ -80,7 +82,7 @@ class _Head:
         vocab_size: int,
         chunk_tokens: int | None,
         fp32_head: bool,
-        support: Support | None,
+        sampling_mask: RaggedInput | None,
     ) -> None:
         self.tp_group = tp_group
         self.tp_size = dist.get_world_size(tp_group) if tp_group is not None else 1
@@ -100,7 +102,7 @@ class _Head:
         local_N = targets_N - first_row
         self.is_local_N = (local_N >= 0) & (local_N < self.num_rows)
         self.local_target_N = torch.where(self.is_local_N, local_N, 0)
-        self.support = None if support is None else LocalSupport(support, first_row, self.num_rows)
+        self.mask = None if sampling_mask is None else LocalSamplingMask(sampling_mask, first_row, self.num_rows)
         self.main_grad: Tensor | None = getattr(weight_VH, "main_grad", None)
 
     def chunks(self, hidden_NH: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
@@ -125,8 +127,8 @@ class _Head:
                 torch.mm(hidden_CH, weight_BH.t(), out=out_CV[:, rows])
         if self.temperature != 1.0:
             out_CV.div_(self.temperature)
-        if self.support is not None:
-            self.support.restrict(out_CV, chunk)
+        if self.mask is not None:
+            self.mask.restrict(out_CV, chunk)
 
     def backward_products(
         self, grad_CV: Tensor, hidden_CH: Tensor, weight_VH: Tensor, grad_weight_VH: Tensor | None
@@ -245,7 +247,7 @@ def _reduce_rows(
             lse_N[chunk] = torch.logsumexp(logits_CV, dim=-1)
             shift_C = _finite(lse_N[chunk])
             exp_CV = (logits_CV - shift_C[:, None]).exp_()
-            if head.support is not None:
+            if head.mask is not None:
                 logits_CV.masked_fill_(logits_CV == -torch.inf, 0.0)  # of probability 0: their product is to be 0
             mean_logit_N[chunk] = logits_CV.mul_(exp_CV).sum(-1)
         else:  # in place: torch.logsumexp would make a second [C, V]

@@ -23,7 +23,7 @@ from megatron_ext.model.layer_specs import LayerKernels, build_block_spec
 from megatron_ext.model.logprob import vocab_parallel_logprobs
 from megatron_ext.model.norms import NORMS
 from megatron_ext.model.transformer_config import transformer_config
-from megatron_ext.packing.support import Support
+from megatron_ext.packing.ragged import RaggedInput
 from megatron_ext.parallel.topology import Layout, Topology, check_layout
 
 platform.install()
@@ -53,13 +53,13 @@ class PolicyModel(GPTModel):
         targets_N: Tensor,
         temperature: float,
         with_entropy: bool,
-        support: Support | None = None,
+        sampling_mask: RaggedInput | None = None,
     ) -> Tensor | tuple[Tensor, Tensor | None]:
         """Runs this stage on one packed micro-batch; `tokens` and `position_ids` are int64 [T].
 
         The last stage gives float32 [N] log-probabilities of `targets_N` at the temperature and, if asked, entropies
         (else None). The others give hidden states [T, 1, H] for the next ([T / tp, 1, H] under sequence parallel).
-        Only the hidden states at `predict_index_N` meet the output layer. `support` says which tokens could be drawn.
+        Only the hidden states at `predict_index_N` meet the output layer. `sampling_mask`: tokens that could be drawn.
         """
         embedded = self.embedding(tokens[None], position_ids[None]) if self.pre_process else None
         hidden = self.decoder(
@@ -80,7 +80,7 @@ class PolicyModel(GPTModel):
             vocab_size=self.hf_config.vocab_size,
             with_entropy=with_entropy,
             fp32_head=self.fp32_head,
-            support=support,
+            sampling_mask=sampling_mask,
         )
 
     def _with_positions(self, segments: PackedSegments, position_ids_T: Tensor) -> PackedSegments:
@@ -124,7 +124,9 @@ def build_model(
         norm=NORMS[kernels.library],
     )
     take_weight_gradients(kernels.library)
-    config = transformer_config(hf_config, layout, dtype, fuse_weight_gradients=kernels.fuses_weight_gradients)
+    config = transformer_config(
+        hf_config, layout, dtype, topology.computes_on, fuse_weight_gradients=kernels.fuses_weight_gradients
+    )
     stages = [None] if layout.vpp == 1 else range(layout.vpp)
     return [_build_chunk(hf_config, config, layout, topology, layer, vp_stage) for vp_stage in stages]
 

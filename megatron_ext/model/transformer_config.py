@@ -11,13 +11,14 @@ import torch
 from megatron_ext.hf.config import HFConfig
 from megatron_ext.hf.refusals import UnsupportedModelError
 from megatron_ext.parallel.layout import Layout, LayoutError
+from megatron_ext.platform.device import Device
 
 if TYPE_CHECKING:
     from megatron.core.transformer import TransformerConfig
 
 
 def transformer_config(
-    hf_config: HFConfig, layout: Layout, dtype: torch.dtype, *, fuse_weight_gradients: bool = False
+    hf_config: HFConfig, layout: Layout, dtype: torch.dtype, device: Device, *, fuse_weight_gradients: bool = False
 ) -> TransformerConfig:
     """Megatron's config for this model, layout and parameter dtype (float32, bfloat16, or float64).
 
@@ -63,9 +64,9 @@ def transformer_config(
         **_recompute_options(hf_config, layout),
         variable_seq_lengths=True,  # stages tell each other the length of each packed micro-batch
         moe_token_dispatcher_type="alltoall",  # variable_seq_lengths insists on it, for dense models too
-        **_expert_options(hf_config, layout, dtype),
+        **_expert_options(hf_config, layout, dtype, device),
         calculate_per_token_loss=True,  # gradients are divided once, by the tokens of the whole step
-        use_cpu_initialization=not torch.cuda.is_available(),
+        use_cpu_initialization=not device.has_cuda,
         perform_initialization=False,  # every weight is loaded; see hf/load.py
         gradient_accumulation_fusion=fuse_weight_gradients and dtype != torch.float64,
         # Fusions that need a compiler, or that this library's own modules make up for.
@@ -110,12 +111,12 @@ def _recompute_options(hf_config: HFConfig, layout: Layout) -> dict[str, Any]:
     return {"recompute_granularity": "selective", "recompute_modules": modules}
 
 
-def _expert_options(hf_config: HFConfig, layout: Layout, dtype: torch.dtype) -> dict[str, Any]:
+def _expert_options(hf_config: HFConfig, layout: Layout, dtype: torch.dtype, device: Device) -> dict[str, Any]:
     """The part of Megatron's config that a mixture of experts adds. No load balancing loss: GRPO has its own loss."""
     moe = hf_config.moe
     if moe is None:
         return {}
-    if layout.grouped_experts and not (torch.cuda.is_available() and importlib.util.find_spec("transformer_engine")):
+    if layout.grouped_experts and not (device.has_cuda and importlib.util.find_spec("transformer_engine")):
         raise LayoutError(
             "grouped_experts = true: it needs CUDA and Transformer Engine, and one of them is missing here; "
             "set grouped_experts = false"

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from megatron_ext import platform
 from megatron_ext.optimizer.repairs import distributed_optimizers
+from megatron_ext.platform.device import Device
 
 platform.install()
 
@@ -51,10 +52,11 @@ class Moved:
 class Residency:
     """Where the memory of one rank's model and optimizer is. Nothing here is collective."""
 
-    def __init__(self, chunks: Sequence[DistributedDataParallel], optimizer: MegatronOptimizer) -> None:
+    def __init__(self, chunks: Sequence[DistributedDataParallel], optimizer: MegatronOptimizer, device: Device) -> None:
         """All of it must be on the device."""
         self._chunks = chunks
         self._optimizer = optimizer
+        self._device = device
         self._away: dict[Part, list[torch.UntypedStorage]] = {}
         """Storages of the parts that are on the host, shrunk to nothing."""
         self._num_bytes: dict[Part, list[int]] = {}
@@ -103,14 +105,13 @@ class Residency:
                 for storage, room in zip(storages, self._host[part], strict=True):
                     room.copy_(_bytes_of(storage), non_blocking=True)
                     copied += room.numel()
-        _wait()
+        self._device.synchronize()
         for part, storages in leaving.items():
             for storage in storages:
                 storage.resize_(0)
             freed += sum(self._num_bytes[part])
             self._away[part] = storages
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        self._device.return_cached_memory()
         return Moved(freed, copied, time.perf_counter() - started)
 
     def to_device(self, *parts: Part) -> Moved:
@@ -130,13 +131,13 @@ class Residency:
                     _bytes_of(storage).copy_(room_of_storages[index], non_blocking=True)
                     copied += storage.nbytes()
                 taken += storage.nbytes()
-        _wait()
+        self._device.synchronize()
         return Moved(-taken, copied, time.perf_counter() - started)
 
     def _host_room(self, part: Part) -> list[Tensor]:
         """Bytes on the host for each storage. With CUDA they are pinned and kept: pinning takes longer than copying."""
         sizes = self._num_bytes[part]
-        if not torch.cuda.is_available():
+        if not self._device.has_cuda:
             return [torch.empty(size, dtype=torch.uint8) for size in sizes]
         if [room.numel() for room in self._pinned.get(part, [])] != sizes:
             self._pinned[part] = [torch.empty(size, dtype=torch.uint8, pin_memory=True) for size in sizes]
@@ -200,8 +201,3 @@ def _storages(tensors: Iterable[Tensor]) -> dict[int, torch.UntypedStorage]:
 
 def _bytes_of(storage: torch.UntypedStorage) -> Tensor:
     return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
-
-
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from megatron_ext.packing.support import Support
+from megatron_ext.packing.ragged import RaggedInput
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,9 @@ class PackInput:
     """Index of the first token that may be predicted; at least 1, for nothing precedes token 0."""
     predict_mask: list[int]
     loss_inputs: dict[str, list[float]] = field(default_factory=dict)
-    support: tuple[list[int], list[int]] | None = None
-    """For each predicted token the number of tokens that could have been drawn, and all of these; None: any token."""
+    ragged_inputs: dict[str, tuple[list[int], list[int]]] = field(default_factory=dict)
+    """By name, for each predicted token the number of its integers, and all of these. What another sequence has and
+    this one has not is none for each of its tokens."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ class MicroBatch:
     """int64 [N], the tokens predicted there."""
     loss_inputs: dict[str, Tensor] = field(default_factory=dict)
     """float32 (float64 for such a policy) or bool [N] each; only the loss callback knows what they mean."""
-    support: Support | None = None
-    """Of the N positions; None: any token could be drawn at each."""
+    ragged_inputs: dict[str, RaggedInput] = field(default_factory=dict)
+    """By name, of the N positions: what the model (`sampling_mask`) or the loss takes of them."""
 
     @property
     def num_tokens(self) -> int:
@@ -70,7 +71,7 @@ class MicroBatch:
             predict_index_N=self.predict_index_N.to(device, non_blocking=True),
             targets_N=self.targets_N.to(device, non_blocking=True),
             loss_inputs={name: value.to(device, non_blocking=True) for name, value in self.loss_inputs.items()},
-            support=None if self.support is None else self.support.to(device),
+            ragged_inputs={name: value.to(device) for name, value in self.ragged_inputs.items()},
         )
 
 
@@ -113,26 +114,28 @@ def pack_sequences(
         predict_index_N=predict_index_N,
         targets_N=tokens_T[predict_index_N + 1],
         loss_inputs={name: torch.tensor(values[name], dtype=loss_dtype) for name in names},
-        support=_join_support(sequences),
+        ragged_inputs=_join_ragged(sequences),
     )
 
 
-def _join_support(sequences: Sequence[PackInput]) -> Support | None:
-    if all(sequence.support is None for sequence in sequences):
-        return None
-    lengths: list[int] = []
-    token_ids: list[int] = []
-    for number, sequence in enumerate(sequences):
-        num_predicted = sum(sequence.predict_mask)
-        given, ids = sequence.support or ([0] * num_predicted, [])
-        if len(given) != num_predicted or sum(given) != len(ids):
-            raise ValueError(
-                f"sequence {number}: support has {len(given)} lengths for {num_predicted} predicted tokens, and "
-                f"{len(ids)} ids where the lengths add up to {sum(given)}"
-            )
-        lengths += given
-        token_ids += ids
-    return Support.of(lengths, token_ids)
+def _join_ragged(sequences: Sequence[PackInput]) -> dict[str, RaggedInput]:
+    """The ragged inputs of any of the sequences, joined over all of them."""
+    joined: dict[str, RaggedInput] = {}
+    for name in sorted({name for sequence in sequences for name in sequence.ragged_inputs}):
+        all_lengths: list[int] = []
+        all_values: list[int] = []
+        for number, sequence in enumerate(sequences):
+            num_predicted = sum(sequence.predict_mask)
+            lengths, values = sequence.ragged_inputs.get(name, ([0] * num_predicted, []))
+            if len(lengths) != num_predicted or sum(lengths) != len(values):
+                raise ValueError(
+                    f"sequence {number}: {name} has {len(lengths)} lengths for {num_predicted} predicted tokens, and "
+                    f"{len(values)} values where the lengths add up to {sum(lengths)}"
+                )
+            all_lengths += lengths
+            all_values += values
+        joined[name] = RaggedInput.of(all_lengths, all_values)
+    return joined
 
 
 def _predicted_tokens(sequence: PackInput, number: int, names: list[str]) -> list[int]:

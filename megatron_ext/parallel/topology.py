@@ -15,6 +15,7 @@ import torch.distributed as dist
 from megatron_ext import platform
 from megatron_ext.parallel.layout import Layout, LayoutError, check_layout, check_values
 from megatron_ext.parallel.meeting import forget_token, open_store, prove_membership, require_token
+from megatron_ext.platform.device import Device, find_device
 
 platform.install()
 
@@ -50,6 +51,11 @@ class Topology:
     last_stage_rank: int
     """Global rank of the last stage of this rank's pipeline."""
     device: torch.device
+
+    @property
+    def computes_on(self) -> Device:
+        """The kind of `device`."""
+        return Device(self.device.type == "cuda")
 
     @property
     def replica_rank(self) -> int:
@@ -96,17 +102,16 @@ def init_distributed(
             f"tp x cp x dp x pp = {layout.tp} x {layout.cp} x {layout.dp} x {layout.pp} = {layout.world_size}: "
             f"it must equal the {world_size} processes; change dp or the number of processes"
         )
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", torch.cuda.current_device())
+    computes_on = find_device()
+    device = computes_on.current
     dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
+        computes_on.backend,
         store=open_store(master_addr, master_port, rank, world_size, timeout_s),
         rank=rank,
         world_size=world_size,
         timeout=datetime.timedelta(seconds=timeout_s),
         # Else NCCL takes a guess from the rank in each collective that has no tensor.
-        device_id=device if device.type == "cuda" else None,
+        device_id=device if computes_on.has_cuda else None,
     )
     if token:
         require_token(token)

@@ -5,6 +5,7 @@ Call `install()` in every process before the first `megatron.core` import. Nothi
     torch_stand_in   the `torch` that Megatron modules see: `torch.cuda` answers for a CPU, device="cuda" means "cpu"
     import_hook      hands that stand-in to each `megatron.core` module as it is imported, and applies its patches
     patches          the few symbols that need more than that
+    device           whether there is CUDA
     patch            what a patch says of itself: symbols, reason, and the test that says when it can go
 
 With CUDA and Transformer Engine `install()` only checks the version: Megatron then runs as its authors wrote it. With
@@ -19,6 +20,7 @@ import sys
 
 import torch
 
+from megatron_ext.platform.device import find_device
 from megatron_ext.platform.errors import PlatformError
 from megatron_ext.platform.import_hook import MegatronImportHook
 from megatron_ext.platform.patch import Patch
@@ -49,13 +51,13 @@ def install() -> None:
     for patch in patches:
         if patch.owner == "torch":
             patch(torch)
-    sys.meta_path.insert(0, MegatronImportHook(patches, torch if torch.cuda.is_available() else TORCH_STAND_IN))
+    sys.meta_path.insert(0, MegatronImportHook(patches, torch if find_device().has_cuda else TORCH_STAND_IN))
 
 
 def _needed_patches() -> list[Patch]:
     """Those that make up for what this machine has not."""
     patches: list[Patch] = []
-    if not torch.cuda.is_available():
+    if not find_device().has_cuda:
         patches += WITHOUT_CUDA
     if importlib.util.find_spec("transformer_engine") is None:
         patches += WITHOUT_TRANSFORMER_ENGINE

@@ -46,6 +46,12 @@ def test_the_curve_of_a_run_goes_through_its_numbers(tmp_path: Path) -> None:
     assert 'cx="44.0" cy="143.0"' in drawn and "0.250 after 0 steps" in drawn
 
 
+@pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "CONTRIBUTING.md"], ids=lambda path: path.name)
+def test_files_that_a_document_names_exist(document: Path) -> None:
+    named = set(re.findall(r"`((?:[\w.-]+/)+[\w-]+\.(?:py|md|sh|toml|json))`", document.read_text()))
+    assert [name for name in sorted(named) if not any((ROOT / top / name).exists() for top in ("", "hybridflow"))] == []
+
+
 def test_every_decision_has_a_date_and_a_reason() -> None:
     entries = re.split(r"(?m)^- ", (ROOT / "docs/decisions.md").read_text())[1:]
     assert len(entries) > 60

@@ -51,7 +51,7 @@ from hybridflow.reward_service.sandbox.process_scorer import ProcessScorer
 from hybridflow.reward_service.sandbox.protocol import Setup
 from hybridflow.reward_service.scorer import Verify
 from hybridflow.reward_service.worker import RewardWorkerLoop
-from hybridflow.types import Completion, GroupRequest, Prompt, Scored, ScoreRequest, Verdict
+from hybridflow.types import Completion, GroupRequest, Prompt, Scored, ScoreRequest, TokenColumns, Verdict
 from hybridflow.wire.codec import encode
 from hybridflow.wire.completion_sender import CompletionSender
 from hybridflow.wire.endpoint import Endpoint
@@ -89,8 +89,10 @@ def build_completion(number: int, num_tokens: int, text: str) -> Completion:
         group_id=f"t0-g{group:05d}",
         prompt_id=f"p{group}",
         index=number % GROUP_SIZE,
-        token_ids=list(range(100_000, 100_000 + num_tokens)),
-        rollout_logprobs=[-0.1 * (n % 17) for n in range(num_tokens)],
+        tokens=TokenColumns(
+            ids=list(range(100_000, 100_000 + num_tokens)),
+            rollout_logprobs=[-0.1 * (n % 17) for n in range(num_tokens)],
+        ),
         text=text,
         finish_reason="stop",
         policy_version=0,

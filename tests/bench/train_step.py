@@ -39,7 +39,7 @@ from hybridflow.algorithms.spec import policy_spec
 from hybridflow.batching.microbatch import plan_micro_batches
 from hybridflow.config.sections import AlgorithmSection
 from hybridflow.trainer.policy_update import update_policy
-from hybridflow.types import TrainBatch, TrainSequence
+from hybridflow.types import TokenColumns, TrainBatch, TrainSequence
 from megatron_ext.optimizer.optimizer import OptimizerOptions
 from megatron_ext.packing.micro_batch import MicroBatch, PackInput, pack_sequences
 from megatron_ext.packing.sums import LossSums
@@ -158,10 +158,9 @@ def make_batch(tokens_BT: Tensor, options: argparse.Namespace) -> TrainBatch:
         TrainSequence(
             sequence_id=f"s{number}",
             prompt_token_ids=row[:PROMPT_TOKENS],
-            response_token_ids=row[PROMPT_TOKENS:],
+            response=TokenColumns(ids=row[PROMPT_TOKENS:], rollout_logprobs=[-1.0] * response),
             loss_mask=[1] * response,
             advantage=1.0 if number % 2 else -1.0,
-            rollout_logprobs=[-1.0] * response,
         )
         for number, row in enumerate(tokens_BT.tolist())
     ]

@@ -14,7 +14,7 @@ from megatron_ext.attention.cuda import VarlenAttention
 from megatron_ext.attention.packed import A2A, SegmentAttention, build_packed_segments
 from megatron_ext.model.logprob import vocab_parallel_logprobs
 from megatron_ext.packing.micro_batch import PackInput, pack_sequences
-from megatron_ext.packing.support import Support
+from megatron_ext.packing.ragged import RaggedInput
 from megatron_ext.parallel.layout import Layout
 from megatron_ext.parallel.topology import Topology
 
@@ -28,11 +28,9 @@ def head_gradients(topology: Topology, layout: Layout, cases: list[dict[str, Any
     for case in cases:
         padding = torch.full((-case["weight"].size(0) % topology.tp_size, case["hidden"].size(1)), 9.0)
         rows = torch.cat([case["weight"], padding]).chunk(topology.tp_size)[topology.tp_rank]
-        support = None
-        if "support" in case:
-            support = Support.of(
-                [len(one) for one in case["support"]], [token for one in case["support"] for token in one]
-            )
+        mask = None
+        if "mask" in case:
+            mask = RaggedInput.of([len(one) for one in case["mask"]], [token for one in case["mask"] for token in one])
         without: dict[str, Any] = {}
         for with_entropy in (False, True):
             hidden, weight = case["hidden"].clone().requires_grad_(), rows.clone().requires_grad_()
@@ -45,7 +43,7 @@ def head_gradients(topology: Topology, layout: Layout, cases: list[dict[str, Any
                 vocab_size=case["weight"].size(0),
                 chunk_tokens=case["chunk_tokens"],
                 with_entropy=with_entropy,
-                support=support,
+                sampling_mask=mask,
             )
             (logprobs_N * case["grad"]).sum().backward()
             made = {"logprobs": logprobs_N.detach(), "hidden_grad": hidden.grad, "weight_grad": weight.grad}

@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -19,6 +20,7 @@ from transformers import AutoConfig
 
 from megatron_ext.checkpoint import commit
 from megatron_ext.parallel.layout import Layout
+from megatron_ext.platform.device import CPU
 from tests.dist_cpu import checkpoint_programs, rank_programs
 from tests.dist_cpu.launch import run_ranks
 from tests.dist_cpu.tiny_models import load_model
@@ -159,7 +161,7 @@ def test_a_persistent_background_worker_is_refused_without_a_device() -> None:
     from megatron_ext.checkpoint.dist_checkpoint import CheckpointWriter
 
     with pytest.raises(ValueError, match=r"persistent_worker = true: .* without CUDA; leave it false"):
-        CheckpointWriter([], None, None, None, "", persistent_worker=True)  # type: ignore[arg-type]
+        CheckpointWriter([], None, SimpleNamespace(computes_on=CPU), None, "", persistent_worker=True)  # type: ignore[arg-type]
 
     from megatron.core.dist_checkpointing.strategies.async_utils import PersistentAsyncCaller
 

@@ -28,14 +28,14 @@ def make_case(num_positions: int, vocab_size: int, chunk_tokens: int, temperatur
     }
 
 
-def with_support(case: dict[str, Any], largest: int) -> dict[str, Any]:
+def with_sampling_mask(case: dict[str, Any], largest: int) -> dict[str, Any]:
     """Between 1 and `largest` tokens can be drawn at a position, the target among them; at each third one, any."""
     generator = torch.Generator().manual_seed(9)
-    support: list[list[int]] = []
+    mask: list[list[int]] = []
     for number, target in enumerate(case["targets"].tolist()):
         others = torch.randperm(case["weight"].size(0), generator=generator)[: number % largest].tolist()
-        support.append([] if number % 3 == 2 else sorted({target, *others}))
-    return case | {"support": support}
+        mask.append([] if number % 3 == 2 else sorted({target, *others}))
+    return case | {"mask": mask}
 
 
 CASES = [
@@ -43,9 +43,9 @@ CASES = [
     make_case(11, 37, 64, 0.7, 2),
     make_case(0, 37, 4, 1.0, 3),
     make_case(5, 1, 2, 2.0, 4),
-    with_support(make_case(11, 37, 4, 1.0, 5), 3),  # with two ranks often none of them on one
-    with_support(make_case(11, 37, 64, 0.7, 6), 20),
-    with_support(make_case(0, 37, 4, 1.0, 7), 3),
+    with_sampling_mask(make_case(11, 37, 4, 1.0, 5), 3),  # with two ranks often none of them on one
+    with_sampling_mask(make_case(11, 37, 64, 0.7, 6), 20),
+    with_sampling_mask(make_case(0, 37, 4, 1.0, 7), 3),
 ]
 
 
@@ -71,7 +71,7 @@ def float64_reference(case: dict[str, Any]) -> dict[str, torch.Tensor]:
     hidden = case["hidden"].double().requires_grad_()
     weight = case["weight"].double().requires_grad_()
     logits = hidden @ weight.t() / case["temperature"]
-    for row, tokens in enumerate(case.get("support", [])):
+    for row, tokens in enumerate(case.get("mask", [])):
         if tokens:
             left_out = torch.ones(logits.size(1), dtype=torch.bool)
             left_out[tokens] = False

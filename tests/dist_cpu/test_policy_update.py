@@ -16,7 +16,7 @@ from hybridflow.algorithms.spec import policy_spec
 from hybridflow.batching.microbatch import plan_micro_batches
 from hybridflow.config.sections import AlgorithmSection
 from hybridflow.trainer.policy_update import update_policy
-from hybridflow.types import TrainBatch, TrainSequence, UpdateReport
+from hybridflow.types import TokenColumns, TrainBatch, TrainSequence, UpdateReport
 from megatron_ext.parallel.layout import Layout
 from tests.dist_cpu import rank_programs
 from tests.dist_cpu.launch import run_ranks
@@ -37,14 +37,17 @@ def make_sequences() -> list[TrainSequence]:
     rows = []
     for number in range(NUM_PROMPTS * PER_PROMPT):
         length = chance.randint(2, 9)
+        prompt = [chance.randrange(VOCAB_SIZE) for _ in range(chance.randint(3, 6))]
+        ids = [chance.randrange(VOCAB_SIZE) for _ in range(length)]
+        advantage = chance.gauss(0, 1)
+        logprobs = [-chance.random() * 5 for _ in range(length)]
         rows.append(
             TrainSequence(
                 sequence_id=f"s{number}",
-                prompt_token_ids=[chance.randrange(VOCAB_SIZE) for _ in range(chance.randint(3, 6))],
-                response_token_ids=[chance.randrange(VOCAB_SIZE) for _ in range(length)],
+                prompt_token_ids=prompt,
+                response=TokenColumns(ids=ids, rollout_logprobs=logprobs),
                 loss_mask=[1] * length,
-                advantage=chance.gauss(0, 1),
-                rollout_logprobs=[-chance.random() * 5 for _ in range(length)],
+                advantage=advantage,
                 staleness=[1] + [0] * (length - 1) if number % 5 == 0 else [],
             )
         )
@@ -163,7 +166,7 @@ def assert_mismatch(reports: list[UpdateReport], old: Sequence[Tensor]) -> None:
             gaps = [
                 abs(old[row][i].item() - logprob)
                 for row in rows
-                for i, logprob in enumerate(make_sequences()[row].rollout_logprobs)
+                for i, logprob in enumerate(make_sequences()[row].response.rollout_logprobs)
                 if (make_sequences()[row].staleness or [0] * 99)[i] == staleness
             ]
             assert mean.num_tokens == len(gaps)

@@ -20,7 +20,7 @@ from contextlib import suppress
 import zmq
 import zmq.backend.cython
 
-from hybridflow.types import Completion, Scored
+from hybridflow.types import Completion, Scored, TokenColumns
 from hybridflow.wire.codec import encode
 from hybridflow.wire.messages import Bye, Finished, Hello, Ready, ScoreReply
 from hybridflow.wire.packed import pack_completion
@@ -39,8 +39,7 @@ def build_messages() -> list[bytes]:
         group_id="t00001-g0000",
         prompt_id="train-000000",
         index=0,
-        token_ids=[5],
-        rollout_logprobs=[-1.0],
+        tokens=TokenColumns(ids=[5], rollout_logprobs=[-1.0]),
         text="The answer is yen.",
         finish_reason="stop",
         policy_version=0,

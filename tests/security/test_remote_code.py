@@ -16,6 +16,7 @@ from hybridflow.policy.load import load_tokenizer
 from hybridflow.rollout.engine.arguments import build_arguments
 from hybridflow.tools.judge_serve import JudgeServerJob, build_server_arguments
 from megatron_ext.hf.config import read_hf_config
+from megatron_ext.platform.device import CPU
 
 ROOT = Path(__file__).parents[2]
 LOADERS = ("AutoConfig", "AutoTokenizer", "AutoModelForCausalLM", "PreTrainedTokenizerFast")
@@ -72,6 +73,6 @@ def test_a_tokenizer_that_is_code_alone_is_refused(folder: Path) -> None:
 
 def test_sglang_is_told_not_to_and_cannot_be_told_otherwise() -> None:
     assert build_arguments(RolloutSection(), dtype="float32", seed=0)["trust_remote_code"] is False
-    assert build_server_arguments(JudgeServerJob(model=Path("m"), port=1))["trust_remote_code"] is False
+    assert build_server_arguments(JudgeServerJob(model=Path("m"), port=1), CPU)["trust_remote_code"] is False
     with pytest.raises(ConfigError, match=r"rollout\.sglang\.trust_remote_code = true: code of a model's folder"):
         build_arguments(RolloutSection(sglang={"trust_remote_code": True}), dtype="float32", seed=0)

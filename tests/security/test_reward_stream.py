@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import zmq
 
-from hybridflow.types import Completion, GroupRequest, Prompt, Scored, Unknown, Verdict
+from hybridflow.types import Completion, GroupRequest, Prompt, Scored, TokenColumns, Unknown, Verdict
 from hybridflow.wire.codec import decode_to_worker, encode
 from hybridflow.wire.completion_sender import CompletionSender
 from hybridflow.wire.messages import Bye, Hello, Message, Ready, ScoreReply, Work
@@ -146,8 +146,7 @@ def completion(index: int) -> Completion:
         group_id="g",
         prompt_id="p",
         index=index,
-        token_ids=[2],
-        rollout_logprobs=[-1.0],
+        tokens=TokenColumns(ids=[2], rollout_logprobs=[-1.0]),
         text="t",
         finish_reason="stop",
         policy_version=0,

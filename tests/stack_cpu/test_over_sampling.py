@@ -57,7 +57,7 @@ def test_a_completion_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> N
         over.sync_weights(1)
         second = collect("t00002", PartialRollouts(2, 2, 1), first.carried, [], 1)
     assert sum(group.num_tokens for group in first.carried) > 0, "nothing was half decoded: the test shows nothing"
-    assert second.report.resumed_tokens == sum(len(p.token_ids) for group in first.carried for p in group.partials)
+    assert second.report.resumed_tokens == sum(len(p.tokens) for group in first.carried for p in group.partials)
     groups = {group.group_id: group for group in [*first.groups, *second.groups]}
     assert sorted(groups) == [f"t00001-g{n:04d}" for n in range(NUM_PROMPTS)]
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32).eval()
@@ -68,7 +68,7 @@ def test_a_completion_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> N
         for member in groups[f"t00001-g{n:04d}"].members:
             completion = member.completion
             assert completion.token_ids == written[0, prompt_ids.shape[1] :].tolist()
-            assert len(completion.rollout_logprobs) == len(completion.token_ids)
+            assert len(completion.tokens.rollout_logprobs) == len(completion.token_ids)
             assert sum(run.num_tokens for run in completion.version_runs) == len(completion.token_ids)
             resumed += [run.version for run in completion.version_runs] == [0, 1]
     assert resumed > 0

@@ -22,13 +22,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
 from hybridflow.control.batch import plan_batch
-from hybridflow.control.collect import build_requests, collect_groups
+from hybridflow.control.collect import collect_step
+from hybridflow.control.partial_rollouts import build_requests, plan_all
 from hybridflow.data.dataset import PromptDataset
 from hybridflow.data.synth.spec import SynthSpec, generate_rows
 from hybridflow.errors import RolloutError, WeightSyncError
 from hybridflow.runtime.colocation import Colocation
 from hybridflow.runtime.system import System
-from hybridflow.types import Collected, Completion, Prompt, SamplingParams, TrainSequence
+from hybridflow.types import Collected, Completion, Prompt, SamplingParams, TokenColumns, TrainSequence
 from hybridflow.weights.manifest import TensorEntry
 from hybridflow.weights.reshard.buffers import map_buffer
 from hybridflow.weights.reshard.shard_bucket import ShardRound
@@ -63,7 +64,7 @@ def stack(warm_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     config = load_config([ROOT / "configs/quickstart.toml"], overrides, Config)
     spec = SynthSpec(tier="easy", doc_tokens=64, num_records=8, num_train=NUM_PROMPTS, num_test=1)
     tokenizer = AutoTokenizer.from_pretrained(warm_model)
-    prompts = PromptDataset("parity", generate_rows(spec, "train", 5), tokenizer, 1000, seed=0).prompts
+    prompts = PromptDataset("parity", generate_rows(spec, "train", 5), tokenizer, 1000).prompts
     with System(config, warm_model, folder / "logs", note=lambda text: None) as system:
         with pytest.raises(RolloutError, match="no confirmed weights version"):
             generate(system, "early", prompts, 1, GREEDY)
@@ -86,8 +87,8 @@ def publish(system: System, version: int, folder: Path) -> None:
 
 
 def generate(system: System, prefix: str, prompts: list[Prompt], num: int, sampling: SamplingParams) -> Collected:
-    return collect_groups(
-        build_requests(prefix, prompts, num),
+    return collect_step(
+        plan_all(build_requests(prefix, prompts, num)),
         sampling,
         rollout=system.rollout,
         stream=system.stream,
@@ -104,10 +105,9 @@ def to_row(prompts: list[Prompt], completion: Completion, advantage: float = 0.0
     return TrainSequence(
         sequence_id=completion.completion_id,
         prompt_token_ids=prompt.token_ids,
-        response_token_ids=completion.token_ids,
-        loss_mask=[1] * len(completion.token_ids),
+        response=TokenColumns(ids=completion.tokens.ids, rollout_logprobs=completion.tokens.rollout_logprobs),
+        loss_mask=[1] * len(completion.tokens),
         advantage=advantage,
-        rollout_logprobs=completion.rollout_logprobs,
     )
 
 
@@ -140,14 +140,14 @@ def test_greedy_text_equals_hf_on_the_exported_weights(stack: Stack, version: in
 
 def test_the_update_changed_the_weights_that_the_engine_uses(stack: Stack) -> None:
     before, after = (completions(stack.greedy[version]) for version in (0, 1))
-    assert any(a.rollout_logprobs != b.rollout_logprobs for a, b in zip(before, after, strict=True))
+    assert any(a.tokens.rollout_logprobs != b.tokens.rollout_logprobs for a, b in zip(before, after, strict=True))
 
 
 def test_hf_megatron_and_sglang_give_the_same_logprobs(stack: Stack) -> None:
     """On the sampled tokens, at the sampling temperature; the trainer holds version 1, so HF is asked for both."""
     sampled = completions(stack.sampled)
     rows = [to_row(stack.prompts, completion) for completion in sampled]
-    engine = [completion.rollout_logprobs for completion in sampled]
+    engine = [completion.tokens.rollout_logprobs for completion in sampled]
     assert largest_difference(engine, hf_logprobs(stack.exported[0], rows, SAMPLED.temperature)) < 1e-4
     megatron = stack.system.trainer.logprobs(
         plan_batch(rows, [len(rows)], stack.config, temperature=SAMPLED.temperature)
@@ -157,16 +157,11 @@ def test_hf_megatron_and_sglang_give_the_same_logprobs(stack: Stack) -> None:
 
 def test_the_trainer_leaves_out_what_top_p_left_out(stack: Stack) -> None:
     """Engine and trainer hold version 1; the probabilities of both are over what could be drawn."""
-    narrow = SamplingParams(temperature=0.7, top_p=0.6, max_new_tokens=8, returns_support=True)
+    narrow = SamplingParams(temperature=0.7, top_p=0.6, max_new_tokens=8, returns_sampling_mask=True)
     drawn = completions(generate(stack.system, "narrow", stack.prompts, 4, narrow))
-    engine = [completion.rollout_logprobs for completion in drawn]
+    engine = [completion.tokens.rollout_logprobs for completion in drawn]
     rows = [
-        msgspec.structs.replace(
-            to_row(stack.prompts, completion),
-            support_lengths=completion.support_lengths,
-            support_ids=completion.support_ids,
-        )
-        for completion in drawn
+        msgspec.structs.replace(to_row(stack.prompts, completion), response=completion.tokens) for completion in drawn
     ]
     drawn_from = {"temperature": narrow.temperature, "top_p": narrow.top_p}
     replayed = stack.system.trainer.logprobs(plan_batch(rows, [len(rows)], stack.config, **drawn_from))
@@ -231,7 +226,7 @@ def test_abort_delivers_what_was_decoded(stack: Stack) -> None:
     ended = [first, *[scored for scored in rest if scored is not None]]
     assert len(ended) == NUM_PROMPTS * 4
     for scored in ended:
-        assert len(scored.completion.token_ids) == len(scored.completion.rollout_logprobs)
+        assert len(scored.completion.token_ids) == len(scored.completion.tokens.rollout_logprobs)
         assert scored.completion.finish_reason in ("abort", "stop", "length")
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hybridflow.types import Completion, GroupRequest, Prompt, Scored
+from hybridflow.types import Completion, GroupRequest, Prompt, Scored, TokenColumns
 from hybridflow.wire.completion_sender import CompletionSender
 from hybridflow.wire.messages import build_completion_id
 from hybridflow.wire.reward_stream import RewardStream
@@ -77,8 +77,7 @@ def finish(number: int) -> Completion:
         group_id=f"t0-g{slot:04d}",
         prompt_id=f"p{slot}",
         index=index,
-        token_ids=[2, number],
-        rollout_logprobs=[-1.0, -0.5],
+        tokens=TokenColumns(ids=[2, number], rollout_logprobs=[-1.0, -0.5]),
         text=f"The answer is {'euro' if number % 3 == 0 else 'yen'}.",
         finish_reason="stop",
         policy_version=0,

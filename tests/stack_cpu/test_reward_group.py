@@ -17,7 +17,7 @@ from hybridflow.config.reward_sections import RewardSection
 from hybridflow.errors import RewardError
 from hybridflow.reward_service.sandbox.protocol import Setup, rules_setup
 from hybridflow.reward_service.worker_group import RewardGroup
-from hybridflow.types import Completion, GroupRequest, Prompt, Scored
+from hybridflow.types import Completion, GroupRequest, Prompt, Scored, TokenColumns
 from hybridflow.wire.completion_sender import CompletionSender
 from hybridflow.wire.messages import build_completion_id
 from hybridflow.wire.reward_stream import RewardStream
@@ -42,8 +42,7 @@ def completion(index: int) -> Completion:
         group_id="g",
         prompt_id="p",
         index=index,
-        token_ids=[2],
-        rollout_logprobs=[-1.0],
+        tokens=TokenColumns(ids=[2], rollout_logprobs=[-1.0]),
         text="The answer is yen.",
         finish_reason="stop",
         policy_version=0,

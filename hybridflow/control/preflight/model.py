@@ -84,12 +84,12 @@ def check_layouts(subject: Subject) -> Iterator[Finding]:
 def check_model_files(subject: Subject) -> Iterator[Finding]:
     """What the libraries of the run say of config, window and weights."""
     from hybridflow.control.prepare import check_model
-    from hybridflow.rollout.engine.arguments import check_names, check_support
+    from hybridflow.rollout.engine.arguments import check_names, check_sampling_mask
 
     subject.need_model()
     check_model(subject.config)
     check_names(subject.config.rollout.sglang)
-    check_support(subject.config.rollout.top_p)
+    check_sampling_mask(subject.config.rollout.top_p)
     yield Finding("fact", f"window: {subject.config.rollout.context_tokens:,} tokens, which the model has")
 
 

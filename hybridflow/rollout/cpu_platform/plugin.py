@@ -17,12 +17,11 @@ START_TARGET = "sglang.srt.entrypoints.engine._set_envs_and_config"
 
 def register() -> None:
     """Entry point; called by SGLang before an engine starts."""
-    import torch
-
     from hybridflow.rollout.engine.signed_broadcast import sign_objects
+    from megatron_ext.platform.device import find_device
 
     sign_objects()
-    if torch.cuda.is_available():
+    if find_device().has_cuda:
         return
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 

@@ -57,7 +57,7 @@ class _Group:
         """By index: how often the engine aborted it by itself."""
         self.aborted: set[int] = set()
         """Aborted in the present lease: they wait for the rest."""
-        self._partial_tokens = {partial.index: len(partial.token_ids) for partial in request.partials}
+        self._partial_tokens = {partial.index: len(partial.tokens) for partial in request.partials}
 
     def cost(self, expected: int) -> int:
         """Tokens: the prompt, and each completion that has not arrived, what it begins with included."""

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 
 from hybridflow.cluster.devices import VISIBLE
-from hybridflow.cluster.seats import devices_of
+from hybridflow.cluster.gpu_reservations import devices_of
 from hybridflow.observability.log import configure
 from hybridflow.observability.process_log import redirect_output
 from hybridflow.private_folder import PrivateFolder
@@ -21,14 +20,14 @@ from hybridflow.rollout.engine.memory import reported_bytes
 from hybridflow.rollout.engine.private_ranks import keep_private
 from hybridflow.rollout.engine.sglang_engine import EngineFacts, EngineStatus, SGLangEngine
 from hybridflow.rollout.engine.signed_broadcast import check_signed
-from hybridflow.rollout.shard_loader import ShardLoader
 from hybridflow.types import Completion, Lease, MemoryTag, SamplingParams
 from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import Bucket, TensorEntry
-from hybridflow.weights.reshard.shard_bucket import ShardRound
+from hybridflow.weights.reshard.shard_bucket import ShardRound, Verify
 from hybridflow.weights.shared_buckets import SharedBucket
 from hybridflow.wire.completion_sender import CompletionSender
 from hybridflow.wire.endpoint import Endpoint
+from megatron_ext.platform.device import find_device
 
 
 class RolloutWorker:
@@ -43,26 +42,33 @@ class RolloutWorker:
         endpoint: Endpoint,
         log_path: str,
         initial_version: int | None,
-        shards: ShardLoader,
-        seats: Sequence[Any],
+        index: int,
+        verify: Verify,
+        reservations: Sequence[Any],
     ) -> None:
         redirect_output(Path(log_path))
         configure(engine_id)
-        devices = devices_of(engine_id, seats)
+        devices = devices_of(engine_id, reservations)
         if devices is not None:
             # SGLang counts GPUs up from the first; its processes, which it starts later, see only these, in this order.
             os.environ[VISIBLE] = ",".join(devices)
         self._folder = PrivateFolder()
         keep_private(self._folder.path)
         leave_allocator_alone(os.environ)
-        self._has_cuda = torch.cuda.is_available()
-        if not self._has_cuda:
+        self._device = find_device()
+        if not self._device.has_cuda:
             start_server()
         self._engine = SGLangEngine(
-            model_path, arguments, run_seed=run_seed, shards=shards, initial_version=initial_version
+            model_path,
+            arguments,
+            run_seed=run_seed,
+            index=index,
+            verify=verify,
+            device=self._device,
+            initial_version=initial_version,
         )
         check_signed()
-        if self._has_cuda:
+        if self._device.has_cuda:
             self._engine.warm_up()  # not run on a GPU yet
         self._sender = CompletionSender(endpoint, engine_id)
 
@@ -77,7 +83,7 @@ class RolloutWorker:
             child_pids=self._engine.child_pids(),
             node_id=ray.get_runtime_context().get_node_id(),
             kv_cache_tokens=int(usage["token_capacity"]),
-            taken_bytes=reported_bytes(usage) if self._has_cuda else {},
+            taken_bytes=reported_bytes(usage) if self._device.has_cuda else {},
         )
 
     def status(self) -> EngineStatus:

@@ -10,7 +10,7 @@ from hybridflow.cluster.devices import DEVICE_ENVIRONMENT
 from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.errors import ConfigError
 from hybridflow.rollout.cpu_platform import cpu_arguments, cpu_environment
-from hybridflow.rollout.engine.sglang_messages import SUPPORT_LIMIT_TOKENS
+from hybridflow.rollout.engine.sglang_messages import MASK_LIMIT_TOKENS
 from hybridflow.rollout.sync.rank_loader import LOADER
 
 # SGLang streams a request each so many tokens. Only finished completions leave the engine, and every chunk repeats all
@@ -71,15 +71,15 @@ def build_arguments(section: RolloutSection, *, dtype: str, seed: int, has_cuda:
     if section.kv_cache_tokens is not None:
         arguments["max_total_tokens"] = section.kv_cache_tokens + KEPT_BACK_TOKENS
     arguments |= {"dtype": dtype} if has_cuda else cpu_arguments(dtype)
-    check_support(section.top_p)
+    check_sampling_mask(section.top_p)
     if section.top_p < 1:
-        arguments["sampling_mask_max_tokens"] = SUPPORT_LIMIT_TOKENS
+        arguments["sampling_mask_max_tokens"] = MASK_LIMIT_TOKENS
     check_names(section.sglang)
     own = {"custom_weight_loader": [LOADER, *section.sglang.get("custom_weight_loader", [])]}
     return arguments | section.sglang | own
 
 
-def check_support(top_p: float) -> None:
+def check_sampling_mask(top_p: float) -> None:
     """Raises ConfigError if the installed SGLang cannot say which tokens top-p left in."""
     if top_p == 1:
         return

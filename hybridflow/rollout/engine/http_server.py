@@ -95,11 +95,10 @@ async def _refuse(send: Send, status: int, why: str) -> None:
 
 def main(arguments: dict[str, Any], key: str) -> None:
     """Serves until SIGTERM or SIGINT, and leaves no process behind."""
-    import torch
-
     from hybridflow.rollout.cpu_platform.process_server import start_server
+    from megatron_ext.platform.device import find_device
 
-    if not torch.cuda.is_available():
+    if not find_device().has_cuda:
         start_server()
     from sglang.srt.plugins import load_plugins
 

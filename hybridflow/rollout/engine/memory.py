@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
-import torch
-
 from hybridflow.cluster.processes import resident_bytes
 from hybridflow.errors import RolloutError
 from hybridflow.types import MemoryTag
+from megatron_ext.platform.device import Device
 
 
 def reported_bytes(memory_usage: Mapping[str, Any]) -> dict[MemoryTag, int]:
@@ -28,11 +27,12 @@ class EngineMemory:
     Args:
         engine: SGLang's Engine object.
         run: Waits for one of its tokenizer manager's coroutines and returns the result.
+        device: What its ranks compute on.
     """
 
-    def __init__(self, engine: Any, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+    def __init__(self, engine: Any, run: Callable[[Coroutine[Any, Any, Any]], Any], device: Device) -> None:
         self._engine, self._run = engine, run
-        self._has_cuda = torch.cuda.is_available()
+        self._has_cuda = device.has_cuda
         self.released: set[MemoryTag] = set()
 
     def may_release(self, tags: Sequence[MemoryTag]) -> bool:

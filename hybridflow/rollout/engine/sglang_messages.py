@@ -9,15 +9,25 @@ from typing import Any
 import msgspec
 
 from hybridflow.errors import ProtocolError, RolloutError
-from hybridflow.types import Completion, FinishReason, GroupRequest, Partial, SamplingParams, VersionRun
+from hybridflow.types import (
+    Completion,
+    FinishReason,
+    GroupRequest,
+    Partial,
+    Ragged,
+    SamplingParams,
+    TokenColumns,
+    VersionRun,
+)
+from hybridflow.types.tokens import concatenate
 from hybridflow.wire.messages import build_completion_id
 
-MAX_SUPPORT_TOKENS = 4096
+MAX_MASK_TOKENS = 4096
 """With top_p below 1, most tokens that are left in at one place: top_k."""
-SUPPORT_LIMIT_TOKENS = 2 * MAX_SUPPORT_TOKENS
+MASK_LIMIT_TOKENS = 2 * MAX_MASK_TOKENS
 """Most that SGLang tells of. On CUDA all tokens stay in that are tied with the last one, above top_k, and SGLang aborts
 a request with more than this; logits in bfloat16 have hundreds of ties."""
-SUPPORT_ABORTS = ("Sampling support exceeds", "The sampling backend ")
+MASK_ABORTS = ("Sampling support exceeds", "The sampling backend ")
 """How SGLang 0.5.23 begins its reason where it cannot tell which tokens were left in."""
 
 
@@ -30,7 +40,7 @@ def completion_seed(run_seed: int, completion_id: str, num_aborts: int = 0) -> i
 
 def to_sglang(sampling: SamplingParams, seed: int, num_tokens_before: int = 0) -> dict[str, Any]:
     """Sampling parameters of one request; of the completion `num_tokens_before` tokens are there already."""
-    rest = {"top_k": MAX_SUPPORT_TOKENS} if sampling.returns_support else {}
+    rest = {"top_k": MAX_MASK_TOKENS} if sampling.returns_sampling_mask else {}
     rest |= {"ignore_eos": True} if sampling.ignores_end else {}
     return rest | {
         "temperature": sampling.temperature,
@@ -45,7 +55,7 @@ def to_sglang(sampling: SamplingParams, seed: int, num_tokens_before: int = 0) -
 def input_tokens(request: GroupRequest, index: int) -> list[int]:
     """What the engine is given: the prompt, and what is there of the completion."""
     partial = request.partial(index)
-    return request.prompt.token_ids + partial.token_ids if partial else request.prompt.token_ids
+    return request.prompt.token_ids + partial.tokens.ids if partial else request.prompt.token_ids
 
 
 def to_completion(
@@ -54,7 +64,7 @@ def to_completion(
     output: dict[str, Any],
     confirmed: int | None,
     decode_text: Callable[[list[int]], str],
-    with_support: bool = False,
+    with_sampling_mask: bool = False,
 ) -> Completion:
     """The completion in a finished output, with what was there of it before in front.
 
@@ -75,27 +85,25 @@ def to_completion(
     finish: FinishReason = reason["type"]
     token_ids = list(output["output_ids"])
     logprobs = [float(entry[0]) for entry in meta.get("output_token_logprobs") or []]
-    support = None
-    if with_support:
-        support = [list(ids) for ids in meta.get("output_token_sampling_mask") or []]
+    mask: list[list[int]] = []
+    if with_sampling_mask:
+        mask = meta.get("output_token_sampling_mask") or []
         logprobs = [float(value) for value in meta.get("output_token_sampling_logprobs") or []]
+    tokens = TokenColumns(ids=token_ids, rollout_logprobs=logprobs, sampling_mask=Ragged.of(mask))
     text = output["text"]
     if finish == "abort":
-        length = min(max(0, len(token_ids) - 1), len(logprobs))
-        token_ids, logprobs, text = token_ids[:length], logprobs[:length], ""
-        support = support and support[:length]
-    if support is not None and len(support) != len(token_ids):
+        tokens, text = tokens.first(min(max(0, len(token_ids) - 1), len(logprobs))), ""
+    if with_sampling_mask and len(tokens.sampling_mask) != len(tokens):
         raise RolloutError(
-            f"completion {completion_id} has {len(token_ids)} tokens, and SGLang says of {len(support)} what could "
-            f"have been drawn: rollout.top_p below 1 needs that of each; set rollout.top_p = 1"
+            f"completion {completion_id} has {len(tokens)} tokens, and SGLang says of {len(tokens.sampling_mask)} "
+            f"what could have been drawn: rollout.top_p below 1 needs that of each; set rollout.top_p = 1"
         )
     completion = Completion(
         completion_id=completion_id,
         group_id=request.group_id,
         prompt_id=request.prompt.prompt_id,
         index=index,
-        token_ids=token_ids,
-        rollout_logprobs=logprobs,
+        tokens=tokens,
         text=text,
         finish_reason=finish,
         policy_version=version,
@@ -103,15 +111,13 @@ def to_completion(
         # Not said where it was aborted while it waited: nothing was computed then.
         cached_tokens=int(meta.get("cached_tokens", len(input_tokens(request, index)))),
         num_retractions=int(meta.get("num_retractions", 0)),
-        support_lengths=[len(ids) for ids in support or []],
-        support_ids=[token for ids in support or [] for token in ids],
     )
     partial = request.partial(index)
     if partial is None:
         return completion
     if finish != "abort":
-        text = decode_text(partial.token_ids + _without_stop_token(token_ids, reason))
-    return _behind(partial, msgspec.structs.replace(completion, text=text))
+        text = decode_text(partial.tokens.ids + _without_stop_token(token_ids, reason))
+    return append_to_partial(partial, msgspec.structs.replace(completion, text=text))
 
 
 def with_distribution(completion: Completion, request: GroupRequest, sampling: SamplingParams) -> Completion:
@@ -120,7 +126,11 @@ def with_distribution(completion: Completion, request: GroupRequest, sampling: S
     Raises ProtocolError where an earlier step drew its beginning from another one.
     """
     partial = request.partial(completion.index)
-    if partial and partial.token_ids and (partial.temperature, partial.top_p) != (sampling.temperature, sampling.top_p):
+    if (
+        partial
+        and len(partial.tokens)
+        and (partial.temperature, partial.top_p) != (sampling.temperature, sampling.top_p)
+    ):
         raise ProtocolError(
             f"completion {completion.completion_id} was begun at temperature {partial.temperature} and top_p "
             f"{partial.top_p} and resumed at {sampling.temperature} and {sampling.top_p}: its tokens have no common "
@@ -134,17 +144,18 @@ def _without_stop_token(token_ids: list[int], reason: dict[str, Any]) -> list[in
     return token_ids[:-1] if isinstance(reason.get("matched"), int) else token_ids
 
 
-def _behind(partial: Partial, completion: Completion) -> Completion:
+def append_to_partial(partial: Partial, completion: Completion) -> Completion:
     """What was decoded now, put behind what was there."""
-    now = [VersionRun(completion.policy_version, len(completion.token_ids))] if completion.token_ids else []
+    now = [VersionRun(completion.policy_version, len(completion.tokens))] if len(completion.tokens) else []
+    try:
+        tokens = concatenate([partial.tokens, completion.tokens])
+    except ValueError as error:
+        raise ProtocolError(f"completion {completion.completion_id} cannot be resumed: {error}") from error
     return msgspec.structs.replace(
         completion,
-        token_ids=partial.token_ids + completion.token_ids,
-        rollout_logprobs=partial.rollout_logprobs + completion.rollout_logprobs,
-        support_lengths=partial.support_lengths + completion.support_lengths,
-        support_ids=partial.support_ids + completion.support_ids,
+        tokens=tokens,
         versions=join_runs([*partial.versions, *now]),
-        resumed_tokens=len(partial.token_ids),
+        resumed_tokens=len(partial.tokens),
     )
 
 
@@ -167,8 +178,6 @@ def undecoded(request: GroupRequest, index: int, confirmed: int | None) -> Compl
         group_id=request.group_id,
         prompt_id=request.prompt.prompt_id,
         index=index,
-        token_ids=[],
-        rollout_logprobs=[],
         text="",
         finish_reason="abort",
         policy_version=confirmed,
@@ -176,7 +185,7 @@ def undecoded(request: GroupRequest, index: int, confirmed: int | None) -> Compl
         cached_tokens=len(input_tokens(request, index)),
     )
     partial = request.partial(index)
-    return _behind(partial, completion) if partial else completion
+    return append_to_partial(partial, completion) if partial else completion
 
 
 def is_own_abort(reason: dict[str, Any]) -> bool:
@@ -186,7 +195,7 @@ def is_own_abort(reason: dict[str, Any]) -> bool:
     """
     if reason["type"] != "abort" or not reason.get("status_code"):
         return False
-    return int(reason["status_code"]) >= 500 or str(reason.get("message", "")).startswith(SUPPORT_ABORTS)
+    return int(reason["status_code"]) >= 500 or str(reason.get("message", "")).startswith(MASK_ABORTS)
 
 
 def check_reason(reason: dict[str, Any], what: str) -> None:

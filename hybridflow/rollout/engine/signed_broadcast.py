@@ -17,6 +17,7 @@ import torch.distributed as dist
 from hybridflow.errors import RolloutError
 from hybridflow.rollout.engine.private_ranks import KEY_FILE
 from megatron_ext.parallel.meeting import require_token, seal, unseal
+from megatron_ext.platform.device import find_device
 
 TARGET = "sglang.srt.utils.common.broadcast_pyobj"
 
@@ -53,7 +54,7 @@ def broadcast_signed(
     force_cpu_device: bool = True,
 ) -> list[Any]:
     """`data` of rank `src`, on every rank. Raises StrangerError, and unpickles nothing, without the signature."""
-    device = torch.device("cuda" if torch.cuda.is_available() and not force_cpu_device else "cpu")
+    device = torch.device("cuda" if find_device().has_cuda and not force_cpu_device else "cpu")
     sealed = seal(pickle.dumps(data)) if rank == src and data else b""
     size = torch.tensor([len(sealed)], dtype=torch.long, device=device)
     dist.broadcast(size, src=src, group=dist_group)

@@ -14,7 +14,7 @@ from hybridflow.algorithms import filters
 from hybridflow.algorithms.advantages import GroupRelative, compute_group_advantages, group_rewards
 from hybridflow.algorithms.algorithm import Algorithm
 from hybridflow.algorithms.spec import supervised_spec
-from hybridflow.types import Completion, Group, Prompt, Scored, ScoredCompletion, Unknown, Verdict
+from hybridflow.types import Completion, Group, Prompt, Scored, ScoredCompletion, TokenColumns, Unknown, Verdict
 
 REWARDS = st.lists(st.none() | st.floats(0, 1, width=32), min_size=1, max_size=12)
 
@@ -34,8 +34,7 @@ def make_group(group_id: str, rewards: list[float | None]) -> Group:
             group_id=group_id,
             prompt_id="p",
             index=index,
-            token_ids=[1],
-            rollout_logprobs=[-1.0],
+            tokens=TokenColumns(ids=[1], rollout_logprobs=[-1.0]),
             text="t",
             finish_reason="stop",
             policy_version=0,

@@ -4,7 +4,17 @@ import pytest
 
 from hybridflow.batching.sequences import build_train_sequences
 from hybridflow.errors import ProtocolError
-from hybridflow.types import Completion, Group, Prompt, Scored, ScoredCompletion, TrainSequence, Unknown, Verdict
+from hybridflow.types import (
+    Completion,
+    Group,
+    Prompt,
+    Scored,
+    ScoredCompletion,
+    TokenColumns,
+    TrainSequence,
+    Unknown,
+    Verdict,
+)
 
 YES = Scored(value=1.0, rule="r", extracted="e", why="y")
 LOST = Unknown(why="timeout")
@@ -18,8 +28,7 @@ def make_group(group_id: str, verdicts: list[Verdict]) -> Group:
                 group_id=group_id,
                 prompt_id="p",
                 index=index,
-                token_ids=[10 + index] * (index + 1),
-                rollout_logprobs=[-0.5] * (index + 1),
+                tokens=TokenColumns(ids=[10 + index] * (index + 1), rollout_logprobs=[-0.5] * (index + 1)),
                 text="t",
                 finish_reason="stop",
                 policy_version=0,
@@ -42,10 +51,9 @@ def test_members_become_rows_in_order_and_the_unknown_one_is_left_out() -> None:
     assert rows[1] == TrainSequence(
         sequence_id="b-c02",
         prompt_token_ids=[1, 2],
-        response_token_ids=[12, 12, 12],
+        response=TokenColumns(ids=[12, 12, 12], rollout_logprobs=[-0.5, -0.5, -0.5]),
         loss_mask=[1, 1, 1],
         advantage=-0.5,
-        rollout_logprobs=[-0.5, -0.5, -0.5],
     )
     assert rows[1].num_tokens == 5
 

@@ -21,9 +21,13 @@ from hybridflow.algorithms.objective import build_objective
 from hybridflow.algorithms.spec import policy_spec
 from hybridflow.config.load import load_config
 from hybridflow.config.sections import AlgorithmSection, Config
+from hybridflow.control.build_run import Parts, Trackers, build_run
+from hybridflow.control.checkpoints import Checkpoints
 from hybridflow.control.prepare import load_inputs
-from hybridflow.control.run import Run
 from hybridflow.control.run_folder import RunFolder
+from hybridflow.curriculum.build import Curriculum, build_curriculum
+from hybridflow.curriculum.source import restore_source
+from hybridflow.data.dataset import PromptDataset
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet
 from hybridflow.protocols import WeightSource
@@ -32,10 +36,13 @@ from hybridflow.types import (
     Completion,
     Group,
     GroupRequest,
+    PartialGroup,
+    Ragged,
     RolloutReport,
     SamplingParams,
     Scored,
     ScoredCompletion,
+    TokenColumns,
     TrainBatch,
     Unknown,
     UpdateMetric,
@@ -250,8 +257,7 @@ def build_completion(request: GroupRequest, index: int, version: int, finish_rea
         group_id=request.group_id,
         prompt_id=request.prompt.prompt_id,
         index=index,
-        token_ids=[5, 6],
-        rollout_logprobs=[-0.5, -0.25],
+        tokens=TokenColumns(ids=[5, 6], rollout_logprobs=[-0.5, -0.25]),
         text="The answer is yen.",
         finish_reason=finish_reason,  # pyright: ignore[reportArgumentType]
         policy_version=version,
@@ -263,13 +269,13 @@ def build_completion(request: GroupRequest, index: int, version: int, finish_rea
 
 def drawn(completion: Completion, sampling: SamplingParams) -> Completion:
     """The same, drawn as `sampling` says; where it asks for that, from its own tokens alone."""
-    mask = completion.token_ids if sampling.returns_support else []
+    ids = completion.tokens.ids
+    mask = Ragged.of([[token] for token in ids]) if sampling.returns_sampling_mask else Ragged()
     return msgspec.structs.replace(
         completion,
+        tokens=msgspec.structs.replace(completion.tokens, sampling_mask=mask),
         temperature=sampling.temperature,
         top_p=sampling.top_p,
-        support_lengths=[1] * len(mask),
-        support_ids=mask,
     )
 
 
@@ -326,29 +332,40 @@ class FakeSystem:
         *,
         judge: Judge = half_right,
         state: RunState | None = None,
+        is_resumed: bool = False,
         engines: type[FakeRollout] = FakeRollout,
+        curriculum: Callable[[PromptDataset], Curriculum] | None = None,
     ) -> None:
+        """`is_resumed`: from the latest checkpoint in the folder; `state`: from this one, as it is."""
         self.events: list[str] = []
         self.folder = RunFolder(config)
-        if state is None:
+        if state is None and not is_resumed:
             self.folder.create(config)
             self.folder.keep()
         self.trainer = FakeTrainer(self.events)
         self.stream = FakeStream(judge, shuffle_seed=0)
         self.rollout = engines(self.events, self.stream)
-        self.run = Run(
+        self.inputs = inputs = load_inputs(config, None)
+        chosen = curriculum(inputs.train) if curriculum else build_curriculum(config, inputs.train)
+        partial_groups: list[PartialGroup] = []
+        if is_resumed:
+            saved = Checkpoints(self.folder.checkpoints, 2)
+            state, partial_groups = saved.restore(self.trainer)
+            restore_source(chosen.source, state.source, state.num_prompts_taken, saved.latest())
+        self.run = build_run(
+            Parts(trainer=self.trainer, rollout=self.rollout, stream=self.stream),
             config=config,
             folder=self.folder,
-            inputs=load_inputs(config, None),
-            trainer=self.trainer,
-            rollout=self.rollout,
-            stream=self.stream,
-            check_workers=lambda: None,
+            inputs=inputs,
+            curriculum=chosen,
             display=LiveDisplay("test", console=Console(file=io.StringIO())),
-            trackers=TrackerSet([JsonlTracker(self.folder.metrics)]),
-            warmup_tracker=JsonlTracker(self.folder.warmup_metrics),
-            update_tracker=JsonlTracker(self.folder.updates),
+            trackers=Trackers(
+                steps=TrackerSet([JsonlTracker(self.folder.metrics)]),
+                warmup=JsonlTracker(self.folder.warmup_metrics),
+                updates=JsonlTracker(self.folder.updates),
+            ),
             state=state or RunState(),
+            partial_groups=partial_groups,
             started=time.monotonic(),
         )
 

@@ -11,7 +11,7 @@ import pytest
 from hybridflow.config.sections import Config
 from hybridflow.control.batch import build_batch, split_evenly
 from hybridflow.errors import ConfigError
-from hybridflow.types import Group, GroupRequest, Prompt, ScoredCompletion, VersionRun
+from hybridflow.types import Group, GroupRequest, Prompt, ScoredCompletion, TokenColumns, VersionRun
 from tests.unit.control.fakes import build_config, build_group
 
 
@@ -21,7 +21,7 @@ def group_of(group_id: str, rewards: list[float | None], lengths: list[int]) -> 
     members = [
         ScoredCompletion(
             completion=msgspec.structs.replace(
-                member.completion, token_ids=[5] * length, rollout_logprobs=[-1.0] * length
+                member.completion, tokens=TokenColumns(ids=[5] * length, rollout_logprobs=[-1.0] * length)
             ),
             verdict=member.verdict,
             scored_by=member.scored_by,

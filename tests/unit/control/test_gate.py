@@ -53,7 +53,11 @@ def test_each_engine_gets_a_text_that_begins_as_no_prompt_does(tmp_path: Path) -
     assert [request.prompt.token_ids for request in found] == [[8, 9, 1, 7]] * 2
     assert [request.group_id for request in found] == ["p00000-g0000", "p00000-g0001"]
     sampling = gate_sampling(config)
-    assert (sampling.temperature, sampling.top_p, sampling.returns_support) == (config.rollout.temperature, 1.0, False)
+    assert (sampling.temperature, sampling.top_p, sampling.returns_sampling_mask) == (
+        config.rollout.temperature,
+        1.0,
+        False,
+    )
 
 
 @pytest.mark.parametrize(

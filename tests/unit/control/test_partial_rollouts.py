@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import random
+from itertools import count
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,6 +33,7 @@ from hybridflow.types import (
     Scored,
     ScoredCompletion,
     StepCounts,
+    TokenColumns,
     VersionRun,
 )
 from hybridflow.wire.messages import build_completion_id
@@ -56,8 +59,7 @@ def decode(request: GroupRequest, index: int, version: int, num_new: int | None)
         group_id=request.group_id,
         prompt_id=request.prompt.prompt_id,
         index=index,
-        token_ids=list(range(total)),
-        rollout_logprobs=[-float(i) for i in range(total)],
+        tokens=TokenColumns(ids=list(range(total)), rollout_logprobs=[-float(i) for i in range(total)]),
         text="",
         finish_reason="stop" if num_new is None else "abort",
         policy_version=version,
@@ -81,16 +83,16 @@ def test_number_of_groups_under_way(over_sampling: float, num_begun: int) -> Non
     assert (rules.num_needed, rules.num_begun) == (10, num_begun)
 
 
-def test_without_over_sampling_a_step_takes_the_prompts_that_follow_from_its_number() -> None:
+def test_without_over_sampling_a_step_begins_its_prompts_alone() -> None:
     rules = PartialRollouts.of(RolloutSection(), prompts_per_step=4)
-    assert [rules.fresh_prompts(step, 0) for step in range(3)] == [(0, 4), (4, 4), (8, 4)]
+    assert rules.num_fresh(0) == 4
     plan = rules.plan("t00002", [], [prompt(n) for n in range(4)], 1, NUM_COMPLETIONS)
     assert plan.requests == build_requests("t00002", [prompt(n) for n in range(4)], NUM_COMPLETIONS)
     assert plan.counts == StepCounts(num_started=4)
 
 
 def test_a_carried_group_is_gone_on_with_under_its_id() -> None:
-    partial = Partial(index=2, token_ids=[8], rollout_logprobs=[-1.0], versions=[VersionRun(0, 1)])
+    partial = Partial(index=2, tokens=TokenColumns(ids=[8], rollout_logprobs=[-1.0]), versions=[VersionRun(0, 1)])
     group = PartialGroup(
         group_id="t00001-g0003", prompt=prompt(3), num_completions=3, members=[ended(0, 0)], partials=[partial]
     )
@@ -103,7 +105,7 @@ def test_a_carried_group_is_gone_on_with_under_its_id() -> None:
 
 
 def test_a_group_with_a_token_that_is_too_old_begins_anew() -> None:
-    old = Partial(index=1, token_ids=[8], rollout_logprobs=[-1.0], versions=[VersionRun(0, 1)])
+    old = Partial(index=1, tokens=TokenColumns(ids=[8], rollout_logprobs=[-1.0]), versions=[VersionRun(0, 1)])
     group = PartialGroup(
         group_id="t00001-g0003", prompt=prompt(3), num_completions=3, members=[ended(0, 1)], partials=[old]
     )
@@ -145,7 +147,9 @@ def test_what_is_not_awaited_is_refused() -> None:
 
 
 def test_carried_groups_survive_a_checkpoint(tmp_path: Path) -> None:
-    partial = Partial(index=2, token_ids=[8, 9], rollout_logprobs=[-1.0, -0.5], versions=[VersionRun(0, 2)])
+    partial = Partial(
+        index=2, tokens=TokenColumns(ids=[8, 9], rollout_logprobs=[-1.0, -0.5]), versions=[VersionRun(0, 2)]
+    )
     group = PartialGroup(
         group_id="t00001-g0003", prompt=prompt(3), num_completions=3, members=[ended(0, 0)], partials=[partial]
     )
@@ -155,6 +159,10 @@ def test_carried_groups_survive_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / PARTIAL_GROUPS_FILE).write_bytes(b"\x93")
     with pytest.raises(CheckpointError, match="not readable as carried groups"):
         read_partial_groups(tmp_path)
+    for older in ([{"group_id": "t00001-g0003"}], {"format": 3, "groups": []}):
+        (tmp_path / PARTIAL_GROUPS_FILE).write_bytes(msgspec.msgpack.encode(older))
+        with pytest.raises(CheckpointError, match=r"has format [13], this version of .* reads format 2\. Resume"):
+            read_partial_groups(tmp_path)
 
 
 @settings(max_examples=200, deadline=None)
@@ -173,13 +181,12 @@ def test_any_course_of_steps_trains_on_each_prompt_once(
     carried: list[PartialGroup] = []
     used_ids: list[str] = []
     trained: list[str] = []
+    numbers = count()
     started = discarded = 0
     for step in range(1, 8):
         version = step - 1
-        first, number = rules.fresh_prompts(step - 1, len(carried))
-        plan = rules.plan(
-            f"t{step:05d}", carried, [prompt(n) for n in range(first, first + number)], version, NUM_COMPLETIONS
-        )
+        fresh = [prompt(next(numbers)) for _ in range(rules.num_fresh(len(carried)))]
+        plan = rules.plan(f"t{step:05d}", carried, fresh, version, NUM_COMPLETIONS)
         assert len(plan.requests) == rules.num_begun
         started += plan.counts.num_started
         discarded += plan.counts.num_discarded
@@ -202,7 +209,7 @@ def test_any_course_of_steps_trains_on_each_prompt_once(
             for member in group.members:
                 completion = member.completion
                 assert completion.token_ids == list(range(LENGTH)), "a token was lost or came twice"
-                assert completion.rollout_logprobs == [-float(i) for i in range(LENGTH)]
+                assert completion.tokens.rollout_logprobs == [-float(i) for i in range(LENGTH)]
                 assert sum(run.num_tokens for run in completion.version_runs) == LENGTH
                 assert all(0 <= version - run.version <= max_staleness for run in completion.version_runs)
         used_ids += [group.group_id for group in groups]

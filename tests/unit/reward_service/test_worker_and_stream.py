@@ -15,10 +15,9 @@ import pytest
 import zmq
 
 from hybridflow.errors import ProtocolError, RewardError
-from hybridflow.reward_service.actor import RewardWorker
 from hybridflow.reward_service.sandbox.protocol import BUILD_RULES, Setup
 from hybridflow.reward_service.scorer import ThreadScorer
-from hybridflow.reward_service.worker import RewardWorkerLoop
+from hybridflow.reward_service.worker import RewardWorker, RewardWorkerLoop
 from hybridflow.types import (
     Completion,
     GroupRequest,
@@ -26,6 +25,7 @@ from hybridflow.types import (
     Scored,
     ScoredCompletion,
     ScoreRequest,
+    TokenColumns,
     Unknown,
     Verdict,
 )
@@ -49,8 +49,7 @@ def finish(slot: int, index: int, text: str = "The answer is yen.") -> Completio
         group_id=f"t0-g{slot}",
         prompt_id=f"p{slot}",
         index=index,
-        token_ids=[2, 3],
-        rollout_logprobs=[-1.0, -0.5],
+        tokens=TokenColumns(ids=[2, 3], rollout_logprobs=[-1.0, -0.5]),
         text=text,
         finish_reason="stop",
         policy_version=0,

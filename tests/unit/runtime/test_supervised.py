@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hybridflow.runtime.supervised import SupervisedStage, SupervisedStep, train_supervised
-from hybridflow.types import TrainBatch, TrainSequence, UpdateReport
+from hybridflow.types import TokenColumns, TrainBatch, TrainSequence, UpdateReport
 from megatron_ext.optimizer.lr import LRSchedule
 
 PEAK = 3.7e-4
@@ -23,7 +23,7 @@ class Workers:
     def build_batch(self, step: int) -> TrainBatch:
         self.events.append(f"build {step}")
         row = TrainSequence(
-            sequence_id=str(step), prompt_token_ids=[1], response_token_ids=[2] * step, loss_mask=[1] * step
+            sequence_id=str(step), prompt_token_ids=[1], response=TokenColumns(ids=[2] * step), loss_mask=[1] * step
         )
         return TrainBatch(sequences=[row], plan=[], temperature=1.0)
 

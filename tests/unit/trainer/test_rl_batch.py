@@ -17,8 +17,10 @@ from hybridflow.types import (
     Completion,
     Group,
     Prompt,
+    Ragged,
     Scored,
     ScoredCompletion,
+    TokenColumns,
     TrainBatch,
     TrainSequence,
     VersionRun,
@@ -37,8 +39,7 @@ def row(index: int, versions: list[VersionRun], version: int) -> TrainSequence:
         group_id="g",
         prompt_id="p",
         index=index,
-        token_ids=[5, 6, 7],
-        rollout_logprobs=[-0.5, -0.25, -0.125],
+        tokens=TokenColumns(ids=[5, 6, 7], rollout_logprobs=[-0.5, -0.25, -0.125]),
         text="",
         finish_reason="stop",
         policy_version=version,
@@ -115,36 +116,33 @@ def test_ratio_and_kl_of_a_later_optimizer_step() -> None:
     assert sums.metrics["policy/kl"].item() == pytest.approx(0.5, abs=1e-6)
 
 
-def test_support_of_counted_tokens_alone_is_packed() -> None:
+def test_the_sampling_mask_of_counted_tokens_alone_is_packed() -> None:
     narrow = TrainSequence(
         sequence_id="s",
         prompt_token_ids=[1, 2],
-        response_token_ids=[5, 6, 7],
+        response=TokenColumns(
+            ids=[5, 6, 7], rollout_logprobs=[-1.0, -1.0, -1.0], sampling_mask=Ragged([2, 1, 3], [5, 9, 6, 7, 8, 4])
+        ),
         loss_mask=[1, 0, 1],
-        rollout_logprobs=[-1.0, -1.0, -1.0],
-        support_lengths=[2, 1, 3],
-        support_ids=[5, 9, 6, 7, 8, 4],
     )
-    support = packed(row(0, [], 7), narrow).support
-    assert support is not None
-    assert support.lengths_N.tolist() == [0, 0, 0, 2, 3]  # of the first row any token could be drawn
-    assert support.token_ids_M.tolist() == [5, 9, 7, 8, 4]
-    assert packed(row(0, [], 7)).support is None
+    mask = packed(row(0, [], 7), narrow).ragged_inputs["sampling_mask"]
+    assert mask.lengths_N.tolist() == [0, 0, 0, 2, 3]  # of the first row any token could be drawn
+    assert mask.values_M.tolist() == [5, 9, 7, 8, 4]
+    assert packed(row(0, [], 7)).ragged_inputs == {}
 
 
-def test_context_parallel_ranks_get_the_support_of_their_positions() -> None:
+def test_context_parallel_ranks_get_the_sampling_mask_of_their_positions() -> None:
     lengths, ids = [1, 2, 3, 1, 2], [10, 20, 21, 30, 31, 32, 40, 50, 51]
-    whole = pack_sequences([PackInput(list(range(6)), 1, [1] * 5, support=(lengths, ids))])
+    whole = pack_sequences([PackInput(list(range(6)), 1, [1] * 5, ragged_inputs={"sampling_mask": (lengths, ids)})])
     of_rank = []
     for rank in range(2):
         part = cut_micro_batch(whole, 2, rank)
-        support = part.micro_batch.support
-        assert support is not None
-        pieces = support.token_ids_M.split(support.lengths_N.tolist())
+        mask = part.micro_batch.ragged_inputs["sampling_mask"]
+        pieces = mask.values_M.split(mask.lengths_N.tolist())
         of_rank += list(zip(part.predicted_R.tolist(), [piece.tolist() for piece in pieces], strict=True))
     assert sorted(of_rank) == [(0, [10]), (1, [20, 21]), (2, [30, 31, 32]), (3, [40]), (4, [50, 51])]
 
 
-def test_support_that_does_not_fit_its_tokens_is_refused() -> None:
-    with pytest.raises(ValueError, match="support has 1 lengths for 2 predicted tokens, and 3 ids"):
-        pack_sequences([PackInput([1, 2, 3], 1, [1, 1], support=([2], [1, 2, 3]))])
+def test_a_sampling_mask_that_does_not_fit_its_tokens_is_refused() -> None:
+    with pytest.raises(ValueError, match="sampling_mask has 1 lengths for 2 predicted tokens, and 3 values"):
+        pack_sequences([PackInput([1, 2, 3], 1, [1, 1], ragged_inputs={"sampling_mask": ([2], [1, 2, 3])})])

@@ -9,7 +9,7 @@ from hybridflow.algorithms.objective import build_objective
 from hybridflow.algorithms.spec import supervised_spec
 from hybridflow.trainer.batch import pack_rank
 from hybridflow.trainer.objectives import LossCallback
-from hybridflow.types import TrainBatch, TrainSequence
+from hybridflow.types import TokenColumns, TrainBatch, TrainSequence
 from megatron_ext.packing.micro_batch import MicroBatch
 
 OBJECTIVE = build_objective(supervised_spec("sequence_mean"))
@@ -22,7 +22,8 @@ def packed(rows: list[TrainSequence], plan: list[list[list[int]]], dp_rank: int 
 
 
 def row(name: str, mask: list[int]) -> TrainSequence:
-    return TrainSequence(sequence_id=name, prompt_token_ids=[1, 2], response_token_ids=[3] * len(mask), loss_mask=mask)
+    response = TokenColumns(ids=[3] * len(mask))
+    return TrainSequence(sequence_id=name, prompt_token_ids=[1, 2], response=response, loss_mask=mask)
 
 
 def test_by_hand() -> None:

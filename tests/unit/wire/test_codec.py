@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridflow.errors import ProtocolError
-from hybridflow.types import Completion, Scored, ScoreRequest, Unknown, VersionRun
+from hybridflow.types import Completion, Ragged, Scored, ScoreRequest, TokenColumns, Unknown, VersionRun
 from hybridflow.wire import codec
 from hybridflow.wire.messages import (
     Accepted,
@@ -27,8 +27,7 @@ COMPLETION = Completion(
     group_id="t00000-g0000",
     prompt_id="docqa-000000",
     index=0,
-    token_ids=[3, 4],
-    rollout_logprobs=[-0.5, -0.25],
+    tokens=TokenColumns(ids=[3, 4], rollout_logprobs=[-0.5, -0.25]),
     text="the answer is \u5186",
     finish_reason="stop",
     policy_version=7,
@@ -128,17 +127,19 @@ def test_credits_out_of_bounds_are_refused_on_arrival(credits: int) -> None:
 @pytest.mark.parametrize(
     ("field", "data", "message"),
     [
-        ("rollout_logprobs", msgspec.msgpack.encode([-0.5]), "2 tokens but 1 logprobs"),
+        ("rollout_logprobs", msgspec.msgpack.encode([-0.5]), "2 tokens but 1 entries of rollout_logprobs"),
         ("rollout_logprobs", msgspec.msgpack.encode([-0.5, -0.25])[:-1], "cut off"),
         ("rollout_logprobs", msgspec.msgpack.encode([-0.5, 3]), "not all are floats"),
-        ("token_ids", b"9 bytes..", "no msgpack array"),
-        ("token_ids", b"", "no msgpack array"),
-        ("token_ids", msgspec.msgpack.encode([3] * 20)[:2], "no msgpack array"),
-        ("support_lengths", msgspec.msgpack.encode([4]), "2 tokens but the support of 1"),
+        ("ids", b"9 bytes..", "no msgpack array"),
+        ("ids", b"", "no msgpack array"),
+        ("ids", msgspec.msgpack.encode([3] * 20)[:2], "no msgpack array"),
+        ("sampling_mask", msgspec.msgpack.encode([[4], []]), "2 tokens but 1 entries of sampling_mask"),
+        ("sampling_mask", msgspec.msgpack.encode([4]), "sampling_mask is no pair"),
+        ("mood", msgspec.msgpack.encode([4, 5]), "'mood' is no token column"),
     ],
 )
 def test_numbers_that_do_not_fit_each_other_are_refused(field: str, data: bytes, message: str) -> None:
-    torn = msgspec.structs.asdict(PACKED) | {field: data}
+    torn = {"head": PACKED.head, "text": PACKED.text, "columns": PACKED.columns | {field: memoryview(data)}}
     frame = bytes([codec.SCHEMA_VERSION]) + msgspec.msgpack.encode([[1, "e", 1, list(torn.values())]])
     with pytest.raises(ProtocolError, match=message):
         codec.decode_from_engine(frame)
@@ -148,34 +149,39 @@ def test_packed_numbers_come_back_as_they_were() -> None:
     numbers = [-0.1, 0.0, -1e-300, -745.13321910194122, float("-inf")]
     completion = msgspec.structs.replace(
         COMPLETION,
-        token_ids=[0, 1, 255, 151_935, 2**31 - 1],
-        rollout_logprobs=numbers,
-        support_lengths=[1, 2, 1, 1, 1],
-        support_ids=[0, 1, 7, 255, 151_935, 2**31 - 1],
+        tokens=TokenColumns(
+            ids=[0, 1, 255, 151_935, 2**31 - 1],
+            rollout_logprobs=numbers,
+            sampling_mask=Ragged([1, 2, 1, 1, 1], [0, 1, 7, 255, 151_935, 2**31 - 1]),
+        ),
         versions=[VersionRun(3, 2), VersionRun(4, 3)],
     )
     assert unpack_completion(pack_completion(completion)) == completion
-    assert PACKED.token_ids == b"\x92\x03\x04", "a msgpack array"
+    assert PACKED.columns["ids"] == b"\x92\x03\x04", "a msgpack array"
 
 
 @pytest.mark.parametrize("num_tokens", [0, 15, 16, 65_535, 65_536])
 def test_tokens_are_counted_without_unpacking(num_tokens: int) -> None:
     packed = pack_completion(
-        msgspec.structs.replace(COMPLETION, token_ids=[7] * num_tokens, rollout_logprobs=[-1.0] * num_tokens)
+        msgspec.structs.replace(
+            COMPLETION, tokens=TokenColumns(ids=[7] * num_tokens, rollout_logprobs=[-1.0] * num_tokens)
+        )
     )
     assert packed.num_tokens == num_tokens == len(unpack_completion(packed).token_ids)
 
 
 def test_numbers_that_are_none_are_named_when_they_are_unpacked() -> None:
-    texts = msgspec.structs.replace(PACKED, token_ids=memoryview(msgspec.msgpack.encode(["a", "b"])))
+    texts = msgspec.structs.replace(
+        PACKED, columns=PACKED.columns | {"ids": memoryview(msgspec.msgpack.encode(["a", "b"]))}
+    )
     with pytest.raises(ProtocolError, match="t00000-g0000-c00 has malformed numbers"):
         unpack_completion(texts)
 
 
-@pytest.mark.parametrize("token_ids", [[3], [3, 2**64]])
-def test_a_completion_that_contradicts_itself_is_not_packed(token_ids: list[int]) -> None:
+@pytest.mark.parametrize("ids", [[3], [3, 2**64]])
+def test_a_completion_that_contradicts_itself_is_not_packed(ids: list[int]) -> None:
     with pytest.raises(ProtocolError, match="t00000-g0000-c00 cannot be sent"):
-        pack_completion(msgspec.structs.replace(COMPLETION, token_ids=token_ids))
+        pack_completion(msgspec.structs.replace(COMPLETION, tokens=msgspec.structs.replace(COMPLETION.tokens, ids=ids)))
 
 
 def test_a_frame_above_the_limit_is_refused_at_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:

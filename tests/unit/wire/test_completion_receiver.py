@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from hybridflow.errors import RewardError
-from hybridflow.types import Completion
+from hybridflow.types import Completion, TokenColumns
 from hybridflow.wire.completion_receiver import CompletionReceiver
 from hybridflow.wire.completion_sender import CompletionSender
 from hybridflow.wire.endpoint import Endpoint
@@ -21,8 +21,7 @@ def completion(index: int) -> Completion:
         group_id="g",
         prompt_id="p",
         index=index,
-        token_ids=[2, index],
-        rollout_logprobs=[-1.0, -0.5],
+        tokens=TokenColumns(ids=[2, index], rollout_logprobs=[-1.0, -0.5]),
         text="t",
         finish_reason="stop",
         policy_version=0,

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridflow.errors import ProtocolError
-from hybridflow.types import Completion, GroupRequest, Prompt, Scored, Unknown
+from hybridflow.types import Completion, GroupRequest, Prompt, Scored, TokenColumns, Unknown
 from hybridflow.wire.dispatcher import MAX_ATTEMPTS, ScoreDispatcher
 from hybridflow.wire.messages import Ready
 from hybridflow.wire.packed import PackedCompletion, ScoredPacked, pack_completion
@@ -25,8 +25,7 @@ def completion(slot: int, index: int = 0, prompt_id: str | None = None) -> Packe
         group_id=f"t0-g{slot}",
         prompt_id=prompt_id or f"p{slot}",
         index=index,
-        token_ids=[2],
-        rollout_logprobs=[-1.0],
+        tokens=TokenColumns(ids=[2], rollout_logprobs=[-1.0]),
         text=f"text {slot} {index}",
         finish_reason="stop",
         policy_version=0,

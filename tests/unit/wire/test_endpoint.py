@@ -12,7 +12,7 @@ import pytest
 import zmq
 
 from hybridflow.errors import RewardError
-from hybridflow.types import Completion, GroupRequest, Prompt
+from hybridflow.types import Completion, GroupRequest, Prompt, TokenColumns
 from hybridflow.wire.completion_sender import CompletionSender
 from hybridflow.wire.endpoint import ClientKeys, Endpoint
 from hybridflow.wire.reward_stream import RewardStream
@@ -24,8 +24,7 @@ COMPLETION = Completion(
     group_id="g",
     prompt_id="p",
     index=0,
-    token_ids=[2],
-    rollout_logprobs=[-1.0],
+    tokens=TokenColumns(ids=[2], rollout_logprobs=[-1.0]),
     text="t",
     finish_reason="stop",
     policy_version=0,

@@ -11,7 +11,7 @@ import pytest
 import zmq
 
 from hybridflow.errors import ProtocolError, RewardError
-from hybridflow.types import Completion, GroupRequest, Prompt, Scored, ScoredCompletion
+from hybridflow.types import Completion, GroupRequest, Prompt, Scored, ScoredCompletion, TokenColumns
 from hybridflow.wire.codec import SCHEMA_VERSION, decode_to_worker, encode
 from hybridflow.wire.completion_sender import CompletionSender
 from hybridflow.wire.endpoint import Endpoint
@@ -32,8 +32,7 @@ def finish(slot: int, index: int, text: str = "The answer is yen.") -> Completio
         group_id=f"t0-g{slot}",
         prompt_id=f"p{slot}",
         index=index,
-        token_ids=[2, 3],
-        rollout_logprobs=[-1.0, -0.5],
+        tokens=TokenColumns(ids=[2, 3], rollout_logprobs=[-1.0, -0.5]),
         text=text,
         finish_reason="stop",
         policy_version=0,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hybridflow.errors import ProtocolError, RolloutError
 from hybridflow.rollout.driver.budget import TokenBudget
 from hybridflow.rollout.driver.dispatcher import MAX_ABORTS, MAX_ATTEMPTS, Dispatcher
-from hybridflow.types import Completion, FinishReason, GroupRequest, Lease, Partial, Prompt, VersionRun
+from hybridflow.types import Completion, FinishReason, GroupRequest, Lease, Partial, Prompt, TokenColumns, VersionRun
 from hybridflow.wire.messages import Finished
 from hybridflow.wire.packed import PackedCompletion, pack_completion
 
@@ -28,8 +28,7 @@ def completion(
         group_id=lease.request.group_id,
         prompt_id=lease.request.prompt.prompt_id,
         index=index,
-        token_ids=[7] * tokens,
-        rollout_logprobs=[-1.0] * tokens,
+        tokens=TokenColumns(ids=[7] * tokens, rollout_logprobs=[-1.0] * tokens),
         text="",
         finish_reason=finish_reason,
         policy_version=0,
@@ -244,7 +243,9 @@ def stopped_half_way() -> Dispatcher:
 
 def test_a_stopped_group_may_be_asked_for_again_and_its_attempts_go_on() -> None:
     dispatch = stopped_half_way()
-    partial = Partial(index=1, token_ids=[7] * 3, rollout_logprobs=[-1.0] * 3, versions=[VersionRun(0, 3)])
+    partial = Partial(
+        index=1, tokens=TokenColumns(ids=[7] * 3, rollout_logprobs=[-1.0] * 3), versions=[VersionRun(0, 3)]
+    )
     again = msgspec.structs.replace(request("a"), done=[0], partials=[partial])
     dispatch.add([request("c", 900), again, request("b")], 5)
     (lease,) = dispatch.assign()["e0"]  # before the longer one, as it was begun
@@ -272,7 +273,9 @@ def test_what_was_lost_with_an_engine_is_dropped_when_stopping() -> None:
 
 
 def test_a_long_beginning_counts_for_more_than_the_expected_length() -> None:
-    partial = Partial(index=0, token_ids=[7] * 50, rollout_logprobs=[-1.0] * 50, versions=[VersionRun(0, 50)])
+    partial = Partial(
+        index=0, tokens=TokenColumns(ids=[7] * 50, rollout_logprobs=[-1.0] * 50), versions=[VersionRun(0, 50)]
+    )
     dispatch = dispatch_with(msgspec.structs.replace(request("a"), partials=[partial]), engines={"e0": 100})
     dispatch.assign()
     assert dispatch.tokens_in_flight("e0") == 10 + 50 + 5

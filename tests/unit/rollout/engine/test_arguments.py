@@ -20,7 +20,7 @@ from hybridflow.rollout.engine.arguments import (
     leave_allocator_alone,
     releases_memory,
 )
-from hybridflow.rollout.engine.sglang_messages import MAX_SUPPORT_TOKENS, SUPPORT_LIMIT_TOKENS
+from hybridflow.rollout.engine.sglang_messages import MASK_LIMIT_TOKENS, MAX_MASK_TOKENS
 
 ROOT = Path(__file__).parents[4]
 
@@ -149,10 +149,10 @@ def test_slots_decide_and_not_the_driver(driver: bool, monkeypatch: pytest.Monke
     assert not releases_memory(RolloutSection(own_devices=True), True)
 
 
-def test_support_has_room_for_ties_at_the_cut() -> None:
+def test_the_sampling_mask_has_room_for_ties_at_the_cut() -> None:
     """With CUDA all tokens that are tied with the last one stay in, above top_k."""
-    limit = SUPPORT_LIMIT_TOKENS
-    assert limit - MAX_SUPPORT_TOKENS >= 4096
+    limit = MASK_LIMIT_TOKENS
+    assert limit - MAX_MASK_TOKENS >= 4096
 
 
 def test_what_sets_the_trainers_allocator_is_not_the_engines() -> None:

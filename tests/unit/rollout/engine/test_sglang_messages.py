@@ -9,8 +9,8 @@ import pytest
 
 from hybridflow.errors import RolloutError
 from hybridflow.rollout.engine.sglang_messages import (
-    MAX_SUPPORT_TOKENS,
-    SUPPORT_ABORTS,
+    MASK_ABORTS,
+    MAX_MASK_TOKENS,
     completion_seed,
     input_tokens,
     is_own_abort,
@@ -18,10 +18,10 @@ from hybridflow.rollout.engine.sglang_messages import (
     to_sglang,
     undecoded,
 )
-from hybridflow.types import GroupRequest, Partial, Prompt, SamplingParams, VersionRun
+from hybridflow.types import GroupRequest, Partial, Prompt, Ragged, SamplingParams, TokenColumns, VersionRun
 
 PROMPT = Prompt(prompt_id="p", token_ids=[1, 2], data_source="s", ability="a", ground_truth="g")
-PARTIAL = Partial(index=1, token_ids=[7, 8], rollout_logprobs=[-7.0, -8.0], versions=[VersionRun(3, 2)])
+PARTIAL = Partial(index=1, tokens=TokenColumns(ids=[7, 8], rollout_logprobs=[-7.0, -8.0]), versions=[VersionRun(3, 2)])
 REQUEST = GroupRequest(group_id="g", prompt=PROMPT, num_completions=2, partials=[PARTIAL])
 
 
@@ -41,7 +41,7 @@ def decode(token_ids: list[int]) -> str:
 
 def test_a_resumed_completion_is_whole_and_knows_who_decoded_what() -> None:
     completion = to_completion(REQUEST, 1, output([9, 5], {"type": "stop", "matched": 5}), 4, decode)
-    assert (completion.token_ids, completion.rollout_logprobs) == ([7, 8, 9, 5], [-7.0, -8.0, -9.0, -5.0])
+    assert (completion.token_ids, completion.tokens.rollout_logprobs) == ([7, 8, 9, 5], [-7.0, -8.0, -9.0, -5.0])
     assert completion.text == "7 8 9"  # the stop token is no text
     assert completion.versions == [VersionRun(3, 2), VersionRun(4, 2)]
     assert (completion.policy_version, completion.resumed_tokens, completion.prompt_tokens) == (4, 2, 2)
@@ -62,7 +62,7 @@ def test_of_an_aborted_completion_the_last_token_is_not_kept() -> None:
     assert (aborted.token_ids, aborted.finish_reason, aborted.text) == ([7, 8, 9], "abort", "")
     assert aborted.versions == [VersionRun(3, 2), VersionRun(4, 1)]
     again = to_completion(REQUEST, 1, output([9], {"type": "abort", "message": "Aborted"}), 4, decode)
-    assert (again.token_ids, again.versions) == (PARTIAL.token_ids, PARTIAL.versions)
+    assert (again.token_ids, again.versions) == (PARTIAL.tokens.ids, PARTIAL.versions)
 
 
 def test_aborted_while_it_waited() -> None:
@@ -81,36 +81,38 @@ def test_what_the_engine_is_given() -> None:
     assert to_sglang(sampling, 5)["max_new_tokens"] == 10
     assert to_sglang(sampling, 5, 2)["max_new_tokens"] == 8
     assert "top_k" not in to_sglang(sampling, 5)
-    narrow = msgspec.structs.replace(sampling, returns_support=True)
-    assert to_sglang(narrow, 5)["top_k"] == MAX_SUPPORT_TOKENS  # SGLang tells of no more
+    narrow = msgspec.structs.replace(sampling, returns_sampling_mask=True)
+    assert to_sglang(narrow, 5)["top_k"] == MAX_MASK_TOKENS  # SGLang tells of no more
     assert "ignore_eos" not in to_sglang(sampling, 5)
     assert to_sglang(msgspec.structs.replace(sampling, ignores_end=True), 5)["ignore_eos"] is True
 
 
-def narrow_output(token_ids: list[int], support: list[list[int]], reason: dict[str, Any]) -> dict[str, Any]:
-    behaviour = [-0.5] * len(support)
-    return output(token_ids, reason, output_token_sampling_mask=support, output_token_sampling_logprobs=behaviour)
+def narrow_output(token_ids: list[int], mask: list[list[int]], reason: dict[str, Any]) -> dict[str, Any]:
+    behaviour = [-0.5] * len(mask)
+    return output(token_ids, reason, output_token_sampling_mask=mask, output_token_sampling_logprobs=behaviour)
 
 
 def test_what_could_have_been_drawn_comes_with_the_probabilities_over_it() -> None:
     answer = narrow_output([9, 5], [[9, 3], [5]], {"type": "stop", "matched": 5})
-    completion = to_completion(REQUEST, 0, answer, 4, decode, with_support=True)
-    assert (completion.support_lengths, completion.support_ids) == ([2, 1], [9, 3, 5])
-    assert completion.rollout_logprobs == [-0.5, -0.5]
+    completion = to_completion(REQUEST, 0, answer, 4, decode, with_sampling_mask=True)
+    assert completion.tokens.sampling_mask == Ragged([2, 1], [9, 3, 5])
+    assert completion.tokens.rollout_logprobs == [-0.5, -0.5]
 
 
-def test_support_of_a_resumed_completion_is_that_of_all_its_tokens() -> None:
-    partial = msgspec.structs.replace(PARTIAL, support_lengths=[1, 3], support_ids=[7, 8, 1, 2])
+def test_the_sampling_mask_of_a_resumed_completion_is_that_of_all_its_tokens() -> None:
+    partial = msgspec.structs.replace(
+        PARTIAL, tokens=msgspec.structs.replace(PARTIAL.tokens, sampling_mask=Ragged([1, 3], [7, 8, 1, 2]))
+    )
     request = msgspec.structs.replace(REQUEST, partials=[partial])
     answer = narrow_output([9, 5], [[9, 3], [5]], {"type": "abort", "message": "Aborted"})
-    completion = to_completion(request, 1, answer, 4, decode, with_support=True)
-    assert (completion.token_ids, completion.support_lengths) == ([7, 8, 9], [1, 3, 2])
-    assert completion.support_ids == [7, 8, 1, 2, 9, 3]
+    completion = to_completion(request, 1, answer, 4, decode, with_sampling_mask=True)
+    assert completion.token_ids == [7, 8, 9]
+    assert completion.tokens.sampling_mask == Ragged([1, 3, 2], [7, 8, 1, 2, 9, 3])
 
 
-def test_tokens_without_support_are_an_error() -> None:
+def test_tokens_without_a_sampling_mask_are_an_error() -> None:
     with pytest.raises(RolloutError, match=r"has 2 tokens, and SGLang says of 1 .* set rollout.top_p = 1"):
-        to_completion(REQUEST, 0, narrow_output([9, 5], [[9]], {"type": "length"}), 4, decode, with_support=True)
+        to_completion(REQUEST, 0, narrow_output([9, 5], [[9]], {"type": "length"}), 4, decode, with_sampling_mask=True)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +120,7 @@ def test_tokens_without_support_are_an_error() -> None:
     [
         ({"type": "stop", "matched": 5}, False),
         ({"type": "abort", "message": "Aborted"}, False),  # asked for
-        ({"type": "abort", "message": f"{SUPPORT_ABORTS[0]} --sampling-mask-max-tokens=9", "status_code": 400}, True),
+        ({"type": "abort", "message": f"{MASK_ABORTS[0]} --sampling-mask-max-tokens=9", "status_code": 400}, True),
         ({"type": "abort", "message": "The sampling backend selected a token outside", "status_code": 500}, True),
         ({"type": "abort", "message": "Request running timeout reached.", "status_code": 503}, True),
         ({"type": "abort", "message": "Input length exceeds the context", "status_code": 400}, False),
