@@ -1,4 +1,4 @@
-"""What the trainer gets, and what it reports."""
+"""Records of training: batches, and reports of updates."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class UpdateMetric(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UpdateReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What one optimizer step did; equal on all ranks."""
+    """The report of one optimizer step; equal on all ranks."""
 
     loss: float
     grad_norm: float
@@ -94,7 +94,7 @@ class WorkerMemory(msgspec.Struct, frozen=True, kw_only=True):
     device: str
     """Equal for workers that share one; on a CPU the machine."""
     free_bytes: int
-    """Of the device, for whoever asks first."""
+    """Free memory of the device, for whoever asks first."""
     on_device: dict[str, int]
     """Bytes by part: weights, gradients, optimizer."""
     on_host: dict[str, int]
