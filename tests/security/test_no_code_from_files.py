@@ -21,7 +21,7 @@ ALLOWED = {
     "megatron_ext/checkpoint/foreign_code.py": {
         "pickle": "reads `.metadata` with a list of the classes it may ask for",
     },
-    "megatron_ext/checkpoint/results_queue.py": {
+    "megatron_ext/checkpoint/writer_processes.py": {
         "pickle": "an anonymous memory file between a trainer and the writers that it forks; it has no name",
     },
     "megatron_ext/kernels/upstream.py": {
