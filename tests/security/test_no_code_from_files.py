@@ -18,7 +18,7 @@ ALLOWED = {
         "pickle": "the name of torch's error",
         "torch.load": "with weights_only=True, torch's own restricted reader",
     },
-    "megatron_ext/checkpoint/metadata_unpickler.py": {
+    "megatron_ext/checkpoint/foreign_code.py": {
         "pickle": "reads `.metadata` with a list of the classes it may ask for",
     },
     "megatron_ext/checkpoint/writer_processes.py": {
