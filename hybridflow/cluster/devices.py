@@ -2,6 +2,8 @@
 
 Ray counts the GPUs of a node, or, where its node was started with CUDA_VISIBLE_DEVICES ("4,5", UUIDs, names of MIG
 instances), names those. CUDA counts from 0 what is visible to the process. Not run on a GPU yet.
+
+Free memory of the device that a process computes on. With CUDA: untested.
 """
 
 from __future__ import annotations
@@ -18,6 +20,19 @@ from hybridflow.errors import PlacementError
 
 if TYPE_CHECKING:
     import torch
+
+
+def device_name(device: torch.device) -> str:
+    """A GPU of this process with its machine; of a CPU the machine."""
+    return f"{socket.gethostname()} GPU {device.index}" if device.type == "cuda" else socket.gethostname()
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that a process of this machine can still take of the GPU, or of the machine's memory without swapping."""
+    import torch  # here: what only asks for names starts without it
+
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 DEVICE_ENVIRONMENT = {
