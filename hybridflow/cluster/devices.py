@@ -21,19 +21,6 @@ from hybridflow.errors import PlacementError
 if TYPE_CHECKING:
     import torch
 
-
-def device_name(device: torch.device) -> str:
-    """A GPU of this process with its machine; of a CPU the machine."""
-    return f"{socket.gethostname()} GPU {device.index}" if device.type == "cuda" else socket.gethostname()
-
-
-def free_bytes(device: torch.device) -> int:
-    """Bytes that a process of this machine can still take of the GPU, or of the machine's memory without swapping."""
-    import torch  # here: what only asks for names starts without it
-
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-
-
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 DEVICE_ENVIRONMENT = {
     "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
