@@ -27,7 +27,7 @@ class TokenBatch:
     """A micro-batch as an objective sees it."""
 
     logprobs_N: Tensor
-    """Log-probabilities of the policy in update, with their graph, under the distribution that tokens were drawn from."""
+    """Log-probabilities by the policy in update, with graph, under the distribution that tokens were drawn from."""
     columns: Mapping[str, Tensor]
     """[N] each, without a graph; those that the objective asked for, by name."""
 
