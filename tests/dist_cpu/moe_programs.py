@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from hybridflow.trainer.objectives import sequence_mean_objective
 from megatron_ext.packing.micro_batch import MicroBatch
 from megatron_ext.parallel.layout import Layout
 from megatron_ext.parallel.topology import Topology
@@ -16,10 +17,10 @@ from tests.dist_cpu.rank_programs import (
     copy_weights,
     equal_bits,
     exported,
+    fresh_step,
     open_policy,
     pack_rows,
     rank_state,
-    sft_step,
     train,
 )
 from tests.dist_cpu.tiny_models import make_rows
@@ -51,7 +52,12 @@ def exercise(topology: Topology, layout: Layout, hf_dirs: dict[str, Path], out_d
             "logprobs": logprobs,
             "steps": steps,
             "weights": exported(policy),
-            "sft": sft_step(policy, at_start, uneven_batches(topology, layout, rows_per_micro_batch=4)),
+            "sft": fresh_step(
+                policy,
+                at_start,
+                uneven_batches(topology, layout, rows_per_micro_batch=4),
+                sequence_mean_objective,
+            ),
         }
     return results
 
