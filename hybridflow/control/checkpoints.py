@@ -21,22 +21,22 @@ class Checkpoints:
         self.list = self._folder.list
         self.latest = self._folder.latest
 
-    def save(self, trainer: Trainer, state: RunState, carried: Sequence[PartialGroup] = ()) -> Path:
-        """Writes weights, optimizer, state and the groups carried over; see `CheckpointFolder.save`."""
+    def save(self, trainer: Trainer, state: RunState, partial_groups: Sequence[PartialGroup] = ()) -> Path:
+        """Writes weights, optimizer, state and partial groups; see `CheckpointFolder.save`."""
 
         def write(path: Path) -> None:
             write_state(state, path)
-            write_partial_groups(carried, path.parent)
+            write_partial_groups(partial_groups, path.parent)
 
         name = f"rl-{state.rl_step:06d}" if state.rl_step else f"warmup-{state.warmup_stages_done:02d}"
         return self._folder.save(trainer, name, write)
 
     def restore(self, trainer: Trainer) -> tuple[RunState, list[PartialGroup]]:
-        """Loads the latest checkpoint into the trainer; its state and carried groups. CheckpointError if none."""
+        """Loads the latest checkpoint into the trainer; its state and partial groups. CheckpointError if none."""
         latest = self.latest()
-        state, carried = read_state(latest / STATE_FILE), read_partial_groups(latest)
+        state, partial_groups = read_state(latest / STATE_FILE), read_partial_groups(latest)
         trainer.load_checkpoint(latest / WEIGHTS_FOLDER)
-        return state, carried
+        return state, partial_groups
 
 
 def _age(name: str) -> tuple[bool, str]:

@@ -9,6 +9,7 @@ train on tokens of another policy, and end as if nothing had happened.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,13 @@ import msgspec
 
 from hybridflow.batching.microbatch import plan_micro_batches
 from hybridflow.config.sections import Config
+from hybridflow.control.collector import Collector
+from hybridflow.control.partial_rollouts import plan_all
 from hybridflow.errors import ModelMismatchError
+from hybridflow.protocols import Trainer
+from hybridflow.recording.recorder import Recorder
+from hybridflow.runtime.colocation import Colocation
+from hybridflow.trainer.layout import read_model
 from hybridflow.types import (
     Completion,
     Group,
@@ -40,11 +47,38 @@ PLAIN, STRETCHED = "p", "s"
 
 @dataclass(frozen=True)
 class GateResult:
-    """What was compared."""
+    """Result of the comparison of trainer and engines."""
 
     gap: float
     """Largest of the texts' means of |trainer - engine| per token."""
     num_tokens: int
+
+
+def check_engines(
+    config: Config,
+    prompts: Sequence[Prompt],
+    *,
+    collector: Collector,
+    trainer: Trainer,
+    colocation: Colocation,
+    recorder: Recorder,
+) -> None:
+    """Raises ModelMismatchError unless trainer and engines give the tokens of a text the same log-probabilities.
+
+    `prompts` are all of the run, of training and evaluation.
+    """
+    started = time.monotonic()
+    hf_config = read_model(config.model.path)
+    with recorder.phase("gate"):
+        requests = gate_requests(prompts, config, hf_config)
+        groups = collector.decode(plan_all(requests), gate_sampling(config)).groups
+        with colocation.trainer_present():
+            logprobs = trainer.logprobs(build_gate_batch(groups, config), config.rollout.temperature)
+        result = check_gate(groups, logprobs, config, hf_config)
+    recorder.note(
+        f"trainer and engines compute the same model: {result.gap:.1e} per token on {result.num_tokens} tokens "
+        f"({time.monotonic() - started:.1f} s)"
+    )
 
 
 def gate_requests(prompts: Sequence[Prompt], config: Config, hf_config: HFConfig) -> list[GroupRequest]:

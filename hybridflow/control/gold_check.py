@@ -9,7 +9,7 @@ from hybridflow.rewards.registry import Registry
 
 
 def find_problems(rows: Sequence[Row | BadRow], registry: Registry, source: str) -> list[str]:
-    """What is wrong with each that cannot be used, in order."""
+    """Names the fault of each row that cannot be used, in order."""
     problems: list[str] = []
     for number, row in enumerate(rows):
         if isinstance(row, BadRow):

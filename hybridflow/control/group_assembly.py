@@ -1,10 +1,12 @@
-"""Which groups of a step are complete, when there are enough, and what is carried over. Pure: completions go in.
+"""Group assembly: which groups of a step are complete, whether there are enough, and which stay partial. Pure.
 
 Life of a member:
 
     asked for --verdict--> ended                     in the group
-         |'----aborted---> a beginning of it kept    carried over, gone on with in a later step
-         '-----dropped---> what there was before     carried over; no engine had begun it
+         |'----aborted---> a beginning of it kept    partial: decoded on in a later step
+         '-----dropped---> what there was before     partial: no engine had begun it
+
+A complete group is shown to the step rule, which says whether it counts. The step has enough when `num_needed` count.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from hybridflow.control.partial_rollouts import StepPlan
+from hybridflow.curriculum.step_rule import EveryCompleteGroup, Progress, StepRule
 from hybridflow.errors import ProtocolError
 from hybridflow.types import Group, GroupRequest, Partial, PartialGroup, ScoredCompletion
 from hybridflow.wire.messages import build_completion_id
@@ -28,31 +31,68 @@ class _Members:
     def is_complete(self) -> bool:
         return len(self.ended) == self.request.num_completions
 
+    @property
+    def members(self) -> list[ScoredCompletion]:
+        return [self.ended[index] for index in sorted(self.ended)]
+
+    def build_group(self) -> Group:
+        return Group(group_id=self.request.group_id, prompt=self.request.prompt, members=self.members)
+
+    def build_partial_group(self) -> PartialGroup:
+        return PartialGroup(
+            group_id=self.request.group_id,
+            prompt=self.request.prompt,
+            num_completions=self.request.num_completions,
+            members=self.members,
+            partials=[self.partials[index] for index in sorted(self.partials)],
+            seed_id=self.request.seed_id,
+        )
+
 
 class GroupAssembly:
     """The groups of one step between their request and its end."""
 
-    def __init__(self, plan: StepPlan) -> None:
+    def __init__(self, plan: StepPlan, rule: StepRule | None = None) -> None:
+        """`rule` None: every complete group counts."""
         self._num_needed = plan.num_needed
-        self._groups = {
-            request.group_id: _Members(request, plan.kept.get(request.group_id, ())) for request in plan.requests
-        }
-        self._by_id = {
-            build_completion_id(group_id, index): (group_id, index)
-            for group_id, group in self._groups.items()
-            for index in group.awaited
-        }
-        self.num_expected = len(self._by_id)
+        self._rule = rule or EveryCompleteGroup()
+        self._groups: dict[str, _Members] = {}
+        self._by_id: dict[str, tuple[str, int]] = {}
+        self._counted: dict[str, bool] = {}  # complete groups: whether the rule counts them
+        self.extend(plan.requests, plan.kept)
+
+    def extend(self, requests: Iterable[GroupRequest], kept: dict[str, list[ScoredCompletion]] | None = None) -> None:
+        """Further groups of the step; `kept`, by group id, are members that ended in earlier steps."""
+        for request in requests:
+            group = self._groups[request.group_id] = _Members(request, (kept or {}).get(request.group_id, ()))
+            for index in group.awaited:
+                self._by_id[build_completion_id(request.group_id, index)] = (request.group_id, index)
+            self._show_to_rule(group)
+
+    @property
+    def num_expected(self) -> int:
+        """Completions that the step was to bring."""
+        return len(self._by_id)
 
     @property
     def requests(self) -> list[GroupRequest]:
-        """What engines have to be asked for."""
+        """Requests for engines: groups of which members are awaited."""
         return [group.request for group in self._groups.values() if group.awaited]
+
+    @property
+    def progress(self) -> Progress:
+        num_counted = sum(self._counted.values())
+        return Progress(
+            num_needed=self._num_needed,
+            num_counted=num_counted,
+            num_rejected=len(self._counted) - num_counted,
+            num_open=sum(bool(group.awaited) for group in self._groups.values()),
+        )
 
     @property
     def is_enough(self) -> bool:
         """The step may end: what is still decoded is more than it needs."""
-        return sum(group.is_complete for group in self._groups.values()) >= self._num_needed
+        return sum(self._counted.values()) >= self._num_needed
 
     @property
     def is_settled(self) -> bool:
@@ -66,6 +106,7 @@ class GroupAssembly:
         if completion.finish_reason != "abort":
             group.ended[completion.index] = item
             group.partials.pop(completion.index, None)
+            self._show_to_rule(group)
         elif item.num_tokens:
             completion = item.completion
             group.partials[completion.index] = Partial(
@@ -73,21 +114,35 @@ class GroupAssembly:
             )
 
     def drop(self, completion_ids: Iterable[str]) -> None:
-        """These were not begun, and will not come."""
+        """Takes away completions that no engine had begun; they will not come."""
         for completion_id in completion_ids:
             self._take(completion_id)
 
     def groups_so_far(self) -> list[Group]:
         """Members that have ended, by group, for the records of a step that cannot be completed."""
-        return [
-            Group(
-                group_id=group_id,
-                prompt=group.request.prompt,
-                members=[group.ended[index] for index in sorted(group.ended)],
-            )
-            for group_id, group in self._groups.items()
-            if group.ended
-        ]
+        return [group.build_group() for group in self._groups.values() if group.ended]
+
+    def result(self) -> tuple[list[Group], list[PartialGroup]]:
+        """(groups of the step, groups carried over), both in the order of requests, members in index order.
+
+        Of more groups that count than needed the first in the order of requests are taken: the oldest. Complete groups
+        that do not count are of the step, too: filters leave them out of the batch and name the reason.
+        """
+        groups: list[Group] = []
+        carried: list[PartialGroup] = []
+        num_taken = 0
+        for group_id, group in self._groups.items():
+            counts = self._counted.get(group_id)
+            if counts is False or (counts and num_taken < self._num_needed):
+                groups.append(group.build_group())
+                num_taken += counts
+            else:
+                carried.append(group.build_partial_group())
+        return groups, carried
+
+    def _show_to_rule(self, group: _Members) -> None:
+        if group.is_complete:
+            self._counted[group.request.group_id] = self._rule.counts(group.build_group())
 
     def _take(self, completion_id: str) -> _Members:
         group_id, index = self._by_id.get(completion_id, ("", -1))
@@ -96,28 +151,3 @@ class GroupAssembly:
             raise ProtocolError(f"completion {completion_id} is not awaited in this step")
         group.awaited.discard(index)
         return group
-
-    def result(self) -> tuple[list[Group], list[PartialGroup]]:
-        """(groups of the step, groups carried over), both in the order of requests, members in index order.
-
-        Of more complete groups than needed the first in the order of requests are taken: the oldest.
-        """
-        groups: list[Group] = []
-        carried: list[PartialGroup] = []
-        for group_id, group in self._groups.items():
-            members = [group.ended[index] for index in sorted(group.ended)]
-            prompt = group.request.prompt
-            if group.is_complete and len(groups) < self._num_needed:
-                groups.append(Group(group_id=group_id, prompt=prompt, members=members))
-                continue
-            carried.append(
-                PartialGroup(
-                    group_id=group_id,
-                    prompt=prompt,
-                    num_completions=group.request.num_completions,
-                    members=members,
-                    partials=[group.partials[index] for index in sorted(group.partials)],
-                    seed_id=group.request.seed_id,
-                )
-            )
-        return groups, carried

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hybridflow.config.sections import Config
+from hybridflow.control.build_run import Parts, Trackers, build_run
 from hybridflow.control.checkpoints import Checkpoints
 from hybridflow.control.prepare import Inputs, check_model, load_inputs, write_inputs
 from hybridflow.control.record_check import check_records, warmup_steps_done
@@ -16,8 +16,9 @@ from hybridflow.control.run_folder import RunFolder
 from hybridflow.control.sampling_guarantee import sampling_guarantee
 from hybridflow.control.train_loop import RL, train
 from hybridflow.control.warmup import stage_name
+from hybridflow.curriculum.build import Curriculum, build_curriculum
+from hybridflow.curriculum.source import PromptSource, restore_source
 from hybridflow.observability.display import LiveDisplay
-from hybridflow.observability.trackers import JsonlTracker, TrackerSet
 from hybridflow.recording.diagnosis import name_status
 from hybridflow.recording.records import CompletionRecord
 from hybridflow.recording.state import RunState, read_state
@@ -44,7 +45,9 @@ def run_training(config: Config, folder: RunFolder, display: LiveDisplay, *, res
     check_names(config.rollout.sglang)
     check_sampling_mask(config.rollout.top_p)
     inputs = load_inputs(config, folder.data if resume else None)
-    with open_run(config, folder, display, (lambda: _find_saved(config, folder)) if resume else None) as opened:
+    curriculum = build_curriculum(config, inputs.train)
+    find_saved = (lambda: _find_saved(config, folder, curriculum.source)) if resume else None
+    with open_run(config, folder, display, find_saved) as opened:
         saved = opened.saved.state if opened.saved else None
         _forget_later_steps(folder, saved)
         for note in inputs.notes:
@@ -56,45 +59,40 @@ def run_training(config: Config, folder: RunFolder, display: LiveDisplay, *, res
             opened.take_name()
             stages = [stage_name(stage) for stage in config.warmup.stages]
             display.plan([*stages, RL], ends_with_eval=config.eval.num_prompts > 0)
-            run = _build_run(config, folder, inputs, system, display, trackers, saved, started)
+            run = _build_run(config, folder, inputs, curriculum, system, display, trackers, saved, started)
 
             def summarise(status: str, peak_gib: float) -> dict[str, Any]:
                 run.state.peak_rss_gib = max(run.state.peak_rss_gib, peak_gib)
-                return _summarise(run, status, system.transport, system.has_cuda)
+                return _summarise(run, inputs.counts, status, system.transport, system.has_cuda)
 
             with opened.summarised(summarise, _table, lambda: name_status(run.state)), system.watchdog.raising():
                 train(run)
 
 
-def _find_saved(config: Config, folder: RunFolder) -> Saved[RunState]:
-    """The latest checkpoint, of this model and with its records; raises what is wrong with it."""
+def _find_saved(config: Config, folder: RunFolder, source: PromptSource) -> Saved[RunState]:
+    """The latest checkpoint, of this model and with its records; raises what is wrong with it.
+
+    `source` is set to the state that it had then.
+    """
     latest = Checkpoints(folder.checkpoints, config.checkpoint.keep_last).latest()
     check_saved_weights(latest / WEIGHTS_FOLDER, read_model(config.model.path))
     state = read_state(latest / STATE_FILE)
+    restore_source(source, state.source, state.num_prompts_taken, latest / STATE_FILE)
     check_records(config, folder, state)
     return Saved(latest, state, f"{state.rl_step} RL steps")
 
 
 def _forget_later_steps(folder: RunFolder, saved: RunState | None) -> None:
-    """Of a run that is resumed: steps after its checkpoint are done again."""
+    """Cuts the records behind the checkpoint of a resumed run: later steps are done again."""
     if saved is not None:
         CompletionRecord(folder.completions).truncate_after(saved.rl_step)
         TimelineRecord(folder.timeline).truncate_after(saved.rl_step)
         CompletionRecord(folder.eval_completions).truncate_after(saved.last_recorded_step)
 
 
-@dataclass(frozen=True)
-class _Trackers:
-    """Files of metrics and the W&B run."""
-
-    steps: TrackerSet
-    warmup: JsonlTracker
-    updates: JsonlTracker
-
-
-def _open_trackers(opened: OpenRun[RunState], config: Config, folder: RunFolder) -> _Trackers:
+def _open_trackers(opened: OpenRun[RunState], config: Config, folder: RunFolder) -> Trackers:
     state = opened.saved.state if opened.saved else RunState()
-    return _Trackers(
+    return Trackers(
         opened.begin_record(config.tracking, config.run.name, state.last_recorded_step),
         opened.open_tracker(folder.warmup_metrics, warmup_steps_done(config, state) - 1),
         opened.open_tracker(folder.updates, state.rl_step),
@@ -105,19 +103,17 @@ def _build_run(
     config: Config,
     folder: RunFolder,
     inputs: Inputs,
+    curriculum: Curriculum,
     system: System,
     display: LiveDisplay,
-    trackers: _Trackers,
+    trackers: Trackers,
     saved: RunState | None,
     started: float,
 ) -> Run:
-    state, carried = RunState(), []
+    state, partial_groups = RunState(), []
     if saved is not None:
-        state, carried = Checkpoints(folder.checkpoints, config.checkpoint.keep_last).restore(system.trainer)
-    return Run(
-        config=config,
-        folder=folder,
-        inputs=inputs,
+        state, partial_groups = Checkpoints(folder.checkpoints, config.checkpoint.keep_last).restore(system.trainer)
+    parts = Parts(
         trainer=system.trainer,
         rollout=system.rollout,
         stream=system.stream,
@@ -125,29 +121,34 @@ def _build_run(
         watch=system.watchdog.phase,
         moved=system.watchdog.moved,
         timeline=system.timeline,
-        display=display,
-        trackers=trackers.steps,
-        warmup_tracker=trackers.warmup,
-        update_tracker=trackers.updates,
-        state=state,
-        carried=carried,
-        started=started,
         has_cuda=system.has_cuda,
         released=system.released,
     )
+    return build_run(
+        parts,
+        config=config,
+        folder=folder,
+        inputs=inputs,
+        curriculum=curriculum,
+        display=display,
+        trackers=trackers,
+        state=state,
+        partial_groups=partial_groups,
+        started=started,
+    )
 
 
-def _summarise(run: Run, status: str, transport: Transport, has_cuda: bool) -> dict[str, Any]:
+def _summarise(run: Run, data: dict[str, int], status: str, transport: Transport, has_cuda: bool) -> dict[str, Any]:
     return build_summary(
         run.state,
         status=status,
-        wall_s=run.wall_s,
+        wall_s=run.recorder.wall_s,
         seed=run.config.run.seed,
-        data=run.data_counts,
+        data=data,
         weight_transport={"used": transport.name, "reason": transport.reason},
         sampling_guarantee=sampling_guarantee(run.config.rollout, has_cuda),
-        num_carried=len(run.carried) if run.config.rollout.over_sampling > 1 else None,
-        judge=run.judge.summary(),
+        num_carried=len(run.groups.partial_groups) if run.config.rollout.over_sampling > 1 else None,
+        judge=run.recorder.judge.summary(),
     )
 
 

@@ -1,17 +1,16 @@
-"""Groups that outlive their step: what is kept of them, and how the next step begins. Pure.
+"""Partial rollouts: what is kept of groups that outlive their step, and how the next step begins. Pure.
 
 With `rollout.over_sampling` above 1 a step begins more groups than it trains on and ends when enough are complete. The
 others are carried over, as far as they are:
 
-    step k      carried groups, oldest first, then prompts never taken before  --->  `num_begun` groups
+    step k      carried groups, oldest first, then the source's next prompts   --->  `num_begun` groups
                 the first `num_needed` complete ones are trained on            --->  the rest is carried over
     step k + 1  ...
 
-So every prompt that was taken is either in the batch of a step or carried, and how many were taken follows from the
-step and the number of carried groups: no cursor is kept. A group of which any token would be older than `max_staleness`
-versions is discarded as a whole: its prompt begins anew, in the same place, under an id of the new step, but with the
-seeds of its first begin. With fresh seeds a long completion would be drawn again and again until a short one ends in
-time, and the policy would see lengths that it did not choose.
+So every prompt that was taken is either in the batch of a step or carried. A group of which any token would be older
+than `max_staleness` versions is discarded as a whole: its prompt begins again, in the same place, under an id of the
+new step, but with the seeds of its first begin. With fresh seeds a long completion would be drawn again and again until
+a short one ends in time, and the policy would see lengths that it did not choose.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ PARTIAL_GROUPS_FILE = "carried.msgpack"
 
 @dataclass(frozen=True)
 class StepPlan:
-    """What a step asks for."""
+    """Requests of a step, and when it has enough."""
 
     requests: list[GroupRequest]
     """In the order in which groups are trained on, where more are complete than needed."""
@@ -47,7 +46,7 @@ class StepPlan:
 
 @dataclass(frozen=True)
 class PartialRollouts:
-    """The rules."""
+    """Rules of a step that begins more groups than it trains on."""
 
     num_needed: int
     num_begun: int
@@ -64,9 +63,9 @@ class PartialRollouts:
             max_staleness=section.max_staleness if section.partial == "resume" else 0,
         )
 
-    def fresh_prompts(self, steps_done: int, num_carried: int) -> tuple[int, int]:
-        """(place in the order of prompts, number) of those that the next step takes for the first time."""
-        return steps_done * self.num_needed + num_carried, self.num_begun - num_carried
+    def num_fresh(self, num_carried: int) -> int:
+        """Prompts that the next step takes from the source."""
+        return self.num_begun - num_carried
 
     def plan(
         self, prefix: str, carried: Sequence[PartialGroup], fresh: Iterable[Prompt], version: int, num_completions: int
@@ -111,11 +110,11 @@ def plan_all(requests: list[GroupRequest]) -> StepPlan:
     return StepPlan(requests, {}, len(requests), StepCounts(len(requests)))
 
 
-def build_requests(prefix: str, prompts: Sequence[Prompt], num_completions: int) -> list[GroupRequest]:
-    """One group per prompt, with ids `<prefix>-g0000`, `<prefix>-g0001`, ..."""
+def build_requests(prefix: str, prompts: Sequence[Prompt], num_completions: int, first: int = 0) -> list[GroupRequest]:
+    """One group per prompt, with ids `<prefix>-g0000`, `<prefix>-g0001`, ..., or from `first` on."""
     return [
         GroupRequest(group_id=f"{prefix}-g{slot:04d}", prompt=prompt, num_completions=num_completions)
-        for slot, prompt in enumerate(prompts)
+        for slot, prompt in enumerate(prompts, first)
     ]
 
 
@@ -148,14 +147,14 @@ _FORMAT = 2
 
 
 def write_partial_groups(carried: Sequence[PartialGroup], folder: Path) -> None:
-    """Puts them into a checkpoint."""
+    """Puts partial groups into a checkpoint."""
     if carried:
         content = _PartialGroupsFile(format=_FORMAT, groups=list(carried))
         (folder / PARTIAL_GROUPS_FILE).write_bytes(msgspec.msgpack.encode(content, enc_hook=_encode_member))
 
 
 def read_partial_groups(folder: Path) -> list[PartialGroup]:
-    """Those of a checkpoint. Raises CheckpointError if the file cannot be read."""
+    """Partial groups of a checkpoint. Raises CheckpointError if the file cannot be read."""
     path = folder / PARTIAL_GROUPS_FILE
     if not path.exists():
         return []

@@ -1,4 +1,4 @@
-"""All that can be checked and made before an actor starts: data, tokenizer, policy, and whether they fit each other.
+"""Preparation before any actor starts: data, tokenizer, policy, and whether they fit each other.
 
 `check_model` and `load_inputs` only read, so that a mistake is found before the folder of an earlier run is moved;
 `write_inputs` then puts what was generated into the new folder.
@@ -17,13 +17,14 @@ from hybridflow.config.sections import Config
 from hybridflow.control.gold_check import find_problems
 from hybridflow.control.row_source import RowSource, data_file, find_questions
 from hybridflow.control.run_folder import RunFolder
-from hybridflow.data.dataset import PromptDataset
+from hybridflow.data.dataset import EvalSet, PromptDataset
 from hybridflow.data.records import refuse_problems
 from hybridflow.data.row_reference import RowReference
 from hybridflow.data.rows import Row, write_rows
 from hybridflow.data.synth.spec import Split
 from hybridflow.errors import ConfigError, DataError
 from hybridflow.policy.load import load_tokenizer
+from hybridflow.recording.accuracy import TEST
 from hybridflow.rewards.registry import build_registry
 from hybridflow.rollout.engine.arguments import check_engine_layout
 from hybridflow.rollout.engine.model_folder import check_engine_model
@@ -42,20 +43,23 @@ class Inputs:
 
     tokenizer: PreTrainedTokenizerBase
     train: PromptDataset
-    eval_prompts: list[Prompt]
+    eval_sets: list[EvalSet]
     """Empty when evaluation is off."""
     generated: dict[str, list[Row]] = field(default_factory=dict)
     """Rows by split, where no file gave them: what the run folder is to keep."""
     counts: dict[str, int] = field(default_factory=dict)
     """Rows read and left out, and test rows that are training rows too, by name: for the summary."""
-    eval_unusable: dict[str, str] = field(default_factory=dict)
-    """Why a test row that is evaluated has no prompt, by the id of its prompt: its verdict is unknown."""
     documents: dict[str, RowReference] = field(default_factory=dict)
     """Where each prompt comes from, by its id: for the records."""
 
     @property
+    def prompts(self) -> list[Prompt]:
+        """All prompts of the run, of training and evaluation."""
+        return [*self.train.prompts, *(prompt for one in self.eval_sets for prompt in one.prompts)]
+
+    @property
     def notes(self) -> list[str]:
-        """What a reader of the run's accuracy must know of its data."""
+        """Notes on the data that a reader of the run's accuracy must know."""
         counts = self.counts
         notes = [
             f"{counts[f'{split}_rows_dropped']} of {counts[f'{split}_rows']} {split} rows are left out: their prompts "
@@ -63,14 +67,12 @@ class Inputs:
             for split in ("train", "test")
             if counts.get(f"{split}_rows_dropped")
         ]
-        if self.eval_unusable:
-            notes.append(
-                f"{len(self.eval_unusable)} test rows cannot be used and count as unknown; the first: "
-                f"{next(iter(self.eval_unusable.values()))}"
-            )
+        if unusable := [why for one in self.eval_sets for why in one.unusable.values()]:
+            notes.append(f"{len(unusable)} test rows cannot be used and count as unknown; the first: {unusable[0]}")
+        num_prompts = sum(len(one.prompts) for one in self.eval_sets)
         if shared := counts.get("eval_prompts_in_train"):
             notes.append(
-                f"{shared} of {len(self.eval_prompts)} evaluation prompts are training prompts too: the accuracy on "
+                f"{shared} of {num_prompts} evaluation prompts are training prompts too: the accuracy on "
                 f"them is not that of unseen documents"
             )
         return notes
@@ -113,8 +115,7 @@ def load_inputs(config: Config, saved: Path | None) -> Inputs:
     check_vocabulary(tokenizer, read_model(config.model.path), f"model.path = {config.model.path!r}")
     generated: dict[str, list[Row]] = {}
     train = _load_split(config, tokenizer, "train", saved, generated)
-    eval_prompts: list[Prompt] = []
-    unusable: dict[str, str] = {}
+    eval_sets: list[EvalSet] = []
     documents = dict(train.documents)
     counts = {"train_rows": train.num_rows, "train_rows_dropped": train.num_dropped}
     if config.eval.num_prompts:
@@ -128,12 +129,13 @@ def load_inputs(config: Config, saved: Path | None) -> Inputs:
         chosen = set(sorted([*(p.prompt_id for p in test.prompts), *test.unusable])[: config.eval.num_prompts])
         eval_prompts = [prompt for prompt in test.prompts if prompt.prompt_id in chosen]
         unusable = {prompt_id: why for prompt_id, why in test.unusable.items() if prompt_id in chosen}
+        eval_sets.append(EvalSet(TEST, eval_prompts, unusable))
         documents |= test.documents
         seen = {_digest(prompt) for prompt in train.prompts}
         counts |= {"test_rows": test.num_rows, "test_rows_dropped": test.num_dropped}
         counts |= {"test_rows_unusable": len(unusable)} if unusable else {}
         counts["eval_prompts_in_train"] = sum(_digest(prompt) in seen for prompt in eval_prompts)
-    return Inputs(tokenizer, train, eval_prompts, generated, counts, unusable, documents)
+    return Inputs(tokenizer, train, eval_sets, generated, counts, documents)
 
 
 def write_inputs(inputs: Inputs, folder: RunFolder) -> None:
@@ -163,7 +165,6 @@ def _load_split(
             rows,
             tokenizer,
             config.data.max_prompt_tokens,
-            config.run.seed,
             overlong=config.data.overlong,
             questions=questions,
             row_arguments=registry.row_arguments,

@@ -1,4 +1,4 @@
-"""Where the rows of a split come from: a file, the folder of a run that is resumed, or the generator."""
+"""Sources of rows of a split: a file, the folder of a run that is resumed, or the generator."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPLITS: tuple[Split, ...] = ("train", "test")
 
 @dataclass(frozen=True)
 class RowSource:
-    """Of one split."""
+    """Source of the rows of one split."""
 
     split: Split
     path: str | None
@@ -47,15 +47,15 @@ class RowSource:
         return self.path or "data.synth"
 
     def load(self, config: Config) -> list[Row]:
-        """All rows. Raises DataError, or ConfigError where they cannot be generated."""
+        """Reads or generates all rows. Raises DataError, or ConfigError where they cannot be generated."""
         return load_rows(self.path) if self.path is not None else self.generate(config)
 
     def load_all(self, config: Config) -> list[Row | BadRow]:
-        """The same with a BadRow for each that cannot be used."""
+        """Reads or generates all rows, with a BadRow for each that cannot be used."""
         return read_rows(self.path) if self.path is not None else list(self.generate(config))
 
     def generate(self, config: Config, num_rows: int | None = None) -> list[Row]:
-        """The same rows as `hybridflow data synth` with these settings, or the first `num_rows` of them."""
+        """Generates the rows of `hybridflow data synth` with these settings, or the first `num_rows` of them."""
         try:
             spec = SynthSpec(**config.data.synth.model_dump())
         except ValidationError as error:
@@ -90,5 +90,5 @@ def find_questions(config: Config, registry: Registry, rows: Sequence[Row | BadR
 
 
 def data_file(directory: Path, split: str) -> Path:
-    """Where generated rows are kept."""
+    """Path of generated rows that are kept."""
     return directory / f"{split}.parquet"

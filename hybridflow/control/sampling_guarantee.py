@@ -1,4 +1,4 @@
-"""What decides the completions of a run, in words: `sampling` of summary.json."""
+"""Guarantee of sampling in words: what decides the completions of a run, `sampling` in summary.json."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OVER_SAMPLED = (
 
 
 def sampling_guarantee(rollout: RolloutSection, has_cuda: bool) -> str:
-    """Which of them holds for these settings on this machine."""
+    """Names the guarantee that holds for these settings on this machine."""
     if not has_cuda:
         held = CPU
     elif rollout.sglang.get("enable_deterministic_inference"):

@@ -8,7 +8,7 @@ from pathlib import Path
 from hybridflow.control.preflight.load import load_run
 from hybridflow.control.run_folder import RunFolder
 from hybridflow.observability.display import LOADING, LiveDisplay
-from hybridflow.run_folder.finished import read_finished, tell_finished
+from hybridflow.run_folder.finished import tell_if_finished
 from hybridflow.trainer.kernels import resolve_worker
 
 
@@ -30,10 +30,7 @@ def start_training(files: Sequence[Path], overrides: Sequence[str], *, resume: b
         folder = RunFolder(config)
         folder.refuse_second_driver()
         if resume:
-            folder.check_same_run(config)
-            finished = read_finished(folder.summary, folder.hf_export, config.train.num_steps)
-            if finished is not None:
-                display.note(tell_finished(folder.path, finished["num_steps"], "train.num_steps"))
+            if tell_if_finished(folder, config, config.train.num_steps, display.note):
                 return
             from hybridflow.control.preflight.run import check_quickly
 

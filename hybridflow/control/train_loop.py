@@ -8,10 +8,11 @@ restore -> warm up -> publish -> gate: trainer and engines compute one model -> 
 
 from __future__ import annotations
 
+from hybridflow.config.sections import TrainSection
 from hybridflow.control.batch import build_batch
 from hybridflow.control.run import Run
-from hybridflow.control.warmup import run_stage
 from hybridflow.types import UpdateReport
+from megatron_ext.optimizer.lr import LRSchedule, learning_rate
 
 RL = "RL"
 """The stage after the warm-up, as the display names it."""
@@ -26,7 +27,7 @@ def train(run: Run) -> None:
     run.publish()
     run.check_engines()
     run.evaluate_before()
-    run.display.start(RL, run.config.train.num_steps, run.state.rl_step)
+    run.recorder.begin_stage(RL, run.config.train.num_steps, run.state.rl_step)
     while run.state.rl_step < run.config.train.num_steps:
         train_step(run)
         run.evaluate_if_due()
@@ -38,8 +39,8 @@ def warm_up(run: Run) -> None:
     """The supervised stages that are not done yet, each saved when it is; then RL starts with a fresh optimizer."""
     for index in range(run.state.warmup_stages_done, len(run.config.warmup.stages)):
         run.hand_to_trainer()
-        with run.phase("warmup"):
-            run_stage(index, run.config, run.tokenizer, run.trainer, run.display, run.warmup_tracker)
+        with run.recorder.phase("warmup"):
+            run.warm_up(index)
         run.state.warmup_stages_done += 1
         if run.state.warmup_stages_done == len(run.config.warmup.stages):
             run.trainer.reset_optimizer()
@@ -52,16 +53,32 @@ def train_step(run: Run) -> None:
     A step with nothing to learn from leaves weights, their version and the learning rate as they are.
     """
     step = run.begin_step()
-    with run.phase("rollout"):
-        collected = run.collect(step)
+    with run.recorder.phase("rollout"):
+        collected = run.groups.collect(step, run.state.policy_version)
+        run.recorder.add_collected()
     filtered = build_batch(collected.groups, run.config, run.state.policy_version)
     updates: list[UpdateReport] = []
-    rate = run.learning_rate()
+    rate = next_learning_rate(run.config.train, run.state.policy_version)
     if filtered.batch is not None:
         run.hand_to_trainer()
-        with run.phase("train"):
+        with run.recorder.phase("train"):
             updates = run.trainer.update(filtered.batch, rate)
         run.state.policy_version += any(not update.num_skipped for update in updates)
         run.publish()
     run.state.rl_step = step
-    run.record(step, collected, filtered, updates, rate)
+    metrics = run.recorder.record_step(
+        step, collected, filtered, updates, learning_rate=rate, policy_version=run.state.policy_version
+    )
+    run.check_metrics(step, metrics)
+
+
+def next_learning_rate(train: TrainSection, num_updates: int) -> float:
+    """As `train.lr_schedule` says, after `num_updates` steps that changed the weights."""
+    schedule = LRSchedule(
+        peak=train.learning_rate,
+        kind=train.lr_schedule,
+        warmup_steps=train.lr_warmup_steps,
+        total_steps=max(train.lr_decay_steps or train.num_steps, train.lr_warmup_steps, 1),
+        min_ratio=train.lr_min_ratio,
+    )
+    return learning_rate(schedule, num_updates + 1)

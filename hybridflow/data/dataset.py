@@ -1,15 +1,15 @@
-"""Tokenised prompts and the order in which training takes them."""
+"""Tokenised prompts of a data set."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from hybridflow.data.chat_encoding import encode_chat
 from hybridflow.data.row_reference import RowReference, hash_prompt
 from hybridflow.data.row_text import dump_row
 from hybridflow.data.schema import BadRow, Row
-from hybridflow.data.streams import draw_range
 from hybridflow.errors import DataError
 from hybridflow.types import Prompt
 
@@ -18,11 +18,7 @@ if TYPE_CHECKING:
 
 
 class PromptDataset:
-    """The prompts of one data set.
-
-    The order has no cursor: which prompts a step gets follows from (seed, step, num_prompts), so a run that resumes at
-    step k goes on exactly as one that was never stopped.
-    """
+    """The prompts of one data set, in file order; `hybridflow.curriculum` says in which order training takes them."""
 
     prompts: list[Prompt]
     """All prompts, in file order: the order of evaluation."""
@@ -41,7 +37,6 @@ class PromptDataset:
         rows: Sequence[Row | BadRow],
         tokenizer: PreTrainedTokenizerBase,
         max_prompt_tokens: int,
-        seed: int,
         overlong: Literal["error", "drop"] = "error",
         questions: Sequence[str] | None = None,
         row_arguments: frozenset[str] = frozenset(),
@@ -56,7 +51,6 @@ class PromptDataset:
         Raises DataError for a prompt above `max_prompt_tokens` (unless `overlong` is "drop"), and when none is left.
         """
         self.name = name
-        self.seed = seed
         self.prompts = []
         self.num_rows = len(rows)
         self.num_dropped = 0
@@ -102,10 +96,12 @@ class PromptDataset:
     def __len__(self) -> int:
         return len(self.prompts)
 
-    def prompts_from(self, first: int, num_prompts: int) -> list[Prompt]:
-        """The prompts at places `first`, `first` + 1, ... of the walk that steps take.
 
-        The walk goes through epochs, each a seeded permutation that has every prompt once; a step may span two epochs.
-        """
-        names = ("hybridflow.order", self.name, self.seed)
-        return [self.prompts[index] for index in draw_range(names, len(self.prompts), first, num_prompts)]
+@dataclass(frozen=True)
+class EvalSet:
+    """Prompts whose accuracy is measured under one name."""
+
+    name: str
+    prompts: list[Prompt]
+    unusable: dict[str, str] = field(default_factory=dict)
+    """Why a row has no prompt, by the id that its prompt would have: its verdict is unknown."""

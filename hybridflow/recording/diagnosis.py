@@ -1,4 +1,4 @@
-"""Why a run taught nothing, in counts, and what to try."""
+"""Diagnosis of a run that taught nothing: causes in counts, and what to try."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _REASONS = {
 
 
 def name_status(state: RunState) -> str:
-    """Of a run that came to its end: whether any step changed the weights."""
+    """Status of a run that came to its end: it says whether any step changed the weights."""
     return NOTHING_LEARNT if state.rl_step and not state.policy_version else FINISHED
 
 

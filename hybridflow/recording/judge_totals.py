@@ -1,4 +1,4 @@
-"""What the judges of all reward workers did, from the reports that travel with their verdicts."""
+"""Totals of the judges of all reward workers, from the reports that travel with their verdicts."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class JudgeTotals:
         return {**totals, "endpoints": self._states()} if totals else None
 
     def take_news(self) -> list[str]:
-        """What a user must know of endpoints that are cut off now and were not before, or the other way round."""
+        """Tells of endpoints that are cut off now and were not before, or the other way round."""
         news: list[str] = []
         for url, state in self._states().items():
             if (is_down := state != "closed") != self._told_down.get(url, False):

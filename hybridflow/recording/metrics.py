@@ -46,7 +46,7 @@ def add_to_state(
 
 
 def build_metrics(
-    state: RunState,
+    policy_version: int,
     collected: Collected,
     filtered: FilteredBatch,
     updates: Sequence[UpdateReport],
@@ -72,7 +72,7 @@ def build_metrics(
         "rollout/cached_fraction": report.cached_tokens / max(report.prompt_tokens, 1),
         "groups/started": float(collected.counts.num_started),
         "groups/trained": float(filtered.num_groups),
-        "policy/version": float(state.policy_version),
+        "policy/version": float(policy_version),
         "train/learning_rate": learning_rate,
     }
     metrics |= build_part_metrics(collected.groups)

@@ -48,7 +48,7 @@ class CompletionRecord:
 
 
 def _describe_prompt(prompt: Prompt, documents: Mapping[str, RowReference]) -> dict[str, Any]:
-    """What was asked and what is right; the document by reference."""
+    """Question, gold answer, and the document by reference."""
     reference = documents.get(prompt.prompt_id)
     return {
         "question": prompt.question or None,
@@ -91,5 +91,5 @@ def _line(step: int, member: ScoredCompletion, penalty: float, now: float) -> di
 
 
 def _rule_reward(verdict: Scored) -> float:
-    """What the rule alone gave."""
+    """Reward of the rule alone."""
     return verdict.value if verdict.rule_value is None else verdict.rule_value

@@ -1,15 +1,17 @@
-"""What a run must remember to go on after it was stopped; saved with every checkpoint."""
+"""State of a run: progress and totals, saved with every checkpoint, from which a stopped run goes on."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from hybridflow.curriculum.source import SavedSource
 from hybridflow.errors import CheckpointError
 from hybridflow.reading import Unreadable, read_json
-from hybridflow.recording.accuracy import Bounds
+from hybridflow.recording.accuracy import TEST, EvalResult
 
 
 class GroupCounts(msgspec.Struct, kw_only=True):
@@ -28,6 +30,8 @@ class RunState(msgspec.Struct, kw_only=True):
 
     warmup_stages_done: int = 0
     rl_step: int = 0
+    source: SavedSource | None = None
+    """State of the source of prompts; None in checkpoints of earlier versions, see `curriculum.source`."""
     policy_version: int = 0
     """Version of the present weights: the number of RL steps that have changed them."""
     groups: GroupCounts = msgspec.field(default_factory=GroupCounts)
@@ -44,11 +48,10 @@ class RunState(msgspec.Struct, kw_only=True):
     phase_seconds: dict[str, float] = {}
     wall_s: float = 0.0
     """Seconds of earlier processes of this run; the present one comes on top."""
-    eval_before: float | None = None
-    eval_latest: float | None = None
-    eval_bounds_before: Bounds | None = None
-    """What the first evaluation would be with its unknown verdicts as 0 and as 1, and how many they are."""
-    eval_bounds_latest: Bounds | None = None
+    evals_before: dict[str, EvalResult] = {}
+    """Results of the evaluation that RL started from, by name of the set; empty where there was none."""
+    evals_latest: dict[str, EvalResult] = {}
+    """Results of the last evaluation."""
     num_unknown: int = 0
     """Verdicts of training that stayed unknown."""
     num_truncated: int = 0
@@ -68,9 +71,14 @@ class RunState(msgspec.Struct, kw_only=True):
     peak_rss_gib: float = 0.0
 
     @property
+    def num_prompts_taken(self) -> int:
+        """Prompts that training has taken from its source: a discarded group's was started more than once."""
+        return self.groups.started - self.groups.discarded
+
+    @property
     def last_recorded_step(self) -> int:
         """Step whose metrics and evaluation are the last that count; -1 before the evaluation that precedes RL."""
-        return -1 if self.rl_step == 0 and self.eval_before is None else self.rl_step
+        return -1 if self.rl_step == 0 and not self.evals_before else self.rl_step
 
     @property
     def logprob_gap_mean_abs(self) -> float:
@@ -88,6 +96,17 @@ def write_state(state: RunState, path: Path) -> None:
 def read_state(path: Path) -> RunState:
     """Raises CheckpointError if the file is missing or not a state."""
     try:
-        return msgspec.convert(read_json(path), RunState)
+        return msgspec.convert(_with_evals_by_name(read_json(path)), RunState)
     except (OSError, Unreadable, msgspec.ValidationError) as error:
         raise CheckpointError(f"{path}: not a readable run state: {error}") from error
+
+
+def _with_evals_by_name(fields: Any) -> Any:
+    """Checkpoints of earlier versions hold the results of the test set alone, a field for each number."""
+    if not isinstance(fields, dict):
+        return fields
+    for when in ("before", "latest"):
+        accuracy, bounds = fields.get(f"eval_{when}"), fields.get(f"eval_bounds_{when}")
+        if accuracy is not None or bounds is not None:
+            fields[f"evals_{when}"] = {TEST: {"accuracy": accuracy, "bounds": bounds}}
+    return fields

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
-from hybridflow.recording.accuracy import Bounds
+from hybridflow.recording.accuracy import TEST, EvalResult
 from hybridflow.recording.diagnosis import diagnose
 from hybridflow.recording.state import RunState
 from hybridflow.run_folder.summary import installed_versions
@@ -37,10 +38,10 @@ def build_summary(
         "seed": seed,
         "num_steps": state.rl_step,
         "policy_version_final": state.policy_version,
-        "eval_accuracy_before": _finite(state.eval_before),
-        "eval_accuracy_after": _finite(state.eval_latest),
-        "eval_bounds_before": _bounds(state.eval_bounds_before),
-        "eval_bounds_after": _bounds(state.eval_bounds_latest),
+        "eval_accuracy_before": _accuracy(state.evals_before),
+        "eval_accuracy_after": _accuracy(state.evals_latest),
+        "eval_bounds_before": _bounds(state.evals_before),
+        "eval_bounds_after": _bounds(state.evals_latest),
         "num_unknown": state.num_unknown,
         "reward_mean_first5": _mean(state.reward_means[:5]),
         "reward_mean_last5": _mean(state.reward_means[-5:]),
@@ -69,8 +70,14 @@ def build_summary(
     }
 
 
-def _bounds(bounds: Bounds | None) -> dict[str, float] | None:
-    """Accuracy with the unknown verdicts as 0 and as 1, and how many they are."""
+def _accuracy(results: Mapping[str, EvalResult]) -> float | None:
+    """Accuracy on the test set."""
+    return _finite(results[TEST].accuracy) if TEST in results else None
+
+
+def _bounds(results: Mapping[str, EvalResult]) -> dict[str, float] | None:
+    """Accuracy on it with the unknown verdicts as 0 and as 1, and how many they are."""
+    bounds = results[TEST].bounds if TEST in results else None
     return None if bounds is None else {"low": bounds.low, "high": bounds.high, "unknown": bounds.num_unknown}
 
 

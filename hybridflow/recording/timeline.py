@@ -1,4 +1,4 @@
-"""When each part of a step began and ended, on one clock: a line of timeline.jsonl per step.
+"""Timeline of a step: when each part of it began and ended, on one clock; a line of timeline.jsonl.
 
 rollout |------------------------------|
 decode   |-------------------------|          engines at work, from the first request to their report
@@ -36,12 +36,12 @@ class Timeline:
         self._marks: dict[Mark, float] = {}
 
     def begin_step(self) -> None:
-        """What comes from here on belongs to the next step."""
+        """Begins the next step: what comes from here on belongs to it."""
         self._zero = self._clock()
         self._spans = {}
 
     def mark(self, what: Mark) -> None:
-        """Of what may happen often, the first completion and the last verdict count."""
+        """Notes that something happened now; of completions the first counts, of verdicts the last."""
         if what == "decode_begin":
             self._marks.clear()
         if what != "completion" or what not in self._marks:
@@ -62,7 +62,7 @@ class Timeline:
         return {name: self._spans[name][1] - self._spans[name][0] for name in ("decode", "score")}
 
     def finish_step(self) -> dict[str, Span]:
-        """All spans of the step; `step` is the whole."""
+        """Returns the spans of the step; `step` is the whole."""
         return self._spans | {"step": (0.0, self._clock() - self._zero)}
 
 

@@ -67,7 +67,7 @@ def build_update_line(update: UpdateReport) -> dict[str, float]:
 
 
 def mismatch_of(updates: Sequence[UpdateReport], staleness: int) -> list[Mismatch]:
-    """What was measured on tokens of one staleness, by mini-batch."""
+    """Mismatch measured on tokens of one staleness, by mini-batch."""
     return [mismatch for update in updates for mismatch in update.mismatch if mismatch.staleness == staleness]
 
 

@@ -27,8 +27,8 @@ class Scorer(Protocol):
         """Takes a request; never blocks."""
         ...
 
-    def take_verdicts(self) -> list[tuple[str, Verdict]]:
-        """(completion id, verdict) of what is done. Called at least every 0.1 s while anything is under way."""
+    def take_verdicts(self) -> list[tuple[ScoreRequest, Verdict]]:
+        """Each request that is done, with its verdict. Called at least every 0.1 s while anything is under way."""
         ...
 
     def descriptors(self) -> tuple[list[int], list[int]]:
@@ -50,7 +50,7 @@ class ThreadScorer:
     def __init__(self, verify: Verify, num_threads: int = 1) -> None:
         self._verify = verify
         self._requests: queue.SimpleQueue[ScoreRequest | None] = queue.SimpleQueue()
-        self._verdicts: queue.SimpleQueue[tuple[str, Verdict]] = queue.SimpleQueue()
+        self._verdicts: queue.SimpleQueue[tuple[ScoreRequest, Verdict]] = queue.SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK)
         self._threads = [threading.Thread(target=self._run, name="score", daemon=True) for _ in range(num_threads)]
         for thread in self._threads:
@@ -59,7 +59,7 @@ class ThreadScorer:
     def submit(self, request: ScoreRequest) -> None:
         self._requests.put(request)
 
-    def take_verdicts(self) -> list[tuple[str, Verdict]]:
+    def take_verdicts(self) -> list[tuple[ScoreRequest, Verdict]]:
         try:
             os.eventfd_read(self._wake)
         except BlockingIOError:
@@ -79,7 +79,7 @@ class ThreadScorer:
 
     def _run(self) -> None:
         while (request := self._requests.get()) is not None:
-            self._verdicts.put((request.completion_id, score_safely(self._verify, request)))
+            self._verdicts.put((request, score_safely(self._verify, request)))
             os.eventfd_write(self._wake, 1)
 
 

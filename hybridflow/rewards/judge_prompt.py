@@ -1,4 +1,4 @@
-"""What a model judge is asked: whether two answers to a question are the same. The document is not sent.
+"""Prompt of a model judge: it is asked whether two answers to a question are the same. The document is not sent.
 
 Source: the judge of QwenLong-L1 (recipe section 4): its question, its three lines and its two verdicts, in our words.
 
@@ -101,7 +101,7 @@ def make_harmless(text: str, max_chars: int | None) -> str:
 
 
 def _without_brackets(found: re.Match[str]) -> str:
-    """What stands in brackets, bare where its letters say yes or no in whatever alphabet of ours, width or spacing."""
+    """The text in brackets, bare where its letters say yes or no in whatever alphabet of ours, width or spacing."""
     letters = "".join(char for char in unicodedata.normalize("NFKD", found[1]) if char.isalpha())
     return found[1] if letters.lower() in ("yes", "no") else found[0]
 

@@ -120,7 +120,7 @@ class OwnFunction:
 
 
 def read_result(name: str, result: object, answer: str) -> Verdict:
-    """What the function `name` returned, as a verdict; `answer` is what it is taken to have looked at."""
+    """Reads what the function `name` returned, as a verdict; `answer` is what it is taken to have looked at."""
     if isinstance(result, Unknown):
         return result
     if isinstance(result, Scored):
@@ -240,7 +240,7 @@ def _takes_two(parameters: list[inspect.Parameter]) -> bool:
 
 
 def _find_other_kind(function: Callable[..., object]) -> str:
-    """What it is where calling it gives no number; "" for a function, or an object that is called like one."""
+    """Tells what it is where calling it gives no number; "" for a function, or an object that is called like one."""
     if inspect.isclass(function):
         return "class"
     for called in (inspect.unwrap(function), vars(type(function)).get("__call__")):

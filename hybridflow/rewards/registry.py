@@ -16,26 +16,27 @@ wrong one may hold the right one ("High Court of Oslo" for "Oslo").
 Source: the dispatch of QwenLong-L1 by substring of data_source (recipe section 4); `ability` is added so that other
 data sets need no special name. `compat = "qwenlong_l1"` puts the released rules in place of the built-in ones.
 
-`[[reward.functions]]` takes the place of this table with functions that judge every row (`functions.py`). How a
+`[[reward.functions]]` takes the place of this table with functions that judge every row (`several.py`). How a
 verifier of one's own is called, and what it returns: `own_function.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from importlib.metadata import entry_points
+
+import msgspec
 
 from hybridflow.config.reward_sections import THINKING_TAGS, FunctionSection, RewardSection, RulesSection
 from hybridflow.errors import ConfigError
 from hybridflow.rewards.find_function import find_function
-from hybridflow.rewards.functions import RULE_CALL, Weighted, verify_all
 from hybridflow.rewards.own_function import OwnFunction
 from hybridflow.rewards.rules import qwenlong_l1
 from hybridflow.rewards.rules.docmath import verify_docmath
 from hybridflow.rewards.rules.docqa import verify_docqa, verify_docqa_exact
 from hybridflow.rewards.rules.multiple_choice import verify_multiple_choice
-from hybridflow.rewards.rules.several_golds import verify_any
+from hybridflow.rewards.several import RULE_CALL, Share, best_of, mean_of
 from hybridflow.types import ScoreRequest, Unknown, Verdict
 
 Verifier = Callable[[str, str], Verdict]
@@ -96,7 +97,8 @@ class Registry:
         named += [(name, self._load(f"entry point {name}", point.value)) for name, point in offered.items()]
         self._table = [*named, *((key, built_in[name]) for key, name in _TABLE)]
         self._default = built_in[_DEFAULT]
-        self._functions = [self._weigh(number, function) for number, function in enumerate(functions)]
+        self._functions = [self._find_function(number, function) for number, function in enumerate(functions)]
+        self._shares = [Share(each.label, each.weight, each.call == RULE_CALL) for each in functions]
 
     def choose(self, data_source: str, ability: str) -> Verifier | OwnFunction:
         """The first row that fits: its key is the ability, or stands in the data_source; docqa where none does."""
@@ -107,7 +109,7 @@ class Registry:
 
     def is_judged(self, data_source: str, ability: str) -> bool:
         """Whether a judge may be asked after the verifier of such rows: after any but a choice among letters."""
-        if self._functions and not any(function.is_rule for function in self._functions):
+        if self._shares and not any(share.is_rule for share in self._shares):
             return True
         chosen = self.choose(data_source, ability)
         chosen = chosen.func if isinstance(chosen, partial) else chosen
@@ -115,32 +117,34 @@ class Registry:
 
     def is_own(self, data_source: str, ability: str) -> bool:
         """Whether code of the user's own is called for such rows, which may take long and do anything."""
-        has_functions = any(not function.is_rule for function in self._functions)
+        has_functions = any(not share.is_rule for share in self._shares)
         return has_functions or isinstance(self.choose(data_source, ability), OwnFunction)
 
     def asks_rule(self, data_source: str, ability: str) -> bool:
         """Whether a built-in rule is asked about such rows."""
-        is_asked = not self._functions or any(function.is_rule for function in self._functions)
+        is_asked = not self._shares or any(share.is_rule for share in self._shares)
         return is_asked and not isinstance(self.choose(data_source, ability), OwnFunction)
 
     def name_of(self, data_source: str, ability: str) -> str:
-        """What judges such rows, for a reader."""
+        """The verifiers of such rows, for a reader."""
         chosen = self.choose(data_source, ability)
         if isinstance(chosen, OwnFunction):
             name = f"the verifier {chosen.name}"
         else:
             name = f"the rule {next(name for name, verifier in self._built_in.items() if verifier is chosen)}"
-        if not self._functions:
+        if not self._shares:
             return name
-        names = [name if function.is_rule else function.name for function in self._functions]
+        names = [name if share.is_rule else share.name for share in self._shares]
         return f"the mean of {' and '.join(names)}" if len(names) > 1 else f"the verifier {names[0]}"
 
     def verify(self, request: ScoreRequest) -> Verdict:
         """The verdict on one completion: Scored, or Unknown where the gold cannot be compared with."""
-        return verify_all(self._functions, request) if self._functions else self.verify_by_rule(request)
+        if not self._functions:
+            return self.verify_by_rule(request)
+        return mean_of(self._shares, (function(request) for function in self._functions))
 
     def verify_by_rule(self, request: ScoreRequest) -> Verdict:
-        """The same of the verifier that data source and ability choose."""
+        """The verdict of the verifier that data source and ability choose."""
         return _call(self.choose(request.data_source, request.ability), request)
 
     def find_gold_problem(self, data_source: str, ability: str, golds: Sequence[str]) -> str:
@@ -156,14 +160,13 @@ class Registry:
 
     @property
     def row_arguments(self) -> frozenset[str]:
-        """What of a row its verifiers take beside the rest: `prompt`, `extra_info`."""
+        """Parts of a row that its verifiers take beside the rest: `prompt`, `extra_info`."""
         return frozenset[str]().union(*(own.row_arguments for own in self._own))
 
-    def _weigh(self, number: int, section: FunctionSection) -> Weighted:
+    def _find_function(self, number: int, section: FunctionSection) -> Callable[[ScoreRequest], Verdict]:
         if section.call == RULE_CALL:
-            return Weighted(section.label, section.weight, self.verify_by_rule, is_rule=True)
-        verifier = self._find(f"reward.functions.{number}.call", section.call)
-        return Weighted(section.label, section.weight, partial(_call, verifier))
+            return self.verify_by_rule
+        return partial(_call, self._find(f"reward.functions.{number}.call", section.call))
 
     def _find(self, key: str, name: str) -> Verifier | OwnFunction:
         where = f"{key} = {name!r}"
@@ -187,7 +190,8 @@ class Registry:
 
 
 def _call(verifier: Verifier | OwnFunction, request: ScoreRequest) -> Verdict:
-    return verify_any(partial(_call_once, verifier), request)
+    each = (msgspec.structs.replace(request, ground_truth=gold, alternatives=[]) for gold in request.golds)
+    return best_of(_call_once(verifier, one) for one in each)
 
 
 def _call_once(verifier: Verifier | OwnFunction, request: ScoreRequest) -> Verdict:
@@ -199,21 +203,6 @@ def _call_once(verifier: Verifier | OwnFunction, request: ScoreRequest) -> Verdi
 def build_registry(section: RewardSection) -> Registry:
     """The verifiers that `[reward]` names. ConfigError as `Registry`."""
     return Registry(section.rules, section.functions, section.module_folders)
-
-
-@cache
-def _default_registry() -> Registry:
-    return Registry(RulesSection())
-
-
-def choose_verifier(data_source: str, ability: str) -> Verifier | OwnFunction:
-    """What a run without `[reward.rules]` chooses."""
-    return _default_registry().choose(data_source, ability)
-
-
-def verify(request: ScoreRequest) -> Verdict:
-    """What a run without `[reward.rules]` says."""
-    return _default_registry().verify(request)
 
 
 def _build(section: RulesSection) -> dict[str, Verifier]:

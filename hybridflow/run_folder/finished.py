@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from hybridflow.reading import read_json
+from hybridflow.run_folder.folder import RunFolder
 
 
 def read_finished(summary: Path, model: Path, num_steps: int | None) -> dict[str, Any] | None:
@@ -23,9 +27,20 @@ def read_finished(summary: Path, model: Path, num_steps: int | None) -> dict[str
     return read if status.startswith("finished") and done >= wanted and is_whole else None
 
 
-def tell_finished(run: Path, num_steps: int, key: str) -> str:
-    """What the user of `--resume` reads then."""
-    return (
-        f"the run {run} is finished: {num_steps} steps are done, and the model is in {run / 'hf'}. "
-        f"For more steps: --resume --set {key}=<more than {num_steps}>"
+def tell_if_finished(
+    folder: RunFolder, config: BaseModel, num_steps: int | None, note: Callable[[str], None], *, unless: str = ""
+) -> bool:
+    """Whether the run that `--resume` names has nothing left to do, which the user is then told.
+
+    `unless` names a key that, where it differs from the run's, leaves that to its checkpoint. Raises ConfigError or
+    CheckpointError where `config` is not that of the run.
+    """
+    folder.check_same_run(config)
+    finished = read_finished(folder.summary, folder.hf_export, num_steps)
+    if finished is None or (unless and not folder.is_as_before(config, unless)):
+        return False
+    note(
+        f"the run {folder.path} is finished: {finished['num_steps']} steps are done, and the model is in "
+        f"{folder.path / 'hf'}. For more steps: --resume --set train.num_steps=<more than {finished['num_steps']}>"
     )
+    return True

@@ -1,11 +1,13 @@
-"""The end of whatever a command started: actors, engine processes, the Ray session, files in /dev/shm."""
+"""The end of whatever a command started: actors, engines, servers, the Ray session, files in /dev/shm."""
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
+import psutil
 import ray
 from ray.exceptions import RayError
 
@@ -33,6 +35,27 @@ def tear_down(
         steps.callback(_end_processes, actors, engine_pids)
         for close in reversed(first):
             steps.callback(close)
+
+
+def end_server(process: subprocess.Popen[bytes], timeout_s: float) -> None:
+    """Ends a server that runs without Ray: SIGTERM, then, for what is left of its processes, SIGKILL.
+
+    A second Ctrl-C does not cut this short.
+    """
+    with uninterrupted():
+        children: list[psutil.Process] = []
+        with suppress(psutil.NoSuchProcess):
+            children = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        try:
+            process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        _, alive = psutil.wait_procs(children, timeout=timeout_s)
+        for child in alive:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
 
 
 def _end_processes(actors: Iterable[Any], engine_pids: Sequence[int]) -> None:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from hybridflow.cluster.processes import uninterrupted
 from hybridflow.data.chat_encoding import encode_chat
 from hybridflow.environment import needed
 from hybridflow.errors import ConfigError, RolloutError
@@ -27,6 +26,7 @@ from hybridflow.policy.engine_tokenizer import write_engine_tokenizer
 from hybridflow.policy.load import load_tokenizer
 from hybridflow.private_folder import PrivateFolder
 from hybridflow.rollout.engine.private_ranks import rank_environment
+from hybridflow.runtime.teardown import end_server
 from hybridflow.tools.judge_key import DEFAULT_KEY_VARIABLE, check_key
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def serving(job: JudgeServerJob, note: Callable[[str], None]) -> Iterator[subpro
             _wait_until_healthy(job, process, note)
             yield process
         finally:
-            _end(process)
+            end_server(process, CLOSE_TIMEOUT_S)
 
 
 def serve_judge(job: JudgeServerJob, note: Callable[[str], None]) -> None:
@@ -248,21 +248,3 @@ def _is_healthy(job: JudgeServerJob) -> bool:
 
 def _remedy(job: JudgeServerJob) -> str:
     return f"Remedy: see {job.log}" if job.log else "Remedy: read what it said above"
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, then, for what is left of its processes, SIGKILL. A second Ctrl-C does not cut this short."""
-    with uninterrupted():
-        children: list[psutil.Process] = []
-        with suppress(psutil.NoSuchProcess):
-            children = psutil.Process(process.pid).children(recursive=True)
-        process.terminate()
-        try:
-            process.wait(CLOSE_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        _, alive = psutil.wait_procs(children, timeout=CLOSE_TIMEOUT_S)
-        for child in alive:
-            with suppress(psutil.NoSuchProcess):
-                child.kill()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hybridflow.observability.display import LOADING, LiveDisplay
-from hybridflow.run_folder.finished import read_finished, tell_finished
+from hybridflow.run_folder.finished import tell_if_finished
 from hybridflow.run_folder.folder import RunFolder
 from hybridflow.tools.sft_config import SftConfig
 from hybridflow.trainer.kernels import resolve_worker
@@ -28,12 +28,9 @@ def start_sft(config: SftConfig, *, resume: bool) -> None:
     with LiveDisplay(config.run.name) as display:
         display.note(told)
         folder.refuse_second_driver()
-        if resume:
-            folder.check_same_run(config)
-            finished = read_finished(folder.summary, folder.hf_export, config.train.num_steps)
-            if finished is not None and folder.is_as_before(config, "train.num_epochs"):
-                display.note(tell_finished(folder.path, finished["num_steps"], "train.num_steps"))
-                return
+        steps, unless = config.train.num_steps, "train.num_epochs"
+        if resume and tell_if_finished(folder, config, steps, display.note, unless=unless):
+            return
         display.note(LOADING)
         from hybridflow.tools.sft import run_sft
 

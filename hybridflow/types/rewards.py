@@ -66,7 +66,7 @@ Verdict = Scored | Unknown
 
 
 class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What a verifier sees of one completion."""
+    """One completion as a verifier sees it."""
 
     completion_id: str
     data_source: str
@@ -78,6 +78,11 @@ class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     question: str = ""
     row: str = ""
     """JSON {"prompt": [...], "extra_info": {...}}: what a verifier of the run takes of the row; else empty."""
+
+    @property
+    def golds(self) -> list[str]:
+        """All gold answers, in the order of the row."""
+        return [self.ground_truth, *self.alternatives]
 
 
 class ScoredCompletion:

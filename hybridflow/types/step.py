@@ -13,7 +13,7 @@ from hybridflow.types.training import TrainBatch
 
 
 class PartialGroup(msgspec.Struct, frozen=True, kw_only=True):
-    """What there is of a group that its step did not train on."""
+    """Group that its step did not train on, as far as it was decoded and scored."""
 
     group_id: str
     prompt: Prompt
@@ -37,7 +37,7 @@ class PartialGroup(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def oldest_version(self) -> int | None:
-        """Of the weights that decoded any token of it; None where there is no token."""
+        """Oldest version of the weights that decoded any token of it; None where there is no token."""
         runs = [run for member in self.members for run in member.completion.version_runs]
         runs += [run for partial in self.partials for run in partial.versions]
         return min((run.version for run in runs), default=None)
@@ -45,10 +45,10 @@ class PartialGroup(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class StepCounts:
-    """How a step began."""
+    """Counts of how a step began."""
 
     num_started: int
-    """Groups that got their id in this step."""
+    """Groups that got their id in this step, those that took the place of others included."""
     num_resumed: int = 0
     """Carried groups of which something was kept."""
     num_discarded: int = 0

@@ -18,7 +18,7 @@ from megatron_ext.hf.mapping import expected_shapes
 
 MIB = 2**20
 BEING_LOADED = 3
-"""Two buckets that engines load and one in the driver's hand, see `rollout.weight_session`; copied to each node."""
+"""Two buckets that engines load and one in the driver's hand, see `rollout.driver.weight_sync`; copied to each node."""
 
 
 def largest_bucket(hf_config: HFConfig, element_bytes: int, bucket_bytes: int) -> tuple[int, str]:

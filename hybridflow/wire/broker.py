@@ -9,7 +9,7 @@ dropped.
 from __future__ import annotations
 
 import logging
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
 
 from hybridflow.wire.codec import Batch
@@ -52,7 +52,8 @@ class Broker:
         self._admit = admit
         self._connected: set[bytes] = set()  # processes of workers, heard of on their present connection
         self._refusals = RefusalLog(dispatcher.counters, _logger)
-        self._scored: list[ScoredPacked] = []
+        self._scored: deque[ScoredPacked] = deque()
+        self._scored_bytes = 0
         self._max_pending = 0
         self._held_said_at: float | None = None
 
@@ -63,8 +64,8 @@ class Broker:
             if not self.flow.knows(identity, message.engine_id):
                 self.dispatcher.counters["engine_refused"] += 1
             elif isinstance(message, Finished):
-                if self._admit(message) and (aborted := self.dispatcher.finished(message.packed)) is not None:
-                    self._scored.append(aborted)
+                if self._admit(message):
+                    self._give(self.dispatcher.finished(message.packed))
                 accepted.append(message.number)
             else:
                 self.flow.asked(identity, message.number)
@@ -75,7 +76,7 @@ class Broker:
         """Takes what came on one connection of a worker, of which `process` is the name."""
         for message in messages:
             if isinstance(message, Ready):
-                self._scored += self.dispatcher.ready(process, message, self.clock_s)
+                self._give(*self.dispatcher.ready(process, message, self.clock_s))
             worker_id = self.dispatcher.name_of(process)
             if worker_id is None:
                 if not isinstance(message, Ready):
@@ -83,9 +84,7 @@ class Broker:
             elif isinstance(message, Ready):
                 self._connected.add(process)
             elif isinstance(message, ScoreReply):
-                scored = self.dispatcher.replied(worker_id, message.completion_id, message.verdict, self.clock_s)
-                if scored is not None:
-                    self._scored.append(scored)
+                self._give(self.dispatcher.replied(worker_id, message.completion_id, message.verdict, self.clock_s))
             else:
                 self._connected.discard(process)
                 self.dispatcher.left(worker_id)
@@ -103,7 +102,7 @@ class Broker:
 
     def lose(self, worker_id: str, why: str) -> None:
         """A worker is gone: its items go to others."""
-        self._scored += self.dispatcher.lost(worker_id, why)
+        self._give(*self.dispatcher.lost(worker_id, why))
 
     def reconnect(self) -> None:
         """All connections are gone."""
@@ -122,16 +121,22 @@ class Broker:
             for worker_id, batch in batches.items()
         ]
 
-    def take_answers(self, num_bytes_scored: int) -> list[tuple[bytes, Accepted]]:
-        """(identity, answer) of each engine that is to be told something; so many bytes wait for next()."""
-        waiting = self.dispatcher.pending_bytes + num_bytes_scored
+    def take_answers(self) -> list[tuple[bytes, Accepted]]:
+        """(identity, answer) of each engine that is to be told something."""
+        waiting = self.dispatcher.pending_bytes + self._scored_bytes
         if self.flow.update(waiting, self.clock_s) and self.flow.is_held:
             self._say_held(waiting)
         return self.flow.take_answers()
 
-    def take_scored(self) -> list[ScoredPacked]:
-        """Scored since the last call."""
-        scored, self._scored = self._scored, []
+    @property
+    def has_scored(self) -> bool:
+        """Whether something scored waits to be taken."""
+        return bool(self._scored)
+
+    def take_scored(self, most: int) -> list[ScoredPacked]:
+        """The oldest of what is scored and was not taken."""
+        scored = [self._scored.popleft() for _ in range(min(len(self._scored), most))]
+        self._scored_bytes -= sum(result.num_bytes for result in scored)
         return scored
 
     def take_max_pending(self) -> int:
@@ -143,6 +148,12 @@ class Broker:
     def connected(self) -> list[bytes]:
         """Workers that something can be sent to."""
         return [self.dispatcher.process_of(worker_id) for worker_id in self._reachable()]
+
+    def _give(self, *scored: ScoredPacked | None) -> None:
+        for result in scored:
+            if result is not None:
+                self._scored.append(result)
+                self._scored_bytes += result.num_bytes
 
     def _reachable(self) -> list[str]:
         return [name for name in self.dispatcher.workers if self.dispatcher.process_of(name) in self._connected]

@@ -25,7 +25,6 @@ from hybridflow.wire.broker import Broker
 from hybridflow.wire.broker_sockets import MAX_FRAMES_PER_TURN, BrokerSockets
 from hybridflow.wire.codec import decode_from_engine, decode_from_worker
 from hybridflow.wire.frames import Received
-from hybridflow.wire.packed import ScoredPacked
 
 POLL_MS = 20
 """Longest time until a call of close() is acted on."""
@@ -46,7 +45,6 @@ class BrokerThread:
 
     Args:
         broker: Used with `changed` held.
-        deliver: Takes what is scored; returns the memory of what nobody has taken from there.
         changed: Guards the broker; notified with scored completions, and when the thread has failed.
         sockets: Of the first incarnation.
         open_sockets: Opens those of each further one.
@@ -55,7 +53,6 @@ class BrokerThread:
     def __init__(
         self,
         broker: Broker,
-        deliver: Callable[[list[ScoredPacked]], int],
         changed: threading.Condition,
         sockets: BrokerSockets,
         open_sockets: Callable[[], BrokerSockets],
@@ -63,7 +60,6 @@ class BrokerThread:
         self.failure: BaseException | None = None
         self.is_closing = False
         self._broker = broker
-        self._deliver = deliver
         self._changed = changed
         self._open_sockets = open_sockets
         self._thread = threading.Thread(target=self._run, args=(sockets,), name="reward-stream", daemon=True)
@@ -131,10 +127,9 @@ class BrokerThread:
         for worker_id, process, frames in self._broker.take_work():
             if not sockets.send_to_worker(process, frames):
                 self._broker.lose(worker_id, "its connection is gone")
-        scored = self._broker.take_scored()
-        for identity, answer in self._broker.take_answers(self._deliver(scored)):
+        for identity, answer in self._broker.take_answers():
             sockets.send_to_engine(identity, answer)
-        if scored:  # last: who waits for them wants the lock
+        if self._broker.has_scored:  # last: who waits for them wants the lock
             self._changed.notify_all()
 
     def _decode(

@@ -68,7 +68,7 @@ class RewardStream:
     ) -> None:
         self._changed = threading.Condition()  # guards the broker, and what was reported of it
         self._broker = Broker(admit, ScoreDispatcher(lease_s, num_unknown_retries, max_workers), max_pending_bytes)
-        self._scored = _ScoredQueue(self._changed)
+        self._taken: deque[ScoredPacked] = deque()
         self._reported: tuple[Counter[str], float] = (Counter(), 0.0)
         self._listening = Listening(host)
         keys = self._listening.keys
@@ -81,9 +81,7 @@ class RewardStream:
         self.endpoint_completions, self.endpoint_workers = (
             Endpoint(address, keys.for_clients if keys else None) for address in addresses
         )
-        self._thread = BrokerThread(
-            self._broker, self._scored.put, self._changed, sockets, lambda: BrokerSockets(*addresses, keys)
-        )
+        self._thread = BrokerThread(self._broker, self._changed, sockets, lambda: BrokerSockets(*addresses, keys))
 
     def expect(self, requests: Iterable[GroupRequest]) -> None:
         """Registers the completions of these groups, with what a verifier needs. ProtocolError on an id used before."""
@@ -94,7 +92,23 @@ class RewardStream:
     def next(self, timeout_s: float) -> ScoredCompletion | None:
         """The next scored completion in order of arrival, or None where none came within `timeout_s` seconds."""
         self._check()
-        return self._scored.take(timeout_s, self._check)
+        if self._taken:
+            try:
+                return self._taken.popleft()
+            except IndexError:
+                pass  # another taker was faster
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            self._check()
+            while not self._broker.has_scored:
+                remaining_s = deadline - time.monotonic()
+                if remaining_s <= 0:
+                    return None
+                self._changed.wait(remaining_s)
+                self._check()
+            first, *rest = self._broker.take_scored(MAX_TAKEN)
+        self._taken.extend(rest)
+        return first
 
     def outstanding(self) -> set[str]:
         """Ids expected and not yet scored; a scored one may still wait for next()."""
@@ -162,40 +176,3 @@ class RewardStream:
         self._check_failure()
         if self._thread.is_closing:
             raise RewardError("the reward stream is closed")
-
-
-class _ScoredQueue:
-    """Scored completions on their way from the broker's thread to those that call next(): first in, first out."""
-
-    def __init__(self, changed: threading.Condition) -> None:
-        self._changed = changed
-        self._num_bytes = 0
-        self._waiting: deque[ScoredPacked] = deque()
-        self._taken: deque[ScoredPacked] = deque()
-
-    def put(self, scored: list[ScoredPacked]) -> int:
-        """Memory of what waits, these included. `changed` is to be held, and notified afterwards."""
-        self._waiting += scored
-        self._num_bytes += sum(result.num_bytes for result in scored)
-        return self._num_bytes
-
-    def take(self, timeout_s: float, check: Callable[[], None]) -> ScoredPacked | None:
-        """The next one, or None where none came in time. `check` raises where none can come any more."""
-        if self._taken:
-            try:
-                return self._taken.popleft()
-            except IndexError:
-                pass  # another taker was faster
-        deadline = time.monotonic() + timeout_s
-        with self._changed:
-            check()
-            while not self._waiting:
-                remaining_s = deadline - time.monotonic()
-                if remaining_s <= 0:
-                    return None
-                self._changed.wait(remaining_s)
-                check()
-            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_TAKEN))]
-            self._num_bytes -= sum(result.num_bytes for result in batch)
-        self._taken.extend(batch[1:])
-        return batch[0]

@@ -134,7 +134,7 @@ def test_keys_of_the_summaries(tmp_path: Path) -> None:
         sampling_guarantee="",
         weight_transport={"used": "exact", "reason": ""},
         data={
-            **system.run.data_counts,
+            **system.inputs.counts,
             **dict.fromkeys(("test_rows", "test_rows_dropped", "eval_prompts_in_train"), 0),
         },
     )

@@ -27,10 +27,11 @@ import msgspec
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from hybridflow.config.judge_section import JudgeSection
+from hybridflow.config.reward_sections import RulesSection
 from hybridflow.reward_service.judge.client import JudgeClient
 from hybridflow.rewards.extraction.extract import extract_gold
-from hybridflow.rewards.hybrid import combine, find_prediction
-from hybridflow.rewards.registry import verify
+from hybridflow.rewards.judge_verdict import combine, find_prediction
+from hybridflow.rewards.registry import Registry
 from hybridflow.types import Scored, ScoreRequest, Unknown, Verdict
 from tests.bench.judge_server import JudgeServer
 
@@ -67,7 +68,7 @@ def main() -> None:
 
 async def judge_all(cases: list[dict[str, Any]], section: JudgeSection) -> list[tuple[Verdict, Verdict, Verdict]]:
     """(rule, judge alone, both) of each case."""
-    client = JudgeClient(section, random.Random(0))
+    client, rules = JudgeClient(section, random.Random(0)), Registry(RulesSection())
 
     async def judge(number: int, case: dict[str, Any]) -> tuple[Verdict, Verdict, Verdict]:
         request = ScoreRequest(
@@ -77,7 +78,7 @@ async def judge_all(cases: list[dict[str, Any]], section: JudgeSection) -> list[
             ground_truth=case["gold"],
             text=case["response"],
         )
-        rule = verify(request)
+        rule = rules.verify(request)
         if isinstance(rule, Unknown):
             return rule, rule, rule
         failed = msgspec.structs.replace(rule, value=0.0)

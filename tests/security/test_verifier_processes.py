@@ -142,7 +142,7 @@ def test_a_verifier_sees_no_secret_but_those_named_for_it(monkeypatch: pytest.Mo
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     scorer = start(MY_VERIFIER_TOKEN="mine")
     submit(scorer, "environment")
-    verdicts: list[tuple[str, object]] = []
+    verdicts: list[tuple[object, object]] = []
     wait_for(lambda: bool(verdicts.extend(scorer.take_verdicts()) or verdicts))
     scorer.close()
     ((_, verdict),) = verdicts

@@ -187,14 +187,13 @@ class EngineProcess:
     def __init__(self, hf_dir: Path, section: RolloutSection) -> None:
         from hybridflow.rollout.cpu_platform.process_server import start_server
         from hybridflow.rollout.engine.sglang_engine import SGLangEngine
-        from hybridflow.rollout.shard_loader import ShardLoader
         from megatron_ext.platform.device import CPU
 
         start_server()
 
         arguments = build_arguments(section, dtype="float32", seed=0)
-        shards = ShardLoader(0, section.verify_weights)
-        self.engine = SGLangEngine(str(hf_dir), arguments, run_seed=0, shards=shards, device=CPU)
+        verify = section.verify_weights
+        self.engine = SGLangEngine(str(hf_dir), arguments, run_seed=0, index=0, verify=verify, device=CPU)
         self.begin_weights = self.engine.begin_weights
         self.load_bucket = self.engine.load_bucket
         self.end_weights = self.engine.end_weights
@@ -223,7 +222,7 @@ class EngineProcess:
         from sglang.srt.utils import MultiprocessingSerializer
 
         payload = MultiprocessingSerializer.serialize([(name, tensor)])
-        self.engine._weights.api.update([payload], "direct")
+        self.engine.weights.api.update([payload], "direct")
 
     def greedy(self, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
         from hybridflow.types import GroupRequest, Lease, Prompt, SamplingParams

@@ -16,7 +16,8 @@ import pytest
 
 from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
-from hybridflow.control.collect import build_requests, collect_groups
+from hybridflow.control.collect import collect_step
+from hybridflow.control.partial_rollouts import build_requests, plan_all
 from hybridflow.policy.init import write_policy
 from hybridflow.runtime.colocation import Colocation
 from hybridflow.runtime.system import System
@@ -48,8 +49,8 @@ def engine_memory(system: System) -> int:
 
 
 def written(system: System, prefix: str) -> list[list[int]]:
-    collected = collect_groups(
-        build_requests(prefix, PROMPTS, 1),
+    collected = collect_step(
+        plan_all(build_requests(prefix, PROMPTS, 1)),
         GREEDY,
         rollout=system.rollout,
         stream=system.stream,

@@ -17,7 +17,8 @@ import ray
 
 from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
-from hybridflow.control.collect import build_requests, collect_groups
+from hybridflow.control.collect import collect_step
+from hybridflow.control.partial_rollouts import build_requests, plan_all
 from hybridflow.policy.init import write_policy
 from hybridflow.rollout.driver.engine_group import EngineGroup
 from hybridflow.runtime.colocation import Colocation
@@ -84,8 +85,8 @@ class Saboteur:
 
 def step(stack: Stack, name: str, victim: str, number: signal.Signals) -> Collected:
     prompts = build_prompts(NUM_PROMPTS)
-    return collect_groups(
-        build_requests(name, prompts, NUM_COMPLETIONS),
+    return collect_step(
+        plan_all(build_requests(name, prompts, NUM_COMPLETIONS)),
         SAMPLED,
         rollout=Saboteur(stack.system.rollout, victim, lambda pid: os.kill(pid, number)),
         stream=stack.system.stream,

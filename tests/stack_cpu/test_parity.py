@@ -22,7 +22,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
 from hybridflow.control.batch import plan_batch
-from hybridflow.control.collect import build_requests, collect_groups
+from hybridflow.control.collect import collect_step
+from hybridflow.control.partial_rollouts import build_requests, plan_all
 from hybridflow.data.dataset import PromptDataset
 from hybridflow.data.synth.spec import SynthSpec, generate_rows
 from hybridflow.errors import RolloutError, WeightSyncError
@@ -63,7 +64,7 @@ def stack(warm_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     config = load_config([ROOT / "configs/quickstart.toml"], overrides, Config)
     spec = SynthSpec(tier="easy", doc_tokens=64, num_records=8, num_train=NUM_PROMPTS, num_test=1)
     tokenizer = AutoTokenizer.from_pretrained(warm_model)
-    prompts = PromptDataset("parity", generate_rows(spec, "train", 5), tokenizer, 1000, seed=0).prompts
+    prompts = PromptDataset("parity", generate_rows(spec, "train", 5), tokenizer, 1000).prompts
     with System(config, warm_model, folder / "logs", note=lambda text: None) as system:
         with pytest.raises(RolloutError, match="no confirmed weights version"):
             generate(system, "early", prompts, 1, GREEDY)
@@ -84,8 +85,8 @@ def publish(system: System, version: int, folder: Path) -> None:
 
 
 def generate(system: System, prefix: str, prompts: list[Prompt], num: int, sampling: SamplingParams) -> Collected:
-    return collect_groups(
-        build_requests(prefix, prompts, num),
+    return collect_step(
+        plan_all(build_requests(prefix, prompts, num)),
         sampling,
         rollout=system.rollout,
         stream=system.stream,

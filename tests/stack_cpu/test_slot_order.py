@@ -14,7 +14,7 @@ import torch
 from ray.cluster_utils import Cluster
 
 from hybridflow.cluster.devices import DEVICE_ENVIRONMENT
-from hybridflow.cluster.seats import devices_of, take_seats
+from hybridflow.cluster.gpu_reservations import devices_of, reserve_gpus
 from hybridflow.cluster.session import Slots
 from hybridflow.trainer.actor import HEALTH, TrainWorker
 
@@ -66,15 +66,18 @@ def test_every_eight_slots_are_the_eight_gpus_of_a_node(slots: Slots, tmp_path: 
 
     # What stands in a slot is where the slot says, and sees all GPUs of the node.
     last = slots.num_slots - 8
-    seats = take_seats(slots, [last, last + 7], 0.1)
-    assert ray.get([seat.where.remote() for seat in seats]) == [(nodes[last], "0"), (nodes[last], "7")]
+    reservations = reserve_gpus(slots, [last, last + 7], 0.1)
+    assert ray.get([reservation.where.remote() for reservation in reservations]) == [
+        (nodes[last], "0"),
+        (nodes[last], "7"),
+    ]
     options: dict[str, Any] = {
         "num_cpus": 0,
         "num_gpus": 0.1,
         "scheduling_strategy": slots.strategy(last + 5),
         "runtime_env": {"env_vars": DEVICE_ENVIRONMENT},
     }
-    devices = ray.remote(devices_of).options(**options).remote("engine-0", seats)
+    devices = ray.remote(devices_of).options(**options).remote("engine-0", reservations)
     assert ray.get(devices) == ["5", "0", "7"]
 
     remote = ray.remote(concurrency_groups={HEALTH: 1})(RecordedWorker)  # pyright: ignore[reportCallIssue]

@@ -15,7 +15,7 @@ from hybridflow.control.preflight.subject import Subject
 from hybridflow.reward_service.judge.response import LENGTH, Answer
 from hybridflow.reward_service.judge.server import AskError, EndpointClient, read_key
 from hybridflow.rewards.judge_prompt import build_judge_messages, remind
-from hybridflow.rewards.judge_vote import Vote, parse_vote
+from hybridflow.rewards.judge_verdict import Vote, parse_vote
 from hybridflow.rewards.text.thinking import Tags
 
 QUESTION = "Which city is the capital of France?"

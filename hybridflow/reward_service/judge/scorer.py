@@ -27,9 +27,8 @@ from hybridflow.reward_service.judge.client import JudgeClient
 from hybridflow.reward_service.sandbox.process_scorer import ProcessScorer
 from hybridflow.reward_service.sandbox.protocol import Setup
 from hybridflow.reward_service.scorer import Scorer
-from hybridflow.rewards.hybrid import combine, find_prediction
 from hybridflow.rewards.judge_question import NO_QUESTION
-from hybridflow.rewards.rules.several_golds import told_to_judge
+from hybridflow.rewards.judge_verdict import combine, find_prediction, told_to_judge
 from hybridflow.rewards.text.thinking import Tags
 from hybridflow.types import JudgeReport, Scored, ScoreRequest, Unknown, Verdict
 
@@ -56,8 +55,7 @@ class JudgeScorer:
         self._section = section
         self._tags = tags
         self._failure: RewardError | None = None
-        self._requests: dict[str, ScoreRequest] = {}  # with the rules
-        self._verdicts: queue.SimpleQueue[tuple[str, Verdict]] = queue.SimpleQueue()  # from the judge
+        self._verdicts: queue.SimpleQueue[tuple[ScoreRequest, Verdict]] = queue.SimpleQueue()  # from the judge
         self._wake = os.eventfd(0, os.EFD_NONBLOCK)
         self._process = uuid.uuid4().hex[:12]
         self._num_reports = 0  # changed in the judge's thread alone
@@ -71,21 +69,19 @@ class JudgeScorer:
             raise
 
     def submit(self, request: ScoreRequest) -> None:
-        self._requests[request.completion_id] = request
         self._rules.submit(request)
 
-    def take_verdicts(self) -> list[tuple[str, Verdict]]:
+    def take_verdicts(self) -> list[tuple[ScoreRequest, Verdict]]:
         """As `Scorer` says. Raises RewardError once the judge's cache cannot be used."""
         if self._failure is not None:
             raise self._failure
-        done: list[tuple[str, Verdict]] = []
-        for completion_id, verdict in self._rules.take_verdicts():
-            request = self._requests.pop(completion_id)
+        done: list[tuple[ScoreRequest, Verdict]] = []
+        for request, verdict in self._rules.take_verdicts():
             prediction = find_prediction(verdict, request.text, self._tags)
             if prediction and isinstance(verdict, Scored):
                 self._run(self._ask(request, verdict, prediction))
             else:
-                done.append((completion_id, verdict))
+                done.append((request, verdict))
         try:
             os.eventfd_read(self._wake)
         except BlockingIOError:
@@ -116,7 +112,7 @@ class JudgeScorer:
             self._give(request, by_rule, Unknown(why=NO_QUESTION.format(column=self._section.question_column)))
             return
         try:
-            gold = told_to_judge(request)
+            gold = told_to_judge(request.golds)
             judgement = await self._client.decide(request.question, prediction, gold)
             verdict = combine(by_rule, judgement.vote, self._section.model, judgement.why)
         except asyncio.CancelledError:
@@ -134,7 +130,7 @@ class JudgeScorer:
         if isinstance(verdict, Unknown):
             verdict = msgspec.structs.replace(verdict, rule=by_rule.rule, extracted=by_rule.extracted)
         verdict = msgspec.structs.replace(verdict, judge_report=self._report())
-        self._verdicts.put((request.completion_id, verdict))
+        self._verdicts.put((request, verdict))
         os.eventfd_write(self._wake, 1)
 
     def _report(self) -> JudgeReport:

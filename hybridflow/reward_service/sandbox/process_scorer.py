@@ -68,7 +68,7 @@ class ProcessScorer:
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
-        self._waiting: deque[tuple[str, bytes]] = deque()  # (completion id, frame); the first is being scored
+        self._waiting: deque[ScoreRequest] = deque()  # the first is being scored
         self._unsent: deque[memoryview] = deque()
         self._head_since = 0.0  # when the process could begin with the first
         self._num_failed_starts = 0
@@ -85,13 +85,12 @@ class ProcessScorer:
         return self._pid
 
     def submit(self, request: ScoreRequest) -> None:
-        frame = write_frame(REQUEST, _encoder.encode(request))
         if not self._waiting:
             self._head_since = time.monotonic()
-        self._waiting.append((request.completion_id, frame))
-        self._unsent.append(memoryview(frame))
+        self._waiting.append(request)
+        self._unsent.append(_write_request(request))
 
-    def take_verdicts(self) -> list[tuple[str, Verdict]]:
+    def take_verdicts(self) -> list[tuple[ScoreRequest, Verdict]]:
         self._write()  # all that was submitted since the last call at once
         verdicts = self._read()
         self._check_start()
@@ -112,8 +111,8 @@ class ProcessScorer:
         self._channel, self._reader = ours, FrameReader(ours)
         self._is_ready = False
         self._started_at = time.monotonic()
-        setup = write_frame(SETUP, _encoder.encode(self._setup))
-        self._unsent = deque(memoryview(frame) for frame in (setup, *(frame for _, frame in self._waiting)))
+        setup = memoryview(write_frame(SETUP, _encoder.encode(self._setup)))
+        self._unsent = deque([setup, *map(_write_request, self._waiting)])
         ours.setblocking(False)
         module_path = os.pathsep.join(path or os.getcwd() for path in sys.path)
         with theirs:
@@ -151,8 +150,8 @@ class ProcessScorer:
             if sent:
                 self._unsent[0] = self._unsent[0][sent:]
 
-    def _read(self) -> list[tuple[str, Verdict]]:
-        verdicts: list[tuple[str, Verdict]] = []
+    def _read(self) -> list[tuple[ScoreRequest, Verdict]]:
+        verdicts: list[tuple[ScoreRequest, Verdict]] = []
         try:
             frames = self._reader.read()
         except BlockingIOError:
@@ -170,9 +169,8 @@ class ProcessScorer:
             if kind == FAILED:
                 self._kill()
                 raise RewardError(f"verifier {self._setup.build_verify} cannot be loaded: {content.decode()}")
-            completion_id, _ = self._waiting.popleft()
             self._head_since = time.monotonic()
-            verdicts.append((completion_id, self._unless_loud(_verdicts.decode(content))))
+            verdicts.append((self._waiting.popleft(), self._unless_loud(_verdicts.decode(content))))
             if kind == VERDICT_THEN_END:
                 self._kill()
                 self._start()
@@ -190,7 +188,7 @@ class ProcessScorer:
             rule=verdict.rule,
         )
 
-    def _ended(self) -> list[tuple[str, Verdict]]:
+    def _ended(self) -> list[tuple[ScoreRequest, Verdict]]:
         """The process is gone: the oldest item pays for it, if it was ready at all."""
         code = self._process.wait()
         if not self._is_ready:
@@ -211,13 +209,13 @@ class ProcessScorer:
         self._start()
         return []
 
-    def _end(self, why: str) -> tuple[str, Verdict]:
+    def _end(self, why: str) -> tuple[ScoreRequest, Verdict]:
         """Unknown for the oldest item; the process is started again for the others."""
-        completion_id, _ = self._waiting.popleft()
-        _logger.warning("%s is unknown: %s; its scoring process is started again", completion_id, why)
+        request = self._waiting.popleft()
+        _logger.warning("%s is unknown: %s; its scoring process is started again", request.completion_id, why)
         self._kill()
         self._start()
-        return completion_id, Unknown(why=why)
+        return request, Unknown(why=why)
 
     def _kill(self) -> None:
         """Ends the process and all that it started: its subreaper does, and what is left of its group ends with it."""
@@ -230,6 +228,10 @@ class ProcessScorer:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+
+def _write_request(request: ScoreRequest) -> memoryview:
+    return memoryview(write_frame(REQUEST, _encoder.encode(request)))
 
 
 def _wait_until_readable(channel: socket.socket) -> None:

@@ -1,4 +1,4 @@
-"""What follows an answer: an explanation, or a second thought that denies it or offers another one.
+"""Sentences behind an answer: an explanation, a correction, or a second thought that denies it or offers another one.
 
 Only the answer earns a reward, so no sentence behind it can earn a second one. But an answer that is taken back, or to
 which a guess is added, is no answer. A sentence is such a second thought where
@@ -8,6 +8,10 @@ which a guess is added, is no answer. A sentence is such a second thought where
 - it speaks of another answer ("It could also be 5.", "London is possible too."), or doubts this one;
 - it is no sentence but a bare word or number ("London."), and no source ("Note 5.") or courtesy either;
 - it says what "it" is, and that is something else ("It is London.").
+
+What an answer is corrected to stands: "Oslo" in "The answer is Bergen. Wait, no: it is Oslo." Only a sentence that
+opens by taking back what stands before is a correction. One that offers a second answer beside the first ("or",
+"maybe") is none, and the words of a doubt stay part of what it says, where nothing accounts for them.
 """
 
 from __future__ import annotations
@@ -22,6 +26,18 @@ from hybridflow.rewards.text.asides import is_empty, is_reference, is_source
 from hybridflow.rewards.text.lexicon import word_set
 from hybridflow.rewards.text.normalise import normalise, split_words
 from hybridflow.rewards.text.sentences import split_sentences
+
+_TAKES_BACK = (
+    r"(?:no|nope|wait|actually|sorry|correction|corrected|oops|hmm+|hold on|scratch that|strike that|i mean|i meant"
+    r"|my mistake|on (?:second thought|reflection)|let me correct (?:that|this|it|myself)|make that"
+    r"|not quite|不对|更正|等等)"
+)
+_CORRECTS = re.compile(
+    rf"[\s*_\"')\].,-]{{0,8}}(?:{_TAKES_BACK}(?![\w'])[\s,:;.!*_-]{{0,6}}){{1,4}}"
+    r"(?:(?:it|that|this|the (?:(?:correct|right|actual|real|true|final) )?(?:answer|one|value|number|total))"
+    r"(?:'s| is| was| should be| must be)(?: actually| really)?\s|应该是|应为|是)?(?P<answer>[^\s.!].*)",
+    re.IGNORECASE | re.DOTALL,
+)
 
 _MOST_SENTENCES = 60
 _HEAD = r"[\s*_\"')\].,-]{0,8}"
@@ -172,3 +188,9 @@ def _is_repeated(told: str, answer: str) -> bool:
         return True
     one, other = normalise(told), normalise(answer)
     return bool(other) and (one == other or one.startswith(other + " ") or one.endswith(" " + other))
+
+
+def read_correction(sentence: str) -> str:
+    """The answer that `sentence` gives in place of the one before it; "" where it gives none."""
+    found = _CORRECTS.fullmatch(sentence)
+    return found["answer"] if found else ""

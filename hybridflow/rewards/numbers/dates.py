@@ -1,6 +1,7 @@
-"""Reads a date in the forms that reports use, so that "March 3, 2020" and "2020-03-03" are the same answer.
+"""Reads a date, or a time of day, in the forms that reports use: "March 3, 2020" and "2020-03-03" are the same answer.
 
-Two numbers that could be day and month either way ("03/04/2020") are no date: which one is meant cannot be told.
+Two numbers that could be day and month either way ("03/04/2020") are no date: which one is meant cannot be told. "2:30"
+alone may be of either half of the day: it equals no other time than itself.
 """
 
 from __future__ import annotations
@@ -13,6 +14,11 @@ from hybridflow.rewards.numbers.chinese_numbers import write_digits
 from hybridflow.rewards.text.characters import unify
 from hybridflow.rewards.text.lexicon import MONTHS
 from hybridflow.rewards.text.normalise import write_ordinals
+
+_TIME = re.compile(
+    r"(?:at )?(?P<hour>\d{1,2})(?:[:.](?P<minute>[0-5]\d))?(?::00)?(?: ?(?:(?P<half>[ap])\.?m\.?|h|hrs|hours))?",
+    re.IGNORECASE,
+)
 
 _MONTH = rf"(?P<month>{'|'.join(sorted(MONTHS, key=len, reverse=True))})\.?"
 _DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th|\.)?"
@@ -122,3 +128,14 @@ def _checked(year: int | None, month: int, day: int | None) -> Date | None:
     if not 1 <= month <= 12 or (day is not None and not 1 <= day <= monthrange(year or 2000, month)[1]):
         return None
     return Date(year, month, day)
+
+
+def parse_time(answer: str) -> int | None:
+    """The minutes since midnight that all of `answer` is; None where it is no time of day, or one of two."""
+    found = _TIME.fullmatch(unify(answer).strip(" ,;"))
+    if found is None or not (found["half"] or found["minute"]):
+        return None
+    hour, minute, half = int(found["hour"]), int(found["minute"] or 0), (found["half"] or "").lower()
+    if half:
+        return (hour % 12 + (12 if half == "p" else 0)) * 60 + minute if 1 <= hour <= 12 else None
+    return hour * 60 + minute if 13 <= hour <= 23 or hour == 0 else None

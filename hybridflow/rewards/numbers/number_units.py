@@ -94,7 +94,7 @@ def _fits(told: str, meanings: frozenset[str]) -> bool:
 
 
 def _read_base(text: str, at: int) -> tuple[str, int] | None:
-    """What a rate is of, and where it ends: "per hour", "/ share"."""
+    """Reads what a rate is of, and where it ends: "per hour", "/ share"."""
     if text[at : at + 2].lower() == "n ":
         at += 2
     if found := _SECOND.match(text, at):

@@ -1,4 +1,4 @@
-"""What a number counts: percent, money, time, measures, or a noun; and whether two of them are the same thing.
+"""Units of numbers: percent, money, time, measures, or a noun; and whether two of them are the same thing.
 
 A word may mean several things: "$" is any dollar, "¥" yen or yuan. Two units are the same where they have a meaning in
 common, the same other words ("business days" are not "calendar days") and the same base ("per hour"). One that is an
@@ -145,7 +145,7 @@ UNCLEAR = frozenset({"scale", "month_of_year", "day_of_month"})
 
 
 class Unit(NamedTuple):
-    """What a number counts; all empty where nothing says it."""
+    """The thing that a number counts; all empty where nothing says it."""
 
     meanings: frozenset[str] = frozenset()
     """Of the known unit."""
@@ -167,7 +167,7 @@ class Unit(NamedTuple):
 
 
 def meaning_of(told: str) -> tuple[frozenset[str], str]:
-    """What a match of CURRENCY or UNIT may mean, and the base of a rate: "mph" is mile, hour."""
+    """All that a match of CURRENCY or UNIT may mean, and the base of a rate: "mph" is mile, hour."""
     word = re.sub(r"[ .-]{1,2}", "_", told.strip().lower().rstrip("."))
     if word in ("us", "u_s", "us_", "u_s_"):
         return frozenset({"usd"}), ""

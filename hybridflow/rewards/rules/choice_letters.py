@@ -16,8 +16,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from hybridflow.rewards.text.latex import drop_latex
-from hybridflow.rewards.text.markup import drop_markup
+from hybridflow.rewards.text.markup import drop_latex, drop_markup
 
 _NAMED = r"(?:\b(?:option|choice|letter|answer|item|statement)s?\s{1,3}|[选選][项項]?\s{0,3})"
 _MENTION = re.compile(
@@ -232,7 +231,7 @@ def _is_statement(before: str, clause: str) -> bool:
 
 
 def _find_clause(text: str, mention: Mention) -> tuple[str, str]:
-    """What stands in the clause before and behind a mention."""
+    """Finds what stands in the clause before and behind a mention."""
     window = text[max(0, mention.start - _CLAUSE_CHARS) : mention.start]
     before = window
     for found in _CLAUSE_ENDS.finditer(window):

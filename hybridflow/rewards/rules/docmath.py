@@ -42,6 +42,6 @@ def verify_docmath(text: str, ground_truth: str, thinking_tags: Tags = THINKING_
         return no_answer(str(wanted))
     if denied := find_second_thought_in(answer, gold):
         return to_verdict(denied, answer.text)
-    finding = find_number(answer.text, gold, RELATIVE_TOLERANCE, RULE)
-    assert finding is not None, "the gold is a number"
-    return to_verdict(finding, answer.text)
+    result = find_number(answer.text, gold, RELATIVE_TOLERANCE, RULE)
+    assert result is not None, "the gold is a number"
+    return to_verdict(result, answer.text)

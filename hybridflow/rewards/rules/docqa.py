@@ -28,15 +28,15 @@ from hybridflow.rewards.rules.form_rules import (
     find_range,
     find_time,
 )
-from hybridflow.rewards.rules.rule_result import Finding, bad_gold, no_answer, to_verdict
+from hybridflow.rewards.rules.rule_result import RuleResult, bad_gold, no_answer, to_verdict
 from hybridflow.rewards.rules.text_rules import (
     EQUAL,
     are_equal_as_written,
     find_accounted,
+    find_yes_no,
     have_equal_words,
     have_other_currency,
 )
-from hybridflow.rewards.rules.yes_no import find_yes_no
 from hybridflow.rewards.text.asides import drop_asides
 from hybridflow.rewards.text.normalise import normalise
 from hybridflow.rewards.text.thinking import Tags
@@ -56,12 +56,12 @@ def verify_docqa_exact(text: str, ground_truth: str, thinking_tags: Tags = THINK
     return _verify(text, ground_truth, thinking_tags, is_exact=True)
 
 
-def find_second_thought_in(answer: Answer, gold: str) -> Finding | None:
+def find_second_thought_in(answer: Answer, gold: str) -> RuleResult | None:
     """Fails an answer that what follows it takes back, or to which it adds another one."""
     if not answer.second_thought:
         return None
     why = f"{answer.second_thought[:80]!r} denies it, or offers another answer"
-    return Finding(False, TAKEN_BACK, why, normalise(answer.text), normalise(gold))
+    return RuleResult(False, TAKEN_BACK, why, normalise(answer.text), normalise(gold))
 
 
 def _verify(text: str, ground_truth: str, tags: Tags, *, is_exact: bool) -> Verdict:
@@ -86,17 +86,17 @@ def _verify_as_written(answer: Answer, gold: str) -> Verdict:
     """For a gold of articles or marks alone, which normalisation leaves nothing of: "A", "The The", "-"."""
     is_same = are_equal_as_written(answer.text, gold)
     why = f"{answer.text[:80]!r} is {'' if is_same else 'not '}written as the gold"
-    return to_verdict(Finding(is_same, EQUAL, why, answer.text, gold), answer.text)
+    return to_verdict(RuleResult(is_same, EQUAL, why, answer.text, gold), answer.text)
 
 
-def _find_equal(answer: Answer, gold: str) -> Finding:
+def _find_equal(answer: Answer, gold: str) -> RuleResult:
     forms = (normalise(answer.text), normalise(gold))
     if answer.second_thought:
-        return Finding(False, EQUAL, f"{answer.second_thought[:80]!r} follows it", *forms)
+        return RuleResult(False, EQUAL, f"{answer.second_thought[:80]!r} follows it", *forms)
     for told in dict.fromkeys((answer.text, drop_asides(answer.text))):
         if have_equal_words(told, gold) and not _differ_in_form(told, gold):
-            return Finding(True, EQUAL, "equal after normalisation", *forms)
-    return Finding(False, EQUAL, f"{forms[0][:80]!r} is not {forms[1][:80]!r}", *forms)
+            return RuleResult(True, EQUAL, "equal after normalisation", *forms)
+    return RuleResult(False, EQUAL, f"{forms[0][:80]!r} is not {forms[1][:80]!r}", *forms)
 
 
 def _differ_in_form(predicted: str, gold: str) -> bool:
@@ -105,7 +105,7 @@ def _differ_in_form(predicted: str, gold: str) -> bool:
     return have_other_currency(predicted, gold) or (number is not None and not number.passes)
 
 
-def _find(answer: Answer, gold: str) -> Finding:
+def _find(answer: Answer, gold: str) -> RuleResult:
     if denied := find_second_thought_in(answer, gold):
         return denied
     for find in _FORMS:

@@ -13,7 +13,7 @@ import re
 from hybridflow.config.reward_sections import THINKING_TAGS
 from hybridflow.rewards.extraction.extract import MARK, MOST_CHARS, behind_mark, find_last, strip_outer
 from hybridflow.rewards.rules.choice_letters import DENIES, find_asserted
-from hybridflow.rewards.rules.rule_result import Finding, bad_gold, no_answer, to_verdict
+from hybridflow.rewards.rules.rule_result import RuleResult, bad_gold, no_answer, to_verdict
 from hybridflow.rewards.text.characters import unify
 from hybridflow.rewards.text.remember import remember
 from hybridflow.rewards.text.thinking import Tags, after_thinking
@@ -73,7 +73,7 @@ def verify_multiple_choice(text: str, ground_truth: str, thinking_tags: Tags = T
     if not extracted:
         return no_answer(gold, "one choice A-D")
     verb = "is" if extracted == gold else "is not"
-    return to_verdict(Finding(extracted == gold, RULE, f"{extracted} {verb} {gold}", extracted, gold), extracted)
+    return to_verdict(RuleResult(extracted == gold, RULE, f"{extracted} {verb} {gold}", extracted, gold), extracted)
 
 
 def extract_choice(text: str, tags: Tags = THINKING_TAGS) -> str:

@@ -20,7 +20,7 @@ import math
 import re
 import string
 
-from hybridflow.rewards.rules.rule_result import NO_ANSWER_RULE, Finding, bad_gold, to_verdict
+from hybridflow.rewards.rules.rule_result import NO_ANSWER_RULE, RuleResult, bad_gold, to_verdict
 from hybridflow.types import Verdict
 
 CHOICE_RULE = "qwenlong_l1_choice"
@@ -49,7 +49,7 @@ def verify_docqa(text: str, ground_truth: str) -> Verdict:
     predicted = _normalise(extracted)
     passes = gold in predicted or predicted in gold
     why = "one text stands in the other" if passes else "neither text stands in the other"
-    return to_verdict(Finding(passes, rule, why, predicted, gold), extracted)
+    return to_verdict(RuleResult(passes, rule, why, predicted, gold), extracted)
 
 
 def verify_docmath(text: str, ground_truth: str) -> Verdict:
@@ -66,7 +66,7 @@ def verify_docmath(text: str, ground_truth: str) -> Verdict:
     why = (
         f"{extracted[:40]} {'agrees' if passes else 'does not agree'} with {gold[:40]}, sign and powers of ten ignored"
     )
-    return to_verdict(Finding(passes, rule, why, extracted, gold), extracted)
+    return to_verdict(RuleResult(passes, rule, why, extracted, gold), extracted)
 
 
 def verify_multiple_choice(text: str, ground_truth: str) -> Verdict:
@@ -78,12 +78,14 @@ def verify_multiple_choice(text: str, ground_truth: str) -> Verdict:
     if not extracted:
         return _nothing(gold)
     verb = "is" if extracted == gold else "is not"
-    return to_verdict(Finding(extracted == gold, CHOICE_RULE, f"{extracted} {verb} {gold}", extracted, gold), extracted)
+    return to_verdict(
+        RuleResult(extracted == gold, CHOICE_RULE, f"{extracted} {verb} {gold}", extracted, gold), extracted
+    )
 
 
 def _nothing(gold: str) -> Verdict:
     why = "no answer where the released code looks for one"
-    return to_verdict(Finding(False, NO_ANSWER_RULE, why, "", gold), "")
+    return to_verdict(RuleResult(False, NO_ANSWER_RULE, why, "", gold), "")
 
 
 def _after_thinking(text: str) -> str:
@@ -92,7 +94,7 @@ def _after_thinking(text: str) -> str:
 
 
 def _answer_sentence(text: str) -> str:
-    """What follows the last "the answer is", in this case alone; "" where that is not there."""
+    """Finds what follows the last "the answer is", in this case alone; "" where that is not there."""
     _, found, answer = text.replace("*", "").rpartition(_PHRASE)
     if not found:
         return ""

@@ -1,4 +1,4 @@
-"""What a rule found out about an answer, and the verdict that follows from it."""
+"""Result of a rule on one answer, and the verdict that follows from it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SHOWN_CHARS = 200
 NO_ANSWER_RULE = "no_answer"
 
 
-class Finding(NamedTuple):
+class RuleResult(NamedTuple):
     """Whether an answer passes, by which rule, and why."""
 
     passes: bool
@@ -21,15 +21,15 @@ class Finding(NamedTuple):
     gold_form: str
 
 
-def to_verdict(finding: Finding, extracted: str) -> Scored:
+def to_verdict(result: RuleResult, extracted: str) -> Scored:
     """1.0 or 0.0, with all that explains it."""
     return Scored(
-        value=float(finding.passes),
-        rule=finding.rule,
+        value=float(result.passes),
+        rule=result.rule,
         extracted=extracted,
-        why=finding.why,
-        predicted_form=finding.predicted_form[:_SHOWN_CHARS],
-        gold_form=finding.gold_form[:_SHOWN_CHARS],
+        why=result.why,
+        predicted_form=result.predicted_form[:_SHOWN_CHARS],
+        gold_form=result.gold_form[:_SHOWN_CHARS],
     )
 
 
@@ -37,7 +37,7 @@ def no_answer(
     gold_form: str, looked_for: str = "an answer behind 'the answer is', '\\boxed{}' or their like"
 ) -> Scored:
     """0.0: the completion commits to nothing."""
-    return to_verdict(Finding(False, NO_ANSWER_RULE, f"did not find {looked_for}", "", gold_form), "")
+    return to_verdict(RuleResult(False, NO_ANSWER_RULE, f"did not find {looked_for}", "", gold_form), "")
 
 
 def bad_gold(ground_truth: str, what: str) -> Unknown:

@@ -1,1 +1,1 @@
-"""What words of an answer say: characters, markup, wording, asides, denials."""
+"""Words of an answer: characters, markup, lexicon, sentences, asides."""

@@ -1,6 +1,6 @@
 """Keeps what a pure function of one text gave for the last short texts: the golds of a group, the pieces of one answer.
 
-Bounded by bytes, not by entries alone: a long text is computed anew each time. Some 10 MB at most for each function.
+Bounded by bytes, not by entries alone: a long text is computed again each time. Some 10 MB at most for each function.
 """
 
 from __future__ import annotations

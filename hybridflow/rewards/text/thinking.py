@@ -1,4 +1,4 @@
-"""What a reader sees of a completion: the text behind its thinking.
+"""The part of a completion that a reader sees: the text behind its thinking.
 
 Models write their thoughts between tags, each family between its own (`reward.rules.thinking_tags`). An answer is what
 stands behind the last thought that was closed. A thought that is still open at the end was cut off, and a completion

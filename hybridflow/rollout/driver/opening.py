@@ -8,14 +8,13 @@ from pathlib import Path
 
 import ray
 
-from hybridflow.cluster.seats import take_seats
+from hybridflow.cluster.gpu_reservations import reserve_gpus
 from hybridflow.cluster.session import Slots
 from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.policy.engine_tokenizer import ENGINE_TOKENIZER
 from hybridflow.rollout.driver.engine_handle import EngineHandle
 from hybridflow.rollout.engine.actor import RolloutWorker
 from hybridflow.rollout.engine.arguments import build_arguments, engine_environment
-from hybridflow.rollout.shard_loader import ShardLoader
 from hybridflow.wire.endpoint import Endpoint
 
 SLOT_SHARE = 0.4
@@ -53,7 +52,7 @@ def create_handle(
 ) -> EngineHandle:
     """Starts engine `index`; its ranks are in the slots `own`, its actor in the first. Completions go to `endpoint`."""
     section, name = settings.section, f"engine-{index}"
-    seats = take_seats(slots, own[1:], SLOT_SHARE)  # they stay when the engine is started again
+    reservations = reserve_gpus(slots, own[1:], SLOT_SHARE)  # they stay when the engine is started again
     variables = engine_environment(section, index, has_cuda=slots.has_cuda) | dict(settings.environment)
     options = ray.remote(RolloutWorker).options(
         num_cpus=SLOT_SHARE,
@@ -66,8 +65,8 @@ def create_handle(
     tokenizer = {"tokenizer_path": str(hf_dir / ENGINE_TOKENIZER)}
     arguments = tokenizer | build_arguments(section, dtype=settings.dtype, seed=settings.seed, has_cuda=slots.has_cuda)
     log = str(log_directory / f"{name}.log")
-    shards = ShardLoader(index, section.verify_weights)
-    given = (name, str(hf_dir), arguments, settings.seed, endpoint, log, settings.initial_version, shards, seats)
+    opened = (name, str(hf_dir), arguments, settings.seed, endpoint, log, settings.initial_version)
+    given = (*opened, index, section.verify_weights, reservations)
     return EngineHandle(
         name,
         lambda: options.remote(*given),

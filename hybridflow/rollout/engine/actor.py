@@ -10,7 +10,7 @@ from typing import Any
 import ray
 
 from hybridflow.cluster.devices import VISIBLE
-from hybridflow.cluster.seats import devices_of
+from hybridflow.cluster.gpu_reservations import devices_of
 from hybridflow.observability.log import configure
 from hybridflow.observability.process_log import redirect_output
 from hybridflow.private_folder import PrivateFolder
@@ -20,11 +20,10 @@ from hybridflow.rollout.engine.memory import reported_bytes
 from hybridflow.rollout.engine.private_ranks import keep_private
 from hybridflow.rollout.engine.sglang_engine import EngineFacts, EngineStatus, SGLangEngine
 from hybridflow.rollout.engine.signed_broadcast import check_signed
-from hybridflow.rollout.shard_loader import ShardLoader
 from hybridflow.types import Completion, Lease, MemoryTag, SamplingParams
 from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import Bucket, TensorEntry
-from hybridflow.weights.reshard.shard_bucket import ShardRound
+from hybridflow.weights.reshard.shard_bucket import ShardRound, Verify
 from hybridflow.weights.shared_buckets import SharedBucket
 from hybridflow.wire.completion_sender import CompletionSender
 from hybridflow.wire.endpoint import Endpoint
@@ -43,12 +42,13 @@ class RolloutWorker:
         endpoint: Endpoint,
         log_path: str,
         initial_version: int | None,
-        shards: ShardLoader,
-        seats: Sequence[Any],
+        index: int,
+        verify: Verify,
+        reservations: Sequence[Any],
     ) -> None:
         redirect_output(Path(log_path))
         configure(engine_id)
-        devices = devices_of(engine_id, seats)
+        devices = devices_of(engine_id, reservations)
         if devices is not None:
             # SGLang counts GPUs up from the first; its processes, which it starts later, see only these, in this order.
             os.environ[VISIBLE] = ",".join(devices)
@@ -62,7 +62,8 @@ class RolloutWorker:
             model_path,
             arguments,
             run_seed=run_seed,
-            shards=shards,
+            index=index,
+            verify=verify,
             device=self._device,
             initial_version=initial_version,
         )

@@ -17,9 +17,13 @@ from rich.console import Console
 
 from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
+from hybridflow.control.build_run import Parts, Trackers, build_run
+from hybridflow.control.checkpoints import Checkpoints
 from hybridflow.control.prepare import load_inputs
-from hybridflow.control.run import Run
 from hybridflow.control.run_folder import RunFolder
+from hybridflow.curriculum.build import Curriculum, build_curriculum
+from hybridflow.curriculum.source import restore_source
+from hybridflow.data.dataset import PromptDataset
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.trackers import JsonlTracker, TrackerSet
 from hybridflow.protocols import WeightSource
@@ -29,6 +33,7 @@ from hybridflow.types import (
     Group,
     GroupRequest,
     Mismatch,
+    PartialGroup,
     RolloutReport,
     SamplingParams,
     Scored,
@@ -297,29 +302,40 @@ class FakeSystem:
         *,
         judge: Judge = half_right,
         state: RunState | None = None,
+        is_resumed: bool = False,
         engines: type[FakeRollout] = FakeRollout,
+        curriculum: Callable[[PromptDataset], Curriculum] | None = None,
     ) -> None:
+        """`is_resumed`: from the latest checkpoint in the folder; `state`: from this one, as it is."""
         self.events: list[str] = []
         self.folder = RunFolder(config)
-        if state is None:
+        if state is None and not is_resumed:
             self.folder.create(config)
             self.folder.keep()
         self.trainer = FakeTrainer(self.events)
         self.stream = FakeStream(judge, shuffle_seed=0)
         self.rollout = engines(self.events, self.stream)
-        self.run = Run(
+        self.inputs = inputs = load_inputs(config, None)
+        chosen = curriculum(inputs.train) if curriculum else build_curriculum(config, inputs.train)
+        partial_groups: list[PartialGroup] = []
+        if is_resumed:
+            saved = Checkpoints(self.folder.checkpoints, 2)
+            state, partial_groups = saved.restore(self.trainer)
+            restore_source(chosen.source, state.source, state.num_prompts_taken, saved.latest())
+        self.run = build_run(
+            Parts(trainer=self.trainer, rollout=self.rollout, stream=self.stream),
             config=config,
             folder=self.folder,
-            inputs=load_inputs(config, None),
-            trainer=self.trainer,
-            rollout=self.rollout,
-            stream=self.stream,
-            check_workers=lambda: None,
+            inputs=inputs,
+            curriculum=chosen,
             display=LiveDisplay("test", console=Console(file=io.StringIO())),
-            trackers=TrackerSet([JsonlTracker(self.folder.metrics)]),
-            warmup_tracker=JsonlTracker(self.folder.warmup_metrics),
-            update_tracker=JsonlTracker(self.folder.updates),
+            trackers=Trackers(
+                steps=TrackerSet([JsonlTracker(self.folder.metrics)]),
+                warmup=JsonlTracker(self.folder.warmup_metrics),
+                updates=JsonlTracker(self.folder.updates),
+            ),
             state=state or RunState(),
+            partial_groups=partial_groups,
             started=time.monotonic(),
         )
 

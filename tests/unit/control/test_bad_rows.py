@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hybridflow.control.evaluate import build_unknown_groups
+from hybridflow.control.evaluation import build_unknown_groups
 from hybridflow.control.partial_rollouts import build_requests
 from hybridflow.control.preflight.data import check_golds, check_rows
 from hybridflow.control.preflight.subject import Subject
@@ -70,16 +70,17 @@ def test_evaluation_counts_them_as_unknown(tmp_path: Path) -> None:
     """Of five test rows four are evaluated: two that can be, two that cannot; the gold "E" is left to its rule."""
     config, load = inputs_of(tmp_path, [GOOD], [GOOD, NO_GOLD, NO_CHOICE, HALF, GOOD])
     inputs = load()
-    assert [prompt.prompt_id for prompt in inputs.eval_prompts] == ["test-000000", "test-000002"]
-    assert sorted(inputs.eval_unusable) == ["test-000001", "test-000003"]
+    (test,) = inputs.eval_sets
+    assert [prompt.prompt_id for prompt in test.prompts] == ["test-000000", "test-000002"]
+    assert sorted(test.unusable) == ["test-000001", "test-000003"]
     assert "2 test rows cannot be used and count as unknown; the first:" in " ".join(inputs.notes)
     findings = [*check_rows(Subject(config)), *check_golds(Subject(config))]
     assert [finding.level for finding in findings if finding.level != "fact"] == ["warning"] * 3
     assert [finding.level for finding in check_verifiers(Subject(config))] == ["fact"]  # by a row that can be used
-    groups = build_unknown_groups("e00001", inputs.eval_unusable, version=1)
+    groups = build_unknown_groups("e00001", test.unusable, version=1)
     verdicts = [group.members[0].verdict for group in groups]
     assert all(isinstance(verdict, Unknown) and "test.jsonl, line" in verdict.why for verdict in verdicts)
-    (request,) = build_requests("e00001", inputs.eval_prompts[:1], 2)
+    (request,) = build_requests("e00001", test.prompts[:1], 2)
     known = [build_group(request, [1.0, 0.0])]
     assert compute_accuracy(known + groups) == 0.5 and math.isnan(compute_accuracy(groups))
     bounds = compute_bounds(known + groups)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 
 import pytest
 
 from hybridflow.control import checkpoints as module
 from hybridflow.control.checkpoints import Checkpoints
+from hybridflow.curriculum.source import SavedSource
 from hybridflow.errors import CheckpointError, TrainerError
+from hybridflow.recording.accuracy import Bounds, EvalResult
 from hybridflow.recording.state import GroupCounts, RunState, read_state, write_state
 from tests.unit.control.fakes import FakeTrainer
 
@@ -95,16 +98,44 @@ def test_missing_and_broken_state(tmp_path: Path) -> None:
 
 
 def test_state_round_trip(tmp_path: Path) -> None:
-    state = RunState(rl_step=3, reward_means=[0.5, None, 1.0], eval_before=0.25, phase_seconds={"rollout": 1.5})
+    state = RunState(
+        rl_step=3,
+        reward_means=[0.5, None, 1.0],
+        evals_before={"test": EvalResult(accuracy=0.25, bounds=Bounds(0.25, 0.25, 0, 4))},
+        evals_latest={"test": EvalResult(accuracy=None, bounds=Bounds(0.0, 1.0, 4, 4))},
+        source=SavedSource(name="shuffled_epochs", state={"num_taken": 12}),
+        phase_seconds={"rollout": 1.5},
+    )
     write_state(state, tmp_path / "state.json")
     assert read_state(tmp_path / "state.json") == state
+
+
+def test_a_state_of_earlier_versions_is_read(tmp_path: Path) -> None:
+    """Its evaluations stood in a field each, and it knew no source of prompts: 9 groups begun, 2 of them again."""
+    bounds = {"low": 0.2, "high": 0.3, "num_unknown": 1, "num_completions": 10}
+    older = {
+        "rl_step": 2,
+        "groups": {"started": 9, "discarded": 2},
+        "eval_before": None,
+        "eval_latest": 0.25,
+        "eval_bounds_before": None,
+        "eval_bounds_latest": bounds,
+    }
+    (tmp_path / "state.json").write_text(json.dumps(older))
+    state = read_state(tmp_path / "state.json")
+    result = EvalResult(accuracy=0.25, bounds=Bounds(0.2, 0.3, 1, 10))
+    assert (state.evals_before, state.evals_latest) == ({}, {"test": result})
+    assert (state.source, state.num_prompts_taken) == (None, 7)
+    (tmp_path / "state.json").write_text(json.dumps(older | {"eval_latest": "high"}))
+    with pytest.raises(CheckpointError, match="not a readable run state"):
+        read_state(tmp_path / "state.json")
 
 
 @pytest.mark.parametrize(
     ("state", "last"),
     [
         (RunState(warmup_stages_done=2), -1),
-        (RunState(warmup_stages_done=2, eval_before=0.5), 0),
+        (RunState(warmup_stages_done=2, evals_before={"test": EvalResult(accuracy=0.5, bounds=None)}), 0),
         (RunState(rl_step=4), 4),
     ],
 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hybridflow.control.collect import build_requests, collect_groups
+from hybridflow.control.collect import collect_step
+from hybridflow.control.partial_rollouts import build_requests, plan_all
 from hybridflow.errors import RewardError, RolloutError
 from hybridflow.types import Collected, Completion, Prompt, SamplingParams, Verdict
 from tests.unit.control.fakes import FakeRollout, FakeStream, Judge, half_right
@@ -18,8 +19,8 @@ def collect(judge: Judge = half_right, *, shuffle_seed: int = 0, error: Exceptio
     stream = FakeStream(judge, shuffle_seed)
     rollout = FakeRollout([], stream)
     rollout.version, rollout.error = 7, error
-    return collect_groups(
-        build_requests("t00001", PROMPTS, 4),
+    return collect_step(
+        plan_all(build_requests("t00001", PROMPTS, 4)),
         SamplingParams(temperature=1.0, max_new_tokens=2),
         rollout=rollout,
         stream=stream,
@@ -57,8 +58,8 @@ def test_a_dead_reward_worker_ends_the_wait_before_the_timeout() -> None:
     rollout = FakeRollout([], stream)
     rollout.version = 0
     with pytest.raises(RewardError, match="reward worker 1 ended"):
-        collect_groups(
-            build_requests("t00001", PROMPTS, 4),
+        collect_step(
+            plan_all(build_requests("t00001", PROMPTS, 4)),
             SamplingParams(temperature=1.0, max_new_tokens=2),
             rollout=rollout,
             stream=stream,

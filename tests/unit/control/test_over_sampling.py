@@ -10,10 +10,10 @@ import msgspec
 import pytest
 
 from hybridflow.config.rollout_section import RolloutSection
-from hybridflow.control.checkpoints import Checkpoints
+from hybridflow.control.prepare import load_inputs
 from hybridflow.control.sampling_guarantee import sampling_guarantee
 from hybridflow.control.train_loop import train
-from hybridflow.recording.state import RunState
+from hybridflow.curriculum.build import build_curriculum
 from hybridflow.rollout.engine.sglang_messages import join_runs
 from hybridflow.types import GroupRequest, RolloutReport, SamplingParams, VersionRun
 from hybridflow.types.tokens import concatenate
@@ -63,8 +63,8 @@ class SlowRollout(FakeRollout):
         self._stream.deliver([new])
 
 
-def over_sampled(config: Any, state: RunState | None = None) -> FakeSystem:
-    return FakeSystem(config, state=state, engines=SlowRollout)
+def over_sampled(config: Any, is_resumed: bool = False) -> FakeSystem:
+    return FakeSystem(config, is_resumed=is_resumed, engines=SlowRollout)
 
 
 def test_each_prompt_is_trained_on_once_also_over_a_resume(tmp_path: Path) -> None:
@@ -72,18 +72,19 @@ def test_each_prompt_is_trained_on_once_also_over_a_resume(tmp_path: Path) -> No
     first = over_sampled(config)
     first.run.config = build_config(tmp_path, **OVER | {"train__num_steps": 3})
     train(first.run)
-    assert first.run.carried, "nothing was carried over: the test shows nothing"
+    assert first.run.groups.partial_groups, "nothing was carried over: the test shows nothing"
 
-    again = over_sampled(config, state=RunState())
-    again.run.state, again.run.carried = Checkpoints(again.folder.checkpoints, 2).restore(again.trainer)
+    again = over_sampled(config, is_resumed=True)
     train(again.run)
 
     used = {line["group_id"]: line["prompt_id"] for line in again.completions()}
     assert len(used) == 6 * 4 and len(again.completions()) == 6 * 4 * 2
-    walk = [prompt.prompt_id for prompt in again.run._inputs.train.prompts_from(0, 6 * 4 + len(again.run.carried))]
-    assert sorted([*used.values(), *(group.prompt.prompt_id for group in again.run.carried)]) == sorted(walk)
+    carried = again.run.groups.partial_groups
+    source = build_curriculum(config, load_inputs(config, None).train).source
+    walk = [prompt.prompt_id for prompt in source.next(6 * 4 + len(carried))]
+    assert sorted([*used.values(), *(group.prompt.prompt_id for group in carried)]) == sorted(walk)
     groups = again.run.state.groups
-    assert groups.started == groups.trained + sum(groups.filtered.values()) + groups.discarded + len(again.run.carried)
+    assert groups.started == groups.trained + sum(groups.filtered.values()) + groups.discarded + len(carried)
     assert any("versions" in line for line in again.completions()), "no completion was resumed"
 
 
@@ -111,7 +112,7 @@ def test_without_over_sampling_nothing_of_it_is_in_the_records(tmp_path: Path) -
     assert not any(
         name.startswith(("rollout/staleness", "groups/resumed")) for line in system.metrics() for name in line
     )
-    assert not system.run.carried
+    assert not system.run.groups.partial_groups
 
 
 def test_a_stop_text_is_refused_where_completions_are_resumed() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from itertools import count
 from pathlib import Path
 
 import msgspec
@@ -82,9 +83,9 @@ def test_number_of_groups_under_way(over_sampling: float, num_begun: int) -> Non
     assert (rules.num_needed, rules.num_begun) == (10, num_begun)
 
 
-def test_without_over_sampling_a_step_takes_the_prompts_that_follow_from_its_number() -> None:
+def test_without_over_sampling_a_step_begins_its_prompts_alone() -> None:
     rules = PartialRollouts.of(RolloutSection(), prompts_per_step=4)
-    assert [rules.fresh_prompts(step, 0) for step in range(3)] == [(0, 4), (4, 4), (8, 4)]
+    assert rules.num_fresh(0) == 4
     plan = rules.plan("t00002", [], [prompt(n) for n in range(4)], 1, NUM_COMPLETIONS)
     assert plan.requests == build_requests("t00002", [prompt(n) for n in range(4)], NUM_COMPLETIONS)
     assert plan.counts == StepCounts(num_started=4)
@@ -180,13 +181,12 @@ def test_any_course_of_steps_trains_on_each_prompt_once(
     carried: list[PartialGroup] = []
     used_ids: list[str] = []
     trained: list[str] = []
+    numbers = count()
     started = discarded = 0
     for step in range(1, 8):
         version = step - 1
-        first, number = rules.fresh_prompts(step - 1, len(carried))
-        plan = rules.plan(
-            f"t{step:05d}", carried, [prompt(n) for n in range(first, first + number)], version, NUM_COMPLETIONS
-        )
+        fresh = [prompt(next(numbers)) for _ in range(rules.num_fresh(len(carried)))]
+        plan = rules.plan(f"t{step:05d}", carried, fresh, version, NUM_COMPLETIONS)
         assert len(plan.requests) == rules.num_begun
         started += plan.counts.num_started
         discarded += plan.counts.num_discarded

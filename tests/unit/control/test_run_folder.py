@@ -13,17 +13,18 @@ import pytest
 
 from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.config.sections import Config
-from hybridflow.control.collect import build_requests
+from hybridflow.control.partial_rollouts import build_requests
 from hybridflow.control.record_check import check_records
 from hybridflow.control.run_folder import RunFolder
 from hybridflow.data.row_reference import RowReference, hash_prompt
 from hybridflow.data.schema import RewardModel, Row
 from hybridflow.errors import CheckpointError, ConfigError, DataError
+from hybridflow.recording.accuracy import EvalResult
 from hybridflow.recording.metrics import add_to_state, build_metrics
 from hybridflow.recording.records import CompletionRecord
 from hybridflow.recording.state import GroupCounts, RunState
 from hybridflow.recording.summary import build_summary
-from hybridflow.rewards.hybrid import combine
+from hybridflow.rewards.judge_verdict import combine
 from hybridflow.run_folder import summary as summary_module
 from hybridflow.run_folder.summary import write_summary
 from hybridflow.types import (
@@ -242,7 +243,9 @@ def one_step(state: RunState, updates: list[UpdateReport]) -> dict[str, float]:
     collected = Collected(groups=groups, report=report, counts=StepCounts(num_started=2))
     filtered = FilteredBatch(None, 1, {"too_few_known": ["t00001-g0001"]})
     add_to_state(state, collected, filtered, updates)
-    return build_metrics(state, collected, filtered, updates, {"rollout": 2.0}, 1e-3, rollout=RolloutSection())
+    return build_metrics(
+        state.policy_version, collected, filtered, updates, {"rollout": 2.0}, 1e-3, rollout=RolloutSection()
+    )
 
 
 def test_metrics_of_a_step() -> None:
@@ -271,6 +274,10 @@ def test_gap_is_a_mean_over_the_fresh_tokens_of_finite_updates() -> None:
     assert state.logprob_gap_mean_abs == pytest.approx((0.1 * 10 + 0.4 * 30) / 40)
 
 
+def measured(accuracy: float | None) -> dict[str, EvalResult]:
+    return {"test": EvalResult(accuracy=accuracy, bounds=None)}
+
+
 def summarise(state: RunState) -> dict[str, Any]:
     return build_summary(
         state,
@@ -287,8 +294,8 @@ def test_summary_has_what_a_reader_may_count_on(tmp_path: Path) -> None:
         rl_step=7,
         policy_version=7,
         reward_means=[0.0, 0.1, 0.2, 0.3, 0.4, 0.5, None],
-        eval_before=0.25,
-        eval_latest=0.75,
+        evals_before=measured(0.25),
+        evals_latest=measured(0.75),
         groups=GroupCounts(started=10, trained=6, filtered={"zero_variance_all_right": 4}),
         gap_sum=2.0,
         gap_tokens=8,
@@ -312,7 +319,7 @@ def test_summary_has_what_a_reader_may_count_on(tmp_path: Path) -> None:
 
 
 def test_what_was_never_measured_is_null(tmp_path: Path) -> None:
-    write_summary(summarise(RunState(eval_before=math.nan)), tmp_path / "summary.json")
+    write_summary(summarise(RunState(evals_before=measured(None))), tmp_path / "summary.json")
     summary = json.loads((tmp_path / "summary.json").read_text())
     unmeasured = ["eval_accuracy_before", "eval_accuracy_after", "reward_mean_first5", "reward_mean_last5"]
     assert [summary[key] for key in [*unmeasured, "logprob_gap_mean_abs"]] == [None] * 5

@@ -9,10 +9,8 @@ from typing import Any
 
 import pytest
 
-from hybridflow.control.checkpoints import Checkpoints
 from hybridflow.control.train_loop import train
 from hybridflow.errors import ModelMismatchError, RewardError, TrainerError, WeightSyncError
-from hybridflow.recording.state import RunState
 from hybridflow.types import Completion, Verdict
 from hybridflow.weights.manifest import TensorEntry
 from tests.unit.control.fakes import FakeSystem, all_right, build_config, half_right, nobody_knows
@@ -145,14 +143,16 @@ def test_evaluation_is_greedy_and_training_is_not(tmp_path: Path) -> None:
     system = FakeSystem(build_config(tmp_path, train__num_steps=1))
     train(system.run)
     assert [sampling.temperature for sampling in system.rollout.samplings] == [1.0, 0.0, 1.0, 0.0]  # the gate first
-    assert (system.run.state.eval_before, system.run.state.eval_latest) == (1.0, 1.0)  # member 0 is right
+    state = system.run.state
+    assert [one["test"].accuracy for one in (state.evals_before, state.evals_latest)] == [1.0, 1.0]  # member 0 is right
 
 
 def test_without_steps_accuracy_is_measured_once(tmp_path: Path) -> None:
     system = FakeSystem(build_config(tmp_path, train__num_steps=0))
     train(system.run)
     assert system.events == ["publish 0", *GATE, "decode e00000", "export"]
-    assert system.run.state.eval_latest == system.run.state.eval_before == 1.0
+    assert system.run.state.evals_latest == system.run.state.evals_before
+    assert system.run.state.evals_latest["test"].accuracy == 1.0
 
 
 def test_learning_rate_warms_up_linearly_and_stays(tmp_path: Path) -> None:
@@ -195,10 +195,7 @@ def test_skipped_updates_and_truncated_completions_are_counted(tmp_path: Path) -
 
 def resumed(config: Any) -> FakeSystem:
     """The same run in a new process."""
-    saved = Checkpoints(FakeSystem(config, state=RunState()).folder.checkpoints, 2)
-    system = FakeSystem(config, state=RunState())
-    system.run.state, system.run.carried = saved.restore(system.trainer)
-    return system
+    return FakeSystem(config, is_resumed=True)
 
 
 def test_a_resumed_run_goes_on_where_the_checkpoint_is(tmp_path: Path) -> None:
@@ -276,7 +273,7 @@ def test_a_finished_run_that_is_resumed_evaluates_nothing_again(tmp_path: Path) 
     train(resumed.run)
     lines = [json.loads(line) for line in resumed.folder.eval_completions.read_text().splitlines()]
     assert [line["step"] for line in lines] == [0] * 4 + [1] * 4
-    assert resumed.run.state.eval_latest == finished.run.state.eval_latest
+    assert resumed.run.state.evals_latest == finished.run.state.evals_latest
 
 
 def test_the_overlong_penalty_is_logged_apart_from_the_reward(tmp_path: Path) -> None:
@@ -287,7 +284,7 @@ def test_the_overlong_penalty_is_logged_apart_from_the_reward(tmp_path: Path) ->
     step = next(line for line in system.metrics() if "groups/started" in line)
     assert (step["reward/mean"], step["reward/overlong_mean"], step["reward/overlong_fraction"]) == (0.5, -0.25, 1.0)
     assert {(line["reward"], line["overlong"]) for line in system.completions()} == {(1.0, -0.25), (0.0, -0.25)}
-    assert system.run.state.eval_latest == 1.0
+    assert system.run.state.evals_latest["test"].accuracy == 1.0
     state = system.run.state
     assert (state.overlong_sum, state.num_shaped) == (-0.25 * 16, 16)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 from hybridflow.algorithms.filters import filter_groups
-from hybridflow.control.unknowns import MIN_ASKED_UNKNOWN, UnknownGuard
+from hybridflow.control.verdict_guard import MIN_ASKED_UNKNOWN, VerdictGuard
 from hybridflow.errors import RewardError
 from hybridflow.recording.accuracy import compute_accuracy, compute_bounds
 from hybridflow.types import Group, GroupRequest, JudgeReport, Prompt, Scored, ScoredCompletion, Unknown, Verdict
@@ -81,17 +81,17 @@ def test_the_bounds_hold_the_true_accuracy_where_the_mean_of_the_known_does_not(
 def test_the_run_stops_though_few_of_all_verdicts_are_unknown(policy: Policy) -> None:
     """0.05 to 0.10 of all verdicts are unknown: by all of them alone the run would go on for ever."""
     with pytest.raises(RewardError, match=r"of the last \d+ verdicts that the judge was asked for are unknown") as told:
-        UnknownGuard(0.1).add(policy.groups(125))
+        VerdictGuard(0.1).add(policy.groups(125))
     assert "model judge (http://h:1/v1 closed)" in str(told.value)
 
 
 def test_a_judge_that_seldom_fails_and_rules_alone_go_on() -> None:
-    UnknownGuard(0.1).add(Policy(0.80, outage=0.05).groups(1000))
-    UnknownGuard(0.1).add(Policy(0.0, outage=1.0, has_judge=False).groups(1000))
+    VerdictGuard(0.1).add(Policy(0.80, outage=0.05).groups(1000))
+    VerdictGuard(0.1).add(Policy(0.0, outage=1.0, has_judge=False).groups(1000))
 
 
 def test_a_few_failures_at_the_start_are_no_outage() -> None:
-    guard = UnknownGuard(0.1)
+    guard = VerdictGuard(0.1)
     failed = Unknown(why="no verdict", rule="docqa", judge_report=REPORT)
     request = GroupRequest(group_id="g", prompt=PROMPT, num_completions=1)
     group = Group(

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from hybridflow import rewards
-from hybridflow.rewards.registry import verify
 from hybridflow.types import ScoreRequest
+from tests.unit.rewards.default_rules import verify
 
 CHARS = " \n\taA19.,-*_()[]{}<>\\$%=+/|'\"`#:;!?&^~@½²\u2009\u200b\u00e9三万百的，。（🙂"
 PARTS = [

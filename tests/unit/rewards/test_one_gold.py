@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from hybridflow.rewards.registry import verify
 from hybridflow.types import Scored, ScoreRequest
+from tests.unit.rewards.default_rules import verify
 
 NAMES = st.sampled_from(
     [

@@ -22,7 +22,7 @@ from hybridflow.config.reward_sections import RewardSection
 from hybridflow.config.section import Section
 from hybridflow.errors import ConfigError
 from hybridflow.rewards import find_function
-from hybridflow.rewards.hybrid import combine, find_prediction
+from hybridflow.rewards.judge_verdict import combine, find_prediction
 from hybridflow.rewards.own_function import OwnFunction
 from hybridflow.rewards.registry import Registry, build_registry
 from hybridflow.types import Scored, ScoreRequest, Unknown, Verdict

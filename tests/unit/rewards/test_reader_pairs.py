@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from hybridflow.rewards.registry import verify
 from hybridflow.types import Scored, ScoreRequest, Verdict
 from tests.unit.rewards import reader_pairs
+from tests.unit.rewards.default_rules import verify
 from tests.unit.rewards.more_reader_pairs import MORE_THEMES
 from tests.unit.rewards.reader_pairs import CHOICE, Row
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from hybridflow.rewards.registry import choose_verifier, verify
 from hybridflow.rewards.rules.docmath import verify_docmath
 from hybridflow.rewards.rules.docqa import verify_docqa
 from hybridflow.rewards.rules.multiple_choice import verify_multiple_choice
 from hybridflow.rewards.text.normalise import normalise
 from hybridflow.types import Scored, ScoreRequest, Unknown, Verdict
+from tests.unit.rewards.default_rules import RULES, verify
 
 TATQA = Path(__file__).parents[3].parent / "shared/data/tatqa_docqa.jsonl"
 
@@ -159,7 +159,7 @@ def test_a_gold_that_says_nothing_is_unknown_and_not_zero(ability: str, gold: st
     ],
 )
 def test_the_verifier_follows_source_then_ability(data_source: str, ability: str, verifier: object) -> None:
-    assert choose_verifier(data_source, ability) is verifier
+    assert RULES.choose(data_source, ability) is verifier
 
 
 def test_the_verdict_names_rule_and_what_was_extracted() -> None:

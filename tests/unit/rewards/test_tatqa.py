@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from hybridflow.rewards.registry import verify
 from hybridflow.types import Scored, ScoreRequest
+from tests.unit.rewards.default_rules import verify
 
 TATQA = Path(__file__).parents[3].parent / "shared/data/tatqa_docqa.jsonl"
 pytestmark = pytest.mark.skipif(not TATQA.exists(), reason="the TAT-QA rows are not beside this checkout")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
+import psutil
 import pytest
 import ray
 from ray.exceptions import RayError
@@ -54,3 +57,21 @@ def test_what_cannot_be_closed_leaves_no_process_behind(events: list[str]) -> No
     with pytest.raises(OSError, match="the socket is broken"):
         tear_down(["gone", "b"], [7], first=[fail, lambda: events.append("stream")])
     assert events == ["stream", *ENDED]
+
+
+def test_a_server_that_ignores_the_signal_is_killed_with_its_children() -> None:
+    """It starts a child, and neither ends by SIGTERM."""
+    deaf = "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    start = "child = subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdout=sys.stdout); "
+    rest = "print(child.pid, flush=True); time.sleep(60)"
+    told = deaf + "print('deaf', flush=True); time.sleep(60)"
+    server = subprocess.Popen([sys.executable, "-c", deaf + start + rest, told], stdout=subprocess.PIPE)
+    assert server.stdout is not None
+    lines = {server.stdout.readline().strip(), server.stdout.readline().strip()}
+    (child,) = (int(line) for line in lines - {b"deaf"})
+    teardown.end_server(server, timeout_s=0.2)
+    assert server.returncode == -signal.SIGKILL
+    with suppress(psutil.NoSuchProcess):
+        psutil.Process(child).wait(5)
+    assert not psutil.pid_exists(child)
+    server.stdout.close()

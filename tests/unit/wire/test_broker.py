@@ -12,7 +12,7 @@ from hybridflow.wire.broker import INTERVAL_S, Broker, RefusalLog
 from hybridflow.wire.codec import decode_to_worker
 from hybridflow.wire.dispatcher import ScoreDispatcher
 from hybridflow.wire.flow import WINDOW
-from hybridflow.wire.messages import Accepted, Bye, Finished, Hello, Ready, ScoreReply, Work
+from hybridflow.wire.messages import Accepted, Bye, Finished, Ready, ScoreReply, Work
 from hybridflow.wire.packed import pack_completion
 
 YES = Scored(value=1.0, rule="r", extracted="e", why="y")
@@ -61,8 +61,8 @@ def test_all_that_one_worker_gets_is_in_one_frame() -> None:
     broker.take_from_engine(ENGINE, [finished(index) for index in range(5)])
     assert give(broker) == {b"1": [["g-c00", "g-c02"]], b"2": [["g-c01", "g-c03"]]}
     broker.take_from_worker(b"1", [ScoreReply("g-c00", YES), ScoreReply("g-c02", YES)])
-    assert [result.head.index for result in broker.take_scored()] == [0, 2]
-    assert broker.take_scored() == []
+    assert [result.head.index for result in broker.take_scored(9)] == [0, 2]
+    assert broker.take_scored(9) == []
     assert give(broker) == {b"1": [["g-c04"]]}
 
 
@@ -71,7 +71,7 @@ def test_what_is_not_admitted_is_accepted_and_not_scored() -> None:
     broker.take_from_worker(b"1", [Ready("w1", 1)])
     broker.take_from_engine(ENGINE, [Finished("e", 9, finished(0).packed, attempt=1)])
     assert give(broker) == {}
-    assert broker.take_answers(0) == [(ENGINE, Accepted([9], WINDOW))]
+    assert broker.take_answers() == [(ENGINE, Accepted([9], WINDOW))]
     assert broker.dispatcher.outstanding() == {"g-c00"}
 
 
@@ -84,7 +84,7 @@ def test_after_a_reconnect_a_worker_gets_nothing_until_it_is_heard_of_on_its_new
     broker.take_from_engine(ENGINE, [finished(1)])
     assert give(broker) == {}
     broker.take_from_worker(b"w", [ScoreReply("g-c00", YES)])
-    assert [result.head.index for result in broker.take_scored()] == [0], "it is known by its name"
+    assert [result.head.index for result in broker.take_scored(9)] == [0], "it is known by its name"
     broker.take_from_worker(b"w", [Ready("w", 2)])
     assert give(broker) == {b"w": [["g-c01"]]}
 
@@ -100,13 +100,19 @@ def test_a_good_bye_of_a_dead_process_is_not_that_of_the_one_that_took_over() ->
 
 
 def test_what_waits_for_the_driver_holds_engines_back_too() -> None:
-    broker = start(1, limit_bytes=100)
-    broker.take_from_engine(ENGINE, [Hello("e", 3)])
-    assert broker.take_answers(99) == [(ENGINE, Accepted([], WINDOW, 3))]
-    broker.take_from_engine(ENGINE, [Hello("e", 4)])
-    assert broker.take_answers(100) == [(ENGINE, Accepted([], 0, 4))]
+    broker = start(2, limit_bytes=2 * finished(0).packed.num_bytes)
+    broker.take_from_worker(b"1", [Ready("w1", 2)])
+    broker.take_from_engine(ENGINE, [finished(0)])
+    give(broker)
+    broker.take_from_worker(b"1", [ScoreReply("g-c00", YES)])
+    assert broker.take_answers() == [(ENGINE, Accepted([1], WINDOW))]
+    broker.take_from_engine(ENGINE, [finished(1)])
+    give(broker)
+    broker.take_from_worker(b"1", [ScoreReply("g-c01", YES)])
+    assert broker.take_answers() == [(ENGINE, Accepted([2], 0))], "both are scored, and nobody has taken them"
     assert broker.dispatcher.counters == {"engines_held_back": 1}
-    assert broker.take_answers(50) == [(ENGINE, Accepted([], WINDOW))]
+    assert len(broker.take_scored(1)) == 1 and broker.has_scored
+    assert broker.take_answers() == [(ENGINE, Accepted([], WINDOW))]
 
 
 def test_a_flood_is_one_line_a_minute(caplog: pytest.LogCaptureFixture) -> None:

@@ -11,9 +11,9 @@ import pytest
 from hybridflow.config.judge_section import JudgeSection
 from hybridflow.reward_service.judge.scorer import JudgeScorer
 from hybridflow.reward_service.scorer import ThreadScorer
-from hybridflow.rewards.registry import verify
 from hybridflow.types import Scored, ScoreRequest, Unknown, Verdict
 from tests.bench.judge_server import JudgeServer
+from tests.unit.rewards.default_rules import verify
 
 QUESTION = "Which city agrees?"
 """The server says YES to it."""
@@ -32,7 +32,7 @@ def score(requests: list[ScoreRequest], scorer: JudgeScorer) -> dict[str, Verdic
         ends_at = time.monotonic() + 30.0
         while len(verdicts) < len(requests) and time.monotonic() < ends_at:
             select.select(scorer.descriptors()[0], [], [], 0.1)
-            verdicts |= dict(scorer.take_verdicts())
+            verdicts |= {request.completion_id: verdict for request, verdict in scorer.take_verdicts()}
         return verdicts
     finally:
         scorer.close()

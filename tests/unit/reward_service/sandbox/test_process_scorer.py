@@ -75,9 +75,9 @@ def score(scorer: ProcessScorer, texts: list[str]) -> list[Verdict]:
     end = time.monotonic() + DEADLINE_S
     while len(verdicts) < len(texts):
         assert time.monotonic() < end, f"only {verdicts}"
-        for completion_id, verdict in scorer.take_verdicts():
-            assert completion_id not in verdicts
-            verdicts[completion_id] = verdict
+        for request, verdict in scorer.take_verdicts():
+            assert request.completion_id not in verdicts
+            verdicts[request.completion_id] = verdict
         time.sleep(0.005)
     return [verdicts[f"c{number}"] for number in range(len(texts))]
 
@@ -136,7 +136,7 @@ def test_a_killed_process_is_replaced_and_its_item_is_unknown() -> None:
     os.kill(victim, signal.SIGKILL)
     while not (verdicts := scorer.take_verdicts()):
         time.sleep(0.005)
-    assert verdicts == [("c", Unknown(why="its scoring process ended with signal SIGKILL"))]
+    assert verdicts == [(request, Unknown(why="its scoring process ended with signal SIGKILL"))]
     assert [type(verdict) for verdict in score(scorer, ["b"])] == [Scored]
     assert scorer.pid != victim
     scorer.close()

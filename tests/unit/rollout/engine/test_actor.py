@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from hybridflow.rollout.engine import actor
-from hybridflow.rollout.shard_loader import ShardLoader
 
 
 @pytest.mark.parametrize("has_cuda", [True, False])
@@ -34,6 +33,6 @@ def test_with_cuda_an_engine_decodes_once_before_it_answers(
     for name in ("redirect_output", "configure", "keep_private", "leave_allocator_alone", "start_server"):
         monkeypatch.setattr(actor, name, lambda *_: None)
     monkeypatch.setattr(actor, "check_signed", lambda: None)
-    given: Any = ("engine-0", "model", {}, 0, None, str(tmp_path / "log"), None, ShardLoader(0, "none"), [])
+    given: Any = ("engine-0", "model", {}, 0, None, str(tmp_path / "log"), None, 0, "none", [])
     actor.RolloutWorker(*given)
     assert events == ["opened", *(["decoded once"] if has_cuda else []), "connected"]

@@ -1,0 +1,76 @@
+"""Source of prompts: what every one can do, and how its state travels in a checkpoint.
+
+    source.next(8)              prompts of the groups that a step begins
+    source.observe(groups)      the groups of the step, complete and scored
+    source.state_dict()  --->  state.json of a checkpoint  --->  source.load_state_dict(...)
+
+After `load_state_dict` a source hands out what the source that was saved would have handed out next, so that a run that
+was stopped and resumed trains on the same prompts in the same order as one that was not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from hybridflow.errors import CheckpointError
+from hybridflow.types import Group, Prompt
+
+
+class PromptSource(Protocol):
+    """Hands out the prompts of training, in an order of its own."""
+
+    name: str
+    """Stands in checkpoints: a state is given back only to a source of the same name."""
+
+    def next(self, num_prompts: int) -> list[Prompt]:
+        """The prompts of the next `num_prompts` groups; each call goes on where the last one ended."""
+        ...
+
+    def observe(self, groups: Sequence[Group]) -> None:
+        """Takes the groups of a step, in the order of their requests, filtered ones included, once per step."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """State that decides what comes next, as JSON values."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a state that `state_dict` gave. ValueError, which says what is wrong, for any other."""
+        ...
+
+
+class SavedSource(msgspec.Struct, frozen=True, kw_only=True):
+    """A source's state in a checkpoint."""
+
+    name: str
+    state: dict[str, Any]
+
+
+def save_source(source: PromptSource) -> SavedSource:
+    return SavedSource(name=source.name, state=source.state_dict())
+
+
+def restore_source(source: PromptSource, saved: SavedSource | None, num_taken: int, path: Path) -> None:
+    """Sets `source` to the state that the checkpoint's file `path` holds.
+
+    `saved` is None in checkpoints that were written before sources had a state: all of these took their prompts in
+    shuffled epochs, and `num_taken` of them.
+    Raises CheckpointError for the state of another source, and for a value that is none.
+    """
+    found = saved or SavedSource(name="shuffled_epochs", state={"num_taken": num_taken})
+    if found.name != source.name:
+        raise CheckpointError(
+            f"{path}: source.name is {found.name!r}, but this run takes its prompts from {source.name!r}, which cannot "
+            f"go on from there. Remedy: resume with the source that the checkpoint names, or start a new run"
+        )
+    try:
+        source.load_state_dict(found.state)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path}: source.state: {error}. Remedy: put the file back as it was saved, or resume from an earlier "
+            f"checkpoint (move this one away)"
+        ) from error
