@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import torch
@@ -18,16 +19,28 @@ def pack_rank(
 
     `advantages`, `staleness` and every column that the rows have beside their tokens (RL); otherwise (SFT) `share`,
     1 / the row's number of counted tokens, and `first`, 1 at the first of them and 0 at the others. Columns of several
-    integers per token are ragged inputs.
+    integers per token are ragged inputs. A loss knows rows by their place in the batch, groups by their order in it.
     """
     columns = _columns_of(batch)
+    groups = _number_groups(batch)
     return [
         pack_sequences(
-            [_pack_input(batch.sequences[row], columns) for row in rows] or [_placeholder(columns)],
+            [
+                dataclasses.replace(_pack_input(batch.sequences[row], columns), row_id=row, group_id=groups[row])
+                for row in rows
+            ]
+            or [_placeholder(columns)],
             loss_dtype=loss_dtype,
         )
         for rows in batch.plan[mini_batch][dp_rank]
     ]
+
+
+def _number_groups(batch: TrainBatch) -> list[int]:
+    """By row, the number of its group in the batch, whichever ranks its rows are on."""
+    numbers: dict[str, int] = {}
+    names = [sequence.group_id or f"/{row}" for row, sequence in enumerate(batch.sequences)]
+    return [numbers.setdefault(name, len(numbers)) for name in names]
 
 
 def _columns_of(batch: TrainBatch) -> dict[str, type]:

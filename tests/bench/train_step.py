@@ -36,6 +36,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from hybridflow.batching.microbatch import plan_micro_batches
+from hybridflow.batching.units import build_units
 from hybridflow.config.sections import AlgorithmSection
 from hybridflow.trainer.policy_update import update_policy
 from hybridflow.types import TokenColumns, TrainBatch, TrainSequence
@@ -164,7 +165,7 @@ def make_batch(tokens_BT: Tensor, options: argparse.Namespace) -> TrainBatch:
         for number, row in enumerate(tokens_BT.tolist())
     ]
     plan = plan_micro_batches(
-        [options.length] * options.rows, num_dp_ranks=1, max_tokens_per_micro_batch=GROUP_SIZE * options.length
+        build_units(sequences), num_dp_ranks=1, max_tokens_per_micro_batch=GROUP_SIZE * options.length
     )
     return TrainBatch(sequences=sequences, plan=[plan])
 
