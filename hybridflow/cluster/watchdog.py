@@ -44,7 +44,7 @@ class Source(Protocol):
         ...
 
     def report(self) -> list[str]:
-        """What each of its workers does and where it stands, the culprits first; takes seconds at most."""
+        """Tell what each worker does and where it stands, the culprits first; takes seconds at most."""
         ...
 
 
@@ -146,7 +146,7 @@ class Watchdog:
 
     @contextmanager
     def raising(self) -> Iterator[None]:
-        """Inside, the main thread can be ended: with the error of the watchdog, whatever it was doing.
+        """Inside, the main thread can be ended: with the error of the watchdog, whatever it was doing. May be nested.
 
         An error of another part is taken for what it died of, where a source knows that: a worker dies with Ray's pool.
         """
@@ -156,7 +156,7 @@ class Watchdog:
             if self._error is None and isinstance(cause, HybridFlowError):
                 self.close()
                 self._error = self._error or self._find_gone()
-            if self._error is not None:
+            if self._error is not None and self._error is not cause:
                 raise self._error from cause
             raise
 
@@ -170,6 +170,6 @@ class Watchdog:
         return None
 
     def _interrupt(self, _signal: int, _frame: FrameType | None) -> None:
-        """What Ray's waits pass on when they are interrupted is KeyboardInterrupt alone."""
+        """Raise KeyboardInterrupt in the main thread: nothing else passes through Ray's waits."""
         if self._error is not None and not self._is_closed.is_set():
             raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Memory changes hands on the real stack: an engine gives its memory back and, with weights anew, decodes as before.
+"""Memory changes hands on the real stack: an engine gives its memory back and, with weights again, decodes as before.
 
 One system goes through three hand-overs: exact shards, whole tensors, and an engine that is killed in between.
 """
@@ -17,7 +17,7 @@ import pytest
 from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
 from hybridflow.control.collect import collect_step
-from hybridflow.control.partial_rollouts import build_requests, plan_all
+from hybridflow.control.step import build_requests, plan_all
 from hybridflow.policy.init import write_policy
 from hybridflow.runtime.colocation import Colocation
 from hybridflow.runtime.system import System

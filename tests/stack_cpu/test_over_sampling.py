@@ -1,4 +1,4 @@
-"""Over-sampling on the real stack: completions that are stopped and gone on with. A whole run does so in test_run.py.
+"""Over-sampling on the real stack: completions that are stopped and continued. A whole run does so in test_run.py.
 
 The engine is on a device of its own, so weights reach it by broadcast.
 """
@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
 from hybridflow.control.collect import collect_step
-from hybridflow.control.partial_rollouts import PartialRollouts
+from hybridflow.control.step import PartialRollouts
 from hybridflow.policy.init import write_policy
 from hybridflow.runtime.colocation import Colocation
 from hybridflow.runtime.system import System

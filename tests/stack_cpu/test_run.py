@@ -5,7 +5,7 @@ second step and which is then resumed. B's records equal A's, so (1) two runs of
 agrees with one that was never stopped, and (3) nothing was skipped or trained twice. Both ask a model judge, a server
 on the loopback, about what the rules did not pass.
 
-The run that is interrupted over-samples: what it had decoded of groups that it carries over is gone on with.
+The run that is interrupted over-samples: what it had decoded of groups that it carries over is continued.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import pytest
 from safetensors.torch import load_file
 
-from hybridflow.control.partial_rollouts import read_partial_groups
+from hybridflow.control.checkpoints import read_partial_groups
 from hybridflow.policy.init import write_policy
 from tests.bench.judge_server import JudgeServer
 from tests.stack_cpu.command import (

@@ -23,8 +23,7 @@ from typing import NamedTuple
 
 from hybridflow.rewards.numbers import number_forms as forms
 from hybridflow.rewards.numbers.chinese_numbers import write_digits
-from hybridflow.rewards.numbers.number_units import read_unit
-from hybridflow.rewards.numbers.units import CURRENCY, PERCENT, Unit, factor_between, meaning_of
+from hybridflow.rewards.numbers.units import CURRENCY, PERCENT, Unit, factor_between, meaning_of, read_unit
 from hybridflow.rewards.text.asides import drop_asides
 from hybridflow.rewards.text.characters import unify
 from hybridflow.rewards.text.lexicon import SCALE_LETTERS, SCALES

@@ -1,6 +1,6 @@
 """Hand-over on one GPU: a train worker's bucket as SGLang's rank on the same GPU opens it. Not run yet: needs CUDA.
 
-The payload holds CUDA IPC handles, not bytes; it passes through driver and tokenizer manager as it is. It is made anew
+The payload holds CUDA IPC handles, not bytes; it passes through driver and tokenizer manager as it is. It is made again
 for each round, as torch counts who has opened it. SGLang's own serialiser is used, so that the reader is met as it is.
 """
 

@@ -37,7 +37,7 @@ from hybridflow.weights.reshard.schedule import ROUNDS_UNDER_WAY, Message, Sched
 from hybridflow.weights.reshard.shard_bucket import ShardBucket, Verify, cut_buffer, describe_shards, is_read_back
 
 Parameters = Mapping[tuple[int, str], Tensor]
-"""Of a train rank, by (chunk of its virtual pipeline, Megatron name)."""
+"""Parameters of a train rank, by (chunk of its virtual pipeline, Megatron name)."""
 
 CPU = torch.device("cpu")
 
@@ -158,7 +158,7 @@ class ReshardExecutor:
         return SharedBuffer(num_bytes) if self._device.type == "cpu" else DeviceBuffer(num_bytes, self._device)
 
     def _buffer_sizes(self) -> list[int]:
-        """Of each buffer: the largest of the rounds that use it."""
+        """Bytes of each buffer: the largest of the rounds that use it."""
         if self._rank not in self._engine_of:
             return []
         sizes = [0] * ROUNDS_UNDER_WAY

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from hybridflow.control.evaluation import build_unknown_groups
-from hybridflow.control.partial_rollouts import build_requests
 from hybridflow.control.preflight.data import check_golds, check_rows
 from hybridflow.control.preflight.subject import Subject
 from hybridflow.control.preflight.verifiers import check_verifiers
 from hybridflow.control.prepare import load_inputs
+from hybridflow.control.step import build_requests
 from hybridflow.errors import DataError
 from hybridflow.recording.accuracy import compute_accuracy, compute_bounds
 from hybridflow.types import Unknown
@@ -67,7 +67,7 @@ def test_training_names_all_of_them_at_once(tmp_path: Path) -> None:
 
 
 def test_evaluation_counts_them_as_unknown(tmp_path: Path) -> None:
-    """Of five test rows four are evaluated: two that can be, two that cannot; the gold "E" is left to its rule."""
+    """Four of five test rows are evaluated: two that can be, two that cannot; the gold "E" is left to its rule."""
     config, load = inputs_of(tmp_path, [GOOD], [GOOD, NO_GOLD, NO_CHOICE, HALF, GOOD])
     inputs = load()
     (test,) = inputs.eval_sets

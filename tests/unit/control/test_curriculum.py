@@ -12,11 +12,11 @@ import pytest
 from hybridflow.algorithms.filters import filter_groups
 from hybridflow.config.sections import Config
 from hybridflow.control.collect import Refill, collect_step
-from hybridflow.control.partial_rollouts import build_requests, plan_all
 from hybridflow.control.run_folder import RunFolder
+from hybridflow.control.step import build_requests, plan_all
 from hybridflow.control.train_loop import train
 from hybridflow.curriculum.build import Curriculum
-from hybridflow.curriculum.shuffled_epochs import ShuffledEpochs
+from hybridflow.curriculum.source import ShuffledEpochs
 from hybridflow.curriculum.step_rule import EveryCompleteGroup, Progress
 from hybridflow.data.dataset import PromptDataset
 from hybridflow.errors import CheckpointError, TrainerError
@@ -143,7 +143,7 @@ def one_prompt_in_three(completion: Completion) -> Verdict:
 
 
 def test_dynamic_sampling_trains_on_a_full_batch_in_every_step(tmp_path: Path) -> None:
-    """Of 16 prompts 6 teach. Groups that do not are replaced until 4 that do are there; records and counts have all."""
+    """Six of 16 prompts teach. Other groups are replaced until 4 that do are there; records and counts have all."""
     system = FakeSystem(build_config(tmp_path, **STEPS), judge=one_prompt_in_three, curriculum=dynamic)
     train(system.run)
     steps = [line for line in system.metrics() if "groups/started" in line]

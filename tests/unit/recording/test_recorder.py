@@ -1,4 +1,4 @@
-"""What is told to a recorder reaches each of its sinks, evaluation by the names of its sets."""
+"""Records that a recorder gets reach each of its sinks, evaluation by the names of its sets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hybridflow.config.rollout_section import RolloutSection
-from hybridflow.control.partial_rollouts import build_requests
+from hybridflow.control.step import build_requests
 from hybridflow.recording.accuracy import Bounds, EvalResult, build_eval_metrics
 from hybridflow.recording.judge_totals import JudgeTotals
 from hybridflow.recording.recorder import Recorder

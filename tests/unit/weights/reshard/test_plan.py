@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from hybridflow.errors import ConfigError
-from hybridflow.weights.reshard.gather import compute_gather_traffic
 from hybridflow.weights.reshard.plan import Copy, Padding, ReshardPlan
 from hybridflow.weights.reshard.planner import plan_reshard
 from hybridflow.weights.reshard.regions import Region
+from hybridflow.weights.reshard.report import compute_gather_traffic
 from hybridflow.weights.reshard.rollout_layout import RolloutLayout
 from hybridflow.weights.reshard.schedule import build_schedule
 from hybridflow.weights.reshard.traffic import RankTraffic, compute_traffic
@@ -22,7 +22,7 @@ from megatron_ext.parallel.layout import Layout
 
 MODELS = Path(__file__).parents[4] / "configs/models"
 PARAMETERS_32B = 32_763_876_352
-"""Of R1-Distill-Qwen-32B, as the shapes in its safetensors index add up."""
+"""Parameters of R1-Distill-Qwen-32B, as the shapes in its safetensors index add up."""
 
 TINY = HFConfig(
     model_type="qwen2",
