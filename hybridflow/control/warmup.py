@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from hybridflow.config.sections import Config, WarmupStage
 from hybridflow.control.batch import plan_batch
+from hybridflow.data.chat_template import Message
 from hybridflow.data.conversation import encode_conversation, split_conversation
 from hybridflow.data.synth.conversations import generate_conversations
-from hybridflow.data.template import Message
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.trackers import JsonlTracker
 from hybridflow.protocols import Trainer

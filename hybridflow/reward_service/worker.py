@@ -11,8 +11,7 @@ from pathlib import Path
 
 from hybridflow.config.judge_section import JudgeSection
 from hybridflow.errors import RewardError
-from hybridflow.observability.log import configure
-from hybridflow.observability.process_log import redirect_output
+from hybridflow.observability.log import configure, redirect_output
 from hybridflow.reward_service.judge.scorer import build_scorer
 from hybridflow.reward_service.sandbox.protocol import Setup
 from hybridflow.reward_service.scorer import Scorer

@@ -14,11 +14,11 @@ from hybridflow.batching.microbatch import plan_micro_batches
 from hybridflow.batching.units import build_units
 from hybridflow.config.sections import WorkerSection
 from hybridflow.data.chat_encoding import encode_chat, encode_text
-from hybridflow.data.template import Message
+from hybridflow.data.chat_template import Message
 from hybridflow.errors import ConfigError, TrainerError
 from hybridflow.policy.load import load_tokenizer
 from hybridflow.runtime.open_policy import open_policy
-from hybridflow.tools.layout_options import LayoutRequest, check_threads
+from hybridflow.tools.options import LayoutRequest, check_threads
 from hybridflow.tools.output_file import OutputFile, fingerprint
 from hybridflow.tools.progress import RowProgress
 from hybridflow.tools.token_rows import InputSummary, TokenRows

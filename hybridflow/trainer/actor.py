@@ -16,8 +16,7 @@ import torch
 
 from hybridflow.cluster.addresses import own_address, use_interface
 from hybridflow.cluster.devices import DEVICE_ENVIRONMENT, show_own_instance, use_own_device
-from hybridflow.observability.log import configure
-from hybridflow.observability.process_log import redirect_output
+from hybridflow.observability.log import configure, redirect_output
 from hybridflow.observability.span import LifeSign, enter, life_sign, stack_of_threads
 from hybridflow.types import TrainBatch, UpdateReport, WorkerMemory
 from hybridflow.weights.broadcast import Broadcast, BroadcastGroup

@@ -28,8 +28,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hybridflow.errors import WeightSyncError
-from hybridflow.weights.reshard.buffers import BufferHandle, SharedBuffer, map_buffer
-from hybridflow.weights.reshard.device_handover import DeviceBuffer, ipc_payload, sglang_checksums
+from hybridflow.weights.reshard.buffers import (
+    BufferHandle,
+    DeviceBuffer,
+    SharedBuffer,
+    ipc_payload,
+    map_buffer,
+    sglang_checksums,
+)
 from hybridflow.weights.reshard.placement import Link
 from hybridflow.weights.reshard.plan import Copy
 from hybridflow.weights.reshard.regions import Region
