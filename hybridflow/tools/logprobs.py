@@ -216,4 +216,4 @@ def _score(group: PolicyGroup, block: list[list[int]], worker: WorkerSection, te
         num_dp_ranks=worker.layout.dp,
         max_tokens_per_micro_batch=worker.max_tokens_per_micro_batch,
     )
-    return group.logprobs(TrainBatch(sequences=sequences, plan=[plan]), temperature)
+    return group.logprobs(TrainBatch(sequences=sequences, plan=[plan], temperature=temperature))

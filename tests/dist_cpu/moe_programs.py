@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from hybridflow.trainer.objectives import sequence_mean_objective
 from megatron_ext.packing.micro_batch import MicroBatch
 from megatron_ext.parallel.layout import Layout
 from megatron_ext.parallel.topology import Topology
@@ -21,6 +20,7 @@ from tests.dist_cpu.rank_programs import (
     open_policy,
     pack_rows,
     rank_state,
+    sequence_mean,
     train,
 )
 from tests.dist_cpu.tiny_models import make_rows
@@ -56,7 +56,7 @@ def exercise(topology: Topology, layout: Layout, hf_dirs: dict[str, Path], out_d
                 policy,
                 at_start,
                 uneven_batches(topology, layout, rows_per_micro_batch=4),
-                sequence_mean_objective,
+                sequence_mean(),
             ),
         }
     return results

@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from hybridflow.trainer.objectives import sequence_mean_objective
+from hybridflow.algorithms.objective import build_objective
+from hybridflow.algorithms.spec import supervised_spec
+from hybridflow.trainer.objectives import LossCallback
 from megatron_ext.attention.packed import SegmentAttention
 from megatron_ext.model.layer_specs import GatedMLP
 from megatron_ext.optimizer.optimizer import OptimizerOptions
@@ -108,6 +110,10 @@ def fresh_step(
     return {"step": step, "weights": exported(policy)}
 
 
+def sequence_mean() -> LossCallback:
+    return LossCallback(build_objective(supervised_spec("sequence_mean")))
+
+
 def exported(policy: MegatronPolicy) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in policy.export_tensors()}
 
@@ -142,7 +148,7 @@ def short_run(topology: Topology, layout: Layout, hf_dirs: dict[str, Path]) -> d
             "steps": train(policy, micro_batches, 2),
             "weights": exported(policy),
             "sft": fresh_step(
-                policy, at_start, rank_batches(topology, layout, rows_per_micro_batch=8), sequence_mean_objective
+                policy, at_start, rank_batches(topology, layout, rows_per_micro_batch=8), sequence_mean()
             ),
         }
         if name == SEQUENCE_LOSS_MODEL:  # the reference packs otherwise
@@ -182,7 +188,7 @@ def exercise(topology: Topology, layout: Layout, hf_dirs: dict[str, Path], out_d
         result["unchanged_by_broken_step"] = equal_bits(result["state"], rank_state(policy))
         policy.save_hf(out_dir / f"{name}_hf")
         result["sft"] = fresh_step(
-            policy, at_start, rank_batches(topology, layout, rows_per_micro_batch=8), sequence_mean_objective
+            policy, at_start, rank_batches(topology, layout, rows_per_micro_batch=8), sequence_mean()
         )
         results[name] = result
     return results
@@ -256,9 +262,7 @@ def train_sft(topology: Topology, layout: Layout, hf_dirs: dict[str, Path], step
     for name, hf_dir in hf_dirs.items():
         policy = open_policy(hf_dir, layout, topology)
         micro_batches = rank_batches(topology, layout)
-        taken = [
-            policy.train_step(micro_batches, sequence_mean_objective, lr=LR, temperature=1.0) for _ in range(steps)
-        ]
+        taken = [policy.train_step(micro_batches, sequence_mean(), lr=LR, temperature=1.0) for _ in range(steps)]
         results[name] = {"steps": taken, "weights": exported(policy)}
     return results
 

@@ -17,7 +17,9 @@ def row(group: str, mask: list[int]) -> TrainSequence:
 
 
 BATCH = TrainBatch(
-    sequences=[row("b", [1, 1, 1]), row("a", [1, 0, 1]), row("b", [1]), row("", [0, 0])], plan=[[[[1, 2, 3], [0]]]]
+    sequences=[row("b", [1, 1, 1]), row("a", [1, 0, 1]), row("b", [1]), row("", [0, 0])],
+    plan=[[[[1, 2, 3], [0]]]],
+    temperature=1.0,
 )
 
 
