@@ -86,7 +86,7 @@ class UpdateReport(msgspec.Struct, frozen=True, kw_only=True):
     """Pass over the batch, from 0."""
     mini_batch: int = 0
     metrics: dict[str, UpdateMetric] = {}
-    """What the objective measured, by full name (`policy/kl`)."""
+    """Metrics of the objective, by full name (`policy/kl`)."""
 
 
 class WorkerMemory(msgspec.Struct, frozen=True, kw_only=True):
