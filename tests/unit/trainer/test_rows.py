@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import torch
 
+from hybridflow.algorithms.aggregations import TokenMean
+from hybridflow.algorithms.objective import Objective, TermValue, TokenBatch
 from hybridflow.trainer.batch import pack_rank
+from hybridflow.trainer.objectives import LossCallback
 from hybridflow.types import TokenColumns, TrainBatch, TrainSequence
 from megatron_ext.attention.context_split import cut_micro_batch
 
@@ -40,6 +45,24 @@ def test_sums_and_means_over_rows_and_their_gradient() -> None:
     mean_R.square().sum().backward()
     assert values_N.grad is not None
     assert values_N.grad.tolist() == [2.0, 2.0, 10.0]  # 2 * mean / count
+
+
+def test_a_term_of_the_objective_sees_the_rows() -> None:
+    seen: list[list[int]] = []
+
+    class Term:
+        columns = ()
+        metrics: ClassVar[dict[str, Any]] = {}
+
+        def __call__(self, tokens: TokenBatch) -> TermValue:
+            assert tokens.rows is not None
+            seen.append(tokens.rows.group_ids_R.tolist())
+            return TermValue(tokens.rows.spread(tokens.rows.mean(tokens.logprobs_N)))
+
+    callback = LossCallback(Objective(terms=(Term(),), aggregation=TokenMean()))
+    sums = callback(torch.tensor([-1.0, -3.0, -5.0]), None, pack_rank(BATCH, 0)[0])
+    assert seen == [[1, 0, 2]]
+    assert (sums.loss.item(), sums.num_tokens) == (-9.0, 3)
 
 
 def test_context_parallel_parts_keep_all_rows_and_add_up_to_them() -> None:
