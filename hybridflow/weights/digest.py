@@ -35,7 +35,7 @@ _ALL = 2**64 - 1
 
 @torch.no_grad()
 def digests(tensors: Sequence[Tensor]) -> list[int]:
-    """Of each tensor, from 0 to 2^64 - 1; one copy from the device for all, which waits for what was started there."""
+    """Digest of each tensor, from 0 to 2^64 - 1; one copy from the device for all, which waits for its work."""
     if not tensors:
         return []
     return [value & _ALL for value in torch.stack([digest(tensor) for tensor in tensors]).tolist()]

@@ -1,4 +1,4 @@
-"""What was sent, so that what arrived can be held against it.
+"""Manifest of the tensors of a weights version, against which those that arrived are held.
 
 A bucket is a list of whole tensors under HF names, at most `bucket_bytes` together; each tensor travels with its name,
 shape, dtype and a CRC-32 of its bytes. The manifest of a version is the set of these entries.

@@ -1,4 +1,4 @@
-"""What SGLang's scheduler and detokenizer import before they do anything; imported once by the server that forks them.
+"""Imports of SGLang's scheduler and detokenizer, made once by the server that forks them.
 
 Garbage collection leaves these objects alone from then on, so that the pages they lie in stay shared.
 

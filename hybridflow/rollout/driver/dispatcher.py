@@ -277,7 +277,7 @@ class Dispatcher:
             self._queue_again(group)
 
     def _queue_again(self, group: _Group) -> None:
-        """What is left of it, ahead of the rest."""
+        """Queues the rest of the group, ahead of the others."""
         group.engine = None
         group.aborted = set()
         self._queue.appendleft(group.request.group_id)

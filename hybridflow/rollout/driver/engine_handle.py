@@ -136,7 +136,7 @@ class EngineHandle:
 
     @property
     def pids(self) -> list[int]:
-        """Of the actor and of SGLang's processes; none while it starts."""
+        """Process ids of the actor and of SGLang; none while it starts."""
         return [self.facts.pid, *self.facts.child_pids] if self.facts else []
 
     @property
@@ -183,7 +183,7 @@ class EngineHandle:
             raise EngineDiedError(f"hangs: {complaint}")
 
     def result(self, call: Call) -> Any:
-        """What a call to this engine returned.
+        """Waits for a call to this engine and returns its result.
 
         Raises EngineDiedError if the engine is gone or the answer stays away for `hang_timeout_s`; else as
         `cluster.workers.check_failed`, which blames the worker whose process is gone.

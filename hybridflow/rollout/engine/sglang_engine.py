@@ -33,7 +33,7 @@ IDLE_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True)
 class EngineFacts:
-    """What the driver must know of an engine that has started."""
+    """Facts of an engine that has started: processes, node and memory."""
 
     pid: int
     child_pids: list[int]
@@ -46,7 +46,7 @@ class EngineFacts:
 
 @dataclass(frozen=True)
 class EngineStatus:
-    """How an engine is doing."""
+    """Load and progress of an engine."""
 
     progress: tuple[int, ...]
     """Changes while the engine works: completions delivered, and what SGLang's scheduler says of its load."""
@@ -176,7 +176,7 @@ class SGLangEngine:
         self.weights.load(bucket)
 
     def join_group(self, group: BroadcastGroup, rank_offset: int) -> None:
-        """Those who receive broadcast buckets in this sync, see `EngineWeights.join_group`."""
+        """Joins the group that receives broadcast buckets in this sync, see `EngineWeights.join_group`."""
         self.weights.join_group(group, rank_offset)
 
     def end_weights(self) -> tuple[int, list[TensorEntry]]:

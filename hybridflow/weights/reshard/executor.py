@@ -14,7 +14,7 @@ round k. Round k + 1 is assembled while they load it. Whoever drives the rounds 
 No whole tensor of the model is ever gathered: a rank holds its parameters, its two buckets, and what is packed.
 
 On CUDA (not run yet) buckets lie on the GPU that trainer and engine share, other GPUs are reached over NCCL, and SGLang
-opens the bucket, one flat tensor, by CUDA IPC (device_handover.py). Checksums are computed there too (digest.py), of
+opens the bucket, one flat tensor, by CUDA IPC (buffers.py). Checksums are computed there too (digest.py), of
 every parameter in every update; SGLang's own only of those that will be read back.
 """
 
@@ -28,8 +28,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hybridflow.errors import WeightSyncError
-from hybridflow.weights.reshard.buffers import BufferHandle, SharedBuffer, map_buffer
-from hybridflow.weights.reshard.device_handover import DeviceBuffer, ipc_payload, sglang_checksums
+from hybridflow.weights.reshard.buffers import (
+    BufferHandle,
+    DeviceBuffer,
+    SharedBuffer,
+    ipc_payload,
+    map_buffer,
+    sglang_checksums,
+)
 from hybridflow.weights.reshard.placement import Link
 from hybridflow.weights.reshard.plan import Copy
 from hybridflow.weights.reshard.regions import Region
@@ -158,7 +164,7 @@ class ReshardExecutor:
         return SharedBuffer(num_bytes) if self._device.type == "cpu" else DeviceBuffer(num_bytes, self._device)
 
     def _buffer_sizes(self) -> list[int]:
-        """Of each buffer: the largest of the rounds that use it."""
+        """Bytes of each buffer: the largest of the rounds that use it."""
         if self._rank not in self._engine_of:
             return []
         sizes = [0] * ROUNDS_UNDER_WAY

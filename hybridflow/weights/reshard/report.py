@@ -11,12 +11,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from hybridflow.weights.reshard.gather import compute_gather_traffic
 from hybridflow.weights.reshard.placement import Engines
 from hybridflow.weights.reshard.planner import plan_reshard
 from hybridflow.weights.reshard.rollout_layout import RolloutLayout
 from hybridflow.weights.reshard.schedule import build_schedule
-from hybridflow.weights.reshard.traffic import RankTraffic, compute_traffic
+from hybridflow.weights.reshard.traffic import RankTraffic, compute_gather_traffic, compute_traffic
 from megatron_ext.hf.config import HFConfig
 from megatron_ext.parallel.layout import Layout
 

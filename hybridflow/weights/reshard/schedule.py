@@ -55,7 +55,7 @@ class Unit(NamedTuple):
 
 
 class Message(NamedTuple):
-    """What one rank sends to another in a round."""
+    """Bytes that one rank sends to another in a round."""
 
     source: int
     destination: int

@@ -1,4 +1,4 @@
-"""What a rank hands to its engine's rank in a round, and what all of them hand over together."""
+"""Bucket that a train worker hands to one rank of an engine in a round, and the round of all of them."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class ShardBucket(msgspec.Struct, frozen=True, kw_only=True):
     handle: BufferHandle | None
     """Of memory that the engine's processes can map; None on a GPU."""
     payload: bytes | None = None
-    """On a GPU: the buffer as SGLang's rank on it opens it, see device_handover.py."""
+    """On a GPU: the buffer as SGLang's rank on it opens it, see buffers.py."""
     read_back: dict[str, str] = {}
     """On a GPU: what SGLang's checksum of a parameter will have to be, of those that are read back."""
 
     @property
     def owner(self) -> str:
-        """For error messages."""
+        """Both ranks, for error messages."""
         return f"rank {self.tp_rank} of the engine, from train worker {self.rank}"
 
 
@@ -53,12 +53,12 @@ class ShardRound(msgspec.Struct, frozen=True, kw_only=True):
     engines: list[list[ShardBucket]]
 
     def of_engine(self, index: int) -> list[ShardBucket]:
-        """By rank. Engines beyond those of the plan read the buckets of one within: all engines are alike."""
+        """Buckets of an engine, by rank. Engines beyond the plan read those of one within: all engines are alike."""
         return self.engines[index % len(self.engines)]
 
 
 def checksums(tensors: Sequence[Tensor], *, on_host: bool) -> list[int]:
-    """Of each tensor: CRC-32 on the host, where that takes least time; else its `digest`, computed where it lies."""
+    """Checksum of each tensor: CRC-32 on the host, which is fastest there; else its `digest`, made where it lies."""
     return [compute_crc(tensor.contiguous()) for tensor in tensors] if on_host else digests(tensors)
 
 

@@ -1,4 +1,4 @@
-"""Where Megatron puts what: the coordinates of a rank, and the stage that holds a layer.
+"""Layout of a model in Megatron: the coordinates of a rank, and the stage that holds a layer.
 
 Ranks are counted tp fastest, then cp, dp, pp; for experts, within a stage, etp fastest, then ep, then their replicas
 (Megatron-Core 0.16.1, `parallel_state.RankGenerator`, order "tp-cp-ep-dp-pp").
@@ -15,7 +15,7 @@ Cut = Literal["tensor", "expert", "whole"]
 
 
 class Part(NamedTuple):
-    """What one group of equal ranks of a stage holds of the tensors with the same cut."""
+    """Part of the tensors with the same cut that one group of equal ranks of a stage holds."""
 
     cut: Cut
     number: int
@@ -23,7 +23,7 @@ class Part(NamedTuple):
 
 
 class LayerPlace(NamedTuple):
-    """Where a layer of the model is."""
+    """Place of a layer of the model."""
 
     stage: int
     chunk: int

@@ -7,8 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from hybridflow.weights.reshard.assignment import assign
-from hybridflow.weights.reshard.placement import place_engines
+from hybridflow.weights.reshard.placement import assign, place_engines
 
 
 @pytest.mark.parametrize("size", range(1, 7))
