@@ -146,7 +146,7 @@ class Watchdog:
 
     @contextmanager
     def raising(self) -> Iterator[None]:
-        """Inside, the main thread can be ended: with the error of the watchdog, whatever it was doing.
+        """Inside, the main thread can be ended: with the error of the watchdog, whatever it was doing. May be nested.
 
         An error of another part is taken for what it died of, where a source knows that: a worker dies with Ray's pool.
         """
@@ -156,7 +156,7 @@ class Watchdog:
             if self._error is None and isinstance(cause, HybridFlowError):
                 self.close()
                 self._error = self._error or self._find_gone()
-            if self._error is not None:
+            if self._error is not None and self._error is not cause:
                 raise self._error from cause
             raise
 

@@ -18,8 +18,8 @@ from hybridflow.cluster.devices import DEVICE_ENVIRONMENT
 from hybridflow.cluster.session import Slots
 from hybridflow.config.reward_sections import RewardSection
 from hybridflow.errors import HybridFlowError, RewardError
-from hybridflow.reward_service.actor import RewardWorker
 from hybridflow.reward_service.sandbox.protocol import Setup
+from hybridflow.reward_service.worker import RewardWorker
 from hybridflow.wire.reward_stream import RewardStream
 
 REWARD_SHARE = 0.2

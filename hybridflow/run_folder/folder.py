@@ -78,8 +78,8 @@ class RunFolder:
     def held(self) -> Iterator[None]:
         """For the only driver of the run; ConfigError if there is another one. What it writes has `run.mode`.
 
-        An exception that ends the run gets a note: where it goes on from, and by which command. DiskFullError where a
-        full disk is behind it.
+        An exception that ends the run gets a note: where it goes on from, and by which command. Paths in its text are
+        those that the run leaves. DiskFullError where a full disk is behind it.
         """
         with file_mode(self._mode), DriverLock(self._final):
             try:
@@ -88,6 +88,7 @@ class RunFolder:
                 interrupt.add_note(self._how_to_go_on())
                 raise
             except BaseException as error:
+                self._name_kept_paths(error)
                 full = explain_full(error, self.path)
                 (full or error).add_note(self._how_to_go_on())
                 if full is not None:
@@ -95,6 +96,12 @@ class RunFolder:
                 raise
             finally:
                 self.close()
+
+    def _name_kept_paths(self, error: BaseException) -> None:
+        """The former path of a run that was kept, known to its workers, ends with it."""
+        if self.path == self._final:
+            former, kept = str(self._starting), str(self._final)
+            error.args = tuple(part.replace(former, kept) if isinstance(part, str) else part for part in error.args)
 
     def refuse_second_driver(self) -> None:
         """Raises ConfigError if another process works on the run; writes nothing."""

@@ -1,4 +1,4 @@
-"""The end of whatever a command started: actors, engine processes, the Ray session, files in /dev/shm; a server."""
+"""The end of whatever a command started: actors, engines, servers, the Ray session, files in /dev/shm."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""Chooses how weights travel: exact shards where they can serve model and layouts, else whole tensors: in buckets, or
-broadcast to engines that have devices of their own."""
+"""The way in which weights travel: exact shards where they can serve model and layouts, else whole tensors.
+
+These go in buckets, or are broadcast to engines that have devices of their own.
+"""
 
 from __future__ import annotations
 

@@ -9,9 +9,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from hybridflow.cluster.watchdog import Watchdog
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.log import set_step
 from hybridflow.observability.trackers import TrackerSet
@@ -39,10 +42,14 @@ class SftRun:
         group: PolicyGroup,
         display: LiveDisplay,
         trackers: TrackerSet,
+        watch: Callable[[str], AbstractContextManager[None]],
         state: SftState,
         started: float,
     ) -> None:
-        """`started` is the monotonic time at which this process began to work on the run."""
+        """`started` is the monotonic time at which this process began to work on the run.
+
+        Inside `watch(phase)` the watchdog's deadline for it holds.
+        """
         self.state = state
         self._config = config
         self._inputs = inputs
@@ -50,6 +57,7 @@ class SftRun:
         self._group = group
         self._display = display
         self._trackers = trackers
+        self._watch = watch
         self._started = started
         self._wall_before = state.wall_s
 
@@ -57,7 +65,8 @@ class SftRun:
         """The steps that are left, from 1."""
         stage = self._inputs.stage
         self._display.start("SFT", stage.num_steps, self.state.step)
-        train_supervised(stage, self._group, self._record, steps_done=self.state.step, begin=self._begin)
+        with self._watch("warmup"):
+            train_supervised(stage, self._group, self._record, steps_done=self.state.step, begin=self._begin)
 
     def _begin(self, step: int) -> None:
         set_step(step)
@@ -65,9 +74,11 @@ class SftRun:
 
     def export(self, directory: Path) -> None:
         """Writes the trained model as a Hugging Face directory, once the last checkpoint is on the disk."""
-        self._checkpoints.finish(self._group)
+        with self._watch("checkpoint"):
+            self._checkpoints.finish(self._group)
         self._display.phase("EXPORT")
-        self._group.save_hf(directory)
+        with self._watch("export"):
+            self._group.save_hf(directory)
 
     def measure_time(self) -> None:
         """Brings the run's seconds up to date."""
@@ -90,7 +101,8 @@ class SftRun:
         if step == self._inputs.stage.num_steps or (every and step % every == 0):
             self._display.phase("CHECKPOINT")
             self.measure_time()
-            self._checkpoints.save(self._group, f"step-{step:06d}", lambda path: write_state(self.state, path))
+            with self._watch("checkpoint"):
+                self._checkpoints.save(self._group, f"step-{step:06d}", lambda path: write_state(self.state, path))
 
 
 def run_sft(config: SftConfig, folder: RunFolder, display: LiveDisplay, *, resume: bool) -> None:
@@ -118,7 +130,8 @@ def run_sft(config: SftConfig, folder: RunFolder, display: LiveDisplay, *, resum
         state = opened.saved.state if opened.saved else SftState()
         trackers = opened.begin_record(config.tracking, config.run.name, state.step)
         display.note(f"starting Ray and {config.train.layout.world_size} Megatron worker(s) (usually 20 s)")
-        with open_policy(settings, hf_dir, folder.logs, config.cluster.environment) as group:
+        watchdog = Watchdog(config.cluster.stall.limits(), display.note, folder.logs / "stacks.log")
+        with open_policy(settings, hf_dir, folder.logs, config.cluster.environment, watchdog) as group:
             display.note("all workers are ready")
             if opened.saved:
                 group.load_checkpoint(opened.saved.checkpoint / WEIGHTS_FOLDER)
@@ -130,6 +143,7 @@ def run_sft(config: SftConfig, folder: RunFolder, display: LiveDisplay, *, resum
                 group=group,
                 display=display,
                 trackers=trackers,
+                watch=watchdog.phase,
                 state=state,
                 started=started,
             )
@@ -139,7 +153,7 @@ def run_sft(config: SftConfig, folder: RunFolder, display: LiveDisplay, *, resum
                 state.peak_rss_gib = max(state.peak_rss_gib, peak_gib)
                 return build_summary(state, inputs, status=status, seed=config.run.seed, hf=folder.hf_export)
 
-            with opened.summarised(summarise, build_table):
+            with opened.summarised(summarise, build_table), watchdog.raising():
                 run.train()
                 run.export(folder.hf_export)
 

@@ -2,19 +2,97 @@
 
 Upstream (Megatron-Core 0.16.1) leaves processes when a trainer is killed: the server of its results queue waits for
 ever, and a forked writer may wait for a lock that died with its parent, holding a copy of the parent's memory. Here
-the results need no server (results_queue.py), and a writer ends with the process whose state it writes. Whether
+the results need no server, and a writer ends with the process whose state it writes. Whether
 upstream still needs it says test_upstream_leaves_processes_of_a_killed_trainer in tests/dist_cpu/test_patches.py.
+
+The queue lives in a file in memory: what writers put is there for the trainer without a process in between.
+Megatron-Core 0.16.1 keeps the results of its checkpoint writers in a `multiprocessing.Manager`: one more process per
+rank, which imports torch to unpickle the first result (seconds of the first save, and hundreds of MiB), and outlives a
+killed trainer. A pipe cannot stand in for it: a writer with results larger than the pipe's buffer would wait for a
+trainer that waits for the writer to end.
 """
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import os
-from collections.abc import Iterator
+import pickle
+import queue
+import signal
+import struct
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.reduction import DupFd
+from typing import Any
 
 from megatron_ext import platform
-from megatron_ext.checkpoint.parent_death import end_with_parent
-from megatron_ext.checkpoint.results_queue import ResultsQueue
+
+_LENGTH = struct.Struct("<q")
+
+
+class ResultsQueue:
+    """Items in the order of their `put`, from any process that was forked from this one or was sent this queue.
+
+    One process gets; others may hold copies to put. The memory is freed when the last of them drops its copy or ends.
+    """
+
+    def __init__(self) -> None:
+        fd = os.memfd_create("results")
+        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)  # so that one write is one item
+        self._open(fd)
+
+    def _open(self, fd: int) -> None:
+        self._fd = fd
+        self._position = 0
+        weakref.finalize(self, os.close, fd)
+
+    def fileno(self) -> int:
+        """The descriptor of the memory that holds the items."""
+        return self._fd
+
+    def put(self, item: Any) -> None:
+        """Appends `item`, which must pickle. OSError when there is no memory for it."""
+        content = pickle.dumps(item)
+        record = _LENGTH.pack(len(content)) + content
+        written = os.write(self._fd, record)
+        if written != len(record):
+            raise OSError(f"only {written} of {len(record)} bytes of a checkpoint writer's results could be kept")
+
+    def get_nowait(self) -> Any:
+        """The next item. queue.Empty when there is none, or only the beginning of one whose writer was killed."""
+        header = os.pread(self._fd, _LENGTH.size, self._position)
+        if len(header) < _LENGTH.size:
+            raise queue.Empty
+        (length,) = _LENGTH.unpack(header)
+        start = self._position + _LENGTH.size
+        content = os.pread(self._fd, length, start)
+        if len(content) < length:
+            raise queue.Empty
+        self._position = start + length
+        return pickle.loads(content)
+
+    def __reduce__(self) -> tuple[Callable[[Any], ResultsQueue], tuple[Any]]:
+        return _from_descriptor, (DupFd(self._fd),)
+
+
+def _from_descriptor(duplicate: Any) -> ResultsQueue:
+    """The same queue in the process that it was sent to, to put to."""
+    copy = ResultsQueue.__new__(ResultsQueue)
+    copy._open(duplicate.detach())
+    return copy
+
+
+_PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent(parent: int) -> None:
+    """Has the kernel kill this process when the one that started it, `parent`, ends (Linux)."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it ended before the line above
+        os.kill(os.getpid(), signal.SIGKILL)
+
 
 platform.install()
 

@@ -52,6 +52,11 @@ def test_no_two_packages_import_each_other(modules: dict[str, Module]) -> None:
     assert sizes.two_way_pairs(modules) == []
 
 
+def test_at_most_a_quarter_of_the_modules_has_one_importer(modules: dict[str, Module]) -> None:
+    """More of them would be packages cut so fine that a reader has to put them together again."""
+    assert len(sizes.single_importers(modules)) <= len(sizes.module_lines(modules)) / 4
+
+
 def test_what_is_counted_in_a_small_tree(small: dict[str, Module]) -> None:
     assert len(sizes.module_lines(small)) == 6
     assert sizes.function_lines(small) == [(3, "hybridflow.rollout.engine:1 take")]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hybridflow.trainer.objectives import sequence_mean_objective
 from megatron_ext.attention.packed import SegmentAttention
-from megatron_ext.model.gated_mlp import GatedMLP
+from megatron_ext.model.layer_specs import GatedMLP
 from megatron_ext.optimizer.optimizer import OptimizerOptions
 from megatron_ext.optimizer.repairs import distributed_optimizers
 from megatron_ext.packing.micro_batch import MicroBatch, PackInput, pack_sequences

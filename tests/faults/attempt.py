@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from hybridflow.guard.left_behind import PREFIXES, SHARED_MEMORY
+from hybridflow.guard.left_behind import PREFIXES, SHARED_MEMORY, shared_memory_of
 
 ROOT = Path(__file__).parents[2]
 GRACE_S = 5.0
@@ -105,16 +105,14 @@ class Attempt:
     def _shared_memory(self) -> list[Path]:
         """Files of libraries there, made during the run, that no process has mapped or open."""
         made = [path for path in SHARED_MEMORY.iterdir() if path.name.startswith(PREFIXES)]
-        made = [path for path in made if path.exists() and path.lstat().st_ctime >= self.since]
-        used = "\n".join(_mapped(process.pid) for process in psutil.process_iter()) if made else ""
-        return [path for path in made if str(path) not in used]
-
-
-def _mapped(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/maps").read_text()
-    except OSError:
-        return ""
+        used = {inode for process in psutil.process_iter() for inode in shared_memory_of(Path(f"/proc/{process.pid}"))}
+        left: list[Path] = []
+        for path in made:
+            with suppress(FileNotFoundError):  # another run's, that removed it
+                found = path.lstat()
+                if found.st_ctime >= self.since and found.st_ino not in used:
+                    left.append(path)
+        return left
 
 
 def _describe(process: psutil.Process) -> str:

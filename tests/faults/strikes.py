@@ -24,7 +24,7 @@ STALL_S = 20.0 * SLOW
 KILLED_S, STOPPED_S, FULL_S = 30.0 * SLOW, STALL_S + 30.0 + 30.0 * SLOW, 60.0 * SLOW
 """Until a run that cannot go on has ended; what goes on must have said so."""
 APPEARS_S = 120.0 * SLOW
-NAMED_S = 5.0
+NAMED_S = 5.0 * SLOW
 """After the end of the process that the user started: where that was killed, its guardian speaks last."""
 FULL_DISK = ("No space left", "File too large")
 

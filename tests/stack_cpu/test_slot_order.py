@@ -20,6 +20,8 @@ from hybridflow.trainer.actor import HEALTH, TrainWorker
 
 pytestmark = [pytest.mark.stack_cpu, pytest.mark.full, pytest.mark.timeout(400)]
 
+STORE_BYTES = 80 * 2**20
+
 
 class RecordedWorker(TrainWorker):
     """Tells in which thread it was told of its device, and in which it computes."""
@@ -48,7 +50,7 @@ def slots(request: pytest.FixtureRequest) -> Iterator[Slots]:
     cluster = Cluster()
     try:
         for _ in range(request.param):
-            cluster.add_node(num_cpus=8, num_gpus=8, include_dashboard=False, object_store_memory=80 * 2**20)
+            cluster.add_node(num_cpus=8, num_gpus=8, include_dashboard=False, object_store_memory=STORE_BYTES)
         ray.init(address=cluster.address, log_to_driver=False)
         yield Slots(8 * request.param)
     finally:
@@ -61,7 +63,8 @@ def test_every_eight_slots_are_the_eight_gpus_of_a_node(slots: Slots, tmp_path: 
     assert [place.gpu for place in slots.places] == list(range(8)) * (slots.num_slots // 8)
     for first in range(0, slots.num_slots, 8):
         assert len(set(nodes[first : first + 8])) == 1
-    assert len(set(nodes)) == slots.num_slots // 8
+    assert len(set(nodes)) == slots.num_slots // 8 and not slots.on_one_node
+    assert {place.store_bytes for place in slots.places} == {STORE_BYTES}
     assert not slots.has_cuda
 
     # What stands in a slot is where the slot says, and sees all GPUs of the node.

@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from hybridflow.cluster.stall import END_AFTER_S
 from hybridflow.data.demonstrations import DemonstrationSet
 from hybridflow.data.rows import write_rows
 from hybridflow.data.synth.spec import SynthSpec, generate_rows
@@ -100,7 +101,9 @@ class Story:
     """Output of the straight run."""
 
 
-def end_with(act: Callable[[subprocess.Popen[bytes], int], None], arguments: list[str], folder: Path) -> Ended:
+def end_with(
+    act: Callable[[subprocess.Popen[bytes], int], None], arguments: list[str], folder: Path, within_s: float = 30
+) -> Ended:
     """Starts a run, lets it do some steps and one checkpoint, acts on it, and waits for its end."""
     log, before = folder.parent / "output.txt", num_lines(folder)
     process = start(*arguments, log=log)
@@ -110,7 +113,7 @@ def end_with(act: Callable[[subprocess.Popen[bytes], int], None], arguments: lis
         victim = next(child.pid for child in children if "TrainWorker" in " ".join(child.cmdline()))
         acted = time.monotonic()
         act(process, victim)
-        code = process.wait(timeout=30)
+        code = process.wait(timeout=within_s)
         left_behind = still_alive(children, within_s=max(0.1, 10 - (time.monotonic() - acted)))
     except AssertionError as error:
         error.add_note(log.read_text()[-3000:])
@@ -130,26 +133,31 @@ def saved_steps(folder: Path) -> list[int]:
     return sorted(int(path.parent.name.split("-")[1]) for path in folder.glob("checkpoints/step-??????/state.json"))
 
 
+def sft_arguments(directory: Path, data: Path, num_steps: int, **changes: Any) -> list[str]:
+    """A run on two tensor parallel ranks, with a checkpoint at each second step."""
+    values = {
+        "run.directory": str(directory),
+        "data.path": str(data),
+        "train.num_steps": num_steps,
+        "train.sequences_per_step": PER_STEP,
+        "train.learning_rate": RATE,
+        "train.lr_schedule": "constant",
+        "train.lr_warmup_steps": 2,
+        "train.max_tokens_per_micro_batch": 4096,
+        "train.layout.tp": 2,
+        "checkpoint.every_steps": 2,
+        "tracking.wandb": "disabled",
+    } | changes
+    return ["sft", "--config", "configs/sft.toml", "--set", *(f"{k}={json.dumps(v)}" for k, v in values.items())]
+
+
 @pytest.fixture(scope="module")
 def story(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
     directory = tmp_path_factory.mktemp("sft")
     folder = directory / "sft"
 
     def arguments(num_steps: int, wandb: str = "disabled") -> list[str]:
-        values = {
-            "run.directory": str(directory),
-            "data.path": str(data),
-            "train.num_steps": num_steps,
-            "train.sequences_per_step": PER_STEP,
-            "train.learning_rate": RATE,
-            "train.lr_schedule": "constant",
-            "train.lr_warmup_steps": 2,
-            "train.max_tokens_per_micro_batch": 4096,
-            "train.layout.tp": 2,
-            "checkpoint.every_steps": 2,
-            "tracking.wandb": wandb,
-        }
-        return ["sft", "--config", "configs/sft.toml", "--set", *(f"{k}={json.dumps(v)}" for k, v in values.items())]
+        return sft_arguments(directory, data, num_steps, **{"tracking.wandb": wandb})
 
     interrupted = end_with(
         lambda process, _: os.killpg(process.pid, signal.SIGINT), arguments(MANY_STEPS, "offline"), folder
@@ -174,6 +182,23 @@ def test_a_killed_worker_is_named(story: Story) -> None:
     assert "error: TrainerError\ntrain worker" in ended.output and f"(process {ended.victim}) died" in ended.output
     assert "sft/logs/train-" in ended.output and "--resume continues from the last checkpoint" in ended.output
     assert "Traceback" not in ended.output
+
+
+@pytest.mark.full
+@pytest.mark.faults
+def test_a_stopped_worker_is_named_and_ends_the_run(data: Path, tmp_path: Path) -> None:
+    limits = {f"cluster.stall.{phase}_s": 5 for phase in ("warmup", "checkpoint")}
+    ended = end_with(
+        lambda _, victim: os.kill(victim, signal.SIGSTOP),
+        sft_arguments(tmp_path, data, MANY_STEPS, **limits),
+        tmp_path / "sft",
+        within_s=5 + END_AFTER_S + 30,
+    )
+    assert (ended.code, ended.left_behind, ended.status) == (1, [], "failed")
+    assert "error: StalledError\nno sign of life in" in ended.output and "--resume continues" in ended.output
+    assert f"(process {ended.victim})" in ended.output and "it is stopped (kill -CONT lets it go on)" in ended.output
+    assert "Traceback" not in ended.output
+    assert "train worker" in (tmp_path / "sft/logs/stacks.log").read_text()
 
 
 def test_a_resumed_run_equals_one_that_was_never_stopped(story: Story) -> None:

@@ -1,4 +1,4 @@
-"""Reads one number with its unit out of an answer, exactly and without evaluating anything.
+"""Reads one number with its unit, or a range of two, out of an answer, exactly and without evaluating anything.
 
 Source: the forms that DocMath-Eval accepts (recipe section 4), less its `eval`, its powers of ten and its blindness to
 sign. Read are
@@ -11,7 +11,8 @@ sign. Read are
 - numbers in English words and in Chinese characters: "two and a half million", "三千二百四十万";
 - the same number again in brackets: "thirty (30) days", "12 percent (12%)".
 
-What stands before and behind it is for `quantities` to account for.
+What stands before and behind it is for `quantities` to account for. Ranges are "5-10%", "5% to 10%", "between $5 and
+$10 million"; a range is never one of its ends.
 """
 
 from __future__ import annotations
@@ -22,13 +23,20 @@ from typing import NamedTuple
 
 from hybridflow.rewards.numbers import number_forms as forms
 from hybridflow.rewards.numbers.chinese_numbers import write_digits
-from hybridflow.rewards.numbers.number_units import read_unit
-from hybridflow.rewards.numbers.units import CURRENCY, PERCENT, Unit, factor_between, meaning_of
+from hybridflow.rewards.numbers.units import CURRENCY, PERCENT, Unit, factor_between, meaning_of, read_unit
+from hybridflow.rewards.text.asides import drop_asides
 from hybridflow.rewards.text.characters import unify
 from hybridflow.rewards.text.lexicon import SCALE_LETTERS, SCALES
 from hybridflow.rewards.text.markup import drop_latex
 from hybridflow.rewards.text.number_words import read_words
 from hybridflow.rewards.text.remember import remember
+
+_LEAD = re.compile(
+    r"(?:(?:it|is|was|ranges|ranged|ranging|a|the|range|of|approximately|about|in"
+    r"|within) ){0,6}(?P<between>between )?(?:from )?",
+    re.IGNORECASE,
+)
+_JOINT = re.compile(r" ?(?P<word>-|to|through|until|and|~|至|到) ?(?=\S)", re.IGNORECASE)
 
 _CONTEXT = Context(prec=60)
 _LARGEST_EXPONENT = 300
@@ -210,3 +218,48 @@ class _Reader:
     def _close(self) -> None:
         if self._num_closed < self._num_open and self._take(forms.CLOSE):
             self._num_closed += 1
+
+
+class Range(NamedTuple):
+    """Both ends, from the one that is told first."""
+
+    first: Quantity
+    last: Quantity
+
+    def __str__(self) -> str:
+        return f"{self.first} to {self.last}"
+
+
+@remember
+def parse_range(answer: str) -> Range | None:
+    """The range that all of `answer` is, None where it is none; a unit or scale told once holds for both ends."""
+    if len(answer) > MOST_CHARS:
+        return None
+    text = drop_asides(to_plain(answer))
+    lead = _LEAD.match(text)
+    text = text[lead.end() :] if lead else text
+    first = read_quantity(text)
+    joint = _JOINT.match(first.rest) if first else None
+    if first is None or joint is None or (joint["word"].lower() == "and") != bool(lead and lead["between"]):
+        return None
+    behind = first.rest[joint.end() :]
+    last = read_quantity(behind)
+    if last is None or last.rest.strip(" .,;:!*\"'"):
+        return None
+    told_first, told_last = text[: len(text) - len(first.rest)], behind
+    value, unit = first.quantity
+    if (scale := forms.SCALE_WORD.search(told_last)) and not forms.SCALE_WORD.search(told_first):
+        value = value.scaleb(SCALES.get(scale[1].lower()) or SCALES[scale[1].lower().removesuffix("s")])
+    low_unit = unit if unit.is_known else last.quantity.unit
+    high_unit = last.quantity.unit if last.quantity.unit.is_known else unit
+    return Range(Quantity(value, low_unit), Quantity(last.quantity.value, high_unit))
+
+
+def are_same(said: Range, gold: Range) -> bool:
+    """Whether both ends are; a unit may be left out."""
+    return all(_is_same(one, other) for one, other in zip(said, gold, strict=True))
+
+
+def _is_same(said: Quantity, gold: Quantity) -> bool:
+    factor = factor_between(said.unit, gold.unit) if said.unit.is_known and gold.unit.is_known else 1
+    return factor is not None and said.value * factor == gold.value

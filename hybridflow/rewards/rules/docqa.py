@@ -33,10 +33,10 @@ from hybridflow.rewards.rules.text_rules import (
     EQUAL,
     are_equal_as_written,
     find_accounted,
+    find_yes_no,
     have_equal_words,
     have_other_currency,
 )
-from hybridflow.rewards.rules.yes_no import find_yes_no
 from hybridflow.rewards.text.asides import drop_asides
 from hybridflow.rewards.text.normalise import normalise
 from hybridflow.rewards.text.thinking import Tags

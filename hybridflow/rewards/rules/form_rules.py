@@ -10,7 +10,7 @@ from decimal import Decimal
 
 from hybridflow.rewards.numbers.dates import Date, parse_date, parse_quarter, parse_time
 from hybridflow.rewards.numbers.quantities import EXACT, agree, read_gold, read_stated
-from hybridflow.rewards.numbers.ranges import are_same, parse_range
+from hybridflow.rewards.numbers.read_number import are_same, parse_range
 from hybridflow.rewards.rules.rule_result import RuleResult
 from hybridflow.rewards.text.asides import drop_asides
 from hybridflow.rewards.text.characters import unify

@@ -99,6 +99,17 @@ def test_a_worker_that_died_of_what_is_gone_is_not_the_culprit(opened: Opened, p
         raise TrainerError("train worker 1 died")
 
 
+def test_the_same_error_passes_through_nested_waits(opened: Opened, part: Part) -> None:
+    part.gone = True
+    with (
+        pytest.raises(PlacementError, match="control service has ended") as caught,
+        opened.watchdog.raising(),
+        opened.watchdog.raising(),
+    ):
+        time.sleep(60)
+    assert isinstance(caught.value.__cause__, KeyboardInterrupt)
+
+
 def test_agents_of_a_worker_pool_are_found_and_their_death_is_seen() -> None:
     sleep = "import time; time.sleep(600)"
     agent = subprocess.Popen([sys.executable, "-c", sleep, "ray/_private/runtime_env/agent/main.py"])

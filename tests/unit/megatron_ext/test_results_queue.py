@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from megatron_ext.checkpoint.results_queue import ResultsQueue
+from megatron_ext.checkpoint.writer_processes import ResultsQueue
 
 FORK = multiprocessing.get_context("fork")
 LARGE = bytes(2**20)

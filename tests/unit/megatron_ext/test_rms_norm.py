@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from megatron_ext.model.rms_norm import rms_norm
+from megatron_ext.model.norms import rms_norm
 
 
 def test_by_hand() -> None:

@@ -15,10 +15,9 @@ import pytest
 import zmq
 
 from hybridflow.errors import ProtocolError, RewardError
-from hybridflow.reward_service.actor import RewardWorker
 from hybridflow.reward_service.sandbox.protocol import BUILD_RULES, Setup
 from hybridflow.reward_service.scorer import ThreadScorer
-from hybridflow.reward_service.worker import RewardWorkerLoop
+from hybridflow.reward_service.worker import RewardWorker, RewardWorkerLoop
 from hybridflow.types import (
     Completion,
     GroupRequest,

@@ -76,6 +76,24 @@ def test_what_an_earlier_start_left_is_gone_with_the_next(good: Path, tmp_path: 
     assert names(tmp_path / "quickstart.1") == ["checkpoints"]
 
 
+@pytest.mark.parametrize(("is_kept", "left"), [(True, "quickstart"), (False, ".quickstart.starting")])
+def test_an_error_names_a_log_where_the_user_finds_it(tmp_path: Path, is_kept: bool, left: str) -> None:
+    """Workers know the path that the run was begun under."""
+    folder = RunFolder(build_config(tmp_path))
+    with pytest.raises(TrainerError) as caught, folder.held():
+        folder.create(build_config(tmp_path))
+        folder.logs.mkdir()
+        log = folder.logs / "train-0.log"
+        log.write_text("why")
+        if is_kept:
+            folder.keep()
+        raise TrainerError(f"train worker 0 died. Its log is {log}")
+
+    found = tmp_path / left / "logs/train-0.log"
+    assert str(caught.value) == f"train worker 0 died. Its log is {found}"
+    assert found.read_text() == "why"
+
+
 def test_a_run_that_ends_says_where_it_goes_on_from(good: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainerError) as caught, RunFolder(build_config(tmp_path)).held():
         raise TrainerError("train worker 1 died")

@@ -15,8 +15,7 @@ import pytest
 
 from hybridflow.config.judge_section import JudgeSection
 from hybridflow.errors import RewardError
-from hybridflow.reward_service.judge.cache import BUSY_S, JudgeCache
-from hybridflow.reward_service.judge.client import JudgeClient, Judgement
+from hybridflow.reward_service.judge.client import BUSY_S, JudgeCache, JudgeClient, Judgement
 from tests.bench.judge_server import BUSY, ERROR, FAULTY_TWENTY, GARBAGE, NEVER, RIGHT, JudgeServer
 
 T = TypeVar("T")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hybridflow.rewards.numbers.ranges import are_same, parse_range
+from hybridflow.rewards.numbers.read_number import are_same, parse_range
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,7 @@ from hybridflow.errors import WeightSyncError
 from hybridflow.weights.reshard.blocks import BlockKind
 from hybridflow.weights.reshard.pattern import Pattern, Piece
 from hybridflow.weights.reshard.plan import ReshardPlan
-from hybridflow.weights.reshard.planner import plan_reshard
-from hybridflow.weights.reshard.proof import prove_exact
+from hybridflow.weights.reshard.planner import plan_reshard, prove_exact
 from hybridflow.weights.reshard.regions import Region, find_overlap
 from hybridflow.weights.reshard.rollout_layout import RolloutLayout
 from hybridflow.weights.reshard.train_layout import Part
