@@ -44,7 +44,7 @@ check: setup ## lint, formatting, types, layers
 bench: setup ## measure memory and speed with tests/bench/*.py, one JSON line each
 	@for script in tests/bench/*.py; do echo "$$script" >&2; $(BIN)/python $$script || exit; done
 
-lock: ## write the hashes of each line of docker/requirements-cpu.lock anew, after a line was added or changed
+lock: ## write the hashes of each line of docker/requirements-cpu.lock again, after a line was added or changed
 	@$(BIN)/python docker/lock.py renew
 
 modules: ## write docs/modules.md from the first lines of docstrings

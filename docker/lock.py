@@ -2,7 +2,7 @@
 
     .venv/bin/python docker/lock.py missing     pinned packages that are not installed here at that version
     .venv/bin/python docker/lock.py check       lines that lack hashes
-    .venv/bin/python docker/lock.py renew       writes the hashes of every line anew; this is `make lock`
+    .venv/bin/python docker/lock.py renew       writes the hashes of every line again; this is `make lock`
 
 A line is `name==version` with the hash of each wheel of that version that Linux x86-64 with glibc 2.34 or later and a
 Python of PYTHONS can install. pip's main index names the hashes: renew them where you trust it.
@@ -87,7 +87,7 @@ def ask_index(wanted: dict[str, str]) -> dict[str, list[dict[str, str]]]:
 
 
 def _hashes(name: str, wheels: list[dict[str, str]]) -> list[str]:
-    """Of the wheels that a Python of PYTHONS can install; ends the program where one of them can install none."""
+    """Hashes of wheels that a Python of PYTHONS can install; ends the program where one of them can install none."""
     from packaging.utils import parse_wheel_filename
 
     names = {wheel["hash"]: unquote(urlsplit(wheel.get("url") or wheel["path"]).path) for wheel in wheels}

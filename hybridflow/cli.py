@@ -38,7 +38,7 @@ app = typer.Typer(
 
 @functools.cache
 def mount_commands() -> None:
-    """Adds the commands of the other rooms, once however often `main` is called in a process."""
+    """Adds the commands of the other packages, once however often `main` is called in a process."""
     from hybridflow.data.commands import app as data_app
     from hybridflow.policy.commands import app as model_app
     from hybridflow.tools.commands import mount as mount_tools

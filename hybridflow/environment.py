@@ -57,7 +57,7 @@ def named(names: Iterable[str] | Mapping[str, str | bool], key: str) -> dict[str
 
 
 def given_values(table: Mapping[str, str | bool]) -> dict[str, str]:
-    """Of a table as in `named`, those with a value: they win over what a process would be given by itself."""
+    """Variables of a table as in `named` that have a value: they win over what a process would be given by itself."""
     return {name: str(value) for name, value in table.items() if value is not True}
 
 

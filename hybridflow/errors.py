@@ -77,11 +77,11 @@ class ProtocolError(HybridFlowError):
 
 
 def notes_of(error: BaseException) -> list[str]:
-    """What was added to the error on its way up, such as the command that goes on from here."""
+    """Notes added to the error on its way up, such as the command that goes on from here."""
     return list(getattr(error, "__notes__", []))
 
 
 def tell_interrupted(interrupt: KeyboardInterrupt, remedy: str) -> str:
-    """What the user reads after Ctrl-C: the notes of the interrupt, or `remedy` where it has none."""
+    """The text that the user reads after Ctrl-C: the notes of the interrupt, or `remedy` where it has none."""
     told = "\n".join(notes_of(interrupt)) or remedy
     return f"interrupted; {told[:1].lower()}{told[1:]}"

@@ -23,7 +23,7 @@ from hybridflow.errors import ConfigError
 PREFIX = "hyfl-"
 """Short: a socket may have few letters in its name, and Ray takes most of them."""
 MAX_SOCKET_PATH_BYTES = 107
-"""What the kernel takes as name of a socket."""
+"""Longest name of a socket that the kernel takes."""
 CLOSE_TRIES = 30
 YOUNG_S = 60.0
 """A folder may be without its lock so long after it was made."""

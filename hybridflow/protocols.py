@@ -79,7 +79,7 @@ class WeightSource(Protocol):
     def begin_sync(self, version: int) -> None: ...
 
     def next_round(self) -> Any | None:
-        """What engines load next; None after the last. The last round but one has been loaded by all."""
+        """The round that engines load next; None after the last. The last round but one has been loaded by all."""
         ...
 
     def end_sync(self, confirmed: Mapping[str, list[Any]]) -> None:
@@ -128,7 +128,7 @@ class RewardStream(Protocol):
     def expect(self, requests: Iterable[GroupRequest]) -> None: ...
 
     def withdraw(self, completion_ids: Iterable[str]) -> None:
-        """These will not arrive; they may be expected again."""
+        """Withdraw completions that will not arrive; they may be expected again."""
         ...
 
     def next(self, timeout_s: float) -> ScoredCompletion | None: ...

@@ -96,7 +96,7 @@ class MegatronPolicy:
 
     @property
     def loss_dtype(self) -> torch.dtype:
-        """Of log-probabilities and loss inputs: float32, or float64 where the weights are."""
+        """The dtype of log-probabilities and loss inputs: float32, or float64 where the weights are."""
         return torch.promote_types(self.dtype, torch.float32)
 
     def describe_kernels(self) -> str:
@@ -237,7 +237,7 @@ class MegatronPolicy:
 
 
 class _Training:
-    """What training adds to the model."""
+    """The parts that training adds to the model."""
 
     def __init__(
         self,

@@ -30,7 +30,7 @@ __all__ = ["LossFn", "LossSums", "StepSums", "check_pipeline_exchange", "run_for
 
 
 class Output(NamedTuple):
-    """What the last stage says of a micro-batch."""
+    """The output of the last stage for a micro-batch."""
 
     logprobs_N: Tensor
     entropy_N: Tensor | None
@@ -189,7 +189,7 @@ def _run(
     with_entropy: bool,
     forward_only: bool,
 ) -> list[Any]:
-    """What `consume` made of each micro-batch, on the last stage; an empty list elsewhere."""
+    """The results of `consume` for each micro-batch, on the last stage; an empty list elsewhere."""
 
     def forward_step(batches: Iterator[_Prepared], chunk: torch.nn.Module) -> tuple[Any, Callable[..., Any]]:
         item = next(batches)

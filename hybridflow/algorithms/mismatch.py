@@ -34,7 +34,7 @@ class RatioSums(NamedTuple):
 
 
 def ratio_sums(new_N: Tensor, old_N: Tensor) -> RatioSums:
-    """Of the policy in update against the one before it; log ratios are clamped as in `losses.policy_loss`."""
+    """Sums of the ratios of the policy in update to the one before it, clamped as in `losses.policy_loss`."""
     log_ratio_N = (new_N - old_N).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     ratio_N = log_ratio_N.exp()
     largest = ratio_N.max() if ratio_N.numel() else torch.zeros((), dtype=new_N.dtype, device=new_N.device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 def compute_overlong_penalty(num_tokens: int, max_tokens: int, buffer_tokens: int, factor: float = 1.0) -> float:
-    """What is added to the reward of a completion of `num_tokens` tokens: 0 down to -factor.
+    """The penalty added to the reward of a completion of `num_tokens` tokens: 0 down to -factor.
 
         0                                                       num_tokens <= max_tokens - buffer_tokens
         factor * (max_tokens - buffer_tokens - num_tokens) / buffer_tokens     up to max_tokens

@@ -14,5 +14,5 @@ def device_name(device: torch.device) -> str:
 
 
 def free_bytes(device: torch.device) -> int:
-    """What a process of this machine can still take: of the GPU, or of the machine's memory without swapping."""
+    """Bytes that a process of this machine can still take of the GPU, or of the machine's memory without swapping."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available

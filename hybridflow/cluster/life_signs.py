@@ -20,14 +20,14 @@ from hybridflow.observability.span import LifeSign
 STACK_TIMEOUT_S = 3.0
 POOL = "worker pool (raylet)"
 NAMES = {"gcs_server": "control service (GCS)", "raylet": POOL}
-"""Of Ray's processes that a run cannot do without."""
+"""Ray's processes that a run cannot do without, by name."""
 PEERS = "torch/distributed/"
 """A thread that is in there waits for another rank."""
 
 
 @dataclass
 class _Seen:
-    """What is known of one worker."""
+    """The last signs of life of one worker."""
 
     ref: Any = None
     sign: LifeSign | None = None
@@ -42,7 +42,7 @@ class WorkerLife:
         self._seen = [_Seen() for _ in workers]
 
     def look(self) -> bool:
-        """Whether a worker has entered another span. Raises the error of the room for a worker that is gone.
+        """Whether a worker has entered another span. Raises the error of the package for a worker that is gone.
 
         The next call that needs it may be an hour of rollout away.
         """
@@ -92,7 +92,7 @@ def _hear(worker: Worker, seen: _Seen) -> bool:
 
 
 def _why_silent(pid: int) -> str:
-    """What the system says of a process of this node that does not answer."""
+    """The system's word on a process of this node that does not answer."""
     status = _status(pid)
     if status is None:
         return "does not answer: no such process on this node"
@@ -185,7 +185,7 @@ class ProcessLife:
         return False
 
     def report(self) -> list[str]:
-        """Those that are stopped."""
+        """The workers that are stopped."""
         return [
             f"{name} (process {pid}) is stopped (kill -CONT lets it go on)"
             for name, pid in self._pids().items()

@@ -1,4 +1,4 @@
-"""What the system must grant before Ray and its workers are started: looked at in a second, without Ray.
+"""Limits that the system must grant before Ray and its workers are started: looked at in a second, without Ray.
 
 Each of these shows otherwise minutes later, or in the words of whichever library met it first.
 """
@@ -34,7 +34,7 @@ def refuse_limits() -> None:
 
 
 def find_problems() -> Iterator[str]:
-    """What would stop a start here, each with its remedy."""
+    """Problems that would stop a start here, each with its remedy."""
     address = os.environ.get("RAY_ADDRESS")
     yield from _check_temporary(is_private=not address)
     if address:
@@ -47,7 +47,7 @@ def find_problems() -> Iterator[str]:
 
 
 def _check_temporary(*, is_private: bool) -> Iterator[str]:
-    """Of a run below a guardian it was looked at before that began."""
+    """Check the folder for temporary files; below a guardian it was looked at before that began."""
     if not is_private or os.environ.get(MARK):
         return
     try:

@@ -44,7 +44,7 @@ class Source(Protocol):
         ...
 
     def report(self) -> list[str]:
-        """What each of its workers does and where it stands, the culprits first; takes seconds at most."""
+        """Tell what each worker does and where it stands, the culprits first; takes seconds at most."""
         ...
 
 
@@ -170,6 +170,6 @@ class Watchdog:
         return None
 
     def _interrupt(self, _signal: int, _frame: FrameType | None) -> None:
-        """What Ray's waits pass on when they are interrupted is KeyboardInterrupt alone."""
+        """Raise KeyboardInterrupt in the main thread: nothing else passes through Ray's waits."""
         if self._error is not None and not self._is_closed.is_set():
             raise KeyboardInterrupt

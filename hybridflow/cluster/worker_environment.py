@@ -1,4 +1,4 @@
-"""What workers find in their environment: they inherit Ray's, and Ray the driver's of the moment in which it starts."""
+"""The environment that workers find: they inherit Ray's, and Ray the driver's of the moment in which it starts."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ RESUME = "--resume continues from the last checkpoint"
 
 @dataclass(frozen=True)
 class Worker:
-    """An actor, its name ("train worker 1"), the error class of its room, and its process id."""
+    """An actor, its name ("train worker 1"), the error class of its package, and its process id."""
 
     name: str
     actor: Any
@@ -40,7 +40,7 @@ class Worker:
     log: str = RUN_LOGS
     """Where its log is."""
     remedy: str = RESUME
-    """What the user can do when it has died."""
+    """Remedy that the user is told when it has died."""
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> Call:
         """Starts a method; the result is had from `gather`."""
@@ -87,7 +87,7 @@ def forget_workers() -> None:
 def gather(calls: list[Call], timeout_s: float | None = None) -> list[Any]:
     """Results of the calls, in their order.
 
-    Raises the worker's own HybridFlowError, or an error of its room that names the worker to blame: the one whose
+    Raises the worker's own HybridFlowError, or an error of its package that names the worker to blame: the one whose
     process is gone, be it called or not. Also raises when not all have answered within `timeout_s`.
     """
     pending = {call.ref: call for call in calls}
@@ -144,7 +144,7 @@ def _raised_by(error: RayTaskError, call: Call) -> tuple[Worker, str]:
 
 
 def find_dead(workers: list[Worker]) -> list[Worker]:
-    """Those whose process is gone. A busy worker does not answer in time and counts as alive."""
+    """The workers whose process is gone. A busy worker does not answer in time and counts as alive."""
     pings = {worker.actor.ping.remote(): worker for worker in workers}
     ready, _ = ray.wait(list(pings), num_returns=len(pings), timeout=DIAGNOSIS_S)
     return [pings[ref] for ref in ready if _is_dead(ref)]
@@ -174,7 +174,7 @@ def death_of(worker: Worker, when: str, error: RayActorError | None = None) -> W
 def stream(worker: Worker, method: str, *args: Any) -> Iterator[Any]:
     """Starts a streaming method now, and returns an iterator over references to what it yields, as it yields.
 
-    The iterator raises the error of the worker's room, naming it, if its process is gone.
+    The iterator raises the error of the worker's package, naming it, if its process is gone.
     """
     options = {"num_returns": "streaming", "_generator_backpressure_num_objects": MAX_UNREAD}
     generator = getattr(worker.actor, method).options(**options).remote(*args)

@@ -24,7 +24,7 @@ class JudgeSection(Section):
     api_key_env: str = "OPENAI_API_KEY"
     """Environment variable that holds the key, where the servers want one."""
     question: Literal["auto", "whole_prompt"] = "auto"
-    """What the judge is told of a prompt: its question, as rewards/judge_question.py finds it. "whole_prompt", the last
+    """Part of a prompt that the judge is told: its question, as rewards/judge_question.py finds it. "whole_prompt",
     resort: where a row has none that can be found, all of the prompt, document included."""
     question_column: str = Field(default="question", min_length=1)
     """Key of `extra_info` that holds the question of a row."""
@@ -35,7 +35,7 @@ class JudgeSection(Section):
     length_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """Under which name the servers want that limit."""
     temperature: Annotated[float, Field(ge=0)] | Literal["unset"] = 0.0
-    """Of the judge's answers. "unset": none is sent, for servers that allow only their own."""
+    """Temperature of the judge's answers. "unset": none is sent, for servers that allow only their own."""
     max_unreadable: int = Field(default=3, ge=1)
     """Answers without a verdict after which a vote is unknown; each time it is asked for in other words."""
     max_concurrency: int = Field(default=16, ge=1)

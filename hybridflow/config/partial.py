@@ -25,11 +25,11 @@ class Partial(NamedTuple):
     config: Any
     """A Root, with the default in the place of each value that was left out; None where there is none."""
     problems: list[str]
-    """What is wrong with keys, values and paths, for the user."""
+    """Problems with keys, values and paths, for the user."""
 
 
 def load_partly(paths: Sequence[Path], overrides: Sequence[str], root: type[BaseModel]) -> Partial:
-    """What `load_config` reads, and where that refuses it, what is left without the keys and values that are wrong.
+    """The configuration that `load_config` reads, or what is left of it without the keys and values that are wrong.
 
     Raises ConfigError for a file that cannot be read, or an override that is none.
     """

@@ -27,7 +27,7 @@ THINKING_TAGS = (
     ("<|channel|>commentary<|message|>", "<|channel|>final<|message|>"),
     ("analysis", "assistantfinal"),
 )
-"""Of Qwen, DeepSeek, Claude, Seed, Mistral, Kimi, Sky-T1, Command, Gemma and gpt-oss; the last pair is what is left of
+"""Marks of Qwen, DeepSeek, Claude, Seed, Mistral, Kimi, Sky-T1, Command, Gemma, gpt-oss; the last pair is left of
 the channels of gpt-oss where special tokens are not decoded."""
 _VERIFIER_NAME = re.compile(r"[A-Za-z_][\w.-]*(?::[A-Za-z_][\w.]*)?")
 
@@ -93,7 +93,7 @@ class FunctionSection(Section):
     weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     """Share in the reward, relative to the others; 0: its value is logged, and counts for nothing."""
     name: str = Field(default="", pattern=r"^[\w.-]*$")
-    """What its value is logged under; empty: the name of the function."""
+    """Name that its value is logged under; empty: the name of the function."""
 
     @field_validator("call")
     @classmethod
@@ -104,7 +104,7 @@ class FunctionSection(Section):
 
     @property
     def label(self) -> str:
-        """What its value is logged under."""
+        """The name that its value is logged under."""
         return self.name or self.call.rpartition(":")[2]
 
 

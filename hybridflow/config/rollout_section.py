@@ -37,10 +37,10 @@ class RolloutSection(Section):
     """Groups under way in a step, as a multiple of train.prompts_per_step. Once as many as that are complete the rest
     is stopped and carried over to the next step."""
     partial: Literal["resume", "discard"] = "resume"
-    """What becomes of carried groups: their completions are gone on with, or begin anew."""
+    """Carried groups in the next step: their completions are continued, or start again."""
     max_staleness: int = Field(default=2, ge=1)
     """Most policy versions between the one that decoded a token and the one that its step began with; a carried group
-    with an older token begins anew."""
+    with an older token starts again."""
     start_timeout_s: float = Field(default=1800.0, gt=0)
     """Longest time until an engine answers after its start: 65 GB of weights are read, kernels compiled."""
     heartbeat_s: float = Field(default=1.0, gt=0)
@@ -60,7 +60,7 @@ class RolloutSection(Section):
     weight_bucket_mib: float = Field(default=256, gt=0)
     """Size of a bucket of weights; a train worker holds two."""
     release_memory: Literal["auto", "on", "off"] = "auto"
-    """Engines give KV pool, weights and CUDA graphs back while the trainer works, and get their weights anew each time;
+    """Engines give KV pool, weights and CUDA graphs back while the trainer works, and get their weights again;
     "auto": where there is CUDA. On a CPU the pages go back to the system."""
     verify_weights: Literal["all", "sample", "none"] = "sample"
     """Which parameters are read back from the engines after an update and compared: every one (to debug), or in turn

@@ -12,7 +12,7 @@ _QUERY_KEY = re.compile(
     re.IGNORECASE,
 )
 _KEY = re.compile(r"(?<![\w-])(?:sk|pk|rk|hf|gsk|xai|nvapi|ghp|key|pplx)[-_][\w-]{12,}|(?<![\w-])AIza[\w-]{20,}")
-"""Of OpenAI, Anthropic, Hugging Face, Groq, xAI, NVIDIA, Google and their like."""
+"""Keys of OpenAI, Anthropic, Hugging Face, Groq, xAI, NVIDIA, Google and their like."""
 
 
 def secrets_in(url: str) -> bool:

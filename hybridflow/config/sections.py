@@ -1,4 +1,4 @@
-"""The configuration of a run: one frozen section per room, one home and one default per value.
+"""The configuration of a run: one frozen section per subject, one home and one default per value.
 
 Units stand in the names: `_s` seconds, `_tokens`, `_gib`; counts begin with `num_`. Every class refuses unknown keys.
 """
@@ -69,14 +69,14 @@ class DataSection(Section):
     max_prompt_tokens: int = Field(default=16_000, ge=1)
     """Longest prompt, chat template included."""
     overlong: Literal["error", "drop"] = "error"
-    """What to do with a prompt above `max_prompt_tokens`."""
+    """Treatment of a prompt above `max_prompt_tokens`."""
 
 
 class WarmupStage(Section):
     """One stretch of supervised steps on generated conversations."""
 
     name: str
-    """What messages call it."""
+    """Name of it in messages."""
     num_steps: int = Field(ge=1)
     """Optimizer steps."""
     learning_rate: float = Field(gt=0)
@@ -118,11 +118,11 @@ class LayoutSection(Section):
     cp: int = Field(default=1, ge=1)
     """Context parallel: ranks that share the tokens of every row."""
     cp_comm: Literal["all_gather", "all_to_all"] = "all_gather"
-    """What context parallel ranks exchange in attention: keys and values, or tokens against heads."""
+    """Exchange of context parallel ranks in attention: keys and values, or tokens against heads."""
     vpp: int = Field(default=1, ge=1)
     """Virtual pipeline: groups of layers that each pipeline stage holds."""
     recompute: Literal["none", "full", "selective"] = "none"
-    """What backward computes again: nothing, whole layers, or the feed-forward of each layer."""
+    """Part that backward computes again: nothing, whole layers, or the feed-forward of each layer."""
     overlap: bool = False
     """Reduce gradients while backward runs, gather weights while forward runs."""
     ep: int = Field(default=1, ge=1)
@@ -153,7 +153,7 @@ class OptimizerSection(Section):
 
 
 class WorkerSection(Section):
-    """What every tool that opens a policy on train workers can set."""
+    """Settings of every command that opens a policy on train workers."""
 
     layout: LayoutSection = LayoutSection()
     max_tokens_per_micro_batch: int = Field(default=16_384, ge=1)
@@ -169,7 +169,7 @@ class WorkerSection(Section):
     offload_activations: bool = False
     """Keep on the host what forward saves for backward."""
     export_dtype: Literal["model", "float32", "bfloat16"] = "model"
-    """Of the weights that are written for Hugging Face: that of the model which training began with, or one by name."""
+    """Dtype of weights written for Hugging Face: that of the model which training began with, or one by name."""
 
 
 class TrainSection(WorkerSection):
@@ -189,7 +189,7 @@ class TrainSection(WorkerSection):
     lr_warmup_steps: int = Field(default=0, ge=0)
     """Steps over which the learning rate rises from 0."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """What follows the warm-up; the decays end at `lr_decay_steps`."""
+    """Course of the rate after the warm-up; the decays end at `lr_decay_steps`."""
     lr_decay_steps: int | None = Field(default=None, ge=1)
     """Updates after which a decay has reached its end. Empty: `num_steps`; then a run cannot be made longer on resume,
     as the rate would jump."""

@@ -20,7 +20,7 @@ from hybridflow.reading.bounded_toml import MAX_BYTES, check_parts
 
 KeyPath = tuple[str | int, ...]
 SHOWN_CHARS = 120
-"""Of an assignment on the command line, or a line of a file."""
+"""Characters shown of an assignment on the command line, or a line of a file."""
 MAX_INDEX_DIGITS = 9
 
 

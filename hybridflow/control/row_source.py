@@ -17,7 +17,7 @@ from hybridflow.rewards.judge_question import Question, find_question
 from hybridflow.rewards.registry import Registry
 
 NUM_NAMED = 5
-"""Of the rows with one fault, so many are named."""
+"""Number of rows with one fault that are named."""
 SPLITS: tuple[Split, ...] = ("train", "test")
 
 

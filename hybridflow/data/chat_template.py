@@ -38,7 +38,7 @@ _PROGRAM = Path(__file__).with_name("template_process.py")
 
 
 def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-    """What `tokenizer.apply_chat_template` gives.
+    """Render messages as `tokenizer.apply_chat_template` does.
 
     Raises DataError when the template refuses these messages, as some do a system message or two user messages in
     turn, and ConfigError, naming its file, for a template that is malformed or takes more than it may.

@@ -39,11 +39,11 @@ class Turn:
     """One answer of a conversation."""
 
     prompt: str
-    """What the model reads before it: all earlier messages, and the generation prompt."""
+    """Text that the model reads before it: all earlier messages, and the generation prompt."""
     response: str
-    """What it has to write, through the mark that ends the turn."""
+    """Text that it has to write, through the mark that ends the turn."""
     rest: str
-    """What the template puts behind that mark; nobody writes it."""
+    """Text that the template puts behind that mark; nobody writes it."""
     closes_empty_thought: bool = False
     """The answer has no thinking, and the generation prompt had opened it."""
     has_end: bool = True
@@ -72,7 +72,7 @@ def write_turn(render: Render, end_mark: re.Pattern[str], messages: Sequence[Mes
 
 
 def _suffix(render: Render, before: list[Message]) -> str:
-    """What the template puts behind an answer."""
+    """The text that the template puts behind an answer."""
     probed = render([*before, {"role": "assistant", "content": _PROBE}], False)
     _, found, suffix = probed.rpartition(_PROBE)
     if not found:
@@ -162,7 +162,7 @@ def build_sequence(conversation: SplitConversation, sequence_id: str) -> TrainSe
 def split_conversation(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], sequence_id: str = "conversation"
 ) -> SplitConversation:
-    """What is read and what is learnt of a conversation, in order.
+    """Split a conversation into what is read and what is learnt, in order.
 
     The last answer is always learnt. An earlier one is where the last answer's prompt begins with it, word for word, as
     the model would have written it; templates that drop the thinking of earlier turns change them, and then no one

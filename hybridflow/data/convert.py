@@ -57,12 +57,12 @@ def iter_csv(path: Path) -> Iterator[Record]:
 
 REQUIRED = ("question", "answer")
 PARTS = (*REQUIRED, "document", "choices")
-"""What a row is made of; a name that --columns does not give is the column's own."""
+"""Parts of a row; a name that --columns does not give is the column's own."""
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What is asked for."""
+    """The job that a command line asks for."""
 
     path: Path
     columns: dict[str, str] = field(default_factory=dict)
@@ -157,7 +157,7 @@ def _convert(record: Record, index: int, columns: dict[str, str], conversion: Co
 
 
 def _describe(record: Record) -> str:
-    """What is wrong with a record that is no object."""
+    """Describe a record that is no object."""
     return f"{record.where}: {record.problem or 'not an object. Remedy: write one object per row'}"
 
 

@@ -29,7 +29,7 @@ class PromptDataset:
     documents: dict[str, RowReference]
     """Where the prompt of an id comes from."""
     num_dropped: int
-    """Of these, rows left out because their prompt is longer than the limit."""
+    """Rows among these that are left out because their prompt is longer than the limit."""
 
     def __init__(
         self,

@@ -37,7 +37,7 @@ class DemonstrationSet:
     num_dropped: int
     """Rows left out because they are longer than the limit."""
     num_empty_thoughts: int
-    """Of the others, rows with an answer whose thinking, which the generation prompt opens, is closed empty."""
+    """Rows among the others with an answer whose thinking, which the generation prompt opens, is closed empty."""
     num_context_answers: int
     """Answers in them that are read and not learnt, see `split_conversation`."""
     num_endless: int
@@ -82,7 +82,7 @@ class DemonstrationSet:
         return len(self.sequences)
 
     def describe(self) -> list[str]:
-        """What a user must know of how the rows are learnt; most often nothing."""
+        """Notes for the user on how the rows are learnt; most often none."""
         notes: list[str] = []
         if self.num_empty_thoughts:
             notes.append(

@@ -13,7 +13,7 @@ from hybridflow.errors import DataError
 PARQUET = ".parquet"
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 PACKED_SUFFIXES = (".gz", ".zst")
-"""Of JSON; Parquet is compressed inside."""
+"""Compressed forms of JSON; Parquet is compressed inside."""
 SUFFIXES = (PARQUET, *JSON_SUFFIXES)
 _SPLIT = re.compile(r"(?:.*/)?(train|test|validation|valid|val|dev|eval)(?![A-Za-z])", re.IGNORECASE)
 _PATTERN_CHARACTERS = frozenset("*?[")

@@ -41,7 +41,7 @@ def iter_json_file(path: Path) -> Iterator[Record]:
 
 
 def _is_list(start: bytes) -> bool:
-    """Of objects. A line such as [1, 2] is a row that is none, and is told so."""
+    """Whether the text is a list of objects. A line such as [1, 2] is a row that is none, and is told so."""
     return start[1:].lstrip()[:1] in (b"{", b"]", b"")
 
 

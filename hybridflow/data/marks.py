@@ -110,7 +110,7 @@ class Marks:
 
     @cached_property
     def _spellings(self) -> dict[str, str]:
-        """Of each mark, one that no text can hold."""
+        """For each mark a spelling that no text can hold."""
         secret = secrets.token_hex(16)
         return {text: f"\U0010ff00{secret}.{index}\U0010ff01" for index, text in enumerate(self.ids)}
 

@@ -95,7 +95,7 @@ def _read_message(message: object, where: str, column: str) -> Message:
 
 
 def _refuse_lost(message: Mapping[Any, Any], where: str, column: str) -> None:
-    """What nobody here reads, and what would change the meaning."""
+    """Refuse fields that nobody here reads and that would change the meaning."""
     for name in CALLS:
         if message.get(name):
             refuse(where, f"{column}.{name}", message[name], "write the call into the content, as the model is to")

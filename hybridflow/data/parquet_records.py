@@ -30,7 +30,7 @@ def iter_parquet(path: Path, columns: Sequence[str] | None) -> Iterator[Record]:
 
 
 def read_column_names(path: Path) -> list[str]:
-    """Of the whole file. Raises Unreadable."""
+    """Column names of the whole file. Raises Unreadable."""
     try:
         return pq.read_schema(path).names
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""What is in a data file, and which of its rows cannot be used: found before anything starts."""
+"""A survey of a data file, and which of its rows cannot be used: found before anything starts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class DataSurvey:
     rows: list[Row | BadRow]
     """All, in order."""
     problems: list[str]
-    """Of each row that cannot be used: file, row, what is wrong, remedy."""
+    """Rows that cannot be used: file, row, what is wrong, remedy."""
     abilities: dict[str, int]
     """Rows by ability."""
     num_several_golds: int

@@ -1,4 +1,4 @@
-"""What stands in a row file, one record at a time, before anything is asked of it."""
+"""Records of a row file, one at a time, before anything is asked of it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def iter_records(path: str | Path, columns: Sequence[str]) -> Iterator[Record]:
 
 
 def iter_file_records(file: Path, columns: Sequence[str] | None) -> Iterator[Record]:
-    """Of one file; `columns` None: with all columns."""
+    """Records of one file; `columns` None: with all columns."""
     from hybridflow.data.json_records import iter_json
     from hybridflow.data.parquet_records import iter_parquet
 

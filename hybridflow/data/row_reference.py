@@ -16,7 +16,7 @@ class RowReference(NamedTuple):
     row: int
     """From 0, over all its files."""
     sha256: str
-    """Of the prompt, see `hash_prompt`."""
+    """Hash of the prompt, see `hash_prompt`."""
 
 
 def hash_prompt(row: Row) -> str:

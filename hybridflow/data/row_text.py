@@ -1,4 +1,4 @@
-"""What a verifier of a user's own may want of a row, as text that travels with its prompt."""
+"""The part of a row that a user's own verifier may want, as text that travels with its prompt."""
 
 from __future__ import annotations
 

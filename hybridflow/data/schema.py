@@ -22,7 +22,7 @@ REQUIRED = ("data_source", "prompt", "ability", "reward_model")
 COLUMNS = (*REQUIRED, "extra_info")
 ABILITIES = ("doc-qa", "doc-math", "doc-mc")
 _MOST_COMPARED, _MOST_SHOWN, _MOST_LETTERS = 1000, 40, 80
-"""Of the names of columns that an error is about."""
+"""Bounds on the names of columns that an error is about: compared, shown, letters."""
 
 
 class RewardModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

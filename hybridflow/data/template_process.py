@@ -58,7 +58,7 @@ class _Generation(Extension):
 
 
 def build_environment() -> ImmutableSandboxedEnvironment:
-    """What transformers gives templates."""
+    """The jinja environment that transformers gives templates."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )

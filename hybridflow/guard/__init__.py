@@ -1,1 +1,1 @@
-"""What ends with a run whatever happens to its processes, and what clears up behind one that was killed."""
+"""The guardian: ends every process of a run, and clears up behind one that was killed."""

@@ -67,7 +67,7 @@ def split_off() -> None:
     if not signalled_when_parent_dies(own, signal.SIGKILL):
         os._exit(EXIT_ERROR)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    tempfile.tempdir = None  # to be read anew
+    tempfile.tempdir = None  # to be read again
 
 
 def _guard(

@@ -1,4 +1,4 @@
-"""What processes of a run leave that were killed: processes, files in /dev/shm, a folder for temporary files.
+"""Remains of killed processes of a run: processes, files in /dev/shm, a folder for temporary files.
 
 Every process of a run has MARK in its environment, the path of that folder, from before it began: it shows in
 /proc/<pid>/environ whatever the process does, also of one that was adopted by init.
@@ -18,10 +18,10 @@ from hybridflow.private_folder import MARK
 
 SHARED_MEMORY = Path("/dev/shm")
 PREFIXES = ("sglang_loads_", "sgl_shm_", "multi_tokenizer_args_", "sem.mp-", "psm_", "torch_", "cuda.shm.", "nccl-")
-"""Of names in SHARED_MEMORY that are new with each process; of others we cannot know who else uses them."""
+"""Names in SHARED_MEMORY that are new with each process; of others we cannot know who else uses them."""
 END_TIMEOUT_S = 10.0
 CLOCK_STEP_S = 1.0
-"""What times of files may be behind the clock."""
+"""Seconds that times of files may be behind the clock."""
 
 
 def clear(temporary: Path, since: float) -> None:

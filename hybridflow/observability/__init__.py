@@ -1,1 +1,1 @@
-"""What a run says while it runs: logs, trackers, the live display and memory samples. Never imports torch."""
+"""Output of a run while it runs: logs, trackers, the live display and memory samples. Never imports torch."""

@@ -1,4 +1,4 @@
-"""What a user watches while a run goes on.
+"""The live display of a run.
 
 On a terminal: first a spinner with what is going on, then one panel that shows where the run is (stage, phase, step),
 whether it learns (reward), whether it is sound (entropy, logprob gap), how fast each phase is and when the run will
@@ -32,7 +32,7 @@ PHASES = ("ROLLOUT", "TRAIN", "SYNC", "EVAL")
 
 
 def render_start(state: DisplayState, now: float, spinner: Spinner) -> Table:
-    """What a user sees before the first stage: what was done, what is going on and for how long."""
+    """Render the panel before the first stage: what was done, what is going on and for how long."""
     start = Table.grid(padding=(0, 1))
     for message in list(state.messages)[:-1]:
         start.add_row("", Text(visible(message), style="dim"))
@@ -88,7 +88,7 @@ def _times(state: DisplayState, now: float) -> str:
 
 
 LOADING = "loading the libraries (usually 10 s)"
-"""What a command says before it imports torch and all that builds on it."""
+"""The note of a command before it imports torch and all that builds on it."""
 STEP_LINES_S = 5.0
 """Shortest time between two lines of steps where there is no terminal; the first and the last of a stage are told."""
 
@@ -150,7 +150,7 @@ class LiveDisplay:
             self._state.enter_phase(name, self._clock())
 
     def progress(self, text: str) -> None:
-        """What is going on within the phase; replaces what was said before. A wait that is announced ends with it."""
+        """Show what goes on within the phase, in place of what was said before; an announced wait ends with it."""
         with self._lock:
             self._state.progress = text
 

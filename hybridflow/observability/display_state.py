@@ -1,4 +1,4 @@
-"""What the display knows about a run, and the words for it. Pure: no terminal, no clock of its own."""
+"""The state that the display shows of a run, and the words for it. Pure: no terminal, no clock of its own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class MetricNames:
     logprob_gap: str = "policy/logprob_gap"
     loss: str = "policy/loss"
     tokens_per_s: str = "_tokens_per_s"
-    """Suffix: each metric `<room>/<phase>_tokens_per_s` is shown under `<phase>`."""
+    """Suffix: each metric `<group>/<phase>_tokens_per_s` is shown under `<phase>`."""
 
 
 DEFAULT_NAMES = MetricNames()
@@ -36,7 +36,7 @@ class DisplayState:
     stage: str = ""
     phase: str = ""
     progress: str = ""
-    """What is going on within the phase."""
+    """Work under way within the phase."""
     total_steps: int = 0
     first_step: int = 0
     next_step: int = 0

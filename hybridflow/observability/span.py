@@ -1,4 +1,4 @@
-"""What this process is doing right now: the last span that it entered, for whoever asks from outside.
+"""The span that this process is in right now: the last span that it entered, for whoever asks from outside.
 
     enter("update, mini-batch 2 of 4")
 
@@ -16,7 +16,7 @@ import msgspec
 
 
 class LifeSign(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process said of itself."""
+    """A sign of life that a process gave of itself."""
 
     pid: int
     span: str

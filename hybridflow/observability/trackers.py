@@ -1,6 +1,6 @@
 """Where the metrics of each step go: a JSONL file that is the record of the run, and Weights & Biases beside it.
 
-A tracker has `log(step, metrics)` and `close()`. Metric names are `room/name`, values floats.
+A tracker has `log(step, metrics)` and `close()`. Metric names are `group/name`, values floats.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ def visible(text: str, *, keep: str = "\n\t") -> str:
 
 
 class _Escapes(dict[int, str]):
-    """What each character is shown as; filled as characters are met."""
+    """The text that each character is shown as; filled as characters are met."""
 
     def __init__(self, keep: str) -> None:
         super().__init__((ord(character), character) for character in keep)

@@ -163,7 +163,7 @@ def _load_file(hf_dir: Path) -> PreTrainedTokenizerFast:
 
 
 def _convert_files(hf_dir: Path) -> PreTrainedTokenizerBase:
-    """Of a folder without tokenizer.json, by the class that it names."""
+    """Convert the files of a folder without tokenizer.json, by the class that it names."""
     from transformers import AutoTokenizer
 
     code = _read_json(hf_dir / CONFIG_FILE).get("auto_map")

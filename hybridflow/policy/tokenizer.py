@@ -42,7 +42,7 @@ _TRAINING_SEED = 20260101
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer, built anew and always the same. Takes about a second."""
+    """The tokenizer, built each time, always the same. Takes about a second."""
     vocabulary = [*SPECIAL_TOKENS, *PHRASES, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     known = set(vocabulary)
     for word in _word_pieces():

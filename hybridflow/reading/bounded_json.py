@@ -10,14 +10,14 @@ from typing import Any, NoReturn
 MAX_DEPTH = 64
 """Lists and objects within one another. Far below Python's stack, so that whoever walks the value needs no bound."""
 MAX_DIGITS = 1000
-"""Of a number. To read one of n digits takes time that grows with n x n."""
+"""Most digits of a number. To read one of n digits takes time that grows with n x n."""
 MAX_FILE_BYTES = 256 * 2**20
-"""Of a file that is one JSON value."""
+"""Most bytes of a file that is one JSON value."""
 _DIGITS_REMEDY = "write it as a text, in quotes"
 
 
 class Unreadable(ValueError):
-    """What was to be read is malformed, or beyond a bound. The message says what is wrong, and the remedy."""
+    """Text that is malformed, or beyond a bound. The message says what is wrong, and the remedy."""
 
 
 def parse_json(text: str | bytes, *, checks_pairs: bool = True) -> Any:
@@ -60,7 +60,7 @@ def _decode(text: bytes) -> str:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Of two values under one key, Python's parser takes the last and says nothing."""
+    """Build an object; of two values under one key Python's parser would take the last and say nothing."""
     value = dict(pairs)
     if len(value) < len(pairs):
         key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)

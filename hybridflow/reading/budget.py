@@ -10,7 +10,7 @@ ALWAYS_BYTES = 256 * 2**20
 PER_BYTE = 100
 """Text shrinks to a fifth or a tenth; rows that repeat a document, to a fiftieth."""
 ROW_BYTES = 1000
-"""Of a row beside what it holds: an empty one takes this much, too, once it is told to be empty."""
+"""Bytes of a row beside what it holds: an empty one takes this much, too, once it is told to be empty."""
 
 
 class ExpansionBudget:

@@ -66,7 +66,7 @@ class EvalResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def build_eval_metrics(results: Mapping[str, EvalResult]) -> dict[str, float]:
-    """Metrics of an evaluation by `room/name`."""
+    """Metrics of an evaluation by `group/name`."""
     metrics: dict[str, float] = {}
     for name, result in results.items():
         prefix = "eval" if name == TEST else f"eval/{name}"

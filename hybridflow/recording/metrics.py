@@ -55,7 +55,7 @@ def build_metrics(
     *,
     rollout: RolloutSection,
 ) -> dict[str, float]:
-    """Metrics of one step by `room/name`; policy metrics are absent where nothing was trained on."""
+    """Metrics of one step by `group/name`; policy metrics are absent where nothing was trained on."""
     members = [member for group in collected.groups for member in group.members]
     report, bounds = collected.report, compute_bounds(collected.groups)
     metrics = {

@@ -22,7 +22,7 @@ class GroupCounts(msgspec.Struct, kw_only=True):
     filtered: dict[str, int] = {}
     """Groups left out of training, by reason."""
     discarded: int = 0
-    """Carried over and then thrown away as too old; their prompts were started anew."""
+    """Carried over and then thrown away as too old; their prompts were started again."""
 
 
 class RunState(msgspec.Struct, kw_only=True):
@@ -59,7 +59,7 @@ class RunState(msgspec.Struct, kw_only=True):
     num_completions: int = 0
     """Completions of training that have been decoded and judged."""
     num_unanswered: int = 0
-    """Of these, the ones in which no answer was found, behind a mark such as "the answer is"."""
+    """Completions among these in which no answer was found, behind a mark such as "the answer is"."""
     num_idle_steps: int = 0
     """Steps since the last one that had a group to train on."""
     overlong_sum: float = 0.0
@@ -67,7 +67,7 @@ class RunState(msgspec.Struct, kw_only=True):
     num_shaped: int = 0
     """Completions that this is the sum of."""
     judge: dict[str, float] = {}
-    """What the judge was asked, answered and cost, by name, evaluation included."""
+    """Requests to the judge, answers and cost, by name, evaluation included."""
     peak_rss_gib: float = 0.0
 
     @property

@@ -9,7 +9,7 @@ from hybridflow.types import Mismatch, UpdateReport
 
 
 def build_update_metrics(updates: Sequence[UpdateReport], *, within_top_p: bool = False) -> dict[str, float]:
-    """Metrics by `room/name`: means over all tokens of the step (of gradient norms: over optimizer steps), and maxima.
+    """Metrics by `group/name`: means over all tokens of the step (of gradient norms: over optimizer steps), and maxima.
 
     With `within_top_p` the entropy is that of the renormalised probabilities of the tokens that top-p leaves in, which
     is smaller than that of the policy, and has another name.

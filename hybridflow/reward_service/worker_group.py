@@ -132,7 +132,7 @@ class RewardGroup:
                 f"--resume continues from the last checkpoint"
             )
         restarts.append(now)
-        self._note(f"{what}; its items go to the others, and it is started anew")
+        self._note(f"{what}; its items go to the others, and it is started again")
         return self._start(old.worker_id)
 
     def _start(self, worker_id: str) -> _Running:

@@ -24,9 +24,9 @@ from hybridflow.config.judge_section import JudgeSection
 from hybridflow.rewards.judge_prompt import JudgeMessage as ChatMessage
 
 MAX_QUESTION_CHARS = 4_000
-"""Of a text that marks set apart: what is longer holds a document."""
+"""Longest text between marks: what is longer holds a document."""
 MAX_SENTENCE_CHARS = 400
-"""Of a sentence that no mark sets apart."""
+"""Longest sentence that no mark sets apart."""
 NO_QUESTION = (
     "the row has no question for the judge: extra_info.{column} is no text, and the prompt has none of the template's "
     "marks. Remedy: put the question into extra_info.{column}, or set reward.judge.question_column, or, as the last "

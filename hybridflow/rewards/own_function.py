@@ -39,16 +39,16 @@ from hybridflow.types import Scored, ScoreRequest, Unknown, Verdict
 
 ARGUMENTS = ("response", "answer", "ground_truth", "prompt", "data_source", "extra_info")
 ROW_ARGUMENTS = frozenset({"prompt", "extra_info"})
-"""Those that a request has only where somebody asks for them."""
+"""Arguments that a request has only where somebody asks for them."""
 _ALIASES = {"solution_str": "response"}
 _RESULT_KEYS = frozenset({"value", "score", "extracted", "pred", "why", "parts"})
 _MAX_CHARS = 2_000
-"""Of each text that a function returns: verdicts are sent and stored."""
+"""Longest text that a function returns: verdicts are sent and stored."""
 _MAX_NAME_CHARS = 100
 _MAX_PARTS = 100
 """Each is a metric of its own."""
 _GOLDS = ("gold", "gold_answer", "answer_gold", "expected", "label", "reference", "solution", "target", "truth")
-"""What may stand beside `response` where arguments go by position."""
+"""Arguments that may stand beside `response` where they go by position."""
 _BY_POSITION = ("response", "ground_truth")
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

@@ -16,7 +16,7 @@ umask_of_user: int | None = None
 
 
 def write_privately() -> None:
-    """What this process writes from now on is for its user alone."""
+    """Make what this process writes from now on for its user alone."""
     global umask_of_user
     if umask_of_user is None:
         umask_of_user = os.umask(0o777)

@@ -1,4 +1,4 @@
-"""What a user types next: the command of this process again, with --resume where there is something to go on from."""
+"""The command that a user types next: that of this process, with --resume where there is something to resume."""
 
 from __future__ import annotations
 

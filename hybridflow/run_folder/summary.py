@@ -32,7 +32,7 @@ PACKAGES = {
 
 
 def describe_process() -> dict[str, Any]:
-    """What produced the numbers: version and commit of the code, machine, start of this process, command line."""
+    """Describe this process: version and commit of the code, machine, start, command line."""
     started = datetime.fromtimestamp(psutil.Process().create_time())
     return {
         "version": __version__,
@@ -44,7 +44,7 @@ def describe_process() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """Of the checkout that this code runs from, with "+changes" where it was edited; None elsewhere."""
+    """The commit of the checkout that this code runs from, with "+changes" where it was edited; None elsewhere."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None

@@ -13,7 +13,7 @@ from hybridflow.rollout.driver.engine_group import EngineGroup
 from hybridflow.types import MemoryTag
 
 RELEASES: tuple[tuple[MemoryTag, ...], ...] = (("kv_cache",), ("weights", "cuda_graph"))
-"""What engines release at a time; named by its first."""
+"""Parts that engines release together; named by the first."""
 
 
 def open_in_order(rollout: EngineGroup, open_trainer: Callable[[], None], *, shared: bool) -> dict[str, int]:

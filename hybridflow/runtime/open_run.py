@@ -50,7 +50,7 @@ class OpenRun(Generic[State]):
     def __init__(
         self, config: BaseModel, folder: RunFolder, display: LiveDisplay, saved: Saved[State] | None, stack: ExitStack
     ) -> None:
-        """What is opened later is closed with `stack`."""
+        """Open a run; what is opened later is closed with `stack`."""
         self.saved = saved
         self.table: Mapping[str, Any] = {}
         self._config, self._folder, self._display, self._stack = config, folder, display, stack

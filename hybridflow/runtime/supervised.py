@@ -21,7 +21,7 @@ class SupervisedTrainer(Protocol):
 
 @dataclass(frozen=True)
 class SupervisedStage:
-    """What is trained on, how long and at which rate."""
+    """A supervised stage: what is trained on, how long and at which rate."""
 
     num_steps: int
     schedule: LRSchedule

@@ -64,7 +64,7 @@ def num_slots(config: Config) -> int:
 def choose_transport(
     config: Config, hf_dir: str | Path, nodes: Sequence[str] | None = None, has_cuda: bool | None = False
 ) -> Transport:
-    """What `rollout.weight_transport` means for this run.
+    """Choose what `rollout.weight_transport` means for this run.
 
     `nodes` names the node of each slot, None: all are on one; `has_cuda` is what the slots answered, None: they have
     not been asked yet, and what depends on it is left for later.
@@ -112,7 +112,7 @@ def _slots_behind_trainer(config: Config) -> Engines:
 def exact_settings(
     config: Config, hf_dir: str | Path, nodes: Sequence[str] | None, has_cuda: bool | None
 ) -> ReshardSettings:
-    """What exact resharding needs, the engines placed where most of their weights are.
+    """Settings of exact resharding, the engines placed where most of their weights are.
 
     Raises ConfigError, naming the key, if it cannot serve the model or the layouts.
     """

@@ -66,7 +66,7 @@ def logprobs(
         int | None, typer.Option(help="Tokens computed at a time per rank; default 16384, or the longest row.")
     ] = None,
     num_threads: Threads = 1,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew where the output is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start again where the output is there.")] = False,
 ) -> None:
     """Log-probability of each next token of each row, computed by Megatron.
 
@@ -122,7 +122,7 @@ def generate(
         int | None, typer.Option(help="Size of each engine's KV pool; default: as memory allows.")
     ] = None,
     num_threads: Threads = 1,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew where the output is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start again where the output is there.")] = False,
 ) -> None:
     """Completions of each prompt, decoded by the engines that training uses.
 

@@ -23,7 +23,7 @@ HF_FOLDER = "hf"
 
 @dataclass(frozen=True)
 class ExportJob:
-    """What is asked for."""
+    """The job that a command line asks for."""
 
     checkpoint: Path
     """A folder under `<run>/checkpoints`, or the `megatron` folder in it."""
@@ -32,7 +32,7 @@ class ExportJob:
     num_threads: int = 1
     overwrite: bool = False
     dtype: Literal["model", "float32", "bfloat16"] = "model"
-    """Of the weights that are written; "model": that of the model which training began with."""
+    """Dtype of the weights that are written; "model": that of the model which training began with."""
 
 
 def export_checkpoint(job: ExportJob, note: Callable[[str], None]) -> None:

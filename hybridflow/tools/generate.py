@@ -34,7 +34,7 @@ START_TIMEOUT_S = 600.0
 
 @dataclass(frozen=True)
 class GenerateJob:
-    """What is asked for."""
+    """The job that a command line asks for."""
 
     model: Path
     prompts: Path
@@ -61,7 +61,7 @@ class GeneratePlan:
     output: OutputFile
 
     def describe(self) -> dict[str, Any]:
-        """What decides the completions, up to rounding."""
+        """The settings that decide the completions, up to rounding."""
         sampling = self.job.sampling
         return {
             "model": str(self.job.model.resolve()),

@@ -43,7 +43,7 @@ CLOSE_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True)
 class JudgeServerJob:
-    """What is asked for."""
+    """The job that a command line asks for."""
 
     model: Path
     port: int
@@ -58,7 +58,7 @@ class JudgeServerJob:
     log: Path | None = None
     """File for SGLang's own output; None: this process's standard error."""
     key: str = ""
-    """That requests must carry; empty: one is made, which is allowed on this machine's own addresses alone."""
+    """Key that requests must carry; empty: one is made, which is allowed on this machine's own addresses alone."""
 
     @property
     def url(self) -> str:

@@ -33,7 +33,7 @@ GO_ON = "the same command goes on where it stopped"
 
 @dataclass(frozen=True)
 class LogprobsJob:
-    """What is asked for."""
+    """The job that a command line asks for."""
 
     model: Path
     input: Path
@@ -59,7 +59,7 @@ class LogprobsPlan:
     output: OutputFile
 
     def describe(self) -> dict[str, Any]:
-        """What decides the numbers, up to rounding."""
+        """The settings that decide the numbers, up to rounding."""
         return {
             "model": str(self.job.model.resolve()),
             "model_files": fingerprint(self.job.model),

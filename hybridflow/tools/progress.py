@@ -1,4 +1,4 @@
-"""What the user of a tool sees meanwhile, on standard error."""
+"""Progress of a command, for its user, on standard error."""
 
 from __future__ import annotations
 

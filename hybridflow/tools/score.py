@@ -38,7 +38,7 @@ MAX_PENDING_CHARS = 8 * 2**20
 
 @dataclass(frozen=True)
 class ScoreJob:
-    """What is asked for."""
+    """The job that a command line asks for."""
 
     data: Path
     responses: Path
@@ -53,14 +53,14 @@ class ScoreSummary:
     """Totals of the whole output, lines of an earlier run included."""
 
     num_written: int
-    """Of these, by this run."""
+    """Responses among these that this run scored."""
     num_scored: int
     num_unknown: int
     reward_sum: float
     unknown: list[str]
     """The first rows without a verdict, and why, each reason once."""
     judge: list[dict[str, Any]]
-    """What the judge's client of each worker reports; empty without a judge."""
+    """Reports of the judge's client of each worker; empty without a judge."""
 
     def lines(self, output: Path) -> Iterator[str]:
         """For the user."""
@@ -128,7 +128,7 @@ def write_verdicts(job: ScoreJob, progress: RowProgress) -> ScoreSummary:
 
 
 def _describe(job: ScoreJob, rows: Sequence[Row | BadRow], responses_sha256: str) -> dict[str, Any]:
-    """What decides the verdicts."""
+    """The settings that decide the verdicts."""
     judge = job.reward.judge
     return {
         "data": str(job.data.resolve()),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hybridflow.tools.score import ScoreJob
 
 EXIT_UNKNOWN = 3
-"""Of `hybridflow score`: everything was done, and some verdicts are unknown. (2 is a wrong use of the command line.)"""
+"""Exit code of `hybridflow score` where all was done, and some verdicts are unknown. (2: a wrong command line.)"""
 
 
 class Compat(StrEnum):
@@ -56,7 +56,7 @@ def score(
     compat: Annotated[
         Compat | None, typer.Option(help="qwenlong_l1: the rules of the released QwenLong-L1 code, holes included.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew where the output is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start again where the output is there.")] = False,
 ) -> None:
     """Score responses with the rewards of training: rules, and a model as judge where one is named.
 

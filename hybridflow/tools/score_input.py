@@ -39,7 +39,7 @@ class _Given(NamedTuple):
 
 
 class ResponseFile:
-    """Responses to the first `num_rows` rows of `data`. Each pass reads the file anew: it need not fit into memory."""
+    """Responses to the first `num_rows` rows of `data`. Each pass reads the file again: it need not fit into memory."""
 
     def __init__(self, path: Path, num_rows: int, data: Path) -> None:
         self._path = path
@@ -103,7 +103,7 @@ class ResponseFile:
 
 
 def _find(value: dict[str, Any]) -> Any:
-    """What is under "response". Raises Unreadable."""
+    """Find the text under "response". Raises Unreadable."""
     for key in _KEYS:
         if key not in value:
             near = next((found for found in value if suggest(found, (key,))), None)

@@ -1,4 +1,4 @@
-"""What `hybridflow score` scores with: `[reward]` of a configuration, and what the command line says over it."""
+"""The reward that `hybridflow score` uses: `[reward]` of a configuration, and what the command line says over it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ JUDGE_OPTIONS = {
     "cache_path": "--judge-cache",
 }
 DEADLINE_S = 120.0
-"""Of a verdict of the judge, where nothing else is said: nobody trains meanwhile."""
+"""Deadline of a verdict of the judge, where nothing else is said: nobody trains meanwhile."""
 
 
 class RewardFile(BaseModel):

@@ -27,7 +27,7 @@ class SftDataSection(Section):
     max_tokens: int = Field(default=16_384, ge=2)
     """Longest conversation, prompt and answer together."""
     overlong: Literal["error", "drop"] = "error"
-    """What to do with a conversation above `data.max_tokens`."""
+    """Treatment of a conversation above `data.max_tokens`."""
 
 
 class SftTrainSection(WorkerSection):
@@ -44,7 +44,7 @@ class SftTrainSection(WorkerSection):
     lr_warmup_steps: int = Field(default=0, ge=0)
     """Steps over which the learning rate rises from 0."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """What follows the warm-up; the decays end at the last step."""
+    """Course of the rate after the warm-up; the decays end at the last step."""
     lr_min_ratio: float = Field(default=0.1, ge=0, le=1)
     """Share of `train.learning_rate` that a decay ends at."""
     loss: Literal["sequence_mean", "token_mean"] = "sequence_mean"

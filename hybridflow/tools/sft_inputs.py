@@ -21,7 +21,7 @@ from megatron_ext.optimizer.lr import LRSchedule
 
 @dataclass(frozen=True)
 class SftInputs:
-    """What the steps of a run are made of."""
+    """The inputs of a supervised run."""
 
     hf_config: HFConfig
     demonstrations: DemonstrationSet
@@ -74,7 +74,7 @@ def build_batch(step: int, demonstrations: DemonstrationSet, train: SftTrainSect
 
 
 def _check_model(config: SftConfig) -> HFConfig:
-    """What the model is, after it was found whole and fit for layout and window."""
+    """Check that the model is whole and fit for layout and window; returns its config."""
     path = Path(config.model.path)
     hf_config = check_model_layout(path, config.train.layout)
     if config.model.init == "weights":

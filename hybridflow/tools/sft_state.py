@@ -1,4 +1,4 @@
-"""What a supervised run remembers with each checkpoint, and what is said of it at its end."""
+"""The state that a supervised run saves with each checkpoint, and what is said of it at its end."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ COLUMNS = ("input_ids", "text", *CHAT_COLUMNS, "reward_model")
 
 @dataclass(frozen=True)
 class InputSummary:
-    """What a pass over the whole input found."""
+    """The summary of a pass over the whole input."""
 
     num_rows: int
     longest: int
@@ -32,7 +32,7 @@ class InputSummary:
 
 
 class TokenRows:
-    """Rows of one file. Each pass reads it anew, so that it need not fit into memory."""
+    """Rows of one file. Each pass reads it again, so that it need not fit into memory."""
 
     def __init__(
         self,

@@ -65,7 +65,7 @@ class TrainWorker:
 
     @ray.method(concurrency_group=HEALTH)
     def life(self) -> LifeSign:
-        """What this rank does, also while it computes."""
+        """The span that this rank is in, also while it computes."""
         return life_sign(os.getpid())
 
     @ray.method(concurrency_group=HEALTH)

@@ -1,4 +1,4 @@
-"""What one train worker does, without Ray. Every public method is collective: all ranks of the layout call it."""
+"""One train worker, without Ray. Every public method is collective: all ranks of the layout call it."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class PolicySettings:
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables of its processes, above their own."""
     after_death: str = RESUME
-    """What the user is told to do when a worker died."""
+    """Remedy that the user is told when a worker died."""
 
 
 class PolicyGroup:

@@ -1,4 +1,4 @@
-"""What `train.kernels` comes to on this machine, asked without torch in the first seconds of a run."""
+"""The choice of `train.kernels` on this machine, asked without torch in the first seconds of a run."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from megatron_ext.parallel.layout import Layout, LayoutError, check_layout
 
 GENERATION_FILE = "generation_config.json"
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError, StrictDataclassError)
-"""What transformers raises over a config.json that is missing, cut short, or has values of another kind."""
+"""Errors that transformers raises over a config.json that is missing, cut short, or has values of another kind."""
 
 
 def to_layout(section: LayoutSection) -> Layout:
@@ -30,7 +30,7 @@ def to_layout(section: LayoutSection) -> Layout:
 
 
 def read_model(hf_dir: str | Path, named: str | None = None) -> HFConfig:
-    """What `hf_dir`/config.json says. ConfigError if it cannot be read, is of a kind that is not supported, or the
+    """Read `hf_dir`/config.json. ConfigError if it cannot be read, is of a kind that is not supported, or the
     directory has a link that leads out of it.
 
     `named` is how the user gave the directory; as the key model.path where that is None. So in all functions here.

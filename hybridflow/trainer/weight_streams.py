@@ -119,7 +119,7 @@ class ExactShards:
         return ShardRound(version=self._version, engines=engines)
 
     def end(self) -> list[TensorEntry]:
-        """Entries of all that one engine, as every other, was handed since `begin`; names tell its ranks apart."""
+        """The entries that one engine, as every other, was handed since `begin`; names tell its ranks apart."""
         return self._manifest
 
 

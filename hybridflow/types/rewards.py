@@ -10,7 +10,7 @@ from hybridflow.types.rollout import Completion, Prompt, without_numbers
 
 
 class JudgeReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What the judge of one reward worker has done since that worker's process started; travels with its verdicts."""
+    """Totals of the judge of one reward worker since that worker's process started; travels with its verdicts."""
 
     process: str
     """Tells a process that took over the id of a dead one from the same process later on."""
@@ -33,19 +33,19 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="scored"):
     """Answer found in the completion; empty where none was."""
     why: str
     predicted_form: str = ""
-    """What was compared of the completion: normalised text, the number read, the letter; empty where nothing was."""
+    """Form of the completion that was compared: normalised text, number, letter; empty where nothing was."""
     gold_form: str = ""
-    """What it was compared with."""
+    """Form of the gold that it was compared with."""
     judge: str = ""
     """Name of the model judge that was asked after the rule; empty where none was."""
     judge_vote: Literal["", "yes", "no"] = ""
-    """What it said."""
+    """The vote of that judge."""
     rule_value: float | None = None
-    """What the rule alone gave, where a judge was asked after it; None: `value` is the rule's."""
+    """Reward by the rule alone, where a judge was asked after it; None: `value` is the rule's."""
     parts: dict[str, float] = {}
     """Values by name: of each of several verifiers, and of what a verifier of a user's own says beside its value."""
     judged_part: str = ""
-    """Of `parts`, the one that a judge decides on: the rule, where others stand beside it. Empty: the whole."""
+    """Name of the part that a judge decides on: the rule, where others stand beside it. Empty: the whole."""
     judge_share: float = 1.0
     """Weight of that part in `value`."""
     judge_report: JudgeReport | None = None

@@ -1,4 +1,4 @@
-"""What engines are asked for, and what they decode.
+"""Records of rollout: requests to engines, and what they decode.
 
 Records of plain data make no cycles: Python's collector need not look at the thousands of them (`gc=False`).
 """
@@ -14,7 +14,7 @@ from hybridflow.types.tokens import TokenColumns
 FinishReason = Literal["stop", "length", "abort"]
 NO_TOKENS = TokenColumns()
 MemoryTag = Literal["kv_cache", "weights", "cuda_graph"]
-"""What an engine can release, in SGLang's words."""
+"""Memory that an engine can release, in SGLang's words."""
 
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -49,7 +49,7 @@ class VersionRun(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Partial(msgspec.Struct, frozen=True, kw_only=True):
-    """The beginning of a completion whose decoding was stopped, to be gone on with; it may have no token."""
+    """The beginning of a completion whose decoding was stopped, to be continued; it may have no token."""
 
     index: int
     tokens: TokenColumns
@@ -66,7 +66,7 @@ class GroupRequest(msgspec.Struct, frozen=True, kw_only=True):
     done: list[int] = []
     """Members that are there from an earlier step, by index: not to be decoded."""
     partials: list[Partial] = []
-    """Members that are gone on with; every other one that is not done starts anew."""
+    """Members that are continued; every other one that is not done starts again."""
     seed_id: str = ""
     """Id under which the prompt of a discarded group was first begun: seeds follow from it. Empty: `group_id`."""
 
@@ -76,7 +76,7 @@ class GroupRequest(msgspec.Struct, frozen=True, kw_only=True):
         return [index for index in range(self.num_completions) if index not in self.done]
 
     def partial(self, index: int) -> Partial | None:
-        """What is there of member `index`; None: nothing."""
+        """The partial completion of member `index`; None: nothing."""
         return next((partial for partial in self.partials if partial.index == index), None)
 
 
@@ -89,7 +89,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     indices: list[int]
     """Completions to decode, by index within the group."""
     num_aborts: dict[int, int] = {}
-    """By index, where there were any: how often an engine aborted it by itself; it is drawn anew, with another seed."""
+    """By index, where there were any: how often an engine aborted it by itself; it is drawn again by another seed."""
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,7 +127,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     versions: list[VersionRun] = []
     """Which version decoded which tokens, in order; empty: `policy_version` decoded all."""
     resumed_tokens: int = 0
-    """Of its tokens, those that an earlier step had decoded: they were input now."""
+    """Tokens that an earlier step had decoded: they were input now."""
 
     @property
     def token_ids(self) -> list[int]:
@@ -151,16 +151,16 @@ class RolloutReport(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     """Sum over completions, so a prompt counts once per completion."""
     cached_tokens: int
-    """Of these, found in the cache: computed once for the group, not again."""
+    """Tokens among these found in the cache: computed once for the group, not again."""
     response_tokens: int
     num_retractions: int = 0
     """Completions dropped from a full KV pool and computed again; one may count several times."""
     resumed_tokens: int = 0
     """Tokens of earlier steps that were given to the engine with their prompt."""
     events: dict[str, int] = {}
-    """What else happened, by name: leases and engines lost, completions dropped."""
+    """Counts of events by name: leases and engines lost, completions dropped."""
 
     @property
     def prefill_tokens(self) -> int:
-        """Tokens of prompts, and of completions that were gone on with, that were computed."""
+        """Tokens of prompts, and of completions that were continued, that were computed."""
         return self.prompt_tokens + self.resumed_tokens - self.cached_tokens

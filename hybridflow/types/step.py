@@ -19,7 +19,7 @@ class PartialGroup(msgspec.Struct, frozen=True, kw_only=True):
     prompt: Prompt
     num_completions: int
     members: list[ScoredCompletion]
-    """Those that ended, with their verdicts, by index."""
+    """Members that ended, with their verdicts, by index."""
     partials: list[Partial]
     """Beginnings of others, by index; none is empty."""
     seed_id: str = ""

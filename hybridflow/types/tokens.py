@@ -46,7 +46,7 @@ _NOTHING = Ragged()
 
 
 class TokenColumns(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """What there is of the T tokens of a response; see the module for how to add a column.
+    """Columns of the T tokens of a response; see the module for how to add a column.
 
     Each column has T entries or, where it is absent, none. Its type says of what kind it is: `list[int]`,
     `list[float]` or `Ragged`.

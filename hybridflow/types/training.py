@@ -1,4 +1,4 @@
-"""What the trainer gets, and what it reports."""
+"""Records of training: batches, and reports of updates."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Mismatch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UpdateReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What one optimizer step did; equal on all ranks. Means are per token of its mini-batch."""
+    """The report of one optimizer step; equal on all ranks. Means are per token of its mini-batch."""
 
     loss: float
     grad_norm: float
@@ -79,7 +79,7 @@ class UpdateReport(msgspec.Struct, frozen=True, kw_only=True):
     """Pass over the batch, from 0."""
     mini_batch: int = 0
     entropy: float = math.nan
-    """Of the probabilities that tokens are drawn from: with top-p, of those that it leaves in. Not-a-number after the
+    """Entropy of the probabilities that tokens are drawn from (with top-p, those that it leaves in). NaN after the
     first pass: it is reported of the policy that decoded."""
     clip_fraction_low: float = math.nan
     clip_fraction_high: float = math.nan
@@ -99,7 +99,7 @@ class WorkerMemory(msgspec.Struct, frozen=True, kw_only=True):
     device: str
     """Equal for workers that share one; on a CPU the machine."""
     free_bytes: int
-    """Of the device, for whoever asks first."""
+    """Free memory of the device, for whoever asks first."""
     on_device: dict[str, int]
     """Bytes by part: weights, gradients, optimizer."""
     on_host: dict[str, int]

@@ -49,7 +49,7 @@ class Broadcast(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_back_checksum(tensor: Tensor) -> str:
-    """Checksum that SGLang reports of a parameter with the bytes of this contiguous CPU tensor: the first 8 of their
+    """SGLang's checksum of a parameter with the bytes of this contiguous CPU tensor: the first 8 bytes of their
     SHA-256 (0.5.23, managers/mm_utils.py, tensor_hash)."""
     flat = tensor.reshape(-1).view(torch.uint8)
     return hashlib.sha256((ctypes.c_char * flat.numel()).from_address(flat.data_ptr())).digest()[:8].hex()
@@ -91,7 +91,7 @@ class Broadcaster:
 
 @contextmanager
 def _without_split() -> Iterator[None]:
-    """Context in which torch makes new groups: out of a default group bound to a GPU it would split them, and so wait
+    """Inside, torch makes groups again: out of a default group that is bound to a GPU it would split them, and so wait
     for the ranks of that one instead of the engines."""
     default = dist.GroupMember.WORLD
     bound = default.bound_device_id if default is not None else None

@@ -35,7 +35,7 @@ _ALL = 2**64 - 1
 
 @torch.no_grad()
 def digests(tensors: Sequence[Tensor]) -> list[int]:
-    """Digest of each tensor, from 0 to 2^64 - 1; one copy from the device for all, which waits for its work."""
+    """Digests of tensors, 0 to 2^64 - 1; one copy from the device for all, which waits for what was started there."""
     if not tensors:
         return []
     return [value & _ALL for value in torch.stack([digest(tensor) for tensor in tensors]).tolist()]

@@ -1,4 +1,4 @@
-"""Manifest of the tensors of a weights version, against which those that arrived are held.
+"""The manifest of what was sent, so that what arrived can be compared with it.
 
 A bucket is a list of whole tensors under HF names, at most `bucket_bytes` together; each tensor travels with its name,
 shape, dtype and a CRC-32 of its bytes. The manifest of a version is the set of these entries.

@@ -19,7 +19,7 @@ from hybridflow.wire.messages import Accepted, Finished, FromEngine, FromWorker,
 from hybridflow.wire.packed import ScoredPacked
 
 HELD_NOTICE_S = 30.0
-"""That engines are held back is said at most this often."""
+"""Least seconds between two notes that engines are held back."""
 REFUSED = (
     "malformed_completion",
     "malformed_worker_message",
@@ -176,7 +176,7 @@ class RefusalLog:
         self._counters = counters
         self._logger = logger
         self.examples: dict[str, str] = {}
-        """What the last one was, where that says more."""
+        """The last one of each kind, where that says more."""
         self._told: Counter[str] = Counter()
         self._told_at = float("-inf")
 

@@ -31,7 +31,7 @@ POLL_MS = 20
 LAPSE_INTERVAL_S = 0.25
 """Leases are looked at this often."""
 LONGEST_TURN_S = 1.0
-"""Of a turn that took longer, only so much counts for leases: this process was suspended, and so was its mail."""
+"""Longest time of a turn that counts for leases: this process was suspended, and so was its mail."""
 MAX_RESTARTS = 5
 RESTART_WINDOW_S = 60.0
 """More than MAX_RESTARTS failures of the sockets within this time are a failure of the stream."""

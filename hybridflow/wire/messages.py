@@ -22,7 +22,7 @@ from hybridflow.wire.packed import PackedCompletion
 MAX_CREDITS = 64
 """Most unanswered items that one worker may ask for; the ROUTER's high-water mark is set above it."""
 MAX_NAME_CHARS = 200
-"""Of an engine or a worker."""
+"""Longest id of an engine or a worker."""
 MAX_HOLDING = 16 * MAX_CREDITS
 """Ids in one Ready; a worker that was cut off may hold more than its credits for a while."""
 
@@ -104,7 +104,7 @@ class Finished(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     """The sender's own count; comes back in Accepted."""
     packed: PackedCompletion
     attempt: int = 0
-    """Of the lease under which it was decoded: tells a completion of a lost lease from one of the present."""
+    """Attempt of the lease under which it was decoded: tells a completion of a lost lease from one of the present."""
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):

@@ -14,9 +14,9 @@ from hybridflow.types import Completion, ScoredCompletion, Verdict, without_numb
 from hybridflow.types.tokens import COLUMNS, Ragged, build_columns
 
 FLOAT_BYTES = 9
-"""Of each element of a msgpack array of float64, its type included."""
+"""Bytes of each element of a msgpack array of float64, its type included."""
 OVERHEAD_BYTES = 1024
-"""What one completion costs besides text and numbers: Python objects and table entries, rounded up."""
+"""Bytes that one completion costs besides text and numbers: Python objects and table entries, rounded up."""
 
 _encoder = msgspec.msgpack.Encoder()
 _FLOATS = frozenset(name for name, kind in COLUMNS.items() if kind == list[float])

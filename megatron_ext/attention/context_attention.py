@@ -65,7 +65,7 @@ class ContextPlan:
     gathered_of_whole_W: Tensor
     """int64 [W], its inverse."""
     cache: dict[str, Any] = field(default_factory=dict, compare=False)
-    """What a back end derives from the plan at its first layer."""
+    """State that a back end derives from the plan at its first layer."""
 
 
 def plan_context(whole_cu_seqlens: Tensor, group: dist.ProcessGroup, device: torch.device) -> ContextPlan:

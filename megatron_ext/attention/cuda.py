@@ -146,7 +146,7 @@ class ChunkKeys:
     """int32 [chunks + 1]."""
     key_starts: Tensor
     longest: tuple[int, int]
-    """Of the queries and of the keys of a chunk."""
+    """The longest of the queries and of the keys of a chunk."""
 
 
 def _plan_chunk_keys(context: ContextPlan) -> ChunkKeys:

@@ -19,7 +19,7 @@ VERSIONS = {9: ("FA3", "FA4"), 10: ("FA4",)}
 
 
 def active_flash() -> str | None:
-    """What torch's flash attention is computed by; None for torch's own."""
+    """The library that computes torch's flash attention; None for torch's own."""
     current = getattr(torch.nn.attention, "current_flash_attention_impl", None)
     return None if current is None else current()
 

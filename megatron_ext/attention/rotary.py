@@ -1,6 +1,6 @@
 """Rotates queries and keys by their positions, with tables that all layers share.
 
-Megatron's own rotation, without Transformer Engine, computes cosines and sines anew for the queries and keys of every
+Megatron's own rotation, without Transformer Engine, computes cosines and sines again for the queries and keys of every
 layer.
 """
 
@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 @dataclass(frozen=True)
 class RotaryTable:
-    """Of T tokens and head dim D, [T, 1, D] each, in float32, or in float64 for queries and keys in float64."""
+    """Cosines and sines of T tokens, head dim D: [T, 1, D] each, float32, or float64 for float64 queries and keys."""
 
     cos: Tensor
     signed_sin: Tensor

@@ -27,7 +27,7 @@ UNFINISHED = ".unfinished"
 REPLACED = ".replaced"
 _VERSION = 1
 _MOST_LETTERS = 1000
-"""Of the path of a file in a checkpoint."""
+"""Most letters of the path of a file in a checkpoint."""
 _READ_BYTES = 8 * 2**20
 
 
@@ -37,7 +37,7 @@ class BrokenCheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class FileEntry:
-    """What a file must be."""
+    """Size and checksum that a file must have."""
 
     num_bytes: int
     crc32: int

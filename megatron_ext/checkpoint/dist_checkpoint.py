@@ -190,7 +190,7 @@ def load_checkpoint(
 
 
 def verify_checkpoint(directory: str | Path, topology: Topology) -> dict[str, Any]:
-    """What the writer said of a checkpoint, after every byte of it has been checked, each by one of the ranks."""
+    """The description that a checkpoint's writer gave, once every byte was checked, each by one of the ranks."""
 
     def check_share() -> dict[str, Any]:
         commit.check_sizes(directory)
@@ -202,14 +202,14 @@ def verify_checkpoint(directory: str | Path, topology: Topology) -> dict[str, An
 
 
 def _from_rank0(topology: Topology, function: Callable[[], Any]) -> Any:
-    """What `function` returns on rank 0, on every rank; its exception too."""
+    """The result of `function` on rank 0, on every rank; its exception too."""
     message: list[Any] = [_outcome(function) if topology.rank == 0 else None]
     dist.broadcast_object_list(message, src=0)
     return _result(message[0])
 
 
 def _on_every_rank(function: Callable[[], Any]) -> list[Any]:
-    """What `function` returns on each rank, on every rank; the first exception too."""
+    """The results of `function` on each rank, on every rank; the first exception too."""
     outcomes: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(outcomes, _outcome(function))
     return [_result(outcome) for outcome in outcomes]

@@ -162,7 +162,7 @@ def _name_files(files: _StageFiles, out_dir: Path) -> None:
 
 
 def source_dtype(hf_dir: Path) -> torch.dtype | None:
-    """Of the weights in `hf_dir`, or where there are none what its config.json says; None where neither tells."""
+    """Dtype of the weights in `hf_dir`, or where there are none what its config.json says; None where neither tells."""
     config: dict[str, Any] = json.loads((hf_dir / "config.json").read_text())
     name = saved_dtype(hf_dir) or config.get("dtype") or config.get("torch_dtype")
     return FLOAT_DTYPES.get(str(name).removeprefix("torch."))

@@ -1,4 +1,4 @@
-"""What tells models apart: written into each checkpoint, compared before one is loaded. No Megatron here."""
+"""The identity of a model: written into each checkpoint, compared before one is loaded. No Megatron here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from megatron_ext.hf.config import HFConfig
 MODEL_KEY, DTYPE_KEY = "model", "dtype"
 """Where a checkpoint's manifest says what model it is of, and the dtype of its weights."""
 MAY_DIFFER = ("max_position_embeddings", "rope_theta", "rope_scaling")
-"""What a later phase of training may change about a model: its window, and how positions are scaled to it."""
+"""Properties of a model that a later phase of training may change: its window, and how positions are scaled to it."""
 
 
 class WrongModelError(ValueError):

@@ -35,7 +35,7 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def home_of(root: Path) -> Path:
-    """What links in the resolved folder `root` may lead to: the folder, or of a Hugging Face cache the model's."""
+    """The folder that links in the resolved `root` may lead into: itself, or of a Hugging Face cache the model's."""
     for parent in root.parents:
         if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
             return parent.parent

@@ -99,7 +99,7 @@ class _Unpickler(_PurePython):
 
 
 def _check_key(key: Any) -> None:
-    """Of a dictionary: it is hashed."""
+    """Check a key of a dictionary: it is hashed."""
     if isinstance(key, MetadataIndex):
         offset = vars(key).get("offset")
         is_flat = isinstance(key.fqn, str) and isinstance(key.index, int | None) and _is_flat(offset)
@@ -110,7 +110,7 @@ def _check_key(key: Any) -> None:
 
 
 def _check_arguments(arguments: Any) -> None:
-    """Of a class or function: sizes, and values of enumerations, which are hashed."""
+    """Check arguments of a class or function: sizes, and values of enumerations, which are hashed."""
     if not all(map(_is_flat, arguments)):
         raise pickle.UnpicklingError("an argument holds lists within one another")
 

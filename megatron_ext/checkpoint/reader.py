@@ -53,12 +53,12 @@ from megatron.core.dist_checkpointing.strategies.common import TorchCommonLoadSt
 METADATA_FILE, COMMON_FILE, FORMAT_FILE = ".metadata", "common.pt", "metadata.json"
 FORMAT = {"sharded_backend": "torch_dist", "common_backend": "torch"}
 _MOST_LETTERS = 200
-"""Of what a checkpoint of somebody else may put into a message."""
+"""Letters that a checkpoint of somebody else may put into a message."""
 _MEGATRON = "megatron.core.dist_checkpointing.strategies.torch"
 
 
 def read_metadata(directory: str | Path) -> Metadata:
-    """What a checkpoint says it holds. BrokenCheckpointError for a `.metadata` that is anything else."""
+    """Read what a checkpoint says it holds. BrokenCheckpointError for a `.metadata` that is anything else."""
     path = Path(directory) / METADATA_FILE
     try:
         metadata = unpickle_metadata(path.read_bytes())
@@ -112,7 +112,7 @@ def check_objects(directory: str | Path, *, part: int = 0, num_parts: int = 1) -
 
 
 def _check_tensors(directory: Path, metadata: Metadata, part: int, num_parts: int) -> None:
-    """Of every `num_parts`-th tensor: whether it asks for anything but a tensor."""
+    """Check of every `num_parts`-th tensor that it asks for nothing but a tensor."""
     found = _entries(metadata, TensorStorageMetadata)[part::num_parts]
     for name, entries in itertools.groupby(found, key=lambda entry: entry[0]):
         with (directory / name).open("rb") as file:

@@ -17,7 +17,7 @@ from torch._weights_only_unpickler import _get_allowed_globals
 
 _PICKLE = ".pkl"
 _MOST_BYTES = 2**16
-"""Of the pickle: a tensor has some 200."""
+"""Most bytes of the pickle: a tensor has some 200."""
 
 
 def foreign_names(file: BinaryIO, offset: int, length: int) -> list[str]:

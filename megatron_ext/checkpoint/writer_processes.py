@@ -1,4 +1,4 @@
-"""What Megatron's checkpoint writers leave behind: nothing but the checkpoint.
+"""Megatron's checkpoint writers, and what they leave behind: nothing but the checkpoint.
 
 Upstream (Megatron-Core 0.16.1) leaves processes when a trainer is killed: the server of its results queue waits for
 ever, and a forked writer may wait for a lock that died with its parent, holding a copy of the parent's memory. Here

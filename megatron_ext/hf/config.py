@@ -22,7 +22,7 @@ from megatron_ext.hf.rope import RopeScaling, UnsupportedRopeError, read_rope
 
 @dataclass(frozen=True)
 class Family:
-    """What a model type implies and its config does not say."""
+    """Properties that a model type implies and its config does not say."""
 
     qk_norm: bool
     qkv_bias: bool

@@ -64,7 +64,7 @@ class HFCheckpoint:
         self._names_in: dict[str, frozenset[str]] = {}
         self._file_of = weight_map(hf_dir)
         self.names = self._file_of.keys()
-        """What the directory says it has."""
+        """Names that the directory says it has."""
 
     def __enter__(self) -> HFCheckpoint:
         return self

@@ -128,7 +128,7 @@ class StackedTensor:
 
     name: str
     shape: tuple[int, ...]
-    """Of the whole stack."""
+    """Shape of the whole stack."""
     expert: int
     first_row: int
     """Row of the expert's matrix at which the tensor begins."""
@@ -176,7 +176,7 @@ def expected_names(hf_config: HFConfig) -> set[str]:
 
 
 def rules_of_layer(hf_config: HFConfig, has_experts: bool) -> tuple[Rule, ...]:
-    """Of LAYER_RULES, those of a layer with or without experts; the experts themselves have EXPERT_RULES."""
+    """Rules of a layer with or without experts; the experts themselves have EXPERT_RULES."""
     return tuple(rule for rule in LAYER_RULES if _is_in_layer(rule, hf_config, has_experts))
 
 

@@ -1,4 +1,4 @@
-"""What a config.json may not say: values that no model can have, and properties that are not reproduced here."""
+"""Refusals of a config.json: values that no model can have, and properties that are not reproduced here."""
 
 from __future__ import annotations
 

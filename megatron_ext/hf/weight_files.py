@@ -45,7 +45,7 @@ def weight_files(hf_dir: Path) -> list[str]:
 
 
 def tensor_names(path: Path) -> list[str]:
-    """Of the header. WeightsError for a file that is missing or damaged."""
+    """Tensor names in the header. WeightsError for a file that is missing or damaged."""
     try:
         with safe_open(str(path), framework="pt") as file:
             return list(file.keys())

@@ -17,7 +17,7 @@ AttentionBackend = Literal["auto", "sdpa", "varlen", "cudnn", "transformer_engin
 
 TITLES: dict[Library, str] = {"torch": "torch", "transformer_engine": "Transformer Engine", "apex": "Apex"}
 APEX_EXTENSIONS = ("amp_C", "fused_layer_norm_cuda", "fused_weight_gradient_mlp_cuda")
-"""What apex compiles for Adam, RMSNorm and the sums of weight gradients."""
+"""Modules that apex compiles for Adam, RMSNorm and the sums of weight gradients."""
 FLASH_PACKAGES = {"FA3": ("flash_attn_interface", None), "FA4": ("flash_attn", "cute")}
 """Package, and part of it, that torch takes each version of FlashAttention from."""
 
@@ -28,7 +28,7 @@ class KernelsError(ValueError):
 
 @dataclass(frozen=True)
 class Kernels:
-    """What a choice has come to."""
+    """The library chosen for each kind of kernel."""
 
     library: Library
     attention: AttentionBackend
@@ -70,7 +70,7 @@ def resolve_kernels(choice: KernelChoice, attention: AttentionBackend = "auto", 
 
 
 def find_obstacle(library: Library) -> str | None:
-    """What is missing of a library, with the remedy; None where it is installed."""
+    """Find what is missing of a library, with the remedy; None where it is installed."""
     if library == "transformer_engine" and not _has_part("transformer_engine", "pytorch"):
         return (
             "Transformer Engine is not installed here. Remedy: pip install 'hybridflow[gpu]', which names the versions "

@@ -43,7 +43,7 @@ class OptimizerOptions:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What an optimizer step did."""
+    """The result of an optimizer step."""
 
     grad_norm: float
     """Global norm before clipping; may be inf or nan, then the step was skipped."""

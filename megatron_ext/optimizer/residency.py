@@ -40,7 +40,7 @@ class ResidencyError(RuntimeError):
 
 @dataclass(frozen=True)
 class Moved:
-    """What one move did on this rank."""
+    """The bytes that one move moved on this rank."""
 
     freed_bytes: int
     """Memory of the device given back; negative when it was taken again."""
@@ -71,7 +71,7 @@ class Residency:
         return sum(storage.nbytes() for storage in self._storages(part))
 
     def _storages(self, part: Part) -> list[torch.UntypedStorage]:
-        """Those of a part that is on the device, as they are now: a step or a load may have made new ones."""
+        """Storages of a part that is on the device, as they are now: a step or a load may have made new ones."""
         weights = _storages(parameter.data for chunk in self._chunks for parameter in chunk.parameters())
         if part == "weights":
             return list(weights.values())

@@ -26,7 +26,7 @@ class RaggedInput:
         return cls(torch.tensor(lengths, dtype=torch.int64), torch.tensor(values, dtype=torch.int64))
 
     def select(self, rows_R: Tensor) -> RaggedInput:
-        """Those of some of the positions, in the order of `rows_R` (int64, ascending)."""
+        """The lists of some of the positions, in the order of `rows_R` (int64, ascending)."""
         is_kept_N = torch.zeros_like(self.lengths_N, dtype=torch.bool)
         is_kept_N[rows_R] = True
         return RaggedInput(self.lengths_N[rows_R], self.values_M[is_kept_N.repeat_interleave(self.lengths_N)])

@@ -1,4 +1,4 @@
-"""What a loss callback returns, and what a step makes of it. No Megatron here."""
+"""Sums that a loss callback returns, and what a step makes of them. No Megatron here."""
 
 from __future__ import annotations
 

@@ -35,11 +35,11 @@ class Layout:
     cp: int = 1
     """Context parallel: ranks that share the tokens of every row, each two chunks of it (zig-zag)."""
     cp_comm: ContextExchange = "all_gather"
-    """What context parallel ranks exchange in attention: all keys and values, or tokens against heads (Ulysses)."""
+    """Exchange of context parallel ranks in attention: all keys and values, or tokens against heads (Ulysses)."""
     vpp: int = 1
     """Virtual pipeline: groups of layers that each pipeline stage holds; more of them means smaller bubbles."""
     recompute: Recompute = "none"
-    """What backward computes again instead of keeping: nothing, whole layers, or the feed-forward of each layer."""
+    """Part that backward computes again, not kept: nothing, whole layers, or the feed-forward of each layer."""
     overlap: bool = False
     """Reduces gradients while backward runs, and gathers updated weights while the next forward runs."""
     bucket_elements: int = 40_000_000

@@ -55,7 +55,7 @@ def install() -> None:
 
 
 def _needed_patches() -> list[Patch]:
-    """Those that make up for what this machine has not."""
+    """Patches that make up for what this machine has not."""
     patches: list[Patch] = []
     if not find_device().has_cuda:
         patches += WITHOUT_CUDA

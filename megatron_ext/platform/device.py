@@ -1,4 +1,4 @@
-"""What a process computes on. The one place that asks torch whether there is CUDA: who needs to know is told.
+"""The device that a process computes on. The one place that asks torch whether there is CUDA; others are told.
 
 Each process asks for itself, once, where it begins: a driver knows nothing of the machines of its workers.
 """
@@ -18,7 +18,7 @@ class Device:
 
     @property
     def current(self) -> torch.device:
-        """What the calling thread computes on."""
+        """The device that the calling thread computes on."""
         return torch.device("cuda", torch.cuda.current_device()) if self.has_cuda else torch.device("cpu")
 
     @property

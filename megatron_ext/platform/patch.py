@@ -1,4 +1,4 @@
-"""What every change to upstream code says of itself."""
+"""A patch: a change to upstream code that says what it relies on, why, and when it can go."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Patch:
     owner: str
     """Dotted name of what is changed."""
     symbols: tuple[str, ...]
-    """What the owner must have: all that is replaced, and what the replacement relies on. "A.b" is b of A."""
+    """Names that the owner must have: all that is replaced, and what the replacement relies on. "A.b" is b of A."""
     drop_test: str
     """Test in tests/dist_cpu/test_patches.py that runs upstream without the change, and fails when it can go."""
     change: Callable[[Any], None]

@@ -1,4 +1,4 @@
-"""What the stand-in `torch` cannot cover: one patch per fault, with its reason and the test that says when it can go.
+"""Patches beside the stand-in `torch`: one per fault, with its reason and the test that says when it can go.
 
 Each is applied once: to torch by `install()`, to a `megatron.core` module right after it was executed. Nothing is
 applied where there is what it makes up for.

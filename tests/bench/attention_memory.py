@@ -39,7 +39,7 @@ HEADS, KV_HEADS, HEAD_DIM = 16, 4, 64
 EXCHANGES = {"all_gather": "all_gather", "all_to_all": A2A}
 WARM_UP_TOKENS = 256
 M_MMAP_THRESHOLD = -3
-"""Of mallopt(3)."""
+"""Parameters of mallopt(3)."""
 
 
 def main() -> None:

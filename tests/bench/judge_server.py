@@ -38,7 +38,7 @@ _STATUS = {BUSY: 429, ERROR: 500, BAD_REQUEST: 400}
 
 @dataclass
 class JudgeServer:
-    """Behaviour of the next requests: one of `plan` each, shuffled anew by `seed` whenever it is used up."""
+    """Behaviour of the next requests: one of `plan` each, shuffled again by `seed` whenever it is used up."""
 
     plan: list[str] = field(default_factory=lambda: [RIGHT])
     delay_s: tuple[float, float] = (0.0, 0.0)
@@ -49,7 +49,7 @@ class JudgeServer:
     seed: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     bodies: list[str] = field(default_factory=list)
-    """What was asked."""
+    """The requests, as they came."""
     keys: list[str] = field(default_factory=list)
     """Authorization headers."""
     heads: list[str] = field(default_factory=list)

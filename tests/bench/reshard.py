@@ -136,7 +136,7 @@ def small_config(options: argparse.Namespace) -> HFConfig:
 def run(
     train: Layout, config: HFConfig, settings: ReshardSettings, options: argparse.Namespace
 ) -> list[dict[str, Any] | None]:
-    """What each train rank measured."""
+    """The measurements of each train rank."""
     context = multiprocessing.get_context("spawn")
     port = free_port()
     together = context.Barrier(train.world_size)
@@ -246,7 +246,7 @@ def update(
 
 
 def forget_peak_mib() -> float:
-    """Lets `peak_mib` begin anew; returns the resident memory now."""
+    """Lets `peak_mib` starts again; returns the resident memory now."""
     Path("/proc/self/clear_refs").write_text("5")
     return status_mib("VmRSS")
 

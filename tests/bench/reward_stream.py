@@ -358,7 +358,7 @@ def in_process(what: str, num_items: int, options: argparse.Namespace) -> dict[s
 
 
 def medians(runs: list[dict[str, Any]]) -> dict[str, float]:
-    """Of each figure."""
+    """The median of each figure."""
     return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
 
 

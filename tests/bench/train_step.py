@@ -55,7 +55,7 @@ Step = Callable[[], tuple[float, float]]
 """Returns loss and norm of the gradient before clipping."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Of mallopt(3)."""
+"""Parameters of mallopt(3)."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What rule, judge, and the larger of both find of the right answers, and pass of the wrong ones; prints one JSON line.
+"""Right answers that rule, judge, and the larger of both find, and wrong ones that they pass; prints one JSON line.
 
     python tests/bench/verdicts.py --cases ../shared/data/verdict_cases.jsonl
 

@@ -1,4 +1,4 @@
-"""What the ranks of the checkpoint and residency tests do. Each function runs in every process of a layout."""
+"""Programs of the checkpoint and residency tests. Each function runs in every process of a layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a rank does in the tests of `kernels`: the same training by torch and by stand-ins for the other libraries."""
+"""Programs of the tests of `kernels`: the same training by torch and by stand-ins for the other libraries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ranks do in the tests of the output layer and of attention alone, without a model."""
+"""Programs of the tests of the output layer and of attention alone, without a model."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def varlen_by_hand(
     window_size: tuple[int, int],
     enable_gqa: bool = False,
 ) -> Tensor:
-    """What torch documents of its function: causal, the last query of each segment aligned with its last key."""
+    """Attention as torch documents it: causal, the last query of each segment aligned with its last key."""
     assert window_size == (-1, 0) and enable_gqa == (query.size(1) != key.size(1))
     assert max_q == cu_seq_q.diff().max() and max_k == cu_seq_k.diff().max()
     outputs = []

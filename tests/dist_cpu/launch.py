@@ -1,7 +1,7 @@
 """Runs a function in one process per rank of a layout, joined over gloo on this machine.
 
 Ranks are forked from one server process that has imported Megatron once, so a layout of 8 starts in a fraction of a
-second and shares the memory of the libraries. The process groups are made anew for each layout.
+second and shares the memory of the libraries. The process groups are made again for each layout.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def start_server() -> None:
 
 
 def run_ranks(layout: Layout, program: Callable[..., Any], *args: Any) -> list[Any]:
-    """What `program(topology, layout, *args)` returned on each rank, in rank order, from fresh processes.
+    """The results of `program(topology, layout, *args)` on each rank, in rank order, from fresh processes.
 
     `program` must be importable; results travel through torch.save. A failing rank's exception is raised here.
     """

@@ -1,4 +1,4 @@
-"""What the ranks of a test of mixtures of experts do."""
+"""Programs of the tests of mixtures of experts."""
 
 from __future__ import annotations
 

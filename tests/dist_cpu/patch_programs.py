@@ -1,4 +1,4 @@
-"""What the processes of test_patches.py and test_pipeline_exchange.py do: upstream's code without a patch or guard."""
+"""Programs of test_patches.py and test_pipeline_exchange.py: upstream's code without a patch or guard."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def complaint(call: Callable[[], Any]) -> str:
 
 
 def one_rank(topology: Topology, layout: Layout, hf_dir: Path) -> dict[str, Any]:
-    """What upstream does without each patch where there is one process, and what each repair replaces."""
+    """Upstream without each patch where there is one process, and what each repair replaces."""
     overlapping = Layout(overlap=True, bucket_elements=20_000)
     return {
         "built": build_with_upstream_types(hf_dir, layout, topology),
@@ -87,7 +87,7 @@ def save_at_once(hf_dir: Path, layout: Layout, topology: Topology) -> list[str]:
 
 
 def load_a_state(hf_dir: Path, layout: Layout, topology: Topology) -> list[str]:
-    """Of a parameter: without a step, as it comes from a checkpoint; whole; and without a step by the repair."""
+    """A parameter's state: without a step, as it comes from a checkpoint; whole; and without a step by the repair."""
     _, member = open_without((optimizer_repairs.load_state_without_step,), hf_dir, layout, topology)
     parameter = next(iter(member.model_param_group_index_map))
     state = member._get_main_param_and_optimizer_states(parameter)
@@ -99,7 +99,7 @@ def load_a_state(hf_dir: Path, layout: Layout, topology: Topology) -> list[str]:
 
 
 def count_steps_after_loading(hf_dir: Path, layout: Layout, topology: Topology) -> list[float]:
-    """What one step after loading adds to the step counts: without the repair, and with it."""
+    """The number that one step after loading adds to the step counts: without the repair, and with it."""
     policy, member = open_without((optimizer_repairs.separate_step_counts,), hf_dir, layout, topology)
     micro_batches = rank_batches(topology, layout)
 
@@ -115,7 +115,7 @@ def count_steps_after_loading(hf_dir: Path, layout: Layout, topology: Topology) 
 
 
 def step_count(member: DistributedOptimizer) -> float:
-    """That of every parameter; ValueError when they differ."""
+    """The step count of every parameter; ValueError when they differ."""
     (count,) = {state["step"].item() for state in member.optimizer.state.values()}
     return count
 

@@ -1,4 +1,4 @@
-"""What the ranks of a distributed test do. Each function runs in every process of a layout."""
+"""Programs of the distributed tests. Each function runs in every process of a layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the ranks of the tests of resharding do."""
+"""Programs of the tests of resharding."""
 
 from __future__ import annotations
 

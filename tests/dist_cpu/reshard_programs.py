@@ -1,4 +1,4 @@
-"""What the ranks of a test of resharding do."""
+"""Programs of a test of resharding."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ LAYOUTS = {
 
 
 def rms_norm(self: Any, hidden_states: Tensor) -> Tensor:
-    """Of the dtype that it is given: transformers goes to float32 and back."""
+    """RMSNorm in the dtype that it is given: transformers goes to float32 and back."""
     variance = hidden_states.square().mean(-1, keepdim=True)
     return self.weight * hidden_states * torch.rsqrt(variance + self.variance_epsilon)
 
@@ -57,7 +57,7 @@ def test_the_steps_of_a_policy_in_float64(name: str, reference: Reference, hf_di
 
 
 def test_other_policies_are_not_touched(hf_dirs: dict[str, Path]) -> None:
-    """What holds inside a float64 policy's computation ends with it."""
+    """A float64 policy's rules end with its computation."""
     (found,) = run_ranks(Layout(), defaults_after_a_step, hf_dirs["qwen3_tied"])
     assert found == (torch.float32, torch.float32)
 

@@ -1,4 +1,4 @@
-"""What one process shows: agreement with transformers, packing invariance, refusals, a fresh start of the optimizer."""
+"""Tests in one process: agreement with transformers, packing invariance, refusals, a fresh start of the optimizer."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ SYMBOLS = [
     pytest.param(patch, symbol, id=f"{patch.change.__name__}-{symbol}") for patch in PATCHES for symbol in patch.symbols
 ]
 ADDED = {"name_missing_product": {"te_general_gemm"}}
-"""What upstream reads and nobody defines."""
+"""Names that upstream reads and nobody defines."""
 
 
 def can_go(patch: Patch) -> str:

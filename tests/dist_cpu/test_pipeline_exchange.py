@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.dist_cpu, pytest.mark.timeout(300)]
 
 
 def test_batched_exchange_is_refused_and_would_be_silently_wrong(hf_dirs: dict[str, Path]) -> None:
-    """Of equal gradient norm if upstream is mended; a wrong one is what `check_pipeline_exchange` is for."""
+    """Equal gradient norms if upstream is mended; a wrong one is what `check_pipeline_exchange` is for."""
     results = run_ranks(Layout(pp=2, vpp=2), patch_programs.batched_exchange, hf_dirs["qwen3_tied"])
     for result in results:
         assert "overlap_p2p_comm = False, batch_p2p_comm = True with vpp = 2" in result["refusal"]

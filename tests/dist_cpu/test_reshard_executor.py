@@ -53,7 +53,7 @@ def test_every_engine_rank_gets_the_bits_that_sglang_would_load(case: str, hf_di
 
 
 def check_bytes(results: list[dict[str, Any]]) -> None:
-    """What was moved, by way, is what the plan said."""
+    """The bytes moved, by way, are what the plan said."""
     moved = sum((Counter(result["sent_bytes"]) for result in results), Counter())
     planned = Counter(
         {

@@ -39,7 +39,7 @@ def test_what_needs_the_device_says_so(hf_dirs: dict[str, Path]) -> None:
 
 
 def test_moments_leave_whenever_they_were_made(hf_dirs: dict[str, Path]) -> None:
-    """Those of a fused optimizer come with its first step, and a load replaces them."""
+    """Moments of a fused optimizer come with its first step, and a load replaces them."""
     (rank,) = run_ranks(Layout(), checkpoint_programs.move_a_fused_optimizer, hf_dirs["qwen3_tied"])
     assert rank["freed"] == [rank["expected"]] * 3
 

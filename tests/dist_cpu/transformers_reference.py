@@ -28,7 +28,7 @@ def row_logprobs(model: PreTrainedModel, row: PackInput, temperature: float) -> 
 
 @functools.cache
 def compute_logprobs(hf_dir: Path, temperature: float) -> list[Tensor]:
-    """Those of each of the rows that all tests share."""
+    """Log-probabilities of each of the rows that all tests share."""
     model = load_model(hf_dir)
     with torch.no_grad():
         return [row_logprobs(model, row, temperature) for row in make_rows()]

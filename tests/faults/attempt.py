@@ -73,7 +73,7 @@ class Attempt:
             return None
 
     def remove_leftovers(self) -> list[str]:
-        """What is left of the run GRACE_S after its end: processes, files in TMPDIR and /dev/shm. All is removed."""
+        """Remains of the run GRACE_S after its end: processes, files in TMPDIR and /dev/shm. All is removed."""
         deadline = time.monotonic() + GRACE_S
         while (left := self._living()) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -92,7 +92,7 @@ class Attempt:
                 self._seen.update(self.first.children(recursive=True))
 
     def _living(self) -> list[psutil.Process]:
-        """Those that were ever below the first one, or have the folder for temporary files in their environment."""
+        """Processes that were ever below the first one, or have the folder for temporary files in their environment."""
         mark = f"TMPDIR={self._temporary}".encode()
         marked: list[psutil.Process] = []
         for process in psutil.process_iter():

@@ -1,4 +1,4 @@
-"""What must be the same in two runs of one seed, however often one of them was stopped."""
+"""Records that must be the same in two runs of one seed, however often one of them was stopped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 OF_THE_MOMENT = ("time/", "perf/", "rollout/events/", "rollout/prefill", "rollout/cached", "rollout/prompt_tokens")
 """Beginnings of the names of metrics that depend on the clock, or count what an engine did again."""
 OF_REWARDS = ("reward/mean", "reward/unknown", "reward/parts/")
-"""Those of rewards that are no count of what was sent again."""
+"""Metrics of rewards that are no count of what was sent again."""
 LINES = ("metrics.jsonl", "updates.jsonl", "completions.jsonl")
 WEIGHTS = "hf/model.safetensors"
 
@@ -22,7 +22,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def compare_runs(run: Path, undisturbed: Path) -> list[str]:
-    """What differs, in words."""
+    """The differences, in words."""
     mine, right = read_run(run), read_run(undisturbed)
     return [_tell(name, mine[name], right[name]) for name in right if mine[name] != right[name]]
 

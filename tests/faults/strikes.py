@@ -41,7 +41,7 @@ class Strike:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of it. `ended`: whether the run has ended, with an error or finished."""
+    """The outcome of a strike. `ended`: whether the run has ended, with an error or finished."""
 
     strike: Strike
     struck: bool

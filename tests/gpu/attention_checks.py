@@ -14,7 +14,7 @@ from tests.gpu.report import Report
 from tests.gpu.sizes import Sizes
 
 LARGEST_ERROR = 0.02
-"""Of output and gradients in bfloat16, as a share of their norm."""
+"""Largest difference of output and gradients in bfloat16, as a share of their norm."""
 
 
 def attention_backends(report: Report, sizes: Sizes) -> None:

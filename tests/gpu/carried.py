@@ -1,4 +1,4 @@
-"""What the checks need beside torch, transformers and triton; as a program it prints name==version of each.
+"""Packages that the checks need beside torch, transformers and triton; as a program it prints name==version of each.
 
 python -m tests.gpu.carried              for a package index; versions are those of docker/requirements-cpu.lock
 python -m tests.gpu.carried FOLDER       the wheels in a folder: all of them, and below 64 MiB together
@@ -21,7 +21,7 @@ def requirements() -> list[str]:
 
 
 def check_wheels(folder: Path) -> str:
-    """What is there, as a line. Raises SystemExit for one that is missing, or for too much."""
+    """A line that says what is there. Raises SystemExit for one that is missing, or for too much."""
     files = {path.name: path.stat().st_size for path in folder.glob("*.whl")}
     for requirement in requirements():
         name, version = requirement.split("==")

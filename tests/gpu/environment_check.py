@@ -1,4 +1,4 @@
-"""What is there: the interpreter, the libraries, the GPU."""
+"""The environment of the checks: the interpreter, the libraries, the GPU."""
 
 from __future__ import annotations
 

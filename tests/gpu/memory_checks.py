@@ -15,7 +15,7 @@ from tests.gpu.sizes import Sizes
 
 STAND_IN = Path(__file__).parents[1] / "dist_cpu/stand_ins/te"
 LARGEST_EXTRA_MIB = 640.0
-"""Of the output layer's forward and backward above inputs, weights and gradients: two chunks of logits and sums."""
+"""Bound on the output layer's memory above inputs, weights and gradients: two chunks of logits, and sums."""
 
 
 def residency_torch(report: Report, sizes: Sizes) -> None:

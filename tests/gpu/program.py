@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 TOTAL_S = 480.0
-"""Of all checks together on a GPU."""
+"""Seconds of all checks together on a GPU."""
 
 
 class Check(NamedTuple):

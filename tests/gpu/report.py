@@ -1,4 +1,4 @@
-"""What a check has to say: figures as they come, and what is not as it should be."""
+"""The report of a check: figures as they come, and what is not as it should be."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Report:
-    """Of one check, in its own process; `send` gets each figure and fault at once, so that a killed check keeps its."""
+    """The report of one check; `send` gets each figure and fault at once, so that a killed check keeps its."""
 
     def __init__(self, send: Callable[[tuple[str, Any]], None]) -> None:
         self._send = send

@@ -24,7 +24,7 @@ class Shape:
         return self.layers * (attention + 3 * self.hidden * self.ffn) + self.vocab * self.hidden
 
     def flops_per_token(self, tokens: int) -> float:
-        """Of forward and backward in a causal row: 6 per parameter, 6 per layer, query width and visible token.
+        """Operations of forward and backward in a causal row: 6 per parameter; 6 per layer, width and visible token.
 
         As in the peer's benchmark: its 26.8% at 10.15k tokens/s and 989 TFLOP/s are 26.1 GFLOP per token, as here.
         """
@@ -33,7 +33,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of one kind of run."""
+    """Sizes of one kind of run."""
 
     is_dry: bool
     small: Shape

@@ -17,7 +17,7 @@ from tests.gpu.sizes import Sizes
 PEER = {"mfu": 0.268, "tokens_per_s": 10_150, "peak_gib": 19.6}
 """prime-rl's RL step of Qwen3-0.6B at 65,536 tokens on one H100 (its benchmarks/results/BENCHMARKS.md)."""
 PEAK_TFLOPS = {"H100": 989.4, "H200": 989.4, "H800": 989.4, "A100": 312.0, "B200": 2250.0}
-"""Of dense products in bfloat16, as the vendor gives them."""
+"""Operations per second of dense products in bfloat16, as the vendor gives them."""
 
 
 def train_step(report: Report, sizes: Sizes) -> None:
@@ -51,7 +51,7 @@ def train_step(report: Report, sizes: Sizes) -> None:
 
 
 def measure(policy: Any, batch: Any, sizes: Sizes) -> dict[str, Any]:
-    """Of the steps after the first."""
+    """Measurements of the steps after the first."""
     on_gpu = policy.topology.device.type == "cuda"
     first = train(policy, [batch])
     if on_gpu:

@@ -30,7 +30,7 @@ class Command:
 
 
 def fit_manifest(folder: Path) -> None:
-    """What a careful attacker does: sizes and checksums of the changed files."""
+    """Do as a careful attacker does: sizes and checksums of the changed files."""
     files = commit.measure_files(folder, commit.list_files(folder))
     commit.write_manifest(folder, files=files, description=commit.read_manifest(folder).description)
 

@@ -78,7 +78,7 @@ PROGRAMS = {
     "a_long_name": (b"\x80\x04cos\n" + b"x" * 10**6 + b"\n.", f"asks for os.{'x' * 197}, which"),
     "nothing": (b"", "cannot be read"),
 }
-"""What a `.metadata` of allowed classes can still try, as opcodes."""
+"""Attempts that a `.metadata` of allowed classes can still make, as opcodes."""
 
 
 @pytest.fixture(scope="module")

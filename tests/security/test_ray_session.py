@@ -42,7 +42,7 @@ attempt("job", lambda: urllib.request.urlopen(job, timeout=5).read())
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    """Of a session that was started under the most generous umask."""
+    """The folder of a session that was started under the most generous umask."""
     before = os.umask(0)
     try:
         start_session(1)

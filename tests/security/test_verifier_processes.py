@@ -1,4 +1,4 @@
-"""What a verifier starts ends with its scoring process, and nothing of its user's secrets is in its environment."""
+"""Processes of a verifier end with its scoring process, and none of its user's secrets is in its environment."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ WINDOW = 100
 
 
 def largest_difference(folder: Path, out_dir: Path) -> float:
-    """Of a cosine or sine, over the positions of the window."""
+    """The largest difference of a cosine or sine, over the positions of the window."""
     from sglang.srt.layers.rotary_embedding import get_rope
     from sglang.srt.utils.hf_transformers_utils import get_rope_config
     from transformers import AutoConfig

@@ -51,7 +51,7 @@ class Served:
         self._pipe.send((method, args))
 
     def answer(self) -> Any:
-        """What the oldest call returned. Raises what it raised."""
+        """The result of the oldest call. Raises what it raised."""
         assert self._pipe.poll(REPLY_TIMEOUT_S), "no answer"
         result = self._pipe.recv()
         if isinstance(result, BaseException):
@@ -135,7 +135,7 @@ class TrainRank:
             sender.close()
 
     def entries(self) -> list[TensorEntry]:
-        """Of all tensors of this rank's stage."""
+        """Entries of all tensors of this rank's stage."""
         return [describe_tensor(name, tensor) for name, tensor in self.policy.export_tensors()]
 
     def close(self) -> None:

@@ -27,7 +27,7 @@ from hybridflow.rollout.cpu import cpu_arguments
 
 
 def group(rank: int, size: int) -> SimpleNamespace:
-    """What a model asks of a process group while it is built."""
+    """The answers that a model wants of a process group while it is built."""
     return SimpleNamespace(
         rank_in_group=rank,
         world_size=size,

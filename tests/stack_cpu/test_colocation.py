@@ -1,4 +1,4 @@
-"""Memory changes hands on the real stack: an engine gives its memory back and, with weights anew, decodes as before.
+"""Memory changes hands on the real stack: an engine gives its memory back and, with weights again, decodes as before.
 
 One system goes through three hand-overs: exact shards, whole tensors, and an engine that is killed in between.
 """

@@ -71,7 +71,7 @@ def stretch_window(hf_dir: Path) -> None:
 
 
 def reference_logprobs(hf_dir: Path, prompt: list[int], response: list[int]) -> list[float]:
-    """Of each token of the response, by transformers."""
+    """Log-probabilities of each token of the response, by transformers."""
     model = AutoModelForCausalLM.from_pretrained(hf_dir, dtype=torch.float32).eval()
     with torch.no_grad():
         logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]

@@ -27,7 +27,7 @@ def slots() -> Iterator[Slots]:
 
 
 def free_cpus(slots: Slots) -> list[float]:
-    """What is left of each slot; Ray leaves out what is taken whole."""
+    """Logical CPUs left of each slot; Ray leaves out what is taken whole."""
     resources = ray.available_resources()
     (group,) = {name.rsplit("_", 1)[1] for name in resources if name.startswith("CPU_group_0_")}
     return [round(resources.get(f"CPU_group_{index}_{group}", 0.0), 3) for index in range(slots.num_slots)]

@@ -53,7 +53,7 @@ def save(model: PreTrainedModel, path: Path, dtype: torch.dtype, max_shard_size:
 
 
 def write_rows(path: Path) -> list[list[int]]:
-    """Of one token, of two, and up to the whole window."""
+    """Rows of one token, of two, and up to the whole window."""
     generator = torch.Generator().manual_seed(0)
     lengths = (1, 2, 33, WINDOW, 1, 7, 64)
     rows = [torch.randint(0, VOCAB_SIZE, (length,), generator=generator).tolist() for length in lengths]

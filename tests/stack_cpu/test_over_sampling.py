@@ -1,4 +1,4 @@
-"""Over-sampling on the real stack: completions that are stopped and gone on with. A whole run does so in test_run.py.
+"""Over-sampling on the real stack: completions that are stopped and continued. A whole run does so in test_run.py.
 
 The engine is on a device of its own, so weights reach it by broadcast.
 """

@@ -1,7 +1,7 @@
 """Reward workers killed and stopped at random, and the broker's sockets closed, while completions are scored.
 
 The schedule is seeded and tied to progress, not to time: after so many verdicts, that worker is killed or stopped. A
-killed one is started anew under its id; a stopped one goes on two events later and gives its late verdicts.
+killed one is started again under its id; a stopped one goes on two events later and gives its late verdicts.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost_or_scored_twice(slots: 
     assert sorted(seen) == sorted(build_completion_id("g", index) for index in range(NUM_ITEMS))
     assert stream.outstanding() == set() and stream.next(0.0) is None
     said = f"reward-1 (process {victim}) died: killed, or out of memory; its items go to the others"
-    assert notes == [f"{said}, and it is started anew"]
+    assert notes == [f"{said}, and it is started again"]
     assert stream.counters["worker_lost"] == 1 and stream.counters["requeued"] == SECTION.credits
     assert group.pids["reward-1"] not in (0, victim)
     stream.close()

@@ -5,7 +5,7 @@ second step and which is then resumed. B's records equal A's, so (1) two runs of
 agrees with one that was never stopped, and (3) nothing was skipped or trained twice. Both ask a model judge, a server
 on the loopback, about what the rules did not pass.
 
-The run that is interrupted over-samples: what it had decoded of groups that it carries over is gone on with.
+The run that is interrupted over-samples: what it had decoded of groups that it carries over is continued.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What SGLang's own weight loaders put into the parameters of each rank is what a plan puts there.
+"""SGLang's own weight loaders put into the parameters of each rank what a plan puts there.
 
 Real SGLang model classes, real `load_weights`, weights that are numbers, one per element: names, shapes and every
 element of every rank. The trainer's side is the unit tests' oracle of Megatron; tests/dist_cpu/test_reshard.py has the
@@ -76,7 +76,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Of each case, with the parameters of every rank. One process for all: importing SGLang takes most of the time."""
+    """A folder per case, with the parameters of every rank. One process for all: importing SGLang takes longest."""
     root = tmp_path_factory.mktemp("shards")
     for name, case in CASES.items():
         write_case(case, root / name)

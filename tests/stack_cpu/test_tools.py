@@ -84,12 +84,12 @@ class Ended:
     left_behind: list[str]
     """Processes that are alive 10 s later."""
     status: str
-    """What summary.json says."""
+    """The status that summary.json gives."""
 
 
 @dataclass(frozen=True)
 class Story:
-    """What the chain has left."""
+    """The runs that the chain has left."""
 
     interrupted: Ended
     killed: Ended

@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 HEADING = "## Your own data, verifier, judge and model"
 PORT = "30000"
-"""Of the judge in the text."""
+"""Port of the judge in the text."""
 START_S = 30.0
 
 

@@ -16,7 +16,7 @@ from hybridflow.rewards.extraction.extract import behind_mark
 from hybridflow.types import ScoreRequest, Unknown
 
 NUM_PROBLEMS = 10
-"""Of rows that cannot be used, so many are told in full."""
+"""Number of unusable rows that are told in full."""
 GOLDS_S = 1.5
 """Time for all golds; built-in rules take a tenth of a millisecond for most."""
 
@@ -53,7 +53,7 @@ def _level_of(split: Split, num_unusable: int, num_rows: int) -> Level:
 
 
 def check_questions(subject: Subject) -> Iterator[Finding]:
-    """What a judge is told of the prompt: nothing is a row that it cannot judge."""
+    """Check that each row gives the judge a question; without one it cannot judge."""
     if not subject.config.reward.judge.endpoints:
         return
     for split in subject.splits:
@@ -111,7 +111,7 @@ def phrase_gold(row: Row) -> str:
 
 
 def build_request(row: Row, text: str, completion_id: str = "check") -> ScoreRequest:
-    """What a verifier would see of a completion `text` of this row."""
+    """The request in which a verifier would see a completion `text` of this row."""
     return ScoreRequest(
         completion_id=completion_id,
         data_source=row.data_source,

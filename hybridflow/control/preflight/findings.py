@@ -1,4 +1,4 @@
-"""What a check has to say."""
+"""Findings: errors, warnings and notes of a check."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Level = Literal["error", "warning", "fact"]
 WAIT_S = 3.5
 """Longest wait for a verifier or a judge, unless the configuration sets a limit of its own for it."""
 NUM_NAMED = 5
-"""Of rows with one fault, so many are named."""
+"""Number of rows with one fault that are named."""
 
 
 class Finding(NamedTuple):

@@ -1,4 +1,4 @@
-"""What helps where a judge gave no answer, by what it or the network said."""
+"""Remedies where a judge gave no answer, by what it or the network said."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BY_WORDS = (
     ),
     (r"HTTP 503\b", "wait until it has loaded, or look at its log"),
 )
-"""Of the reason: a pattern, and its remedy."""
+"""Patterns of reasons, each with its remedy."""
 
 
 def find_judge_remedy(error: AskError, section: JudgeSection, models: str) -> str:
@@ -47,10 +47,10 @@ def find_judge_remedy(error: AskError, section: JudgeSection, models: str) -> st
 
 
 _BY_KIND = {
-    "timeout": "start it anew, or wait until it has loaded; if it needs that long, set reward.judge.request_timeout_s, "
+    "timeout": "start it again, or wait until it is loaded; if it needs that long, set reward.judge.request_timeout_s, "
     "and so long it is waited for here",
     "unreachable": "start it (hybridflow judge serve --model ... --port ...), or correct the address",
     "malformed": "name an OpenAI-compatible server",
     "busy": "wait, or lower reward.judge.max_concurrency or set reward.judge.max_requests_per_s",
-    "server_error": "look at its log; start it anew",
+    "server_error": "look at its log; start it again",
 }

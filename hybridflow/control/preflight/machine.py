@@ -32,7 +32,7 @@ CGROUP_USED = Path("/sys/fs/cgroup/memory.current")
 
 
 def check_kernels(subject: Subject) -> Iterator[Finding]:
-    """What is computed with is here: a library that is named, and GPUs that suit precision and experts."""
+    """Check that what computes is here: a library that is named, and GPUs that suit precision and experts."""
     config = subject.config
     on_gpus = sees_gpus()
     for refuse in (
@@ -88,7 +88,7 @@ def compute_model_bytes(config: Config, shape: ModelShape) -> int:
 
 
 def free_memory_bytes() -> int:
-    """What this process's group may still take."""
+    """Bytes of memory that this process's group may still take."""
     free = psutil.virtual_memory().available
     try:
         limit, used = CGROUP_LIMIT.read_text().strip(), int(CGROUP_USED.read_text())

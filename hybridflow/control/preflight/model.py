@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 TOKENS_S = 2.0
 """Time for counting tokens; the longest prompts come first."""
 SHOWN_CHARS = 300
-"""Of each end of the prompt that is shown."""
+"""Characters of each end of the prompt that are shown."""
 
 
 def check_folder(subject: Subject) -> Iterator[Finding]:
@@ -40,7 +40,7 @@ def check_folder(subject: Subject) -> Iterator[Finding]:
 
 
 def _why_no_model(named: str, path: Path) -> str:
-    """What the user may have meant, with the remedy."""
+    """The reason why there is no model, with what the user may have meant."""
     if path.is_file():
         return f": it is a file. Remedy: name its folder, {path.parent}"
     if path.is_dir():
@@ -82,7 +82,7 @@ def check_layouts(subject: Subject) -> Iterator[Finding]:
 
 
 def check_model_files(subject: Subject) -> Iterator[Finding]:
-    """What the libraries of the run say of config, window and weights."""
+    """Check config, window and weights with the libraries of the run."""
     from hybridflow.control.prepare import check_model
     from hybridflow.rollout.engine.arguments import check_names, check_sampling_mask
 

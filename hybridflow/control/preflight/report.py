@@ -1,4 +1,4 @@
-"""What a user sees of the checks: all of them (`hybridflow check`), or what stands in the way (`hybridflow train`)."""
+"""The report of the checks: all of them (`hybridflow check`), or what stands in the way (`hybridflow train`)."""
 
 from __future__ import annotations
 

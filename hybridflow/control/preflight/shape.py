@@ -16,7 +16,7 @@ from hybridflow.errors import ConfigError
 
 @dataclass(frozen=True)
 class ExpertShape:
-    """Of one mixture-of-experts layer."""
+    """Sizes of one mixture-of-experts layer."""
 
     num_experts: int
     ffn_hidden_size: int
@@ -39,7 +39,7 @@ class ModelShape:
 
     @property
     def num_parameters(self) -> int:
-        """Of the matrices; vectors weigh nothing beside them."""
+        """Parameters of the matrices; vectors weigh nothing beside them."""
         attention = 2 * self.hidden_size * self.head_dim * (self.num_heads + self.num_kv_heads)
         if self.moe is None:
             feed_forward = 3 * self.hidden_size * self.ffn_hidden_size
@@ -55,7 +55,7 @@ class ModelShape:
 
 
 def read_shape(hf_dir: str | Path) -> ModelShape | None:
-    """What `hf_dir`/config.json says; None where it lacks a key that the library has a default for.
+    """Sizes from `hf_dir`/config.json; None where it lacks a key that the library has a default for.
 
     Raises ConfigError where there is no such file, or it is no JSON object.
     """

@@ -1,4 +1,4 @@
-"""What checks look at: the configuration, and what several of them read, each read once."""
+"""The subject of the checks: the configuration, and what several of them read, each read once."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class Subject:
 
     @property
     def splits(self) -> list[Split]:
-        """Those that the run reads."""
+        """The splits that the run reads."""
         return [split for split in SPLITS if split == "train" or self.config.eval.num_prompts]
 
     def source(self, split: Split) -> RowSource:
         return RowSource.of(self.config, split, self.saved)
 
     def survey(self, split: Split) -> DataSurvey | None:
-        """What the file of a split holds; None where rows are generated."""
+        """A survey of the file of a split; None where rows are generated."""
         path = self.source(split).path
         return None if path is None else self._once(f"survey {path}", lambda: survey_rows(path))
 

@@ -1,4 +1,4 @@
-"""What a hard-tier document states: facts, each with the text that states it, and the blocks that hold those texts."""
+"""Facts that a hard-tier document states, each with the text that states it, and the blocks that hold those texts."""
 
 from __future__ import annotations
 

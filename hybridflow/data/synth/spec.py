@@ -1,4 +1,4 @@
-"""What to generate, checked; and the rows of one split of it."""
+"""The specification of generated data, checked, and the rows of one split of it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SynthSpec(BaseModel):
     kinds: tuple[HardKind, ...] = ("lookup", "two_hop", "arithmetic", "choice")
     """Question kinds of the hard tier, taken in turn. The easy tier only looks up."""
     documents: tuple[HardDocument, ...] = ("report", "contracts", "mixed")
-    """What a document of the hard tier holds, drawn for each row; mixed is left out where there is one record."""
+    """Kinds of document of the hard tier, drawn for each row; mixed is left out where there is one record."""
 
     @model_validator(mode="after")
     def _fits(self) -> SynthSpec:

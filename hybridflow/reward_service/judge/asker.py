@@ -44,16 +44,16 @@ class JudgeCounts(msgspec.Struct):
     """Yes and no, those included that were cached or asked for by two at a time."""
     unknown: int = 0
     cached: int = 0
-    """Of the verdicts."""
+    """Verdicts among these that came from the cache."""
     requests: int = 0
     answers: int = 0
     """Chat completions, readable or not."""
     unreadable: int = 0
-    """Of these, without exactly one kind of verdict."""
+    """Answers among these without exactly one kind of verdict."""
     late: int = 0
     """Requests given up or doubled because their answer took too long."""
     hedges: int = 0
-    """Of these, doubled."""
+    """Requests among these that were doubled."""
     failures: dict[str, int] = {}
     """By kind: busy (429), server_error, refused, timeout, unreachable, malformed."""
     prompt_tokens: int = 0

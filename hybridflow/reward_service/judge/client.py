@@ -51,7 +51,7 @@ ADMITTED_PER_SLOT = 2
 OUTAGE_FRACTION = 0.5
 """Part of a deadline after which nobody waits for servers that are all down."""
 SHOWN_CHARS = 100
-"""Of an answer without a verdict."""
+"""Characters shown of an answer without a verdict."""
 CHECK_S = 0.25
 """Deadlines are looked at this often."""
 

@@ -46,7 +46,7 @@ MAX_SENT_FRAMES = 64
 MAX_PRINTED_BYTES = 2**20
 """For one item: more is a verifier gone wrong, which would fill the disk of a long run."""
 SHOWN_BYTES = 4096
-"""Of what is printed for one item."""
+"""Bytes shown of what is printed for one item."""
 SCORING_PROCESS = "hybridflow.reward_service.sandbox.scoring_process"
 
 _CHUNK_BYTES = 2**16

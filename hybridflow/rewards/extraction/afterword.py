@@ -185,7 +185,7 @@ _LABELLED = re.compile(
     r"|explanation|basis|rationale|justification|quote)[\s*_]{0,4}:",
     re.IGNORECASE,
 )
-"""What stands behind such a label is about the answer."""
+"""A label whose text is about the answer."""
 
 
 def find_second_thought(rest: str, answer: str) -> str:

@@ -183,13 +183,13 @@ class Unit(NamedTuple):
     """The thing that a number counts; all empty where nothing says it."""
 
     meanings: frozenset[str] = frozenset()
-    """Of the known unit."""
+    """Meanings of the known unit."""
     words: tuple[str, ...] = ()
     """Other words, such as "employees", or "business" of "business days"."""
     per: str = ""
-    """What it is a rate of: "hour"."""
+    """Base of a rate: "hour"."""
     of: tuple[str, ...] = ()
-    """What it is a share of: "revenue" of "5 percent of revenue"."""
+    """Base of a share: "revenue" of "5 percent of revenue"."""
 
     @property
     def is_known(self) -> bool:

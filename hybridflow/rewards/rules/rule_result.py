@@ -7,7 +7,7 @@ from typing import NamedTuple
 from hybridflow.types import Scored, Unknown
 
 _SHOWN_CHARS = 200
-"""Of each text in a verdict: verdicts of long answers are sent and stored too."""
+"""Characters of each text in a verdict: verdicts of long answers are sent and stored too."""
 NO_ANSWER_RULE = "no_answer"
 
 

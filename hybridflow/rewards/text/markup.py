@@ -59,7 +59,7 @@ class Boxed(NamedTuple):
     start: int
     content: str
     rest: str
-    """What follows it: a scale or a unit is often written behind the box."""
+    """Text behind it: a scale or a unit is often written behind the box."""
 
 
 def find_last_boxed(text: str) -> Boxed | None:

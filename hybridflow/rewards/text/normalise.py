@@ -95,7 +95,7 @@ class Word(NamedTuple):
     is_joined: bool
     """It hangs on the word before it: "low-fat", "2007-2011", "Paris/London", "12th"."""
     gap: str
-    """What stands between it and the word before it: spaces and marks."""
+    """Spaces and marks between it and the word before it."""
 
 
 def split_words(text: str, *, keep_a: bool = False) -> tuple[Word, ...]:

@@ -31,9 +31,9 @@ class _Tags(NamedTuple):
     pattern: re.Pattern[str]
     """Any of them, bare words apart."""
     closings: dict[str, frozenset[str]]
-    """Of each opening one, in lower case: those that end it."""
+    """Closing marks of each opening one, in lower case."""
     words: tuple[tuple[str, str], ...]
-    """Those that are bare words."""
+    """Opening marks that are bare words."""
 
 
 def after_thinking(text: str, tags: Tags = THINKING_TAGS) -> str:

@@ -1,4 +1,4 @@
-"""CPU platform for unmodified SGLang, without its CPU kernels: environment, arguments and names that it imports.
+"""Stand-ins that unmodified SGLang needs to run on a CPU without its CPU kernels.
 
 `path/` is put in front of PYTHONPATH for the rollout actor alone; SGLang's spawned processes inherit it. It holds three
 packages. `sgl_kernel`, whose CPU build needs AMX, and `torchvision`, whose published wheel needs CUDA, are names alone:

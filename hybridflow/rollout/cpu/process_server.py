@@ -1,6 +1,6 @@
 """SGLang's processes on a CPU, forked from one that has imported SGLang.
 
-SGLang spawns a scheduler per rank and a detokenizer, and each imports the same libraries anew: some 10 and 6 seconds of
+SGLang spawns a scheduler per rank and a detokenizer, and each imports the same libraries: some 10 and 6 seconds of
 a core, and 600 MB each. Forked from a server they start at once and share that memory. The server imports while the
 engine's own process does, so an engine is up in two thirds of the time on two cores. On CUDA nothing is forked.
 """

@@ -277,7 +277,7 @@ class Dispatcher:
             self._queue_again(group)
 
     def _queue_again(self, group: _Group) -> None:
-        """Queues the rest of the group, ahead of the others."""
+        """Queue what is left of a group again, ahead of the rest."""
         group.engine = None
         group.aborted = set()
         self._queue.appendleft(group.request.group_id)

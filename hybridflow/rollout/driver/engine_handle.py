@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class EngineDiedError(Exception):
-    """An engine is gone or hangs; its message says how that showed. Never leaves this room."""
+    """An engine is gone or hangs; its message says how that showed. Never leaves this package."""
 
 
 class EngineHealth:
@@ -136,7 +136,7 @@ class EngineHandle:
 
     @property
     def pids(self) -> list[int]:
-        """Process ids of the actor and of SGLang; none while it starts."""
+        """Ids of the actor's and of SGLang's processes; none while it starts."""
         return [self.facts.pid, *self.facts.child_pids] if self.facts else []
 
     @property
@@ -183,7 +183,7 @@ class EngineHandle:
             raise EngineDiedError(f"hangs: {complaint}")
 
     def result(self, call: Call) -> Any:
-        """Waits for a call to this engine and returns its result.
+        """The result of a call to this engine.
 
         Raises EngineDiedError if the engine is gone or the answer stays away for `hang_timeout_s`; else as
         `cluster.workers.check_failed`, which blames the worker whose process is gone.

@@ -122,7 +122,7 @@ class Generation:
             raise RolloutError(f"SGLang ended the stream without {len(by_id)} completions, among them {min(by_id)}")
 
     def _read(self, request: GroupRequest, index: int, output: dict[str, Any], sampling: SamplingParams) -> Completion:
-        """The completion in an output; aborted, with its earlier tokens, where SGLang gave up by itself."""
+        """Read SGLang's answer; as aborted with what was there before where it gave up by itself."""
         reason = output["meta_info"]["finish_reason"]
         if is_own_abort(reason):
             logger.warning("SGLang aborted %s: %s", build_completion_id(request.group_id, index), reason.get("message"))

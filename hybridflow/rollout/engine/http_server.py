@@ -29,7 +29,7 @@ SERVED = {"/v1/chat/completions": "POST", "/v1/models": "GET", "/health": "GET"}
 """Method by path. /health needs no key: it says whether one token can be generated, and no more."""
 OPEN = frozenset({"/health"})
 OWN_CALLS = {"/freeze_gc": "POST"}
-"""What SGLang asks of itself when it has started, with its key of administration."""
+"""Paths that SGLang asks of itself when it has started, with its key of administration."""
 _DROPPED_HEADERS = frozenset({b"origin", b"access-control-request-method", b"access-control-request-headers"})
 """Without them nothing behind this allows another origin to read an answer."""
 

@@ -1,4 +1,4 @@
-"""Memory that an engine gives back while the trainer has the device: KV pool, weights and CUDA graphs."""
+"""Memory that an engine can give back while the trainer has the device: KV pool, weights and CUDA graphs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from megatron_ext.platform.device import Device
 
 
 def reported_bytes(memory_usage: Mapping[str, Any]) -> dict[MemoryTag, int]:
-    """Bytes that a rank took of its device, of SGLang's `memory_usage` in GiB, rounded to 0.001."""
+    """Bytes that a rank took of its device, by SGLang's `memory_usage` in GiB, rounded to 0.001."""
     sizes: dict[MemoryTag, float] = {
         "kv_cache": memory_usage["kvcache"],
         "weights": memory_usage["weight"],
@@ -22,7 +22,7 @@ def reported_bytes(memory_usage: Mapping[str, Any]) -> dict[MemoryTag, int]:
 
 
 class EngineMemory:
-    """Device memory of one engine.
+    """Memory of one engine that it can give back.
 
     Args:
         engine: SGLang's Engine object.
@@ -42,7 +42,7 @@ class EngineMemory:
         return not self.released.issuperset(tags)
 
     def release(self, tags: Sequence[MemoryTag]) -> int | None:
-        """Gives an idle engine's memory back; returns by how many bytes SGLang's processes shrank, None with CUDA."""
+        """Release an idle engine's memory; the bytes by which SGLang's processes shrank on a CPU, None with CUDA."""
         from sglang.srt.managers import io_struct
 
         asked: list[MemoryTag] = [tag for tag in tags if tag not in self.released]

@@ -74,7 +74,7 @@ def write_engine_model(hf_dir: str | Path, folder: Path, window: int) -> Path:
 
 
 def _target(file: Path, folder: Path) -> Path:
-    """Target of a link in `folder` to a file: relative within one run, as the run's folder is renamed."""
+    """The target of a link in `folder` to a file: within one run it is relative, as the run's folder is renamed."""
     run = folder.resolve().parents[1]
     return Path(os.path.relpath(file, folder.resolve())) if file.is_relative_to(run) else file
 

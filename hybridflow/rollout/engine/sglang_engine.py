@@ -33,7 +33,7 @@ IDLE_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True)
 class EngineFacts:
-    """Facts of an engine that has started: processes, node and memory."""
+    """Facts that the driver must know of an engine that has started."""
 
     pid: int
     child_pids: list[int]
@@ -41,7 +41,7 @@ class EngineFacts:
     node_id: str
     kv_cache_tokens: int
     taken_bytes: dict[MemoryTag, int] = field(default_factory=dict)
-    """What each rank took of its GPU; none on a CPU."""
+    """Bytes that each rank took of its GPU; none on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ class SGLangEngine:
         self.weights.load(bucket)
 
     def join_group(self, group: BroadcastGroup, rank_offset: int) -> None:
-        """Joins the group that receives broadcast buckets in this sync, see `EngineWeights.join_group`."""
+        """Join the group that receives broadcast buckets in this sync, see `EngineWeights.join_group`."""
         self.weights.join_group(group, rank_offset)
 
     def end_weights(self) -> tuple[int, list[TensorEntry]]:

@@ -1,4 +1,4 @@
-"""Requests to SGLang and its outputs, made from and into our records. Pure."""
+"""Requests to SGLang and its answers, in our words. Pure."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def to_sglang(sampling: SamplingParams, seed: int, num_tokens_before: int = 0) -
 
 
 def input_tokens(request: GroupRequest, index: int) -> list[int]:
-    """Tokens that the engine is given: the prompt, and those of a partial completion."""
+    """Tokens that the engine is given: the prompt, and what is there of the completion."""
     partial = request.partial(index)
     return request.prompt.token_ids + partial.tokens.ids if partial else request.prompt.token_ids
 
@@ -126,7 +126,7 @@ def _without_stop_token(token_ids: list[int], reason: dict[str, Any]) -> list[in
 
 
 def append_to_partial(partial: Partial, completion: Completion) -> Completion:
-    """Puts tokens decoded now behind those of a partial completion."""
+    """Put the tokens that were decoded now behind those that were there."""
     now = [VersionRun(completion.policy_version, len(completion.tokens))] if len(completion.tokens) else []
     try:
         tokens = concatenate([partial.tokens, completion.tokens])

@@ -113,7 +113,7 @@ class WeightApi:
 
 
 def _read_version(text: str) -> tuple[int, ...]:
-    """The first three numbers: 0, 5 and 23 of "0.5.23.post1"."""
+    """Read the numbers 0, 5 and 23 of "0.5.23.post1"."""
     return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
 
 

@@ -31,7 +31,7 @@ class ShardChecksums:
     def begin(self) -> None:
         """A new set of weights follows."""
         self.entries: list[TensorEntry] = []
-        """What was handed over; names tell ranks apart."""
+        """Entries that were handed over; names tell ranks apart."""
         self._owners: dict[int, str] = {}
         self._names: dict[str, bool] = {}
         """Every parameter that came, and whether it is verified."""
@@ -92,7 +92,7 @@ class WholeTensorChecksums:
         # SGLang's checksum on a GPU is another one than of the same bytes on the host.
         self._verify: Verify = "none" if device.has_cuda else verify
         self.entries: list[TensorEntry] = []
-        """What was handed over."""
+        """Entries that were handed over."""
         self._kept: list[str] | None = None
         """Names of tensors that SGLang keeps as they are; None until that is learnt."""
         self._fused: list[str] = []

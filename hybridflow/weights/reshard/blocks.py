@@ -35,7 +35,7 @@ class Home(NamedTuple):
 
     stage: int
     chunk: int
-    """Of a virtual pipeline; 0 without one."""
+    """Chunk of a virtual pipeline; 0 without one."""
     prefix: str
     """Beginning of the block's Megatron names there."""
 

@@ -43,7 +43,7 @@ from hybridflow.weights.reshard.schedule import ROUNDS_UNDER_WAY, Message, Sched
 from hybridflow.weights.reshard.shard_bucket import ShardBucket, Verify, cut_buffer, describe_shards, is_read_back
 
 Parameters = Mapping[tuple[int, str], Tensor]
-"""Of a train rank, by (chunk of its virtual pipeline, Megatron name)."""
+"""Parameters of a train rank, by (chunk of its virtual pipeline, Megatron name)."""
 
 CPU = torch.device("cpu")
 

@@ -37,7 +37,7 @@ class Copy(NamedTuple):
     source: int
     """Trainer rank."""
     chunk: int
-    """Of the source's virtual pipeline; 0 without one."""
+    """Chunk of the source's virtual pipeline; 0 without one."""
     tensor: str
     """Megatron name of the source's parameter, as `named_parameters` of that chunk has it."""
     origin: Region

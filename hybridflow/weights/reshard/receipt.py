@@ -1,4 +1,4 @@
-"""Receipt of a round by a rank of an engine: the checksum of each parameter as it holds it after copying.
+"""The receipt of an engine's rank for a round: the checksum of each parameter as it holds it after copying.
 
 SGLang's calls answer yes or no. So the rank (rollout/sync/rank_loader.py) writes what it found into memory that the
 process of the engine's actor made for it; both are on one machine. Consumed once a round; nothing is left behind.
@@ -21,7 +21,7 @@ _SIGNED = 2**63
 
 
 class ShardOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """Order of the flat tensor of a round for one rank, and the place of its receipt; travels as JSON."""
+    """The contents of the flat tensor of a round for one rank, and where it confirms it; travels as JSON."""
 
     version: int
     number: int

@@ -1,4 +1,4 @@
-"""Shards of a block on an SGLang rank, as rectangles of the model's tensors, under SGLang's own parameter names.
+"""Shards of a block at an SGLang rank, as rectangles of the model's tensors, under SGLang's own parameter names.
 
 As unmodified SGLang 0.5.23 allocates and loads unquantised weights of Qwen2, Qwen3, Qwen3-MoE and Llama, which is what
 `load_format="direct"` takes:

@@ -55,7 +55,7 @@ class Unit(NamedTuple):
 
 
 class Message(NamedTuple):
-    """Bytes that one rank sends to another in a round."""
+    """A message of one rank to another in a round."""
 
     source: int
     destination: int
@@ -71,7 +71,7 @@ class Message(NamedTuple):
 class Round:
     units: tuple[Unit, ...]
     buffer_bytes: tuple[int, ...]
-    """Of each rank."""
+    """Bytes of the buffers of each rank."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Settings of resharding in a run: enough for every train worker to make the same schedule for itself."""
+"""Settings of resharding: enough for every train worker to make the same schedule for itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bucket that a train worker hands to one rank of an engine in a round, and the round of all of them."""
+"""The bucket that a rank hands to its engine's rank in a round, and what all of them hand over together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hybridflow.weights.manifest import TensorEntry, compute_crc, describe_tenso
 from hybridflow.weights.reshard.buffers import BufferHandle
 
 SAMPLE_PERIOD = 16
-"""Of so many parameters one is read back in an update, another one in the next."""
+"""Number of parameters of which one is read back in an update, another one in the next."""
 Verify = Literal["all", "sample", "none"]
 
 
@@ -34,7 +34,7 @@ class ShardBucket(msgspec.Struct, frozen=True, kw_only=True):
     entries: list[TensorEntry]
     """Under SGLang's own names; checksums as `checksums` says."""
     handle: BufferHandle | None
-    """Of memory that the engine's processes can map; None on a GPU."""
+    """Handle of the memory that the engine's processes can map; None on a GPU."""
     payload: bytes | None = None
     """On a GPU: the buffer as SGLang's rank on it opens it, see buffers.py."""
     read_back: dict[str, str] = {}
@@ -58,7 +58,7 @@ class ShardRound(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def checksums(tensors: Sequence[Tensor], *, on_host: bool) -> list[int]:
-    """Checksum of each tensor: CRC-32 on the host, which is fastest there; else its `digest`, made where it lies."""
+    """Checksums of tensors: CRC-32 on the host, where that takes least time; else a `digest`, computed there."""
     return [compute_crc(tensor.contiguous()) for tensor in tensors] if on_host else digests(tensors)
 
 

@@ -1,4 +1,4 @@
-"""What a reshard costs each rank: bytes received, by the way they come, buffers and buckets."""
+"""The traffic of a reshard at each rank: bytes received, by the way they come, buffers and buckets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hybridflow.weights.reshard.sources import Needs, count_needs
 
 @dataclass(frozen=True)
 class RankTraffic:
-    """Of one rank and its GPU, in one weight update."""
+    """Traffic of one rank and its GPU, in one weight update."""
 
     rank: int
     device_bytes: int

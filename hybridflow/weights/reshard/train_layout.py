@@ -15,7 +15,7 @@ Cut = Literal["tensor", "expert", "whole"]
 
 
 class Part(NamedTuple):
-    """Part of the tensors with the same cut that one group of equal ranks of a stage holds."""
+    """The part that one group of equal ranks of a stage holds of the tensors with the same cut."""
 
     cut: Cut
     number: int
@@ -27,7 +27,7 @@ class LayerPlace(NamedTuple):
 
     stage: int
     chunk: int
-    """Of a virtual pipeline; 0 without one."""
+    """Chunk of a virtual pipeline; 0 without one."""
     layer: int
     """Counted within the chunk."""
 

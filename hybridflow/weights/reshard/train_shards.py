@@ -1,4 +1,4 @@
-"""Shards of a block on a Megatron rank, as rectangles of the model's tensors.
+"""Shards that a Megatron rank holds of a block, as rectangles of the model's tensors.
 
 Names and cuts come from `megatron_ext.hf.mapping`, by which the same parameters are loaded and exported.
 """

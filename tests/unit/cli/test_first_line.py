@@ -64,7 +64,7 @@ def test_ctrl_c_that_no_command_tells_is_told(
 
 
 def test_the_first_line_comes_before_any_large_library() -> None:
-    """These are what takes long: without them the line is there in half a second."""
+    """Large libraries are what takes long: without them the line is there in half a second."""
     command = [sys.executable, "-c", PROGRAM, "train", "--config", "configs/quickstart.toml"]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
     heavy, text = shown.split(" ", 1)

@@ -1,4 +1,4 @@
-"""What the system does not grant is named with its remedy, in a second and before Ray."""
+"""A limit that the system does not grant is named with its remedy, in a second and before Ray."""
 
 from __future__ import annotations
 

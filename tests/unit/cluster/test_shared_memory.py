@@ -1,4 +1,4 @@
-"""What killed processes leave in /dev/shm goes with them; what others use stays."""
+"""Files of killed processes in /dev/shm go with them; what others use stays."""
 
 from __future__ import annotations
 

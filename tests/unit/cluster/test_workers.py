@@ -16,7 +16,7 @@ PENDING = GetTimeoutError("not yet")
 
 
 class Ref:
-    """What a method call will give: a value, or an exception to raise; `PENDING` never comes."""
+    """The result of a method call: a value, or an exception to raise; `PENDING` never comes."""
 
     def __init__(self, outcome: Any) -> None:
         self.outcome = outcome
@@ -62,7 +62,7 @@ def _fake_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def raised(pid: int, cause: Exception) -> Exception:
-    """What `ray.get` raises for a method that raised `cause` in process `pid`."""
+    """The error that `ray.get` raises for a method that raised `cause` in process `pid`."""
     error = RayTaskError("ray::Worker.method()", f"ray::Worker.method() (pid={pid}, ip=1.2.3.4)", cause)
     return error.as_instanceof_cause()
 

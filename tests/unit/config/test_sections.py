@@ -15,7 +15,7 @@ from hybridflow.tools.sft_config import SftConfig
 CONFIGS = Path(__file__).parents[3] / "configs"
 QUICKSTART = CONFIGS / "quickstart.toml"
 ROOTS = {"sft.toml": SftConfig}
-"""What a file configures, where it is not a training run."""
+"""The kind of configuration of a file that is no training run's."""
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.toml")), ids=lambda path: path.name)

@@ -67,7 +67,7 @@ def test_training_names_all_of_them_at_once(tmp_path: Path) -> None:
 
 
 def test_evaluation_counts_them_as_unknown(tmp_path: Path) -> None:
-    """Of five test rows four are evaluated: two that can be, two that cannot; the gold "E" is left to its rule."""
+    """Four of five test rows are evaluated: two that can be, two that cannot; the gold "E" is left to its rule."""
     config, load = inputs_of(tmp_path, [GOOD], [GOOD, NO_GOLD, NO_CHOICE, HALF, GOOD])
     inputs = load()
     (test,) = inputs.eval_sets

@@ -143,7 +143,7 @@ def one_prompt_in_three(completion: Completion) -> Verdict:
 
 
 def test_dynamic_sampling_trains_on_a_full_batch_in_every_step(tmp_path: Path) -> None:
-    """Of 16 prompts 6 teach. Groups that do not are replaced until 4 that do are there; records and counts have all."""
+    """Six of 16 prompts teach. Other groups are replaced until 4 that do are there; records and counts have all."""
     system = FakeSystem(build_config(tmp_path, **STEPS), judge=one_prompt_in_three, curriculum=dynamic)
     train(system.run)
     steps = [line for line in system.metrics() if "groups/started" in line]

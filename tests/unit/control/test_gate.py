@@ -1,4 +1,4 @@
-"""What the gate before the first step compares, and what it says where trainer and engines differ."""
+"""The gate before the first step, and what it says where trainer and engines differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop with over-sampling: a step ends early, and what it had begun is gone on with, also after a resume."""
+"""The loop with over-sampling: a step ends early, and what it had begun is continued, also after a resume."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def test_an_earlier_run_is_renamed(tmp_path: Path) -> None:
 
 
 def test_kernels_that_were_left_to_the_workers_may_be_named_on_resume(tmp_path: Path) -> None:
-    """What a run did name, or its driver resolved, stays."""
+    """A choice that a run named, or its driver resolved, stays."""
     config = build_config(tmp_path)
     folder = RunFolder(config)
     begin(folder, config)

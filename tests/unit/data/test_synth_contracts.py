@@ -65,7 +65,7 @@ SUMS: dict[str, Callable[[Terms, int], Decimal]] = {
     "runs for its whole term": lambda of, _: of("monthly rent") * of("term") * 12,
     "sum of the deposit and the first year's rent": lambda of, _: of("deposit") + of("monthly rent") * 12,
 }
-"""What a question asks for -> how a reader works it out."""
+"""Subject of a question -> how a reader works it out."""
 
 
 def document_of(row: Row) -> str:

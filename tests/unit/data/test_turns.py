@@ -1,4 +1,4 @@
-"""What is learnt under the chat templates of the families, word for word."""
+"""Words that are learnt under the chat templates of the families, one by one."""
 
 import pytest
 
@@ -104,7 +104,7 @@ def test_answers_that_cannot_follow_the_prompt(name: str, answer: str, message: 
     [("R1-Distill older", "developer"), ("QwQ", "developer"), ("Qwen3", "tool"), ("R1-Distill present", "tool")],
 )
 def test_a_template_that_leaves_a_message_out_is_an_error_of_the_row(name: str, role: str) -> None:
-    """What the system says would be lost without a word."""
+    """A system message would be lost without a word."""
     messages: list[Message] = [{"role": role, "content": "Be brief."}, {"role": "user", "content": "What?"}]
     with pytest.raises(DataError, match=f"leaves out what message 0 says, of the role {role}"):
         encode_chat(family(name), messages)

@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[3]
 EXTRAS = {"megatron-core": ("dev",), "sglang": ("", "ray")}
-"""Of their requirements, those of these extras; "": what they always need."""
+"""Extras of which requirements count; "": what they always need."""
 
 
 def read_extra() -> dict[str, Requirement]:
@@ -20,7 +20,7 @@ def read_extra() -> dict[str, Requirement]:
 
 
 def named_by(package: str) -> dict[str, Requirement]:
-    """What a package says, of those requirements that hold in one of its EXTRAS; bounds are left out if it has none."""
+    """Requirements of a package that hold in one of its EXTRAS; bounds are left out if it has none."""
     found = {}
     for line in importlib.metadata.requires(package) or []:
         named = Requirement(line)

@@ -1,4 +1,4 @@
-"""What a killed run left is found by its mark, its folder and its time, and nobody else's is touched."""
+"""Remains of a killed run are found by its mark, its folder and its time, and nobody else's is touched."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ def test_an_older_torch_has_no_choice(registry: Any, monkeypatch: pytest.MonkeyP
 
 
 def test_cudnn_is_asked_first_and_gives_the_same_on_a_cpu() -> None:
-    """Of what it does not take the next kernel computes: on a CPU that is all."""
+    """The next kernel computes what it does not take: on a CPU that is all."""
     attention = CudnnAttention.__new__(CudnnAttention)
     torch.nn.Module.__init__(attention)
     attention.softmax_scale = 0.5

@@ -1,4 +1,4 @@
-"""What a user reads: plain lines away from a terminal, one panel on it, an estimate that is arithmetic."""
+"""The display as a user reads it: plain lines away from a terminal, one panel on it, an estimate that is arithmetic."""
 
 from __future__ import annotations
 

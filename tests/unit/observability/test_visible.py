@@ -1,4 +1,4 @@
-"""What others wrote is shown so that nothing in it acts on a terminal or hides."""
+"""Text that others wrote is shown so that nothing in it acts on a terminal or hides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is told to a recorder reaches each of its sinks, evaluation by the names of its sets."""
+"""Records that a recorder gets reach each of its sinks, evaluation by the names of its sets."""
 
 from __future__ import annotations
 

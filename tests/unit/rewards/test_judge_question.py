@@ -1,4 +1,4 @@
-"""What a judge is told of a prompt: the question, wherever a row holds it, and never its context unasked."""
+"""The part of a prompt that a judge is told: the question, wherever a row holds it, and never its context unasked."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def ask(function: Callable[..., object], request: ScoreRequest = REQUEST) -> Ver
 
 
 def given(function: Callable[..., object]) -> dict[str, Any]:
-    """What the function, which returns its arguments as JSON under "why", is called with."""
+    """The arguments of the function, which returns them as JSON under "why"."""
     verdict = ask(function)
     assert isinstance(verdict, Scored), verdict
     return json.loads(verdict.why)

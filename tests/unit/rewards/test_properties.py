@@ -1,4 +1,4 @@
-"""What holds of every verifier on any text, found by search rather than by example."""
+"""Properties of every verifier on any text, found by search rather than by example."""
 
 from __future__ import annotations
 

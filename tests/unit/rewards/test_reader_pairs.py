@@ -1,4 +1,4 @@
-"""What a careful reader would pass or fail, and what the rules say: hand-written rows, and the shared cases beside the
+"""Answers that a careful reader passes or fails, and the rules: hand-written rows, and the shared cases beside the
 checkout.
 
 Not covered: whether a model judge rescues the right answers that the rules leave at 0.

@@ -1,4 +1,4 @@
-"""What a run writes is for its user alone, unless run.mode says otherwise; the user's umask is kept to."""
+"""Files of a run are for its user alone, unless run.mode says otherwise; the user's umask is kept to."""
 
 from __future__ import annotations
 

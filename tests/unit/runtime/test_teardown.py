@@ -20,7 +20,7 @@ from hybridflow.runtime.teardown import tear_down
 
 @pytest.fixture
 def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was done, in order."""
+    """The list of what was done, in order."""
     done: list[str] = []
 
     def kill(actor: str) -> None:

@@ -1,4 +1,4 @@
-"""What a user leaves open in a layout is chosen so that it fits the model."""
+"""Keys that a user leaves open in a layout are chosen so that it fits the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a driver says of `train.kernels` before a run, and puts into its resolved configuration."""
+"""A driver's word on `train.kernels` before a run, and puts into its resolved configuration."""
 
 from __future__ import annotations
 

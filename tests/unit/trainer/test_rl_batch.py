@@ -1,4 +1,4 @@
-"""What the trainer's loss gets of each token that was sampled."""
+"""The inputs of the trainer's loss for each token that was sampled."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_each_token_brings_the_engines_logprob_and_its_age() -> None:
 
 
 def test_the_gap_is_measured_by_staleness() -> None:
-    """What is older differs by what was learnt since, not by the engine alone: it is told apart."""
+    """Older tokens differ by what was learnt since, not by the engine alone: it is told apart."""
     micro_batch = packed(row(0, [VersionRun(5, 1), VersionRun(7, 2)], 7))
     old_N = torch.tensor([-1.5, -0.5, -0.125])
     micro_batch.loss_inputs["old_logprobs"] = old_N

@@ -1,4 +1,4 @@
-"""What the processes of train workers find in their environment."""
+"""The environment of the processes of train workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is sent is what arrives, or the error names the tensor."""
+"""Tensors arrive as they were sent, or the error names the tensor."""
 
 from __future__ import annotations
 

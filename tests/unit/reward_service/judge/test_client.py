@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def judge(section: JudgeSection, use: Callable[[JudgeClient], Awaitable[T]]) -> tuple[T, dict[str, Any]]:
-    """What `use` returns, and the report of the client."""
+    """The result of `use`, and the report of the client."""
 
     async def run() -> tuple[T, dict[str, Any]]:
         client = JudgeClient(section, random.Random(0))

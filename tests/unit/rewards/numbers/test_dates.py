@@ -1,4 +1,4 @@
-"""What is read as a date, and what is refused."""
+"""Dates that are read, and texts that are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is read as a number, and what is refused."""
+"""Numbers that are read, and texts that are refused."""
 
 from decimal import Decimal
 

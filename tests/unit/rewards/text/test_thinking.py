@@ -1,4 +1,4 @@
-"""What of a completion is thought, and what is left to be an answer."""
+"""Thoughts of a completion, and what is left to be an answer."""
 
 from __future__ import annotations
 

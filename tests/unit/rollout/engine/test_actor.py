@@ -15,7 +15,7 @@ from hybridflow.rollout.engine import actor
 def test_with_cuda_an_engine_decodes_once_before_it_answers(
     has_cuda: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """What SGLang compiles at its first request must not count against the time limits of a step."""
+    """Kernels that SGLang compiles at its first request must not count against the time limits of a step."""
     events: list[str] = []
 
     class Engine:

@@ -1,4 +1,4 @@
-"""What is given to SGLang, checked against the installed version."""
+"""Arguments that are given to SGLang, checked against the installed version."""
 
 from __future__ import annotations
 

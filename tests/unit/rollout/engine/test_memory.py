@@ -1,4 +1,4 @@
-"""What engines say of the memory that they take."""
+"""Reports of engines on the memory that they take."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What engines are given of a model, and which models they are not given."""
+"""The files of a model that engines are given, and which models they are not given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What SGLang answers, also for a completion that is gone on with."""
+"""Answers of SGLang, also for a completion that is continued."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What SGLang's ranks do with a round of shards, and what they confirm of it."""
+"""SGLang's ranks with a round of shards, and what they confirm of it."""
 
 from __future__ import annotations
 

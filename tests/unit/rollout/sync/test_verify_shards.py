@@ -1,4 +1,4 @@
-"""What an engine makes of SGLang's checksums. The shards themselves: tests/dist_cpu, tests/stack_cpu."""
+"""SGLang's checksums as an engine reads them. The shards themselves: tests/dist_cpu, tests/stack_cpu."""
 
 from __future__ import annotations
 

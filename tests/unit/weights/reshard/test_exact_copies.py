@@ -92,7 +92,7 @@ def test_the_triples_cover_what_makes_a_plan_hard() -> None:
         counts["wider engines"] += rollout.tp > train.tp
         counts["narrower engines"] += rollout.tp < train.tp
         counts["slices not nested"] += rollout.tp % train.tp != 0 and train.tp % rollout.tp != 0
-        counts["experts spread anew"] += config.moe is not None and train.ep != rollout.ep
+        counts["experts spread again"] += config.moe is not None and train.ep != rollout.ep
         counts["experts cut in training"] += train.etp > 1
         counts["experts cut in rollout"] += config.moe is not None and rollout.tp > rollout.ep
         counts["several nodes"] += train.world_size > triple.gpus_per_node

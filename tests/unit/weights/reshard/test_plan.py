@@ -22,7 +22,7 @@ from megatron_ext.parallel.layout import Layout
 
 MODELS = Path(__file__).parents[4] / "configs/models"
 PARAMETERS_32B = 32_763_876_352
-"""Of R1-Distill-Qwen-32B, as the shapes in its safetensors index add up."""
+"""Parameters of R1-Distill-Qwen-32B, as the shapes in its safetensors index add up."""
 
 TINY = HFConfig(
     model_type="qwen2",

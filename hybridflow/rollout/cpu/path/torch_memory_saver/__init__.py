@@ -49,7 +49,7 @@ def _address(tensor: torch.Tensor) -> int:
 
 
 class _MemorySaver:
-    """The calls that SGLang's TorchMemorySaverAdapter makes of the library."""
+    """The calls that SGLang's TorchMemorySaverAdapter makes."""
 
     enabled = True
     hook_mode = "host"
@@ -59,7 +59,7 @@ class _MemorySaver:
 
     @contextmanager
     def region(self, tag: str, enable_cpu_backup: bool = False) -> Iterator[None]:
-        """Context in which allocations belong to `tag`, as far as they live when `pause` is called."""
+        """Memory that is allocated inside, and lives when `pause` is called, belongs to `tag`."""
         if enable_cpu_backup:
             raise NotImplementedError("torch_memory_saver on a CPU keeps no copy: the host is the device")
         with _Recorder(self._storages.setdefault(tag, [])):
