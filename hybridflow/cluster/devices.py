@@ -1,4 +1,4 @@
-"""Which GPU an actor has: the name that Ray gives it, and the index under which CUDA finds it in this process.
+"""The GPU that an actor has: its name for Ray, its index for CUDA in this process, its free memory.
 
 Ray counts the GPUs of a node, or, where its node was started with CUDA_VISIBLE_DEVICES ("4,5", UUIDs, names of MIG
 instances), names those. CUDA counts from 0 what is visible to the process. Not run on a GPU yet.
@@ -7,11 +7,17 @@ instances), names those. CUDA counts from 0 what is visible to the process. Not 
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
+import psutil
 import ray
 
 from hybridflow.errors import PlacementError
+
+if TYPE_CHECKING:
+    import torch
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 DEVICE_ENVIRONMENT = {
@@ -78,6 +84,20 @@ def use_own_device() -> str | None:
     torch.cuda.set_device(index)
     # All instances of a GPU may report its UUID.
     return name if name.startswith(MIG) else str(torch.cuda.get_device_properties(index).uuid)
+
+
+def device_name(device: torch.device) -> str:
+    """A GPU of this process with its machine; of a CPU the machine."""
+    return f"{socket.gethostname()} GPU {device.index}" if device.type == "cuda" else socket.gethostname()
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that a process of this machine can still take of the GPU, or of the machine's memory without swapping."""
+    if device.type != "cuda":
+        return psutil.virtual_memory().available
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0]
 
 
 def refuse_doubles(workers: Sequence[str], devices: Sequence[str | None]) -> None:

@@ -10,7 +10,7 @@ from functools import partial
 
 from hybridflow.config.sections import Config
 from hybridflow.control.checkpoints import Checkpoints
-from hybridflow.control.collector import Collector
+from hybridflow.control.collect import Collector
 from hybridflow.control.evaluation import Evaluation
 from hybridflow.control.gate import check_engines, check_later_gap
 from hybridflow.control.prepare import Inputs

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from hybridflow.control.partial_rollouts import read_partial_groups, write_partial_groups
+import msgspec
+
+from hybridflow.errors import CheckpointError
 from hybridflow.protocols import Trainer
 from hybridflow.recording.state import RunState, read_state, write_state
 from hybridflow.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER, CheckpointFolder
-from hybridflow.types import PartialGroup
+from hybridflow.types import Completion, PartialGroup, ScoredCompletion, Verdict
+
+PARTIAL_GROUPS_FILE = "carried.msgpack"
+"""In a checkpoint, beside state.json; absent where nothing is carried."""
 
 
 class Checkpoints:
@@ -41,3 +47,58 @@ class Checkpoints:
 
 def _age(name: str) -> tuple[bool, str]:
     return name.startswith("rl-"), name
+
+
+class _Member(msgspec.Struct, frozen=True, kw_only=True):
+    """A ScoredCompletion in a checkpoint."""
+
+    completion: Completion
+    verdict: Verdict
+    scored_by: str
+
+
+def _encode_member(member: ScoredCompletion) -> _Member:
+    return _Member(completion=member.completion, verdict=member.verdict, scored_by=member.scored_by)
+
+
+def _decode_member(_: type, fields: dict[str, Any]) -> ScoredCompletion:
+    member = msgspec.convert(fields, _Member)
+    return ScoredCompletion(completion=member.completion, verdict=member.verdict, scored_by=member.scored_by)
+
+
+class _PartialGroupsFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Content of PARTIAL_GROUPS_FILE."""
+
+    format: int
+    groups: list[PartialGroup]
+
+
+_FORMAT = 2
+"""1 was the list of groups alone, with each column of tokens in a field of its own."""
+
+
+def write_partial_groups(carried: Sequence[PartialGroup], folder: Path) -> None:
+    """Puts partial groups into a checkpoint."""
+    if carried:
+        content = _PartialGroupsFile(format=_FORMAT, groups=list(carried))
+        (folder / PARTIAL_GROUPS_FILE).write_bytes(msgspec.msgpack.encode(content, enc_hook=_encode_member))
+
+
+def read_partial_groups(folder: Path) -> list[PartialGroup]:
+    """Partial groups of a checkpoint. Raises CheckpointError if the file cannot be read."""
+    path = folder / PARTIAL_GROUPS_FILE
+    if not path.exists():
+        return []
+    try:
+        content = msgspec.msgpack.decode(
+            path.read_bytes(), type=_PartialGroupsFile | list[msgspec.Raw], dec_hook=_decode_member
+        )
+    except (OSError, msgspec.DecodeError) as error:
+        raise CheckpointError(f"{path}: not readable as carried groups: {error}") from error
+    if isinstance(content, list) or content.format != _FORMAT:
+        found = 1 if isinstance(content, list) else content.format
+        raise CheckpointError(
+            f"{path} has format {found}, this version of hybridflow reads format {_FORMAT}. Resume with the version "
+            "that wrote it, or from a checkpoint without this file"
+        )
+    return content.groups

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hybridflow.control.collector import Collector
-from hybridflow.control.partial_rollouts import build_requests, plan_all
+from hybridflow.control.collect import Collector
+from hybridflow.control.step import build_requests, plan_all
 from hybridflow.data.dataset import EvalSet
 from hybridflow.types import Completion, Group, Prompt, SamplingParams, ScoredCompletion, Unknown
 

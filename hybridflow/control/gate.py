@@ -17,8 +17,8 @@ import msgspec
 
 from hybridflow.batching.microbatch import plan_micro_batches
 from hybridflow.config.sections import Config
-from hybridflow.control.collector import Collector
-from hybridflow.control.partial_rollouts import plan_all
+from hybridflow.control.collect import Collector
+from hybridflow.control.step import plan_all
 from hybridflow.errors import ModelMismatchError
 from hybridflow.protocols import Trainer
 from hybridflow.recording.recorder import Recorder

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hybridflow.config.sections import Config
-from hybridflow.control.collect import Refill
-from hybridflow.control.collector import Collector
-from hybridflow.control.partial_rollouts import PartialRollouts, build_requests
+from hybridflow.control.collect import Collector, Refill
+from hybridflow.control.step import PartialRollouts, build_requests
 from hybridflow.curriculum.build import Curriculum
 from hybridflow.curriculum.source import SavedSource, save_source
 from hybridflow.types import Collected, GroupRequest, PartialGroup, SamplingParams

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hybridflow.config.sections import Config
-from hybridflow.curriculum.shuffled_epochs import ShuffledEpochs
-from hybridflow.curriculum.source import PromptSource
+from hybridflow.curriculum.source import PromptSource, ShuffledEpochs
 from hybridflow.curriculum.step_rule import EveryCompleteGroup, StepRule
 from hybridflow.data.dataset import PromptDataset
 

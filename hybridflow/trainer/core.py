@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from hybridflow.cluster.device_memory import device_name, free_bytes
+from hybridflow.cluster.devices import device_name, free_bytes
 from hybridflow.config.sections import AlgorithmSection, LayoutSection, OptimizerSection
 from hybridflow.errors import CheckpointError
 from hybridflow.trainer.batch import pack_rank

@@ -28,10 +28,9 @@ module alone imports is an entry of it, and no piece of a module that was cut up
 
 
 def function_lines(modules: dict[str, Module]) -> list[tuple[int, str]]:
-    """(lines, function), largest first: from the first line of the body, docstring included, to the last; a signature
-    is a table of names and does not count."""
+    """(lines, function), largest first: from `def` to the last line, signature and docstring included."""
     functions = [
-        (node.end_lineno - node.body[0].lineno + 1, f"{module.name}:{node.lineno} {node.name}")
+        (node.end_lineno - node.lineno + 1, f"{module.name}:{node.lineno} {node.name}")
         for module in modules.values()
         for node in ast.walk(module.tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None

@@ -7,7 +7,8 @@
 A file is on a walk if it defines or imports one of the records that carry what is followed. Commands beside the loop,
 `hybridflow check`, configuration and the conversion of files are not on the way of a run and are left out.
 
-- The completion's walk goes from the engine that decodes it, over the stream and its verdict, to the training row.
+- The completion's walk goes from the engine that decodes it, over the stream and its verdict, to the training row. What
+  only writes it down (`recording`), or learns from its group which prompts to give next (`curriculum`), is beside it.
 - The prompt's walk goes from the row of a file, over its tokens, to the request that an engine gets.
 - A register of who is outstanding is a file in which an entry is taken off a container by the id or index of a
   completion or the id of a group: somebody keeps book there of what is still to come.
@@ -43,18 +44,22 @@ BESIDE = (
     "synth",
 )
 """Names of packages and modules that no training run goes through, or only before it has prompts."""
+NOT_ON_THE_COMPLETIONS_WAY = ("recording", "curriculum", "records", "step_metrics", "judge_totals")
+"""Further names beside the completion's walk; the last three stood outside of `recording` once."""
 IDS = {"completion_id", "group_id", "index"}
 TAKING = {"pop", "discard", "remove"}
 
 
-def walk(modules: dict[str, Module], records: set[str]) -> dict[str, set[str]]:
-    """By module on the walk: the records that it defines or imports."""
-    named = {name: names_in(module) & records for name, module in modules.items() if is_on_the_way(module)}
+def walk(modules: dict[str, Module], records: set[str], beside: tuple[str, ...] = ()) -> dict[str, set[str]]:
+    """By module on the walk: the records that it defines or imports. `beside`: further names that are not on it."""
+    on_the_way = [module for module in modules.values() if is_on_the_way(module, beside)]
+    named = {module.name: names_in(module) & records for module in on_the_way}
     return {name: records for name, records in named.items() if records}
 
 
-def is_on_the_way(module: Module) -> bool:
-    return module.has_code and module.name.startswith("hybridflow") and not set(module.name.split(".")) & set(BESIDE)
+def is_on_the_way(module: Module, beside: tuple[str, ...] = ()) -> bool:
+    names = set(module.name.split("."))
+    return module.has_code and "hybridflow" in names and not names & {*BESIDE, *beside}
 
 
 def names_in(module: Module) -> set[str]:
@@ -105,8 +110,9 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=ROOT)
     options = parser.parse_args()
     modules = read_modules(options.root)
-    for what, records in (("completion", COMPLETION), ("prompt", PROMPT)):
-        files = walk(modules, records)
+    walks = (("completion", COMPLETION, NOT_ON_THE_COMPLETIONS_WAY), ("prompt", PROMPT, ()))
+    for what, records, beside in walks:
+        files = walk(modules, records, beside)
         if not options.brief:
             print("\n".join(f"{what}: {name}: {', '.join(sorted(named))}" for name, named in files.items()))
         print(f"the {what}'s walk: {len(files)} files")

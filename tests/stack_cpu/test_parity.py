@@ -23,7 +23,7 @@ from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
 from hybridflow.control.batch import plan_batch
 from hybridflow.control.collect import collect_step
-from hybridflow.control.partial_rollouts import build_requests, plan_all
+from hybridflow.control.step import build_requests, plan_all
 from hybridflow.data.dataset import PromptDataset
 from hybridflow.data.synth.spec import SynthSpec, generate_rows
 from hybridflow.errors import RolloutError, WeightSyncError

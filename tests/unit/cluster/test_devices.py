@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import socket
 
+import psutil
 import pytest
 import ray
+import torch
 
 from hybridflow.cluster.devices import (
     DEVICE_ENVIRONMENT,
     check_engine_devices,
     device_index,
+    device_name,
+    free_bytes,
     refuse_doubles,
     show_own_instance,
     this_device,
@@ -95,3 +100,11 @@ def test_ray_leaves_what_is_visible_alone_also_on_a_cluster_that_runs_already() 
     for environment in (worker_environment(1), engine_environment(RolloutSection(), 0)):
         assert environment.items() >= DEVICE_ENVIRONMENT.items()
     assert DEVICE_ENVIRONMENT["RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"] == "1"
+
+
+def test_free_memory_is_of_the_gpu_or_else_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000 + device.index, 9000))
+    monkeypatch.setattr(socket, "gethostname", lambda: "node-a")
+    gpu, cpu = torch.device("cuda", 3), torch.device("cpu")
+    assert (device_name(gpu), free_bytes(gpu)) == ("node-a GPU 3", 1003)
+    assert device_name(cpu) == "node-a" and 0 < free_bytes(cpu) <= psutil.virtual_memory().total

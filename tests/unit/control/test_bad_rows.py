@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from hybridflow.control.evaluation import build_unknown_groups
-from hybridflow.control.partial_rollouts import build_requests
 from hybridflow.control.preflight.data import check_golds, check_rows
 from hybridflow.control.preflight.subject import Subject
 from hybridflow.control.preflight.verifiers import check_verifiers
 from hybridflow.control.prepare import load_inputs
+from hybridflow.control.step import build_requests
 from hybridflow.errors import DataError
 from hybridflow.recording.accuracy import compute_accuracy, compute_bounds
 from hybridflow.types import Unknown

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hybridflow.control.collect import collect_step
-from hybridflow.control.partial_rollouts import build_requests, plan_all
+from hybridflow.control.step import build_requests, plan_all
 from hybridflow.errors import RewardError, RolloutError
 from hybridflow.types import Collected, Completion, Prompt, SamplingParams, Verdict
 from tests.unit.control.fakes import FakeRollout, FakeStream, Judge, half_right

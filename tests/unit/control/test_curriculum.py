@@ -12,11 +12,11 @@ import pytest
 from hybridflow.algorithms.filters import filter_groups
 from hybridflow.config.sections import Config
 from hybridflow.control.collect import Refill, collect_step
-from hybridflow.control.partial_rollouts import build_requests, plan_all
 from hybridflow.control.run_folder import RunFolder
+from hybridflow.control.step import build_requests, plan_all
 from hybridflow.control.train_loop import train
 from hybridflow.curriculum.build import Curriculum
-from hybridflow.curriculum.shuffled_epochs import ShuffledEpochs
+from hybridflow.curriculum.source import ShuffledEpochs
 from hybridflow.curriculum.step_rule import EveryCompleteGroup, Progress
 from hybridflow.data.dataset import PromptDataset
 from hybridflow.errors import CheckpointError, TrainerError

@@ -13,9 +13,9 @@ import pytest
 
 from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.config.sections import Config
-from hybridflow.control.partial_rollouts import build_requests
 from hybridflow.control.record_check import check_records
 from hybridflow.control.run_folder import RunFolder
+from hybridflow.control.step import build_requests
 from hybridflow.data.row_reference import RowReference, hash_prompt
 from hybridflow.data.schema import RewardModel, Row
 from hybridflow.errors import CheckpointError, ConfigError, DataError

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hybridflow.config.rollout_section import RolloutSection
-from hybridflow.control.partial_rollouts import build_requests
+from hybridflow.control.step import build_requests
 from hybridflow.recording.accuracy import Bounds, EvalResult, build_eval_metrics
 from hybridflow.recording.judge_totals import JudgeTotals
 from hybridflow.recording.recorder import Recorder

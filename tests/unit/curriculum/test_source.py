@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridflow.curriculum.shuffled_epochs import ShuffledEpochs
-from hybridflow.curriculum.source import SavedSource, restore_source, save_source
+from hybridflow.curriculum.source import SavedSource, ShuffledEpochs, restore_source, save_source
 from hybridflow.errors import CheckpointError
 from hybridflow.types import Prompt
 

@@ -13,14 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridflow.config.rollout_section import RolloutSection
-from hybridflow.control.group_assembly import GroupAssembly
-from hybridflow.control.partial_rollouts import (
-    PARTIAL_GROUPS_FILE,
+from hybridflow.control.checkpoints import PARTIAL_GROUPS_FILE, read_partial_groups, write_partial_groups
+from hybridflow.control.step import (
+    GroupAssembly,
     PartialRollouts,
     build_requests,
     plan_all,
-    read_partial_groups,
-    write_partial_groups,
 )
 from hybridflow.errors import CheckpointError, ProtocolError
 from hybridflow.rollout.engine.sglang_messages import join_runs
