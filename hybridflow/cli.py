@@ -19,7 +19,7 @@ from hybridflow.compiled_kernels import forget_empty_folder
 from hybridflow.errors import HybridFlowError, notes_of, tell_interrupted
 from hybridflow.observability.visible import visible
 from hybridflow.run_folder.file_mode import write_privately
-from hybridflow.tools.run_options import ConfigFiles, Overrides, Resume
+from hybridflow.tools.options import ConfigFiles, Overrides, Resume
 
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130

@@ -32,7 +32,7 @@ class Trainer(Protocol):
 
     def update(self, batch: TrainBatch, learning_rate: float) -> list[UpdateReport]: ...
 
-    def logprobs(self, batch: TrainBatch, temperature: float) -> list[list[float]]:
+    def logprobs(self, batch: TrainBatch) -> list[list[float]]:
         """Per row of the batch, the logprob of each counted response token."""
         ...
 

@@ -10,16 +10,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from megatron_ext.attention.flash_version import active_flash
-from megatron_ext.checkpoint import hf_export as export
+from megatron_ext.attention.cuda import active_flash
+from megatron_ext.checkpoint import hf_weights
 from megatron_ext.checkpoint.dist_checkpoint import CheckpointWriter, load_checkpoint
-from megatron_ext.checkpoint.hf_load import load_hf_weights
+from megatron_ext.checkpoint.hf_weights import load_hf_weights
 from megatron_ext.hf.files import read_model_config
 from megatron_ext.kernels.choice import AttentionBackend, KernelChoice, Library, resolve_kernels
 from megatron_ext.model.policy_model import PolicyModel, build_model
-from megatron_ext.optimizer.double_precision import arithmetic_of
 from megatron_ext.optimizer.optimizer import (
     OptimizerOptions,
+    arithmetic_of,
     build_optimizer,
     finish_weight_gather,
     optimizer_step,
@@ -171,7 +171,7 @@ class MegatronPolicy:
         self._require("weights")
         self._finish_weights()
         for chunk in self.chunks:
-            yield from export.iterate_hf_tensors(chunk, self.topology)
+            yield from hf_weights.iterate_hf_tensors(chunk, self.topology)
 
     def local_parameters(self) -> dict[tuple[int, str], Tensor]:
         """This rank's own parameters by (chunk of its virtual pipeline, Megatron name): not copies, read only."""
@@ -187,7 +187,7 @@ class MegatronPolicy:
         """Writes a complete Hugging Face directory; weights in `dtype`, or else that of the model that was opened."""
         self._require("weights")
         self._finish_weights()
-        export.save_hf(self.chunks, self.topology, self.hf_dir, out_dir, dtype=dtype)
+        hf_weights.save_hf(self.chunks, self.topology, self.hf_dir, out_dir, dtype=dtype)
 
     def save_checkpoint(self, directory: str | Path, *, background: bool = False) -> None:
         """Writes weights, optimizer and random state, as a whole or not at all; see `CheckpointWriter.save`."""

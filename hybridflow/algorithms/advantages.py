@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from hybridflow.types import Group, Scored
 
@@ -49,3 +50,13 @@ def compute_group_advantages(
         variance = math.fsum((reward - mean) ** 2 for reward in known) / (len(known) - 1)
         scale = math.sqrt(variance) + eps
     return [None if reward is None else (reward - mean) / scale for reward in rewards]
+
+
+@dataclass(frozen=True)
+class GroupRelative:
+    """Each reward against those of its own group, see `compute_group_advantages`."""
+
+    normalise_std: bool
+
+    def __call__(self, groups: Sequence[Group], rewards: Sequence[Sequence[float | None]]) -> list[list[float | None]]:
+        return [compute_group_advantages(of_group, normalise_std=self.normalise_std) for of_group in rewards]

@@ -7,7 +7,7 @@ denominator.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 from hybridflow.algorithms.advantages import SAME_REWARD, group_rewards, is_same_reward
 from hybridflow.types import Group
@@ -27,28 +27,38 @@ that a rule thought wrong are left to a judge, and a judge that fails leaves tho
 MIN_KNOWN = 2
 
 
-def filter_groups(groups: Sequence[Group], min_known_fraction: float = 0.0) -> tuple[list[Group], dict[str, list[str]]]:
-    """(kept groups, ids of the dropped ones by reason), both in the order given. Reasons without a group are absent."""
-    kept: list[Group] = []
-    dropped: dict[str, list[str]] = {}
-    for group in groups:
-        reason = _reason_to_drop(group, min_known_fraction)
-        if reason is None:
-            kept.append(group)
-        else:
-            dropped.setdefault(reason, []).append(group.group_id)
-    return kept, dropped
+@dataclass(frozen=True)
+class TooFewKnown:
+    """Leaves out groups with fewer than two known rewards."""
+
+    def __call__(self, group: Group) -> str | None:
+        return TOO_FEW_KNOWN if len(_known(group)) < MIN_KNOWN else None
 
 
-def _reason_to_drop(group: Group, min_known_fraction: float) -> str | None:
-    rewards = group_rewards(group)
-    known = [reward for reward in rewards if reward is not None]
-    if len(known) < MIN_KNOWN:
-        return TOO_FEW_KNOWN
-    if len(known) < min_known_fraction * len(rewards):
-        return KNOWN_SHARE_TOO_LOW
-    if not is_same_reward(known):
-        return None
-    if max(known) <= SAME_REWARD:
-        return ZERO_VARIANCE_ALL_WRONG
-    return ZERO_VARIANCE_ALL_RIGHT if min(known) >= 1 - SAME_REWARD else ZERO_VARIANCE
+@dataclass(frozen=True)
+class KnownShare:
+    """Leaves out groups of which less than `min_known_fraction` of the rewards is known."""
+
+    min_known_fraction: float
+
+    def __call__(self, group: Group) -> str | None:
+        return KNOWN_SHARE_TOO_LOW if len(_known(group)) < self.min_known_fraction * len(group.members) else None
+
+
+@dataclass(frozen=True)
+class SameReward:
+    """Leaves out groups whose known rewards are equal."""
+
+    def __call__(self, group: Group) -> str | None:
+        known = _known(group)
+        if not known:
+            return TOO_FEW_KNOWN
+        if not is_same_reward(known):
+            return None
+        if max(known) <= SAME_REWARD:
+            return ZERO_VARIANCE_ALL_WRONG
+        return ZERO_VARIANCE_ALL_RIGHT if min(known) >= 1 - SAME_REWARD else ZERO_VARIANCE
+
+
+def _known(group: Group) -> list[float]:
+    return [reward for reward in group_rewards(group) if reward is not None]

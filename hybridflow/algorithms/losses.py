@@ -6,8 +6,13 @@ optimizer step, over all ranks and micro-batches; a mean taken here would weigh 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 
+from hybridflow.algorithms.objective import OLD_LOGPROBS, TermValue, TokenBatch
+from hybridflow.algorithms.reductions import Reduction
 from hybridflow.errors import ProtocolError
 
 MAX_LOG_RATIO = 20.0
@@ -57,3 +62,26 @@ def policy_loss(
         clipped_low_N = (ratio_N < 1 - clip_low) & (advantages_N < 0)
         clipped_high_N = (ratio_N > 1 + clip_high) & (advantages_N > 0)
     return loss_N, clipped_low_N, clipped_high_N
+
+
+@dataclass(frozen=True)
+class ClippedSurrogate:
+    """`policy_loss` as a term of the objective; its metrics are the shares of tokens without gradient, by clip."""
+
+    clip_low: float
+    clip_high: float
+    columns: ClassVar = ("advantages", OLD_LOGPROBS)
+    metrics: ClassVar = {
+        "policy/clip_fraction_low": Reduction("mean"),
+        "policy/clip_fraction_high": Reduction("mean"),
+    }
+
+    def __call__(self, tokens: TokenBatch) -> TermValue:
+        loss_N, low_N, high_N = policy_loss(
+            tokens.logprobs_N,
+            tokens.columns[OLD_LOGPROBS],
+            tokens.columns["advantages"],
+            clip_low=self.clip_low,
+            clip_high=self.clip_high,
+        )
+        return TermValue(loss_N, {"policy/clip_fraction_low": low_N, "policy/clip_fraction_high": high_N})

@@ -2,6 +2,8 @@
 
 Ray counts the GPUs of a node, or, where its node was started with CUDA_VISIBLE_DEVICES ("4,5", UUIDs, names of MIG
 instances), names those. CUDA counts from 0 what is visible to the process. Not run on a GPU yet.
+
+Free memory of the device that a process computes on. With CUDA: untested.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The Ray session of a run: a private one on this machine, or the cluster that RAY_ADDRESS names."""
+"""The Ray session of a run: a private one on this machine, or the cluster that RAY_ADDRESS names.
+
+The environment that workers find: they inherit Ray's, and Ray the driver's of the moment in which it starts.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +27,15 @@ from hybridflow.cluster.addresses import own_address
 from hybridflow.cluster.bundles import Place, ask_nodes, order_bundles
 from hybridflow.cluster.limits import refuse_limits
 from hybridflow.cluster.private_ray import PrivateRay, refuse_without_token
-from hybridflow.cluster.worker_environment import given_to_workers
-from hybridflow.environment import named
+from hybridflow.environment import named, needed, only
 from hybridflow.errors import HybridFlowError, PlacementError
+
+
+def given_to_workers(variables: Mapping[str, str]) -> AbstractContextManager[None]:
+    """`os.environ` inside is what workers need, with Ray's own variables and `variables` on top."""
+    of_ray = {name: value for name, value in os.environ.items() if name.startswith("RAY_")}
+    return only(needed(os.environ, of_ray | dict(variables)))
+
 
 logger = logging.getLogger(__name__)
 

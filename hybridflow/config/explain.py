@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from hybridflow.config.conflicts import CONFLICT_BREAK
-from hybridflow.config.secrets import hide_secrets
+from hybridflow.config.section import hide_secrets
 from hybridflow.config.toml_tree import KeyPath, TomlTree, format_key_path
 
 MAX_SHOWN = 30

@@ -7,8 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, field_validator
 
-from hybridflow.config.secrets import hide_secrets, secrets_in
-from hybridflow.config.section import Section
+from hybridflow.config.section import Section, hide_secrets, secrets_in
 
 
 class JudgeSection(Section):

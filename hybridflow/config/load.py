@@ -1,18 +1,23 @@
-"""Reads a configuration: TOML files laid over each other, `--set` on top, validated once, dumped as it was resolved."""
+"""Reads a configuration: TOML files laid over each other, `--set` on top, validated once, dumped as it was resolved.
+
+As much of a configuration as is right, so that a wrong key does not hide what else is wrong.
+"""
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from hybridflow.config.conflicts import SECTIONS_ALONE
 from hybridflow.config.explain import explain
 from hybridflow.config.paths import resolve_paths
-from hybridflow.config.toml_tree import TomlTree, read_file
+from hybridflow.config.toml_tree import KeyPath, TomlTree, read_file
 from hybridflow.errors import ConfigError
 
 Root = TypeVar("Root", bound=BaseModel)
@@ -58,3 +63,66 @@ def dump_resolved(config: BaseModel, path: Path) -> None:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+MAX_ROUNDS = 5
+
+
+class Partial(NamedTuple):
+    """A configuration as far as it is right."""
+
+    config: Any
+    """A Root, with the default in the place of each value that was left out; None where there is none."""
+    problems: list[str]
+    """Problems with keys, values and paths, for the user."""
+
+
+def load_partly(paths: Sequence[Path], overrides: Sequence[str], root: type[BaseModel]) -> Partial:
+    """The configuration that `load_config` reads, or what is left of it without the keys and values that are wrong.
+
+    Raises ConfigError for a file that cannot be read, or an override that is none.
+    """
+    tree = read_tree(paths, overrides)
+    problems: list[str] = []
+    try:
+        resolve_paths(tree, root, paths, must_exist=True)
+    except ConfigError as error:
+        problems.append(str(error))
+    try:
+        return Partial(root.model_validate(tree.values), problems)
+    except ValidationError as error:
+        problems.append(explain(error, tree, root))
+        return Partial(_validate_rest(tree.values, root, error), problems)
+
+
+def _validate_rest(values: dict[str, Any], root: type[BaseModel], error: ValidationError) -> BaseModel | None:
+    left = copy.deepcopy(values)
+    for _ in range(MAX_ROUNDS):
+        for problem in error.errors(include_url=False):
+            _drop(left, problem["loc"])
+        try:
+            return root.model_validate(left, context=SECTIONS_ALONE)
+        except ValidationError as again:
+            error = again
+    return None  # a key is missing
+
+
+def _drop(values: Any, location: tuple[str | int, ...]) -> KeyPath:
+    """Removes the deepest value of `location` that is there in a table; its path, or () where there is none."""
+    path: KeyPath = ()
+    holder: tuple[dict[str, Any], str, KeyPath] | None = None
+    for part in location:
+        is_there = (isinstance(values, dict) and part in values) or (
+            isinstance(values, list) and isinstance(part, int) and part < len(values)
+        )
+        if not is_there:
+            continue  # the tag of a union's member, or a key that is missing
+        path = (*path, part)
+        if isinstance(values, dict):
+            holder = (values, str(part), path)
+        values = values[part]  # type: ignore[index]
+    if holder is None:
+        return ()
+    table, key, path = holder
+    del table[key]
+    return path

@@ -3,6 +3,8 @@
 A path in a .toml file is taken from that file's folder where it exists there, and becomes absolute; else it stays as it
 is, from the working folder. In a run's resolved.json it is the other way round: there the run began in the working
 folder. What `--set` says is from the working folder. `~` is the user's home.
+
+Where a verifier named as "module:function" is looked for.
 """
 
 from __future__ import annotations
@@ -17,8 +19,20 @@ from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, BaseModel
 
+from hybridflow.config.reward_sections import RewardSection
 from hybridflow.config.toml_tree import KeyPath, TomlTree, format_key_path
 from hybridflow.errors import ConfigError
+
+
+def add_module_folders(section: RewardSection, files: Sequence[Path]) -> RewardSection:
+    """The section with the folders of the configuration `files`, last first, and the working folder in
+    `module_folders`, as absolute paths behind those that it names; as it is where no verifier is a "module:function".
+    """
+    if not section.names_module:
+        return section
+    folders = [*section.module_folders, *(path.parent for path in reversed(files)), Path.cwd()]
+    found = dict.fromkeys(str(Path(folder).resolve()) for folder in folders)
+    return section.model_copy(update={"module_folders": list(found)})
 
 
 @dataclass(frozen=True)

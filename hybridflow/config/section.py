@@ -1,6 +1,38 @@
-"""The base of all sections."""
+"""The base of all sections.
+
+Passwords and keys that stand in a URL: found, and hidden where the URL is shown.
+"""
+
+from __future__ import annotations
+
+import re
 
 from pydantic import BaseModel, ConfigDict
+
+HIDDEN = "***"
+
+_USER = re.compile(r"(?<=://)[^/?#\s'\"]*@")
+_QUERY_KEY = re.compile(
+    r"(?<=[?&;#])([\w.%-]*(?:key|token|secret|passw|pwd|auth|sig|credential|%[0-9a-f]{2})[\w.%-]*)=([^&;#\s'\"]*)",
+    re.IGNORECASE,
+)
+_KEY = re.compile(r"(?<![\w-])(?:sk|pk|rk|hf|gsk|xai|nvapi|ghp|key|pplx)[-_][\w-]{12,}|(?<![\w-])AIza[\w-]{20,}")
+"""Keys of OpenAI, Anthropic, Hugging Face, Groq, xAI, NVIDIA, Google and their like."""
+
+
+def secrets_in(url: str) -> bool:
+    """Whether a URL names a user or password, or has a key in its query or path."""
+    return hide_secrets(url) != url
+
+
+def hide_secrets(text: str) -> str:
+    """`text` with each user, password and key of the URLs in it as ***.
+
+    Example: hide_secrets("http://me:pw@host/v1?api_key=1") == "http://***@host/v1?api_key=***"
+    """
+    text = _USER.sub(f"{HIDDEN}@", text)
+    text = _QUERY_KEY.sub(rf"\1={HIDDEN}", text)
+    return _KEY.sub(HIDDEN, text)
 
 
 class Section(BaseModel):

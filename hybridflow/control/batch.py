@@ -4,36 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-
-from hybridflow.algorithms.advantages import compute_group_advantages, group_rewards
-from hybridflow.algorithms.filters import filter_groups
+from hybridflow.algorithms.advantages import group_rewards
+from hybridflow.algorithms.algorithm import Algorithm, build_algorithm
 from hybridflow.algorithms.overlong import compute_overlong_penalty
+from hybridflow.algorithms.spec import algorithm_spec
+from hybridflow.batching.drawn_from import check_sampling_masks, shared_distribution
 from hybridflow.batching.microbatch import plan_micro_batches
 from hybridflow.batching.sequences import build_train_sequences
 from hybridflow.config.sections import Config
 from hybridflow.types import FilteredBatch, Group, TrainBatch, TrainSequence
 
 
-def build_batch(groups: list[Group], config: Config, policy_version: int | None = None) -> FilteredBatch:
-    """Filters, advantages within each group, rows, mini-batches, and micro-batches over the data parallel ranks.
+def build_batch(
+    groups: list[Group], config: Config, policy_version: int | None = None, algorithm: Algorithm | None = None
+) -> FilteredBatch:
+    """Filters, advantages, rows, mini-batches, and micro-batches over the data parallel ranks.
 
-    `policy_version` is the present one, from which the staleness of tokens counts.
+    Args:
+        groups: Scored groups of one step.
+        config: Sizes, layout and penalties.
+        policy_version: The present one, from which the staleness of tokens counts.
+        algorithm: None: the one that `config` says.
+
+    Raises:
+        ProtocolError: completions were drawn from different distributions, so that no temperature is that of the batch.
     """
-    kept, dropped = filter_groups(groups, config.reward.min_known_fraction)
+    algorithm = algorithm or build_algorithm(algorithm_spec(config))
+    kept, dropped = algorithm.filter_groups(groups)
     overlong = compute_overlong(groups, config)
-    advantages = {
-        group.group_id: compute_group_advantages(
-            add_overlong(group_rewards(group), overlong.get(group.group_id)),
-            normalise_std=config.algorithm.normalise_std,
-        )
-        for group in kept
-    }
+    rewards = [add_overlong(group_rewards(group), overlong.get(group.group_id)) for group in kept]
+    found = algorithm.advantage(kept, rewards)
+    advantages = {group.group_id: of_group for group, of_group in zip(kept, found, strict=True)}
     rows_of_groups = [build_train_sequences([group], advantages, policy_version) for group in kept]
     stale = [sum(age > 0 for age in row.staleness) for rows in rows_of_groups for row in rows]
     num_tokens = sum(len(row.response) for rows in rows_of_groups for row in rows)
-    if config.algorithm.mask_stale_tokens:
-        rows_of_groups = [mask_stale_tokens(rows) for rows in rows_of_groups]
+    if algorithm.masks:
+        rows_of_groups = [algorithm.mask_rows(rows) for rows in rows_of_groups]
         for group, rows in zip(kept, rows_of_groups, strict=True):
             if not rows:
                 dropped.setdefault(ALL_STALE, []).append(group.group_id)
@@ -41,21 +47,15 @@ def build_batch(groups: list[Group], config: Config, policy_version: int | None 
     batch = None
     if rows_of_groups:
         sizes = split_evenly([len(rows) for rows in rows_of_groups], config.train.mini_batch_prompts)
-        batch = plan_batch([row for rows in rows_of_groups for row in rows], sizes, config)
+        temperature, top_p = shared_distribution(kept)
+        rows = [row for rows in rows_of_groups for row in rows]
+        check_sampling_masks(rows, top_p)
+        batch = plan_batch(rows, sizes, config, temperature=temperature, top_p=top_p)
     return FilteredBatch(batch, len(rows_of_groups), dropped, overlong, sum(stale), num_tokens, policy_version)
 
 
 ALL_STALE = "all_stale"
 """Every token of the group was decoded by an older policy, and algorithm.mask_stale_tokens leaves these out."""
-
-
-def mask_stale_tokens(rows: list[TrainSequence]) -> list[TrainSequence]:
-    """The rows with a loss on tokens of staleness 0 alone; a row without any is left out."""
-    masked = [
-        msgspec.structs.replace(row, loss_mask=[int(age == 0) for age in row.staleness]) if row.staleness else row
-        for row in rows
-    ]
-    return [row for row in masked if any(row.loss_mask)]
 
 
 def split_evenly(rows_of_groups: Sequence[int], mini_batch_prompts: int | None) -> list[int]:
@@ -99,7 +99,14 @@ def add_overlong(rewards: Sequence[float | None], penalties: Sequence[float] | N
     return [None if r is None else r + penalty for r, penalty in zip(rewards, penalties, strict=True)]
 
 
-def plan_batch(sequences: list[TrainSequence], mini_batches: Sequence[int], config: Config) -> TrainBatch:
+def plan_batch(
+    sequences: list[TrainSequence],
+    mini_batches: Sequence[int],
+    config: Config,
+    *,
+    temperature: float,
+    top_p: float = 1.0,
+) -> TrainBatch:
     """Cuts rows, in order, into mini-batches of so many, and places each on ranks, within the token budget."""
     plan = []
     first = 0
@@ -111,4 +118,4 @@ def plan_batch(sequences: list[TrainSequence], mini_batches: Sequence[int], conf
         )
         plan.append([[[first + row for row in rows] for rows in of_rank] for of_rank in of_mini])
         first += size
-    return TrainBatch(sequences=sequences, plan=plan)
+    return TrainBatch(sequences=sequences, plan=plan, temperature=temperature, top_p=top_p)

@@ -73,7 +73,7 @@ def check_engines(
         requests = gate_requests(prompts, config, hf_config)
         groups = collector.decode(plan_all(requests), gate_sampling(config)).groups
         with colocation.trainer_present():
-            logprobs = trainer.logprobs(build_gate_batch(groups, config), config.rollout.temperature)
+            logprobs = trainer.logprobs(build_gate_batch(groups, config))
         result = check_gate(groups, logprobs, config, hf_config)
     recorder.note(
         f"trainer and engines compute the same model: {result.gap:.1e} per token on {result.num_tokens} tokens "
@@ -133,7 +133,7 @@ def build_gate_batch(groups: Sequence[Group], config: Config) -> TrainBatch:
         num_dp_ranks=config.train.layout.dp,
         max_tokens_per_micro_batch=config.train.max_tokens_per_micro_batch,
     )
-    return TrainBatch(sequences=sequences, plan=[plan])
+    return TrainBatch(sequences=sequences, plan=[plan], temperature=gate_sampling(config).temperature)
 
 
 def check_gate(

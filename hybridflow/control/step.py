@@ -221,7 +221,11 @@ class GroupAssembly:
         elif item.num_tokens:
             completion = item.completion
             group.partials[completion.index] = Partial(
-                index=completion.index, tokens=completion.tokens, versions=completion.version_runs
+                index=completion.index,
+                tokens=completion.tokens,
+                versions=completion.version_runs,
+                temperature=completion.temperature,
+                top_p=completion.top_p,
             )
 
     def drop(self, completion_ids: Iterable[str]) -> None:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from hybridflow.config.sections import Config, WarmupStage
 from hybridflow.control.batch import plan_batch
+from hybridflow.data.chat_template import Message
 from hybridflow.data.conversation import encode_conversation, split_conversation
 from hybridflow.data.synth.conversations import generate_conversations
-from hybridflow.data.template import Message
 from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.trackers import JsonlTracker
 from hybridflow.protocols import Trainer
@@ -64,7 +64,7 @@ def build_stage_batch(
         encode_conversation(tokenizer, messages, f"{stage.name}-{step:05d}-{row:03d}")
         for row, messages in enumerate(_draw_conversations(stage, index, step, config))
     ]
-    return plan_batch(sequences, [len(sequences)], config)
+    return plan_batch(sequences, [len(sequences)], config, temperature=1.0)
 
 
 def _draw_conversations(stage: WarmupStage, index: int, step: int, config: Config) -> list[list[Message]]:

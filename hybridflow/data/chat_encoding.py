@@ -6,9 +6,8 @@ import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from hybridflow.data.chat_template import render_whole
+from hybridflow.data.chat_template import Message, render_whole
 from hybridflow.data.marks import Marks
-from hybridflow.data.template import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

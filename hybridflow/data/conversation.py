@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hybridflow.data.chat_encoding import marks_of
-from hybridflow.data.chat_template import render_whole
+from hybridflow.data.chat_template import Message, render_whole
 from hybridflow.data.marks import Marks
-from hybridflow.data.template import Message
 from hybridflow.errors import DataError
 from hybridflow.types import TokenColumns, TrainSequence
 

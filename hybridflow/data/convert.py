@@ -11,21 +11,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hybridflow.data.files import find_files, refuse_missing
-from hybridflow.data.golds import read_golds
-from hybridflow.data.naming import suggest
-from hybridflow.data.records import Record, iter_file_records, refuse_problems
-from hybridflow.data.schema import BadRow, RewardModel, Row
-from hybridflow.data.template import (
+from hybridflow.data.chat_template import (
     CHOICE_FORMAT_INSTRUCTION,
     CHOICE_LETTERS,
     build_choice_prompt,
     build_follow_up,
     build_prompt,
 )
+from hybridflow.data.files import find_files, refuse_missing
+from hybridflow.data.golds import read_golds
+from hybridflow.data.naming import suggest
+from hybridflow.data.records import Record, iter_file_records, refuse_problems
+from hybridflow.data.schema import BadRow, RewardModel, Row
 from hybridflow.errors import DataError
 from hybridflow.reading import Unreadable, parse_json
-from hybridflow.reading.lines import MAX_LINE_BYTES
+from hybridflow.reading.budget import MAX_LINE_BYTES
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _OTHER_SEPARATORS = (";", "\t", "|", ",")

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from hybridflow.data.chat_encoding import encode_chat
-from hybridflow.data.row_reference import RowReference, hash_prompt
-from hybridflow.data.row_text import dump_row
+from hybridflow.data.row_reference import RowReference, dump_row, hash_prompt
 from hybridflow.data.schema import BadRow, Row
 from hybridflow.errors import DataError
 from hybridflow.types import Prompt

@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hybridflow.data.chat_template import Message
 from hybridflow.data.conversation import build_sequence, split_conversation
 from hybridflow.data.messages import read_messages, refuse
 from hybridflow.data.records import refuse_problems
 from hybridflow.data.rows import load_records
 from hybridflow.data.schema import parse_row
 from hybridflow.data.streams import draw_indices
-from hybridflow.data.template import Message
 from hybridflow.errors import DataError
 from hybridflow.types import TrainSequence
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from hybridflow.data.template import Message
+from hybridflow.data.chat_template import Message
 from hybridflow.errors import DataError
 
 if TYPE_CHECKING:

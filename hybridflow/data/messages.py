@@ -20,8 +20,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from hybridflow.data.chat_template import Message
 from hybridflow.data.naming import suggest
-from hybridflow.data.template import Message
 from hybridflow.errors import DataError
 from hybridflow.reading import Unreadable, parse_json
 

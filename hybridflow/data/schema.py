@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
+from hybridflow.data.chat_template import Message
 from hybridflow.data.golds import read_golds
 from hybridflow.data.messages import read_messages, refuse
 from hybridflow.data.naming import suggest
-from hybridflow.data.template import Message
 from hybridflow.errors import DataError
 from hybridflow.reading import Unreadable, parse_json
 

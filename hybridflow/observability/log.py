@@ -3,14 +3,28 @@
     12:00:01 INFO  train[1] step 7 | policy update took 3.2 s
 
 `configure` is called once by the process that plays a role; modules then use `logging.getLogger(__name__)` as usual.
+
+Keeps what a worker process prints, its children's output included, in the run folder.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
+from pathlib import Path
 
 from hybridflow.observability.visible import visible
+
+
+def redirect_output(path: Path) -> None:
+    """Appends stdout and stderr of this process, and of every process it starts from now on, to `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
 
 FORMAT = "%(asctime)s %(levelname)-5s %(role)s%(rank)s%(step)s | %(message)s"
 OWN_LOGGERS = ("hybridflow", "megatron_ext")

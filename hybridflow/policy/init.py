@@ -48,7 +48,7 @@ def write_policy(config_dir: str | Path, out_dir: str | Path, seed: int) -> None
 
 
 def _refuse_links(config_dir: Path) -> None:
-    """As megatron_ext.checkpoint.links, out of reach here; of a Hugging Face cache the folder of the model counts."""
+    """As megatron_ext.checkpoint.files, out of reach here; of a Hugging Face cache the folder of the model counts."""
     root = config_dir.resolve()
     home = next(
         (p.parent for p in root.parents if p.name == "snapshots" and p.parent.name.startswith("models--")), root

@@ -13,9 +13,9 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from hybridflow.data.synth.easy_words import list_easy_words
+from hybridflow.data.chat_template import ANSWER_OPENING, DOCUMENT_CLOSING, DOCUMENT_OPENING, FORMAT_INSTRUCTION
+from hybridflow.data.synth.easy import list_easy_words
 from hybridflow.data.synth.spec import SynthSpec, generate_rows
-from hybridflow.data.template import ANSWER_OPENING, DOCUMENT_CLOSING, DOCUMENT_OPENING, FORMAT_INSTRUCTION
 
 VOCAB_SIZE = 1024
 PAD, USER, ASSISTANT, END = "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"

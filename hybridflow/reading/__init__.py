@@ -6,7 +6,6 @@ a few kilobytes costs neither gigabytes nor minutes, and a user reads a message 
 
 from hybridflow.reading.bounded_json import Unreadable, check_pairs, parse_json, read_json
 from hybridflow.reading.bounded_toml import parse_toml
-from hybridflow.reading.budget import ExpansionBudget
-from hybridflow.reading.lines import iter_lines
+from hybridflow.reading.budget import ExpansionBudget, iter_lines
 
 __all__ = ["ExpansionBudget", "Unreadable", "check_pairs", "iter_lines", "parse_json", "parse_toml", "read_json"]

@@ -10,7 +10,7 @@ from hybridflow.algorithms.advantages import group_rewards
 from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.recording.accuracy import compute_accuracy, compute_bounds
 from hybridflow.recording.state import RunState
-from hybridflow.recording.update_metrics import build_update_metrics, mismatch_of
+from hybridflow.recording.update_metrics import build_update_metrics, measured_of
 from hybridflow.types import Collected, FilteredBatch, Group, Scored, UpdateReport
 
 
@@ -39,10 +39,10 @@ def add_to_state(
         state.overlong_sum += math.fsum(penalties)
         state.num_shaped += len(penalties)
     state.num_skipped_updates += sum(update.num_skipped for update in updates)
-    for mismatch in mismatch_of(updates, staleness=0):
-        if math.isfinite(mismatch.gap):
-            state.gap_sum += mismatch.gap * mismatch.num_tokens
-            state.gap_tokens += mismatch.num_tokens
+    for gap in measured_of(updates, "policy/logprob_gap"):
+        if math.isfinite(gap.value):
+            state.gap_sum += gap.value * gap.num_tokens
+            state.gap_tokens += gap.num_tokens
 
 
 def build_metrics(
@@ -88,7 +88,7 @@ def build_metrics(
     if seconds.get("rollout"):
         metrics["perf/rollout_tokens_per_s"] = report.response_tokens / seconds["rollout"]
     if updates and filtered.batch is not None:
-        metrics |= build_update_metrics(updates, within_top_p=rollout.top_p < 1)
+        metrics |= build_update_metrics(updates)
         metrics |= build_spread("advantage", [sequence.advantage for sequence in filtered.batch.sequences])
         packed = sum(sequence.num_tokens for sequence in filtered.batch.sequences)
         if seconds.get("train"):

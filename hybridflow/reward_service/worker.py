@@ -11,11 +11,9 @@ from pathlib import Path
 
 from hybridflow.config.judge_section import JudgeSection
 from hybridflow.errors import RewardError
-from hybridflow.observability.log import configure
-from hybridflow.observability.process_log import redirect_output
-from hybridflow.reward_service.judge.scorer import build_scorer
+from hybridflow.observability.log import configure, redirect_output
+from hybridflow.reward_service.judge.scorer import Scorer, build_scorer
 from hybridflow.reward_service.sandbox.protocol import Setup
-from hybridflow.reward_service.scorer import Scorer
 from hybridflow.wire.endpoint import Endpoint
 from hybridflow.wire.messages import MAX_CREDITS, Stop
 from hybridflow.wire.worker_channel import WorkerChannel

@@ -21,8 +21,8 @@ from hybridflow.rollout.driver.opening import RolloutSettings
 from hybridflow.rollout.engine.arguments import releases_memory
 from hybridflow.runtime.open_order import open_in_order
 from hybridflow.runtime.teardown import tear_down
+from hybridflow.runtime.train_workers import start_train_workers
 from hybridflow.runtime.transport import Transport, choose_transport, num_slots, refuse_small_stores
-from hybridflow.trainer.group import TrainerGroup
 from hybridflow.wire.messages import Finished
 from hybridflow.wire.reward_stream import RewardStream
 
@@ -105,7 +105,7 @@ class System:
     ) -> None:
         """Starts train and reward workers, and waits for the former."""
         transport = self.transport
-        self.trainer = TrainerGroup(config, slots, log_directory, broadcasts=transport.broadcasts)
+        self.trainer = start_train_workers(config, slots, log_directory, broadcasts=transport.broadcasts)
         self._actors += [worker.actor for worker in self.trainer.workers]
         setup = rules_setup(config.reward)
         self._rewards = RewardGroup(config.reward, setup, self.stream, slots, log_directory, note)
@@ -113,7 +113,8 @@ class System:
         if transport.exact is not None:
             self.trainer.use_exact_shards(transport.exact)
         elif transport.broadcasts:
-            self.trainer.use_broadcasts(self.rollout.num_receivers)
+            verified = config.rollout.verify_weights != "none"
+            self.trainer.use_broadcasts(self.rollout.num_receivers, verified=verified)
         elif config.rollout.weight_transport == "auto":
             note(f"weights go to the engines as whole tensors (hf_buckets): {transport.reason}")
 

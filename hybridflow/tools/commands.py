@@ -12,9 +12,8 @@ import typer
 
 from hybridflow.errors import tell_interrupted
 from hybridflow.run_folder.disk import explain_full
-from hybridflow.tools.layout_options import CP, DP, EP, ETP, PP, SP, TP, LayoutRequest, Threads
+from hybridflow.tools.options import CP, DP, EP, ETP, PP, SP, TP, ConfigFiles, LayoutRequest, Overrides, Resume, Threads
 from hybridflow.tools.progress import RowProgress, note
-from hybridflow.tools.run_options import ConfigFiles, Overrides, Resume
 
 EXIT_INTERRUPTED = 130
 GOES_ON = "the same command goes on where it stopped"

@@ -17,7 +17,7 @@ from hybridflow.config.sections import Config
 from hybridflow.data.naming import suggest
 from hybridflow.errors import ConfigError
 from hybridflow.observability.visible import visible
-from hybridflow.tools.run_options import Overrides
+from hybridflow.tools.options import Overrides
 from hybridflow.tools.sft_config import SftConfig
 
 EXAMPLES = files("hybridflow.config") / "examples"

@@ -12,7 +12,7 @@ from hybridflow.config.sections import WorkerSection
 from hybridflow.errors import CheckpointError, ConfigError, HybridFlowError
 from hybridflow.run_folder.checkpoints import WEIGHTS_FOLDER
 from hybridflow.runtime.open_policy import open_policy
-from hybridflow.tools.layout_options import LayoutRequest, check_threads
+from hybridflow.tools.options import LayoutRequest, check_threads
 from hybridflow.trainer.group import PolicySettings
 from hybridflow.trainer.layout import check_model_layout, check_saved_weights, read_model
 from megatron_ext.checkpoint import commit

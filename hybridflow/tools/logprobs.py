@@ -13,11 +13,11 @@ from typing import Any
 from hybridflow.batching.microbatch import plan_micro_batches
 from hybridflow.config.sections import WorkerSection
 from hybridflow.data.chat_encoding import encode_chat, encode_text
-from hybridflow.data.template import Message
+from hybridflow.data.chat_template import Message
 from hybridflow.errors import ConfigError, TrainerError
 from hybridflow.policy.load import load_tokenizer
 from hybridflow.runtime.open_policy import open_policy
-from hybridflow.tools.layout_options import LayoutRequest, check_threads
+from hybridflow.tools.options import LayoutRequest, check_threads
 from hybridflow.tools.output_file import OutputFile, fingerprint
 from hybridflow.tools.progress import RowProgress
 from hybridflow.tools.token_rows import InputSummary, TokenRows
@@ -215,4 +215,4 @@ def _score(group: PolicyGroup, block: list[list[int]], worker: WorkerSection, te
         num_dp_ranks=worker.layout.dp,
         max_tokens_per_micro_batch=worker.max_tokens_per_micro_batch,
     )
-    return group.logprobs(TrainBatch(sequences=sequences, plan=[plan]), temperature)
+    return group.logprobs(TrainBatch(sequences=sequences, plan=[plan], temperature=temperature))

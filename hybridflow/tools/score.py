@@ -15,7 +15,7 @@ from hybridflow.config.judge_section import JudgeSection
 from hybridflow.config.reward_sections import RewardSection
 from hybridflow.data.files import find_files
 from hybridflow.data.records import refuse_problems
-from hybridflow.data.row_text import dump_row
+from hybridflow.data.row_reference import dump_row
 from hybridflow.data.rows import read_rows
 from hybridflow.data.schema import BadRow, Row
 from hybridflow.errors import ConfigError

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hybridflow.tools.commands import GOES_ON, interruptible
+from hybridflow.tools.options import Overrides
 from hybridflow.tools.progress import RowProgress, note
-from hybridflow.tools.run_options import Overrides
 
 if TYPE_CHECKING:
     from hybridflow.tools.score import ScoreJob

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hybridflow.config.load import load_config
-from hybridflow.config.module_folders import add_module_folders
+from hybridflow.config.paths import add_module_folders
 from hybridflow.config.reward_sections import RewardSection
-from hybridflow.config.secrets import hide_secrets
+from hybridflow.config.section import hide_secrets
 from hybridflow.errors import ConfigError
 
 JUDGE_OPTIONS = {

@@ -70,7 +70,7 @@ def build_batch(step: int, demonstrations: DemonstrationSet, train: SftTrainSect
         num_dp_ranks=train.layout.dp,
         max_tokens_per_micro_batch=train.max_tokens_per_micro_batch,
     )
-    return TrainBatch(sequences=sequences, plan=[plan])
+    return TrainBatch(sequences=sequences, plan=[plan], temperature=1.0)
 
 
 def _check_model(config: SftConfig) -> HFConfig:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hybridflow.data.chat_template import Message
 from hybridflow.data.files import find_files, has_known_suffix
 from hybridflow.data.json_records import iter_json_file
 from hybridflow.data.messages import read_messages, spells_messages
 from hybridflow.data.records import iter_records
-from hybridflow.data.template import Message
 from hybridflow.errors import ConfigError, DataError
 
 CHAT_COLUMNS = ("messages", "conversations", "prompt")

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import ray
 import torch
 
+from hybridflow.algorithms.spec import ObjectiveSpec
 from hybridflow.cluster.addresses import own_address, use_interface
 from hybridflow.cluster.devices import DEVICE_ENVIRONMENT, show_own_instance, use_own_device
-from hybridflow.observability.log import configure
-from hybridflow.observability.process_log import redirect_output
+from hybridflow.observability.log import configure, redirect_output
 from hybridflow.observability.span import LifeSign, enter, life_sign, stack_of_threads
 from hybridflow.types import TrainBatch, UpdateReport, WorkerMemory
 from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
@@ -97,15 +97,13 @@ class TrainWorker:
         assert self._core is not None, "setup was not called"
         return self._core
 
-    def logprobs(self, batch: TrainBatch, temperature: float) -> dict[int, list[float]]:
-        return self.core.logprobs(batch, temperature)
+    def logprobs(self, batch: TrainBatch) -> dict[int, list[float]]:
+        return self.core.logprobs(batch)
 
-    def sft_step(self, batch: TrainBatch, learning_rate: float, per_sequence: bool = False) -> UpdateReport:
-        enter("supervised step")
-        return self.core.sft_step(batch, learning_rate, per_sequence)
-
-    def update(self, batch: TrainBatch, learning_rate: float, options: dict[str, Any]) -> list[UpdateReport]:
-        return self.core.update(batch, learning_rate, **options)
+    def update(
+        self, batch: TrainBatch, learning_rate: float, objective: ObjectiveSpec, num_epochs: int
+    ) -> list[UpdateReport]:
+        return self.core.update(batch, learning_rate, objective, num_epochs)
 
     def stream_weights(self, version: int, bucket_bytes: int, shared: bool) -> Iterator[Bucket | SharedBucket]:
         buckets = self.core.iterate_weights(version, bucket_bytes)

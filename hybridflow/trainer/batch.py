@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 
 import torch
 
+from hybridflow.errors import ProtocolError
 from hybridflow.types import Ragged, TokenColumns, TrainBatch, TrainSequence
 from hybridflow.types.tokens import COLUMNS, select
 from megatron_ext.packing.micro_batch import MicroBatch, PackInput, pack_sequences
 
+Column = Callable[[TrainSequence, list[int]], list[float]]
+OF_ROW: dict[str, Column] = {
+    "advantages": lambda row, counted: [row.advantage] * len(counted),
+    "staleness": lambda row, counted: [float(row.staleness[i]) if row.staleness else 0.0 for i in counted],
+    "share": lambda row, counted: [1 / len(counted)] * len(counted),
+    "first": lambda row, counted: [1.0, *[0.0] * (len(counted) - 1)],
+}
+"""Columns that follow from the row and its counted tokens: `share` is 1 / their number, `first` is 1 at the first of
+them and 0 at the others. All other columns are those of `TokenColumns`."""
+
 
 def pack_rank(
-    batch: TrainBatch, dp_rank: int, mini_batch: int = 0, loss_dtype: torch.dtype = torch.float32
+    batch: TrainBatch,
+    dp_rank: int,
+    columns: Sequence[str] = (),
+    mini_batch: int = 0,
+    loss_dtype: torch.dtype = torch.float32,
 ) -> list[MicroBatch]:
-    """Packed micro-batches of a rank, in plan order. Loss inputs are one value per counted response token:
+    """Packed micro-batches of a rank, in plan order. Loss inputs are `columns`, one value per counted response token.
 
-    `advantages`, `staleness` and every column that the rows have beside their tokens (RL); otherwise (SFT) `share`,
-    1 / the row's number of counted tokens, and `first`, 1 at the first of them and 0 at the others. Columns of several
-    integers per token are ragged inputs.
+    Columns of several integers per token are ragged inputs, which the model reads, wherever a row has them. Raises
+    ProtocolError for a column that a row does not have.
     """
-    columns = _columns_of(batch)
     return [
         pack_sequences(
             [_pack_input(batch.sequences[row], columns) for row in rows] or [_placeholder(columns)],
@@ -30,39 +43,34 @@ def pack_rank(
     ]
 
 
-def _columns_of(batch: TrainBatch) -> dict[str, type]:
-    """Kind by name of what any row has beside its tokens."""
-    found = {name for sequence in batch.sequences for name in sequence.response.present} - {"ids"}
-    return {name: kind for name, kind in COLUMNS.items() if name in found}
-
-
-def _pack_input(sequence: TrainSequence, columns: Mapping[str, type]) -> PackInput:
+def _pack_input(sequence: TrainSequence, columns: Sequence[str]) -> PackInput:
     counted = [place for place, mask in enumerate(sequence.loss_mask) if mask]
-    inputs: dict[str, list[float]] = {}
     ragged: dict[str, tuple[list[int], list[int]]] = {}
-    for name in columns:
-        values = getattr(sequence.response, name)
-        chosen = select(values, counted) if len(values) else values
-        if not isinstance(chosen, Ragged):
-            inputs[name] = [float(value) for value in chosen]
-        elif len(values):
+    for name, values in sequence.response.present.items():
+        if isinstance(values, Ragged):
+            chosen = select(values, counted)
             ragged[name] = chosen.lengths, chosen.values
-    if columns:
-        inputs["advantages"] = [sequence.advantage] * len(counted)
-        inputs["staleness"] = [float(sequence.staleness[i]) if sequence.staleness else 0.0 for i in counted]
-    else:
-        inputs["share"] = [1 / len(counted)] * len(counted) if counted else []
-        inputs["first"] = [1.0, *[0.0] * len(counted)][: len(counted)]
     return PackInput(
         token_ids=sequence.prompt_token_ids + sequence.response_token_ids,
         predict_from=len(sequence.prompt_token_ids),
         predict_mask=sequence.loss_mask,
-        loss_inputs=inputs,
+        loss_inputs={name: _column(sequence, name, counted) if counted else [] for name in columns},
         ragged_inputs=ragged,
     )
 
 
-def _placeholder(columns: Mapping[str, type]) -> PackInput:
+def _column(sequence: TrainSequence, name: str, counted: list[int]) -> list[float]:
+    if name in OF_ROW:
+        return OF_ROW[name](sequence, counted)
+    if name not in COLUMNS or COLUMNS[name] is Ragged:
+        raise ProtocolError(f"the objective needs a column {name!r}, and there is none: see TokenColumns and OF_ROW")
+    values = getattr(sequence.response, name)
+    if not values:
+        raise ProtocolError(f"the objective needs {name!r} of each token, and row {sequence.sequence_id} has none")
+    return [float(values[place]) for place in counted]
+
+
+def _placeholder(columns: Sequence[str]) -> PackInput:
     """A row that predicts nothing, for a rank without rows: it takes part in collectives and adds nothing."""
     nothing = TrainSequence(sequence_id="", prompt_token_ids=[0], response=TokenColumns(ids=[0]), loss_mask=[0])
     return _pack_input(nothing, columns)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
+from hybridflow.algorithms.spec import ObjectiveSpec
 from hybridflow.cluster.devices import device_name, free_bytes
-from hybridflow.config.sections import AlgorithmSection, LayoutSection, OptimizerSection
+from hybridflow.config.sections import LayoutSection, OptimizerSection
 from hybridflow.errors import CheckpointError
 from hybridflow.trainer.batch import pack_rank
 from hybridflow.trainer.layout import to_layout
-from hybridflow.trainer.objectives import sequence_mean_objective, sft_objective
 from hybridflow.trainer.policy_update import update_policy
 from hybridflow.types import TrainBatch, UpdateReport, WorkerMemory
 from hybridflow.weights.broadcast import Broadcast, Broadcaster, BroadcastGroup, read_back_checksum
@@ -89,11 +89,11 @@ class TrainerCore:
         """One rank of each pipeline stage hands its stage's tensors out."""
         return self.topology.tp_rank == 0 and self.topology.replica_rank == 0
 
-    def logprobs(self, batch: TrainBatch, temperature: float) -> dict[int, list[float]]:
+    def logprobs(self, batch: TrainBatch) -> dict[int, list[float]]:
         """Row number -> logprob of each counted response token, for this rank's rows; empty but on the last stage."""
         (mini_batch,) = batch.plan
         plan = mini_batch[self.topology.dp_rank]
-        outputs = self._policy.logprobs(pack_rank(batch, self.topology.dp_rank), temperature=temperature)
+        outputs = self._policy.logprobs(pack_rank(batch, self.topology.dp_rank), temperature=batch.temperature)
         rows: dict[int, list[float]] = {}
         for numbers, (logprobs_N, _) in zip(plan, outputs or [], strict=False):
             counts = [sum(batch.sequences[number].loss_mask) for number in numbers]
@@ -101,35 +101,11 @@ class TrainerCore:
             rows |= {number: piece.tolist() for number, piece in zip(numbers, pieces, strict=True)}
         return rows
 
-    def sft_step(self, batch: TrainBatch, learning_rate: float, per_sequence: bool = False) -> UpdateReport:
-        """One supervised step: mean negative log-likelihood per counted token, or first per sequence.
-
-        With `per_sequence` the report counts sequences as tokens.
-        """
-        objective = sequence_mean_objective if per_sequence else sft_objective
-        result = self._policy.train_step(
-            pack_rank(batch, self.topology.dp_rank), objective, lr=learning_rate, temperature=1.0
-        )
-        return UpdateReport(
-            loss=result.loss,
-            grad_norm=result.grad_norm,
-            num_tokens=result.num_tokens,
-            num_skipped=int(result.skipped),
-        )
-
     def update(
-        self,
-        batch: TrainBatch,
-        learning_rate: float,
-        *,
-        algorithm: AlgorithmSection,
-        temperature: float,
-        num_epochs: int,
+        self, batch: TrainBatch, learning_rate: float, objective: ObjectiveSpec, num_epochs: int = 1
     ) -> list[UpdateReport]:
-        """See `policy_update.update_policy`."""
-        return update_policy(
-            self._policy, batch, learning_rate, algorithm=algorithm, temperature=temperature, num_epochs=num_epochs
-        )
+        """Optimizer steps on `batch`, see `policy_update.update_policy`."""
+        return update_policy(self._policy, batch, learning_rate, objective=objective, num_epochs=num_epochs)
 
     def iterate_weights(self, version: int, bucket_bytes: int) -> Iterator[Bucket]:
         """This stage's tensors under HF names, by buckets; the peers of the sender iterate too and yield nothing."""

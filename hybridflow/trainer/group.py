@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 import ray
 
+from hybridflow.algorithms.spec import ObjectiveSpec, supervised_spec
 from hybridflow.cluster.devices import refuse_doubles
 from hybridflow.cluster.session import Slots, private_folder
 from hybridflow.cluster.workers import RESUME, Call, gather, identify
-from hybridflow.config.sections import Config, OptimizerSection, WorkerSection
-from hybridflow.environment import given_values
+from hybridflow.config.sections import OptimizerSection, WorkerSection
 from hybridflow.errors import TrainerError
 from hybridflow.trainer.actor import HEALTH, TrainWorker, worker_environment
 from hybridflow.trainer.kernels import refuse_float32, refuse_grouped_experts
@@ -116,19 +116,24 @@ class PolicyGroup:
         """Returns when every rank is ready. Raises PlacementError where two are on one GPU."""
         refuse_doubles([worker.name for worker in self.workers], gather(calls))
 
-    def logprobs(self, batch: TrainBatch, temperature: float) -> list[list[float]]:
+    def logprobs(self, batch: TrainBatch) -> list[list[float]]:
         """Per row of the batch, the logprob of each counted response token."""
         rows: dict[int, list[float]] = {}
-        for part in gather(self._start("logprobs", ray.put(batch), temperature)):
+        for part in gather(self._start("logprobs", ray.put(batch))):
             rows |= part
         return [rows[number] for number in range(len(batch.sequences))]
 
     def start_sft_step(self, batch: TrainBatch, learning_rate: float, per_sequence: bool = False) -> list[Call]:
-        """Starts one supervised step; the next batch can be prepared meanwhile."""
-        return self._start("sft_step", ray.put(batch), learning_rate, per_sequence)
+        """Starts one supervised step; the next batch can be prepared meanwhile.
+
+        With `per_sequence` the report counts sequences as tokens.
+        """
+        objective = supervised_spec("sequence_mean" if per_sequence else "token_mean")
+        return self._start_update(batch, learning_rate, objective, num_epochs=1)
 
     def finish_sft_step(self, handle: list[Call]) -> UpdateReport:
-        return gather(handle)[0]
+        (report,) = gather(handle)[0]
+        return report
 
     def reset_optimizer(self) -> None:
         """Zero moments; the weights stay."""
@@ -149,6 +154,11 @@ class PolicyGroup:
         asked = self._settings.worker.export_dtype
         gather(self._start("save_hf", str(directory), None if asked == "model" else asked))
 
+    def _start_update(
+        self, batch: TrainBatch, learning_rate: float, objective: ObjectiveSpec, num_epochs: int
+    ) -> list[Call]:
+        return self._start("update", ray.put(batch), learning_rate, objective, num_epochs)
+
     def _start(self, method: str, *args: Any) -> list[Call]:
         return [worker.call(method, *args) for worker in self.workers]
 
@@ -156,23 +166,21 @@ class PolicyGroup:
 class TrainerGroup(PolicyGroup):
     """The workers of a whole run."""
 
-    def __init__(self, config: Config, slots: Slots, log_directory: Path, *, broadcasts: bool = False) -> None:
-        """`broadcasts`: they will send whole tensors to engines, see `use_broadcasts`."""
-        super().__init__(
-            PolicySettings(
-                config.train,
-                config.model.dtype,
-                config.run.seed,
-                config.train.optimizer,
-                config.cluster.network,
-                force_float32=config.model.force_float32,
-                environment=(BROADCAST_ENVIRONMENT if broadcasts else {}) | given_values(config.cluster.environment),
-            ),
-            slots,
-            log_directory,
-        )
-        self._config = config
-        self._bucket_bytes = int(config.rollout.weight_bucket_mib * 2**20)
+    def __init__(
+        self,
+        settings: PolicySettings,
+        slots: Slots,
+        log_directory: Path,
+        *,
+        objective: ObjectiveSpec,
+        num_epochs: int,
+        bucket_bytes: int,
+    ) -> None:
+        """`objective` and `num_epochs` are what `update` does; `bucket_bytes` the size of a piece of the weights."""
+        super().__init__(settings, slots, log_directory)
+        self._objective = objective
+        self._num_epochs = num_epochs
+        self._bucket_bytes = bucket_bytes
         self.use_whole_tensors(self._bucket_bytes, shared=slots.on_one_node)
 
     def use_whole_tensors(self, bucket_bytes: int, *, shared: bool) -> None:
@@ -186,14 +194,17 @@ class TrainerGroup(PolicyGroup):
         num_rounds = gather(self._start("open_reshard", settings))[0]
         self._weights = ExactShards(self.workers, num_rounds)
 
-    def use_broadcasts(self, num_receivers: Callable[[], int]) -> None:
-        """From now on engines are told of whole tensors that are sent to so many of their ranks."""
+    def use_broadcasts(self, num_receivers: Callable[[], int], *, verified: bool) -> None:
+        """From now on engines are told of whole tensors that are sent to so many of their ranks.
+
+        `verified`: with the checksums that engines are asked for.
+        """
         self._weights = Broadcasts(
             self.workers,
             self._bucket_bytes,
-            num_stages=self._config.train.layout.pp,
+            num_stages=self._settings.worker.layout.pp,
             num_receivers=num_receivers,
-            verified=self._config.rollout.verify_weights != "none",
+            verified=verified,
         )
 
     def begin_weights(self, version: int) -> None:
@@ -221,10 +232,5 @@ class TrainerGroup(PolicyGroup):
         return gather(self._start("memory"))
 
     def update(self, batch: TrainBatch, learning_rate: float) -> list[UpdateReport]:
-        """Policy gradient steps on one batch; a report of each."""
-        options = {
-            "algorithm": self._config.algorithm,
-            "temperature": self._config.rollout.temperature,
-            "num_epochs": self._config.train.num_updates_per_step,
-        }
-        return gather(self._start("update", ray.put(batch), learning_rate, options))[0]
+        """Optimizer steps on one batch; a report of each."""
+        return gather(self._start_update(batch, learning_rate, self._objective, self._num_epochs))[0]

@@ -14,8 +14,8 @@ from hybridflow.config.sections import LayoutSection
 from hybridflow.errors import CheckpointError, ConfigError
 from hybridflow.reading import Unreadable, read_json
 from megatron_ext.checkpoint.commit import BrokenCheckpointError
+from megatron_ext.checkpoint.files import LinkError, refuse_links
 from megatron_ext.checkpoint.identity import WrongModelError, check_checkpoint
-from megatron_ext.checkpoint.links import LinkError, refuse_links
 from megatron_ext.hf.config import HFConfig, UnsupportedModelError
 from megatron_ext.hf.files import WeightsError, check_hf_weights, read_model_config
 from megatron_ext.parallel.layout import Layout, LayoutError, check_layout

@@ -1,18 +1,19 @@
-"""The optimizer steps of one RL step: mini-batch by mini-batch, with what each of them did."""
+"""The optimizer steps of one batch: mini-batch by mini-batch, with what each of them did."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 
 from torch import Tensor
 
-from hybridflow.config.sections import AlgorithmSection
+from hybridflow.algorithms.objective import COMPUTED, ENTROPY, OLD_LOGPROBS, Objective, build_objective
+from hybridflow.algorithms.reductions import build_update_metrics
+from hybridflow.algorithms.spec import ObjectiveSpec
 from hybridflow.observability.span import enter
 from hybridflow.trainer.batch import pack_rank
-from hybridflow.trainer.objectives import PolicyObjective
-from hybridflow.types import Mismatch, TrainBatch, UpdateReport
+from hybridflow.trainer.objectives import LossCallback
+from hybridflow.types import TrainBatch, UpdateReport
 from megatron_ext.packing.micro_batch import MicroBatch
 from megatron_ext.packing.sums import LossFn, LossSums
 from megatron_ext.policy import MegatronPolicy, TrainStepResult
@@ -23,49 +24,47 @@ def update_policy(
     batch: TrainBatch,
     learning_rate: float,
     *,
-    algorithm: AlgorithmSection,
-    temperature: float,
+    objective: ObjectiveSpec,
     num_epochs: int = 1,
 ) -> list[UpdateReport]:
-    """One policy gradient step per mini-batch, `num_epochs` times over; a report of each. Collective over all ranks.
+    """One gradient step per mini-batch, `num_epochs` times over; a report of each. Collective over all ranks.
 
-    Old log-probabilities are those of the policy that the batch arrives at, at the sampling temperature. The first
-    mini-batch meets that policy itself, so they are computed for the others, before the first optimizer step, and for
-    all where there are several epochs.
+    Old log-probabilities, where the objective asks for them, are those of the policy that the batch arrives at. The
+    first mini-batch meets that policy itself, so they are computed for the others, before the first optimizer step, and
+    for all where there are several epochs.
     """
+    passes = [
+        build_objective(objective, num_ages=batch.num_ages, top_p=batch.top_p, is_first_pass=epoch == 0)
+        for epoch in range(num_epochs)
+    ]
+    columns = sorted({name for one in passes for name in one.columns} - COMPUTED)
     num_minis = len(batch.plan)
-    minis = [pack_rank(batch, policy.topology.dp_rank, mini, policy.loss_dtype) for mini in range(num_minis)]
+    minis = [pack_rank(batch, policy.topology.dp_rank, columns, mini, policy.loss_dtype) for mini in range(num_minis)]
     first_off_policy = 0 if num_epochs > 1 else 1
-    minis[first_off_policy:] = _with_old_logprobs(policy, minis[first_off_policy:], temperature)
+    if OLD_LOGPROBS in passes[0].columns:
+        minis[first_off_policy:] = _with_old_logprobs(policy, minis[first_off_policy:], batch.temperature)
     reports = []
-    for epoch in range(num_epochs):
-        for mini, micro_batches in enumerate(minis):
-            objective = PolicyObjective(
-                clip_low=algorithm.clip_low,
-                clip_high=algorithm.clip_high,
-                is_on_policy=mini < first_off_policy,
-                num_ages=batch.num_ages,
-            )
-            span = f"update, epoch {epoch + 1} of {num_epochs}, mini-batch {mini + 1} of {num_minis}"
-            enter(span)
-            result = policy.train_step(
-                micro_batches,
-                _with_signs_of_life(objective, span),
-                lr=learning_rate,
-                temperature=temperature,
-                with_entropy=epoch == 0,  # it is reported of the policy that decoded, and is not free
-            )
-            reports.append(build_update_report(result, epoch=epoch, mini_batch=mini, num_ages=batch.num_ages))
+    for epoch, mini in itertools.product(range(num_epochs), range(num_minis)):
+        span = f"update, epoch {epoch + 1} of {num_epochs}, mini-batch {mini + 1} of {num_minis}"
+        enter(span)
+        result = policy.train_step(
+            minis[mini],
+            _with_signs_of_life(LossCallback(passes[epoch], is_on_policy=mini < first_off_policy), span),
+            lr=learning_rate,
+            temperature=batch.temperature,
+            with_entropy=ENTROPY in passes[epoch].columns,  # it is not free
+        )
+        reports.append(build_update_report(result, passes[epoch], epoch=epoch, mini_batch=mini))
     return reports
 
 
-def _with_signs_of_life(objective: PolicyObjective, span: str) -> LossFn:
-    """The objective, with a span per micro-batch: a long update is not taken for a stall."""
+def _with_signs_of_life(callback: LossFn, span: str) -> LossFn:
+    """The callback, with a span per micro-batch: a long update is not taken for a stall."""
     numbers = itertools.count(1)
 
     def call(logprobs_N: Tensor, entropy_N: Tensor | None, micro_batch: MicroBatch) -> LossSums:
         enter(f"{span}, loss of micro-batch {next(numbers)}")
-        return objective(logprobs_N, entropy_N, micro_batch)
+        return callback(logprobs_N, entropy_N, micro_batch)
 
     return call
 
@@ -82,15 +81,16 @@ def _with_old_logprobs(
     if outputs is None:
         return minis
     filled = iter(
-        dataclasses.replace(micro_batch, loss_inputs=micro_batch.loss_inputs | {"old_logprobs": logprobs_N})
+        dataclasses.replace(micro_batch, loss_inputs=micro_batch.loss_inputs | {OLD_LOGPROBS: logprobs_N})
         for micro_batch, (logprobs_N, _) in zip(flat, outputs, strict=True)
     )
     return [[next(filled) for _ in micro_batches] for micro_batches in minis]
 
 
-def build_update_report(result: TrainStepResult, *, epoch: int, mini_batch: int, num_ages: int) -> UpdateReport:
-    """Means per token of the metric sums of `objectives.PolicyObjective`."""
-    sums, num_tokens = result.sums, max(result.num_tokens, 1)
+def build_update_report(
+    result: TrainStepResult, objective: Objective, *, epoch: int = 0, mini_batch: int = 0
+) -> UpdateReport:
+    """The result with the objective's metrics by name."""
     return UpdateReport(
         loss=result.loss,
         grad_norm=result.grad_norm,
@@ -98,26 +98,5 @@ def build_update_report(result: TrainStepResult, *, epoch: int, mini_batch: int,
         num_skipped=int(result.skipped),
         epoch=epoch,
         mini_batch=mini_batch,
-        entropy=math.nan if epoch else sums["entropy"] / num_tokens,
-        clip_fraction_low=sums["clipped_low"] / num_tokens,
-        clip_fraction_high=sums["clipped_high"] / num_tokens,
-        policy_kl=sums["policy_kl"] / num_tokens,
-        ratio_mean=sums["ratio"] / num_tokens,
-        ratio_max=result.maxima["ratio"],
-        mismatch=[] if epoch else _build_mismatch(result, num_ages),
+        metrics=build_update_metrics(objective.metrics, result.sums, result.maxima, objective.num_ages),
     )
-
-
-def _build_mismatch(result: TrainStepResult, num_ages: int) -> list[Mismatch]:
-    sums = result.sums
-    return [
-        Mismatch(
-            staleness=age,
-            num_tokens=int(count),
-            gap=sums[f"gap/{age}"] / count,
-            gap_max=result.maxima[f"gap/{age}"],
-            kl=sums[f"kl/{age}"] / count,
-        )
-        for age in range(num_ages)
-        if (count := sums[f"tokens/{age}"])
-    ]

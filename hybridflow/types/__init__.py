@@ -46,9 +46,9 @@ from hybridflow.types.step import (
 )
 from hybridflow.types.tokens import Ragged, TokenColumns
 from hybridflow.types.training import (
-    Mismatch,
     TrainBatch,
     TrainSequence,
+    UpdateMetric,
     UpdateReport,
     WorkerMemory,
 )
@@ -63,7 +63,6 @@ __all__ = [
     "JudgeReport",
     "Lease",
     "MemoryTag",
-    "Mismatch",
     "Partial",
     "PartialGroup",
     "Prompt",
@@ -78,6 +77,7 @@ __all__ = [
     "TrainBatch",
     "TrainSequence",
     "Unknown",
+    "UpdateMetric",
     "UpdateReport",
     "Verdict",
     "VersionRun",

@@ -55,6 +55,9 @@ class Partial(msgspec.Struct, frozen=True, kw_only=True):
     tokens: TokenColumns
     versions: list[VersionRun]
     """Which version decoded which of the tokens, in order."""
+    temperature: float | None = None
+    """At which the tokens were drawn, and with which `top_p`; see `Completion`."""
+    top_p: float = 1.0
 
 
 class GroupRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,6 +125,10 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     prompt_tokens: int
     cached_tokens: int
     """Prompt tokens whose keys and values were already in the engine's cache."""
+    temperature: float | None = None
+    """At which its tokens were drawn, 0 where greedily; None: nothing was drawn."""
+    top_p: float = 1.0
+    """Share of the probability that its tokens were drawn from."""
     num_retractions: int = 0
     """How often the engine dropped it from its full KV pool and computed it again."""
     versions: list[VersionRun] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from typing import Literal
 
 import msgspec
 
@@ -39,10 +39,17 @@ class TrainBatch(msgspec.Struct, frozen=True, kw_only=True):
 
     `plan[mini_batch][dp_rank][micro_batch]` lists row numbers. A mini-batch is what one optimizer step is made of; a
     micro-batch may be empty where a rank has no row.
+
+    Log-probabilities are of the distribution that the tokens were drawn from: softmax(logits / temperature), over the
+    tokens that top-p left in, which each row says.
     """
 
     sequences: list[TrainSequence]
     plan: list[list[list[list[int]]]]
+    temperature: float
+    """Above 0; 1 for demonstrations."""
+    top_p: float = 1.0
+    """Below 1 each row says of its tokens which could have been drawn."""
 
     @property
     def num_ages(self) -> int:
@@ -50,46 +57,34 @@ class TrainBatch(msgspec.Struct, frozen=True, kw_only=True):
         return 1 + max((max(sequence.staleness, default=0) for sequence in self.sequences), default=0)
 
 
-class Mismatch(msgspec.Struct, frozen=True, kw_only=True):
-    """How far `old_logprobs` are from `rollout_logprobs`, over the tokens of one staleness in one mini-batch.
+class UpdateMetric(msgspec.Struct, frozen=True, kw_only=True):
+    """One metric of one optimizer step, with what is needed to join it with those of others.
 
-    At staleness 0 both are of the same weights: what is left is the difference of engine and trainer. Of older tokens
-    it holds what the policy has learnt since.
+    `algorithms.reductions.Reduction` says what the rules mean.
     """
 
-    staleness: int
+    value: float
     num_tokens: int
-    gap: float
-    """Mean |old - rollout|."""
-    gap_max: float
-    kl: float
-    """Mean estimate of KL(rollout || old), see `algorithms.mismatch`."""
+    """Tokens that it was taken over: its weight where it is a mean."""
+    kind: Literal["mean", "max"] = "mean"
+    with_max: bool = False
+    of_each_update: bool = True
 
 
 class UpdateReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The report of one optimizer step; equal on all ranks. Means are per token of its mini-batch."""
+    """The report of one optimizer step; equal on all ranks."""
 
     loss: float
     grad_norm: float
     num_tokens: int
-    """Tokens that count in the loss."""
+    """The denominator of the loss: the tokens that count in it, or sequences where these are averaged first."""
     num_skipped: int
     """1 where the step was left out because the gradient or the loss was not finite."""
     epoch: int = 0
     """Pass over the batch, from 0."""
     mini_batch: int = 0
-    entropy: float = math.nan
-    """Entropy of the probabilities that tokens are drawn from (with top-p, those that it leaves in). NaN after the
-    first pass: it is reported of the policy that decoded."""
-    clip_fraction_low: float = math.nan
-    clip_fraction_high: float = math.nan
-    policy_kl: float = math.nan
-    """Mean estimate of KL(old || new), new being the policy just before this optimizer step: 0 in the first one."""
-    ratio_mean: float = math.nan
-    """Mean of new / old probability."""
-    ratio_max: float = math.nan
-    mismatch: list[Mismatch] = []
-    """By staleness, where tokens are of it; empty after the first pass."""
+    metrics: dict[str, UpdateMetric] = {}
+    """What the objective measured, by full name (`policy/kl`)."""
 
 
 class WorkerMemory(msgspec.Struct, frozen=True, kw_only=True):

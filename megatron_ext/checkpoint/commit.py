@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_ext.checkpoint.json_file import read_json
-from megatron_ext.checkpoint.links import LinkError, refuse_links
+from megatron_ext.checkpoint.files import LinkError, read_json, refuse_links
 
 MANIFEST_NAME = "manifest.json"
 UNFINISHED = ".unfinished"

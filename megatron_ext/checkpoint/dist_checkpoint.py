@@ -24,7 +24,7 @@ import torch.distributed as dist
 from megatron_ext import platform
 from megatron_ext.checkpoint import commit
 from megatron_ext.checkpoint.commit import BrokenCheckpointError, FileEntry
-from megatron_ext.checkpoint.hf_export import copy_other_files, source_dtype, write_config
+from megatron_ext.checkpoint.hf_weights import copy_other_files, source_dtype, write_config
 from megatron_ext.checkpoint.identity import DTYPE_KEY, MODEL_KEY, check_model, describe_model
 from megatron_ext.checkpoint.reader import check_objects, load_state
 from megatron_ext.checkpoint.writer_processes import prepare_results_queue, writers_end_with_parent

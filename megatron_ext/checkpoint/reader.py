@@ -39,9 +39,8 @@ from torch.distributed.checkpoint.planner import ReadItem
 from megatron_ext import platform
 from megatron_ext.checkpoint import commit
 from megatron_ext.checkpoint.commit import BrokenCheckpointError
-from megatron_ext.checkpoint.json_file import read_json
-from megatron_ext.checkpoint.metadata_unpickler import ForeignClassError, unpickle_metadata
-from megatron_ext.checkpoint.tensor_entries import foreign_names
+from megatron_ext.checkpoint.files import read_json
+from megatron_ext.checkpoint.foreign_code import ForeignClassError, foreign_names, unpickle_metadata
 
 platform.install()
 

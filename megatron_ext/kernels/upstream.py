@@ -17,7 +17,7 @@ from torch import Tensor
 
 from megatron_ext import platform
 from megatron_ext.kernels.choice import Library
-from megatron_ext.platform.errors import PlatformError
+from megatron_ext.platform.patch import PlatformError
 
 platform.install()
 

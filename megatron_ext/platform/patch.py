@@ -1,4 +1,7 @@
-"""A patch: a change to upstream code that says what it relies on, why, and when it can go."""
+"""A patch: a change to upstream code that says what it relies on, why, and when it can go.
+
+The error of the platform layer.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from megatron_ext.platform.errors import PlatformError
+
+class PlatformError(ImportError):
+    """Megatron-Core cannot be used here: missing, another version, imported too early, or lacking a symbol we patch."""
 
 
 @dataclass(frozen=True)

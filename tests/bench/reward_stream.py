@@ -48,8 +48,7 @@ import psutil
 import zmq
 
 from hybridflow.reward_service.sandbox.process_scorer import ProcessScorer
-from hybridflow.reward_service.sandbox.protocol import Setup
-from hybridflow.reward_service.scorer import Verify
+from hybridflow.reward_service.sandbox.protocol import Setup, Verify
 from hybridflow.reward_service.worker import RewardWorkerLoop
 from hybridflow.types import Completion, GroupRequest, Prompt, Scored, ScoreRequest, TokenColumns, Verdict
 from hybridflow.wire.codec import encode

@@ -35,6 +35,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
+from hybridflow.algorithms.spec import policy_spec
 from hybridflow.batching.microbatch import plan_micro_batches
 from hybridflow.config.sections import AlgorithmSection
 from hybridflow.trainer.policy_update import update_policy
@@ -166,12 +167,12 @@ def make_batch(tokens_BT: Tensor, options: argparse.Namespace) -> TrainBatch:
     plan = plan_micro_batches(
         [options.length] * options.rows, num_dp_ranks=1, max_tokens_per_micro_batch=GROUP_SIZE * options.length
     )
-    return TrainBatch(sequences=sequences, plan=[plan])
+    return TrainBatch(sequences=sequences, plan=[plan], temperature=1.0)
 
 
 def grpo_step(policy: MegatronPolicy, batch: TrainBatch) -> Step:
     def step() -> tuple[float, float]:
-        (report,) = update_policy(policy, batch, LR, algorithm=AlgorithmSection(), temperature=1.0)
+        (report,) = update_policy(policy, batch, LR, objective=policy_spec(AlgorithmSection()))
         return report.loss, report.grad_norm
 
     return step

@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from hybridflow.trainer.objectives import sequence_mean_objective
+from hybridflow.algorithms.objective import build_objective
+from hybridflow.algorithms.spec import supervised_spec
+from hybridflow.trainer.objectives import LossCallback
 from megatron_ext.attention.packed import SegmentAttention
 from megatron_ext.model.layer_specs import GatedMLP
 from megatron_ext.optimizer.optimizer import OptimizerOptions
@@ -91,8 +93,12 @@ def sft_step(policy: MegatronPolicy, weights: list[Tensor], micro_batches: list[
         for parameter, value in zip(parameters_of(policy), weights, strict=True):
             parameter.copy_(value)
     policy.reset_optimizer(OPTIONS)
-    step = policy.train_step(micro_batches, sequence_mean_objective, lr=LR, temperature=1.0)
+    step = policy.train_step(micro_batches, sequence_mean(), lr=LR, temperature=1.0)
     return {"step": step, "weights": exported(policy)}
+
+
+def sequence_mean() -> LossCallback:
+    return LossCallback(build_objective(supervised_spec("sequence_mean")))
 
 
 def exported(policy: MegatronPolicy) -> dict[str, Tensor]:
@@ -233,9 +239,7 @@ def train_sft(topology: Topology, layout: Layout, hf_dirs: dict[str, Path], step
     for name, hf_dir in hf_dirs.items():
         policy = open_policy(hf_dir, layout, topology)
         micro_batches = rank_batches(topology, layout)
-        taken = [
-            policy.train_step(micro_batches, sequence_mean_objective, lr=LR, temperature=1.0) for _ in range(steps)
-        ]
+        taken = [policy.train_step(micro_batches, sequence_mean(), lr=LR, temperature=1.0) for _ in range(steps)]
         results[name] = {"steps": taken, "weights": exported(policy)}
     return results
 

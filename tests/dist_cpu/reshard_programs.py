@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from megatron_ext.checkpoint.hf_load import load_hf_weights
+from megatron_ext.checkpoint.hf_weights import load_hf_weights
 from megatron_ext.hf.config import read_hf_config
 from megatron_ext.model.policy_model import build_model
 from megatron_ext.parallel.layout import Layout

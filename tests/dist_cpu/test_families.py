@@ -13,9 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from megatron_ext.checkpoint import hf_load as load
-from megatron_ext.checkpoint.hf_export import save_hf
-from megatron_ext.checkpoint.hf_load import WeightsError, load_hf_weights
+from megatron_ext.checkpoint import hf_weights
+from megatron_ext.checkpoint.hf_weights import WeightsError, load_hf_weights, save_hf
 from megatron_ext.hf.config import Experts, HFConfig, UnsupportedModelError, read_hf_config
 from megatron_ext.hf.mapping import expected_names, rule_for, stacked_source, with_expert
 from megatron_ext.model.policy_model import build_model
@@ -65,7 +64,7 @@ def round_trip(
 ) -> dict[str, dict[str, int]]:
     """Loads and saves each model. Bytes read from disk and bytes of this rank's weights, by model."""
     counts = {}
-    read = load.HFCheckpoint.read
+    read = hf_weights.HFCheckpoint.read
     for name, (hf_dir, dtype) in models.items():
         num_read = 0
 
@@ -75,11 +74,11 @@ def round_trip(
             num_read += part.nbytes
             return part
 
-        load.HFCheckpoint.read = counting_read  # type: ignore[method-assign]
+        hf_weights.HFCheckpoint.read = counting_read  # type: ignore[method-assign]
         chunks = build_model(read_hf_config(hf_dir), layout, topology, dtype)
         for chunk in chunks:
             load_hf_weights(chunk, hf_dir, topology)
-        load.HFCheckpoint.read = read  # type: ignore[method-assign]
+        hf_weights.HFCheckpoint.read = read  # type: ignore[method-assign]
         held = sum(parameter.nbytes for chunk in chunks for parameter in chunk.parameters())
         save_hf(chunks, topology, hf_dir, out_dir / name, max_file_bytes=MAX_FILE_BYTES)
         counts[name] = {"read": num_read, "held": held}

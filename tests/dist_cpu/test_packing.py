@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from megatron_ext.attention.segments import plan_blocks
+from megatron_ext.attention.packed import plan_blocks
 from megatron_ext.packing.micro_batch import PackInput, pack_sequences
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from hybridflow.algorithms.spec import policy_spec
 from hybridflow.batching.microbatch import plan_micro_batches
 from hybridflow.config.sections import AlgorithmSection
 from hybridflow.trainer.policy_update import update_policy
@@ -60,7 +61,7 @@ def make_batch(dp: int, mini_prompts: int) -> TrainBatch:
         lengths = [sequence.num_tokens for sequence in sequences[first : first + size]]
         of_mini = plan_micro_batches(lengths, num_dp_ranks=dp, max_tokens_per_micro_batch=256)
         plan.append([[[first + row for row in rows] for rows in of_rank] for of_rank in of_mini])
-    return TrainBatch(sequences=sequences, plan=plan)
+    return TrainBatch(sequences=sequences, plan=plan, temperature=TEMPERATURE)
 
 
 def run_update(
@@ -76,8 +77,7 @@ def run_update(
         policy,
         make_batch(layout.dp, mini_prompts),
         LR,
-        algorithm=ALGORITHM,
-        temperature=TEMPERATURE,
+        objective=policy_spec(ALGORITHM),
         num_epochs=num_epochs,
     )
     return {"reports": reports, "weights": rank_programs.exported(policy)}
@@ -141,9 +141,9 @@ def test_four_optimizer_steps_on_quarters_equal_those_of_transformers(
         assert [report.mini_batch for report in reports] == [0, 1, 2, 3]
         assert [report.loss for report in reports] == pytest.approx(quarters.losses, rel=0, abs=1e-5)
         assert [report.grad_norm for report in reports] == pytest.approx(quarters.norms, rel=1e-5)
-        assert [report.policy_kl for report in reports] == pytest.approx(quarters.kls, rel=1e-3, abs=1e-7)
-        assert [report.ratio_max for report in reports] == pytest.approx(quarters.ratio_maxima, rel=1e-4)
-        assert any(report.clip_fraction_low or report.clip_fraction_high for report in reports[1:])
+        assert values(reports, "policy/kl") == pytest.approx(quarters.kls, rel=1e-3, abs=1e-7)
+        assert values(reports, "policy/ratio_max") == pytest.approx(quarters.ratio_maxima, rel=1e-4)
+        assert any(values(reports[1:], "policy/clip_fraction_low") + values(reports[1:], "policy/clip_fraction_high"))
         assert_mismatch(reports, quarters.old)
     weights = {name: tensor for rank in ranks for name, tensor in rank["weights"].items()}
     for name, expected in quarters.model.state_dict().items():
@@ -151,22 +151,28 @@ def test_four_optimizer_steps_on_quarters_equal_those_of_transformers(
             assert (weights[name] - expected).abs().max() < 1e-5, name
 
 
+def values(reports: list[UpdateReport], name: str) -> list[float]:
+    """One metric of each optimizer step."""
+    return [report.metrics[name].value for report in reports]
+
+
 def assert_mismatch(reports: list[UpdateReport], old: Sequence[Tensor]) -> None:
     """Gap of old and engine log-probabilities by staleness, from whichever pass gave the old ones."""
     for report in reports:
         size = MINI_PROMPTS * PER_PROMPT
         rows = range(report.mini_batch * size, (report.mini_batch + 1) * size)
-        for mismatch in report.mismatch:
+        for staleness, suffix in enumerate(["", "/staleness_1"]):
+            mean, largest = (report.metrics[f"policy/logprob_{name}{suffix}"] for name in ("gap", "gap_max"))
             gaps = [
                 abs(old[row][i].item() - logprob)
                 for row in rows
                 for i, logprob in enumerate(make_sequences()[row].response.rollout_logprobs)
-                if (make_sequences()[row].staleness or [0] * 99)[i] == mismatch.staleness
+                if (make_sequences()[row].staleness or [0] * 99)[i] == staleness
             ]
-            assert mismatch.num_tokens == len(gaps)
-            assert mismatch.gap == pytest.approx(sum(gaps) / len(gaps), rel=1e-5)
-            assert mismatch.gap_max == pytest.approx(max(gaps), rel=1e-5)
-        assert [mismatch.staleness for mismatch in report.mismatch] == [0, 1]
+            assert mean.num_tokens == len(gaps)
+            assert mean.value == pytest.approx(sum(gaps) / len(gaps), rel=1e-5)
+            assert largest.value == pytest.approx(max(gaps), rel=1e-5)
+        assert "policy/logprob_gap/staleness_2" not in report.metrics
 
 
 def test_epochs_keep_the_old_logprobs_of_the_first(hf_dirs: dict[str, Path]) -> None:
@@ -176,4 +182,4 @@ def test_epochs_keep_the_old_logprobs_of_the_first(hf_dirs: dict[str, Path]) -> 
     reports: list[UpdateReport] = rank["reports"]
     assert [(report.epoch, report.mini_batch) for report in reports] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert [report.loss for report in reports] == pytest.approx(halves.losses, rel=0, abs=1e-5)
-    assert [report.policy_kl for report in reports] == pytest.approx(halves.kls, rel=1e-3, abs=1e-7)
+    assert values(reports, "policy/kl") == pytest.approx(halves.kls, rel=1e-3, abs=1e-7)

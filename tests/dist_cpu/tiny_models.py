@@ -75,7 +75,7 @@ def load_model(hf_dir: Path) -> PreTrainedModel:
 def make_rows(count: int = 8) -> list[PackInput]:
     """Rows of unequal length; some predicted tokens are masked out, and each has its own weight in the loss.
 
-    `share` and `first` are what `sequence_mean_objective` needs (hybridflow/trainer/batch.py).
+    `share` and `first` are what the aggregation `sequence_mean` needs (hybridflow/trainer/batch.py).
     """
     generator = torch.Generator().manual_seed(11)
     rows = []

@@ -46,7 +46,7 @@ def attention_backends(report: Report, sizes: Sizes) -> None:
 def choose(name: str) -> str | None:
     """Who computes a back end, activated; None where it is not installed."""
     if name == "varlen" and device().type == "cuda":
-        from megatron_ext.attention.flash_version import activate_flash
+        from megatron_ext.attention.cuda import activate_flash
 
         return activate_flash(torch.cuda.get_device_capability()[0]) or "FA2"
     if name == "transformer_engine":

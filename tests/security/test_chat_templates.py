@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from hybridflow.data.chat_encoding import encode_chat
-from hybridflow.data.template import Message
+from hybridflow.data.chat_template import Message
 from hybridflow.errors import ConfigError, DataError, HybridFlowError
 from hybridflow.policy.load import load_tokenizer
 from tests.unit.data.model_folders import byte_level, write_folder

@@ -23,7 +23,7 @@ from hybridflow.run_folder.finished import read_finished
 from hybridflow.tools.output_file import OutputFile
 from hybridflow.tools.sft_state import read_state as read_sft_state
 from megatron_ext.checkpoint.commit import BrokenCheckpointError, check_sizes, read_manifest
-from megatron_ext.checkpoint.json_file import read_json
+from megatron_ext.checkpoint.files import read_json
 
 RECORD: dict[str, Any] = {
     "data_source": "mine",

@@ -15,7 +15,7 @@ from hybridflow.tools.export import find_weights
 from hybridflow.trainer.layout import read_model
 from megatron_ext.checkpoint import commit
 from megatron_ext.checkpoint.commit import BrokenCheckpointError
-from megatron_ext.checkpoint.links import LinkError, copy_file, refuse_links
+from megatron_ext.checkpoint.files import LinkError, copy_file, refuse_links
 
 SECRET = "a private key\n"
 TINY = Path(__file__).parents[2] / "configs/models/tiny"

@@ -18,10 +18,10 @@ ALLOWED = {
         "pickle": "the name of torch's error",
         "torch.load": "with weights_only=True, torch's own restricted reader",
     },
-    "megatron_ext/checkpoint/metadata_unpickler.py": {
+    "megatron_ext/checkpoint/foreign_code.py": {
         "pickle": "reads `.metadata` with a list of the classes it may ask for",
     },
-    "megatron_ext/checkpoint/results_queue.py": {
+    "megatron_ext/checkpoint/writer_processes.py": {
         "pickle": "an anonymous memory file between a trainer and the writers that it forks; it has no name",
     },
     "megatron_ext/kernels/upstream.py": {

@@ -22,6 +22,7 @@ def _warm_up(out_dir: str) -> None:
     from transformers import AutoTokenizer
 
     torch.set_num_threads(1)
+    from hybridflow.algorithms.spec import supervised_spec
     from hybridflow.config.load import load_config
     from hybridflow.config.sections import Config
     from hybridflow.control.warmup import build_stage_batch
@@ -46,7 +47,7 @@ def _warm_up(out_dir: str) -> None:
     stage = config.warmup.stages[0]
     for step in range(SKILL_STEPS):
         batch = build_stage_batch(stage, 0, step, config, tokenizer)
-        core.sft_step(batch, stage.learning_rate * min(1.0, (step + 1) / 20))
+        core.update(batch, stage.learning_rate * min(1.0, (step + 1) / 20), supervised_spec())
     core.save_hf(Path(out_dir))
     core.close()
 

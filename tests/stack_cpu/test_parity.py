@@ -72,7 +72,9 @@ def stack(warm_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         greedy = {0: generate(system, "g0", prompts, 1, GREEDY)}
         sampled = generate(system, "s0", prompts, 4, SAMPLED)
         rows = [to_row(prompts, c, advantage=1.0 if c.index % 2 else -1.0) for c in completions(sampled)]
-        (report,) = system.trainer.update(plan_batch(rows, [len(rows)], config), learning_rate=3e-3)
+        (report,) = system.trainer.update(
+            plan_batch(rows, [len(rows)], config, temperature=SAMPLED.temperature), learning_rate=3e-3
+        )
         assert report.num_skipped == 0 and report.grad_norm > 0
         publish(system, 1, folder)
         greedy[1] = generate(system, "g1", prompts, 1, GREEDY)
@@ -147,7 +149,9 @@ def test_hf_megatron_and_sglang_give_the_same_logprobs(stack: Stack) -> None:
     rows = [to_row(stack.prompts, completion) for completion in sampled]
     engine = [completion.tokens.rollout_logprobs for completion in sampled]
     assert largest_difference(engine, hf_logprobs(stack.exported[0], rows, SAMPLED.temperature)) < 1e-4
-    megatron = stack.system.trainer.logprobs(plan_batch(rows, [len(rows)], stack.config), SAMPLED.temperature)
+    megatron = stack.system.trainer.logprobs(
+        plan_batch(rows, [len(rows)], stack.config, temperature=SAMPLED.temperature)
+    )
     assert largest_difference(megatron, hf_logprobs(stack.exported[1], rows, SAMPLED.temperature)) < 1e-4
 
 
@@ -159,11 +163,13 @@ def test_the_trainer_leaves_out_what_top_p_left_out(stack: Stack) -> None:
     rows = [
         msgspec.structs.replace(to_row(stack.prompts, completion), response=completion.tokens) for completion in drawn
     ]
-    replayed = stack.system.trainer.logprobs(plan_batch(rows, [len(rows)], stack.config), narrow.temperature)
+    drawn_from = {"temperature": narrow.temperature, "top_p": narrow.top_p}
+    replayed = stack.system.trainer.logprobs(plan_batch(rows, [len(rows)], stack.config, **drawn_from))
     assert largest_difference(engine, replayed) < 1e-4
     everything = stack.system.trainer.logprobs(
-        plan_batch([to_row(stack.prompts, completion) for completion in drawn], [len(drawn)], stack.config),
-        narrow.temperature,
+        plan_batch(
+            [to_row(stack.prompts, c) for c in drawn], [len(drawn)], stack.config, temperature=narrow.temperature
+        )
     )
     assert largest_difference(engine, everything) > 0.05, "nothing was left out: the test shows nothing"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hybridflow.cluster.stall import END_AFTER_S, REPORT_AFTER_S
+from hybridflow.cluster.watchdog import END_AFTER_S, REPORT_AFTER_S
 from tests.stack_cpu.command import descendants, read_lines, settings, started_train, still_alive, wait_until
 
 pytestmark = [pytest.mark.stack_cpu, pytest.mark.faults, pytest.mark.full, pytest.mark.timeout(400)]

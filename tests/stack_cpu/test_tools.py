@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hybridflow.cluster.stall import END_AFTER_S
+from hybridflow.cluster.watchdog import END_AFTER_S
 from hybridflow.data.demonstrations import DemonstrationSet
 from hybridflow.data.rows import write_rows
 from hybridflow.data.synth.spec import SynthSpec, generate_rows

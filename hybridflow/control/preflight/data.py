@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from hybridflow.control.preflight.findings import Finding, Level, name_rows
 from hybridflow.control.preflight.subject import Subject
 from hybridflow.control.row_source import find_questions
-from hybridflow.data.row_text import dump_row
+from hybridflow.data.chat_template import build_answer
+from hybridflow.data.row_reference import dump_row
 from hybridflow.data.schema import Row
 from hybridflow.data.synth.spec import Split
-from hybridflow.data.template import build_answer
 from hybridflow.rewards.extraction.extract import behind_mark
 from hybridflow.types import ScoreRequest, Unknown
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hybridflow.config.conflicts import find_conflicts
-from hybridflow.config.module_folders import add_module_folders
-from hybridflow.config.partial import load_partly
+from hybridflow.config.load import load_partly
+from hybridflow.config.paths import add_module_folders
 from hybridflow.config.sections import Config
 
 

@@ -2,6 +2,10 @@
 
 On a CPU all processes share the memory of the machine. With GPUs the gates of `runtime/colocation.py` compare wanted
 and free memory; nothing is estimated here.
+
+Whether the variables that the configuration gives to workers and verifiers are set.
+
+Whether the system grants what processes of a run need: names of sockets, files, shared memory, a cluster.
 """
 
 from __future__ import annotations
@@ -13,12 +17,39 @@ from pathlib import Path
 
 import psutil
 
+from hybridflow.cluster.limits import find_problems
 from hybridflow.config.sections import Config
 from hybridflow.control.preflight.findings import Finding
 from hybridflow.control.preflight.shape import ModelShape
 from hybridflow.control.preflight.subject import Subject
+from hybridflow.environment import named
 from hybridflow.errors import ConfigError
 from hybridflow.trainer.kernels import NVIDIA, refuse_float32, refuse_grouped_experts, resolve_worker, sees_gpus
+
+
+def check_limits(subject: Subject) -> Iterator[Finding]:
+    """The same for every configuration."""
+    problems = list(find_problems())
+    yield from (Finding("error", problem) for problem in problems)
+    if not problems:
+        yield Finding("fact", "folder for temporary files, open files and shared memory suffice")
+
+
+def check_environment(subject: Subject) -> Iterator[Finding]:
+    """An error for each key that names a variable which is not set."""
+    config = subject.config
+    for key, names in (
+        ("reward.environment", config.reward.environment),
+        ("cluster.environment", config.cluster.environment),
+    ):
+        try:
+            named(names, key)
+        except ConfigError as error:
+            yield Finding("error", str(error))
+            continue
+        if names:
+            yield Finding("fact", f"{key}: {', '.join(names)} set")
+
 
 GIB = 2**30
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2}

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from hybridflow.config.sections import Config
 from hybridflow.control.preflight import data, machine, model, verifiers
-from hybridflow.control.preflight.environment import check_environment
 from hybridflow.control.preflight.findings import Check, Finding
-from hybridflow.control.preflight.limits import check_limits
+from hybridflow.control.preflight.machine import check_environment, check_limits
 from hybridflow.control.preflight.subject import AlreadyToldError, Subject
 from hybridflow.errors import ConfigError, HybridFlowError
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import random
 
+from hybridflow.data.chat_template import Message, build_answer, build_follow_up, build_prompt
 from hybridflow.data.streams import derive_stream
-from hybridflow.data.synth.easy import Record, build_question, check_easy_size, generate_document
-from hybridflow.data.synth.easy_words import ABSTENTION
-from hybridflow.data.template import Message, build_answer, build_follow_up, build_prompt
+from hybridflow.data.synth.easy import ABSTENTION, Record, build_question, check_easy_size, generate_document
 from hybridflow.errors import ConfigError
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from typing import Literal
 
+from hybridflow.data.chat_template import build_answer, build_choice_answer, build_choice_prompt, build_prompt
 from hybridflow.data.schema import RewardModel, Row
 from hybridflow.data.synth.hard_contract_questions import generate_contract_question
 from hybridflow.data.synth.hard_contract_words import CONTRACT_FILLERS
@@ -17,7 +18,6 @@ from hybridflow.data.synth.hard_contracts import generate_contracts
 from hybridflow.data.synth.hard_issuers import generate_issuers
 from hybridflow.data.synth.hard_questions import HardKind, Question, generate_question
 from hybridflow.data.synth.hard_words import FILLER_PATTERNS, FILLER_SLOTS
-from hybridflow.data.template import build_answer, build_choice_answer, build_choice_prompt, build_prompt
 
 HardDocument = Literal["report", "contracts", "mixed"]
 

@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from hybridflow.data.synth.hard_contract_words import COURTS, LENDER_FORMS, MONTHS, PARTY_FORMS, PLACES
-from hybridflow.data.synth.hard_facts import Fact, Facts, format_amount, make_names, make_person, write_block
+from hybridflow.data.synth.hard_issuers import Fact, Facts, format_amount, make_names, make_person, write_block
 from hybridflow.data.synth.hard_words import ACTIVITIES, CITIES, CURRENCIES
 
 

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Literal, NamedTuple
 
-from hybridflow.data.synth.hard_facts import Fact
-from hybridflow.data.synth.hard_issuers import YEARS, Issuer
+from hybridflow.data.chat_template import CHOICE_LETTERS
+from hybridflow.data.synth.hard_issuers import YEARS, Fact, Issuer
 from hybridflow.data.synth.hard_words import CITIES, LINE_ITEMS
-from hybridflow.data.template import CHOICE_LETTERS
 
 HardKind = Literal["lookup", "two_hop", "arithmetic", "choice"]
 

@@ -99,6 +99,8 @@ class _Request:
     endpoint: Endpoint
     waited_s: float = 0.0
     """Without pauses of this process."""
+    is_ended: bool = False
+    """What came of it is known to question and endpoint: a moment after the task is done."""
 
     def is_late(self, num_late: int) -> bool:
         return self.waited_s >= self.endpoint.latency.late_s(num_late)
@@ -133,7 +135,7 @@ class Asker:
         try:
             while True:
                 await self._wait(running)
-                for request in [request for request in running if request.task.done()]:
+                for request in [request for request in running if request.is_ended]:
                     running.remove(request)
                     error = request.task.exception()
                     if not isinstance(error, AskError):
@@ -182,10 +184,13 @@ class Asker:
         started = self._loop.time()
         self.counts.requests += 1
         task = self._loop.create_task(self._clients[endpoint.url].ask(question.messages))
-        task.add_done_callback(lambda task: self._ended(task, endpoint, question, self._loop.time() - started))
-        return _Request(task, endpoint)
+        request = _Request(task, endpoint)
+        task.add_done_callback(lambda _: self._ended(request, question, self._loop.time() - started))
+        return request
 
-    def _ended(self, task: asyncio.Task[Answer], endpoint: Endpoint, question: Question, seconds: float) -> None:
+    def _ended(self, request: _Request, question: Question, seconds: float) -> None:
+        request.is_ended = True
+        task, endpoint = request.task, request.endpoint
         if task.cancelled():
             what = "no answer until it was given up"
             endpoint.given_up(seconds)

@@ -1,4 +1,4 @@
-"""Rules first, then the judge: a scorer around another one.
+"""The scorer of a reward worker: rules first, then the judge, a scorer around another one.
 
 consumes     requests, and the verdicts of the rules
 waits for    the judge, in a thread with an event loop of its own
@@ -16,7 +16,7 @@ import threading
 import uuid
 from collections.abc import Coroutine
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -26,7 +26,6 @@ from hybridflow.errors import RewardError
 from hybridflow.reward_service.judge.client import JudgeClient
 from hybridflow.reward_service.sandbox.process_scorer import ProcessScorer
 from hybridflow.reward_service.sandbox.protocol import Setup
-from hybridflow.reward_service.scorer import Scorer
 from hybridflow.rewards.judge_question import NO_QUESTION
 from hybridflow.rewards.judge_verdict import combine, find_prediction, told_to_judge
 from hybridflow.rewards.text.thinking import Tags
@@ -36,6 +35,26 @@ CLOSE_TIMEOUT_S = 5.0
 
 _logger = logging.getLogger(__name__)
 T = TypeVar("T")
+
+
+class Scorer(Protocol):
+    """Used by one thread. Each request gets exactly one verdict, in any order."""
+
+    def submit(self, request: ScoreRequest) -> None:
+        """Takes a request; never blocks."""
+        ...
+
+    def take_verdicts(self) -> list[tuple[ScoreRequest, Verdict]]:
+        """Each request that is done, with its verdict. Called at least every 0.1 s while anything is under way."""
+        ...
+
+    def descriptors(self) -> tuple[list[int], list[int]]:
+        """(read, write) descriptors whose readiness means that `take_verdicts` has something to do."""
+        ...
+
+    def close(self) -> None:
+        """Ends what is under way, without verdicts."""
+        ...
 
 
 class JudgeScorer:

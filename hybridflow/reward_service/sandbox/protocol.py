@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
 from hybridflow.config.reward_sections import FunctionSection, RewardSection, RulesSection
 from hybridflow.environment import named
-from hybridflow.reward_service.scorer import Verify
 from hybridflow.rewards.registry import Registry
+from hybridflow.types import ScoreRequest, Verdict
+
+Verify = Callable[[ScoreRequest], Verdict]
 
 BUILD_RULES = "hybridflow.reward_service.sandbox.protocol:build_rules"
 """For `Setup.build_verify`: the verifiers of `hybridflow.rewards`."""

@@ -32,10 +32,10 @@ from hybridflow.reward_service.sandbox.protocol import (
     VERDICT_THEN_END,
     FrameReader,
     Setup,
+    Verify,
     write_frame,
 )
 from hybridflow.reward_service.sandbox.subreaper import split_off
-from hybridflow.reward_service.scorer import Verify
 from hybridflow.types import Scored, ScoreRequest, Unknown, Verdict
 
 MAX_REASON_CHARS = 500

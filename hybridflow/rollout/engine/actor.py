@@ -11,8 +11,7 @@ import ray
 
 from hybridflow.cluster.devices import VISIBLE
 from hybridflow.cluster.gpu_reservations import devices_of
-from hybridflow.observability.log import configure
-from hybridflow.observability.process_log import redirect_output
+from hybridflow.observability.log import configure, redirect_output
 from hybridflow.private_folder import PrivateFolder
 from hybridflow.rollout.cpu.process_server import start_server
 from hybridflow.rollout.engine.arguments import leave_allocator_alone

@@ -25,6 +25,7 @@ from hybridflow.rollout.engine.sglang_messages import (
     to_completion,
     to_sglang,
     undecoded,
+    with_distribution,
 )
 from hybridflow.types import Completion, GroupRequest, Lease, SamplingParams
 from hybridflow.wire.messages import build_completion_id
@@ -99,7 +100,8 @@ class Generation:
         cached = await self._prefill_prompts(leases)
         if self._num_aborts != num_aborts:
             for lease, index in by_id.values():
-                await self._deliver(deliver, lease, undecoded(lease.request, index, self.version))
+                completion = undecoded(lease.request, index, self.version)
+                await self._deliver(deliver, lease, with_distribution(completion, lease.request, sampling))
             return
         request = io_struct.GenerateReqInput(
             input_ids=[input_tokens(lease.request, index) for lease, index in by_id.values()],
@@ -117,6 +119,7 @@ class Generation:
             lease, index = by_id[output["meta_info"]["id"]]
             num_left -= 1
             completion = self._read(lease.request, index, output, sampling)
+            completion = with_distribution(completion, lease.request, sampling)
             if index == lease.indices[0] and lease.request.group_id in cached:
                 completion = msgspec.structs.replace(completion, cached_tokens=cached[lease.request.group_id])
             await self._deliver(deliver, lease, completion)

@@ -120,6 +120,25 @@ def to_completion(
     return append_to_partial(partial, msgspec.structs.replace(completion, text=text))
 
 
+def with_distribution(completion: Completion, request: GroupRequest, sampling: SamplingParams) -> Completion:
+    """The completion with the distribution that its tokens were drawn from.
+
+    Raises ProtocolError where an earlier step drew its beginning from another one.
+    """
+    partial = request.partial(completion.index)
+    if (
+        partial
+        and len(partial.tokens)
+        and (partial.temperature, partial.top_p) != (sampling.temperature, sampling.top_p)
+    ):
+        raise ProtocolError(
+            f"completion {completion.completion_id} was begun at temperature {partial.temperature} and top_p "
+            f"{partial.top_p} and resumed at {sampling.temperature} and {sampling.top_p}: its tokens have no common "
+            "distribution. Remedy: discard what was begun before the sampling changes"
+        )
+    return msgspec.structs.replace(completion, temperature=sampling.temperature, top_p=sampling.top_p)
+
+
 def _without_stop_token(token_ids: list[int], reason: dict[str, Any]) -> list[int]:
     """Tokens that belong to the text: SGLang leaves out the token that was a stop."""
     return token_ids[:-1] if isinstance(reason.get("matched"), int) else token_ids

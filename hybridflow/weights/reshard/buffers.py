@@ -1,13 +1,14 @@
-"""Buffers that several processes of a machine see: a rank assembles there what its engine's rank loads.
+"""Memory that several processes of a machine see: where a rank assembles what its engine's rank loads.
 
 An anonymous memory file (memfd): other processes open it through /proc/<pid>/fd, and the memory is gone with the last
 process that maps it, however that one ends. Nothing has a name that could be left behind.
 
 On a CPU this is the whole hand-over: sources write into the destination's buffer, SGLang copies out of it.
 
-On a GPU a train worker's bucket is opened by SGLang's rank on the same GPU. The payload holds CUDA IPC handles, not
-bytes; it passes through driver and tokenizer manager as it is. It is made again for each round, as torch counts who has
-opened it. SGLang's own serialiser is used, so that the reader is met as it is. Not run on a GPU yet.
+Hand-over on one GPU: a train worker's bucket as SGLang's rank on the same GPU opens it. Not run yet: needs CUDA.
+
+The payload holds CUDA IPC handles, not bytes; it passes through driver and tokenizer manager as it is. It is made again
+for each round, as torch counts who has opened it. SGLang's own serialiser is used, so that the reader is met as it is.
 """
 
 from __future__ import annotations
@@ -22,9 +23,42 @@ from torch import Tensor
 
 from hybridflow.errors import WeightSyncError
 
+Named = list[tuple[str, Tensor]]
+
+
+class DeviceBuffer:
+    """`num_bytes` on this process's GPU."""
+
+    handle = None
+    """No other process opens the whole of it."""
+
+    def __init__(self, num_bytes: int, device: torch.device) -> None:
+        self.bytes_B = torch.empty(max(num_bytes, 1), dtype=torch.uint8, device=device)
+
+    def close(self) -> None:
+        """The memory goes back once SGLang has let go of it too."""
+        del self.bytes_B
+        torch.cuda.ipc_collect()
+
+
+def ipc_payload(bytes_B: Tensor) -> bytes:
+    """The bytes of a round, as SGLang's rank on this GPU opens them."""
+    from sglang.srt.utils import MultiprocessingSerializer
+    from sglang.srt.utils.patch_torch import monkey_patch_torch_reductions
+
+    monkey_patch_torch_reductions()  # names the GPU by its UUID: the engine's processes number GPUs otherwise
+    return MultiprocessingSerializer.serialize(bytes_B)
+
+
+def sglang_checksums(named: Named) -> dict[str, str]:
+    """As SGLang's `check_weights` computes them on this kind of device."""
+    from sglang.srt.managers.mm_utils import tensor_hash
+
+    return {name: f"{tensor_hash(tensor):016x}" for name, tensor in named}
+
 
 class BufferHandle(msgspec.Struct, frozen=True):
-    """Handle by which another process of the same machine opens a buffer."""
+    """How another process of the same machine opens a buffer."""
 
     machine: str
     pid: int
@@ -45,21 +79,6 @@ class SharedBuffer:
         """The memory goes back once other processes have let go of it too."""
         del self.bytes_B
         os.close(self.handle.fd)
-
-
-class DeviceBuffer:
-    """`num_bytes` on this process's GPU."""
-
-    handle = None
-    """No other process opens the whole of it."""
-
-    def __init__(self, num_bytes: int, device: torch.device) -> None:
-        self.bytes_B = torch.empty(max(num_bytes, 1), dtype=torch.uint8, device=device)
-
-    def close(self) -> None:
-        """The memory goes back once SGLang has let go of it too."""
-        del self.bytes_B
-        torch.cuda.ipc_collect()
 
 
 def map_buffer(handle: BufferHandle) -> Tensor:
@@ -89,19 +108,3 @@ def map_buffer(handle: BufferHandle) -> Tensor:
 def this_machine() -> str:
     """Equal for two processes that can see each other under /proc."""
     return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
-
-
-def ipc_payload(bytes_B: Tensor) -> bytes:
-    """The bytes of a round, as SGLang's rank on this GPU opens them."""
-    from sglang.srt.utils import MultiprocessingSerializer
-    from sglang.srt.utils.patch_torch import monkey_patch_torch_reductions
-
-    monkey_patch_torch_reductions()  # names the GPU by its UUID: the engine's processes number GPUs otherwise
-    return MultiprocessingSerializer.serialize(bytes_B)
-
-
-def sglang_checksums(named: list[tuple[str, Tensor]]) -> dict[str, str]:
-    """Checksums as SGLang's `check_weights` computes them on this kind of device."""
-    from sglang.srt.managers.mm_utils import tensor_hash
-
-    return {name: f"{tensor_hash(tensor):016x}" for name, tensor in named}

@@ -11,10 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridflow.algorithms import filters
-from hybridflow.algorithms.advantages import compute_group_advantages, group_rewards
+from hybridflow.algorithms.advantages import GroupRelative, compute_group_advantages, group_rewards
+from hybridflow.algorithms.algorithm import Algorithm
+from hybridflow.algorithms.spec import supervised_spec
 from hybridflow.types import Completion, Group, Prompt, Scored, ScoredCompletion, TokenColumns, Unknown, Verdict
 
 REWARDS = st.lists(st.none() | st.floats(0, 1, width=32), min_size=1, max_size=12)
+
+
+def algorithm(min_known_fraction: float = 0.0) -> Algorithm:
+    kept = (filters.TooFewKnown(), filters.KnownShare(min_known_fraction), filters.SameReward())
+    return Algorithm(kept, GroupRelative(normalise_std=True), (), supervised_spec())
 
 
 def make_group(group_id: str, rewards: list[float | None]) -> Group:
@@ -97,7 +104,7 @@ def test_groups_without_contrast_are_dropped_with_their_reason() -> None:
         make_group("unknown", [None, None]),
         make_group("keep-2", [None, 0.0, 0.5]),
     ]
-    kept, dropped = filters.filter_groups(groups)
+    kept, dropped = algorithm().filter_groups(groups)
     assert [group.group_id for group in kept] == ["keep-1", "keep-2"]
     assert dropped == {
         filters.ZERO_VARIANCE_ALL_WRONG: ["wrong-1", "wrong-2"],
@@ -114,7 +121,7 @@ def test_a_group_below_the_minimum_share_of_known_rewards_is_dropped_with_its_re
         make_group("right, as far as is known", [1.0, 1.0, None, None, None]),
         make_group("lone", [1.0, None, None]),
     ]
-    kept, dropped = filters.filter_groups(groups, 0.5)
+    kept, dropped = algorithm(0.5).filter_groups(groups)
     assert [group.group_id for group in kept] == ["half"]
     assert dropped == {
         filters.KNOWN_SHARE_TOO_LOW: ["less", "right, as far as is known"],
@@ -126,7 +133,7 @@ def test_a_group_below_the_minimum_share_of_known_rewards_is_dropped_with_its_re
 @given(st.lists(REWARDS, max_size=8))
 def test_kept_are_exactly_the_groups_with_an_advantage_that_is_not_zero(all_rewards: list[list[float | None]]) -> None:
     groups = [make_group(f"g{slot}", rewards) for slot, rewards in enumerate(all_rewards)]
-    kept, dropped = filters.filter_groups(groups)
+    kept, dropped = algorithm().filter_groups(groups)
     carries = [g for g in groups if any(compute_group_advantages(group_rewards(g), normalise_std=False))]
     assert kept == carries
     assert len(kept) + sum(map(len, dropped.values())) == len(groups)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hybridflow.cluster.stall import END_AFTER_S, REPORT_AFTER_S, StallClock
+from hybridflow.cluster.watchdog import END_AFTER_S, REPORT_AFTER_S, StallClock
 
 
 def actions(clock: StallClock, *times: float) -> list[str | None]:

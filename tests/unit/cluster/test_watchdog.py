@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hybridflow.cluster import stall
+from hybridflow.cluster import watchdog
 from hybridflow.cluster.life_signs import agents_of, lives
 from hybridflow.cluster.watchdog import WAKE_SIGNAL, Source, Watchdog
 from hybridflow.errors import PlacementError, StalledError, TrainerError
@@ -55,7 +55,7 @@ def part() -> Part:
 
 @pytest.fixture
 def opened(part: Part, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opened]:
-    monkeypatch.setattr(stall, "END_AFTER_S", 2.0)
+    monkeypatch.setattr(watchdog, "END_AFTER_S", 2.0)
     before = signal.getsignal(WAKE_SIGNAL)
     opened = Opened(part, tmp_path)
     yield opened

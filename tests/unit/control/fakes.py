@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import random
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from rich.console import Console
 
+from hybridflow.algorithms.objective import build_objective
+from hybridflow.algorithms.spec import policy_spec
 from hybridflow.config.load import load_config
-from hybridflow.config.sections import Config
+from hybridflow.config.sections import AlgorithmSection, Config
 from hybridflow.control.build_run import Parts, Trackers, build_run
 from hybridflow.control.checkpoints import Checkpoints
 from hybridflow.control.prepare import load_inputs
@@ -32,8 +36,8 @@ from hybridflow.types import (
     Completion,
     Group,
     GroupRequest,
-    Mismatch,
     PartialGroup,
+    Ragged,
     RolloutReport,
     SamplingParams,
     Scored,
@@ -41,6 +45,7 @@ from hybridflow.types import (
     TokenColumns,
     TrainBatch,
     Unknown,
+    UpdateMetric,
     UpdateReport,
     Verdict,
 )
@@ -95,7 +100,19 @@ class FakeTrainer:
         self.events.append("update")
         self.weights += 1
         self.learning_rates.append(learning_rate)
-        mismatch = Mismatch(staleness=0, num_tokens=10, gap=self.logprob_gap, gap_max=self.logprob_gap, kl=0.0)
+        rules = build_objective(policy_spec(AlgorithmSection()), top_p=batch.top_p).metrics
+        measured = {"policy/logprob_gap": self.logprob_gap, "policy/logprob_gap_max": self.logprob_gap}
+        measured |= {"policy/logprob_kl": 0.0}
+        metrics = {
+            name: UpdateMetric(
+                value=measured.get(name, math.nan),
+                num_tokens=10,
+                kind=rule.kind,
+                with_max=rule.with_max,
+                of_each_update=rule.of_each_update,
+            )
+            for name, rule in rules.items()
+        }
         return [
             UpdateReport(
                 loss=0.5,
@@ -103,12 +120,12 @@ class FakeTrainer:
                 num_tokens=10,
                 num_skipped=self.num_skipped,
                 mini_batch=mini,
-                mismatch=[mismatch],
+                metrics=metrics,
             )
             for mini in range(len(batch.plan))
         ]
 
-    def logprobs(self, batch: TrainBatch, temperature: float) -> list[list[float]]:
+    def logprobs(self, batch: TrainBatch) -> list[list[float]]:
         self.events.append("compare")
         return [[value + self.gate_gap for value in (-0.5, -0.25)] for _ in batch.sequences]
 
@@ -205,7 +222,7 @@ class FakeRollout:
         self.events.append(f"decode {requests[0].group_id.partition('-')[0]}")
         self.samplings.append(sampling)
         completions = [
-            build_completion(request, index, self.version, self.finish_reason)
+            drawn(build_completion(request, index, self.version, self.finish_reason), sampling)
             for request in requests
             for index in range(request.num_completions)
         ]
@@ -246,6 +263,19 @@ def build_completion(request: GroupRequest, index: int, version: int, finish_rea
         policy_version=version,
         prompt_tokens=len(request.prompt.token_ids),
         cached_tokens=0,
+        temperature=1.0,
+    )
+
+
+def drawn(completion: Completion, sampling: SamplingParams) -> Completion:
+    """The same, drawn as `sampling` says; where it asks for that, from its own tokens alone."""
+    ids = completion.tokens.ids
+    mask = Ragged.of([[token] for token in ids]) if sampling.returns_sampling_mask else Ragged()
+    return msgspec.structs.replace(
+        completion,
+        tokens=msgspec.structs.replace(completion.tokens, sampling_mask=mask),
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
     )
 
 

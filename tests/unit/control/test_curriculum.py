@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from hybridflow.algorithms.filters import filter_groups
+from hybridflow.algorithms.filters import SameReward
 from hybridflow.config.sections import Config
 from hybridflow.control.collect import Refill, collect_step
 from hybridflow.control.run_folder import RunFolder
@@ -128,7 +128,7 @@ class DynamicSampling:
         self._max_replaced = max_replaced
 
     def counts(self, group: Group) -> bool:
-        return bool(filter_groups([group])[0])
+        return SameReward()(group) is None
 
     def num_more(self, progress: Progress) -> int:
         return progress.num_short if progress.num_rejected <= self._max_replaced else 0

@@ -30,12 +30,12 @@ from hybridflow.run_folder.summary import write_summary
 from hybridflow.types import (
     Collected,
     FilteredBatch,
-    Mismatch,
     Prompt,
     RolloutReport,
     Scored,
     ScoredCompletion,
     StepCounts,
+    UpdateMetric,
     UpdateReport,
 )
 from tests.unit.control.fakes import build_config, build_group, read_lines
@@ -266,11 +266,11 @@ def test_metrics_of_a_step() -> None:
 def test_gap_is_a_mean_over_the_fresh_tokens_of_finite_updates() -> None:
     state = RunState()
     for gap, tokens in ((0.1, 10), (math.nan, 1000), (0.4, 30)):
-        mismatch = [
-            Mismatch(staleness=0, num_tokens=tokens, gap=gap, gap_max=gap, kl=0.0),
-            Mismatch(staleness=1, num_tokens=50, gap=7.0, gap_max=7.0, kl=0.0),
-        ]
-        one_step(state, [UpdateReport(loss=0.0, grad_norm=0.0, num_tokens=1000, num_skipped=0, mismatch=mismatch)])
+        metrics = {
+            "policy/logprob_gap": UpdateMetric(value=gap, num_tokens=tokens),
+            "policy/logprob_gap/staleness_1": UpdateMetric(value=7.0, num_tokens=50),
+        }
+        one_step(state, [UpdateReport(loss=0.0, grad_norm=0.0, num_tokens=1000, num_skipped=0, metrics=metrics)])
     assert state.logprob_gap_mean_abs == pytest.approx((0.1 * 10 + 0.4 * 30) / 40)
 
 

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from hybridflow.algorithms.filters import filter_groups
+from hybridflow.algorithms.algorithm import build_algorithm
+from hybridflow.algorithms.spec import algorithm_spec
 from hybridflow.control.verdict_guard import MIN_ASKED_UNKNOWN, VerdictGuard
 from hybridflow.errors import RewardError
 from hybridflow.recording.accuracy import compute_accuracy, compute_bounds
 from hybridflow.types import Group, GroupRequest, JudgeReport, Prompt, Scored, ScoredCompletion, Unknown, Verdict
-from tests.unit.control.fakes import build_completion
+from tests.unit.control.fakes import build_completion, build_config
 
 REPORT = JudgeReport(process="p", number=1, counts={}, endpoints={"http://h:1/v1": "closed"})
 PROMPT = Prompt(prompt_id="p", token_ids=[1], data_source="bank", ability="doc-qa", ground_truth="5")
@@ -104,9 +106,10 @@ def test_a_few_failures_at_the_start_are_no_outage() -> None:
         guard.add([group])
 
 
-def test_groups_of_a_full_outage_are_dropped_by_their_share_and_not_called_all_right() -> None:
+def test_groups_of_a_full_outage_are_dropped_by_their_share_and_not_called_all_right(tmp_path: Path) -> None:
     groups = Policy(0.3, outage=1.0).groups(200)
-    _, dropped = filter_groups(groups, 0.5)
+    algorithm = build_algorithm(algorithm_spec(build_config(tmp_path, reward__min_known_fraction=0.5)))
+    _, dropped = algorithm.filter_groups(groups)
     known = {group.group_id: sum(isinstance(m.verdict, Scored) for m in group.members) for group in groups}
     assert set(dropped["known_share_too_low"]) == {name for name, number in known.items() if 2 <= number < 4}
     assert set(dropped["too_few_known"]) == {name for name, number in known.items() if number < 2}

@@ -2,8 +2,7 @@
 
 import pytest
 
-from hybridflow.data.chat_template import render_chat
-from hybridflow.data.template import Message
+from hybridflow.data.chat_template import Message, render_chat
 from hybridflow.errors import ConfigError
 from hybridflow.policy.tokenizer import build_tokenizer
 

@@ -3,10 +3,10 @@
 import pytest
 
 from hybridflow.data.chat_encoding import encode_chat
+from hybridflow.data.chat_template import FORMAT_INSTRUCTION, Message
 from hybridflow.data.conversation import encode_conversation, split_conversation
 from hybridflow.data.synth import generate_conversations
 from hybridflow.data.synth.easy import build_question
-from hybridflow.data.template import FORMAT_INSTRUCTION, Message
 from hybridflow.errors import ConfigError, DataError
 from hybridflow.policy.tokenizer import build_tokenizer
 

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from hybridflow.data.chat_template import CHOICE_FORMAT_INSTRUCTION, FORMAT_INSTRUCTION, build_prompt
 from hybridflow.data.commands import app
 from hybridflow.data.convert import Conversion, convert_rows, read_mapping
 from hybridflow.data.rows import load_rows
 from hybridflow.data.schema import BadRow, RewardModel, Row
-from hybridflow.data.template import CHOICE_FORMAT_INSTRUCTION, FORMAT_INSTRUCTION, build_prompt
 from hybridflow.errors import DataError
 
 FOREIGN = {"q": "Which rate, now?", "a": "5%", "text": 'It says "5%",\nhere.'}

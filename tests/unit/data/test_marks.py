@@ -6,8 +6,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from hybridflow.data.chat_encoding import encode_chat, marks_of
+from hybridflow.data.chat_template import Message
 from hybridflow.data.conversation import encode_conversation
-from hybridflow.data.template import Message
 from hybridflow.errors import DataError
 from hybridflow.policy.tokenizer import build_tokenizer
 from tests.unit.data.families import TEMPLATES, family

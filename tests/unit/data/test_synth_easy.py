@@ -8,11 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from hybridflow.data.chat_template import build_answer
 from hybridflow.data.streams import derive_stream
 from hybridflow.data.synth import SynthSpec, generate_rows
-from hybridflow.data.synth.easy import build_question, check_easy_size, generate_document
-from hybridflow.data.synth.easy_words import ABSTENTION, ATTRIBUTES, list_easy_words
-from hybridflow.data.template import build_answer
+from hybridflow.data.synth.easy import (
+    ABSTENTION,
+    ATTRIBUTES,
+    build_question,
+    check_easy_size,
+    generate_document,
+    list_easy_words,
+)
 from hybridflow.policy.tokenizer import build_tokenizer
 
 TOKENIZER = build_tokenizer()

@@ -4,7 +4,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from hybridflow.data.chat_encoding import encode_chat
-from hybridflow.data.template import (
+from hybridflow.data.chat_template import (
     build_choice_answer,
     build_choice_prompt,
     build_follow_up,

@@ -3,8 +3,8 @@
 import pytest
 
 from hybridflow.data.chat_encoding import encode_chat
+from hybridflow.data.chat_template import Message
 from hybridflow.data.conversation import encode_conversation, split_conversation
-from hybridflow.data.template import Message
 from hybridflow.errors import DataError
 from tests.unit.data.families import family
 

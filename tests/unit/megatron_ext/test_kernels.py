@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from megatron_ext.attention import cuda as attention_cuda
-from megatron_ext.attention import flash_version
 from megatron_ext.attention.cuda import CudnnAttention, TransformerEngineAttention, VarlenAttention, choose_attention
 from megatron_ext.kernels.choice import Kernels, KernelsError, resolve_kernels
 
@@ -115,7 +114,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Any:
         made = Registry(**refused)
         for name in ("current_flash_attention_impl", "activate_flash_attention_impl"):
             monkeypatch.setattr(torch.nn.attention, name, getattr(made, name))
-        monkeypatch.setattr(flash_version, "installed_flash", lambda: installed)
+        monkeypatch.setattr(attention_cuda, "installed_flash", lambda: installed)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (major, 0))
         return made
 
@@ -155,16 +154,16 @@ def test_a_version_that_does_not_load_is_told_and_the_next_taken(
 ) -> None:
     made = registry(9, ["FA3", "FA4"], FA3=RuntimeError("no kernels for this torch"))
     with caplog.at_level(logging.WARNING):
-        assert flash_version.activate_flash(9) == "FA4"
+        assert attention_cuda.activate_flash(9) == "FA4"
     assert "FA3 is installed and torch cannot use it: no kernels for this torch" in caplog.text
     made.refused["FA4"] = RuntimeError("asked again")
-    assert flash_version.activate_flash(9) == "FA4"  # as it is active
+    assert attention_cuda.activate_flash(9) == "FA4"  # as it is active
 
 
 def test_an_older_torch_has_no_choice(registry: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     registry(9, ["FA3"])
     monkeypatch.delattr(torch.nn.attention, "activate_flash_attention_impl")
-    assert flash_version.activate_flash(9) is None
+    assert attention_cuda.activate_flash(9) is None
 
 
 def test_cudnn_is_asked_first_and_gives_the_same_on_a_cpu() -> None:

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from hybridflow.data.chat_encoding import encode_chat
+from hybridflow.data.chat_template import FORMAT_INSTRUCTION, build_answer, build_prompt
 from hybridflow.data.synth import SynthSpec, generate_conversations, generate_rows
-from hybridflow.data.synth.easy_words import ATTRIBUTES
-from hybridflow.data.template import FORMAT_INSTRUCTION, build_answer, build_prompt
+from hybridflow.data.synth.easy import ATTRIBUTES
 from hybridflow.policy.tokenizer import VOCAB_SIZE, build_tokenizer
 
 TOKENIZER = build_tokenizer()

@@ -16,7 +16,6 @@ import zmq
 
 from hybridflow.errors import ProtocolError, RewardError
 from hybridflow.reward_service.sandbox.protocol import BUILD_RULES, Setup
-from hybridflow.reward_service.scorer import ThreadScorer
 from hybridflow.reward_service.worker import RewardWorker, RewardWorkerLoop
 from hybridflow.types import (
     Completion,
@@ -34,6 +33,7 @@ from hybridflow.wire.completion_sender import CompletionSender
 from hybridflow.wire.endpoint import Endpoint
 from hybridflow.wire.messages import Bye, Ready, ToWorker, Work
 from hybridflow.wire.reward_stream import RewardStream
+from tests.unit.reward_service.thread_scorer import ThreadScorer
 
 DEADLINE_S = 30.0
 

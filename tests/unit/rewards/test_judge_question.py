@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hybridflow.config.judge_section import JudgeSection
-from hybridflow.data.template import build_choice_prompt, build_follow_up, build_prompt
+from hybridflow.data.chat_template import build_choice_prompt, build_follow_up, build_prompt
 from hybridflow.rewards.judge_prompt import JudgeMessage
 from hybridflow.rewards.judge_question import MAX_QUESTION_CHARS, find_question
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from hybridflow.config.load import load_config
-from hybridflow.config.module_folders import add_module_folders
+from hybridflow.config.paths import add_module_folders
 from hybridflow.config.reward_sections import RewardSection
 from hybridflow.config.section import Section
 from hybridflow.errors import ConfigError

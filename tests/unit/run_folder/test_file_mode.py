@@ -15,7 +15,7 @@ from hybridflow.config.sections import Config
 from hybridflow.control.run_folder import RunFolder
 from hybridflow.data.rows import write_rows
 from hybridflow.errors import ConfigError
-from hybridflow.observability.process_log import redirect_output
+from hybridflow.observability.log import redirect_output
 from hybridflow.observability.trackers import JsonlTracker
 from hybridflow.run_folder import file_mode as module
 from hybridflow.run_folder.file_mode import file_mode, write_privately

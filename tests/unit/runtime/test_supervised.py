@@ -25,7 +25,7 @@ class Workers:
         row = TrainSequence(
             sequence_id=str(step), prompt_token_ids=[1], response=TokenColumns(ids=[2] * step), loss_mask=[1] * step
         )
-        return TrainBatch(sequences=[row], plan=[])
+        return TrainBatch(sequences=[row], plan=[], temperature=1.0)
 
     def start_sft_step(self, batch: TrainBatch, learning_rate: float, per_sequence: bool = False) -> Any:
         self.rates.append(learning_rate)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hybridflow.tools.layout_options import LayoutRequest
+from hybridflow.tools.options import LayoutRequest
 from hybridflow.trainer.layout import check_model_layout, read_model
 
 

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hybridflow import cli
-from hybridflow.tools.layout_options import LayoutRequest
 from hybridflow.tools.logprobs import LogprobsJob, plan_job
+from hybridflow.tools.options import LayoutRequest
 from tests.unit.tools.conftest import Refuse
 
 ROW = '{"input_ids": [5, 6, 7]}\n'

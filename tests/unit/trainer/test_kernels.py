@@ -12,8 +12,9 @@ from hybridflow.config.sections import Config, LayoutSection, ModelSection, Trai
 from hybridflow.control.preflight.machine import check_kernels
 from hybridflow.control.preflight.subject import Subject
 from hybridflow.errors import ConfigError
+from hybridflow.runtime.train_workers import start_train_workers
 from hybridflow.trainer import kernels
-from hybridflow.trainer.group import PolicyGroup, PolicySettings, TrainerGroup
+from hybridflow.trainer.group import PolicyGroup, PolicySettings
 from hybridflow.trainer.kernels import refuse_float32, refuse_grouped_experts, resolve_worker
 from hybridflow.trainer.layout import to_layout
 
@@ -98,7 +99,7 @@ def test_workers_on_gpus_are_not_started_in_float32(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.force_float32"):
         PolicyGroup(PolicySettings(TrainSection(), "float32", 0, None, force_float32=False), slots, tmp_path)
     with pytest.raises(ConfigError, match=r"model\.force_float32"):
-        TrainerGroup(Config(model=ModelSection(path=str(tmp_path))), slots, tmp_path)
+        start_train_workers(Config(model=ModelSection(path=str(tmp_path))), slots, tmp_path)
 
 
 def test_check_tells_all_of_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

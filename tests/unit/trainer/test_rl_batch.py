@@ -7,9 +7,12 @@ import math
 import pytest
 import torch
 
+from hybridflow.algorithms.objective import COMPUTED, build_objective
+from hybridflow.algorithms.spec import policy_spec
 from hybridflow.batching.sequences import build_train_sequences
+from hybridflow.config.sections import AlgorithmSection
 from hybridflow.trainer.batch import pack_rank
-from hybridflow.trainer.objectives import PolicyObjective
+from hybridflow.trainer.objectives import LossCallback
 from hybridflow.types import (
     Completion,
     Group,
@@ -25,6 +28,7 @@ from hybridflow.types import (
 from megatron_ext.attention.context_split import cut_micro_batch
 from megatron_ext.packing.micro_batch import MicroBatch, PackInput, pack_sequences
 
+ENTROPY_N = torch.ones(3)
 PROMPT = Prompt(prompt_id="p", token_ids=[1, 2], data_source="s", ability="a", ground_truth="g")
 
 
@@ -49,8 +53,18 @@ def row(index: int, versions: list[VersionRun], version: int) -> TrainSequence:
     return sequence
 
 
+def callback(*, is_on_policy: bool, num_ages: int = 1) -> LossCallback:
+    objective = build_objective(policy_spec(AlgorithmSection(clip_low=0.2, clip_high=0.2)), num_ages=num_ages)
+    return LossCallback(objective, is_on_policy)
+
+
+def at_age(name: str, age: int) -> str:
+    return f"{name}/staleness_{age}" if age else name
+
+
 def packed(*rows: TrainSequence) -> MicroBatch:
-    (micro_batch,) = pack_rank(TrainBatch(sequences=list(rows), plan=[[[list(range(len(rows)))]]]), 0)
+    batch = TrainBatch(sequences=list(rows), plan=[[[list(range(len(rows)))]]], temperature=1.0)
+    (micro_batch,) = pack_rank(batch, 0, sorted({*callback(is_on_policy=True).objective.columns} - COMPUTED))
     return micro_batch
 
 
@@ -69,24 +83,25 @@ def test_the_gap_is_measured_by_staleness() -> None:
     micro_batch = packed(row(0, [VersionRun(5, 1), VersionRun(7, 2)], 7))
     old_N = torch.tensor([-1.5, -0.5, -0.125])
     micro_batch.loss_inputs["old_logprobs"] = old_N
-    objective = PolicyObjective(clip_low=0.2, clip_high=0.2, is_on_policy=False, num_ages=3)
-    sums = objective(old_N, None, micro_batch)
+    loss = callback(is_on_policy=False, num_ages=3)
+    sums = loss(old_N, ENTROPY_N, micro_batch)
     assert [sums.metrics[f"tokens/{age}"].item() for age in range(3)] == [2, 0, 1]
-    assert [sums.metrics[f"gap/{age}"].item() for age in range(3)] == [0.25, 0.0, 1.0]
-    assert [sums.maxima[f"gap/{age}"].item() for age in range(3)] == [0.25, 0.0, 1.0]
-    assert sums.metrics["kl/2"].item() == pytest.approx(math.exp(-1.0) - 1 + 1.0)
+    assert [sums.metrics[at_age("policy/logprob_gap", age)].item() for age in range(3)] == [0.25, 0.0, 1.0]
+    assert [sums.maxima[at_age("policy/logprob_gap_max", age)].item() for age in range(3)] == [0.25, 0.0, 1.0]
+    assert sums.metrics["policy/logprob_kl/staleness_2"].item() == pytest.approx(math.exp(-1.0) - 1 + 1.0)
 
 
 def test_the_first_optimizer_step_needs_no_old_logprobs() -> None:
     """They are those of the pass itself: ratio 1, and the gradient of -A per token."""
     micro_batch = packed(row(0, [], 7))
     logprobs_N = torch.tensor([-0.5, -0.5, -0.25], requires_grad=True)
-    sums = PolicyObjective(clip_low=0.2, clip_high=0.2, is_on_policy=True)(logprobs_N, None, micro_batch)
+    sums = callback(is_on_policy=True)(logprobs_N, ENTROPY_N, micro_batch)
     sums.loss.backward()
     assert logprobs_N.grad is not None
     assert logprobs_N.grad.tolist() == [-2.0, -2.0, -2.0]
-    assert (sums.metrics["ratio"], sums.metrics["policy_kl"], sums.maxima["ratio"]) == (3.0, 0.0, 1.0)
-    assert sums.metrics["gap/0"] == 0.375
+    ratio = (sums.metrics["policy/ratio_mean"], sums.metrics["policy/kl"], sums.maxima["policy/ratio_max"])
+    assert ratio == (3.0, 0.0, 1.0)
+    assert sums.metrics["policy/logprob_gap"] == 0.375
 
 
 def test_ratio_and_kl_of_a_later_optimizer_step() -> None:
@@ -95,10 +110,10 @@ def test_ratio_and_kl_of_a_later_optimizer_step() -> None:
     old_N = torch.tensor([-1.0, -1.0, -1.0])
     micro_batch.loss_inputs["old_logprobs"] = old_N
     new_N = old_N + torch.tensor([math.log(2), 0.0, -math.log(2)])
-    sums = PolicyObjective(clip_low=0.2, clip_high=0.2, is_on_policy=False)(new_N, None, micro_batch)
-    assert sums.metrics["ratio"].item() == pytest.approx(3.5)
-    assert sums.maxima["ratio"].item() == pytest.approx(2.0)
-    assert sums.metrics["policy_kl"].item() == pytest.approx(0.5, abs=1e-6)
+    sums = callback(is_on_policy=False)(new_N, ENTROPY_N, micro_batch)
+    assert sums.metrics["policy/ratio_mean"].item() == pytest.approx(3.5)
+    assert sums.maxima["policy/ratio_max"].item() == pytest.approx(2.0)
+    assert sums.metrics["policy/kl"].item() == pytest.approx(0.5, abs=1e-6)
 
 
 def test_the_sampling_mask_of_counted_tokens_alone_is_packed() -> None:

@@ -5,9 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hybridflow.algorithms.objective import build_objective
+from hybridflow.algorithms.spec import supervised_spec
 from hybridflow.trainer.batch import pack_rank
-from hybridflow.trainer.objectives import sequence_mean_objective
+from hybridflow.trainer.objectives import LossCallback
 from hybridflow.types import TokenColumns, TrainBatch, TrainSequence
+from megatron_ext.packing.micro_batch import MicroBatch
+
+OBJECTIVE = build_objective(supervised_spec("sequence_mean"))
+SEQUENCE_MEAN = LossCallback(OBJECTIVE)
+
+
+def packed(rows: list[TrainSequence], plan: list[list[list[int]]], dp_rank: int = 0) -> list[MicroBatch]:
+    batch = TrainBatch(sequences=rows, plan=[plan], temperature=1.0)
+    return pack_rank(batch, dp_rank, OBJECTIVE.columns)
 
 
 def row(name: str, mask: list[int]) -> TrainSequence:
@@ -18,28 +29,28 @@ def row(name: str, mask: list[int]) -> TrainSequence:
 def test_by_hand() -> None:
     """Rows with 1 and 3 counted tokens: (2 + (1 + 4 + 4) / 3) / 2 sequences = 2.5, not 11 / 4 tokens."""
     rows = [row("a", [0, 1]), row("b", [1, 1, 0, 1])]
-    (batch,) = pack_rank(TrainBatch(sequences=rows, plan=[[[[0, 1]]]]), 0)
-    sums = sequence_mean_objective(torch.tensor([-2.0, -1.0, -4.0, -4.0]), None, batch)
+    (batch,) = packed(rows, [[[0, 1]]])
+    sums = SEQUENCE_MEAN(torch.tensor([-2.0, -1.0, -4.0, -4.0]), None, batch)
     assert sums.loss.item() == pytest.approx(5.0)
     assert int(sums.num_tokens) == 2
-    assert {name: value.item() for name, value in sums.metrics.items()} == {"nll": 11.0, "tokens": 4.0}
+    assert {name: value.item() for name, value in sums.metrics.items()} == {"policy/nll": 11.0, "tokens": 4.0}
 
 
 def test_a_rank_without_rows_adds_nothing() -> None:
-    batches = pack_rank(TrainBatch(sequences=[row("a", [1])], plan=[[[[0]], [[]]]]), 1)
-    sums = sequence_mean_objective(torch.zeros(0), None, batches[0])
+    batches = packed([row("a", [1])], [[[0]], [[]]], 1)
+    sums = SEQUENCE_MEAN(torch.zeros(0), None, batches[0])
     assert sums.loss.item() == 0 and int(sums.num_tokens) == 0
 
 
 def test_sequences_are_counted_once_however_they_are_cut() -> None:
     """Any split of the predicted positions, as context parallelism makes, gives the same sums."""
-    (batch,) = pack_rank(TrainBatch(sequences=[row("a", [1] * 4), row("b", [1] * 3)], plan=[[[[0, 1]]]]), 0)
+    (batch,) = packed([row("a", [1] * 4), row("b", [1] * 3)], [[[0, 1]]])
     logprobs = -torch.arange(1.0, 8.0)
-    whole = sequence_mean_objective(logprobs, None, batch)
+    whole = SEQUENCE_MEAN(logprobs, None, batch)
     parts = []
     for positions in ([0, 5, 6], [1, 2, 3, 4]):
         inputs = {name: value[positions] for name, value in batch.loss_inputs.items()}
         part = type(batch)(**{**vars(batch), "loss_inputs": inputs})
-        parts.append(sequence_mean_objective(logprobs[positions], None, part))
+        parts.append(SEQUENCE_MEAN(logprobs[positions], None, part))
     assert sum(part.loss.item() for part in parts) == pytest.approx(whole.loss.item())
     assert sum(int(part.num_tokens) for part in parts) == int(whole.num_tokens) == 2

@@ -11,6 +11,7 @@ import pytest
 from hybridflow.cluster.devices import DEVICE_ENVIRONMENT
 from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
+from hybridflow.runtime.train_workers import start_train_workers
 from hybridflow.trainer import group
 
 ROOT = Path(__file__).parents[3]
@@ -42,7 +43,7 @@ def test_who_broadcasts_allocates_as_sglang_does_and_the_configuration_has_the_l
     slots = SimpleNamespace(gpus_per_slot=0, strategy=lambda index: index, on_one_node=True)
     for settings, threads in ([], "1"), (["cluster.environment.OMP_NUM_THREADS=7"], "7"):
         config = load_config([ROOT / "configs/quickstart.toml"], ["train.num_threads=1", *settings], Config)
-        group.TrainerGroup(config, slots, tmp_path, broadcasts=broadcasts)  # pyright: ignore[reportArgumentType]
+        start_train_workers(config, slots, tmp_path, broadcasts=broadcasts)  # pyright: ignore[reportArgumentType]
         environment = recorded.environments[-1]
         assert environment.items() >= DEVICE_ENVIRONMENT.items()
         assert environment.get("NCCL_CUMEM_ENABLE") == ("0" if broadcasts else None)

@@ -10,9 +10,9 @@ import pytest
 
 from hybridflow.config.judge_section import JudgeSection
 from hybridflow.reward_service.judge.scorer import JudgeScorer
-from hybridflow.reward_service.scorer import ThreadScorer
 from hybridflow.types import Scored, ScoreRequest, Unknown, Verdict
 from tests.bench.judge_server import JudgeServer
+from tests.unit.reward_service.thread_scorer import ThreadScorer
 from tests.unit.rewards.default_rules import verify
 
 QUESTION = "Which city agrees?"

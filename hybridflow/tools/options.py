@@ -1,9 +1,13 @@
-"""Options that say over how many workers a command spreads the model."""
+"""Options that say over how many workers a command spreads the model.
+
+Options of the commands that make a run.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +17,20 @@ from hybridflow.errors import ConfigError
 
 if TYPE_CHECKING:
     from megatron_ext.hf.config import HFConfig
+
+
+ConfigFiles = Annotated[
+    list[Path],
+    typer.Option(
+        "--config", "-c", help="TOML file, or resolved.json of a run; several are laid over each other, left to right."
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", help="key.path=value, a TOML value or a bare word; may be repeated. Wins over files."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run of this name from its latest checkpoint.")]
+
 
 TP = Annotated[int, typer.Option("--tp", help="Tensor parallel: ranks that share every matrix.")]
 PP = Annotated[int, typer.Option("--pp", help="Pipeline parallel: ranks that share the layers.")]

@@ -1,8 +1,4 @@
-"""Scorers of a reward worker: requests go in, verdicts come out some time later; nothing here blocks.
-
-`sandbox/` for code that computes: a process that can be killed. `ThreadScorer` here for code that waits, such
-as a client of a judge.
-"""
+"""A scorer without a process of its own: verifiers of a test run in threads."""
 
 from __future__ import annotations
 
@@ -10,34 +6,11 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Callable
-from typing import Protocol
 
+from hybridflow.reward_service.sandbox.protocol import Verify
 from hybridflow.types import ScoreRequest, Unknown, Verdict
 
 _logger = logging.getLogger(__name__)
-
-Verify = Callable[[ScoreRequest], Verdict]
-
-
-class Scorer(Protocol):
-    """Used by one thread. Each request gets exactly one verdict, in any order."""
-
-    def submit(self, request: ScoreRequest) -> None:
-        """Takes a request; never blocks."""
-        ...
-
-    def take_verdicts(self) -> list[tuple[ScoreRequest, Verdict]]:
-        """Each request that is done, with its verdict. Called at least every 0.1 s while anything is under way."""
-        ...
-
-    def descriptors(self) -> tuple[list[int], list[int]]:
-        """(read, write) descriptors whose readiness means that `take_verdicts` has something to do."""
-        ...
-
-    def close(self) -> None:
-        """Ends what is under way, without verdicts."""
-        ...
 
 
 class ThreadScorer:

@@ -1,0 +1,157 @@
+"""The objective of an optimizer step: terms of the loss, their aggregation, and measures, built from plain data.
+
+Shape legend: N counted tokens of one micro-batch on this rank, of all its sequences, in any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from hybridflow.algorithms.reductions import STALENESS, ReducedTokens, Reduction, reduce_tokens
+from hybridflow.algorithms.registry import AGGREGATIONS, MEASURES, TERMS
+from hybridflow.algorithms.spec import ObjectiveSpec
+
+OLD_LOGPROBS = "old_logprobs"
+ENTROPY = "entropy"
+COMPUTED = frozenset({OLD_LOGPROBS, ENTROPY})
+"""Columns that the trainer computes where a part asks for them; all others come with the batch. `old_logprobs` are of
+the policy before the update; where that is the policy in update, they are its own, detached."""
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """What an objective sees of a micro-batch."""
+
+    logprobs_N: Tensor
+    """Of the policy in update, with their graph, from the distribution that the tokens were drawn from."""
+    columns: Mapping[str, Tensor]
+    """[N] each, without a graph; those that the objective asked for, by name."""
+
+
+class TermValue(NamedTuple):
+    """A loss per token with its graph, and metrics, a value per token each."""
+
+    loss_N: Tensor
+    metrics: Mapping[str, Tensor] = {}
+
+
+class Aggregated(NamedTuple):
+    """Sum of the loss over a micro-batch, and the whole number that this adds to the step's denominator."""
+
+    loss: Tensor
+    denominator: Tensor | int
+
+
+class Term(Protocol):
+    """One summand of the loss."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that it reads."""
+        ...
+
+    @property
+    def metrics(self) -> Mapping[str, Reduction]:
+        """How each of its metrics is reduced, by full name (`policy/clip_fraction_low`)."""
+        ...
+
+    def __call__(self, tokens: TokenBatch) -> TermValue: ...
+
+
+class Measure(Protocol):
+    """Metrics that no gradient comes from; `columns` and `metrics` as of a term."""
+
+    @property
+    def columns(self) -> tuple[str, ...]: ...
+
+    @property
+    def metrics(self) -> Mapping[str, Reduction]: ...
+
+    @property
+    def first_pass_only(self) -> bool:
+        """Whether it is of the policy that decoded, which only the first pass over a batch meets."""
+        ...
+
+    def __call__(self, tokens: TokenBatch) -> Mapping[str, Tensor]: ...
+
+
+class Aggregation(Protocol):
+    """From losses per token to a sum and a denominator."""
+
+    @property
+    def columns(self) -> tuple[str, ...]: ...
+
+    def __call__(self, loss_N: Tensor, tokens: TokenBatch) -> Aggregated: ...
+
+
+class ObjectiveSums(NamedTuple):
+    """One micro-batch's part of the step's loss, and of its metrics."""
+
+    loss: Tensor
+    denominator: Tensor | int
+    metrics: ReducedTokens
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Loss and metrics of an optimizer step, called with one micro-batch after the other.
+
+    `num_ages` is 1 + the largest staleness in the batch.
+    """
+
+    terms: tuple[Term, ...]
+    aggregation: Aggregation
+    measures: tuple[Measure, ...] = ()
+    num_ages: int = 1
+
+    @property
+    def metrics(self) -> dict[str, Reduction]:
+        """How each metric is reduced, by name."""
+        return {name: rule for part in (*self.terms, *self.measures) for name, rule in part.metrics.items()}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that any part reads, those of `COMPUTED` included; sorted."""
+        names = {name for part in (*self.terms, *self.measures, self.aggregation) for name in part.columns}
+        needs_age = any(rule.by_staleness for rule in self.metrics.values())
+        return tuple(sorted(names | ({STALENESS} if needs_age else set())))
+
+    def __call__(self, tokens: TokenBatch) -> ObjectiveSums:
+        first, *others = [term(tokens) for term in self.terms]
+        loss_N, values = first.loss_N, dict(first.metrics)
+        for term in others:
+            loss_N = loss_N + term.loss_N
+            values |= term.metrics
+        for measure in self.measures:
+            values |= measure(tokens)
+        loss, denominator = self.aggregation(loss_N, tokens)
+        reduced = reduce_tokens(values, self.metrics, tokens.logprobs_N, tokens.columns.get(STALENESS), self.num_ages)
+        return ObjectiveSums(loss, denominator, reduced)
+
+
+def build_objective(
+    spec: ObjectiveSpec, *, num_ages: int = 1, top_p: float = 1.0, is_first_pass: bool = True
+) -> Objective:
+    """The objective for one pass over a batch.
+
+    Args:
+        spec: Names and parameters of its parts.
+        num_ages: 1 + the largest staleness of a token.
+        top_p: Of the distribution that tokens were drawn from; a parameter for parts that take it.
+        is_first_pass: Later ones leave out measures that are of the policy that decoded.
+
+    Raises:
+        ConfigError: a part is not registered, or lacks a parameter.
+    """
+    parameters = {**spec.parameters, "top_p": top_p}
+    measures = MEASURES.build_all(spec.measures, parameters)
+    return Objective(
+        terms=TERMS.build_all(spec.terms, parameters),
+        aggregation=AGGREGATIONS.build(spec.aggregation, parameters),
+        measures=tuple(measure for measure in measures if is_first_pass or not measure.first_pass_only),
+        num_ages=num_ages,
+    )

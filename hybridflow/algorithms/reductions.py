@@ -1,0 +1,109 @@
+"""How a metric of the tokens becomes one number of an optimizer step, and those of several the number of an RL step.
+
+A part of the objective says so once, with a `Reduction` beside the metric's name; its values travel as a dict by that
+name: values per token -> sums and maxima of a micro-batch -> of an optimizer step -> `UpdateReport.metrics`.
+
+Shape legend: N counted tokens of one micro-batch on this rank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hybridflow.types import UpdateMetric
+
+STALENESS = "staleness"
+"""Column with the age of each token, in policy versions."""
+TOKENS = "tokens"
+"""Sum under which the number of counted tokens travels; of one staleness under `tokens/<age>`."""
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What becomes of the values of one metric, a value per token.
+
+    Of the optimizer steps of an RL step, means are joined by their tokens, and of maxima the largest is taken.
+    """
+
+    kind: Literal["mean", "max"]
+    """Over all counted tokens of an optimizer step."""
+    by_staleness: bool = False
+    """Apart for each age of tokens: `<name>` for those of the present policy, `<name>/staleness_<k>` for others."""
+    with_max: bool = False
+    """Of a mean, the RL step tells the largest of its optimizer steps too, as `<name>_max`."""
+    of_each_update: bool = True
+    """It stands in each optimizer step's line of updates.jsonl; otherwise only in the RL step's metrics."""
+
+
+class ReducedTokens(NamedTuple):
+    """Scalars of a micro-batch by name; the same names on every rank."""
+
+    sums: dict[str, Tensor]
+    maxima: dict[str, Tensor]
+
+
+def reduce_tokens(
+    values: Mapping[str, Tensor],
+    rules: Mapping[str, Reduction],
+    logprobs_N: Tensor,
+    staleness_N: Tensor | None,
+    num_ages: int,
+) -> ReducedTokens:
+    """Sums and maxima over the tokens of a micro-batch, with the numbers of tokens that the means are over."""
+    sums = {TOKENS: torch.tensor(float(logprobs_N.numel()), device=logprobs_N.device)}
+    maxima: dict[str, Tensor] = {}
+    for name, values_N in values.items():
+        rule = rules[name]
+        for age in range(num_ages if rule.by_staleness else 1):
+            chosen = values_N.detach()
+            if rule.by_staleness:
+                assert staleness_N is not None
+                is_of_age_N = staleness_N == age
+                chosen = chosen[is_of_age_N]
+                sums[_count_of(rule, age)] = is_of_age_N.sum()
+            if rule.kind == "mean":
+                sums[_name_at(name, age)] = chosen.sum()
+            else:
+                maxima[_name_at(name, age)] = chosen.max() if chosen.numel() else chosen.new_zeros(())
+    return ReducedTokens(sums, maxima)
+
+
+def build_update_metrics(
+    rules: Mapping[str, Reduction], sums: Mapping[str, float], maxima: Mapping[str, float], num_ages: int
+) -> dict[str, UpdateMetric]:
+    """Metrics of an optimizer step from its sums and maxima over all micro-batches and ranks.
+
+    What is reduced by staleness is absent for ages of which no token counted; for the present policy it is
+    not-a-number then, and of the RL step alone.
+    """
+    metrics: dict[str, UpdateMetric] = {}
+    for name, rule in rules.items():
+        for age in range(num_ages if rule.by_staleness else 1):
+            count = sums[_count_of(rule, age)]
+            if rule.by_staleness and age and not count:
+                continue
+            is_empty = rule.by_staleness and not count
+            at_age = _name_at(name, age)
+            found = sums[at_age] / max(count, 1) if rule.kind == "mean" else maxima[at_age]
+            metrics[at_age] = UpdateMetric(
+                value=math.nan if is_empty else found,
+                num_tokens=int(count),
+                kind=rule.kind,
+                with_max=rule.with_max,
+                of_each_update=rule.of_each_update and not is_empty,
+            )
+    return metrics
+
+
+def _name_at(name: str, age: int) -> str:
+    return f"{name}/staleness_{age}" if age else name
+
+
+def _count_of(rule: Reduction, age: int) -> str:
+    return f"{TOKENS}/{age}" if rule.by_staleness else TOKENS
