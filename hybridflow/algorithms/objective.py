@@ -24,10 +24,10 @@ the policy before the update; where that is the policy in update, they are its o
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """What an objective sees of a micro-batch."""
+    """A micro-batch as an objective sees it."""
 
     logprobs_N: Tensor
-    """Of the policy in update, with their graph, from the distribution that the tokens were drawn from."""
+    """Log-probabilities by the policy in update, with graph, under the distribution that tokens were drawn from."""
     columns: Mapping[str, Tensor]
     """[N] each, without a graph; those that the objective asked for, by name."""
 

@@ -246,7 +246,7 @@ def update(
 
 
 def forget_peak_mib() -> float:
-    """Lets `peak_mib` starts again; returns the resident memory now."""
+    """Lets `peak_mib` start again; returns the resident memory now."""
     Path("/proc/self/clear_refs").write_text("5")
     return status_mib("VmRSS")
 
