@@ -29,7 +29,7 @@ class Unit:
 
 
 Cost = Callable[[Unit], float]
-"""What a unit costs the rank that computes it, in any unit of measure; ranks get about equal sums of it."""
+"""The cost of a unit to the rank that computes it, in any unit of measure; ranks get about equal sums of it."""
 
 
 def count_tokens(unit: Unit) -> float:

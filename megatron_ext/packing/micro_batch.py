@@ -56,7 +56,7 @@ class MicroBatch:
     targets_N: Tensor
     """int64 [N], the tokens predicted there."""
     rows: Rows
-    """Of which row each of the N positions is, for losses of whole rows."""
+    """The row of each of the N positions, for losses of whole rows."""
     loss_inputs: dict[str, Tensor] = field(default_factory=dict)
     """float32 (float64 for such a policy) or bool [N] each; only the loss callback knows what they mean."""
     ragged_inputs: dict[str, RaggedInput] = field(default_factory=dict)

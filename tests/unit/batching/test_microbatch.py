@@ -16,7 +16,7 @@ BUDGET = st.integers(100, 300)
 
 
 def units(lengths: list[int]) -> list[Unit]:
-    """Of one branch each, half of it prompt."""
+    """Units of one branch each, half of it prompt."""
     return [Unit((row,), length // 2, (length - length // 2,)) for row, length in enumerate(lengths)]
 
 

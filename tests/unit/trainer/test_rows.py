@@ -1,4 +1,4 @@
-"""What a loss of whole sequences is told of rows and groups."""
+"""Rows and groups as a loss of whole sequences is told of them."""
 
 from __future__ import annotations
 
