@@ -31,5 +31,5 @@ class LossCallback:
             columns[OLD_LOGPROBS] = logprobs_N.detach()
         if entropy_N is not None:
             columns[ENTROPY] = entropy_N
-        loss, denominator, metrics = self.objective(TokenBatch(logprobs_N, columns))
+        loss, denominator, metrics = self.objective(TokenBatch(logprobs_N, columns, micro_batch.rows))
         return LossSums(loss=loss, num_tokens=denominator, metrics=metrics.sums, maxima=metrics.maxima)

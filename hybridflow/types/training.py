@@ -16,6 +16,8 @@ class TrainSequence(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     sequence_id: str
+    group_id: str = ""
+    """Id of the completions of one prompt; empty: it has no group but itself."""
     prompt_token_ids: list[int]
     response: TokenColumns
     loss_mask: list[int]
