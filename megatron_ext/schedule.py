@@ -16,6 +16,7 @@ from megatron_ext import platform
 from megatron_ext.attention.context_split import RankBatch, cut_micro_batch
 from megatron_ext.attention.packed import PackedSegments, build_packed_segments
 from megatron_ext.packing.micro_batch import MicroBatch
+from megatron_ext.packing.rows import Rows
 from megatron_ext.packing.sampling_mask import SAMPLING_MASK
 from megatron_ext.packing.sums import LossFn, LossSums, StepSums
 from megatron_ext.parallel.topology import Topology
@@ -133,7 +134,9 @@ def _prepare(
     prepared = []
     for micro_batch in [*micro_batches, *[_empty_like(micro_batches[0])] * num_missing]:
         cut = cut_micro_batch(micro_batch, topology.cp_size, topology.cp_rank, pad_to_multiple)
-        cut = dataclasses.replace(cut, micro_batch=cut.micro_batch.to(topology.device))
+        part = cut.micro_batch.to(topology.device)
+        part = dataclasses.replace(part, rows=part.rows.over(topology.cp_group))
+        cut = dataclasses.replace(cut, micro_batch=part)
         prepared.append(_Prepared(cut, build_packed_segments(cut, topology.cp_group, topology.device)))
     return prepared
 
@@ -175,6 +178,7 @@ def _empty_like(micro_batch: MicroBatch) -> MicroBatch:
         max_seqlen=1,
         predict_index_N=nothing,
         targets_N=nothing,
+        rows=Rows.of([0], [0], [0]),
         loss_inputs={name: value[:0] for name, value in micro_batch.loss_inputs.items()},
         ragged_inputs={name: value.select(nothing) for name, value in micro_batch.ragged_inputs.items()},
     )

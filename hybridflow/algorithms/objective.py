@@ -22,14 +22,41 @@ COMPUTED = frozenset({OLD_LOGPROBS, ENTROPY})
 the policy before the update; where that is the policy in update, they are its own, detached."""
 
 
+class Rows(Protocol):
+    """Rows of a micro-batch, for losses of whole sequences: `megatron_ext.packing.rows.Rows`. R rows."""
+
+    @property
+    def count_R(self) -> Tensor:
+        """Counted tokens of each row, on all context parallel ranks."""
+        ...
+
+    @property
+    def row_ids_R(self) -> Tensor:
+        """Place of each row in the batch."""
+        ...
+
+    @property
+    def group_ids_R(self) -> Tensor:
+        """Number of its group in the batch."""
+        ...
+
+    def sum(self, values_N: Tensor) -> Tensor: ...
+
+    def mean(self, values_N: Tensor) -> Tensor: ...
+
+    def spread(self, values_R: Tensor) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class TokenBatch:
-    """What an objective sees of a micro-batch."""
+    """A micro-batch as an objective sees it."""
 
     logprobs_N: Tensor
-    """Of the policy in update, with their graph, from the distribution that the tokens were drawn from."""
+    """Log-probabilities by the policy in update, with graph, under the distribution that tokens were drawn from."""
     columns: Mapping[str, Tensor]
     """[N] each, without a graph; those that the objective asked for, by name."""
+    rows: Rows | None = None
+    """Of which row each token is, with sums over whole rows; None where there is no micro-batch behind it."""
 
 
 class TermValue(NamedTuple):

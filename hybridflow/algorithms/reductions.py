@@ -26,7 +26,7 @@ TOKENS = "tokens"
 
 @dataclass(frozen=True)
 class Reduction:
-    """What becomes of the values of one metric, a value per token.
+    """The reduction of one metric's values, one per token.
 
     Of the optimizer steps of an RL step, means are joined by their tokens, and of maxima the largest is taken.
     """
@@ -36,7 +36,7 @@ class Reduction:
     by_staleness: bool = False
     """Apart for each age of tokens: `<name>` for those of the present policy, `<name>/staleness_<k>` for others."""
     with_max: bool = False
-    """Of a mean, the RL step tells the largest of its optimizer steps too, as `<name>_max`."""
+    """Whether the RL step tells, of a mean, the largest of its optimizer steps too, as `<name>_max`."""
     of_each_update: bool = True
     """It stands in each optimizer step's line of updates.jsonl; otherwise only in the RL step's metrics."""
 

@@ -29,7 +29,7 @@ class AlgorithmSpec(msgspec.Struct, frozen=True, kw_only=True):
     masks: list[str] = []
     objective: ObjectiveSpec
     parameters: dict[str, Any] = {}
-    """Those of filters, advantage and masks."""
+    """Keys of filters, advantage and masks."""
 
 
 def algorithm_spec(config: Config) -> AlgorithmSpec:

@@ -1,4 +1,4 @@
-"""What the completions of a batch were drawn from: log-probabilities mean nothing without it.
+"""The distribution that completions of a batch were drawn from: log-probabilities mean nothing without it.
 
 Temperature and top-p decide the distribution over the tokens. They come with each completion from the engine, and the
 trainer takes them from the batch, so that nothing in between can say otherwise.

@@ -1,4 +1,4 @@
-"""Rows into micro-batches: balanced over data-parallel ranks, never above the token budget.
+"""Units of rows into micro-batches: balanced over data-parallel ranks, never above the token budget.
 
 The loss is divided by the token count of the whole step, so that the split changes time and memory and nothing else.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hybridflow.batching.units import Cost, Unit, count_tokens
 from hybridflow.errors import ConfigError
 
 BUDGET_KEY = "max_tokens_per_micro_batch"
@@ -30,52 +31,54 @@ def check_budget(longest: int, budget: int) -> None:
 
 
 def plan_micro_batches(
-    lengths: Sequence[int], *, num_dp_ranks: int, max_tokens_per_micro_batch: int
+    units: Sequence[Unit], *, num_dp_ranks: int, max_tokens_per_micro_batch: int, cost: Cost = count_tokens
 ) -> list[list[list[int]]]:
-    """plan[dp_rank][micro_batch] -> ascending indices into `lengths`. Every row is in exactly one micro-batch.
+    """plan[dp_rank][micro_batch] -> ascending row numbers. Every unit is in exactly one micro-batch, with all its rows.
 
-    Rows go longest first to the rank with fewest tokens (ties: fewest rows, then lowest rank), so that two ranks differ
-    by at most the longest row. Within a rank, first-fit-decreasing. Equal rows keep their order: the same input gives
-    the same plan. A rank without rows gets one empty micro-batch; ranks may differ in their number of micro-batches.
+    Units go costliest first to the rank with the lowest sum (ties: fewest units, then lowest rank), so that two ranks
+    differ by at most the costliest unit. Within a rank, first-fit-decreasing by tokens. Equal units keep their order:
+    the same input gives the same plan. A rank without units gets one empty micro-batch; ranks may differ in their
+    number of micro-batches.
 
     Args:
-        lengths: Tokens of each row, prompt and response.
+        units: What is to be computed, see `build_units`.
         num_dp_ranks: Data-parallel ranks.
-        max_tokens_per_micro_batch: The budget, a promise: no micro-batch has more tokens.
+        max_tokens_per_micro_batch: The budget, a promise: no micro-batch has more tokens, whatever they cost.
+        cost: What ranks get about equal sums of.
 
     Raises:
-        ConfigError: a row is above the budget; num_dp_ranks or the budget is not positive; a length is negative.
+        ConfigError: a unit is above the budget; num_dp_ranks or the budget is not positive; a length is negative.
 
-    Example: plan_micro_batches([5, 3, 2], num_dp_ranks=2, max_tokens_per_micro_batch=5) == [[[0]], [[1, 2]]]
+    Example: rows of 5, 3 and 2 tokens over 2 ranks with a budget of 5 give [[[0]], [[1, 2]]]
     """
     if num_dp_ranks < 1:
         raise ConfigError(f"num_dp_ranks is {num_dp_ranks}, must be at least 1")
     check_budget(0, max_tokens_per_micro_batch)
-    for row, length in enumerate(lengths):
-        if not 0 <= length <= max_tokens_per_micro_batch:
+    for unit in units:
+        if not 0 <= unit.num_tokens <= max_tokens_per_micro_batch:
             raise ConfigError(
-                f"row {row} has {length} tokens, {BUDGET_KEY} allows 0 to {max_tokens_per_micro_batch}: "
-                f"raise {BUDGET_KEY} to {length} or more, or shorten the prompts or responses"
+                f"row {', '.join(map(str, unit.rows))} has {unit.num_tokens} tokens, {BUDGET_KEY} allows 0 to "
+                f"{max_tokens_per_micro_batch}: raise {BUDGET_KEY} to {unit.num_tokens} or more, or shorten the "
+                "prompts or responses"
             )
-    longest_first = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
-    rank_rows: list[list[int]] = [[] for _ in range(num_dp_ranks)]
-    rank_tokens = [0] * num_dp_ranks
-    for row in longest_first:
-        rank = min(range(num_dp_ranks), key=lambda rank: (rank_tokens[rank], len(rank_rows[rank]), rank))
-        rank_rows[rank].append(row)
-        rank_tokens[rank] += lengths[row]
-    return [_first_fit(rows, lengths, max_tokens_per_micro_batch) for rows in rank_rows]
+    ranks: list[list[Unit]] = [[] for _ in range(num_dp_ranks)]
+    costs: list[float] = [0] * num_dp_ranks
+    for unit in sorted(units, key=cost, reverse=True):  # a stable sort, also in reverse
+        rank = min(range(num_dp_ranks), key=lambda rank: (costs[rank], len(ranks[rank]), rank))
+        ranks[rank].append(unit)
+        costs[rank] += cost(unit)
+    return [_first_fit(of_rank, max_tokens_per_micro_batch) for of_rank in ranks]
 
 
-def _first_fit(rows: list[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Puts each row, longest first as given, into the first micro-batch that has room."""
+def _first_fit(units: list[Unit], budget: int) -> list[list[int]]:
+    """Rows by micro-batch: each unit, longest first, goes into the first that has room."""
     bins: list[list[int]] = []
     room: list[int] = []
-    for row in rows:
-        chosen = next((at for at, free in enumerate(room) if lengths[row] <= free), len(bins))
+    for unit in sorted(units, key=lambda unit: -unit.num_tokens):
+        chosen = next((at for at, free in enumerate(room) if unit.num_tokens <= free), len(bins))
         if chosen == len(bins):
             bins.append([])
             room.append(budget)
-        bins[chosen].append(row)
-        room[chosen] -= lengths[row]
+        bins[chosen] += unit.rows
+        room[chosen] -= unit.num_tokens
     return [sorted(rows_of_bin) for rows_of_bin in bins] or [[]]

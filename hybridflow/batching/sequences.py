@@ -46,6 +46,7 @@ def _build_row(group: Group, member: ScoredCompletion, advantage: float, policy_
         raise ProtocolError(f"{completion.completion_id} has an advantage but no verdict: {member.verdict.why}")
     return TrainSequence(
         sequence_id=completion.completion_id,
+        group_id=group.group_id,
         prompt_token_ids=group.prompt.token_ids,
         response=completion.tokens,
         loss_mask=[1] * len(completion.tokens),

@@ -130,7 +130,7 @@ class Watchdog:
 
     def close(self) -> None:
         """Ends the thread; nothing is raised any more."""
-        if self._is_closed.is_set() or not self._thread.is_alive():
+        if self._is_closed.is_set() or self._thread.ident is None:
             return
         self._is_closed.set()
         self._thread.join()
@@ -201,13 +201,18 @@ class Watchdog:
         """Inside, the main thread can be ended: with the error of the watchdog, whatever it was doing. May be nested.
 
         An error of another part is taken for what it died of, where a source knows that: a worker dies with Ray's pool.
+        With any exception the watch is over: no second one is thrown into what clears up behind the first.
         """
         try:
-            yield
-        except BaseException as cause:
-            if self._error is None and isinstance(cause, HybridFlowError):
+            try:
+                yield
+            except BaseException:
                 self.close()
-                self._error = self._error or self._find_gone()
+                raise
+        except BaseException as cause:  # also what was thrown in before the watch was over
+            self.close()
+            if self._error is None and isinstance(cause, Exception):
+                self._error = self._find_gone()
             if self._error is not None and self._error is not cause:
                 raise self._error from cause
             raise

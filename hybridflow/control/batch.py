@@ -11,6 +11,7 @@ from hybridflow.algorithms.spec import algorithm_spec
 from hybridflow.batching.drawn_from import check_sampling_masks, shared_distribution
 from hybridflow.batching.microbatch import plan_micro_batches
 from hybridflow.batching.sequences import build_train_sequences
+from hybridflow.batching.units import build_units
 from hybridflow.config.sections import Config
 from hybridflow.types import FilteredBatch, Group, TrainBatch, TrainSequence
 
@@ -112,7 +113,7 @@ def plan_batch(
     first = 0
     for size in mini_batches:
         of_mini = plan_micro_batches(
-            [sequence.num_tokens for sequence in sequences[first : first + size]],
+            build_units(sequences[first : first + size]),
             num_dp_ranks=config.train.layout.dp,
             max_tokens_per_micro_batch=config.train.max_tokens_per_micro_batch,
         )

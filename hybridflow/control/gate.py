@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import msgspec
 
 from hybridflow.batching.microbatch import plan_micro_batches
+from hybridflow.batching.units import build_units
 from hybridflow.config.sections import Config
 from hybridflow.control.collect import Collector
 from hybridflow.control.step import plan_all
@@ -129,7 +130,7 @@ def build_gate_batch(groups: Sequence[Group], config: Config) -> TrainBatch:
         for group, completion in zip(groups, completions, strict=True)
     ]
     plan = plan_micro_batches(
-        [sequence.num_tokens for sequence in sequences],
+        build_units(sequences),
         num_dp_ranks=config.train.layout.dp,
         max_tokens_per_micro_batch=config.train.max_tokens_per_micro_batch,
     )

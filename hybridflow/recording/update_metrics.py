@@ -60,5 +60,5 @@ def _mean(pairs: Iterable[tuple[float, float]]) -> float:
 
 
 def _largest(values: Iterable[float]) -> float:
-    """Of the finite ones; not-a-number where there is none."""
+    """Over the finite ones; not-a-number where there is none."""
     return max((value for value in values if math.isfinite(value)), default=math.nan)

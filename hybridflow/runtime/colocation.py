@@ -127,7 +127,7 @@ class Colocation:
 
     @contextmanager
     def trainer_present(self) -> Iterator[None]:
-        """Inside, the whole trainer is on the device, and engines do not decode; they keep their weights."""
+        """Context in which the whole trainer is on the device and engines do not decode; they keep their weights."""
         away = sorted(self._away)
         makes_room = bool(away) and self._releases and "kv_cache" not in self._released
         if makes_room:

@@ -136,7 +136,7 @@ def _is_alive(process: psutil.Process) -> bool:
 
 def build_server_arguments(job: JudgeServerJob, device: Device) -> dict[str, Any]:
     """ServerArgs fields for a server that computes on `device`."""
-    from hybridflow.rollout.cpu_platform import cpu_arguments
+    from hybridflow.rollout.cpu import cpu_arguments
 
     arguments: dict[str, Any] = {
         "model_path": str(job.model),
@@ -190,7 +190,7 @@ def _start(job: JudgeServerJob, folder: Path, tokenizer_dir: Path) -> subprocess
 
     Its ranks meet in `folder`, and its own sockets are there.
     """
-    from hybridflow.rollout.cpu_platform import cpu_environment
+    from hybridflow.rollout.cpu import cpu_environment
     from megatron_ext.platform.device import find_device
 
     device = find_device()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridflow.batching.microbatch import plan_micro_batches
+from hybridflow.batching.units import build_units
 from hybridflow.config.sections import WorkerSection
 from hybridflow.data.chat_encoding import encode_chat, encode_text
 from hybridflow.data.chat_template import Message
@@ -211,7 +212,7 @@ def _score(group: PolicyGroup, block: list[list[int]], worker: WorkerSection, te
         for number, token_ids in enumerate(block)
     ]
     plan = plan_micro_batches(
-        [len(token_ids) for token_ids in block],
+        build_units(sequences),
         num_dp_ranks=worker.layout.dp,
         max_tokens_per_micro_batch=worker.max_tokens_per_micro_batch,
     )

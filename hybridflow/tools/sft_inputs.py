@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hybridflow.batching.microbatch import plan_micro_batches
+from hybridflow.batching.units import build_units
 from hybridflow.config.reward_sections import RulesSection
 from hybridflow.data.demonstrations import DemonstrationSet
 from hybridflow.errors import ConfigError
@@ -66,7 +67,7 @@ def build_batch(step: int, demonstrations: DemonstrationSet, train: SftTrainSect
     """The batch of step `step`, from 1."""
     sequences = demonstrations.sequences_for_step(step - 1, train.sequences_per_step)
     plan = plan_micro_batches(
-        [sequence.num_tokens for sequence in sequences],
+        build_units(sequences),
         num_dp_ranks=train.layout.dp,
         max_tokens_per_micro_batch=train.max_tokens_per_micro_batch,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import torch
@@ -32,15 +33,28 @@ def pack_rank(
     """Packed micro-batches of a rank, in plan order. Loss inputs are `columns`, one value per counted response token.
 
     Columns of several integers per token are ragged inputs, which the model reads, wherever a row has them. Raises
-    ProtocolError for a column that a row does not have.
+    ProtocolError for a column that a row does not have. A loss knows rows by their place in the batch, groups by their
+    order in it.
     """
+    groups = _number_groups(batch)
     return [
         pack_sequences(
-            [_pack_input(batch.sequences[row], columns) for row in rows] or [_placeholder(columns)],
+            [
+                dataclasses.replace(_pack_input(batch.sequences[row], columns), row_id=row, group_id=groups[row])
+                for row in rows
+            ]
+            or [_placeholder(columns)],
             loss_dtype=loss_dtype,
         )
         for rows in batch.plan[mini_batch][dp_rank]
     ]
+
+
+def _number_groups(batch: TrainBatch) -> list[int]:
+    """By row, the number of its group in the batch, whichever ranks its rows are on."""
+    numbers: dict[str, int] = {}
+    names = [sequence.group_id or f"/{row}" for row, sequence in enumerate(batch.sequences)]
+    return [numbers.setdefault(name, len(numbers)) for name in names]
 
 
 def _pack_input(sequence: TrainSequence, columns: Sequence[str]) -> PackInput:

@@ -16,7 +16,7 @@ from megatron_ext.packing.sums import LossSums
 
 @dataclass(frozen=True)
 class LossCallback:
-    """What Megatron's schedule calls with the logprobs of one micro-batch; gives SUMS over its tokens.
+    """The callback of Megatron's schedule on the logprobs of one micro-batch; gives SUMS over its tokens.
 
     megatron_ext divides by the denominator of the whole optimizer step, over all micro-batches and data parallel ranks.
     """
@@ -31,5 +31,5 @@ class LossCallback:
             columns[OLD_LOGPROBS] = logprobs_N.detach()
         if entropy_N is not None:
             columns[ENTROPY] = entropy_N
-        loss, denominator, metrics = self.objective(TokenBatch(logprobs_N, columns))
+        loss, denominator, metrics = self.objective(TokenBatch(logprobs_N, columns, micro_batch.rows))
         return LossSums(loss=loss, num_tokens=denominator, metrics=metrics.sums, maxima=metrics.maxima)

@@ -1,4 +1,4 @@
-"""Ways in which train workers hand their weights out, seen from the driver. `runtime/system.py` chooses one.
+"""Weight streams: the ways in which train workers hand their weights out, of which `runtime/system.py` chooses one.
 
     HFBuckets      whole tensors under Hugging Face names, gathered; works for every model
     Broadcasts     the same from device to device, to engines on devices of their own
@@ -78,7 +78,7 @@ class Broadcasts(HFBuckets):
         self._verified = verified
 
     def _make_rounds(self, version: int) -> Iterator[BroadcastGroup | Broadcast]:
-        """Each is what a worker goes on to send: the reader must let the engines receive it."""
+        """Announcements, each followed by what it announces: the reader must let the engines receive it."""
         for start in range(0, len(self._workers), self._per_stage):
             options = (version, self._bucket_bytes, 1 + self._num_receivers(), self._verified)
             stage = self._workers[start : start + self._per_stage]

@@ -16,6 +16,8 @@ class TrainSequence(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     sequence_id: str
+    group_id: str = ""
+    """Id of the completions of one prompt; empty: it has no group but itself."""
     prompt_token_ids: list[int]
     response: TokenColumns
     loss_mask: list[int]
@@ -84,7 +86,7 @@ class UpdateReport(msgspec.Struct, frozen=True, kw_only=True):
     """Pass over the batch, from 0."""
     mini_batch: int = 0
     metrics: dict[str, UpdateMetric] = {}
-    """What the objective measured, by full name (`policy/kl`)."""
+    """Metrics of the objective, by full name (`policy/kl`)."""
 
 
 class WorkerMemory(msgspec.Struct, frozen=True, kw_only=True):

@@ -26,7 +26,7 @@ from megatron_ext.parallel.meeting import open_store
 
 
 class BroadcastGroup(msgspec.Struct, frozen=True, kw_only=True):
-    """How its members find each other."""
+    """Process group of a broadcast: how its members find each other."""
 
     name: str
     address: str

@@ -40,7 +40,7 @@ class BucketMemory:
         self._kept: deque[SharedBuffer] = deque()
 
     def share(self, buckets: Iterable[Bucket]) -> Iterator[SharedBucket]:
-        """Each bucket, copied into shared memory; the memory of earlier ones goes back as new ones come."""
+        """Copies each bucket into shared memory; the memory of earlier ones goes back as new ones come."""
         for bucket in buckets:
             buffer = SharedBuffer(_places(bucket.entries)[-1])
             for place, tensor in zip(_cut(buffer.bytes_B, bucket.entries), bucket.tensors, strict=True):

@@ -118,11 +118,12 @@ class Packer:
         Raises ProtocolError: columns differ in length, a number does not fit 64 bits, the text no UTF-8.
         """
         self._packed = None
-        columns: dict[str, memoryview] = {}
+        tokens, columns = completion.tokens, {}
         try:
-            for name, values in completion.tokens.present.items():
-                _encoder.encode_into(values, self._memory[name])
-                columns[name] = memoryview(self._memory[name])
+            for name, memory in self._memory.items():
+                if values := getattr(tokens, name):
+                    _encoder.encode_into(values, memory)
+                    columns[name] = memoryview(memory)
             self._packed = PackedCompletion(
                 head=without_numbers(completion), text=memoryview(completion.text.encode()), columns=columns
             )

@@ -83,6 +83,7 @@ def cut_micro_batch(micro_batch: MicroBatch, cp_size: int, cp_rank: int, pad_to_
         max_seqlen=int(chunks.max()),
         predict_index_N=rank_index_N[predicted_R],
         targets_N=micro_batch.targets_N[predicted_R],
+        rows=micro_batch.rows.select(predicted_R),
         loss_inputs={name: value[predicted_R] for name, value in micro_batch.loss_inputs.items()},
         ragged_inputs={name: value.select(predicted_R) for name, value in micro_batch.ragged_inputs.items()},
     )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from megatron_ext.packing.ragged import RaggedInput
+from megatron_ext.packing.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,9 @@ class PackInput:
     ragged_inputs: dict[str, tuple[list[int], list[int]]] = field(default_factory=dict)
     """By name, for each predicted token the number of its integers, and all of these. What another sequence has and
     this one has not is none for each of its tokens."""
+    row_id: int = 0
+    group_id: int = 0
+    """Numbers by which a loss tells rows, and groups of rows, apart; see `Rows`."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class MicroBatch:
     """int64 [N], pack positions whose output predicts the next token."""
     targets_N: Tensor
     """int64 [N], the tokens predicted there."""
+    rows: Rows
+    """The row of each of the N positions, for losses of whole rows."""
     loss_inputs: dict[str, Tensor] = field(default_factory=dict)
     """float32 (float64 for such a policy) or bool [N] each; only the loss callback knows what they mean."""
     ragged_inputs: dict[str, RaggedInput] = field(default_factory=dict)
@@ -70,6 +76,7 @@ class MicroBatch:
             position_ids_T=self.position_ids_T.to(device, non_blocking=True),
             predict_index_N=self.predict_index_N.to(device, non_blocking=True),
             targets_N=self.targets_N.to(device, non_blocking=True),
+            rows=self.rows.to(device),
             loss_inputs={name: value.to(device, non_blocking=True) for name, value in self.loss_inputs.items()},
             ragged_inputs={name: value.to(device) for name, value in self.ragged_inputs.items()},
         )
@@ -90,11 +97,13 @@ def pack_sequences(
     lengths: list[int] = []
     tokens: list[int] = []
     predict_index: list[int] = []
+    counts: list[int] = []
     values: dict[str, list[float]] = {name: [] for name in names}
     for number, sequence in enumerate(sequences):
         predicted = _predicted_tokens(sequence, number, names)
         start = len(tokens)
         predict_index.extend(start + token - 1 for token in predicted)
+        counts.append(len(predicted))
         for name in names:
             values[name].extend(sequence.loss_inputs[name])
         tokens.extend(sequence.token_ids)
@@ -113,6 +122,7 @@ def pack_sequences(
         max_seqlen=max(lengths),
         predict_index_N=predict_index_N,
         targets_N=tokens_T[predict_index_N + 1],
+        rows=Rows.of(counts, [one.row_id for one in sequences], [one.group_id for one in sequences]),
         loss_inputs={name: torch.tensor(values[name], dtype=loss_dtype) for name in names},
         ragged_inputs=_join_ragged(sequences),
     )

@@ -2,7 +2,7 @@
 
 A module is a `.py` file of hybridflow or megatron_ext that has code of its own: an `__init__.py` that holds no function
 and no class is the front of its package, and what is imported through it counts for the module that it comes from.
-Files in `cpu_platform/path` stand for packages of others and are no modules.
+Files in `cpu/path` stand for packages of others and are no modules.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from tests.architecture.modules import ROOT, Module, read_modules
 
 COMPLETION = {
     *("Completion", "PackedCompletion", "ScoredCompletion", "ScoredPacked", "Packer"),
-    *("Finished", "Task", "Work", "ScoreRequest", "ScoreReply", "Group", "TrainSequence"),
+    *("Finished", "Task", "Work", "ScoreRequest", "ScoreReply", "Group", "TokenColumns", "TrainSequence"),
 }
 PROMPT = {"Row", "PromptDataset", "Prompt", "StepPlan", "GroupRequest", "Partial", "Lease", "Message"}
 BESIDE = (

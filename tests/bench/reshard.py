@@ -246,7 +246,7 @@ def update(
 
 
 def forget_peak_mib() -> float:
-    """Lets `peak_mib` starts again; returns the resident memory now."""
+    """Lets `peak_mib` start again; returns the resident memory now."""
     Path("/proc/self/clear_refs").write_text("5")
     return status_mib("VmRSS")
 
@@ -276,7 +276,7 @@ def draw_parameters(schedule: Schedule, rank: int) -> dict[tuple[int, str], torc
 
 def gather_everything(schedule: Schedule, rank: int, parameters: dict[tuple[int, str], torch.Tensor]) -> int:
     """The stage that holds a parameter broadcasts its shards to the same ranks of the other stages, then each tensor
-    parallel group gathers them (`weights/reshard/gather.py`); returns the bytes that this rank received."""
+    parallel group gathers them (`weights/reshard/report.py`); returns the bytes that this rank received."""
     plan, train = schedule.plan, schedule.plan.train
     per_stage = plan.world_size // train.pp
     stage, within = divmod(rank, per_stage)

@@ -37,6 +37,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwe
 
 from hybridflow.algorithms.spec import policy_spec
 from hybridflow.batching.microbatch import plan_micro_batches
+from hybridflow.batching.units import build_units
 from hybridflow.config.sections import AlgorithmSection
 from hybridflow.trainer.policy_update import update_policy
 from hybridflow.types import TokenColumns, TrainBatch, TrainSequence
@@ -165,7 +166,7 @@ def make_batch(tokens_BT: Tensor, options: argparse.Namespace) -> TrainBatch:
         for number, row in enumerate(tokens_BT.tolist())
     ]
     plan = plan_micro_batches(
-        [options.length] * options.rows, num_dp_ranks=1, max_tokens_per_micro_batch=GROUP_SIZE * options.length
+        build_units(sequences), num_dp_ranks=1, max_tokens_per_micro_batch=GROUP_SIZE * options.length
     )
     return TrainBatch(sequences=sequences, plan=[plan], temperature=1.0)
 

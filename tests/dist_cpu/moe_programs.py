@@ -16,10 +16,11 @@ from tests.dist_cpu.rank_programs import (
     copy_weights,
     equal_bits,
     exported,
+    fresh_step,
     open_policy,
     pack_rows,
     rank_state,
-    sft_step,
+    sequence_mean,
     train,
 )
 from tests.dist_cpu.tiny_models import make_rows
@@ -51,7 +52,12 @@ def exercise(topology: Topology, layout: Layout, hf_dirs: dict[str, Path], out_d
             "logprobs": logprobs,
             "steps": steps,
             "weights": exported(policy),
-            "sft": sft_step(policy, at_start, uneven_batches(topology, layout, rows_per_micro_batch=4)),
+            "sft": fresh_step(
+                policy,
+                at_start,
+                uneven_batches(topology, layout, rows_per_micro_batch=4),
+                sequence_mean(),
+            ),
         }
     return results
 

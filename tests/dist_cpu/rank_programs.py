@@ -21,7 +21,7 @@ from megatron_ext.packing.micro_batch import MicroBatch, PackInput, pack_sequenc
 from megatron_ext.parallel.layout import Layout
 from megatron_ext.parallel.topology import Topology
 from megatron_ext.policy import MegatronPolicy
-from megatron_ext.schedule import LossSums
+from megatron_ext.schedule import LossFn, LossSums
 from tests.dist_cpu.tiny_models import make_rows
 
 TEMPERATURE = 0.8
@@ -39,6 +39,17 @@ def weighted_loss(logprobs_N: Tensor, entropy_N: Tensor | None, micro_batch: Mic
     if entropy_N is not None:
         metrics["entropy"] = entropy_N.sum()
     return LossSums(loss=loss, num_tokens=logprobs_N.numel(), metrics=metrics)
+
+
+def sequence_loss(logprobs_N: Tensor, entropy_N: Tensor | None, micro_batch: MicroBatch) -> LossSums:
+    """GSPO-like: a function of each row's mean log-probability, weighted by row and group; a mean over rows."""
+    rows = micro_batch.rows
+    weight_R = 1 + 0.5 * rows.group_ids_R - 0.3 * rows.row_ids_R
+    mean_R = rows.mean(logprobs_N)
+    loss_N = rows.spread(weight_R * (0.5 * mean_R).exp() / rows.count_R.clamp(min=1))
+    first_N = micro_batch.loss_inputs["first"]
+    metrics = {"mean": rows.spread(mean_R.detach()).mul(first_N).sum(), "groups": rows.spread(rows.group_ids_R).sum()}
+    return LossSums(loss=loss_N.sum(), num_tokens=first_N.sum(), metrics=metrics)
 
 
 def mean_weighted_loss(logprobs: Sequence[Tensor]) -> Tensor:
@@ -87,13 +98,15 @@ def copy_weights(policy: MegatronPolicy) -> list[Tensor]:
     return [parameter.detach().clone() for parameter in parameters_of(policy)]
 
 
-def sft_step(policy: MegatronPolicy, weights: list[Tensor], micro_batches: list[MicroBatch]) -> dict[str, Any]:
-    """One step from `weights` with the supervised objective of the product and a fresh optimizer; the weights after."""
+def fresh_step(
+    policy: MegatronPolicy, weights: list[Tensor], micro_batches: list[MicroBatch], loss_fn: LossFn
+) -> dict[str, Any]:
+    """One step from `weights` with a fresh optimizer; the weights after."""
     with torch.no_grad():
         for parameter, value in zip(parameters_of(policy), weights, strict=True):
             parameter.copy_(value)
     policy.reset_optimizer(OPTIONS)
-    step = policy.train_step(micro_batches, sequence_mean(), lr=LR, temperature=1.0)
+    step = policy.train_step(micro_batches, loss_fn, lr=LR, temperature=1.0)
     return {"step": step, "weights": exported(policy)}
 
 
@@ -120,6 +133,9 @@ def equal_bits(first: list[Tensor], second: list[Tensor]) -> bool:
     return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+SEQUENCE_LOSS_MODEL = "qwen3_tied"
+
+
 def short_run(topology: Topology, layout: Layout, hf_dirs: dict[str, Path]) -> dict[str, Any]:
     """Per model: logprobs, two steps, the weights after them; a supervised step on one pack."""
     results = {}
@@ -131,8 +147,13 @@ def short_run(topology: Topology, layout: Layout, hf_dirs: dict[str, Path]) -> d
             "logprobs": policy.logprobs(micro_batches, temperature=TEMPERATURE, with_entropy=True),
             "steps": train(policy, micro_batches, 2),
             "weights": exported(policy),
-            "sft": sft_step(policy, at_start, rank_batches(topology, layout, rows_per_micro_batch=8)),
+            "sft": fresh_step(
+                policy, at_start, rank_batches(topology, layout, rows_per_micro_batch=8), sequence_mean()
+            ),
         }
+        if name == SEQUENCE_LOSS_MODEL:  # the reference packs otherwise
+            packed = rank_batches(topology, layout, rows_per_micro_batch=8 if layout.world_size == 1 else 2)
+            results[name]["sequence"] = fresh_step(policy, at_start, packed, sequence_loss)
     return results
 
 
@@ -166,7 +187,9 @@ def exercise(topology: Topology, layout: Layout, hf_dirs: dict[str, Path], out_d
         result["broken_step"] = step
         result["unchanged_by_broken_step"] = equal_bits(result["state"], rank_state(policy))
         policy.save_hf(out_dir / f"{name}_hf")
-        result["sft"] = sft_step(policy, at_start, rank_batches(topology, layout, rows_per_micro_batch=8))
+        result["sft"] = fresh_step(
+            policy, at_start, rank_batches(topology, layout, rows_per_micro_batch=8), sequence_mean()
+        )
         results[name] = result
     return results
 

@@ -97,6 +97,15 @@ def test_a_supervised_step_equals_one_process(one: dict[str, Any], ranks: tuple[
     assert_same_weights([rank[model]["sft"]["weights"] for rank in ranks[1]], one[model]["sft"]["weights"])
 
 
+def test_a_loss_of_whole_sequences_equals_one_process(one: dict[str, Any], ranks: tuple[Layout, Ranks]) -> None:
+    """It takes a mean over each row, whose positions are on several ranks, and knows rows and groups by number."""
+    model = rank_programs.SEQUENCE_LOSS_MODEL
+    for rank in ranks[1]:
+        assert_same_step(rank[model]["sequence"]["step"], one[model]["sequence"]["step"])
+        assert rank[model]["sequence"]["step"].num_tokens == 8
+    assert_same_weights([rank[model]["sequence"]["weights"] for rank in ranks[1]], one[model]["sequence"]["weights"])
+
+
 def outputs_of_replicas(layout: Layout, results: Ranks, model: str) -> Iterator[tuple[int, Any]]:
     """Data parallel rank and outputs of each rank of the last stage; the others must have none."""
     per_replica = layout.tp * layout.cp

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hybridflow.algorithms.spec import policy_spec
 from hybridflow.batching.microbatch import plan_micro_batches
+from hybridflow.batching.units import build_units
 from hybridflow.config.sections import AlgorithmSection
 from hybridflow.trainer.policy_update import update_policy
 from hybridflow.types import TokenColumns, TrainBatch, TrainSequence, UpdateReport
@@ -58,8 +59,8 @@ def make_batch(dp: int, mini_prompts: int) -> TrainBatch:
     sequences, size = make_sequences(), mini_prompts * PER_PROMPT
     plan = []
     for first in range(0, len(sequences), size):
-        lengths = [sequence.num_tokens for sequence in sequences[first : first + size]]
-        of_mini = plan_micro_batches(lengths, num_dp_ranks=dp, max_tokens_per_micro_batch=256)
+        units = build_units(sequences[first : first + size])
+        of_mini = plan_micro_batches(units, num_dp_ranks=dp, max_tokens_per_micro_batch=256)
         plan.append([[[first + row for row in rows] for rows in of_rank] for of_rank in of_mini])
     return TrainBatch(sequences=sequences, plan=plan, temperature=TEMPERATURE)
 

@@ -90,5 +90,5 @@ def make_rows(count: int = 8) -> list[PackInput]:
             "share": [1 / num_counted] * num_counted,
             "first": [1.0, *[0.0] * (num_counted - 1)],
         }
-        rows.append(PackInput(tokens, predict_from, mask, inputs))
+        rows.append(PackInput(tokens, predict_from, mask, inputs, row_id=number, group_id=number // 2))
     return rows

@@ -185,7 +185,7 @@ class EngineProcess:
     """SGLang as the rollout actor drives it."""
 
     def __init__(self, hf_dir: Path, section: RolloutSection) -> None:
-        from hybridflow.rollout.cpu_platform.process_server import start_server
+        from hybridflow.rollout.cpu.process_server import start_server
         from hybridflow.rollout.engine.sglang_engine import SGLangEngine
         from megatron_ext.platform.device import CPU
 

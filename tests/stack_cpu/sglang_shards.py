@@ -23,7 +23,7 @@ from sglang.srt import runtime_context
 from sglang.srt.server_args import ServerArgs
 from transformers import AutoConfig
 
-from hybridflow.rollout.cpu_platform import cpu_arguments
+from hybridflow.rollout.cpu import cpu_arguments
 
 
 def group(rank: int, size: int) -> SimpleNamespace:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hybridflow.rollout.cpu_platform import cpu_environment
+from hybridflow.rollout.cpu import cpu_environment
 from tests.stack_cpu.command import ROOT
 
 pytestmark = [pytest.mark.stack_cpu, pytest.mark.full, pytest.mark.timeout(400)]

@@ -20,7 +20,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hybridflow.rollout.cpu_platform import cpu_environment
+from hybridflow.rollout.cpu import cpu_environment
 from hybridflow.weights.reshard.planner import plan_reshard
 from hybridflow.weights.reshard.rollout_layout import RolloutLayout
 from megatron_ext.hf.config import read_hf_config

@@ -100,7 +100,7 @@ class _Request:
     waited_s: float = 0.0
     """Without pauses of this process."""
     is_ended: bool = False
-    """What came of it is known to question and endpoint: a moment after the task is done."""
+    """Whether what came of it is known to question and endpoint: a moment after the task is done."""
 
     def is_late(self, num_late: int) -> bool:
         return self.waited_s >= self.endpoint.latency.late_s(num_late)

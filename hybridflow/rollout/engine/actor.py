@@ -13,7 +13,7 @@ from hybridflow.cluster.devices import VISIBLE
 from hybridflow.cluster.gpu_reservations import devices_of
 from hybridflow.observability.log import configure, redirect_output
 from hybridflow.private_folder import PrivateFolder
-from hybridflow.rollout.cpu_platform.process_server import start_server
+from hybridflow.rollout.cpu.process_server import start_server
 from hybridflow.rollout.engine.arguments import leave_allocator_alone
 from hybridflow.rollout.engine.memory import reported_bytes
 from hybridflow.rollout.engine.private_ranks import keep_private

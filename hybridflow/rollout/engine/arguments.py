@@ -9,7 +9,7 @@ from typing import Any
 from hybridflow.cluster.devices import DEVICE_ENVIRONMENT
 from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.errors import ConfigError
-from hybridflow.rollout.cpu_platform import cpu_arguments, cpu_environment
+from hybridflow.rollout.cpu import cpu_arguments, cpu_environment
 from hybridflow.rollout.engine.sglang_messages import MASK_LIMIT_TOKENS
 from hybridflow.rollout.sync.rank_loader import LOADER
 

@@ -112,17 +112,19 @@ class Generation:
             stream=True,
         )
         stream = self._tokenizer_manager.generate_request(request, None)
+        num_left = len(by_id)
         async for output in stream:
             if output["meta_info"]["finish_reason"] is None:
                 continue
-            lease, index = by_id.pop(output["meta_info"]["id"])
+            lease, index = by_id[output["meta_info"]["id"]]
+            num_left -= 1
             completion = self._read(lease.request, index, output, sampling)
             completion = with_distribution(completion, lease.request, sampling)
             if index == lease.indices[0] and lease.request.group_id in cached:
                 completion = msgspec.structs.replace(completion, cached_tokens=cached[lease.request.group_id])
             await self._deliver(deliver, lease, completion)
-        if by_id:
-            raise RolloutError(f"SGLang ended the stream without {len(by_id)} completions, among them {min(by_id)}")
+        if num_left:
+            raise RolloutError(f"SGLang ended the stream without {num_left} of the completions {', '.join(by_id)}")
 
     def _read(self, request: GroupRequest, index: int, output: dict[str, Any], sampling: SamplingParams) -> Completion:
         """Read SGLang's answer; as aborted with what was there before where it gave up by itself."""

@@ -95,7 +95,7 @@ async def _refuse(send: Send, status: int, why: str) -> None:
 
 def main(arguments: dict[str, Any], key: str) -> None:
     """Serves until SIGTERM or SIGINT, and leaves no process behind."""
-    from hybridflow.rollout.cpu_platform.process_server import start_server
+    from hybridflow.rollout.cpu.process_server import start_server
     from megatron_ext.platform.device import find_device
 
     if not find_device().has_cuda:

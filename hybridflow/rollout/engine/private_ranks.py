@@ -20,7 +20,7 @@ KEY_FILE = "HYBRIDFLOW_RANK_SIGNATURES"
 
 
 def rank_environment(folder: Path) -> dict[str, str]:
-    """For the process that starts SGLang and all below it; makes the engine's key in `folder`, which is private.
+    """Environment of the process that starts SGLang and all below it; makes its key in `folder`, a private one.
 
     Left to itself, SGLang meets at a port that listens on every interface, and its sockets are wherever temporary files
     are.
@@ -36,6 +36,6 @@ def rank_environment(folder: Path) -> dict[str, str]:
 
 
 def keep_private(folder: Path) -> None:
-    """For the SGLang that this process starts; to be called before its processes are started."""
+    """Gives the SGLang that this process starts a private folder; to be called before its processes are started."""
     os.environ.update(rank_environment(folder))
     tempfile.tempdir = str(folder)

@@ -46,7 +46,7 @@ class EngineFacts:
 
 @dataclass(frozen=True)
 class EngineStatus:
-    """How an engine is doing."""
+    """Load and progress of an engine."""
 
     progress: tuple[int, ...]
     """Changes while the engine works: completions delivered, and what SGLang's scheduler says of its load."""

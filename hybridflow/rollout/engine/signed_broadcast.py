@@ -1,4 +1,4 @@
-"""How SGLang's ranks of one engine hand objects on: signed, and unpickled only with the signature of their engine.
+"""Signed broadcast of objects between SGLang's ranks of one engine: unpickled only with the engine's signature.
 
 SGLang 0.5.23 has a broadcast of its own beside torch's (`broadcast_pyobj`): each request that its first scheduler
 takes goes to the others as a pickle over gloo. Whoever gets into such a connection would have his pickle run there.

@@ -1,4 +1,4 @@
-"""Runs in SGLang's ranks: takes a round of shards, one flat tensor, into the model's parameters.
+"""Loader in SGLang's ranks: takes a round of shards, one flat tensor, into the model's parameters.
 
 SGLang calls it (`custom_weight_loader`) instead of a loader of its own, and answers when it returns. With its own it
 answers while the GPU still copies; the train worker would then write another round into memory that is being read.
@@ -44,6 +44,6 @@ def load_shards(model: Any, named_tensors: list[tuple[str, Tensor]]) -> None:
 
 
 def wait_for(device: torch.device) -> None:
-    """Until all that was started on the device is done."""
+    """Waits until all that was started on the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -14,7 +14,7 @@ round k. Round k + 1 is assembled while they load it. Whoever drives the rounds 
 No whole tensor of the model is ever gathered: a rank holds its parameters, its two buckets, and what is packed.
 
 On CUDA (not run yet) buckets lie on the GPU that trainer and engine share, other GPUs are reached over NCCL, and SGLang
-opens the bucket, one flat tensor, by CUDA IPC (device_handover.py). Checksums are computed there too (digest.py), of
+opens the bucket, one flat tensor, by CUDA IPC (buffers.py). Checksums are computed there too (digest.py), of
 every parameter in every update; SGLang's own only of those that will be read back.
 """
 

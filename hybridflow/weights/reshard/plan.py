@@ -1,4 +1,4 @@
-"""Which bytes go where when the trainer's weights become the engines'.
+"""Reshard plan: which bytes go where when the trainer's weights become the engines'.
 
     plan.engines                    GPU of each rank of each engine: how the launcher has to start them
     plan.copies_to(rank)            every copy that fills the engine's parameters on GPU `rank`

@@ -1,4 +1,4 @@
-"""How SGLang spreads a model over the ranks of an engine, and whether a model fits."""
+"""Layout of a model over the ranks of an SGLang engine, and whether a model fits."""
 
 from __future__ import annotations
 

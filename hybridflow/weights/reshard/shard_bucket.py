@@ -36,13 +36,13 @@ class ShardBucket(msgspec.Struct, frozen=True, kw_only=True):
     handle: BufferHandle | None
     """Handle of the memory that the engine's processes can map; None on a GPU."""
     payload: bytes | None = None
-    """On a GPU: the buffer as SGLang's rank on it opens it, see device_handover.py."""
+    """On a GPU: the buffer as SGLang's rank on it opens it, see buffers.py."""
     read_back: dict[str, str] = {}
     """On a GPU: what SGLang's checksum of a parameter will have to be, of those that are read back."""
 
     @property
     def owner(self) -> str:
-        """For error messages."""
+        """Both ranks, for error messages."""
         return f"rank {self.tp_rank} of the engine, from train worker {self.rank}"
 
 
@@ -53,7 +53,7 @@ class ShardRound(msgspec.Struct, frozen=True, kw_only=True):
     engines: list[list[ShardBucket]]
 
     def of_engine(self, index: int) -> list[ShardBucket]:
-        """By rank. Engines beyond those of the plan read the buckets of one within: all engines are alike."""
+        """Buckets of an engine, by rank. Engines beyond the plan read those of one within: all engines are alike."""
         return self.engines[index % len(self.engines)]
 
 

@@ -1,4 +1,4 @@
-"""Where Megatron puts what: the coordinates of a rank, and the stage that holds a layer.
+"""Layout of a model in Megatron: the coordinates of a rank, and the stage that holds a layer.
 
 Ranks are counted tp fastest, then cp, dp, pp; for experts, within a stage, etp fastest, then ep, then their replicas
 (Megatron-Core 0.16.1, `parallel_state.RankGenerator`, order "tp-cp-ep-dp-pp").
@@ -23,7 +23,7 @@ class Part(NamedTuple):
 
 
 class LayerPlace(NamedTuple):
-    """Where a layer of the model is."""
+    """Place of a layer of the model."""
 
     stage: int
     chunk: int

@@ -50,6 +50,7 @@ def test_members_become_rows_in_order_and_the_unknown_one_is_left_out() -> None:
     assert [(row.sequence_id, row.advantage) for row in rows] == [("b-c00", 0.5), ("b-c02", -0.5), ("a-c00", 0.0)]
     assert rows[1] == TrainSequence(
         sequence_id="b-c02",
+        group_id="b",
         prompt_token_ids=[1, 2],
         response=TokenColumns(ids=[12, 12, 12], rollout_logprobs=[-0.5, -0.5, -0.5]),
         loss_mask=[1, 1, 1],

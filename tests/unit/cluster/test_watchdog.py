@@ -99,6 +99,27 @@ def test_a_worker_that_died_of_what_is_gone_is_not_the_culprit(opened: Opened, p
         raise TrainerError("train worker 1 died")
 
 
+def test_an_error_of_another_room_is_taken_for_what_it_died_of(opened: Opened, part: Part) -> None:
+    """An error in Ray's words comes before the watchdog has seen that its process is gone."""
+    with pytest.raises(PlacementError, match="control service has ended"), opened.watchdog.raising():
+        part.gone = True
+        raise OSError("broken pipe")
+
+
+def test_an_error_of_its_own_stays(opened: Opened) -> None:
+    with pytest.raises(OSError, match="broken pipe"), opened.watchdog.raising():
+        raise OSError("broken pipe")
+
+
+@pytest.mark.parametrize("delay_s", [0.9, 1.0, 1.1])
+def test_an_error_beside_the_watchdogs_own_ends_the_watch(opened: Opened, part: Part, delay_s: float) -> None:
+    part.gone = True
+    with pytest.raises(PlacementError, match="control service has ended"), opened.watchdog.raising():
+        time.sleep(delay_s)
+        raise OSError("broken pipe")
+    time.sleep(1.5)  # clears up, and is not interrupted
+
+
 def test_the_same_error_passes_through_nested_waits(opened: Opened, part: Part) -> None:
     part.gone = True
     with (

@@ -109,7 +109,7 @@ second = GroupAssembly(plan_all([request]))
 second.add(decode([5], "stop", request))
 ((group,), _) = second.result()
 rows = build_train_sequences([group], {"t0-g0000": [2.0]}, 0)
-(micro_batch,) = pack_rank(TrainBatch(sequences=rows, plan=[[[[0]]]]), 0)
+(micro_batch,) = pack_rank(TrainBatch(sequences=rows, plan=[[[[0]]]], temperature=1.0), 0, ["mood"])
 parts = [cut_micro_batch(micro_batch, 2, rank).micro_batch for rank in range(2)]
 print(micro_batch.loss_inputs["mood"].tolist(), micro_batch.ragged_inputs["hints"].values_M.tolist())
 print(sorted(mood for part in parts for mood in part.loss_inputs["mood"].tolist()))

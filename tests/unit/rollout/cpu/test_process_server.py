@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hybridflow.rollout.cpu_platform import process_server
+from hybridflow.rollout.cpu import process_server
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import torch
 
 from hybridflow.config.cluster_section import StallSection
 from hybridflow.config.rollout_section import RolloutSection
-from hybridflow.rollout.cpu_platform import IMPORT_PATH, core_lists, cpu_environment
+from hybridflow.rollout.cpu import IMPORT_PATH, core_lists, cpu_environment
 from hybridflow.rollout.engine.arguments import (
     KEPT_BACK_TOKENS,
     build_arguments,

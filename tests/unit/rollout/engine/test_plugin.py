@@ -8,8 +8,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from hybridflow.rollout.cpu_platform import IMPORT_PATH
-from hybridflow.rollout.cpu_platform.plugin import pass_sampling_seeds
+from hybridflow.rollout.cpu import IMPORT_PATH
+from hybridflow.rollout.engine.plugin import pass_sampling_seeds
 from hybridflow.rollout.engine.sglang_messages import completion_seed
 
 

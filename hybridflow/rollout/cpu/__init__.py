@@ -3,7 +3,7 @@
 `path/` is put in front of PYTHONPATH for the rollout actor alone; SGLang's spawned processes inherit it. It holds three
 packages. `sgl_kernel`, whose CPU build needs AMX, and `torchvision`, whose published wheel needs CUDA, are names alone:
 SGLang imports both at start-up and calls one function of them on this path, which is there; any other call would raise
-and say so. `torch_memory_saver` does on a CPU what that library does with CUDA. `plugin.py` makes SGLang honour
+and say so. `torch_memory_saver` does on a CPU what that library does with CUDA. `engine/plugin.py` makes SGLang honour
 per-request seeds and fork its processes.
 """
 

@@ -20,7 +20,7 @@ def start_server() -> None:
     It keeps the environment of this moment: what SGLang sets for its children later is for CUDA, and for its metrics.
     """
     global _started
-    multiprocessing.set_forkserver_preload(["hybridflow.rollout.cpu_platform.preloaded"])
+    multiprocessing.set_forkserver_preload(["hybridflow.rollout.cpu.preloaded"])
     forkserver.ensure_running()
     _started = True
 

@@ -25,7 +25,7 @@ def register() -> None:
         return
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
-    from hybridflow.rollout.cpu_platform.process_server import fork_from_server
+    from hybridflow.rollout.cpu.process_server import fork_from_server
 
     HookRegistry.register(BATCH_TARGET, pass_sampling_seeds, HookType.AFTER)
     HookRegistry.register(START_TARGET, fork_from_server, HookType.AFTER)

@@ -1,0 +1,163 @@
+"""Every registered objective at every layout, order of rows and packing; and one that this module adds by itself."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from hybridflow.algorithms.algorithm import build_algorithm
+from hybridflow.algorithms.measures import compute_kl
+from hybridflow.algorithms.objective import TermValue, TokenBatch
+from hybridflow.algorithms.reductions import Reduction
+from hybridflow.algorithms.registry import ADVANTAGES, AGGREGATIONS, MEASURES, TERMS
+from hybridflow.algorithms.spec import AlgorithmSpec, ObjectiveSpec
+from hybridflow.batching.microbatch import plan_micro_batches
+from hybridflow.config.sections import AlgorithmSection
+from hybridflow.control.batch import build_batch
+from hybridflow.trainer.policy_update import update_policy
+from hybridflow.types import Group, GroupRequest, Prompt, TrainBatch, UpdateReport
+from megatron_ext.parallel.layout import Layout
+from tests.dist_cpu import rank_programs
+from tests.dist_cpu.launch import run_ranks
+from tests.dist_cpu.test_policy_update import LR, TEMPERATURE, make_sequences
+from tests.unit.control.fakes import build_config, build_group
+
+pytestmark = [pytest.mark.dist_cpu, pytest.mark.timeout(300)]
+
+
+@dataclass(frozen=True)
+class Reinforce:
+    """-A log p, a loss that the product does not have."""
+
+    columns: ClassVar = ("advantages",)
+    metrics: ClassVar = {"policy/toy": Reduction("mean")}
+
+    def __call__(self, tokens: TokenBatch) -> TermValue:
+        loss_N = -tokens.columns["advantages"] * tokens.logprobs_N
+        return TermValue(loss_N, {"policy/toy": loss_N})
+
+
+@dataclass(frozen=True)
+class KLTerm:
+    """A tenth of the estimate of KL(old || new)."""
+
+    columns: ClassVar = ("old_logprobs",)
+    metrics: ClassVar[Mapping[str, Reduction]] = {}
+
+    def __call__(self, tokens: TokenBatch) -> TermValue:
+        return TermValue(0.1 * compute_kl(tokens.logprobs_N - tokens.columns["old_logprobs"]))
+
+
+@dataclass(frozen=True)
+class SignOfReward:
+    """+-1 by whether the reward is above a half."""
+
+    def __call__(self, groups: Sequence[Group], rewards: Sequence[Sequence[float | None]]) -> list[list[float | None]]:
+        return [[None if r is None else (1.0 if r > 0.5 else -1.0) for r in of_group] for of_group in rewards]
+
+
+TERMS.add("toy_reinforce", Reinforce)
+TERMS.add("toy_kl", KLTerm)
+ADVANTAGES.add("toy_sign", SignOfReward)
+
+PARAMETERS = AlgorithmSection(clip_low=0.05, clip_high=0.06).model_dump()
+OBJECTIVES = {
+    f"{term} {aggregation}": ObjectiveSpec(
+        terms=[term], aggregation=aggregation, measures=MEASURES.names, parameters=PARAMETERS
+    )
+    for term, aggregation in itertools.product(TERMS.names, AGGREGATIONS.names)
+}
+OBJECTIVES["two terms"] = ObjectiveSpec(
+    terms=["clip", "toy_kl"], aggregation="token_mean", measures=MEASURES.names, parameters=PARAMETERS
+)
+NUM_ROWS, NUM_MINIS = 24, 2
+VARIANTS = {"as they are": (256, False), "reversed": (256, True), "one row a micro-batch": (16, False)}
+
+
+def make_batch(dp: int, budget: int, is_reversed: bool) -> TrainBatch:
+    """Two mini-batches of twelve rows."""
+    size = NUM_ROWS // NUM_MINIS
+    sequences, plan = [], []
+    for first in range(0, NUM_ROWS, size):
+        rows = make_sequences()[first : first + size]
+        rows = rows[::-1] if is_reversed else rows
+        planned = plan_micro_batches(
+            [row.num_tokens for row in rows], num_dp_ranks=dp, max_tokens_per_micro_batch=budget
+        )
+        plan.append([[[first + row for row in rows] for rows in of_rank] for of_rank in planned])
+        sequences += rows
+    return TrainBatch(sequences=sequences, plan=plan, temperature=TEMPERATURE)
+
+
+def run_objectives(topology: Any, layout: Layout, hf_dir: Path, variants: list[str]) -> dict[Any, list[UpdateReport]]:
+    """The reports of each objective and variant, each from the same weights."""
+    policy = rank_programs.open_policy(hf_dir, layout, topology)
+    at_start = rank_programs.copy_weights(policy)
+    found: dict[Any, list[UpdateReport]] = {}
+    for (name, objective), variant in itertools.product(OBJECTIVES.items(), variants):
+        with torch.no_grad():
+            for parameter, value in zip(rank_programs.parameters_of(policy), at_start, strict=True):
+                parameter.copy_(value)
+        policy.reset_optimizer(rank_programs.OPTIONS)
+        found[name, variant] = update_policy(policy, make_batch(layout.dp, *VARIANTS[variant]), LR, objective=objective)
+    return found
+
+
+def numbers(reports: list[UpdateReport]) -> dict[str, list[float]]:
+    """Loss, gradient norm and every metric, by optimizer step."""
+    names = {"loss": [r.loss for r in reports], "grad_norm": [r.grad_norm for r in reports]}
+    return names | {name: [report.metrics[name].value for report in reports] for name in reports[0].metrics}
+
+
+@pytest.fixture(scope="module")
+def alone(hf_dirs: dict[str, Path]) -> dict[Any, list[UpdateReport]]:
+    (found,) = run_ranks(Layout(), run_objectives, hf_dirs["qwen3_tied"], list(VARIANTS))
+    return found
+
+
+def test_order_and_packing_of_rows_change_nothing(alone: dict[Any, list[UpdateReport]]) -> None:
+    for name, variant in itertools.product(OBJECTIVES, VARIANTS):
+        plain = numbers(alone[name, "as they are"])
+        assert plain["grad_norm"][0] > 0 or name.startswith("toy_kl")  # the KL of a policy to itself has no gradient
+        for key, values in numbers(alone[name, variant]).items():
+            assert values == pytest.approx(plain[key], rel=1e-4, abs=1e-5), (name, variant, key)
+
+
+@pytest.mark.parametrize(
+    "layout", [Layout(tp=2), Layout(pp=2), Layout(dp=2), Layout(cp=2)], ids=["tp", "pp", "dp", "cp"]
+)
+def test_layouts_change_nothing(layout: Layout, alone: dict[Any, list[UpdateReport]], hf_dirs: dict[str, Path]) -> None:
+    for found in run_ranks(layout, run_objectives, hf_dirs["qwen3_tied"], ["as they are"]):
+        for at, reports in found.items():
+            for key, values in numbers(alone[at]).items():
+                assert numbers(reports)[key] == pytest.approx(values, rel=1e-4, abs=1e-5), (at, key)
+
+
+def run_one(topology: Any, layout: Layout, hf_dir: Path, batch: TrainBatch, objective: ObjectiveSpec) -> Any:
+    policy = rank_programs.open_policy(hf_dir, layout, topology)
+    return update_policy(policy, batch, LR, objective=objective)
+
+
+def test_a_loss_and_an_advantage_of_ones_own_need_no_other_edit(tmp_path: Path, hf_dirs: dict[str, Path]) -> None:
+    """Registered above by a line each: from groups through the batch to an optimizer step."""
+    prompt = Prompt(prompt_id="p", token_ids=[1, 2], data_source="s", ability="a", ground_truth="g")
+    group = build_group(GroupRequest(group_id="g", prompt=prompt, num_completions=3), [1.0, 0.0, None])
+    spec = AlgorithmSpec(
+        filters=["same_reward"],
+        advantage="toy_sign",
+        objective=ObjectiveSpec(terms=["toy_reinforce"], aggregation="token_mean"),
+    )
+    algorithm = build_algorithm(spec)
+    batch = build_batch([group], build_config(tmp_path, train__layout={"dp": 1}), algorithm=algorithm).batch
+    assert batch is not None and [row.advantage for row in batch.sequences] == [1.0, -1.0]
+    ((report,),) = run_ranks(Layout(), run_one, hf_dirs["qwen3_tied"], batch, algorithm.objective)
+    # Both rows have the same tokens: their losses cancel, and so do their gradients.
+    assert (report.num_tokens, report.loss) == (4, pytest.approx(0.0, abs=1e-6))
+    assert report.metrics["policy/toy"].value == pytest.approx(report.loss, abs=1e-9)
+    assert report.grad_norm == pytest.approx(0.0, abs=1e-4)
