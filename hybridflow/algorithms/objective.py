@@ -56,7 +56,7 @@ class TokenBatch:
     columns: Mapping[str, Tensor]
     """[N] each, without a graph; those that the objective asked for, by name."""
     rows: Rows | None = None
-    """Of which row each token is, with sums over whole rows; None where there is no micro-batch behind it."""
+    """The row of each token, with sums over whole rows; None where there is no micro-batch behind it."""
 
 
 class TermValue(NamedTuple):

@@ -57,6 +57,10 @@ def test_at_most_a_quarter_of_the_modules_has_one_importer(modules: dict[str, Mo
     assert len(sizes.single_importers(modules)) <= len(sizes.module_lines(modules)) / 4
 
 
+def test_who_is_outstanding_is_kept_in_at_most_four_registers(modules: dict[str, Module]) -> None:
+    assert len(walks.registers(modules)) <= 4
+
+
 def test_what_is_counted_in_a_small_tree(small: dict[str, Module]) -> None:
     assert len(sizes.module_lines(small)) == 6
     assert sizes.function_lines(small) == [(4, "hybridflow.rollout.engine:1 take")]
