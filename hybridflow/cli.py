@@ -18,7 +18,7 @@ from hybridflow import __version__
 from hybridflow.compiled_kernels import forget_empty_folder
 from hybridflow.errors import HybridFlowError, notes_of, tell_interrupted
 from hybridflow.observability.visible import visible
-from hybridflow.run_folder.file_mode import write_privately
+from hybridflow.recording.run_folder.file_mode import write_privately
 from hybridflow.tools.options import ConfigFiles, Overrides, Resume
 
 EXIT_ERROR = 1
@@ -92,8 +92,8 @@ def train(config: ConfigFiles, set_: Overrides = None, resume: Resume = False) -
 
     Ctrl-C stops cleanly; --resume goes on from the last checkpoint with the numbers of an uninterrupted run.
     """
-    from hybridflow.control.start import start_training
     from hybridflow.observability.log import configure
+    from hybridflow.tools.train_start import start_training
 
     configure("driver", level="WARNING")
     try:
@@ -115,8 +115,8 @@ def check(config: ConfigFiles, set_: Overrides = None) -> None:
     one row scored with its gold and with an empty answer; one question to the
     judge; layout, window, memory and disk. Exit code: 0, or 1 with an error.
     """
-    from hybridflow.control.preflight.report import report_run
     from hybridflow.observability.log import configure
+    from hybridflow.preflight.report import report_run
 
     configure("driver", level="WARNING")
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridflow.data.row_reference import RowReference
-from hybridflow.observability.step_lines import cut, find_end, writing
+from hybridflow.recording.step_lines import cut, find_end, writing
 from hybridflow.types import Group, Prompt, Scored, ScoredCompletion
 
 

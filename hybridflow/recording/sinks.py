@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from hybridflow.observability.display import LiveDisplay
-from hybridflow.observability.trackers import Tracker
 from hybridflow.recording.accuracy import EvalResult
+from hybridflow.recording.display.live import LiveDisplay
 from hybridflow.recording.metrics import add_to_state
 from hybridflow.recording.records import CompletionRecord
 from hybridflow.recording.state import RunState
 from hybridflow.recording.timeline import Span, TimelineRecord
+from hybridflow.recording.trackers import Tracker
 from hybridflow.recording.update_metrics import build_update_line
 from hybridflow.types import Collected, FilteredBatch, Group, UpdateReport
 

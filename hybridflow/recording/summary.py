@@ -8,8 +8,8 @@ from typing import Any
 
 from hybridflow.recording.accuracy import TEST, EvalResult
 from hybridflow.recording.diagnosis import diagnose
+from hybridflow.recording.run_folder.summary import installed_versions
 from hybridflow.recording.state import RunState
-from hybridflow.run_folder.summary import installed_versions
 
 PHASES = ("rollout", "train", "sync")
 

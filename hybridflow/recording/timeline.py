@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from hybridflow.observability.step_lines import cut, find_end, writing
+from hybridflow.recording.step_lines import cut, find_end, writing
 
 Mark = Literal["decode_begin", "completion", "verdict", "decode_end"]
 Span = tuple[float, float]

@@ -21,13 +21,13 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel
 
 from hybridflow.config.sections import ModelSection, TrackingSection
-from hybridflow.observability.display import LiveDisplay
-from hybridflow.observability.resources import PeakMemory
-from hybridflow.observability.trackers import JsonlTracker, TrackerSet
-from hybridflow.observability.wandb_tracker import start_wandb
 from hybridflow.policy.init import write_policy
-from hybridflow.run_folder.folder import RunFolder
-from hybridflow.run_folder.summary import describe_process, write_summary
+from hybridflow.recording.display.live import LiveDisplay
+from hybridflow.recording.resources import PeakMemory
+from hybridflow.recording.run_folder.folder import RunFolder
+from hybridflow.recording.run_folder.summary import describe_process, write_summary
+from hybridflow.recording.trackers import JsonlTracker, TrackerSet
+from hybridflow.recording.wandb_tracker import start_wandb
 
 State = TypeVar("State")
 

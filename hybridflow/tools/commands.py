@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from hybridflow.errors import tell_interrupted
-from hybridflow.run_folder.disk import explain_full
+from hybridflow.recording.run_folder.disk import explain_full
 from hybridflow.tools.options import CP, DP, EP, ETP, PP, SP, TP, ConfigFiles, LayoutRequest, Overrides, Resume, Threads
 from hybridflow.tools.progress import RowProgress, note
 

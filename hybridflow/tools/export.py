@@ -10,7 +10,7 @@ from typing import Literal
 
 from hybridflow.config.sections import WorkerSection
 from hybridflow.errors import CheckpointError, ConfigError, HybridFlowError
-from hybridflow.run_folder.checkpoints import WEIGHTS_FOLDER
+from hybridflow.recording.run_folder.checkpoints import WEIGHTS_FOLDER
 from hybridflow.runtime.open_policy import open_policy
 from hybridflow.tools.options import LayoutRequest, check_threads
 from hybridflow.trainer.group import PolicySettings

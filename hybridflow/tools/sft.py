@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from hybridflow.cluster.watchdog import Watchdog
-from hybridflow.observability.display import LiveDisplay
 from hybridflow.observability.log import set_step
-from hybridflow.observability.trackers import TrackerSet
-from hybridflow.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER, CheckpointFolder
-from hybridflow.run_folder.folder import RunFolder
+from hybridflow.recording.display.live import LiveDisplay
+from hybridflow.recording.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER, CheckpointFolder
+from hybridflow.recording.run_folder.folder import RunFolder
+from hybridflow.recording.trackers import TrackerSet
 from hybridflow.runtime.open_policy import open_policy
 from hybridflow.runtime.open_run import Saved, open_run
 from hybridflow.runtime.supervised import SupervisedStep, train_supervised

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from hybridflow.observability.display import LOADING, LiveDisplay
-from hybridflow.run_folder.finished import tell_if_finished
-from hybridflow.run_folder.folder import RunFolder
+from hybridflow.recording.display.live import LOADING, LiveDisplay
+from hybridflow.recording.run_folder.finished import tell_if_finished
+from hybridflow.recording.run_folder.folder import RunFolder
 from hybridflow.tools.sft_config import SftConfig
 from hybridflow.trainer.kernels import resolve_worker
 

@@ -10,7 +10,7 @@ import msgspec
 
 from hybridflow.errors import CheckpointError
 from hybridflow.reading import Unreadable, read_json
-from hybridflow.run_folder.summary import installed_versions
+from hybridflow.recording.run_folder.summary import installed_versions
 from hybridflow.tools.sft_inputs import SftInputs
 from hybridflow.types import UpdateReport
 

@@ -20,17 +20,17 @@ import pytest
 from typer.testing import CliRunner
 
 from hybridflow import cli
-from hybridflow.control import start
-from hybridflow.control.train_loop import train
+from hybridflow.loop.train_loop import train
+from hybridflow.recording.run_folder.summary import describe_process
 from hybridflow.recording.state import RunState
 from hybridflow.recording.summary import build_summary
-from hybridflow.run_folder.summary import describe_process
 from hybridflow.tools import sft_state
+from hybridflow.tools import train_start as start
 from hybridflow.tools.score_commands import EXIT_UNKNOWN
 from hybridflow.types import Completion, Verdict
 from tests.architecture import outside
-from tests.unit.control.fakes import FakeRollout, FakeSystem, build_config, half_right
-from tests.unit.control.test_over_sampling import OVER, SlowRollout
+from tests.unit.loop.fakes import FakeRollout, FakeSystem, build_config, half_right
+from tests.unit.loop.test_over_sampling import OVER, SlowRollout
 
 FROZEN = outside.read_frozen()
 FILES = FROZEN["files"]

@@ -19,14 +19,14 @@ from hybridflow.algorithms.registry import ADVANTAGES, AGGREGATIONS, MEASURES, T
 from hybridflow.algorithms.spec import AlgorithmSpec, ObjectiveSpec
 from hybridflow.batching.microbatch import plan_micro_batches
 from hybridflow.config.sections import AlgorithmSection
-from hybridflow.control.batch import build_batch
+from hybridflow.loop.batch import build_batch
 from hybridflow.trainer.policy_update import update_policy
 from hybridflow.types import Group, GroupRequest, Prompt, TrainBatch, UpdateReport
 from megatron_ext.parallel.layout import Layout
 from tests.dist_cpu import rank_programs
 from tests.dist_cpu.launch import run_ranks
 from tests.dist_cpu.test_policy_update import LR, TEMPERATURE, make_sequences
-from tests.unit.control.fakes import build_config, build_group
+from tests.unit.loop.fakes import build_config, build_group
 
 pytestmark = [pytest.mark.dist_cpu, pytest.mark.timeout(300)]
 

@@ -16,10 +16,10 @@ import pytest
 
 from hybridflow.data.rows import load_records, load_rows
 from hybridflow.errors import CheckpointError, ConfigError, DataError
-from hybridflow.observability.step_lines import find_end
 from hybridflow.reading import budget
+from hybridflow.recording.run_folder.finished import read_finished
 from hybridflow.recording.state import read_state
-from hybridflow.run_folder.finished import read_finished
+from hybridflow.recording.step_lines import find_end
 from hybridflow.tools.output_file import OutputFile
 from hybridflow.tools.sft_state import read_state as read_sft_state
 from megatron_ext.checkpoint.commit import BrokenCheckpointError, check_sizes, read_manifest

@@ -25,7 +25,7 @@ def _warm_up(out_dir: str) -> None:
     from hybridflow.algorithms.spec import supervised_spec
     from hybridflow.config.load import load_config
     from hybridflow.config.sections import Config
-    from hybridflow.control.warmup import build_stage_batch
+    from hybridflow.loop.warmup import build_stage_batch
     from hybridflow.policy.init import write_policy
     from hybridflow.trainer.core import TrainerCore
 

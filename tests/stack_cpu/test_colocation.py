@@ -16,8 +16,8 @@ import pytest
 
 from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
-from hybridflow.control.collect import collect_step
-from hybridflow.control.step import build_requests, plan_all
+from hybridflow.loop.collect import collect_step
+from hybridflow.loop.step import build_requests, plan_all
 from hybridflow.policy.init import write_policy
 from hybridflow.runtime.colocation import Colocation
 from hybridflow.runtime.system import System

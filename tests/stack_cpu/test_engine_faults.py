@@ -17,8 +17,8 @@ import ray
 
 from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
-from hybridflow.control.collect import collect_step
-from hybridflow.control.step import build_requests, plan_all
+from hybridflow.loop.collect import collect_step
+from hybridflow.loop.step import build_requests, plan_all
 from hybridflow.policy.init import write_policy
 from hybridflow.rollout.driver.engine_group import EngineGroup
 from hybridflow.runtime.colocation import Colocation

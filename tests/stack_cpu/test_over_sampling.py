@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
-from hybridflow.control.collect import collect_step
-from hybridflow.control.step import PartialRollouts
+from hybridflow.loop.collect import collect_step
+from hybridflow.loop.step import PartialRollouts
 from hybridflow.policy.init import write_policy
 from hybridflow.runtime.colocation import Colocation
 from hybridflow.runtime.system import System

@@ -21,12 +21,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
-from hybridflow.control.batch import plan_batch
-from hybridflow.control.collect import collect_step
-from hybridflow.control.step import build_requests, plan_all
 from hybridflow.data.dataset import PromptDataset
 from hybridflow.data.synth.spec import SynthSpec, generate_rows
 from hybridflow.errors import RolloutError, WeightSyncError
+from hybridflow.loop.batch import plan_batch
+from hybridflow.loop.collect import collect_step
+from hybridflow.loop.step import build_requests, plan_all
 from hybridflow.runtime.colocation import Colocation
 from hybridflow.runtime.system import System
 from hybridflow.types import Collected, Completion, Prompt, SamplingParams, TokenColumns, TrainSequence

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import pytest
 from safetensors.torch import load_file
 
-from hybridflow.control.checkpoints import read_partial_groups
+from hybridflow.loop.checkpoints import read_partial_groups
 from hybridflow.policy.init import write_policy
 from tests.bench.judge_server import JudgeServer
 from tests.stack_cpu.command import (

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from hybridflow.batching.drawn_from import check_sampling_masks, shared_distribution
-from hybridflow.control.batch import build_batch
 from hybridflow.errors import ProtocolError
+from hybridflow.loop.batch import build_batch
 from hybridflow.rollout.engine.sglang_messages import with_distribution
 from hybridflow.types import (
     Group,
@@ -21,7 +21,7 @@ from hybridflow.types import (
     TokenColumns,
     VersionRun,
 )
-from tests.unit.control.fakes import build_completion, build_config, build_group
+from tests.unit.loop.fakes import build_completion, build_config, build_group
 
 PROMPT = Prompt(prompt_id="p", token_ids=[1, 2], data_source="s", ability="a", ground_truth="g")
 REQUEST = GroupRequest(group_id="g", prompt=PROMPT, num_completions=2)

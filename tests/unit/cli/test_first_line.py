@@ -14,7 +14,7 @@ from hybridflow import cli
 ROOT = Path(__file__).parents[3]
 PROGRAM = """
 import sys
-from hybridflow.observability.display import LiveDisplay
+from hybridflow.recording.display.live import LiveDisplay
 say = LiveDisplay.note
 
 def first(display, text):

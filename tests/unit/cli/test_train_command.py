@@ -25,7 +25,7 @@ from hybridflow.policy.init import write_policy
 from megatron_ext.checkpoint import commit
 from megatron_ext.checkpoint.identity import describe_model
 from megatron_ext.hf.config import read_hf_config
-from tests.unit.control.fakes import build_config
+from tests.unit.loop.fakes import build_config
 
 ROOT = Path(__file__).parents[3]
 TINY = ROOT / "configs/models/tiny"
@@ -248,7 +248,7 @@ def test_a_refused_run_makes_no_folder(train: Train, runs: Path, tmp_path: Path)
 
 
 def test_resume_with_other_settings_changes_nothing(train: Train, runs: Path) -> None:
-    from hybridflow.control.run_folder import RunFolder
+    from hybridflow.recording.run_folder.train_folder import RunFolder
 
     config = build_config(runs, train__learning_rate=1e-3)
     folder = RunFolder(config)
@@ -262,7 +262,7 @@ def test_resume_with_other_settings_changes_nothing(train: Train, runs: Path) ->
 def test_the_first_lines_say_which_kernels_and_the_run_is_given_them(
     runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from hybridflow.control import launch
+    from hybridflow.tools import train as launch
 
     given: list[Any] = []
     monkeypatch.setattr(launch, "run_training", lambda config, *others, **options: given.append(config))
@@ -282,7 +282,7 @@ def test_the_first_lines_say_which_kernels_and_the_run_is_given_them(
 def test_resume_without_a_checkpoint_changes_nothing(train: Train, runs: Path) -> None:
     from hybridflow.config.load import load_config
     from hybridflow.config.sections import Config
-    from hybridflow.control.run_folder import RunFolder
+    from hybridflow.recording.run_folder.train_folder import RunFolder
 
     settings = [f"run.directory={runs}", f"model.path={TINY}", "data.synth.num_train=16"]
     config = load_config([ROOT / "configs/quickstart.toml"], settings, Config)
@@ -296,7 +296,7 @@ def test_resume_without_a_checkpoint_changes_nothing(train: Train, runs: Path) -
 def test_resume_from_a_checkpoint_of_another_model(train: Train, runs: Path) -> None:
     from hybridflow.config.load import load_config
     from hybridflow.config.sections import Config
-    from hybridflow.control.run_folder import RunFolder
+    from hybridflow.recording.run_folder.train_folder import RunFolder
 
     settings = [f"run.directory={runs}", f"model.path={TINY}", "data.synth.num_train=16"]
     config = load_config([ROOT / "configs/quickstart.toml"], settings, Config)

@@ -15,7 +15,7 @@ import pytest
 
 from hybridflow.guard.left_behind import SHARED_MEMORY, clear, remove_shared_memory
 from hybridflow.private_folder import MARK
-from hybridflow.run_folder.driver_lock import DriverLock
+from hybridflow.recording.run_folder.driver_lock import DriverLock
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
 

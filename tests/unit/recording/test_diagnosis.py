@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from hybridflow.control.train_loop import train
 from hybridflow.errors import RewardError
+from hybridflow.loop.train_loop import train
 from hybridflow.recording.diagnosis import diagnose, name_status
 from hybridflow.recording.state import GroupCounts, RunState
 from hybridflow.types import Completion, Scored, Unknown, Verdict
-from tests.unit.control.fakes import FakeSystem, build_config, half_right
+from tests.unit.loop.fakes import FakeSystem, build_config, half_right
 
 
 def test_counts_and_remedies_of_a_run_without_a_gradient() -> None:

@@ -6,7 +6,7 @@ import msgspec
 
 from hybridflow.recording.judge_totals import JudgeTotals
 from hybridflow.types import Group, GroupRequest, JudgeReport, Prompt, Scored, ScoredCompletion, Unknown, Verdict
-from tests.unit.control.fakes import build_group
+from tests.unit.loop.fakes import build_group
 
 URL = "http://h:1/v1"
 

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from hybridflow.config.rollout_section import RolloutSection
-from hybridflow.control.step import build_requests
+from hybridflow.loop.step import build_requests
 from hybridflow.recording.accuracy import Bounds, EvalResult, build_eval_metrics
 from hybridflow.recording.judge_totals import JudgeTotals
 from hybridflow.recording.recorder import Recorder
 from hybridflow.recording.sinks import EvalRecord, Sink, StepRecord, Totals
 from hybridflow.recording.state import RunState
 from hybridflow.types import Collected, FilteredBatch, Prompt, RolloutReport, StepCounts
-from tests.unit.control.fakes import build_group
+from tests.unit.loop.fakes import build_group
 
 PROMPT = Prompt(prompt_id="p0", token_ids=[1, 2], data_source="s", ability="doc-qa", ground_truth="yen")
 REQUESTS = build_requests("t00001", [PROMPT, PROMPT], 2)

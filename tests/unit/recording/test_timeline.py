@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from hybridflow.control.train_loop import train
+from hybridflow.loop.train_loop import train
 from hybridflow.recording.timeline import Span, Timeline, TimelineRecord, compute_overlap
-from tests.unit.control.fakes import FakeSystem, build_config, read_lines
+from tests.unit.loop.fakes import FakeSystem, build_config, read_lines
 
 
 class Clock:

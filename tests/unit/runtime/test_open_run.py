@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from hybridflow.config.load import load_config
-from hybridflow.observability.display import LiveDisplay
-from hybridflow.run_folder.folder import RunFolder
+from hybridflow.recording.display.live import LiveDisplay
+from hybridflow.recording.run_folder.folder import RunFolder
 from hybridflow.runtime.open_run import OpenRun, Saved, open_run
 from hybridflow.tools.sft_config import SftConfig
 

@@ -12,7 +12,7 @@ import pytest
 
 from hybridflow.config.load import dump_resolved, load_config
 from hybridflow.policy.init import write_policy
-from hybridflow.run_folder.folder import RunFolder
+from hybridflow.recording.run_folder.folder import RunFolder
 from hybridflow.tools.sft_config import SftConfig
 from hybridflow.tools.sft_start import MAY_CHANGE_ON_RESUME
 from tests.unit.tools.conftest import Refuse

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from hybridflow.config.sections import Config, LayoutSection, ModelSection, TrainSection
-from hybridflow.control.preflight.machine import check_kernels
-from hybridflow.control.preflight.subject import Subject
 from hybridflow.errors import ConfigError
+from hybridflow.preflight.machine import check_kernels
+from hybridflow.preflight.subject import Subject
 from hybridflow.runtime.train_workers import start_train_workers
 from hybridflow.trainer import kernels
 from hybridflow.trainer.group import PolicyGroup, PolicySettings

@@ -68,8 +68,8 @@ exec(compile(source.replace(sys.argv[2], sys.argv[3] + sys.argv[2]), str(path), 
 exec(compile((path.parent / "__init__.py").read_text(), "types", "exec"), package.__dict__)
 
 from hybridflow.batching.sequences import build_train_sequences
-from hybridflow.control.checkpoints import read_partial_groups, write_partial_groups
-from hybridflow.control.step import GroupAssembly, build_requests, plan_all
+from hybridflow.loop.checkpoints import read_partial_groups, write_partial_groups
+from hybridflow.loop.step import GroupAssembly, build_requests, plan_all
 from hybridflow.rollout.engine.sglang_messages import append_to_partial
 from hybridflow.trainer.batch import pack_rank
 from hybridflow.types import *

@@ -1,0 +1,96 @@
+"""A training run: its parts, its state, and the verbs that the loop is written in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hybridflow.config.sections import Config
+from hybridflow.loop.checkpoints import Checkpoints
+from hybridflow.loop.evaluation import Evaluation
+from hybridflow.loop.train_groups import TrainGroups
+from hybridflow.protocols import Trainer
+from hybridflow.recording.recorder import Recorder
+from hybridflow.recording.run_folder.train_folder import RunFolder
+from hybridflow.recording.state import RunState
+from hybridflow.runtime.colocation import Colocation
+
+
+@dataclass(kw_only=True)
+class Run:
+    """Parts and state of a run in progress; `build_run` puts them together."""
+
+    config: Config
+    state: RunState
+    folder: RunFolder
+    trainer: Trainer
+    colocation: Colocation
+    """Who has the device, and with which weights engines decode."""
+    groups: TrainGroups
+    evaluation: Evaluation
+    recorder: Recorder
+    checkpoints: Checkpoints
+    warm_up: Callable[[int], None]
+    """Runs the supervised stage of this index."""
+    check_engines: Callable[[], None]
+    """Raises ModelMismatchError unless trainer and engines compute the same model."""
+    check_metrics: Callable[[int, dict[str, float]], None]
+    """Raises where the metrics of a step say that the run should not go on."""
+
+    def begin_step(self) -> int:
+        """Number of the step that begins now; what is timed from here on counts for it."""
+        step = self.state.rl_step + 1
+        self.recorder.begin_step(step)
+        return step
+
+    def hand_to_trainer(self) -> None:
+        """Gives the trainer the device, where it is shared in time; engines serve nothing until `publish`."""
+        if self.colocation.is_shared:
+            with self.recorder.phase("hand_over"):
+                self.colocation.to_trainer()
+
+    def publish(self) -> None:
+        """Gives the engines the present weights under the present version, and the device."""
+        with self.recorder.phase("sync"):
+            self.colocation.sync_weights(self.state.policy_version)
+
+    def evaluate_before(self) -> None:
+        """Measures what RL starts from: once, and never on weights that RL has changed."""
+        if not self.state.evals_before and self.state.rl_step == 0:
+            self._evaluate()
+            self.state.evals_before = self.state.evals_latest
+
+    def evaluate_if_due(self) -> None:
+        """Evaluates each `eval.every_steps`, and after the last step."""
+        if self._is_due(self.config.eval.every_steps):
+            self._evaluate()
+
+    def checkpoint_if_due(self) -> None:
+        """Saves each `checkpoint.every_steps`, and after the last step."""
+        if self._is_due(self.config.checkpoint.every_steps):
+            self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Saves weights, optimizer and state in one piece."""
+        with self.recorder.phase("checkpoint"), self.colocation.trainer_present():
+            self.state.wall_s = self.recorder.wall_s
+            self.state.source = self.groups.save_source()
+            self.checkpoints.save(self.trainer, self.state, self.groups.partial_groups)
+
+    def export(self) -> None:
+        """Writes the final policy as a Hugging Face directory, once the last checkpoint is on the disk."""
+        self.checkpoints.finish(self.trainer)
+        with self.recorder.phase("export"), self.colocation.trainer_present():
+            self.trainer.save_hf(self.folder.hf_export)
+
+    def _evaluate(self) -> None:
+        self.state.evals_latest = {}
+        if not self.evaluation.sets:
+            return
+        with self.recorder.phase("eval"):
+            groups = self.evaluation.collect(self.state.rl_step, self.state.policy_version)
+        self.state.evals_latest = self.recorder.record_evaluation(self.state.rl_step, groups)
+
+    def _is_due(self, every_steps: int) -> bool:
+        step = self.state.rl_step
+        return step == self.config.train.num_steps or bool(every_steps and step % every_steps == 0)

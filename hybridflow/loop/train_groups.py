@@ -1,0 +1,58 @@
+"""Groups of training steps: partial ones of earlier steps first, then prompts that the curriculum hands out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hybridflow.config.sections import Config
+from hybridflow.curriculum.build import Curriculum
+from hybridflow.curriculum.source import SavedSource, save_source
+from hybridflow.loop.collect import Collector, Refill
+from hybridflow.loop.step import PartialRollouts, build_requests
+from hybridflow.types import Collected, GroupRequest, PartialGroup, SamplingParams
+
+
+class TrainGroups:
+    """Plans each step, collects its groups, and shows them to the source of prompts.
+
+    Args:
+        partial_groups: Begun in earlier steps and not trained on.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        curriculum: Curriculum,
+        collector: Collector,
+        sampling: SamplingParams,
+        partial_groups: Sequence[PartialGroup] = (),
+    ) -> None:
+        self.partial_groups = list(partial_groups)
+        self._rules = PartialRollouts.of(config.rollout, config.train.prompts_per_step)
+        self._num_completions = config.algorithm.num_completions
+        self._curriculum = curriculum
+        self._collector = collector
+        self._sampling = sampling
+
+    def collect(self, step: int, version: int) -> Collected:
+        """Groups of `step`, decoded by policy `version` and scored; the others are kept for the next step."""
+        prefix, source = f"t{step:05d}", self._curriculum.source
+        fresh = source.next(self._rules.num_fresh(len(self.partial_groups)))
+        plan = self._rules.plan(prefix, self.partial_groups, fresh, version, self._num_completions)
+        num_begun = plan.counts.num_started
+
+        def begin_more(num_groups: int) -> list[GroupRequest]:
+            nonlocal num_begun
+            requests = build_requests(prefix, source.next(num_groups), self._num_completions, first=num_begun)
+            num_begun += len(requests)
+            return requests
+
+        refill = Refill(self._curriculum.rule, begin_more)
+        collected = self._collector.collect("train", step, plan, self._sampling, refill)
+        self.partial_groups = collected.carried
+        source.observe(collected.groups)
+        return collected
+
+    def save_source(self) -> SavedSource:
+        """State of the source of prompts, for a checkpoint."""
+        return save_source(self._curriculum.source)

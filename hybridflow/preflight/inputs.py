@@ -1,0 +1,179 @@
+"""Preparation before any actor starts: data, tokenizer, policy, and whether they fit each other.
+
+`check_model` and `load_inputs` only read, so that a mistake is found before the folder of an earlier run is moved;
+`write_inputs` then puts what was generated into the new folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hybridflow.batching.microbatch import check_budget
+from hybridflow.config.sections import Config
+from hybridflow.data.dataset import EvalSet, PromptDataset
+from hybridflow.data.records import refuse_problems
+from hybridflow.data.row_reference import RowReference
+from hybridflow.data.rows import Row, write_rows
+from hybridflow.data.synth.spec import Split
+from hybridflow.errors import ConfigError, DataError
+from hybridflow.policy.load import load_tokenizer
+from hybridflow.preflight.gold_check import find_problems
+from hybridflow.preflight.row_source import RowSource, data_file, find_questions
+from hybridflow.recording.accuracy import TEST
+from hybridflow.recording.run_folder.train_folder import RunFolder
+from hybridflow.rewards.registry import build_registry
+from hybridflow.rollout.engine.arguments import check_engine_layout
+from hybridflow.rollout.engine.model_folder import check_engine_model
+from hybridflow.runtime.transport import choose_transport
+from hybridflow.trainer.layout import check_model_layout, check_model_weights, check_vocabulary, read_model
+from hybridflow.types import Prompt
+from megatron_ext.hf.config import read_json_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Prompts of a run, tokenised."""
+
+    tokenizer: PreTrainedTokenizerBase
+    train: PromptDataset
+    eval_sets: list[EvalSet]
+    """Empty when evaluation is off."""
+    generated: dict[str, list[Row]] = field(default_factory=dict)
+    """Rows by split, where no file gave them: what the run folder is to keep."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """Rows read and left out, and test rows that are training rows too, by name: for the summary."""
+    documents: dict[str, RowReference] = field(default_factory=dict)
+    """Where each prompt comes from, by its id: for the records."""
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """All prompts of the run, of training and evaluation."""
+        return [*self.train.prompts, *(prompt for one in self.eval_sets for prompt in one.prompts)]
+
+    @property
+    def notes(self) -> list[str]:
+        """Notes on the data that a reader of the run's accuracy must know."""
+        counts = self.counts
+        notes = [
+            f"{counts[f'{split}_rows_dropped']} of {counts[f'{split}_rows']} {split} rows are left out: their prompts "
+            f"are longer than data.max_prompt_tokens"
+            for split in ("train", "test")
+            if counts.get(f"{split}_rows_dropped")
+        ]
+        if unusable := [why for one in self.eval_sets for why in one.unusable.values()]:
+            notes.append(f"{len(unusable)} test rows cannot be used and count as unknown; the first: {unusable[0]}")
+        num_prompts = sum(len(one.prompts) for one in self.eval_sets)
+        if shared := counts.get("eval_prompts_in_train"):
+            notes.append(
+                f"{shared} of {num_prompts} evaluation prompts are training prompts too: the accuracy on "
+                f"them is not that of unseen documents"
+            )
+        return notes
+
+
+def check_model(config: Config) -> None:
+    """Raises ConfigError unless the model is there, whole, can be cut as asked, and has the window asked for."""
+    path = Path(config.model.path)
+    if not (path / "config.json").is_file():
+        raise ConfigError(
+            f"model.path = {config.model.path!r}: no config.json there. Name a Hugging Face model directory"
+        )
+    if config.model.init == "weights" and not any(path.glob("*.safetensors")):
+        raise ConfigError(
+            f"model.path = {config.model.path!r} has no safetensors. Download the weights, or set "
+            f'model.init = "seeded" to start from drawn ones'
+        )
+    hf_config = check_model_layout(path, config.train.layout)
+    check_engine_model(hf_config, read_json_config(path), f"model.path = {config.model.path!r}")
+    check_engine_layout(hf_config.num_heads, config.rollout.tp_size, f"rollout.tp_size = {config.rollout.tp_size}")
+    choose_transport(config, path, has_cuda=None)
+    if config.model.init == "weights":
+        check_model_weights(path, hf_config)
+    window = hf_config.window_tokens
+    if config.rollout.context_tokens > window:
+        raise ConfigError(
+            f"rollout.context_tokens = {config.rollout.context_tokens} is above the model's window of {window} tokens "
+            f"(max_position_embeddings and rope scaling in {path / 'config.json'}): lower it"
+        )
+
+
+def load_inputs(config: Config, saved: Path | None) -> Inputs:
+    """Reads or generates the prompts; writes nothing.
+
+    Generated rows that an earlier process of this run has put into `saved` are read from there.
+    Raises DataError for data that is missing, malformed or too long, ConfigError for what does not fit together.
+    """
+    check_budget(config.data.max_prompt_tokens + config.rollout.max_new_tokens, config.train.max_tokens_per_micro_batch)
+    tokenizer = load_tokenizer(config.model.path)
+    check_vocabulary(tokenizer, read_model(config.model.path), f"model.path = {config.model.path!r}")
+    generated: dict[str, list[Row]] = {}
+    train = _load_split(config, tokenizer, "train", saved, generated)
+    eval_sets: list[EvalSet] = []
+    documents = dict(train.documents)
+    counts = {"train_rows": train.num_rows, "train_rows_dropped": train.num_dropped}
+    if config.eval.num_prompts:
+        test = _load_split(config, tokenizer, "test", saved, generated)
+        num_prompts = len(test.prompts) + len(test.unusable)
+        if num_prompts < config.eval.num_prompts:
+            raise ConfigError(
+                f"eval.num_prompts = {config.eval.num_prompts}, but the test split has {num_prompts} prompts: "
+                f"lower it, or give more rows (data.test_path, data.synth.num_test)"
+            )
+        chosen = set(sorted([*(p.prompt_id for p in test.prompts), *test.unusable])[: config.eval.num_prompts])
+        eval_prompts = [prompt for prompt in test.prompts if prompt.prompt_id in chosen]
+        unusable = {prompt_id: why for prompt_id, why in test.unusable.items() if prompt_id in chosen}
+        eval_sets.append(EvalSet(TEST, eval_prompts, unusable))
+        documents |= test.documents
+        seen = {_digest(prompt) for prompt in train.prompts}
+        counts |= {"test_rows": test.num_rows, "test_rows_dropped": test.num_dropped}
+        counts |= {"test_rows_unusable": len(unusable)} if unusable else {}
+        counts["eval_prompts_in_train"] = sum(_digest(prompt) in seen for prompt in eval_prompts)
+    return Inputs(tokenizer, train, eval_sets, generated, counts, documents)
+
+
+def write_inputs(inputs: Inputs, folder: RunFolder) -> None:
+    """Keeps generated rows in the run folder."""
+    for split, rows in inputs.generated.items():
+        write_rows(data_file(folder.data, split), rows)
+
+
+def _load_split(
+    config: Config,
+    tokenizer: PreTrainedTokenizerBase,
+    split: Split,
+    saved: Path | None,
+    generated: dict[str, list[Row]],
+) -> PromptDataset:
+    source = RowSource.of(config, split, saved)
+    rows = source.load_all(config)
+    if source.path is None:
+        generated[split] = [row for row in rows if isinstance(row, Row)]
+    registry = build_registry(config.reward)
+    if split == "train":
+        refuse_problems(source.name, find_problems(rows, registry, source.name), len(rows))
+    questions = find_questions(config, registry, rows, source.name)
+    try:
+        return PromptDataset(
+            split,
+            rows,
+            tokenizer,
+            config.data.max_prompt_tokens,
+            overlong=config.data.overlong,
+            questions=questions,
+            row_arguments=registry.row_arguments,
+            source=source.given or str(data_file(Path("data"), split)),  # in the run folder, also where it is resumed
+        )
+    except DataError as error:
+        raise DataError(f"{source.name}: {error}") from error
+
+
+def _digest(prompt: Prompt) -> bytes:
+    """Equal for prompts of the same tokens; a set of long prompts would take gigabytes."""
+    return hashlib.blake2b(array("q", prompt.token_ids).tobytes(), digest_size=16).digest()

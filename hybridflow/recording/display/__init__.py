@@ -1,0 +1,1 @@
+"""The live display, its state, and the lines of a step."""
