@@ -1,7 +1,10 @@
-"""Policy losses, per token. Shape suffix: N = response tokens of one micro-batch, of all its sequences, in any order.
+"""Terms of the loss, per token, and how they add up to the loss of an optimizer step.
 
-No function here averages. The caller sums over the micro-batch and divides by the number of loss tokens of the whole
-optimizer step, over all ranks and micro-batches; a mean taken here would weigh tokens by how they were packed.
+Shape suffix: N = response tokens of one micro-batch, of all its sequences, in any order.
+
+Nothing here averages. A term gives a value per token. An aggregation gives a SUM over the tokens of one micro-batch and
+that micro-batch's share of the denominator; the sums of both, over all micro-batches and data parallel ranks, are
+divided by each other once. A mean taken here would weigh tokens by how they were packed.
 """
 
 from __future__ import annotations
@@ -10,10 +13,47 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
-from hybridflow.algorithms.objective import OLD_LOGPROBS, TermValue, TokenBatch
+from hybridflow.algorithms.objective import OLD_LOGPROBS, Aggregated, TermValue, TokenBatch
 from hybridflow.algorithms.reductions import Reduction
 from hybridflow.errors import ProtocolError
+
+
+@dataclass(frozen=True)
+class TokenMean:
+    """Mean over all tokens of the step (DAPO, arXiv 2503.14476): tokens of long completions weigh like others."""
+
+    columns: ClassVar = ()
+
+    def __call__(self, loss_N: Tensor, tokens: TokenBatch) -> Aggregated:
+        return Aggregated(loss_N.sum(), loss_N.numel())
+
+
+@dataclass(frozen=True)
+class SequenceMean:
+    """Mean over sequences of each sequence's mean (GRPO as written, QwenLong-L1's supervised loss).
+
+    `share` is 1 / the counted tokens of the token's sequence. The denominator counts sequences, at their first counted
+    token (`first`), so that each is counted once however it is cut.
+    """
+
+    columns: ClassVar = ("share", "first")
+
+    def __call__(self, loss_N: Tensor, tokens: TokenBatch) -> Aggregated:
+        return Aggregated((tokens.columns["share"] * loss_N).sum(), tokens.columns["first"].sum())
+
+
+@dataclass(frozen=True)
+class NegativeLogLikelihood:
+    """-log p of each token of a demonstration; with `sequence_mean` QwenLong-L1's (arXiv 2505.17667, eq. 11)."""
+
+    columns: ClassVar = ()
+    metrics: ClassVar = {"policy/nll": Reduction("mean")}
+
+    def __call__(self, tokens: TokenBatch) -> TermValue:
+        return TermValue(-tokens.logprobs_N, {"policy/nll": -tokens.logprobs_N})
+
 
 MAX_LOG_RATIO = 20.0
 """Bound on log(pi / pi_old) before exp. Without it, one token whose probability rose from near 0 has an infinite ratio,

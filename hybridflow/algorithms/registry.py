@@ -64,9 +64,9 @@ def _has_default(field: dataclasses.Field[Any]) -> bool:
 FILTERS: Registry[Any] = Registry(
     "filter",
     {
-        "too_few_known": "hybridflow.algorithms.filters:TooFewKnown",
-        "known_share": "hybridflow.algorithms.filters:KnownShare",
-        "same_reward": "hybridflow.algorithms.filters:SameReward",
+        "too_few_known": "hybridflow.algorithms.advantages:TooFewKnown",
+        "known_share": "hybridflow.algorithms.advantages:KnownShare",
+        "same_reward": "hybridflow.algorithms.advantages:SameReward",
     },
 )
 ADVANTAGES: Registry[Any] = Registry(
@@ -78,21 +78,21 @@ ADVANTAGES: Registry[Any] = Registry(
 MASKS: Registry[Any] = Registry(
     "mask",
     {
-        "fresh_tokens": "hybridflow.algorithms.masks:FreshTokens",
+        "fresh_tokens": "hybridflow.algorithms.advantages:FreshTokens",
     },
 )
 TERMS: Registry[Any] = Registry(
     "term of the loss",
     {
         "clip": "hybridflow.algorithms.losses:ClippedSurrogate",
-        "nll": "hybridflow.algorithms.likelihood:NegativeLogLikelihood",
+        "nll": "hybridflow.algorithms.losses:NegativeLogLikelihood",
     },
 )
 AGGREGATIONS: Registry[Any] = Registry(
     "aggregation",
     {
-        "token_mean": "hybridflow.algorithms.aggregations:TokenMean",
-        "sequence_mean": "hybridflow.algorithms.aggregations:SequenceMean",
+        "token_mean": "hybridflow.algorithms.losses:TokenMean",
+        "sequence_mean": "hybridflow.algorithms.losses:SequenceMean",
     },
 )
 MEASURES: Registry[Any] = Registry(

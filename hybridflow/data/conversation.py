@@ -14,9 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hybridflow.data.chat_encoding import marks_of
+from hybridflow.data.chat_encoding import Marks, marks_of
 from hybridflow.data.chat_template import Message, render_whole
-from hybridflow.data.marks import Marks
 from hybridflow.errors import DataError
 from hybridflow.types import TokenColumns, TrainSequence
 

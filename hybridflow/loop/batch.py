@@ -1,19 +1,29 @@
-"""From groups to the batch of an optimizer step."""
+"""From groups to the batch of an optimizer step: filters, advantages, rows, mini-batches, micro-batches.
+
+There is one row per completion. The prompt is repeated in each; sharing it within the group is a matter of how rows are
+packed.
+
+Temperature and top-p decide the distribution that tokens were drawn from, without which log-probabilities mean nothing.
+They come with each completion from the engine, and the trainer takes them from the batch, so that nothing in between
+can say otherwise.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from hybridflow.algorithms.advantages import group_rewards
 from hybridflow.algorithms.algorithm import Algorithm, build_algorithm
 from hybridflow.algorithms.overlong import compute_overlong_penalty
 from hybridflow.algorithms.spec import algorithm_spec
-from hybridflow.batching.drawn_from import check_sampling_masks, shared_distribution
-from hybridflow.batching.microbatch import plan_micro_batches
-from hybridflow.batching.sequences import build_train_sequences
-from hybridflow.batching.units import build_units
+from hybridflow.batching.microbatch import build_units, plan_micro_batches
 from hybridflow.config.sections import Config
-from hybridflow.types import FilteredBatch, Group, TrainBatch, TrainSequence
+from hybridflow.errors import ProtocolError
+from hybridflow.types import Completion, FilteredBatch, Group, ScoredCompletion, TrainBatch, TrainSequence, Unknown
+
+ALL_STALE = "all_stale"
+"""Every token of the group was decoded by an older policy, and algorithm.mask_stale_tokens leaves these out."""
 
 
 def build_batch(
@@ -55,25 +65,6 @@ def build_batch(
     return FilteredBatch(batch, len(rows_of_groups), dropped, overlong, sum(stale), num_tokens, policy_version)
 
 
-ALL_STALE = "all_stale"
-"""Every token of the group was decoded by an older policy, and algorithm.mask_stale_tokens leaves these out."""
-
-
-def split_evenly(rows_of_groups: Sequence[int], mini_batch_prompts: int | None) -> list[int]:
-    """Rows of each mini-batch: at most `mini_batch_prompts` consecutive groups, numbers that differ by at most 1.
-
-    Filters leave fewer groups than a step began with; a small rest at the end would be an optimizer step as large as
-    the others from a few groups. None: one mini-batch.
-
-    Example: split_evenly([8, 8, 7, 8, 8], 2) == [16, 15, 8]
-    """
-    num_groups = len(rows_of_groups)
-    num_minis = 1 if mini_batch_prompts is None else -(-num_groups // mini_batch_prompts)
-    sizes = [num_groups // num_minis + (mini < num_groups % num_minis) for mini in range(num_minis)]
-    groups = iter(rows_of_groups)
-    return [sum(next(groups) for _ in range(size)) for size in sizes]
-
-
 def compute_overlong(groups: list[Group], config: Config) -> dict[str, list[float]]:
     """By group id, [G] overlong penalties; empty where they are switched off."""
     section = config.reward.overlong
@@ -98,6 +89,113 @@ def add_overlong(rewards: Sequence[float | None], penalties: Sequence[float] | N
     if penalties is None:
         return list(rewards)
     return [None if r is None else r + penalty for r, penalty in zip(rewards, penalties, strict=True)]
+
+
+def build_train_sequences(
+    groups: Sequence[Group], advantages: Mapping[str, Sequence[float | None]], policy_version: int | None = None
+) -> list[TrainSequence]:
+    """Rows of the kept groups, in group order and member order. The sequence id is the completion id.
+
+    Args:
+        groups: The groups that the filters kept.
+        advantages: By group id, [G] advantages in member order. None leaves that member out, as for an unknown verdict.
+        policy_version: The present one; None where every token is of it.
+
+    Raises:
+        ProtocolError: a group has no advantages, another number of them than members, or one for an unknown verdict.
+    """
+    return [
+        _build_row(group, member, advantage, policy_version)
+        for group in groups
+        for member, advantage in zip(group.members, _advantages_of(group, advantages), strict=True)
+        if advantage is not None
+    ]
+
+
+def _advantages_of(group: Group, advantages: Mapping[str, Sequence[float | None]]) -> Sequence[float | None]:
+    found = advantages.get(group.group_id)
+    if found is None or len(found) != len(group.members):
+        num_found = "no" if found is None else len(found)
+        raise ProtocolError(f"group {group.group_id} has {len(group.members)} members but {num_found} advantages")
+    return found
+
+
+def _build_row(group: Group, member: ScoredCompletion, advantage: float, policy_version: int | None) -> TrainSequence:
+    completion = member.completion
+    if isinstance(member.verdict, Unknown):
+        raise ProtocolError(f"{completion.completion_id} has an advantage but no verdict: {member.verdict.why}")
+    return TrainSequence(
+        sequence_id=completion.completion_id,
+        group_id=group.group_id,
+        prompt_token_ids=group.prompt.token_ids,
+        response=completion.tokens,
+        loss_mask=[1] * len(completion.tokens),
+        advantage=advantage,
+        staleness=compute_staleness(completion, policy_version),
+    )
+
+
+def compute_staleness(completion: Completion, policy_version: int | None) -> list[int]:
+    """[T] versions from the one that decoded each token to `policy_version`; empty where all are 0."""
+    if policy_version is None or all(run.version == policy_version for run in completion.version_runs):
+        return []
+    return [policy_version - run.version for run in completion.version_runs for _ in range(run.num_tokens)]
+
+
+class Distribution(NamedTuple):
+    """softmax(logits / temperature), over the likeliest tokens that together reach top_p."""
+
+    temperature: float
+    top_p: float
+
+
+def shared_distribution(groups: Sequence[Group]) -> Distribution:
+    """The one that all completions of the groups, at least one, were drawn from.
+
+    Raises ProtocolError, naming completions and values: two differ, one does not say, or one is greedy.
+    """
+    heads = [member.head for group in groups for member in group.members]
+    first = heads[0]
+    for head in heads:
+        if head.temperature is None or not head.temperature > 0:
+            raise ProtocolError(
+                f"completion {head.completion_id} was drawn at temperature {head.temperature}: the log-probabilities "
+                "of its tokens cannot be computed. Remedy: train on completions sampled at a known temperature above 0"
+            )
+        if (head.temperature, head.top_p) != (first.temperature, first.top_p):
+            raise ProtocolError(
+                f"completions of one batch were drawn from different distributions: {first.completion_id} at "
+                f"temperature {first.temperature:g} and top_p {first.top_p:g}, {head.completion_id} at "
+                f"{head.temperature:g} and {head.top_p:g}. Remedy: discard what was begun before rollout.temperature "
+                "or rollout.top_p changed"
+            )
+    assert first.temperature is not None
+    return Distribution(first.temperature, first.top_p)
+
+
+def check_sampling_masks(rows: Sequence[TrainSequence], top_p: float) -> None:
+    """Raises ProtocolError where top-p left tokens out and a row does not say which."""
+    silent = next((row for row in rows if len(row.response) and not len(row.response.sampling_mask)), None)
+    if top_p < 1 and silent is not None:
+        raise ProtocolError(
+            f"completion {silent.sequence_id} was drawn with top_p = {top_p:g} and does not say which tokens were left "
+            "in: its log-probabilities cannot be computed. Remedy: have engines return them, or set rollout.top_p = 1"
+        )
+
+
+def split_evenly(rows_of_groups: Sequence[int], mini_batch_prompts: int | None) -> list[int]:
+    """Rows of each mini-batch: at most `mini_batch_prompts` consecutive groups, numbers that differ by at most 1.
+
+    Filters leave fewer groups than a step began with; a small rest at the end would be an optimizer step as large as
+    the others from a few groups. None: one mini-batch.
+
+    Example: split_evenly([8, 8, 7, 8, 8], 2) == [16, 15, 8]
+    """
+    num_groups = len(rows_of_groups)
+    num_minis = 1 if mini_batch_prompts is None else -(-num_groups // mini_batch_prompts)
+    sizes = [num_groups // num_minis + (mini < num_groups % num_minis) for mini in range(num_minis)]
+    groups = iter(rows_of_groups)
+    return [sum(next(groups) for _ in range(size)) for size in sizes]
 
 
 def plan_batch(

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from hybridflow.batching.microbatch import plan_micro_batches
-from hybridflow.batching.units import build_units
+from hybridflow.batching.microbatch import build_units, plan_micro_batches
 from hybridflow.config.sections import Config
 from hybridflow.errors import ModelMismatchError
 from hybridflow.loop.collect import Collector

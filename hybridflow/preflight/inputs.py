@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,15 +18,15 @@ from hybridflow.config.sections import Config
 from hybridflow.data.dataset import EvalSet, PromptDataset
 from hybridflow.data.records import refuse_problems
 from hybridflow.data.row_reference import RowReference
-from hybridflow.data.rows import Row, write_rows
+from hybridflow.data.rows import write_rows
+from hybridflow.data.schema import BadRow, Row
 from hybridflow.data.synth.spec import Split
 from hybridflow.errors import ConfigError, DataError
 from hybridflow.policy.load import load_tokenizer
-from hybridflow.preflight.gold_check import find_problems
 from hybridflow.preflight.row_source import RowSource, data_file, find_questions
 from hybridflow.recording.accuracy import TEST
 from hybridflow.recording.run_folder.train_folder import RunFolder
-from hybridflow.rewards.registry import build_registry
+from hybridflow.rewards.registry import Registry, build_registry
 from hybridflow.rollout.engine.arguments import check_engine_layout
 from hybridflow.rollout.engine.model_folder import check_engine_model
 from hybridflow.runtime.transport import choose_transport
@@ -35,6 +36,17 @@ from megatron_ext.hf.config import read_json_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+def find_problems(rows: Sequence[Row | BadRow], registry: Registry, source: str) -> list[str]:
+    """Names the fault of each row that cannot be used, in order."""
+    problems: list[str] = []
+    for number, row in enumerate(rows):
+        if isinstance(row, BadRow):
+            problems.append(row.why)
+        elif why := registry.find_gold_problem(row.data_source, row.ability, row.reward_model.golds):
+            problems.append(f"{source}, row {number}: {why}")
+    return problems
 
 
 @dataclass(frozen=True)

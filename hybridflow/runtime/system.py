@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from hybridflow.algorithms.spec import algorithm_spec
 from hybridflow.cluster.life_signs import ProcessLife, RayLife, WorkerLife
 from hybridflow.cluster.session import Slots, node_address, own_processes, start_session
 from hybridflow.cluster.watchdog import Watchdog
@@ -21,10 +22,32 @@ from hybridflow.rollout.driver.opening import RolloutSettings
 from hybridflow.rollout.engine.arguments import releases_memory
 from hybridflow.runtime.open_order import open_in_order
 from hybridflow.runtime.teardown import tear_down
-from hybridflow.runtime.train_workers import start_train_workers
 from hybridflow.runtime.transport import Transport, choose_transport, num_slots, refuse_small_stores
+from hybridflow.trainer.group import BROADCAST_ENVIRONMENT, PolicySettings, TrainerGroup
 from hybridflow.wire.messages import Finished
 from hybridflow.wire.reward_stream import RewardStream
+
+
+def start_train_workers(config: Config, slots: Slots, log_directory: Path, *, broadcasts: bool = False) -> TrainerGroup:
+    """Creates the actors; `setup` makes them ready. `broadcasts`: they will send whole tensors to engines."""
+    settings = PolicySettings(
+        config.train,
+        config.model.dtype,
+        config.run.seed,
+        config.train.optimizer,
+        config.cluster.network,
+        force_float32=config.model.force_float32,
+        environment=(BROADCAST_ENVIRONMENT if broadcasts else {}) | given_values(config.cluster.environment),
+    )
+    return TrainerGroup(
+        settings,
+        slots,
+        log_directory,
+        objective=algorithm_spec(config).objective,
+        num_epochs=config.train.num_updates_per_step,
+        bucket_bytes=int(config.rollout.weight_bucket_mib * 2**20),
+    )
+
 
 logger = logging.getLogger(__name__)
 

@@ -1,10 +1,14 @@
-"""The end of whatever a command started: actors, engines, servers, the Ray session, files in /dev/shm."""
+"""The end of whatever a command started: actors, engines, servers, the Ray session, files in /dev/shm.
+
+Processes remove what they have in /dev/shm only at an orderly end; those that are killed leave it behind.
+"""
 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -13,8 +17,33 @@ from ray.exceptions import RayError
 
 from hybridflow.cluster.processes import end_processes, uninterrupted
 from hybridflow.cluster.session import stop_session
-from hybridflow.cluster.shared_memory import removed_with_processes
 from hybridflow.cluster.workers import forget_workers
+from hybridflow.guard.left_behind import PREFIXES, SHARED_MEMORY, shared_memory_of
+
+
+@contextmanager
+def removed_with_processes() -> Iterator[None]:
+    """Inside, the processes that this one started are ended; what they had in /dev/shm then goes too."""
+    used = _used_by_children()
+    try:
+        yield
+    finally:
+        for path in used:
+            with suppress(OSError):  # another user's, or gone
+                path.unlink()
+
+
+def _used_by_children() -> set[Path]:
+    """Files of PREFIXES that children of this process, and theirs, have open or mapped."""
+    children = psutil.Process().children(recursive=True)
+    used = {inode for child in children for inode in shared_memory_of(Path(f"/proc/{child.pid}"))}
+    found: set[Path] = set()
+    for path in SHARED_MEMORY.iterdir():
+        with suppress(OSError):  # gone meanwhile
+            if path.name.startswith(PREFIXES) and path.lstat().st_ino in used:
+                found.add(path)
+    return found
+
 
 CLOSE_TIMEOUT_S = 2.0
 """Time that processes of this machine's engines get to end after Ray ended their actors, before they are killed."""

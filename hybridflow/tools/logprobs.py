@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hybridflow.batching.microbatch import plan_micro_batches
-from hybridflow.batching.units import build_units
+from hybridflow.batching.microbatch import build_units, plan_micro_batches
 from hybridflow.config.sections import WorkerSection
 from hybridflow.data.chat_encoding import encode_chat, encode_text
 from hybridflow.data.chat_template import Message

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hybridflow.batching.microbatch import plan_micro_batches
-from hybridflow.batching.units import build_units
+from hybridflow.batching.microbatch import build_units, plan_micro_batches
 from hybridflow.config.reward_sections import RulesSection
 from hybridflow.data.demonstrations import DemonstrationSet
 from hybridflow.errors import ConfigError

@@ -20,9 +20,8 @@ from hybridflow.recording.record_check import check_records, warmup_steps_done
 from hybridflow.recording.records import CompletionRecord
 from hybridflow.recording.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER
 from hybridflow.recording.run_folder.train_folder import RunFolder
-from hybridflow.recording.sampling_guarantee import sampling_guarantee
 from hybridflow.recording.state import RunState, read_state
-from hybridflow.recording.summary import build_summary
+from hybridflow.recording.summary import build_summary, sampling_guarantee
 from hybridflow.recording.timeline import TimelineRecord
 from hybridflow.rollout.engine.arguments import check_names, check_sampling_mask
 from hybridflow.runtime.open_run import OpenRun, Saved, open_run

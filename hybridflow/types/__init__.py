@@ -38,14 +38,12 @@ from hybridflow.types.rollout import (
     VersionRun,
     without_numbers,
 )
-from hybridflow.types.step import (
+from hybridflow.types.tokens import Ragged, TokenColumns
+from hybridflow.types.training import (
     Collected,
     FilteredBatch,
     PartialGroup,
     StepCounts,
-)
-from hybridflow.types.tokens import Ragged, TokenColumns
-from hybridflow.types.training import (
     TrainBatch,
     TrainSequence,
     UpdateMetric,

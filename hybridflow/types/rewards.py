@@ -89,7 +89,7 @@ class ScoredCompletion:
     """A completion with the verdict it got and the worker that gave it.
 
     One that came over the wire stays packed, in a fifth of the memory, until its text or its numbers are needed
-    (`wire.packed.ScoredPacked`); those of a group that the filters leave out never are.
+    (`wire.messages.ScoredPacked`); those of a group that the filters leave out never are.
     """
 
     __slots__ = ("_completion", "head", "scored_by", "verdict")

@@ -15,8 +15,7 @@ from collections.abc import Callable, Iterable
 from hybridflow.wire.codec import Batch
 from hybridflow.wire.dispatcher import ScoreDispatcher
 from hybridflow.wire.flow import EngineFlow
-from hybridflow.wire.messages import Accepted, Finished, FromEngine, FromWorker, Ready, ScoreReply
-from hybridflow.wire.packed import ScoredPacked
+from hybridflow.wire.messages import Accepted, Finished, FromEngine, FromWorker, Ready, ScoredPacked, ScoreReply
 
 HELD_NOTICE_S = 30.0
 """Least seconds between two notes that engines are held back."""

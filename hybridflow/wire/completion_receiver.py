@@ -17,8 +17,7 @@ from hybridflow.types import Completion
 from hybridflow.wire.codec import MAX_FRAME_BYTES, decode_from_engine, encode
 from hybridflow.wire.endpoint import Endpoint, Listening
 from hybridflow.wire.flow import WINDOW
-from hybridflow.wire.messages import Accepted, Finished, FromEngine, Hello
-from hybridflow.wire.packed import unpack_completion
+from hybridflow.wire.messages import Accepted, Finished, FromEngine, Hello, unpack_completion
 
 
 class CompletionReceiver:

@@ -28,8 +28,7 @@ from hybridflow.types import Completion
 from hybridflow.wire.codec import MAX_FRAME_BYTES, decode_to_engine, encode
 from hybridflow.wire.endpoint import Endpoint
 from hybridflow.wire.frames import IN, OUT, receive_parts, send_frames
-from hybridflow.wire.messages import Accepted, Finished, Hello
-from hybridflow.wire.packed import Packer
+from hybridflow.wire.messages import Accepted, Finished, Hello, Packer
 
 MAX_KEPT = 128
 MAX_KEPT_BYTES = 16 * 2**20

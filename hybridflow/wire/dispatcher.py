@@ -33,8 +33,7 @@ import msgspec
 
 from hybridflow.errors import ProtocolError
 from hybridflow.types import GroupRequest, Unknown, Verdict
-from hybridflow.wire.messages import Ready, Task, Work, build_completion_id
-from hybridflow.wire.packed import PackedCompletion, ScoredPacked
+from hybridflow.wire.messages import PackedCompletion, Ready, ScoredPacked, Task, Work, build_completion_id
 
 MAX_ATTEMPTS = 3
 """Workers lost on one item before it is given up: a text that kills its verifier must not kill them all in turn."""

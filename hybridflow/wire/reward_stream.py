@@ -25,8 +25,7 @@ from hybridflow.wire.broker_sockets import BrokerSockets
 from hybridflow.wire.broker_thread import BrokerThread
 from hybridflow.wire.dispatcher import DEFAULT_MAX_WORKERS, ScoreDispatcher
 from hybridflow.wire.endpoint import Endpoint, Listening
-from hybridflow.wire.messages import Finished
-from hybridflow.wire.packed import ScoredPacked
+from hybridflow.wire.messages import Finished, ScoredPacked
 
 MAX_TAKEN = 32
 """Completions that next() gets with one use of the lock: they are the broker's no longer, and in no bound."""

@@ -61,6 +61,11 @@ def test_who_is_outstanding_is_kept_in_at_most_four_registers(modules: dict[str,
     assert len(walks.registers(modules)) <= 4
 
 
+@pytest.mark.parametrize("what", walks.WALKS)
+def test_a_walk_goes_through_few_files(what: str, modules: dict[str, Module]) -> None:
+    assert len(walks.walk(modules, *walks.WALKS[what])) <= walks.MAX_WALK
+
+
 def test_what_is_counted_in_a_small_tree(small: dict[str, Module]) -> None:
     assert len(sizes.module_lines(small)) == 6
     assert sizes.function_lines(small) == [(4, "hybridflow.rollout.engine:1 take")]
@@ -70,7 +75,7 @@ def test_what_is_counted_in_a_small_tree(small: dict[str, Module]) -> None:
         ("hybridflow.rollout.engine", "hybridflow.wire.packed"),
         ("hybridflow.wire.packed", "hybridflow.rollout.engine"),
     ]
-    assert list(walks.walk(small, walks.COMPLETION, walks.NOT_ON_THE_COMPLETIONS_WAY)) == [
+    assert list(walks.walk(small, walks.COMPLETION, walks.BESIDE_THE_COMPLETION)) == [
         "hybridflow.types.rollout",
         "hybridflow.wire.packed",
     ]

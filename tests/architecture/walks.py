@@ -7,9 +7,15 @@
 A file is on a walk if it defines or imports one of the records that carry what is followed. Commands beside the loop,
 `hybridflow check`, configuration and the conversion of files are not on the way of a run and are left out.
 
-- The completion's walk goes from the engine that decodes it, over the stream and its verdict, to the training row. What
-  only writes it down (`recording`), or learns from its group which prompts to give next (`curriculum`), is beside it.
+- The completion's walk goes from the engine that decodes it, over the stream and its verdict, to the training row.
 - The prompt's walk goes from the row of a file, over its tokens, to the request that an engine gets.
+- Modules that name a record and are not on its way are beside the walk, each with its reason in BESIDE_THE_COMPLETION
+  and BESIDE_THE_PROMPT. These hold names of earlier checkouts too, so that these are counted alike.
+
+  Files on the walk (with those beside it)    commit 9516533    2026-11-29, modules regrouped
+  completion                                  34 (44)           28 (45)
+  prompt                                      23 (37)           23 (33)
+
 - A register of who is outstanding is a file in which an entry is taken off a container by the id or index of a
   completion or the id of a group: somebody keeps book there of what is still to come.
 """
@@ -19,7 +25,7 @@ from __future__ import annotations
 import argparse
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -44,20 +50,60 @@ BESIDE = (
     "synth",
 )
 """Names of packages and modules that no training run goes through, or only before it has prompts."""
-NOT_ON_THE_COMPLETIONS_WAY = ("recording", "curriculum", "records", "step_metrics", "judge_totals")
-"""Further names beside the completion's walk; the last three stood outside of `recording` once."""
+BESIDE_THE_COMPLETION = {
+    "recording": "writes it down",
+    "records": "writes it down, earlier",
+    "step_metrics": "writes it down, earlier",
+    "judge_totals": "counts what its judge said",
+    "curriculum": "learns from its group which prompts to give next",
+    "protocols": "declares what modules on the way offer, and lets nothing through",
+    "verdict_guard": "counts unknown verdicts, to stop a run",
+    "unknowns": "counts unknown verdicts, earlier",
+    "evaluation": "ends in an accuracy, not in a row",
+    "evaluate": "ends in an accuracy, earlier",
+    "gate": "makes up completions, to try the parts before a run",
+    "conversation": "makes rows of demonstrations, which nobody decoded",
+    "checkpoints": "keeps members of partial groups from one process to the next",
+    "own_function": "a verifier as the rules are, at which a request ends, and which are not counted",
+    "open_engines": "engines of `hybridflow generate`",
+    "completion_receiver": "takes completions without verdicts, for `hybridflow generate`",
+}
+"""Last names beside the completion's walk, with the reason."""
+BESIDE_THE_PROMPT = {
+    "records": "writes it down",
+    "protocols": "declares what modules on the way offer, and lets nothing through",
+    "verdict_guard": "names the kind of row whose verdict is unknown",
+    "unknowns": "names the kind of row, earlier",
+    "evaluation": "a side branch: prompts of the evaluation set",
+    "evaluate": "a side branch, earlier",
+    "gate": "makes up prompts, to try the parts before a run",
+    "warmup": "trains on demonstrations",
+    "conversation": "cuts demonstrations into turns",
+    "problems": "lists rows that cannot be used, before a run",
+    "gold_check": "looks at golds before a run",
+    "row_source": "draws rows to look at before a run",
+    "prepare": "what `preflight` is now: before a run",
+    "row_reference": "writes down what a user's own verifier wants of a row, and which row a record is of",
+    "row_text": "writes down what a user's own verifier wants of a row, earlier",
+    "turns": "cuts demonstrations into turns, earlier",
+    "open_engines": "engines of `hybridflow generate`",
+}
+"""Last names beside the prompt's walk, with the reason."""
+WALKS = {"completion": (COMPLETION, BESIDE_THE_COMPLETION), "prompt": (PROMPT, BESIDE_THE_PROMPT)}
+MAX_WALK = 28
+"""Files of each."""
 IDS = {"completion_id", "group_id", "index"}
 TAKING = {"pop", "discard", "remove"}
 
 
-def walk(modules: dict[str, Module], records: set[str], beside: tuple[str, ...] = ()) -> dict[str, set[str]]:
+def walk(modules: dict[str, Module], records: set[str], beside: Iterable[str] = ()) -> dict[str, set[str]]:
     """By module on the walk: the records that it defines or imports. `beside`: further names that are not on it."""
     on_the_way = [module for module in modules.values() if is_on_the_way(module, beside)]
     named = {module.name: names_in(module) & records for module in on_the_way}
     return {name: records for name, records in named.items() if records}
 
 
-def is_on_the_way(module: Module, beside: tuple[str, ...] = ()) -> bool:
+def is_on_the_way(module: Module, beside: Iterable[str] = ()) -> bool:
     names = set(module.name.split("."))
     return module.has_code and "hybridflow" in names and not names & {*BESIDE, *beside}
 
@@ -110,12 +156,12 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=ROOT)
     options = parser.parse_args()
     modules = read_modules(options.root)
-    walks = (("completion", COMPLETION, NOT_ON_THE_COMPLETIONS_WAY), ("prompt", PROMPT, ()))
-    for what, records, beside in walks:
+    for what, (records, beside) in WALKS.items():
         files = walk(modules, records, beside)
         if not options.brief:
             print("\n".join(f"{what}: {name}: {', '.join(sorted(named))}" for name, named in files.items()))
-        print(f"the {what}'s walk: {len(files)} files")
+        everything = len(walk(modules, records))
+        print(f"the {what}'s walk: {len(files)} files; with those beside it {everything}")
     kept = registers(modules)
     if not options.brief:
         print("\n".join(f"register: {name}: {line}" for name, lines in kept.items() for line in lines))

@@ -48,11 +48,11 @@ from hybridflow.weights.manifest import TensorEntry, compute_crc
 from hybridflow.weights.reshard import executor as executor_module
 from hybridflow.weights.reshard.buffers import SharedBuffer, map_buffer
 from hybridflow.weights.reshard.executor import ReshardExecutor
+from hybridflow.weights.reshard.report import compute_traffic
 from hybridflow.weights.reshard.rollout_layout import RolloutLayout
 from hybridflow.weights.reshard.schedule import Schedule
 from hybridflow.weights.reshard.settings import ReshardSettings, engine_slots
 from hybridflow.weights.reshard.shard_bucket import ShardBucket, cut_buffer, read_bucket
-from hybridflow.weights.reshard.traffic import compute_traffic
 from hybridflow.weights.reshard.train_layout import num_parts, part_of
 from hybridflow.weights.reshard.train_shards import train_shards
 from megatron_ext.hf.config import HFConfig, read_hf_config

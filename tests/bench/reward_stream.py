@@ -55,8 +55,7 @@ from hybridflow.wire.codec import encode
 from hybridflow.wire.completion_sender import CompletionSender
 from hybridflow.wire.endpoint import Endpoint
 from hybridflow.wire.flow import WINDOW
-from hybridflow.wire.messages import Finished, ScoreReply, Task, Work
-from hybridflow.wire.packed import pack_completion
+from hybridflow.wire.messages import Finished, ScoreReply, Task, Work, pack_completion
 from hybridflow.wire.reward_stream import RewardStream
 
 GROUP_SIZE = 8

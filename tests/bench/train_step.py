@@ -36,8 +36,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from hybridflow.algorithms.spec import policy_spec
-from hybridflow.batching.microbatch import plan_micro_batches
-from hybridflow.batching.units import build_units
+from hybridflow.batching.microbatch import build_units, plan_micro_batches
 from hybridflow.config.sections import AlgorithmSection
 from hybridflow.trainer.policy_update import update_policy
 from hybridflow.types import TokenColumns, TrainBatch, TrainSequence

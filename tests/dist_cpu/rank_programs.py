@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hybridflow.algorithms.objective import build_objective
 from hybridflow.algorithms.spec import supervised_spec
-from hybridflow.trainer.objectives import LossCallback
+from hybridflow.trainer.policy_update import LossCallback
 from megatron_ext.attention.packed import SegmentAttention
 from megatron_ext.model.layer_specs import GatedMLP
 from megatron_ext.optimizer.optimizer import OptimizerOptions

@@ -11,10 +11,10 @@ import torch.distributed as dist
 from hybridflow.weights.reshard.buffers import map_buffer
 from hybridflow.weights.reshard.executor import ReshardExecutor
 from hybridflow.weights.reshard.planner import plan_reshard
+from hybridflow.weights.reshard.report import compute_traffic
 from hybridflow.weights.reshard.rollout_layout import RolloutLayout
 from hybridflow.weights.reshard.schedule import build_schedule
 from hybridflow.weights.reshard.shard_bucket import ShardBucket, check_engines_alike, read_bucket
-from hybridflow.weights.reshard.traffic import compute_traffic
 from megatron_ext.parallel.layout import Layout
 from megatron_ext.parallel.topology import Topology
 from megatron_ext.policy import MegatronPolicy

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from hybridflow.algorithms.spec import policy_spec
-from hybridflow.batching.microbatch import plan_micro_batches
-from hybridflow.batching.units import build_units
+from hybridflow.batching.microbatch import build_units, plan_micro_batches
 from hybridflow.config.sections import AlgorithmSection
 from hybridflow.trainer.policy_update import update_policy
 from hybridflow.types import TokenColumns, TrainBatch, TrainSequence, UpdateReport

@@ -22,8 +22,7 @@ import zmq.backend.cython
 
 from hybridflow.types import Completion, Scored, TokenColumns
 from hybridflow.wire.codec import encode
-from hybridflow.wire.messages import Bye, Finished, Hello, Ready, ScoreReply
-from hybridflow.wire.packed import pack_completion
+from hybridflow.wire.messages import Bye, Finished, Hello, Ready, ScoreReply, pack_completion
 from tests.security.other_user import NOBODY
 
 NUM_KEPT = 100

@@ -31,8 +31,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from hybridflow.errors import ProtocolError, RolloutError
 from hybridflow.rollout.driver.budget import LengthEstimate, TokenBudget
 from hybridflow.types import GroupRequest, Lease, RolloutReport
-from hybridflow.wire.messages import Finished, build_completion_id
-from hybridflow.wire.packed import PackedCompletion
+from hybridflow.wire.messages import Finished, PackedCompletion, build_completion_id
 
 MAX_ATTEMPTS = 3
 """Engines lost on one group before it is given up: a prompt that kills its engine must not kill them all in turn."""

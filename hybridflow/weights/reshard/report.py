@@ -21,14 +21,58 @@ from rich.table import Table
 
 from hybridflow.weights.reshard.blocks import Block, BlockKind, model_blocks
 from hybridflow.weights.reshard.placement import Engines, Link, link_between
+from hybridflow.weights.reshard.plan import ReshardPlan
 from hybridflow.weights.reshard.planner import plan_reshard
 from hybridflow.weights.reshard.rollout_layout import RolloutLayout
-from hybridflow.weights.reshard.schedule import build_schedule
-from hybridflow.weights.reshard.traffic import RankTraffic, compute_traffic
+from hybridflow.weights.reshard.schedule import Schedule, build_schedule
+from hybridflow.weights.reshard.sources import Needs, count_needs
 from hybridflow.weights.reshard.train_layout import Cut, num_parts, ranks_per_stage, stage_of
 from hybridflow.weights.reshard.train_shards import train_shards
 from megatron_ext.hf.config import HFConfig
 from megatron_ext.parallel.layout import Layout
+
+
+@dataclass(frozen=True)
+class RankTraffic:
+    """Traffic of one rank and its GPU, in one weight update."""
+
+    rank: int
+    device_bytes: int
+    """Copied within the GPU's own memory."""
+    nvlink_bytes: int
+    """Received from other GPUs of the node."""
+    network_bytes: int
+    """Received from GPUs of other nodes."""
+    buffer_bytes: int
+    """High-water mark of what the update takes beside the weights themselves."""
+    buckets: int
+
+    @property
+    def moved_bytes(self) -> int:
+        """Received from other GPUs."""
+        return self.nvlink_bytes + self.network_bytes
+
+
+def compute_traffic(plan: ReshardPlan, schedule: Schedule) -> list[RankTraffic]:
+    """Exact, from the numbers of elements; equal to adding up `plan.copies_to`."""
+    needs = count_needs(plan.blocks, plan.patterns, plan.rollout.tp)
+    return [_traffic_of(gpu, needs, plan, schedule) for gpu in range(plan.world_size)]
+
+
+def _traffic_of(gpu: int, needs: Needs, plan: ReshardPlan, schedule: Schedule) -> RankTraffic:
+    received = dict.fromkeys(Link, 0)
+    needed = needs[plan.tp_rank_of[gpu]] if gpu in plan.tp_rank_of else {}
+    for supply, elements in needed.items():
+        received[plan.link(plan.sources[gpu, supply], gpu)] += elements * schedule.element_bytes
+    return RankTraffic(
+        gpu,
+        received[Link.DEVICE],
+        received[Link.NVLINK],
+        received[Link.NETWORK],
+        schedule.buffer_bytes(gpu),
+        len(schedule.rounds),
+    )
+
 
 Sizes = dict[tuple[str, Cut], dict[int, int]]
 """Elements of a parameter on each part that holds some of it, padding left out; by Megatron name and cut."""

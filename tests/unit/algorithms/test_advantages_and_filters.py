@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridflow.algorithms import filters
+from hybridflow.algorithms import advantages
 from hybridflow.algorithms.advantages import GroupRelative, compute_group_advantages, group_rewards
 from hybridflow.algorithms.algorithm import Algorithm
 from hybridflow.algorithms.spec import supervised_spec
@@ -20,7 +20,7 @@ REWARDS = st.lists(st.none() | st.floats(0, 1, width=32), min_size=1, max_size=1
 
 
 def algorithm(min_known_fraction: float = 0.0) -> Algorithm:
-    kept = (filters.TooFewKnown(), filters.KnownShare(min_known_fraction), filters.SameReward())
+    kept = (advantages.TooFewKnown(), advantages.KnownShare(min_known_fraction), advantages.SameReward())
     return Algorithm(kept, GroupRelative(normalise_std=True), (), supervised_spec())
 
 
@@ -88,9 +88,9 @@ def test_float64_reference(rewards: list[float | None]) -> None:
 def test_order_of_members_does_not_matter(rewards: list[float | None], random: Random, normalise_std: bool) -> None:
     order = list(range(len(rewards)))
     random.shuffle(order)
-    advantages = compute_group_advantages(rewards, normalise_std=normalise_std)
+    found = compute_group_advantages(rewards, normalise_std=normalise_std)
     shuffled = compute_group_advantages([rewards[at] for at in order], normalise_std=normalise_std)
-    assert shuffled == [advantages[at] for at in order]
+    assert shuffled == [found[at] for at in order]
 
 
 def test_groups_without_contrast_are_dropped_with_their_reason() -> None:
@@ -107,10 +107,10 @@ def test_groups_without_contrast_are_dropped_with_their_reason() -> None:
     kept, dropped = algorithm().filter_groups(groups)
     assert [group.group_id for group in kept] == ["keep-1", "keep-2"]
     assert dropped == {
-        filters.ZERO_VARIANCE_ALL_WRONG: ["wrong-1", "wrong-2"],
-        filters.ZERO_VARIANCE_ALL_RIGHT: ["right"],
-        filters.ZERO_VARIANCE: ["equal"],
-        filters.TOO_FEW_KNOWN: ["lone", "unknown"],
+        advantages.ZERO_VARIANCE_ALL_WRONG: ["wrong-1", "wrong-2"],
+        advantages.ZERO_VARIANCE_ALL_RIGHT: ["right"],
+        advantages.ZERO_VARIANCE: ["equal"],
+        advantages.TOO_FEW_KNOWN: ["lone", "unknown"],
     }
 
 
@@ -124,8 +124,8 @@ def test_a_group_below_the_minimum_share_of_known_rewards_is_dropped_with_its_re
     kept, dropped = algorithm(0.5).filter_groups(groups)
     assert [group.group_id for group in kept] == ["half"]
     assert dropped == {
-        filters.KNOWN_SHARE_TOO_LOW: ["less", "right, as far as is known"],
-        filters.TOO_FEW_KNOWN: ["lone"],
+        advantages.KNOWN_SHARE_TOO_LOW: ["less", "right, as far as is known"],
+        advantages.TOO_FEW_KNOWN: ["lone"],
     }
 
 

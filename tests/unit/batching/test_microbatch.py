@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridflow.batching.microbatch import check_budget, plan_micro_batches
-from hybridflow.batching.units import Unit
+from hybridflow.batching.microbatch import Unit, check_budget, plan_micro_batches
 from hybridflow.errors import ConfigError
 
 ROWS = st.lists(st.integers(1, 100), max_size=40)

@@ -1,6 +1,6 @@
 """Rows of a batch as units."""
 
-from hybridflow.batching.units import Unit, build_units
+from hybridflow.batching.microbatch import Unit, build_units
 from hybridflow.types import TokenColumns, TrainSequence
 
 

@@ -13,7 +13,7 @@ from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.curriculum.build import build_curriculum
 from hybridflow.loop.train_loop import train
 from hybridflow.preflight.inputs import load_inputs
-from hybridflow.recording.sampling_guarantee import sampling_guarantee
+from hybridflow.recording.summary import sampling_guarantee
 from hybridflow.rollout.engine.sglang_messages import join_runs
 from hybridflow.types import GroupRequest, RolloutReport, SamplingParams, VersionRun
 from hybridflow.types.tokens import concatenate

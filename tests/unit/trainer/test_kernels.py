@@ -12,7 +12,7 @@ from hybridflow.config.sections import Config, LayoutSection, ModelSection, Trai
 from hybridflow.errors import ConfigError
 from hybridflow.preflight.machine import check_kernels
 from hybridflow.preflight.subject import Subject
-from hybridflow.runtime.train_workers import start_train_workers
+from hybridflow.runtime.system import start_train_workers
 from hybridflow.trainer import kernels
 from hybridflow.trainer.group import PolicyGroup, PolicySettings
 from hybridflow.trainer.kernels import refuse_float32, refuse_grouped_experts, resolve_worker

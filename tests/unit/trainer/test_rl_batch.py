@@ -9,10 +9,10 @@ import torch
 
 from hybridflow.algorithms.objective import COMPUTED, build_objective
 from hybridflow.algorithms.spec import policy_spec
-from hybridflow.batching.sequences import build_train_sequences
 from hybridflow.config.sections import AlgorithmSection
+from hybridflow.loop.batch import build_train_sequences
 from hybridflow.trainer.batch import pack_rank
-from hybridflow.trainer.objectives import LossCallback
+from hybridflow.trainer.policy_update import LossCallback
 from hybridflow.types import (
     Completion,
     Group,

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from hybridflow.algorithms.aggregations import TokenMean
+from hybridflow.algorithms.losses import TokenMean
 from hybridflow.algorithms.objective import Objective, TermValue, TokenBatch
 from hybridflow.trainer.batch import pack_rank
-from hybridflow.trainer.objectives import LossCallback
+from hybridflow.trainer.policy_update import LossCallback
 from hybridflow.types import TokenColumns, TrainBatch, TrainSequence
 from megatron_ext.attention.context_split import cut_micro_batch
 

@@ -8,7 +8,7 @@ import torch
 from hybridflow.algorithms.objective import build_objective
 from hybridflow.algorithms.spec import supervised_spec
 from hybridflow.trainer.batch import pack_rank
-from hybridflow.trainer.objectives import LossCallback
+from hybridflow.trainer.policy_update import LossCallback
 from hybridflow.types import TokenColumns, TrainBatch, TrainSequence
 from megatron_ext.packing.micro_batch import MicroBatch
 

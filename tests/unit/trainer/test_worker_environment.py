@@ -11,7 +11,7 @@ import pytest
 from hybridflow.cluster.devices import DEVICE_ENVIRONMENT
 from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
-from hybridflow.runtime.train_workers import start_train_workers
+from hybridflow.runtime.system import start_train_workers
 from hybridflow.trainer import group
 
 ROOT = Path(__file__).parents[3]

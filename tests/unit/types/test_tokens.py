@@ -67,7 +67,7 @@ sys.modules["hybridflow.types.tokens"] = module
 exec(compile(source.replace(sys.argv[2], sys.argv[3] + sys.argv[2]), str(path), "exec"), module.__dict__)
 exec(compile((path.parent / "__init__.py").read_text(), "types", "exec"), package.__dict__)
 
-from hybridflow.batching.sequences import build_train_sequences
+from hybridflow.loop.batch import build_train_sequences
 from hybridflow.loop.checkpoints import read_partial_groups, write_partial_groups
 from hybridflow.loop.step import GroupAssembly, build_requests, plan_all
 from hybridflow.rollout.engine.sglang_messages import append_to_partial
@@ -75,7 +75,7 @@ from hybridflow.trainer.batch import pack_rank
 from hybridflow.types import *
 from hybridflow.wire import codec
 from hybridflow.wire.messages import Finished
-from hybridflow.wire.packed import ScoredPacked, pack_completion
+from hybridflow.wire.messages import ScoredPacked, pack_completion
 from megatron_ext.attention.context_split import cut_micro_batch
 
 PROMPT = Prompt(prompt_id="p", token_ids=[1, 2], data_source="s", ability="doc-qa", ground_truth="g")

@@ -12,8 +12,7 @@ from hybridflow.wire.broker import INTERVAL_S, Broker, RefusalLog
 from hybridflow.wire.codec import decode_to_worker
 from hybridflow.wire.dispatcher import ScoreDispatcher
 from hybridflow.wire.flow import WINDOW
-from hybridflow.wire.messages import Accepted, Bye, Finished, Ready, ScoreReply, Work
-from hybridflow.wire.packed import pack_completion
+from hybridflow.wire.messages import Accepted, Bye, Finished, Ready, ScoreReply, Work, pack_completion
 
 YES = Scored(value=1.0, rule="r", extracted="e", why="y")
 ENGINE = b"engine"

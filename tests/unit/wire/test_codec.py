@@ -19,8 +19,9 @@ from hybridflow.wire.messages import (
     Task,
     Work,
     build_completion_id,
+    pack_completion,
+    unpack_completion,
 )
-from hybridflow.wire.packed import pack_completion, unpack_completion
 
 COMPLETION = Completion(
     completion_id="t00000-g0000-c00",

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from hybridflow.errors import ProtocolError
 from hybridflow.types import Completion, GroupRequest, Prompt, Scored, TokenColumns, Unknown
 from hybridflow.wire.dispatcher import MAX_ATTEMPTS, ScoreDispatcher
-from hybridflow.wire.messages import Ready
-from hybridflow.wire.packed import PackedCompletion, ScoredPacked, pack_completion
+from hybridflow.wire.messages import PackedCompletion, Ready, ScoredPacked, pack_completion
 
 YES = Scored(value=1.0, rule="r", extracted="e", why="y")
 

@@ -11,8 +11,7 @@ from hybridflow.errors import ProtocolError, RolloutError
 from hybridflow.rollout.driver.budget import TokenBudget
 from hybridflow.rollout.driver.dispatcher import MAX_ABORTS, MAX_ATTEMPTS, Dispatcher
 from hybridflow.types import Completion, FinishReason, GroupRequest, Lease, Partial, Prompt, TokenColumns, VersionRun
-from hybridflow.wire.messages import Finished
-from hybridflow.wire.packed import PackedCompletion, pack_completion
+from hybridflow.wire.messages import Finished, PackedCompletion, pack_completion
 
 
 def request(name: str, prompt_tokens: int = 10, num: int = 2) -> GroupRequest:

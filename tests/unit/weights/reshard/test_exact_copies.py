@@ -19,8 +19,8 @@ import pytest
 from hybridflow.weights.reshard.placement import Link
 from hybridflow.weights.reshard.plan import Copy, ReshardPlan
 from hybridflow.weights.reshard.planner import plan_reshard
+from hybridflow.weights.reshard.report import compute_traffic
 from hybridflow.weights.reshard.schedule import build_schedule
-from hybridflow.weights.reshard.traffic import compute_traffic
 from tests.unit.weights.reshard.apply import Trainer, view
 from tests.unit.weights.reshard.oracles import UNWRITTEN, Array, cut_megatron, cut_sglang, full_tensors
 from tests.unit.weights.reshard.triples import Triple, make_triples

@@ -13,10 +13,9 @@ from hybridflow.errors import ConfigError
 from hybridflow.weights.reshard.plan import Copy, Padding, ReshardPlan
 from hybridflow.weights.reshard.planner import plan_reshard
 from hybridflow.weights.reshard.regions import Region
-from hybridflow.weights.reshard.report import compute_gather_traffic
+from hybridflow.weights.reshard.report import RankTraffic, compute_gather_traffic, compute_traffic
 from hybridflow.weights.reshard.rollout_layout import RolloutLayout
 from hybridflow.weights.reshard.schedule import build_schedule
-from hybridflow.weights.reshard.traffic import RankTraffic, compute_traffic
 from megatron_ext.hf.config import Experts, HFConfig, read_hf_config
 from megatron_ext.parallel.layout import Layout
 

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hybridflow.cluster.shared_memory import removed_with_processes
 from hybridflow.guard.left_behind import SHARED_MEMORY
+from hybridflow.runtime.teardown import removed_with_processes
 
 HOLD = """
 import mmap, multiprocessing, sys, time

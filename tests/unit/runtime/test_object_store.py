@@ -8,8 +8,8 @@ import pytest
 
 from hybridflow.cluster.bundles import Place
 from hybridflow.errors import PlacementError
+from hybridflow.runtime.transport import check_object_stores, largest_bucket
 from hybridflow.trainer.layout import read_model
-from hybridflow.weights.object_store import check_object_stores, largest_bucket
 
 TINY = Path(__file__).parents[3] / "configs/models/tiny"
 MIB = 2**20

@@ -2,8 +2,8 @@
 
 import pytest
 
-from hybridflow.batching.sequences import build_train_sequences
 from hybridflow.errors import ProtocolError
+from hybridflow.loop.batch import build_train_sequences
 from hybridflow.types import (
     Completion,
     Group,

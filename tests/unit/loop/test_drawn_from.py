@@ -7,9 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from hybridflow.batching.drawn_from import check_sampling_masks, shared_distribution
 from hybridflow.errors import ProtocolError
-from hybridflow.loop.batch import build_batch
+from hybridflow.loop.batch import build_batch, check_sampling_masks, shared_distribution
 from hybridflow.rollout.engine.sglang_messages import with_distribution
 from hybridflow.types import (
     Group,
