@@ -18,7 +18,7 @@ DOCUMENTS = [ROOT / name for name in ("README.md", "SECURITY.md", "CONTRIBUTING.
 COMMANDS = [ROOT / name for name in ("README.md", "docs/commands.md", "docs/example.md")]
 COMMAND = r"(?:^ *|`)\.venv/bin/hybridflow ([^#\n|`]+)"
 NUM_WORDS = 1150
-"""Of README.md, tables and code included: a newcomer reads all of it."""
+"""Most that README.md may have, tables and code included: a newcomer reads all of it."""
 
 
 def test_readme_is_read_in_a_few_minutes() -> None:
