@@ -1,4 +1,4 @@
-"""The base of all sections, and the hiding of passwords and keys where a URL or a value is shown."""
+"""The base of all configuration sections, and the hiding of passwords and keys where a URL or a value is shown."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Commands on a policy that need train workers but no rollout: `hybridflow logprobs`, `export` and `sft`."""
+"""Commands of `hybridflow`, from options to what they write: training, supervised training, scoring, generation, export."""
