@@ -1,1 +1,1 @@
-"""Commands of `hybridflow`, from options to what they write: training, supervised training, scoring, generation, export."""
+"""Commands of `hybridflow`, from options to what they write: train, sft, generate, score, logprobs, export."""
