@@ -1,4 +1,4 @@
-"""How fast engines may send: a pure machine. It remembers what to tell each engine, and closes the window while rewards
+"""Flow control of engines, how fast they may send: a pure machine. It remembers what to tell each engine, and closes the window while rewards
 lag.
 
 Above `limit_bytes` of completions without a verdict, or not yet taken by the consumer, every engine is told a window of
