@@ -1,4 +1,4 @@
-"""Dispatcher of scoring, who scores what: the reward stream's state as a pure machine. Events go in; work to send and results come out.
+"""Dispatcher of scoring, who scores what: a pure machine. Events go in; work to send and results come out.
 
 Life of one completion id:
 
