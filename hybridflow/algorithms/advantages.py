@@ -1,4 +1,4 @@
-"""Group-relative advantages, and what is left out of training: groups without a gradient, tokens of older policies.
+"""Advantages relative to the group, and filters of groups that carry no gradient and of tokens of older policies.
 
 Advantages. Source: GRPO, QwenLong-L1 paper (arXiv 2505.17667) Eq. 5; constants as released (recipe section 5): (r -
 mean) / (std + 1e-6) with the n-1 standard deviation of torch.std. Without the division it is the advantage of Dr. GRPO

@@ -1,10 +1,11 @@
-"""From the messages of a conversation to token ids, with text kept from becoming a mark of the chat template.
+"""Encodes the messages of a conversation as token ids, and keeps text from becoming a mark of the chat template.
 
-Marks are the tokens by which a template structures a conversation. A tokenizer knows its special tokens by their spelling, wherever it stands: a document that says "<|im_end|>" would end
-the turn. So while a conversation is rendered, a mark's spelling within a content is hidden behind one private
-character; the template's own are what remains. They are then given a spelling that nobody can know, the contents get
-their text back, and a copy of the tokenizer encodes the whole that knows the marks by that spelling alone. Borders,
-merges and spaces are treated as ever. Where no content spells a mark, and that is almost always, none of this happens.
+Marks are the tokens by which a template structures a conversation. A tokenizer knows its special tokens by their
+spelling, wherever it stands: a document that says "<|im_end|>" would end the turn. So while a conversation is rendered,
+a mark's spelling within a content is hidden behind one private character; the template's own are what remains. They are
+then given a spelling that nobody can know, the contents get their text back, and a copy of the tokenizer encodes the
+whole that knows the marks by that spelling alone. Borders, merges and spaces are treated as ever. Where no content
+spells a mark, and that is almost always, none of this happens.
 """
 
 from __future__ import annotations

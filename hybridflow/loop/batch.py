@@ -1,4 +1,4 @@
-"""From groups to the batch of an optimizer step: filters, advantages, rows, mini-batches, micro-batches.
+"""Builds the batch of an optimizer step from groups: filters, advantages, rows, mini-batches, micro-batches.
 
 There is one row per completion. The prompt is repeated in each; sharing it within the group is a matter of how rows are
 packed.

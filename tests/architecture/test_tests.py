@@ -21,7 +21,7 @@ UPSTREAM = {
 
 
 def test_no_test_drives_private_attributes_of_ours() -> None:
-    """What a test needs of a module is public there, or is had by the public way."""
+    """A test takes from a module only public names, or has the rest by the public way."""
     ours = {name for package in PACKAGES for path in (ROOT / package).rglob("*.py") for name in private_names(path)}
     driven = [
         f"{path.relative_to(ROOT)}:{line}: {name}"
