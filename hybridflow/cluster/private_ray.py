@@ -5,8 +5,8 @@
                 folder of mode 0700, which goes with the session
     listening   on the loopback alone; no metrics
 
-What Ray 2.60 does not let: its ports on the loopback answer whoever is on the machine, if only to refuse; the README's
-section on security says more.
+What Ray 2.60 does not let: its ports on the loopback answer whoever is on the machine, if only to refuse; SECURITY.md
+says more.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The Ray session of a run: a private one on this machine, or the cluster that RAY_ADDRESS names.
 
-The environment that workers find: they inherit Ray's, and Ray the driver's of the moment in which it starts.
+Workers inherit their environment from Ray, and Ray that of the driver in the moment in which it starts; so the
+variables of workers are set in the driver for that moment.
 """
 
 from __future__ import annotations

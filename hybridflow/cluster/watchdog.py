@@ -9,9 +9,8 @@ sign; `stall.END_AFTER_S` after the deadline it raises StalledError in the main 
 at once.
 
 The thread consumes the sources' answers; it waits for nothing longer than a beat; `close` ends it; it produces notes, a
-file of stacks, and at most one error.
-
-When a run stands still: a deadline per phase, counted from the last sign of life. Pure; the clock is handed in.
+file of stacks, and at most one error. A pure part, on a clock that is handed in, decides when a run stands still: a
+deadline per phase, counted from the last sign of life.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Reads a configuration: TOML files laid over each other, `--set` on top, validated once, dumped as it was resolved.
 
-As much of a configuration as is right, so that a wrong key does not hide what else is wrong.
+For `check` it is also read partly: as much as is right, so that a wrong key does not hide what else is wrong.
 """
 
 from __future__ import annotations

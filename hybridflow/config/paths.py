@@ -1,10 +1,8 @@
-"""Relative paths in a configuration: from the folder of the file that sets them, or from the working folder.
+"""Relative paths in a configuration, and the folders in which a verifier "module:function" is looked for.
 
 A path in a .toml file is taken from that file's folder where it exists there, and becomes absolute; else it stays as it
 is, from the working folder. In a run's resolved.json it is the other way round: there the run began in the working
 folder. What `--set` says is from the working folder. `~` is the user's home.
-
-Where a verifier named as "module:function" is looked for.
 """
 
 from __future__ import annotations

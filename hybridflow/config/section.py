@@ -1,7 +1,4 @@
-"""The base of all sections.
-
-Passwords and keys that stand in a URL: found, and hidden where the URL is shown.
-"""
+"""The base of all configuration sections, and the hiding of passwords and keys where a URL or a value is shown."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Texts of conversations, by the chat template of a model's folder.
+"""Chat templates of models, and the prompt templates of the recipe: texts of conversations.
 
-Templates run in a process of their own (`template_process`), one per template, bounded in CPU time, memory and length.
+A model's template runs in a process of its own (`template_process`), one per template, bounded in CPU time, memory and
+length.
 
-The prompt template of the recipe.
-
-Source: QwenLong-L1 (arXiv 2505.17667) and its evaluation scripts; the wording is theirs, to the character. The
-four-choice wording is that of LongBench-v2 with the answer sentence that the recipe's verifier looks for.
+Source of the prompts: QwenLong-L1 (arXiv 2505.17667) and its evaluation scripts; the wording is theirs, to the
+character. The four-choice wording is that of LongBench-v2 with the answer sentence that the recipe's verifier looks
+for.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""`hybridflow data`: make row files. `tools.show_commands` adds the command that looks at them.
-
-The command `hybridflow data convert`.
-"""
+"""The commands `hybridflow data convert` and `synth`, which make row files. `tools.show_commands` adds `show`."""
 
 from __future__ import annotations
 

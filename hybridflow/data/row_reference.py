@@ -1,6 +1,6 @@
-"""Where the prompt of a record comes from: a row of a file, and a hash that tells whether it is still the same.
+"""Row references: the row of a file that a prompt comes from, a hash of it, and the part that verifiers may want.
 
-The part of a row that a user's own verifier may want, as text that travels with its prompt.
+The hash tells whether the row is still the same; what a user's own verifier may want travels as text.
 """
 
 from __future__ import annotations

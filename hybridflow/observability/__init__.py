@@ -1,1 +1,1 @@
-"""Output of a run while it runs: logs, trackers, the live display and memory samples. Never imports torch."""
+"""Logs of processes, spans of what they do, and text made safe to show. Never imports torch."""

@@ -1,10 +1,10 @@
-"""Logs of every process in one shape: time, level, role and rank, step, message.
+"""Logs of every process in one shape (time, level, role and rank, step, message), and what workers print.
 
     12:00:01 INFO  train[1] step 7 | policy update took 3.2 s
 
 `configure` is called once by the process that plays a role; modules then use `logging.getLogger(__name__)` as usual.
 
-Keeps what a worker process prints, its children's output included, in the run folder.
+What a worker process prints, its children's output included, is kept in the run folder.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One question to every endpoint of the judge, whose answer is known: are two equal answers the same?
 
-Remedies where a judge gave no answer, by what it or the network said.
+Where a judge gave no answer, a remedy follows from what it or the network said.
 """
 
 from __future__ import annotations

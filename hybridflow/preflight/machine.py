@@ -1,11 +1,10 @@
-"""Kernels, memory and disk: what is installed, and what the model certainly takes against what there is.
+"""Whether the machine can hold the run: kernels, memory, disk, the limits that the system grants, and variables.
 
-On a CPU all processes share the memory of the machine. With GPUs the gates of `runtime/colocation.py` compare wanted
-and free memory; nothing is estimated here.
+Memory and disk: what the model certainly takes against what there is. On a CPU all processes share the memory of the
+machine. With GPUs the gates of `runtime/colocation.py` compare wanted and free memory; nothing is estimated here.
 
-Whether the variables that the configuration gives to workers and verifiers are set.
-
-Whether the system grants what processes of a run need: names of sockets, files, shared memory, a cluster.
+Limits: names of sockets, files, shared memory, a cluster. Variables: those that the configuration gives to workers and
+verifiers have to be set.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""How much a compressed file may become.
-
-Lines of a file, one at a time, none of them longer than a bound.
-"""
+"""Bounds on reading files of others: how much a compressed one may become, and how long a line may be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The question of a row: all that a judge is told of the prompt. The first of these that a row has:
+"""The question of a row: all that a judge is told of the prompt.
+
+It is the first of these that the row has:
 
 | where                                                     | what goes to the judge                           |
 |-----------------------------------------------------------|--------------------------------------------------|

@@ -1,1 +1,1 @@
-"""Commands on a policy that need train workers but no rollout: `hybridflow logprobs`, `export` and `sft`."""
+"""Commands of `hybridflow`, from options to what they write: train, sft, generate, score, logprobs, export."""

@@ -1,7 +1,4 @@
-"""Options that say over how many workers a command spreads the model.
-
-Options of the commands that make a run.
-"""
+"""Options of commands: those of a run, and over how many workers the model is spread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a configuration to a finished run folder."""
+"""`hybridflow train`: from a configuration to a finished run folder."""
 
 from __future__ import annotations
 

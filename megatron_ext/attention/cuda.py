@@ -1,18 +1,17 @@
 """Attention back ends for CUDA, and the choice among all of them.
 
-    sdpa                 torch's scaled dot product attention over blocks of segments (attention.py); runs everywhere
+    sdpa                 torch's scaled dot product attention over blocks of segments (`packed`); runs everywhere
     varlen               torch's variable length flash attention: one call for all segments, bfloat16 or float16; by
-                         FlashAttention 3 or 4 where they are installed (flash_version.py)
+                         FlashAttention 3 or 4 where they are installed
     cudnn                as sdpa, by cuDNN's kernel wherever it takes the shapes
     transformer_engine   Transformer Engine's fused attention, with its own context parallel exchange
 
 The indexing of `varlen` is tested on a CPU against a plain implementation of torch's function, Transformer Engine
 through a stand-in. Neither the flash kernels, cuDNN nor Transformer Engine has been run on a GPU yet.
 
-Which FlashAttention computes torch's flash attention: version 3 or 4 where it is installed, else torch's own, 2.
-
-At 65,536 tokens version 2 stays near 25% of an H100's peak, 3 and cuDNN reach about 41%. The choice holds for the
-process. Tested on a CPU against a stand-in for torch's registry; not run on a GPU yet.
+FlashAttention 3 or 4 computes torch's flash attention where it is installed, else torch's own, 2. At 65,536 tokens
+version 2 stays near 25% of an H100's peak, 3 and cuDNN reach about 41%. The choice holds for the process. Tested on a
+CPU against a stand-in for torch's registry; not run on a GPU yet.
 """
 
 from __future__ import annotations

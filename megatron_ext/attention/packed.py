@@ -7,11 +7,9 @@ never a T x T mask, and memory is linear in T.
 What a layer attends to is data, not code: `PackedSegments` says which tokens are neighbours and the model takes each
 token's position as an input, so other segment layouts need no other module.
 
-Groups the segments of a packed micro-batch into blocks that one attention call can take.
-
 A call per segment costs more than the arithmetic when segments are short, so segments of similar length are padded to
-a common one. Padding goes at the end: under a causal mask no real token sees it, and outputs there are dropped, so the
-result and the gradients of real tokens are those of separate calls.
+a common one and form a block, which one call takes. Padding goes at the end: under a causal mask no real token sees it,
+and outputs there are dropped, so the result and the gradients of real tokens are those of separate calls.
 """
 
 from __future__ import annotations

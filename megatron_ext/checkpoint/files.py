@@ -1,10 +1,9 @@
-"""Symbolic links in folders that come from others: one that leads out of its folder is never followed.
+"""Files of checkpoints and models that come from others: links never followed out of a folder, JSON read within bounds.
 
-Else a checkpoint or model could name a file that only the reader may read, and an export would copy it to where others
-may. The folder itself may be a link: the user named it. A Hugging Face cache keeps its files as links of its own,
+A symbolic link that led out of its folder would let a checkpoint or model name a file that only the reader may read,
+and an export would copy it to where others may. The folder itself may be a link: the user named it. A Hugging Face
+cache keeps its files as links of its own,
 `models--<owner>--<name>/snapshots/<revision>/<file>` to `../../blobs/<hash>`: these stay in the model's folder.
-
-JSON files of a checkpoint or a model: read within bounds, as whoever wrote them may be a stranger.
 """
 
 from __future__ import annotations

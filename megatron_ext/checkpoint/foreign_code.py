@@ -1,15 +1,14 @@
-"""Finds out, before any is loaded, whether a tensor in a checkpoint would ask for more than a tensor needs.
+"""Reads pickles of checkpoints that may come from anybody, and refuses what a checkpoint does not need.
 
-torch's restricted reader refuses such an entry itself, but only when it comes to it: others are loaded by then, and
-what a command does not load is never looked at. An entry is an archive by `torch.save`; of it only the small pickle is
-read, and of that only the names that it asks for.
+Tensors: looked at before any is loaded. torch's restricted reader refuses an entry that asks for more itself, but only
+when it comes to it: others are loaded by then, and what a command does not load is never looked at. An entry is an
+archive by `torch.save`; of it only the small pickle is read, and of that only the names that it asks for.
 
-Unpickles `.metadata` of a checkpoint, which may come from anybody: data classes of torch and Megatron, and no more.
-
-A list of classes is not enough. A pickle may also set attributes of the classes themselves, and of eighty bytes make a
-key that takes hours to hash (a tuple of twice the same tuple, forty times over) or ask for gigabytes. So values are set
-on instances alone, keys and arguments are flat, and what Megatron's own files never use is refused. Pure Python, as
-its opcodes can be looked at one by one: 0.5 us each, of which a file has some 100 per tensor and rank.
+`.metadata`: unpickled into data classes of torch and Megatron, and no more. A list of classes is not enough. A pickle
+may also set attributes of the classes themselves, and of eighty bytes make a key that takes hours to hash (a tuple of
+twice the same tuple, forty times over) or ask for gigabytes. So values are set on instances alone, keys and arguments
+are flat, and what Megatron's own files never use is refused. Pure Python, as its opcodes can be looked at one by one:
+0.5 us each, of which a file has some 100 per tensor and rank.
 """
 
 from __future__ import annotations

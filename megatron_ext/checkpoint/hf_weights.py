@@ -1,6 +1,6 @@
-"""Gives the model's weights back under their Hugging Face names, whole.
+"""Hugging Face weights: loaded into this rank's part of the model, gathered whole again, and written.
 
-Loads a Hugging Face checkpoint into this rank's part of the model, reading only the slices that it needs.
+Loading reads only the slices that the rank needs; gathering gives each tensor under its Hugging Face name.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""Megatron's checkpoint writers, and what they leave behind: nothing but the checkpoint.
+"""Writer processes of Megatron's checkpoints, patched to leave nothing behind but the checkpoint.
 
-Upstream (Megatron-Core 0.16.1) leaves processes when a trainer is killed: the server of its results queue waits for
-ever, and a forked writer may wait for a lock that died with its parent, holding a copy of the parent's memory. Here
-the results need no server, and a writer ends with the process whose state it writes. Whether
-upstream still needs it says test_upstream_leaves_processes_of_a_killed_trainer in tests/dist_cpu/test_patches.py.
+Megatron-Core 0.16.1 keeps the writers' results in a `multiprocessing.Manager`: one more process per rank, which imports
+torch to unpickle the first result (seconds of the first save, and hundreds of MiB), and waits for ever when the trainer
+is killed. Here the results lie in a file in memory, with no process in between. A pipe could not stand in for it: a
+writer with results larger than its buffer would wait for a trainer that waits for the writer to end.
 
-The queue lives in a file in memory: what writers put is there for the trainer without a process in between.
-Megatron-Core 0.16.1 keeps the results of its checkpoint writers in a `multiprocessing.Manager`: one more process per
-rank, which imports torch to unpickle the first result (seconds of the first save, and hundreds of MiB), and outlives a
-killed trainer. A pipe cannot stand in for it: a writer with results larger than the pipe's buffer would wait for a
-trainer that waits for the writer to end.
+A forked writer of upstream may also wait for a lock that died with its parent, holding a copy of the parent's memory.
+Here a writer ends with the process whose state it writes.
+
+test_upstream_leaves_processes_of_a_killed_trainer in tests/dist_cpu/test_patches.py says whether upstream still needs
+this.
 """
 
 from __future__ import annotations

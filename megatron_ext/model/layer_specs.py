@@ -1,9 +1,8 @@
-"""Which modules a transformer layer is made of.
+"""Layer specs: the modules that a transformer layer is made of, with the feed-forward of a dense layer.
 
-The feed-forward of a dense layer: down(silu(gate) * up).
-
-Megatron's own computes the same, but without its fused kernels at more than twice the time of this part: it adds a zero
-offset to `up` on the way, and puts the gradients of gate and up together with copies.
+The dense feed-forward is down(silu(gate) * up). Megatron's own computes the same, but without its fused kernels at more
+than twice the time of this part: it adds a zero offset to `up` on the way, and puts the gradients of gate and up
+together with copies.
 
 Shape legend: T tokens, H hidden size, F feed-forward width of this rank.
 """

@@ -2,9 +2,10 @@
 
 Apex and Transformer Engine are tested through stand-ins on a CPU; not run on a GPU yet.
 
-On a CPU torch has no kernel for it: forward and backward are some twenty operations, of which most of the time is
-allocation and passes over memory. Written out, the gradient takes two products of a matrix and a vector and four
-passes: 0.4 of the time, 3% of a training step of a small model. Elsewhere, and in lower precision, it is torch's.
+On a CPU torch has no kernel for RMSNorm: forward and backward are some twenty operations, of which most of the time is
+allocation and passes over memory. There, in float32 and above, the gradient is written out, in two products of a matrix
+and a vector and four passes: 0.4 of the time, 3% of a training step of a small model. Elsewhere, and in lower
+precision, it is torch's.
 
 Shape legend: T rows (tokens, or tokens x heads), H normalised size.
 """

@@ -1,10 +1,9 @@
-"""AdamW over Megatron's distributed optimizer, with a step that refuses non-finite gradients.
+"""AdamW over Megatron's distributed optimizer, with a step that refuses non-finite gradients; policies in float64.
 
-A policy in float64: for tests, and for reference log-probabilities.
-
-Megatron-Core knows float32 and less. Where it says `.float()`, or divides by a count, it means "at least float32"; a
-float64 policy computes inside `arithmetic_of(torch.float64)`, where that is so. Tables of rotary angles stay in
-float32: they are the model's, see `rotary`.
+Float64 is for tests and for reference log-probabilities. Megatron-Core knows float32 and less. Where it says
+`.float()`, or divides by a count, it means "at least float32"; a float64 policy computes inside
+`arithmetic_of(torch.float64)`, where that is so. Tables of rotary angles stay in float32: they are the model's, see
+`rotary`.
 """
 
 from __future__ import annotations

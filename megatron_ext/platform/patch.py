@@ -1,7 +1,4 @@
-"""A patch: a change to upstream code that says what it relies on, why, and when it can go.
-
-The error of the platform layer.
-"""
+"""Patches, changes to upstream code, each of which says what it relies on, why, and when it can go; and their error."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from tests.architecture.module_table import TABLE, build_table
 from tests.architecture.modules import ROOT, read_modules
 
 KB = 1024
-TOPICS = ("layouts", "rollout", "weights", "rewards", "checkpoints", "determinism", "failures", "cpu")
+TOPICS = ("layouts", "rollout", "weights", "rewards", "checkpoints", "determinism", "failures", "cpu", "commands")
 DOCUMENTS = [ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

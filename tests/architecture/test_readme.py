@@ -1,4 +1,4 @@
-"""Everything that README.md and SECURITY.md name is there: commands, options, keys, files."""
+"""Everything that README.md, SECURITY.md and the pages of commands name is there: commands, options, keys, files."""
 
 from __future__ import annotations
 
@@ -15,6 +15,14 @@ from hybridflow.config.sections import Config
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / name for name in ("README.md", "SECURITY.md", "CONTRIBUTING.md", "docker/README.md")]
+COMMANDS = [ROOT / name for name in ("README.md", "docs/commands.md", "docs/example.md")]
+COMMAND = r"(?:^ *|`)\.venv/bin/hybridflow ([^#\n|`]+)"
+NUM_WORDS = 1150
+"""Most that README.md may have, tables and code included: a newcomer reads all of it."""
+
+
+def test_readme_is_read_in_a_few_minutes() -> None:
+    assert len((ROOT / "README.md").read_text().split()) <= NUM_WORDS
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -26,9 +34,10 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 def test_commands_and_their_options_exist() -> None:
     cli.mount_commands()
-    lines = re.findall(r"^ *\.venv/bin/hybridflow ([^#\n|]+)", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert len(lines) > 10
-    for line in lines:
+    texts = [document.read_text() for document in COMMANDS]
+    counts = [len(lines) for lines in (re.findall(COMMAND, text, re.MULTILINE) for text in texts)]
+    assert min(counts) >= 5 and sum(counts) > 18
+    for line in [line for text in texts for line in re.findall(COMMAND, text, re.MULTILINE)]:
         command = typer.main.get_command(cli.app)
         words = shlex.split(line.removesuffix("&").strip())
         while hasattr(command, "commands"):

@@ -21,12 +21,13 @@ from hybridflow.batching.microbatch import plan_micro_batches
 from hybridflow.config.sections import AlgorithmSection
 from hybridflow.loop.batch import build_batch
 from hybridflow.trainer.policy_update import update_policy
-from hybridflow.types import Group, GroupRequest, Prompt, TrainBatch, UpdateReport
+from hybridflow.types import Group, TrainBatch, UpdateReport
 from megatron_ext.parallel.layout import Layout
+from tests.builders import build_group, build_prompt, build_request
 from tests.dist_cpu import rank_programs
 from tests.dist_cpu.launch import run_ranks
 from tests.dist_cpu.test_policy_update import LR, TEMPERATURE, make_sequences
-from tests.unit.loop.fakes import build_config, build_group
+from tests.unit.loop.fakes import build_config
 
 pytestmark = [pytest.mark.dist_cpu, pytest.mark.timeout(300)]
 
@@ -146,8 +147,7 @@ def run_one(topology: Any, layout: Layout, hf_dir: Path, batch: TrainBatch, obje
 
 def test_a_loss_and_an_advantage_of_ones_own_need_no_other_edit(tmp_path: Path, hf_dirs: dict[str, Path]) -> None:
     """Registered above by a line each: from groups through the batch to an optimizer step."""
-    prompt = Prompt(prompt_id="p", token_ids=[1, 2], data_source="s", ability="a", ground_truth="g")
-    group = build_group(GroupRequest(group_id="g", prompt=prompt, num_completions=3), [1.0, 0.0, None])
+    group = build_group(build_request(build_prompt(token_ids=[1, 2]), 3), [1.0, 0.0, None])
     spec = AlgorithmSpec(
         filters=["same_reward"],
         advantage="toy_sign",

@@ -20,10 +20,11 @@ from contextlib import suppress
 import zmq
 import zmq.backend.cython
 
-from hybridflow.types import Completion, Scored, TokenColumns
+from hybridflow.types import Scored
 from hybridflow.wire.codec import encode
 from hybridflow.wire.messages import Bye, Finished, Hello, Ready, ScoreReply
 from hybridflow.wire.packed import pack_completion
+from tests.builders import build_completion, build_prompt, build_request
 from tests.security.other_user import NOBODY
 
 NUM_KEPT = 100
@@ -34,18 +35,7 @@ ITEM = "t00001-g0000-c00"
 
 def build_messages() -> list[bytes]:
     """Such as a run's own processes send; the verdict is that of a stranger."""
-    completion = Completion(
-        completion_id=ITEM,
-        group_id="t00001-g0000",
-        prompt_id="train-000000",
-        index=0,
-        tokens=TokenColumns(ids=[5], rollout_logprobs=[-1.0]),
-        text="The answer is yen.",
-        finish_reason="stop",
-        policy_version=0,
-        prompt_tokens=1,
-        cached_tokens=0,
-    )
+    completion = build_completion(build_request(build_prompt("train-000000"), group_id="t00001-g0000"))
     verdict = Scored(value=1.0, rule="r", extracted="e", why="mine")
     finished = Finished("engine-0", 1, pack_completion(completion), 1)
     messages = (Ready("reward-0", 64), ScoreReply(ITEM, verdict), finished, Hello("engine-0", 1), Bye())

@@ -10,16 +10,17 @@ import msgspec
 import pytest
 import zmq
 
-from hybridflow.types import Completion, GroupRequest, Prompt, Scored, TokenColumns, Unknown, Verdict
+from hybridflow.types import Completion, Scored, Unknown, Verdict
 from hybridflow.wire.codec import decode_to_worker, encode
 from hybridflow.wire.completion_sender import CompletionSender
 from hybridflow.wire.messages import Bye, Hello, Message, Ready, ScoreReply, Work
 from hybridflow.wire.reward_stream import RewardStream
+from tests.builders import build_completion, build_prompt, build_request
 from tests.security.other_user import needs_root, run_as_nobody
 
 DEADLINE_S = 30.0
 YES = Scored(value=1.0, rule="r", extracted="e", why="y")
-PROMPT = Prompt(prompt_id="p", token_ids=[1], data_source="s", ability="doc-qa", ground_truth="gold answer")
+REQUEST = build_request(build_prompt(ground_truth="gold answer"), 2)
 
 IMPORTS = """
 import os, socket, sys, zmq
@@ -48,7 +49,7 @@ print("got work" if worker.poll(1000) else "got nothing")
 @pytest.fixture
 def stream() -> Iterator[RewardStream]:
     stream = RewardStream(lease_s=600, max_workers=3)
-    stream.expect([GroupRequest(group_id="g", prompt=PROMPT, num_completions=2)])
+    stream.expect([REQUEST])
     with CompletionSender(stream.endpoint_completions, "engine-0") as sender:
         for index in range(2):
             sender.send(completion(index))
@@ -141,18 +142,7 @@ class Peer:
 
 
 def completion(index: int) -> Completion:
-    return Completion(
-        completion_id=f"g-c{index:02d}",
-        group_id="g",
-        prompt_id="p",
-        index=index,
-        tokens=TokenColumns(ids=[2], rollout_logprobs=[-1.0]),
-        text="t",
-        finish_reason="stop",
-        policy_version=0,
-        prompt_tokens=1,
-        cached_tokens=0,
-    )
+    return build_completion(REQUEST, index, text="t")
 
 
 def wait_for(is_true: Callable[[], bool], what: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from hybridflow.types import Prompt
+from tests.builders import build_prompt
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,12 +44,8 @@ def settings(model: Path, directory: Path, **changes: Any) -> list[str]:
 def build_prompts(num_prompts: int) -> list[Prompt]:
     """Prompts of 40, 50, 60, ... tokens, no two alike."""
     return [
-        Prompt(
-            prompt_id=f"p{n}",
-            token_ids=[5 + (7 * n + 3 * i) % 200 for i in range(40 + 10 * n)],
-            data_source="synth_easy",
-            ability="doc-qa",
-            ground_truth="yen",
+        build_prompt(
+            f"p{n}", token_ids=[5 + (7 * n + 3 * i) % 200 for i in range(40 + 10 * n)], data_source="synth_easy"
         )
         for n in range(num_prompts)
     ]

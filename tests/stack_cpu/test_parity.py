@@ -34,6 +34,7 @@ from hybridflow.types import Collected, Completion, Prompt, SamplingParams, Toke
 from hybridflow.weights.manifest import TensorEntry
 from hybridflow.weights.reshard.buffers import map_buffer
 from hybridflow.weights.reshard.shard_bucket import ShardRound
+from tests.builders import build_prompt
 from tests.stack_cpu.command import ROOT, settings
 
 pytestmark = [pytest.mark.stack_cpu, pytest.mark.timeout(300)]
@@ -178,7 +179,7 @@ def test_the_trainer_leaves_out_what_top_p_left_out(stack: Stack) -> None:
 def test_a_group_shares_the_cache_of_its_prompt(stack: Stack) -> None:
     """A prompt above a prefill chunk (4,096 tokens) is computed once; the others compute its last token alone."""
     tokens = (stack.prompts[0].token_ids[::-1] * 61)[:4500]
-    prompt = Prompt(prompt_id="long", token_ids=tokens, data_source="synth", ability="doc-qa", ground_truth="yen")
+    prompt = build_prompt("long", token_ids=tokens)
     members = completions(generate(stack.system, "long", [prompt], 4, SAMPLED))
     cached = sorted(member.cached_tokens for member in members)
     assert cached == [0, 4499, 4499, 4499]

@@ -1,4 +1,4 @@
-"""The worked example of README.md to its end: 60 rows of another schema, a verifier, a judge, a tiny model, trained."""
+"""docs/example.md to its end: 60 rows of another schema, a verifier, a judge, a tiny model, trained."""
 
 from __future__ import annotations
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hybridflow.types import Completion, GroupRequest, Prompt, Scored, TokenColumns
+from hybridflow.types import Completion, GroupRequest, Scored, TokenColumns
 from hybridflow.wire.completion_sender import CompletionSender
-from hybridflow.wire.messages import build_completion_id
 from hybridflow.wire.reward_stream import RewardStream
+from tests.builders import build_completion, build_prompt, build_request
 from tests.unit.wire.broken_sockets import break_sockets
 
 pytestmark = [pytest.mark.stack_cpu, pytest.mark.faults]
@@ -65,24 +65,17 @@ class Workers:
 
 
 def request_group(slot: int) -> GroupRequest:
-    prompt = Prompt(prompt_id=f"p{slot}", token_ids=[1], data_source="s", ability="doc-qa", ground_truth="yen")
-    return GroupRequest(group_id=f"t0-g{slot:04d}", prompt=prompt, num_completions=GROUP_SIZE)
+    return build_request(build_prompt(f"p{slot}"), GROUP_SIZE, group_id=f"t0-g{slot:04d}")
 
 
 def finish(number: int) -> Completion:
     """Every third one is wrong."""
     slot, index = divmod(number, GROUP_SIZE)
-    return Completion(
-        completion_id=build_completion_id(f"t0-g{slot:04d}", index),
-        group_id=f"t0-g{slot:04d}",
-        prompt_id=f"p{slot}",
-        index=index,
+    return build_completion(
+        request_group(slot),
+        index,
         tokens=TokenColumns(ids=[2, number], rollout_logprobs=[-1.0, -0.5]),
         text=f"The answer is {'euro' if number % 3 == 0 else 'yen'}.",
-        finish_reason="stop",
-        policy_version=0,
-        prompt_tokens=1,
-        cached_tokens=0,
     )
 
 

@@ -18,15 +18,16 @@ from hybridflow.errors import RewardError
 from hybridflow.observability.reporter import Notes
 from hybridflow.reward_service.sandbox.protocol import Setup, rules_setup
 from hybridflow.reward_service.worker_group import RewardGroup
-from hybridflow.types import Completion, GroupRequest, Prompt, Scored, TokenColumns
+from hybridflow.types import Completion, Scored
 from hybridflow.wire.completion_sender import CompletionSender
 from hybridflow.wire.messages import build_completion_id
 from hybridflow.wire.reward_stream import RewardStream
+from tests.builders import build_completion, build_request
 
 pytestmark = [pytest.mark.stack_cpu, pytest.mark.faults]
 
 NUM_ITEMS = 400
-PROMPT = Prompt(prompt_id="p", token_ids=[1], data_source="s", ability="doc-qa", ground_truth="yen")
+REQUEST = build_request(num_completions=NUM_ITEMS)
 SECTION = RewardSection(num_workers=2)
 
 
@@ -38,18 +39,7 @@ def slots() -> Iterator[Slots]:
 
 
 def completion(index: int) -> Completion:
-    return Completion(
-        completion_id=build_completion_id("g", index),
-        group_id="g",
-        prompt_id="p",
-        index=index,
-        tokens=TokenColumns(ids=[2], rollout_logprobs=[-1.0]),
-        text="The answer is yen.",
-        finish_reason="stop",
-        policy_version=0,
-        prompt_tokens=1,
-        cached_tokens=0,
-    )
+    return build_completion(REQUEST, index)
 
 
 def send_all(stream: RewardStream) -> None:
@@ -64,7 +54,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost_or_scored_twice(slots: 
     group = RewardGroup(SECTION, rules_setup(SECTION), stream, slots, tmp_path, Notes(notes.append))
     group.wait_ready()
     victim = group.pids["reward-1"]
-    stream.expect([GroupRequest(group_id="g", prompt=PROMPT, num_completions=NUM_ITEMS)])
+    stream.expect([REQUEST])
     os.kill(victim, signal.SIGSTOP)  # so that it holds work, for certain, when it dies
     sender = threading.Thread(target=send_all, args=(stream,))
     sender.start()

@@ -1,4 +1,4 @@
-"""The worked example of README.md: its files and commands, as they stand there."""
+"""The worked example, docs/example.md: its files and commands, as they stand there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-HEADING = "## Your own data, verifier, judge and model"
 PORT = "30000"
 """Port of the judge in the text."""
 START_S = 30.0
@@ -26,9 +25,9 @@ class Example:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        section = (ROOT / "README.md").read_text(encoding="utf-8").partition(HEADING)[2].partition("\n## ")[0]
+        text = (ROOT / "docs/example.md").read_text(encoding="utf-8")
         self.port = _free_port()
-        blocks = re.findall(r"```(\w+)\n(.*?)```", section.replace(PORT, self.port), re.DOTALL)
+        blocks = re.findall(r"```(\w+)\n(.*?)```", text.replace(PORT, self.port), re.DOTALL)
         self.commands = [line for kind, body in blocks if kind == "bash" for line in body.splitlines()]
         (folder / "configs").symlink_to(ROOT / "configs")
         for _, body in blocks:

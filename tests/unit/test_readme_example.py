@@ -1,4 +1,4 @@
-"""The worked example of README.md, up to the training, which starts the stack (tests/stack_cpu/test_readme_example.py).
+"""docs/example.md up to the training, which starts the stack (tests/stack_cpu/test_readme_example.py).
 
 The commands of the project run in this process, which saves the imports of each.
 """

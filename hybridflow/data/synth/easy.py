@@ -1,11 +1,9 @@
-"""Easy tier: one-sentence records among filler, and a question about one of them.
+"""Easy tier: one-sentence records among filler, a question about one of them, and the vocabulary of both.
 
     The currency is yen. The board approved the annual report for note cobalt. ...     What is the currency?
 
 A document has exactly the asked number of tokens: words and full stops are one token each under the tiny tokenizer
 (`hybridflow.policy.tokenizer`). Fillers hold decoys: values of random attributes that no record states.
-
-Vocabulary of the easy tier: every word of it is one token of the tiny tokenizer.
 
 Each value belongs to one attribute alone. That is what lets a very small model learn to look facts up: the word after
 "currency is" and the word to answer with share an embedding that no other attribute uses.

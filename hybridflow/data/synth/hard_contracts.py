@@ -1,4 +1,4 @@
-"""The facts of a contract bundle: facility agreements and leases in numbered clauses, as text blocks.
+"""Facts of a hard-tier contract bundle, agreements and leases in numbered clauses, and the text blocks that state them.
 
 The parts of an agreement are blocks of their own, so its facts lie apart in the document. A term is stated once, or
 twice where an amendment replaces the clause: then the amended value holds, and the clause before is a decoy. The courts

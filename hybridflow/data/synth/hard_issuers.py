@@ -1,9 +1,7 @@
-"""The facts of a report: companies with their officers, notes and accounts, as text blocks.
+"""Facts of a hard-tier report, companies with their officers, notes and accounts, and the text blocks that state them.
 
 A fact is stated once, in a block of its own subject. The same block holds decoys: the auditor before, a loan repaid,
 the accounts of other years.
-
-Facts that a hard-tier document states, each with the text that states it, and the blocks that hold those texts.
 """
 
 from __future__ import annotations

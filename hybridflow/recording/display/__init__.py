@@ -1,1 +1,1 @@
-"""The live display, its state, and the lines of a step."""
+"""The live display of a run, and the state that it shows."""

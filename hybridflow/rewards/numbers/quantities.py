@@ -1,4 +1,4 @@
-"""Whether an answer states the number that the gold states, with every word around it accounted for.
+"""Compares an answer with a gold that is a number, every word around the number accounted for.
 
 Before the number: words that name what is counted ("the total was"), never one that could change it ("half of", "Note",
 "under"). Behind it: its unit; when it holds ("in 2019"); a clause that offers no other number ("so that is what is

@@ -1,4 +1,4 @@
-"""Which letter of a choice an answer asserts.
+"""The letter of a choice that an answer asserts, and the mentions of others that it does not.
 
 Each letter is a mention: "(B)", "B.", "b", "B) Apple", "option b", "选项B". A mention is
 

@@ -1,4 +1,4 @@
-"""When two texts are the same answer: equal words, or the gold's words with nothing beside them that says more.
+"""Sameness of two free-text answers: equal words, or the gold's words with nothing beside them that says more.
 
 They decide on compared forms (`normalise`), so case, articles and punctuation play no part.
 

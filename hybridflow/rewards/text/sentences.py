@@ -1,4 +1,4 @@
-"""Where sentences and lines end, initials, titles and lists told apart."""
+"""Ends of sentences and lines, told apart from those of initials, titles and lists."""
 
 from __future__ import annotations
 

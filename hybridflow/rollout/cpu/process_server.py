@@ -11,7 +11,8 @@ import multiprocessing
 from multiprocessing import forkserver
 from typing import Any
 
-_started = False
+is_started = False
+"""A server of this process was started."""
 
 
 def start_server() -> None:
@@ -19,13 +20,13 @@ def start_server() -> None:
 
     It keeps the environment of this moment: what SGLang sets for its children later is for CUDA, and for its metrics.
     """
-    global _started
+    global is_started
     multiprocessing.set_forkserver_preload(["hybridflow.rollout.cpu.preloaded"])
     forkserver.ensure_running()
-    _started = True
+    is_started = True
 
 
 def fork_from_server(_result: None, server_args: Any) -> None:
     """Hook: SGLang has chosen to spawn; its processes are forked where a server runs and no metrics are asked for."""
-    if _started and not server_args.enable_metrics:
+    if is_started and not server_args.enable_metrics:
         multiprocessing.set_start_method("forkserver", force=True)

@@ -1,14 +1,13 @@
-"""Memory that several processes of a machine see: where a rank assembles what its engine's rank loads.
+"""Buffers in which train workers hand weights to the engines of their machine: shared memory, or CUDA IPC on one GPU.
 
-An anonymous memory file (memfd): other processes open it through /proc/<pid>/fd, and the memory is gone with the last
-process that maps it, however that one ends. Nothing has a name that could be left behind.
+Shared memory is an anonymous memory file (memfd), where a rank assembles what its engine's rank loads: other processes
+open it through /proc/<pid>/fd, and the memory is gone with the last process that maps it, however that one ends.
+Nothing has a name that could be left behind. On a CPU this is the whole way: sources write into the destination's
+buffer, SGLang copies out of it.
 
-On a CPU this is the whole hand-over: sources write into the destination's buffer, SGLang copies out of it.
-
-Hand-over on one GPU: a train worker's bucket as SGLang's rank on the same GPU opens it. Not run yet: needs CUDA.
-
-The payload holds CUDA IPC handles, not bytes; it passes through driver and tokenizer manager as it is. It is made again
-for each round, as torch counts who has opened it. SGLang's own serialiser is used, so that the reader is met as it is.
+On one GPU SGLang's rank opens the train worker's bucket itself. Not run yet: needs CUDA. The payload holds CUDA IPC
+handles, not bytes; it passes through driver and tokenizer manager as it is. It is made again for each round, as torch
+counts who has opened it. SGLang's own serialiser is used, so that the reader is met as it is.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
-"""Makes the plan of a reshard from layouts and a model's shape alone.
+"""Plans a reshard from layouts and a model's shape alone, and proves that the plan writes every element once.
 
-plan = plan_reshard(hf_config, Layout(tp=4, pp=2), RolloutLayout(tp=4), gpus_per_node=8)
+    plan = plan_reshard(hf_config, Layout(tp=4, pp=2), RolloutLayout(tp=4), gpus_per_node=8)
 
-Proves, before anything is copied, that a plan writes every element of every engine once, from the right place.
-
-On rectangles alone: no element is made or looked at, so a 32B model takes milliseconds. What is proven, from the two
-descriptions of shards (train_shards.py, rollout_shards.py) and the coordinates of ranks (train_layout.py):
+The proof is made before anything is copied, on rectangles alone: no element is made or looked at, so a 32B model
+takes milliseconds. Proven is, from the two descriptions of shards (train_shards.py, rollout_shards.py) and the
+coordinates of ranks (train_layout.py):
 
 1. Each GPU is at most one rank of one engine; the model's blocks have distinct names, on both sides.
 2. For each kind of block and rank of an engine: the regions of the pieces and of the padding lie within the parameters,

@@ -1,10 +1,10 @@
 """The report of `hybridflow reshard`: what an update moves per rank, beside what gathering everything would.
 
-The same update as other systems do it: every GPU gathers the whole model, and its engine takes what it needs.
-
-For each parameter, in turn (slime, `hf_weight_iterator_direct.py`; verl and ROLL alike): the stage that holds it
-broadcasts its shards to the same ranks of the other stages, then each tensor (or expert) parallel group gathers the
-shards, joins them and hands whole tensors to the engine. So a GPU receives the whole model less what it holds.
+Gathering everything is how other systems do the same update: every GPU gathers the whole model, and its engine takes
+what it needs. For each parameter, in turn (slime, `hf_weight_iterator_direct.py`; verl and ROLL alike): the stage that
+holds it broadcasts its shards to the same ranks of the other stages, then each tensor (or expert) parallel group
+gathers the shards, joins them and hands whole tensors to the engine. So a GPU receives the whole model less what it
+holds.
 """
 
 from __future__ import annotations

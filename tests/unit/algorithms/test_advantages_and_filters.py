@@ -14,7 +14,8 @@ from hybridflow.algorithms import filters
 from hybridflow.algorithms.advantages import GroupRelative, compute_group_advantages, group_rewards
 from hybridflow.algorithms.algorithm import Algorithm
 from hybridflow.algorithms.spec import supervised_spec
-from hybridflow.types import Completion, Group, Prompt, Scored, ScoredCompletion, TokenColumns, Unknown, Verdict
+from hybridflow.types import Group
+from tests.builders import build_group, build_request
 
 REWARDS = st.lists(st.none() | st.floats(0, 1, width=32), min_size=1, max_size=12)
 
@@ -25,26 +26,7 @@ def algorithm(min_known_fraction: float = 0.0) -> Algorithm:
 
 
 def make_group(group_id: str, rewards: list[float | None]) -> Group:
-    def member(index: int, reward: float | None) -> ScoredCompletion:
-        verdict: Verdict = Unknown(why="timeout")
-        if reward is not None:
-            verdict = Scored(value=reward, rule="r", extracted="e", why="y")
-        completion = Completion(
-            completion_id=f"{group_id}-c{index:02d}",
-            group_id=group_id,
-            prompt_id="p",
-            index=index,
-            tokens=TokenColumns(ids=[1], rollout_logprobs=[-1.0]),
-            text="t",
-            finish_reason="stop",
-            policy_version=0,
-            prompt_tokens=1,
-            cached_tokens=0,
-        )
-        return ScoredCompletion(completion=completion, verdict=verdict, scored_by="w")
-
-    prompt = Prompt(prompt_id="p", token_ids=[1], data_source="s", ability="doc-qa", ground_truth="g")
-    return Group(group_id=group_id, prompt=prompt, members=[member(*pair) for pair in enumerate(rewards)])
+    return build_group(build_request(num_completions=len(rewards), group_id=group_id), rewards)
 
 
 def test_worked_by_hand() -> None:

@@ -13,29 +13,22 @@ from hybridflow.loop.batch import build_batch
 from hybridflow.rollout.engine.sglang_messages import with_distribution
 from hybridflow.types import (
     Group,
-    GroupRequest,
     Partial,
-    Prompt,
     SamplingParams,
-    ScoredCompletion,
     TokenColumns,
     VersionRun,
 )
-from tests.unit.loop.fakes import build_completion, build_config, build_group
+from tests.builders import build_completion, build_group, build_prompt, build_request, with_completion
+from tests.unit.loop.fakes import build_config
 
-PROMPT = Prompt(prompt_id="p", token_ids=[1, 2], data_source="s", ability="a", ground_truth="g")
-REQUEST = GroupRequest(group_id="g", prompt=PROMPT, num_completions=2)
+REQUEST = build_request(build_prompt(token_ids=[1, 2]), 2)
 
 
 def group_at(*drawn_from: tuple[float | None, float]) -> Group:
     """A completion per (temperature, top_p), with rewards 1, 0, 0, ..."""
     group = build_group(REQUEST, [float(index == 0) for index in range(len(drawn_from))])
     members = [
-        ScoredCompletion(
-            completion=msgspec.structs.replace(member.completion, temperature=temperature, top_p=top_p),
-            verdict=member.verdict,
-            scored_by="w",
-        )
+        with_completion(member, temperature=temperature, top_p=top_p)
         for member, (temperature, top_p) in zip(group.members, drawn_from, strict=True)
     ]
     return msgspec.structs.replace(group, members=members)

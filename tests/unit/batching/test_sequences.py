@@ -1,47 +1,33 @@
 """Groups become rows: who is in, in which order, with what."""
 
+import msgspec
 import pytest
 
 from hybridflow.batching.sequences import build_train_sequences
 from hybridflow.errors import ProtocolError
 from hybridflow.types import (
-    Completion,
     Group,
-    Prompt,
     Scored,
-    ScoredCompletion,
     TokenColumns,
     TrainSequence,
     Unknown,
     Verdict,
 )
+from tests.builders import build_group, build_prompt, build_request, with_completion
 
 YES = Scored(value=1.0, rule="r", extracted="e", why="y")
 LOST = Unknown(why="timeout")
 
 
 def make_group(group_id: str, verdicts: list[Verdict]) -> Group:
+    request = build_request(build_prompt(token_ids=[1, 2]), len(verdicts), group_id=group_id)
+    group = build_group(request, verdicts)
+    lengths = range(1, len(verdicts) + 1)
     members = [
-        ScoredCompletion(
-            completion=Completion(
-                completion_id=f"{group_id}-c{index:02d}",
-                group_id=group_id,
-                prompt_id="p",
-                index=index,
-                tokens=TokenColumns(ids=[10 + index] * (index + 1), rollout_logprobs=[-0.5] * (index + 1)),
-                text="t",
-                finish_reason="stop",
-                policy_version=0,
-                prompt_tokens=2,
-                cached_tokens=0,
-            ),
-            verdict=verdict,
-            scored_by="w",
-        )
-        for index, verdict in enumerate(verdicts)
+        with_completion(member, tokens=TokenColumns(ids=[9 + length] * length, rollout_logprobs=[-0.5] * length))
+        for member, length in zip(group.members, lengths, strict=True)
     ]
-    prompt = Prompt(prompt_id="p", token_ids=[1, 2], data_source="s", ability="doc-qa", ground_truth="g")
-    return Group(group_id=group_id, prompt=prompt, members=members)
+    return msgspec.structs.replace(group, members=members)
 
 
 def test_members_become_rows_in_order_and_the_unknown_one_is_left_out() -> None:

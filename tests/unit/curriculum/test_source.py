@@ -12,14 +12,11 @@ from hypothesis import strategies as st
 
 from hybridflow.curriculum.source import SavedSource, ShuffledEpochs, restore_source, save_source
 from hybridflow.errors import CheckpointError
-from hybridflow.types import Prompt
+from tests.builders import build_prompt
 
 
 def source_of(num_prompts: int, seed: int = 0) -> ShuffledEpochs:
-    prompts = [
-        Prompt(prompt_id=f"p{n}", token_ids=[1], data_source="s", ability="a", ground_truth="g")
-        for n in range(num_prompts)
-    ]
+    prompts = [build_prompt(f"p{n}") for n in range(num_prompts)]
     return ShuffledEpochs(prompts, ("hybridflow.order", "toy", seed))
 
 

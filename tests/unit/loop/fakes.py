@@ -34,15 +34,12 @@ from hybridflow.recording.trackers import JsonlTracker, TrackerSet
 from hybridflow.tools.train_parts import Parts, Trackers, build_run
 from hybridflow.types import (
     Completion,
-    Group,
     GroupRequest,
     PartialGroup,
     Ragged,
     RolloutReport,
     SamplingParams,
-    Scored,
     ScoredCompletion,
-    TokenColumns,
     TrainBatch,
     Unknown,
     UpdateMetric,
@@ -51,6 +48,7 @@ from hybridflow.types import (
 )
 from hybridflow.weights.manifest import TensorEntry
 from hybridflow.wire.messages import build_completion_id
+from tests.builders import build_completion, build_scored, build_verdict
 
 ROOT = Path(__file__).parents[3]
 
@@ -58,21 +56,17 @@ Judge = Callable[[Completion], Verdict | None]
 """None: the verdict never comes."""
 
 
-def scored(value: float) -> Scored:
-    return Scored(value=value, rule="fake", extracted="", why="by the test")
-
-
 def half_right(completion: Completion) -> Verdict:
     """Even members right, odd ones wrong: every group has variance."""
-    return scored(float(completion.index % 2 == 0))
+    return build_verdict(float(completion.index % 2 == 0))
 
 
 def all_right(completion: Completion) -> Verdict:
-    return scored(1.0)
+    return build_verdict(1.0)
 
 
 def nobody_knows(completion: Completion) -> Verdict:
-    return Unknown(why="by the test")
+    return build_verdict(None)
 
 
 class FakeTrainer:
@@ -179,7 +173,7 @@ class FakeStream:
             if verdict is None:
                 self._unscored.append(completion)
             else:
-                self._ready.append(ScoredCompletion(completion=completion, verdict=verdict, scored_by="fake"))
+                self._ready.append(build_scored(completion, verdict))
         if self._shuffle is not None:
             self._shuffle.shuffle(self._ready)
 
@@ -195,7 +189,7 @@ class FakeStream:
 
     def give_up(self, why: str) -> list[ScoredCompletion]:
         given_up, self._unscored = self._unscored, []
-        return [ScoredCompletion(completion=one, verdict=Unknown(why=why), scored_by="") for one in given_up]
+        return [build_scored(one, Unknown(why=why), scored_by="") for one in given_up]
 
     def withdraw(self, completion_ids: Iterable[str]) -> None:
         self._outstanding -= set(completion_ids)
@@ -222,7 +216,7 @@ class FakeRollout:
         self.events.append(f"decode {requests[0].group_id.partition('-')[0]}")
         self.samplings.append(sampling)
         completions = [
-            drawn(build_completion(request, index, self.version, self.finish_reason), sampling)
+            drawn(build_completion(request, index, self.version, finish_reason=self.finish_reason), sampling)
             for request in requests
             for index in range(request.num_completions)
         ]
@@ -251,22 +245,6 @@ class FakeRollout:
         self.version = version
 
 
-def build_completion(request: GroupRequest, index: int, version: int, finish_reason: str = "stop") -> Completion:
-    return Completion(
-        completion_id=build_completion_id(request.group_id, index),
-        group_id=request.group_id,
-        prompt_id=request.prompt.prompt_id,
-        index=index,
-        tokens=TokenColumns(ids=[5, 6], rollout_logprobs=[-0.5, -0.25]),
-        text="The answer is yen.",
-        finish_reason=finish_reason,  # pyright: ignore[reportArgumentType]
-        policy_version=version,
-        prompt_tokens=len(request.prompt.token_ids),
-        cached_tokens=0,
-        temperature=1.0,
-    )
-
-
 def drawn(completion: Completion, sampling: SamplingParams) -> Completion:
     """The same, drawn as `sampling` says; where it asks for that, from its own tokens alone."""
     ids = completion.tokens.ids
@@ -277,19 +255,6 @@ def drawn(completion: Completion, sampling: SamplingParams) -> Completion:
         temperature=sampling.temperature,
         top_p=sampling.top_p,
     )
-
-
-def build_group(request: GroupRequest, values: list[float | None], version: int = 0) -> Group:
-    """A group whose members got these rewards; None where no verdict was reached."""
-    members = [
-        ScoredCompletion(
-            completion=build_completion(request, index, version),
-            verdict=Unknown(why="by the test") if value is None else scored(value),
-            scored_by="fake",
-        )
-        for index, value in enumerate(values)
-    ]
-    return Group(group_id=request.group_id, prompt=request.prompt, members=members)
 
 
 def build_config(directory: Path, **changes: Any) -> Config:

@@ -11,21 +11,16 @@ import pytest
 from hybridflow.config.sections import Config
 from hybridflow.errors import ConfigError
 from hybridflow.loop.batch import build_batch, split_evenly
-from hybridflow.types import Group, GroupRequest, Prompt, ScoredCompletion, TokenColumns, VersionRun
-from tests.unit.loop.fakes import build_config, build_group
+from hybridflow.types import Group, TokenColumns, VersionRun
+from tests.builders import build_group, build_prompt, build_request, with_completion
+from tests.unit.loop.fakes import build_config
 
 
 def group_of(group_id: str, rewards: list[float | None], lengths: list[int]) -> Group:
-    prompt = Prompt(prompt_id="p", token_ids=[1, 2], data_source="synth_easy", ability="doc-qa", ground_truth="yen")
-    group = build_group(GroupRequest(group_id=group_id, prompt=prompt, num_completions=len(rewards)), rewards)
+    request = build_request(build_prompt(token_ids=[1, 2], data_source="synth_easy"), len(rewards), group_id=group_id)
+    group = build_group(request, rewards)
     members = [
-        ScoredCompletion(
-            completion=msgspec.structs.replace(
-                member.completion, tokens=TokenColumns(ids=[5] * length, rollout_logprobs=[-1.0] * length)
-            ),
-            verdict=member.verdict,
-            scored_by=member.scored_by,
-        )
+        with_completion(member, tokens=TokenColumns(ids=[5] * length, rollout_logprobs=[-1.0] * length))
         for member, length in zip(group.members, lengths, strict=True)
     ]
     return msgspec.structs.replace(group, members=members)
@@ -115,14 +110,10 @@ def stale(group: Group, version: int) -> Group:
     """The same, its first member decoded by an older version to its second token, its last one by it alone."""
     first, *others, last = group.members
     runs = [VersionRun(version, 2), VersionRun(version + 1, first.num_tokens - 2)]
-    changed = [
-        (first, msgspec.structs.replace(first.completion, policy_version=version + 1, versions=runs)),
-        *((member, msgspec.structs.replace(member.completion, policy_version=version + 1)) for member in others),
-        (last, msgspec.structs.replace(last.completion, policy_version=version)),
-    ]
     members = [
-        ScoredCompletion(completion=completion, verdict=member.verdict, scored_by=member.scored_by)
-        for member, completion in changed
+        with_completion(first, policy_version=version + 1, versions=runs),
+        *(with_completion(member, policy_version=version + 1) for member in others),
+        with_completion(last, policy_version=version),
     ]
     return msgspec.structs.replace(group, members=members)
 

@@ -7,12 +7,11 @@ import pytest
 from hybridflow.errors import RewardError, RolloutError
 from hybridflow.loop.collect import collect_step
 from hybridflow.loop.step import build_requests, plan_all
-from hybridflow.types import Collected, Completion, Prompt, SamplingParams, Verdict
+from hybridflow.types import Collected, Completion, SamplingParams, Verdict
+from tests.builders import build_prompt
 from tests.unit.loop.fakes import FakeRollout, FakeStream, Judge, half_right
 
-PROMPTS = [
-    Prompt(prompt_id=f"p{n}", token_ids=[1, 2], data_source="s", ability="doc-qa", ground_truth="yen") for n in range(3)
-]
+PROMPTS = [build_prompt(f"p{n}", token_ids=[1, 2]) for n in range(3)]
 
 
 def collect(judge: Judge = half_right, *, shuffle_seed: int = 0, error: Exception | None = None) -> Collected:

@@ -22,7 +22,8 @@ from hybridflow.loop.train_loop import train
 from hybridflow.recording.records import CompletionRecord
 from hybridflow.recording.run_folder.train_folder import RunFolder
 from hybridflow.types import Completion, Group, GroupRequest, Prompt, RolloutReport, SamplingParams, Scored, Verdict
-from tests.unit.loop.fakes import FakeRollout, FakeStream, FakeSystem, build_config, half_right, scored
+from tests.builders import build_prompt, build_verdict
+from tests.unit.loop.fakes import FakeRollout, FakeStream, FakeSystem, build_config, half_right
 from tests.unit.loop.test_over_sampling import SlowRollout
 from tests.unit.loop.test_train_loop import fail_at
 
@@ -71,7 +72,9 @@ def hard_first(dataset: PromptDataset) -> Curriculum:
 
 def by_prompt(completion: Completion) -> Verdict:
     """Each prompt has a difficulty of its own, which changes with the policy."""
-    return scored(float((int(completion.prompt_id[-2:]) + completion.policy_version + completion.index) % 4 == 0))
+    return build_verdict(
+        float((int(completion.prompt_id[-2:]) + completion.policy_version + completion.index) % 4 == 0)
+    )
 
 
 def resumed_after(step: int, config: Config, **parts: Any) -> FakeSystem:
@@ -139,7 +142,7 @@ def dynamic(dataset: PromptDataset, rule: DynamicSampling | None = None) -> Curr
 
 
 def one_prompt_in_three(completion: Completion) -> Verdict:
-    return half_right(completion) if int(completion.prompt_id[-2:]) % 3 == 0 else scored(1.0)
+    return half_right(completion) if int(completion.prompt_id[-2:]) % 3 == 0 else build_verdict(1.0)
 
 
 def test_dynamic_sampling_trains_on_a_full_batch_in_every_step(tmp_path: Path) -> None:
@@ -175,7 +178,7 @@ def test_reports_of_the_rounds_of_a_step_are_summed() -> None:
     stream = FakeStream(half_right)
     rollout = CountedRollout([], stream)
     rollout.version = 0
-    prompts = [Prompt(prompt_id="p", token_ids=[1], data_source="s", ability="a", ground_truth="g")] * 2
+    prompts = [build_prompt()] * 2
     first, second = build_requests("t00001", prompts, 2)
     rule = OneMore([second])
     collected = collect_step(

@@ -15,7 +15,8 @@ from hybridflow.loop.gate import build_gate_batch, check_gate, gate_bound, gate_
 from hybridflow.types import Group, GroupRequest, Prompt
 from megatron_ext.hf.config import Experts, HFConfig
 from megatron_ext.hf.rope import LinearScaling, Llama3Scaling, RopeScaling, YarnScaling
-from tests.unit.loop.fakes import build_config, build_group
+from tests.builders import build_group, build_prompt
+from tests.unit.loop.fakes import build_config
 
 PLAIN = HFConfig(
     model_type="qwen3",
@@ -37,9 +38,7 @@ YARN = YarnScaling(4.0, 100, 1.1, 32.0, 1.0, True)
 
 
 def prompt(*token_ids: int) -> Prompt:
-    return Prompt(
-        prompt_id="train-0", token_ids=list(token_ids), data_source="synth_easy", ability="doc-qa", ground_truth="x"
-    )
+    return build_prompt("train-0", token_ids=list(token_ids))
 
 
 def requests_of(config: Config, scaling: RopeScaling | None = None) -> list[GroupRequest]:

@@ -18,7 +18,8 @@ from hybridflow.rollout.engine.sglang_messages import join_runs
 from hybridflow.types import GroupRequest, RolloutReport, SamplingParams, VersionRun
 from hybridflow.types.tokens import concatenate
 from hybridflow.wire.messages import build_completion_id
-from tests.unit.loop.fakes import FakeRollout, FakeSystem, build_completion, build_config
+from tests.builders import build_completion
+from tests.unit.loop.fakes import FakeRollout, FakeSystem, build_config
 
 OVER = {"train__num_steps": 6, "rollout__over_sampling": 1.5, "eval__num_prompts": 0, "checkpoint__every_steps": 3}
 
@@ -53,7 +54,7 @@ class SlowRollout(FakeRollout):
 
     def _deliver(self, request: GroupRequest, index: int, reason: str) -> None:
         assert self.version is not None
-        new = build_completion(request, index, self.version, reason)
+        new = build_completion(request, index, self.version, finish_reason=reason)
         if partial := request.partial(index):
             new = msgspec.structs.replace(
                 new,

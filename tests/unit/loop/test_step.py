@@ -23,18 +23,17 @@ from hybridflow.loop.step import (
 )
 from hybridflow.rollout.engine.sglang_messages import join_runs
 from hybridflow.types import (
-    Completion,
     GroupRequest,
     Partial,
     PartialGroup,
     Prompt,
-    Scored,
     ScoredCompletion,
     StepCounts,
     TokenColumns,
     VersionRun,
 )
 from hybridflow.wire.messages import build_completion_id
+from tests.builders import build_completion, build_prompt, build_scored
 
 NUM_COMPLETIONS = 3
 LENGTH = 6
@@ -42,7 +41,7 @@ LENGTH = 6
 
 
 def prompt(number: int) -> Prompt:
-    return Prompt(prompt_id=f"p{number}", token_ids=[1], data_source="s", ability="a", ground_truth="g")
+    return build_prompt(f"p{number}")
 
 
 def decode(request: GroupRequest, index: int, version: int, num_new: int | None) -> ScoredCompletion:
@@ -52,23 +51,16 @@ def decode(request: GroupRequest, index: int, version: int, num_new: int | None)
     have = sum(run.num_tokens for run in before)
     total = LENGTH if num_new is None else min(have + num_new, LENGTH - 1)
     runs = join_runs([*before, *([VersionRun(version, total - have)] if total > have else [])])
-    completion = Completion(
-        completion_id=build_completion_id(request.group_id, index),
-        group_id=request.group_id,
-        prompt_id=request.prompt.prompt_id,
-        index=index,
+    completion = build_completion(
+        request,
+        index,
+        version,
         tokens=TokenColumns(ids=list(range(total)), rollout_logprobs=[-float(i) for i in range(total)]),
-        text="",
         finish_reason="stop" if num_new is None else "abort",
-        policy_version=version,
-        prompt_tokens=1,
-        cached_tokens=0,
         versions=runs,
         resumed_tokens=have,
     )
-    return ScoredCompletion(
-        completion=completion, verdict=Scored(value=1.0, rule="r", extracted="", why=""), scored_by="w"
-    )
+    return build_scored(completion)
 
 
 def ended(index: int, version: int) -> ScoredCompletion:

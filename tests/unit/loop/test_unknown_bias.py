@@ -16,11 +16,12 @@ from hybridflow.algorithms.spec import algorithm_spec
 from hybridflow.errors import RewardError
 from hybridflow.loop.verdict_guard import MIN_ASKED_UNKNOWN, VerdictGuard
 from hybridflow.recording.accuracy import compute_accuracy, compute_bounds
-from hybridflow.types import Group, GroupRequest, JudgeReport, Prompt, Scored, ScoredCompletion, Unknown, Verdict
-from tests.unit.loop.fakes import build_completion, build_config
+from hybridflow.types import Group, JudgeReport, Scored, Unknown, Verdict
+from tests.builders import build_group, build_prompt, build_request
+from tests.unit.loop.fakes import build_config
 
 REPORT = JudgeReport(process="p", number=1, counts={}, endpoints={"http://h:1/v1": "closed"})
-PROMPT = Prompt(prompt_id="p", token_ids=[1], data_source="bank", ability="doc-qa", ground_truth="5")
+PROMPT = build_prompt(data_source="bank")
 GROUP = 8
 
 
@@ -52,12 +53,8 @@ class Policy:
         return [self._group(f"g{index:05d}", rng) for index in range(number)]
 
     def _group(self, group_id: str, rng: random.Random) -> Group:
-        request = GroupRequest(group_id=group_id, prompt=PROMPT, num_completions=GROUP)
-        members = [
-            ScoredCompletion(completion=build_completion(request, index, 0), verdict=self.verdict(rng), scored_by="w")
-            for index in range(GROUP)
-        ]
-        return Group(group_id=group_id, prompt=PROMPT, members=members)
+        request = build_request(PROMPT, GROUP, group_id=group_id)
+        return build_group(request, [self.verdict(rng) for _ in range(GROUP)])
 
 
 @pytest.mark.parametrize(
@@ -95,12 +92,7 @@ def test_a_judge_that_seldom_fails_and_rules_alone_go_on() -> None:
 def test_a_few_failures_at_the_start_are_no_outage() -> None:
     guard = VerdictGuard(0.1)
     failed = Unknown(why="no verdict", rule="docqa", judge_report=REPORT)
-    request = GroupRequest(group_id="g", prompt=PROMPT, num_completions=1)
-    group = Group(
-        group_id="g",
-        prompt=PROMPT,
-        members=[ScoredCompletion(completion=build_completion(request, 0, 0), verdict=failed, scored_by="w")],
-    )
+    group = build_group(build_request(PROMPT), [failed])
     guard.add([group] * (MIN_ASKED_UNKNOWN - 1))
     with pytest.raises(RewardError, match=f"{MIN_ASKED_UNKNOWN} of the last {MIN_ASKED_UNKNOWN} verdicts that"):
         guard.add([group])

@@ -4,24 +4,19 @@ import pytest
 
 from hybridflow.errors import RewardError
 from hybridflow.loop.verdict_guard import MIN_VERDICTS, WINDOW, VerdictGuard
-from hybridflow.types import Group, GroupRequest, JudgeReport, Prompt, ScoredCompletion, Unknown, Verdict
-from tests.unit.loop.fakes import build_completion, scored
+from hybridflow.types import Group, JudgeReport, Unknown, Verdict
+from tests.builders import build_group, build_prompt, build_request, build_verdict
 
-PROMPT = Prompt(prompt_id="p", token_ids=[1], data_source="bank", ability="doc-math", ground_truth="5")
+PROMPT = build_prompt(data_source="bank", ability="doc-math")
 
 
 def group(verdicts: list[Verdict]) -> Group:
-    request = GroupRequest(group_id="g", prompt=PROMPT, num_completions=len(verdicts))
-    members = [
-        ScoredCompletion(completion=build_completion(request, index, 0), verdict=verdict, scored_by="w")
-        for index, verdict in enumerate(verdicts)
-    ]
-    return Group(group_id="g", prompt=PROMPT, members=members)
+    return build_group(build_request(PROMPT, len(verdicts)), verdicts)
 
 
 def test_exactly_the_allowed_share_goes_on_and_one_more_stops() -> None:
     guard = VerdictGuard(0.1)
-    guard.add([group([Unknown(why="x")] * 10 + [scored(1.0)] * 90)])
+    guard.add([group([Unknown(why="x")] * 10 + [build_verdict(1.0)] * 90)])
     with pytest.raises(RewardError, match=r"11 of the last 101 .* reward.max_unknown_fraction = 0.1"):
         guard.add([group([Unknown(why="x")])])
 
@@ -47,6 +42,6 @@ def test_a_few_verdicts_are_not_judged() -> None:
 
 def test_only_the_recent_ones_count() -> None:
     guard = VerdictGuard(0.1)
-    guard.add([group([scored(0.0)] * 100_000)])
+    guard.add([group([build_verdict(0.0)] * 100_000)])
     with pytest.raises(RewardError, match=f"101 of the last {WINDOW}"):
         guard.add([group([Unknown(why="x")] * 101)])

@@ -18,7 +18,8 @@ from hybridflow.preflight.subject import Subject
 from hybridflow.preflight.verifiers import check_verifiers
 from hybridflow.recording.accuracy import compute_accuracy, compute_bounds
 from hybridflow.types import Unknown
-from tests.unit.loop.fakes import build_config, build_group
+from tests.builders import build_group
+from tests.unit.loop.fakes import build_config
 
 GOOD: dict[str, Any] = {
     "data_source": "mine",

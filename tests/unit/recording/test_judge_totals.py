@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from hybridflow.recording.judge_totals import JudgeTotals
-from hybridflow.types import Group, GroupRequest, JudgeReport, Prompt, Scored, ScoredCompletion, Unknown, Verdict
-from tests.unit.loop.fakes import build_group
+from hybridflow.types import Group, JudgeReport, Scored, Unknown, Verdict
+from tests.builders import build_completion, build_request, build_scored
 
 URL = "http://h:1/v1"
 
 
 def group_with(*said: tuple[str, Verdict]) -> Group:
     """A group of these verdicts, each with the worker that gave it."""
-    prompt = Prompt(prompt_id="p", token_ids=[1], data_source="s", ability="doc-qa", ground_truth="yen")
-    group = build_group(GroupRequest(group_id="g", prompt=prompt, num_completions=len(said)), [0.0] * len(said))
+    request = build_request(num_completions=len(said))
     members = [
-        ScoredCompletion(completion=member.completion, verdict=verdict, scored_by=worker)
-        for member, (worker, verdict) in zip(group.members, said, strict=True)
+        build_scored(build_completion(request, index), verdict, scored_by=worker)
+        for index, (worker, verdict) in enumerate(said)
     ]
-    return msgspec.structs.replace(group, members=members)
+    return Group(group_id=request.group_id, prompt=request.prompt, members=members)
 
 
 def report(process: str, number: int, requests: float, state: str = "closed") -> JudgeReport:

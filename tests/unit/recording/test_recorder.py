@@ -14,10 +14,10 @@ from hybridflow.recording.judge_totals import JudgeTotals
 from hybridflow.recording.recorder import Recorder
 from hybridflow.recording.sinks import EvalRecord, Sink, StepRecord, Totals
 from hybridflow.recording.state import RunState
-from hybridflow.types import Collected, FilteredBatch, Prompt, RolloutReport, StepCounts
-from tests.unit.loop.fakes import build_group
+from hybridflow.types import Collected, FilteredBatch, RolloutReport, StepCounts
+from tests.builders import build_group, build_prompt
 
-PROMPT = Prompt(prompt_id="p0", token_ids=[1, 2], data_source="s", ability="doc-qa", ground_truth="yen")
+PROMPT = build_prompt("p0", token_ids=[1, 2])
 REQUESTS = build_requests("t00001", [PROMPT, PROMPT], 2)
 GROUPS = [build_group(REQUESTS[0], [1.0, 0.0]), build_group(REQUESTS[1], [1.0, None])]
 

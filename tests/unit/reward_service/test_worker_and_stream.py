@@ -20,11 +20,9 @@ from hybridflow.reward_service.worker import RewardWorker, RewardWorkerLoop
 from hybridflow.types import (
     Completion,
     GroupRequest,
-    Prompt,
     Scored,
     ScoredCompletion,
     ScoreRequest,
-    TokenColumns,
     Unknown,
     Verdict,
 )
@@ -33,29 +31,18 @@ from hybridflow.wire.completion_sender import CompletionSender
 from hybridflow.wire.endpoint import Endpoint
 from hybridflow.wire.messages import Bye, Ready, ToWorker, Work
 from hybridflow.wire.reward_stream import RewardStream
+from tests.builders import build_completion, build_prompt, build_request
 from tests.unit.reward_service.thread_scorer import ThreadScorer
 
 DEADLINE_S = 30.0
 
 
 def request_group(slot: int, num_completions: int) -> GroupRequest:
-    prompt = Prompt(prompt_id=f"p{slot}", token_ids=[1], data_source="s", ability="doc-qa", ground_truth="yen")
-    return GroupRequest(group_id=f"t0-g{slot}", prompt=prompt, num_completions=num_completions)
+    return build_request(build_prompt(f"p{slot}"), num_completions, group_id=f"t0-g{slot}")
 
 
 def finish(slot: int, index: int, text: str = "The answer is yen.") -> Completion:
-    return Completion(
-        completion_id=f"t0-g{slot}-c{index:02d}",
-        group_id=f"t0-g{slot}",
-        prompt_id=f"p{slot}",
-        index=index,
-        tokens=TokenColumns(ids=[2, 3], rollout_logprobs=[-1.0, -0.5]),
-        text=text,
-        finish_reason="stop",
-        policy_version=0,
-        prompt_tokens=1,
-        cached_tokens=0,
-    )
+    return build_completion(request_group(slot, 1), index, text=text)
 
 
 def give_one(request: ScoreRequest) -> Verdict:

@@ -14,8 +14,9 @@ from hybridflow.policy.init import write_policy
 from hybridflow.tools.generate import GenerateJob, build_requests, in_order, plan_job
 from hybridflow.tools.token_rows import TokenRows
 from hybridflow.types import Completion, GroupRequest, SamplingParams
+from tests.builders import build_completion
 from tests.unit.data.families import family
-from tests.unit.loop.fakes import ROOT, build_completion
+from tests.unit.loop.fakes import ROOT
 from tests.unit.tools.conftest import Refuse
 
 

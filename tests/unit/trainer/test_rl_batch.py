@@ -14,12 +14,8 @@ from hybridflow.config.sections import AlgorithmSection
 from hybridflow.trainer.batch import pack_rank
 from hybridflow.trainer.objectives import LossCallback
 from hybridflow.types import (
-    Completion,
     Group,
-    Prompt,
     Ragged,
-    Scored,
-    ScoredCompletion,
     TokenColumns,
     TrainBatch,
     TrainSequence,
@@ -27,29 +23,23 @@ from hybridflow.types import (
 )
 from megatron_ext.attention.context_split import cut_micro_batch
 from megatron_ext.packing.micro_batch import MicroBatch, PackInput, pack_sequences
+from tests.builders import build_completion, build_prompt, build_request, build_scored
 
 ENTROPY_N = torch.ones(3)
-PROMPT = Prompt(prompt_id="p", token_ids=[1, 2], data_source="s", ability="a", ground_truth="g")
+REQUEST = build_request(build_prompt(token_ids=[1, 2]), 3)
 
 
 def row(index: int, versions: list[VersionRun], version: int) -> TrainSequence:
     """The training row of a completion of three tokens, when policy 7 trains on it."""
-    completion = Completion(
-        completion_id=f"g-c{index:02d}",
-        group_id="g",
-        prompt_id="p",
-        index=index,
+    completion = build_completion(
+        REQUEST,
+        index,
+        version,
         tokens=TokenColumns(ids=[5, 6, 7], rollout_logprobs=[-0.5, -0.25, -0.125]),
-        text="",
-        finish_reason="stop",
-        policy_version=version,
-        prompt_tokens=2,
-        cached_tokens=0,
         versions=versions,
     )
-    verdict = Scored(value=1.0, rule="r", extracted="", why="")
-    member = ScoredCompletion(completion=completion, verdict=verdict, scored_by="w")
-    (sequence,) = build_train_sequences([Group(group_id="g", prompt=PROMPT, members=[member])], {"g": [2.0]}, 7)
+    group = Group(group_id="g", prompt=REQUEST.prompt, members=[build_scored(completion)])
+    (sequence,) = build_train_sequences([group], {"g": [2.0]}, 7)
     return sequence
 
 

@@ -7,39 +7,27 @@ from collections import Counter
 
 import pytest
 
-from hybridflow.types import Completion, GroupRequest, Prompt, Scored, TokenColumns
+from hybridflow.types import Scored
 from hybridflow.wire.broker import INTERVAL_S, Broker, RefusalLog
 from hybridflow.wire.codec import decode_to_worker
 from hybridflow.wire.dispatcher import ScoreDispatcher
 from hybridflow.wire.flow import WINDOW
 from hybridflow.wire.messages import Accepted, Bye, Finished, Ready, ScoreReply, Work
 from hybridflow.wire.packed import pack_completion
+from tests.builders import build_completion, build_request
 
 YES = Scored(value=1.0, rule="r", extracted="e", why="y")
 ENGINE = b"engine"
 
 
 def finished(index: int) -> Finished:
-    completion = Completion(
-        completion_id=f"g-c{index:02d}",
-        group_id="g",
-        prompt_id="p",
-        index=index,
-        tokens=TokenColumns(ids=[2], rollout_logprobs=[-1.0]),
-        text="t",
-        finish_reason="stop",
-        policy_version=0,
-        prompt_tokens=1,
-        cached_tokens=0,
-    )
-    return Finished("e", index + 1, pack_completion(completion))
+    return Finished("e", index + 1, pack_completion(build_completion(index=index, text="t")))
 
 
 def start(num_completions: int, limit_bytes: int = 2**20) -> Broker:
     """All of one group are expected."""
     broker = Broker(lambda message: message.attempt == 0, ScoreDispatcher(lease_s=10.0), limit_bytes)
-    prompt = Prompt(prompt_id="p", token_ids=[1], data_source="s", ability="doc-qa", ground_truth="g")
-    broker.dispatcher.expect([GroupRequest(group_id="g", prompt=prompt, num_completions=num_completions)])
+    broker.dispatcher.expect([build_request(num_completions=num_completions)])
     return broker
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridflow.errors import ProtocolError
-from hybridflow.types import Completion, Ragged, Scored, ScoreRequest, TokenColumns, Unknown, VersionRun
+from hybridflow.types import Ragged, Scored, ScoreRequest, TokenColumns, Unknown, VersionRun
 from hybridflow.wire import codec
 from hybridflow.wire.messages import (
     Accepted,
@@ -21,16 +21,13 @@ from hybridflow.wire.messages import (
     build_completion_id,
 )
 from hybridflow.wire.packed import pack_completion, unpack_completion
+from tests.builders import build_completion, build_prompt, build_request
 
-COMPLETION = Completion(
-    completion_id="t00000-g0000-c00",
-    group_id="t00000-g0000",
-    prompt_id="docqa-000000",
-    index=0,
+COMPLETION = build_completion(
+    build_request(build_prompt("docqa-000000"), group_id="t00000-g0000"),
+    version=7,
     tokens=TokenColumns(ids=[3, 4], rollout_logprobs=[-0.5, -0.25]),
     text="the answer is \u5186",
-    finish_reason="stop",
-    policy_version=7,
     prompt_tokens=5,
     cached_tokens=1,
 )

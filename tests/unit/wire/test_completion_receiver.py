@@ -11,23 +11,13 @@ from hybridflow.types import Completion, TokenColumns
 from hybridflow.wire.completion_receiver import CompletionReceiver
 from hybridflow.wire.completion_sender import CompletionSender
 from hybridflow.wire.endpoint import Endpoint
+from tests.builders import build_completion
 
 DEADLINE_S = 30.0
 
 
 def completion(index: int) -> Completion:
-    return Completion(
-        completion_id=f"g-c{index:02d}",
-        group_id="g",
-        prompt_id="p",
-        index=index,
-        tokens=TokenColumns(ids=[2, index], rollout_logprobs=[-1.0, -0.5]),
-        text="t",
-        finish_reason="stop",
-        policy_version=0,
-        prompt_tokens=1,
-        cached_tokens=0,
-    )
+    return build_completion(index=index, tokens=TokenColumns(ids=[2, index], rollout_logprobs=[-1.0, -0.5]))
 
 
 def send(endpoint: Endpoint, number: int) -> None:

@@ -6,33 +6,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridflow.errors import ProtocolError
-from hybridflow.types import Completion, GroupRequest, Prompt, Scored, TokenColumns, Unknown
+from hybridflow.types import GroupRequest, Scored, Unknown
 from hybridflow.wire.dispatcher import MAX_ATTEMPTS, ScoreDispatcher
 from hybridflow.wire.messages import Ready
 from hybridflow.wire.packed import PackedCompletion, ScoredPacked, pack_completion
+from tests.builders import build_completion, build_prompt, build_request
 
 YES = Scored(value=1.0, rule="r", extracted="e", why="y")
 
 
 def group(slot: int, num_completions: int = 1) -> GroupRequest:
-    prompt = Prompt(prompt_id=f"p{slot}", token_ids=[1], data_source="s", ability="doc-qa", ground_truth=f"g{slot}")
-    return GroupRequest(group_id=f"t0-g{slot}", prompt=prompt, num_completions=num_completions)
+    prompt = build_prompt(f"p{slot}", ground_truth=f"g{slot}")
+    return build_request(prompt, num_completions, group_id=f"t0-g{slot}")
 
 
 def completion(slot: int, index: int = 0, prompt_id: str | None = None) -> PackedCompletion:
-    completion = Completion(
-        completion_id=f"t0-g{slot}-c{index:02d}",
-        group_id=f"t0-g{slot}",
-        prompt_id=prompt_id or f"p{slot}",
-        index=index,
-        tokens=TokenColumns(ids=[2], rollout_logprobs=[-1.0]),
-        text=f"text {slot} {index}",
-        finish_reason="stop",
-        policy_version=0,
-        prompt_tokens=1,
-        cached_tokens=0,
-    )
-    return pack_completion(completion)
+    prompt_id = prompt_id or f"p{slot}"
+    return pack_completion(build_completion(group(slot), index, prompt_id=prompt_id, text=f"text {slot} {index}"))
 
 
 class Machine(ScoreDispatcher):

@@ -12,26 +12,15 @@ import pytest
 import zmq
 
 from hybridflow.errors import RewardError
-from hybridflow.types import Completion, GroupRequest, Prompt, TokenColumns
 from hybridflow.wire.completion_sender import CompletionSender
 from hybridflow.wire.endpoint import ClientKeys, Endpoint
 from hybridflow.wire.reward_stream import RewardStream
 from hybridflow.wire.worker_channel import WorkerChannel
+from tests.builders import build_completion, build_request
 from tests.unit.wire.broken_sockets import break_sockets
 
-COMPLETION = Completion(
-    completion_id="g-c00",
-    group_id="g",
-    prompt_id="p",
-    index=0,
-    tokens=TokenColumns(ids=[2], rollout_logprobs=[-1.0]),
-    text="t",
-    finish_reason="stop",
-    policy_version=0,
-    prompt_tokens=1,
-    cached_tokens=0,
-)
-PROMPT = Prompt(prompt_id="p", token_ids=[1], data_source="s", ability="doc-qa", ground_truth="g")
+REQUEST = build_request()
+COMPLETION = build_completion(REQUEST)
 
 
 def test_on_one_machine_it_is_a_folder_of_this_user_alone_which_goes_with_the_stream() -> None:
@@ -70,7 +59,7 @@ def test_with_the_run_s_key_completions_and_workers_come_through_also_after_a_re
     channel = WorkerChannel(stream.endpoint_workers, "w", 1)
     channel.announce([])
     wait_for(lambda: stream.workers == ["w"], "worker")
-    stream.expect([GroupRequest(group_id="g", prompt=PROMPT, num_completions=1)])
+    stream.expect([REQUEST])
     break_sockets(monkeypatch)
     with CompletionSender(stream.endpoint_completions, "e") as sender:
         wait_for(lambda: stream.counters["stream_restarted"] == 1, "restart")

@@ -14,12 +14,11 @@ from hybridflow.recording.run_folder.disk import explain_full
 from hybridflow.recording.run_folder.train_folder import RunFolder
 from hybridflow.recording.timeline import TimelineRecord
 from hybridflow.recording.trackers import JsonlTracker
-from hybridflow.types import GroupRequest, Prompt
-from tests.unit.loop.fakes import build_config, build_group
+from tests.builders import build_group, build_request
+from tests.unit.loop.fakes import build_config
 
 SAID = os.strerror(errno.ENOSPC)
-PROMPT = Prompt(prompt_id="p", token_ids=[5], data_source="x", ability="doc-qa", ground_truth="yen")
-REQUEST = GroupRequest(group_id="g", prompt=PROMPT, num_completions=1)
+REQUEST = build_request()
 
 
 @pytest.fixture

@@ -30,17 +30,16 @@ from hybridflow.rewards.judge_verdict import combine
 from hybridflow.types import (
     Collected,
     FilteredBatch,
-    Prompt,
     RolloutReport,
     Scored,
-    ScoredCompletion,
     StepCounts,
     UpdateMetric,
     UpdateReport,
 )
-from tests.unit.loop.fakes import build_config, build_group, read_lines
+from tests.builders import build_group, build_prompt
+from tests.unit.loop.fakes import build_config, read_lines
 
-PROMPT = Prompt(prompt_id="p0", token_ids=[1, 2], data_source="s", ability="doc-qa", ground_truth="yen")
+PROMPT = build_prompt("p0", token_ids=[1, 2])
 REQUESTS = build_requests("t00001", [PROMPT, PROMPT], 2)
 
 
@@ -160,11 +159,8 @@ def test_a_record_says_what_was_decoded_and_why_it_got_its_reward(tmp_path: Path
 
 
 def test_a_record_keeps_rule_judge_and_overlong_penalty_apart(tmp_path: Path) -> None:
-    group = build_group(REQUESTS[0], [0.25, 0.25])
     judged = combine(Scored(value=0.25, rule="fake", extracted="yen", why="near"), "yes", "gpt", "the same")
-    first_member = ScoredCompletion(completion=group.members[0].completion, verdict=judged, scored_by="fake")
-    members = [first_member, group.members[1]]
-    group = msgspec.structs.replace(group, members=members)
+    group = build_group(REQUESTS[0], [judged, 0.25])
     CompletionRecord(tmp_path / "c.jsonl").append(1, [group], {group.group_id: [-0.5, 0.0]})
     first, second = read_lines(tmp_path / "c.jsonl")
     kept = [
@@ -183,10 +179,7 @@ def test_a_record_refers_to_the_document(tmp_path: Path) -> None:
         extra_info={},
     )
     reference = RowReference("rows.parquet", 7, hash_prompt(row))
-    prompt = Prompt(
-        prompt_id="p", token_ids=[1], data_source="m", ability="doc-qa", ground_truth="a", alternatives=["b"],
-        question="Which?",
-    )  # fmt: skip
+    prompt = build_prompt(data_source="m", ground_truth="a", alternatives=["b"], question="Which?")
     group = msgspec.structs.replace(build_group(REQUESTS[0], [1.0]), prompt=prompt)
     CompletionRecord(tmp_path / "c.jsonl", {"p": reference}).append(1, [group])
     (line,) = read_lines(tmp_path / "c.jsonl")

@@ -26,6 +26,6 @@ def start_method() -> Iterator[None]:
 def test_processes_are_forked_from_a_server_that_has_their_environment(
     monkeypatch: pytest.MonkeyPatch, started: bool, metrics: bool, method: str
 ) -> None:
-    monkeypatch.setattr(process_server, "_started", started)
+    monkeypatch.setattr(process_server, "is_started", started)
     process_server.fork_from_server(None, SimpleNamespace(enable_metrics=metrics))
     assert multiprocessing.get_start_method() == method

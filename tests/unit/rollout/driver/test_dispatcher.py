@@ -10,30 +10,24 @@ from hypothesis import strategies as st
 from hybridflow.errors import ProtocolError, RolloutError
 from hybridflow.rollout.driver.budget import TokenBudget
 from hybridflow.rollout.driver.dispatcher import MAX_ABORTS, MAX_ATTEMPTS, Dispatcher
-from hybridflow.types import Completion, FinishReason, GroupRequest, Lease, Partial, Prompt, TokenColumns, VersionRun
+from hybridflow.types import FinishReason, GroupRequest, Lease, Partial, TokenColumns, VersionRun
 from hybridflow.wire.messages import Finished
 from hybridflow.wire.packed import PackedCompletion, pack_completion
+from tests.builders import build_completion, build_prompt, build_request
 
 
 def request(name: str, prompt_tokens: int = 10, num: int = 2) -> GroupRequest:
-    prompt = Prompt(prompt_id=name, token_ids=[1] * prompt_tokens, data_source="s", ability="a", ground_truth="g")
-    return GroupRequest(group_id=name, prompt=prompt, num_completions=num)
+    return build_request(build_prompt(name, token_ids=[1] * prompt_tokens), num, group_id=name)
 
 
 def completion(
     lease: Lease, index: int, *, tokens: int = 3, retractions: int = 0, finish_reason: FinishReason = "stop"
 ) -> PackedCompletion:
-    decoded = Completion(
-        completion_id=f"{lease.request.group_id}-c{index:02d}",
-        group_id=lease.request.group_id,
-        prompt_id=lease.request.prompt.prompt_id,
-        index=index,
+    decoded = build_completion(
+        lease.request,
+        index,
         tokens=TokenColumns(ids=[7] * tokens, rollout_logprobs=[-1.0] * tokens),
-        text="",
         finish_reason=finish_reason,
-        policy_version=0,
-        prompt_tokens=len(lease.request.prompt.token_ids),
-        cached_tokens=0,
         num_retractions=retractions,
     )
     return pack_completion(decoded)

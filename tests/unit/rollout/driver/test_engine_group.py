@@ -12,8 +12,9 @@ from hybridflow.rollout.driver.engine_group import EngineGroup
 from hybridflow.rollout.driver.engine_handle import EngineDiedError
 from hybridflow.rollout.driver.opening import RolloutSettings
 from hybridflow.rollout.engine.sglang_engine import EngineFacts
-from hybridflow.types import GroupRequest, Lease, Prompt, SamplingParams
+from hybridflow.types import GroupRequest, Lease, SamplingParams
 from hybridflow.weights.manifest import TensorEntry
+from tests.builders import build_prompt, build_request
 
 FACTS = EngineFacts(pid=1, child_pids=[], node_id="n", kv_cache_tokens=100)
 ENTRIES = [TensorEntry("w", (1,), "float32", 7)]
@@ -81,8 +82,7 @@ class Source:
 
 
 def requests(*names: str) -> list[GroupRequest]:
-    prompts = [Prompt(prompt_id=n, token_ids=[1], data_source="", ability="", ground_truth="") for n in names]
-    return [GroupRequest(group_id=p.prompt_id, prompt=p, num_completions=1) for p in prompts]
+    return [build_request(build_prompt(name), group_id=name) for name in names]
 
 
 def test_an_engine_that_has_not_confirmed_the_version_is_leased_nothing_of_the_next_step() -> None:

@@ -18,11 +18,12 @@ from hybridflow.rollout.engine.sglang_messages import (
     to_sglang,
     undecoded,
 )
-from hybridflow.types import GroupRequest, Partial, Prompt, Ragged, SamplingParams, TokenColumns, VersionRun
+from hybridflow.types import Partial, Ragged, SamplingParams, TokenColumns, VersionRun
+from tests.builders import build_prompt, build_request
 
-PROMPT = Prompt(prompt_id="p", token_ids=[1, 2], data_source="s", ability="a", ground_truth="g")
+PROMPT = build_prompt(token_ids=[1, 2])
 PARTIAL = Partial(index=1, tokens=TokenColumns(ids=[7, 8], rollout_logprobs=[-7.0, -8.0]), versions=[VersionRun(3, 2)])
-REQUEST = GroupRequest(group_id="g", prompt=PROMPT, num_completions=2, partials=[PARTIAL])
+REQUEST = build_request(PROMPT, 2, partials=[PARTIAL])
 
 
 def output(token_ids: list[int], reason: dict[str, Any], **meta: Any) -> dict[str, Any]:
