@@ -1,4 +1,4 @@
-"""From prompts to complete groups: decoding and scoring side by side."""
+"""Collects complete groups for prompts: decoding and scoring side by side."""
 
 from __future__ import annotations
 
