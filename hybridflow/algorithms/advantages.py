@@ -1,4 +1,4 @@
-"""Group-relative advantages.
+"""Advantages relative to the group: how much better a completion is than the others of its prompt.
 
 Source: GRPO, QwenLong-L1 paper (arXiv 2505.17667) Eq. 5; constants as released (recipe section 5): (r - mean) / (std +
 1e-6) with the n-1 standard deviation of torch.std. Without the division it is the advantage of Dr. GRPO (2503.20783).

@@ -1,4 +1,4 @@
-"""From a loss per token to the loss of an optimizer step.
+"""Aggregations of the loss: from a value per token to the loss of an optimizer step.
 
 Each gives a SUM over the tokens of one micro-batch, and that micro-batch's share of the denominator; the sums of both,
 over all micro-batches and data parallel ranks, are divided by each other once. A mean taken here would weigh tokens by

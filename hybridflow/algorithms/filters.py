@@ -1,4 +1,4 @@
-"""Which groups carry a gradient.
+"""Filters of groups: those that carry no gradient are left out and counted by reason.
 
 Source: dynamic sampling of DAPO (arXiv 2503.14476): 0 < number correct < G. A group whose known rewards are all equal,
 up to `advantages.SAME_REWARD`, has only zero advantages; it costs a forward and a backward pass and enlarges the loss

@@ -1,4 +1,4 @@
-"""How far apart policies are on tokens that one of them sampled, and how random the one that decoded is.
+"""Measures of policies on sampled tokens: how far two of them are apart, and how random the one that decoded is.
 
 Legend: N tokens. All logprobs are of the sampled token, in the distribution that it was drawn from.
 """

@@ -1,4 +1,4 @@
-"""How a metric of the tokens becomes one number of an optimizer step, and those of several the number of an RL step.
+"""Reductions of metrics: from tokens to one number of an optimizer step, from several steps to that of an RL step.
 
 A part of the objective says so once, with a `Reduction` beside the metric's name; its values travel as a dict by that
 name: values per token -> sums and maxima of a micro-batch -> of an optimizer step -> `UpdateReport.metrics`.

@@ -1,1 +1,1 @@
-"""From groups to what one rank trains on: rows with their advantages, then micro-batches under a token budget. Pure."""
+"""Batching, from groups to what a rank trains on: rows with advantages, micro-batches under a token budget. Pure."""

@@ -1,4 +1,4 @@
-"""From the messages of a conversation to token ids."""
+"""Encodes the messages of a conversation as token ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a path as a user gives it to row files: a file, a folder of them, or a pattern with `*`."""
+"""Finds row files by a path as a user gives it: a file, a folder of them, or a pattern with `*`."""
 
 from __future__ import annotations
 

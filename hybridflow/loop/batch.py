@@ -1,4 +1,4 @@
-"""From groups to the batch of an optimizer step."""
+"""Builds the batch of an optimizer step from groups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the machine can hold the run: kernels, memory, disk, the limits that the system grants, and variables.
+"""Checks of the machine: kernels, memory, disk, the limits that the system grants, and variables.
 
 Memory and disk: what the model certainly takes against what there is. On a CPU all processes share the memory of the
 machine. With GPUs the gates of `runtime/colocation.py` compare wanted and free memory; nothing is estimated here.

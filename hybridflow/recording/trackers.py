@@ -1,4 +1,4 @@
-"""Where the metrics of each step go: a JSONL file that is the record of the run, and Weights & Biases beside it.
+"""Trackers, to which the metrics of each step go: a JSONL file, the record of the run, and Weights & Biases beside it.
 
 A tracker has `log(step, metrics)` and `close()`. Metric names are `group/name`, values floats.
 """

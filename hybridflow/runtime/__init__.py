@@ -1,1 +1,1 @@
-"""How a run is opened and ended: its parts, how weights travel, its folder, its processes' end."""
+"""Opening and ending of runs: concrete parts, colocation, the way of the weights, teardown of all processes."""

@@ -1,4 +1,4 @@
-"""Who opens first where engines and trainer share devices.
+"""Order of opening where engines and trainer share devices.
 
 SGLang sizes its KV pool by the memory that is free, and its ranks must find about as much of it; a trainer that loads
 meanwhile takes part of it from some. So the engines come first, and give back what they took; then the trainer loads.

@@ -1,4 +1,4 @@
-"""From the configuration of a run to its train workers."""
+"""Builds the train workers of a run from its configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From rows of a batch to the micro-batches of one data parallel rank."""
+"""Makes the micro-batches of one data parallel rank from the rows of a batch."""
 
 from __future__ import annotations
 

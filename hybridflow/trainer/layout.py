@@ -1,4 +1,4 @@
-"""Whether model, weights, checkpoint and layout fit each other.
+"""Checks that model, weights, checkpoint and layout fit each other.
 
 Imports no Megatron and reads no weights: the driver asks before any worker is there.
 """

@@ -1,4 +1,4 @@
-"""From Megatron's schedule to the objective and back: the loss callback.
+"""Loss callback, between Megatron's schedule and the objective.
 
 Shape legend: N counted tokens of the micro-batch, on this rank.
 """

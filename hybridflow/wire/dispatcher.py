@@ -1,4 +1,4 @@
-"""Who scores what: the state of the reward stream as a pure machine. Events go in; work to send and results come out.
+"""Dispatcher of scoring, who scores what: a pure machine. Events go in; work to send and results come out.
 
 Life of one completion id:
 

@@ -1,4 +1,4 @@
-"""Where a part of the reward stream listens, and what opens it to those that are meant and to nobody else.
+"""Endpoints of the reward stream: where a part listens, and what opens it to those that are meant and nobody else.
 
 On one machine these are sockets in a folder that only this user may enter. Between machines they are TCP ports, always
 encrypted (CURVE), that admit one client key, made for the run. It is handed to engines and workers through Ray, inside

@@ -1,5 +1,6 @@
-"""How fast engines may send: a pure machine. It remembers what to tell each engine, and closes the window while rewards
-lag.
+"""Flow control of engines, how fast they may send: a pure machine.
+
+It remembers what to tell each engine, and closes the window while rewards lag.
 
 Above `limit_bytes` of completions without a verdict, or not yet taken by the consumer, every engine is told a window of
 0; below half of it, of WINDOW again. The gap keeps the window from flapping. What may come on top of the limit is what

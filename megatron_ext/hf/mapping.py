@@ -1,4 +1,4 @@
-"""Which Hugging Face tensors make up which Megatron parameter, and how a tensor parallel rank cuts them.
+"""Mapping of Hugging Face tensors to Megatron parameters, and how a tensor parallel rank cuts them.
 
 Pure names and slices: used to load, to export, and by whoever moves shards elsewhere.
 

@@ -1,4 +1,4 @@
-"""Which files of a Hugging Face directory hold the model: the rule of transformers 5, for trainer and engines alike.
+"""Weight files of a Hugging Face directory: the rule of transformers 5, for trainer and engines alike.
 
 `model.safetensors`, where it is there; else the files that `model.safetensors.index.json` names. Any other safetensors
 file in the directory is not read by anybody.

@@ -1,1 +1,1 @@
-"""Which library computes what, by choice: torch, Transformer Engine or Apex."""
+"""Choice of kernels, which library computes what: torch, Transformer Engine or Apex."""

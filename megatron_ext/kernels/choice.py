@@ -1,4 +1,4 @@
-"""Which library computes Adam, RMSNorm, the sums of weight gradients and the attention core.
+"""Chooses the library that computes Adam, RMSNorm, the sums of weight gradients and the attention core.
 
 None of them is imported here: what is installed is looked up, so that a driver or a check can ask in a moment.
 """

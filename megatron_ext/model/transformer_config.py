@@ -67,7 +67,7 @@ def transformer_config(
         **_expert_options(hf_config, layout, dtype, device),
         calculate_per_token_loss=True,  # gradients are divided once, by the tokens of the whole step
         use_cpu_initialization=not device.has_cuda,
-        perform_initialization=False,  # every weight is loaded; see hf/load.py
+        perform_initialization=False,  # every weight is loaded; see checkpoint/hf_weights.py
         gradient_accumulation_fusion=fuse_weight_gradients and dtype != torch.float64,
         # Fusions that need a compiler, or that this library's own modules make up for.
         bias_activation_fusion=False,

@@ -1,4 +1,4 @@
-"""How a model is spread over processes, and the checks that need no process group.
+"""Layouts, how a model is spread over processes, and the checks that need no process group.
 
 No Megatron here, so that a driver or a planner can use it.
 """

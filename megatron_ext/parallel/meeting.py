@@ -1,4 +1,4 @@
-"""Where ranks find each other, and what each must know to be one of them.
+"""Rendezvous of ranks: where they find each other, and what each must know to be one of them.
 
 The store in which ranks meet knows no credentials, nor does gloo, and torch's collectives of objects unpickle whatever
 a member of the group sends. So a file store is a file in a folder that nobody else may enter; a TCP store is bound to

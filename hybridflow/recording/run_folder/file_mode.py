@@ -1,4 +1,4 @@
-"""Who may read what a run writes: its user alone, unless `run.mode` says otherwise.
+"""Modes of files, who may read what a run writes: its user alone, unless `run.mode` says otherwise.
 
 Held by the umask, which every process that a run starts inherits: checkpoints of train workers, logs of engines and the
 files of Weights & Biases have it too. The user's own umask is kept to: `run.mode` never opens what that closes.

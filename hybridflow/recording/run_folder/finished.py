@@ -1,4 +1,4 @@
-"""Whether a run that is to be resumed has anything left to do; read from its summary, before anything starts."""
+"""Finds out, by its summary, whether a run that is to be resumed has anything left to do, before anything starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a judge endpoint may be called, and when its answer is late: pure state over an injected clock.
+"""State of a judge endpoint, when it may be called and when its answer is late: pure state over an injected clock.
 
     closed --half of the last calls failed--> open --its time is over--> half open --success--> closed
                                                ^                             |

@@ -145,7 +145,7 @@ def plan_reshard(
     engines: Engines | None = None,
     num_engines: int | None = None,
 ) -> ReshardPlan:
-    """The copies, proven exact (proof.py), with the engines placed so that the fewest elements change GPU.
+    """The copies, proven exact, with the engines placed so that the fewest elements change GPU.
 
     `engines` are those that run already, where they run; else so many are placed as `num_engines` says, or as there is
     room for. GPUs may be without one. Pure: needs no process, no device and no weights. Raises ConfigError naming the

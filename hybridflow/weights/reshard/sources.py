@@ -1,4 +1,4 @@
-"""From which of several equal ranks each part comes.
+"""Sources of parts: chooses which of several equal ranks sends each.
 
 Nearest first: the same GPU, then the same node, then another node. Among equally near ranks the one that sends least so
 far, so that data and context parallel replicas share the work. A GPU takes all of a part from one rank: what it
