@@ -15,7 +15,7 @@ class Reporter(Protocol):
         ...
 
     def progress(self, text: str) -> None:
-        """What goes on right now, in place of what was said before."""
+        """Says what goes on right now, in place of what was said before."""
         ...
 
 
