@@ -1,6 +1,7 @@
 """The seams of the training loop: what it asks of the trainer, the engines and the reward stream.
 
-`runtime/system.py` builds the real ones; tests of the loop put in others.
+Each protocol is one role, and who needs that role alone asks for it alone. `Trainer`, `Rollout` and `RewardStream` are
+the sums: `runtime/system.py` builds the real ones; a test puts in what its roles need.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from hybridflow.types import (
 )
 
 
-class Trainer(Protocol):
-    """The policy under training, on however many ranks."""
+class SupervisedTrainer(Protocol):
+    """Trains on conversations."""
 
     def start_sft_step(self, batch: TrainBatch, learning_rate: float, per_sequence: bool = False) -> Any:
         """Starts a supervised step, in which each token or each sequence counts alike; see `finish_sft_step`."""
@@ -30,13 +31,23 @@ class Trainer(Protocol):
 
     def finish_sft_step(self, handle: Any) -> UpdateReport: ...
 
-    def update(self, batch: TrainBatch, learning_rate: float) -> list[UpdateReport]: ...
+
+class WarmupTrainer(SupervisedTrainer, Protocol):
+    """Trains on conversations in stages, each with a fresh optimizer."""
+
+    def reset_optimizer(self) -> None: ...
+
+
+class LogprobTrainer(Protocol):
+    """Computes the logprobs of tokens that are given."""
 
     def logprobs(self, batch: TrainBatch) -> list[list[float]]:
         """Per row of the batch, the logprob of each counted response token."""
         ...
 
-    def reset_optimizer(self) -> None: ...
+
+class CheckpointWriter(Protocol):
+    """Writes weights and optimizer into a checkpoint."""
 
     def save_checkpoint(self, directory: Path, background: bool = False) -> None:
         """Complete on return or, in the background, when `finish_checkpoint` returns."""
@@ -44,9 +55,25 @@ class Trainer(Protocol):
 
     def finish_checkpoint(self) -> None: ...
 
+
+class CheckpointReader(Protocol):
+    """Reads weights and optimizer from a checkpoint."""
+
     def load_checkpoint(self, directory: Path) -> None: ...
 
+
+class PolicyTrainer(CheckpointWriter, Protocol):
+    """Trains the policy by RL, and keeps what came of it."""
+
+    def reset_optimizer(self) -> None: ...
+
+    def update(self, batch: TrainBatch, learning_rate: float) -> list[UpdateReport]: ...
+
     def save_hf(self, directory: Path) -> None: ...
+
+
+class ColocatedTrainer(Protocol):
+    """Hands weights to engines, and shares devices with them."""
 
     def begin_weights(self, version: int) -> None:
         """The present weights are about to be handed out, as this version."""
@@ -73,6 +100,10 @@ class Trainer(Protocol):
         ...
 
 
+class Trainer(WarmupTrainer, LogprobTrainer, CheckpointReader, PolicyTrainer, ColocatedTrainer, Protocol):
+    """The policy under training, on however many ranks, in all of its roles."""
+
+
 class WeightSource(Protocol):
     """The trainer's end of a weight sync. The engines that it is for are open when it begins."""
 
@@ -87,8 +118,8 @@ class WeightSource(Protocol):
         ...
 
 
-class Rollout(Protocol):
-    """The engines."""
+class Decoder(Protocol):
+    """Decodes the completions of a step."""
 
     def start(self, requests: list[GroupRequest], sampling: SamplingParams) -> None:
         """Starts decoding; completions arrive on the reward stream."""
@@ -106,6 +137,10 @@ class Rollout(Protocol):
         """Since the last call: ids of completions that will not arrive, as no engine had begun them."""
         ...
 
+
+class ColocatedEngines(Protocol):
+    """Engines that load weights, and share devices with the trainer."""
+
     def release(self, tags: Sequence[MemoryTag]) -> int | None:
         """Gives this memory of every engine back; returns the bytes, None where only the device can tell."""
         ...
@@ -122,7 +157,11 @@ class Rollout(Protocol):
         ...
 
 
-class RewardStream(Protocol):
+class Rollout(Decoder, ColocatedEngines, Protocol):
+    """The engines, in all of their roles."""
+
+
+class VerdictStream(Protocol):
     """Scores completions while others decode."""
 
     def expect(self, requests: Iterable[GroupRequest]) -> None: ...
@@ -138,6 +177,10 @@ class RewardStream(Protocol):
     def give_up(self, why: str) -> list[ScoredCompletion]:
         """Every completion that has arrived and has no verdict, as unknown."""
         ...
+
+
+class RewardStream(VerdictStream, Protocol):
+    """Scores completions, and says what that cost."""
 
     def take_metrics(self) -> dict[str, float]:
         """Since the last call: how long engines were held back, and what went wrong and was mended."""

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from hybridflow.errors import CheckpointError
-from hybridflow.protocols import Trainer
+from hybridflow.protocols import CheckpointReader, CheckpointWriter
 from hybridflow.recording.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER, CheckpointFolder
 from hybridflow.recording.state import RunState, read_state, write_state
 from hybridflow.types import Completion, PartialGroup, ScoredCompletion, Verdict
@@ -27,7 +27,7 @@ class Checkpoints:
         self.list = self._folder.list
         self.latest = self._folder.latest
 
-    def save(self, trainer: Trainer, state: RunState, partial_groups: Sequence[PartialGroup] = ()) -> Path:
+    def save(self, trainer: CheckpointWriter, state: RunState, partial_groups: Sequence[PartialGroup] = ()) -> Path:
         """Writes weights, optimizer, state and partial groups; see `CheckpointFolder.save`."""
 
         def write(path: Path) -> None:
@@ -37,7 +37,7 @@ class Checkpoints:
         name = f"rl-{state.rl_step:06d}" if state.rl_step else f"warmup-{state.warmup_stages_done:02d}"
         return self._folder.save(trainer, name, write)
 
-    def restore(self, trainer: Trainer) -> tuple[RunState, list[PartialGroup]]:
+    def restore(self, trainer: CheckpointReader) -> tuple[RunState, list[PartialGroup]]:
         """Loads the latest checkpoint into the trainer; its state and partial groups. CheckpointError if none."""
         latest = self.latest()
         state, partial_groups = read_state(latest / STATE_FILE), read_partial_groups(latest)

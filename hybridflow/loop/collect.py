@@ -13,7 +13,7 @@ from hybridflow.curriculum.step_rule import EveryCompleteGroup, StepRule
 from hybridflow.errors import ProtocolError, RewardError, RolloutError
 from hybridflow.loop.step import GroupAssembly, StepPlan
 from hybridflow.loop.verdict_guard import VerdictGuard
-from hybridflow.protocols import RewardStream, Rollout
+from hybridflow.protocols import Decoder, VerdictStream
 from hybridflow.recording.recorder import Recorder
 from hybridflow.recording.sinks import Stage
 from hybridflow.recording.timeline import Mark
@@ -49,8 +49,8 @@ def collect_step(
     plan: StepPlan,
     sampling: SamplingParams,
     *,
-    rollout: Rollout,
-    stream: RewardStream,
+    rollout: Decoder,
+    stream: VerdictStream,
     verdict_timeout_s: float,
     check_workers: Callable[[], None] = lambda: None,
     mark: Callable[[Mark], None] = lambda what: None,
@@ -93,8 +93,8 @@ class _Step:
         self,
         plan: StepPlan,
         sampling: SamplingParams,
-        rollout: Rollout,
-        stream: RewardStream,
+        rollout: Decoder,
+        stream: VerdictStream,
         mark: Callable[[Mark], None],
         refill: Refill,
     ) -> None:
@@ -222,8 +222,8 @@ class Collector:
 
     def __init__(
         self,
-        rollout: Rollout,
-        stream: RewardStream,
+        rollout: Decoder,
+        stream: VerdictStream,
         *,
         verdict_timeout_s: float,
         check_workers: Callable[[], None],

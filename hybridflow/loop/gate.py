@@ -21,7 +21,7 @@ from hybridflow.config.sections import Config
 from hybridflow.errors import ModelMismatchError
 from hybridflow.loop.collect import Collector
 from hybridflow.loop.step import plan_all
-from hybridflow.protocols import Trainer
+from hybridflow.protocols import LogprobTrainer
 from hybridflow.recording.recorder import Recorder
 from hybridflow.runtime.colocation import Colocation
 from hybridflow.trainer.layout import read_model
@@ -60,7 +60,7 @@ def check_engines(
     prompts: Sequence[Prompt],
     *,
     collector: Collector,
-    trainer: Trainer,
+    trainer: LogprobTrainer,
     colocation: Colocation,
     recorder: Recorder,
 ) -> None:

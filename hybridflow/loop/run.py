@@ -9,7 +9,7 @@ from hybridflow.config.sections import Config
 from hybridflow.loop.checkpoints import Checkpoints
 from hybridflow.loop.evaluation import Evaluation
 from hybridflow.loop.train_groups import TrainGroups
-from hybridflow.protocols import Trainer
+from hybridflow.protocols import PolicyTrainer
 from hybridflow.recording.recorder import Recorder
 from hybridflow.recording.run_folder.train_folder import RunFolder
 from hybridflow.recording.state import RunState
@@ -23,7 +23,7 @@ class Run:
     config: Config
     state: RunState
     folder: RunFolder
-    trainer: Trainer
+    trainer: PolicyTrainer
     colocation: Colocation
     """Who has the device, and with which weights engines decode."""
     groups: TrainGroups

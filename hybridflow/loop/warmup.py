@@ -9,7 +9,7 @@ from hybridflow.data.chat_template import Message
 from hybridflow.data.conversation import encode_conversation, split_conversation
 from hybridflow.data.synth.conversations import generate_conversations
 from hybridflow.loop.batch import plan_batch
-from hybridflow.protocols import Trainer
+from hybridflow.protocols import WarmupTrainer
 from hybridflow.recording.display.live import LiveDisplay
 from hybridflow.recording.trackers import JsonlTracker
 from hybridflow.runtime.supervised import SupervisedStage, SupervisedStep, train_supervised
@@ -27,7 +27,7 @@ def run_stage(
     index: int,
     config: Config,
     tokenizer: PreTrainedTokenizerBase,
-    trainer: Trainer,
+    trainer: WarmupTrainer,
     display: LiveDisplay,
     tracker: JsonlTracker,
 ) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 from hybridflow.config.sections import Config
 from hybridflow.errors import PlacementError
-from hybridflow.protocols import Rollout, Trainer
+from hybridflow.protocols import ColocatedEngines, ColocatedTrainer
 from hybridflow.runtime.open_order import RELEASES
 from hybridflow.types import MemoryTag, WorkerMemory
 from hybridflow.weights.manifest import TensorEntry, compare_manifests
@@ -75,8 +75,8 @@ class Colocation:
 
     def __init__(
         self,
-        trainer: Trainer,
-        rollout: Rollout,
+        trainer: ColocatedTrainer,
+        rollout: ColocatedEngines,
         *,
         releases: bool,
         offloads: bool,

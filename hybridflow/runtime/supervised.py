@@ -5,18 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
 
+from hybridflow.protocols import SupervisedTrainer
 from hybridflow.types import TrainBatch, UpdateReport
 from megatron_ext.optimizer.lr import LRSchedule, learning_rate
-
-
-class SupervisedTrainer(Protocol):
-    """Train workers, as far as this module needs them."""
-
-    def start_sft_step(self, batch: TrainBatch, learning_rate: float, per_sequence: bool = False) -> Any: ...
-
-    def finish_sft_step(self, handle: Any) -> UpdateReport: ...
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("hybridflow", "megatron_ext", "docker")
+BENCH = ROOT / "tests/bench"
+BUILDERS = ROOT / "tests/builders.py"
+BIG_RECORDS = {"Completion", "Prompt", "GroupRequest"}
 OWN = {"self", "cls"}
 UPSTREAM = {
     "_replace",
@@ -30,6 +33,18 @@ def test_no_test_drives_private_attributes_of_ours() -> None:
         if name in ours - UPSTREAM - private_names(path)
     ]
     assert not driven, "\n".join(driven)
+
+
+def test_big_records_are_built_in_one_place() -> None:
+    """A further field of a completion or a prompt is then a line here. Benches time their own."""
+    by_hand = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {node.func.id}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        if path != BUILDERS and BENCH not in path.parents
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in BIG_RECORDS
+    ]
+    assert not by_hand, "\n".join(["take tests/builders.py in place of", *by_hand])
 
 
 def private_names(path: Path) -> set[str]:

@@ -225,13 +225,13 @@ class EngineProcess:
         self.engine.weights.api.update([payload], "direct")
 
     def greedy(self, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
-        from hybridflow.types import GroupRequest, Lease, Prompt, SamplingParams
+        from hybridflow.types import Lease, SamplingParams
+        from tests.builders import build_prompt, build_request
 
         done: queue.SimpleQueue[Any] = queue.SimpleQueue()
         leases = []
         for number, tokens in enumerate(prompts):
-            prompt = Prompt(prompt_id=f"p{number}", token_ids=tokens, data_source="", ability="", ground_truth="")
-            request = GroupRequest(group_id=f"g{number:04d}", prompt=prompt, num_completions=1)
+            request = build_request(build_prompt(f"p{number}", token_ids=tokens), group_id=f"g{number:04d}")
             leases.append(Lease(request=request, attempt=1, indices=[0]))
         sampling = SamplingParams(temperature=0.0, max_new_tokens=max_new_tokens)
         self.engine.submit(leases, sampling, lambda attempt, completion: done.put(completion))

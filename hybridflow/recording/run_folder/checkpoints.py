@@ -14,23 +14,16 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from hybridflow.errors import CheckpointError, WorkerError
+from hybridflow.protocols import CheckpointWriter
 from hybridflow.recording.run_folder.disk import is_full
 from megatron_ext.checkpoint import commit
 from megatron_ext.checkpoint.commit import BrokenCheckpointError
 
 WEIGHTS_FOLDER = "megatron"
 STATE_FILE = "state.json"
-
-
-class SavesWeights(Protocol):
-    """Train workers, as far as this module needs them."""
-
-    def save_checkpoint(self, directory: Path, background: bool = False) -> None: ...
-
-    def finish_checkpoint(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -58,7 +51,7 @@ class CheckpointFolder:
         self._age = age
         self._pending: _Pending | None = None
 
-    def save(self, trainer: SavesWeights, name: str, write_state: Callable[[Path], None]) -> Path:
+    def save(self, trainer: CheckpointWriter, name: str, write_state: Callable[[Path], None]) -> Path:
         """Writes weights, optimizer and, with `write_state`, state.json; makes them the latest in one rename.
 
         In the background that happens in `finish`, which the next `save` calls first. Raises CheckpointError, with the
@@ -85,7 +78,7 @@ class CheckpointFolder:
             self.finish(trainer)
         return target
 
-    def finish(self, trainer: SavesWeights) -> None:
+    def finish(self, trainer: CheckpointWriter) -> None:
         """Waits for the checkpoint that is being written in the background, if one is, and makes it the latest."""
         pending, self._pending = self._pending, None
         if pending is None:

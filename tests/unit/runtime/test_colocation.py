@@ -90,7 +90,7 @@ def sync(source: WeightSource, version: int, confirmed: TensorEntry = ENTRY) -> 
 
 
 def colocation(device: Device, *, releases: bool = True, offloads: bool = True) -> Colocation:
-    return Colocation(device, device, releases=releases, offloads=offloads)  # pyright: ignore[reportArgumentType]
+    return Colocation(device, device, releases=releases, offloads=offloads)
 
 
 def test_a_step_on_a_device_that_holds_either_of_them_but_not_both() -> None:
@@ -211,7 +211,7 @@ def test_workers_of_one_device_share_what_is_free() -> None:
 def released_before(device: Device) -> Colocation:
     """As engines are opened on CUDA: they have given all back, and SGLang said how much that was."""
     device.engine = {}
-    return Colocation(device, device, releases=True, offloads=True, released=ENGINES)  # pyright: ignore[reportArgumentType]
+    return Colocation(device, device, releases=True, offloads=True, released=ENGINES)
 
 
 def test_engines_that_were_released_before_the_trainer_came_take_their_memory_at_the_first_publish() -> None:
