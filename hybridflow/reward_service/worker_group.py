@@ -6,7 +6,6 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from hybridflow.cluster.devices import DEVICE_ENVIRONMENT
 from hybridflow.cluster.session import Slots
 from hybridflow.config.reward_sections import RewardSection
 from hybridflow.errors import HybridFlowError, RewardError
+from hybridflow.observability.reporter import Reporter
 from hybridflow.reward_service.sandbox.protocol import Setup
 from hybridflow.reward_service.worker import RewardWorker
 from hybridflow.wire.reward_stream import RewardStream
@@ -48,14 +48,14 @@ class _Running:
 class RewardGroup:
     """`reward.num_workers` actors, each scoring in a process of its own.
 
-        group = RewardGroup(config.reward, rules_setup(config.reward), stream, slots, logs, note)
+        group = RewardGroup(config.reward, rules_setup(config.reward), stream, slots, logs, reporter)
         group.wait_ready()
         group.check()      # now and then, while a run goes on
 
     Args:
         setup: Code and limits of the scoring processes.
         slots: Placement; the workers share slot 0.
-        note: Told what a user must know.
+        reporter: Told which workers were lost and start again.
     """
 
     def __init__(
@@ -65,14 +65,14 @@ class RewardGroup:
         stream: RewardStream,
         slots: Slots,
         log_directory: Path,
-        note: Callable[[str], None],
+        reporter: Reporter,
     ) -> None:
         self._section = section
         self._setup = setup
         self._stream = stream
         self._slots = slots
         self._log_directory = log_directory
-        self._note = note
+        self._reporter = reporter
         self._restarts: dict[str, deque[float]] = {}
         self._running = [self._start(f"reward-{index}") for index in range(section.num_workers)]
 
@@ -132,7 +132,7 @@ class RewardGroup:
                 f"--resume continues from the last checkpoint"
             )
         restarts.append(now)
-        self._note(f"{what}; its items go to the others, and it is started again")
+        self._reporter.note(f"{what}; its items go to the others, and it is started again")
         return self._start(old.worker_id)
 
     def _start(self, worker_id: str) -> _Running:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from hybridflow.cluster.session import Slots, node_address, start_session
+from hybridflow.observability.reporter import Reporter
 from hybridflow.rollout.driver.engine_group import EngineGroup
 from hybridflow.rollout.driver.opening import RolloutSettings
 from hybridflow.runtime.teardown import tear_down
@@ -37,11 +38,9 @@ class Engines:
 
 
 @contextmanager
-def open_engines(
-    settings: RolloutSettings, hf_dir: Path, log_directory: Path, note: Callable[[str], None]
-) -> Iterator[Engines]:
+def open_engines(settings: RolloutSettings, hf_dir: Path, log_directory: Path, reporter: Reporter) -> Iterator[Engines]:
     """The engines of a run, without the rest of it. Leaves no process behind."""
-    group = EngineGroup(settings, note, progress=lambda text: None)
+    group = EngineGroup(settings, reporter)
     receiver: CompletionReceiver | None = None
     try:
         start_session(settings.num_slots)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,6 +12,7 @@ from hybridflow.cluster.session import Slots, node_address, own_processes, start
 from hybridflow.cluster.watchdog import Watchdog
 from hybridflow.config.sections import Config
 from hybridflow.environment import given_values
+from hybridflow.observability.reporter import Reporter
 from hybridflow.recording.timeline import Timeline
 from hybridflow.reward_service.sandbox.protocol import rules_setup
 from hybridflow.reward_service.worker_group import RewardGroup
@@ -37,37 +37,36 @@ class System:
         config: Config,
         hf_dir: Path,
         log_directory: Path,
-        note: Callable[[str], None],
-        progress: Callable[[str], None] = lambda text: None,
+        reporter: Reporter,
     ) -> None:
         """Starts Ray, the reward stream and every actor, and waits until each is ready.
 
-        `note` is told what a user must know, `progress` what is going on right now.
+        Tells `reporter` what it waits for and what a user must know.
         """
         self._actors: list[Any] = []
         self._stream: RewardStream | None = None
         self._rewards: RewardGroup | None = None
         self._transport: Transport | None = None
         self.timeline = Timeline()
-        self.watchdog = Watchdog(config.cluster.stall.limits(), note, log_directory / "stacks.log")
+        self.watchdog = Watchdog(config.cluster.stall.limits(), reporter.note, log_directory / "stacks.log")
         settings = RolloutSettings(
             config.rollout,
             config.model.dtype,
             config.run.seed,
             environment=given_values(config.cluster.environment),
         )
-        self.rollout = EngineGroup(settings, note, progress)
+        self.rollout = EngineGroup(settings, reporter)
         # Processes must not be lost between their start and the first line that could end them.
         try:
             with self.watchdog.raising():
-                self._start(config, hf_dir, log_directory, note)
+                self._start(config, hf_dir, log_directory, reporter)
         except BaseException:
             self.close()
             raise
 
-    def _start(self, config: Config, hf_dir: Path, log_directory: Path, note: Callable[[str], None]) -> None:
+    def _start(self, config: Config, hf_dir: Path, log_directory: Path, reporter: Reporter) -> None:
         layout, engines = config.train.layout, config.rollout
-        note("starting Ray (usually 5 s)")
+        reporter.note("starting Ray (usually 5 s)")
         start_session(num_slots(config), config.cluster.environment)
         self.watchdog.watch(RayLife(own_processes()))
         self.watchdog.start()
@@ -83,14 +82,14 @@ class System:
             num_unknown_retries=config.reward.unknown_retries,
             max_pending_bytes=int(config.reward.max_pending_mib * 2**20),
         )
-        note(
+        reporter.note(
             f"starting {engines.num_engines} SGLang engines (TP {engines.tp_size}), and {layout.world_size} Megatron "
             f"workers (TP {layout.tp} x PP {layout.pp} x DP {layout.dp}; usually 30 to 60 s on a CPU)"
         )
         self.rollout.launch(slots, hf_dir, stream.endpoint_completions, log_directory, transport.placed)
         self.released = open_in_order(
             self.rollout,
-            lambda: self._open_trainer(config, hf_dir, log_directory, slots, note),
+            lambda: self._open_trainer(config, hf_dir, log_directory, slots, reporter),
             shared=slots.has_cuda and releases_memory(engines, slots.has_cuda),
         )
         assert self._rewards is not None
@@ -98,17 +97,17 @@ class System:
         self.watchdog.watch(WorkerLife(self.trainer.workers))
         self.watchdog.watch(RolloutLife(self.rollout))
         self.watchdog.watch(ProcessLife(lambda: self._rewards.pids if self._rewards else {}))
-        note("all workers are ready")
+        reporter.note("all workers are ready")
 
     def _open_trainer(
-        self, config: Config, hf_dir: Path, log_directory: Path, slots: Slots, note: Callable[[str], None]
+        self, config: Config, hf_dir: Path, log_directory: Path, slots: Slots, reporter: Reporter
     ) -> None:
         """Starts train and reward workers, and waits for the former."""
         transport = self.transport
         self.trainer = start_train_workers(config, slots, log_directory, broadcasts=transport.broadcasts)
         self._actors += [worker.actor for worker in self.trainer.workers]
         setup = rules_setup(config.reward)
-        self._rewards = RewardGroup(config.reward, setup, self.stream, slots, log_directory, note)
+        self._rewards = RewardGroup(config.reward, setup, self.stream, slots, log_directory, reporter)
         self.trainer.finish_setup(self.trainer.setup(hf_dir))
         if transport.exact is not None:
             self.trainer.use_exact_shards(transport.exact)
@@ -116,7 +115,7 @@ class System:
             verified = config.rollout.verify_weights != "none"
             self.trainer.use_broadcasts(self.rollout.num_receivers, verified=verified)
         elif config.rollout.weight_transport == "auto":
-            note(f"weights go to the engines as whole tensors (hf_buckets): {transport.reason}")
+            reporter.note(f"weights go to the engines as whole tensors (hf_buckets): {transport.reason}")
 
     @property
     def stream(self) -> RewardStream:

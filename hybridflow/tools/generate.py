@@ -14,6 +14,7 @@ from typing import Any
 from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.data.chat_encoding import encode_chat, encode_text
 from hybridflow.errors import ConfigError
+from hybridflow.observability.reporter import Notes
 from hybridflow.policy.load import load_tokenizer
 from hybridflow.rollout.driver.opening import RolloutSettings
 from hybridflow.rollout.engine.arguments import check_engine_layout
@@ -97,7 +98,7 @@ def write_completions(job: GenerateJob, progress: RowProgress) -> int:
     settings = RolloutSettings(plan.section, job.dtype, job.seed, initial_version=0)
     written = 0
     with (
-        open_engines(settings, job.model, logs, progress.note) as engines,
+        open_engines(settings, job.model, logs, Notes(progress.note)) as engines,
         job.output.open("a", encoding="utf-8", buffering=1) as file,  # so that a crash loses no line
     ):
         requests = islice(build_requests(plan), done, None)

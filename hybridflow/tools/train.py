@@ -55,7 +55,7 @@ def run_training(config: Config, folder: RunFolder, display: LiveDisplay, *, res
         write_inputs(inputs, folder)
         hf_dir = opened.first_weights(config.model, config.run.seed)
         trackers = _open_trackers(opened, config, folder)
-        with System(config, hf_dir, folder.logs, display.note, display.progress) as system:
+        with System(config, hf_dir, folder.logs, display) as system:
             opened.take_name()
             stages = [stage_name(stage) for stage in config.warmup.stages]
             display.plan([*stages, RL], ends_with_eval=config.eval.num_prompts > 0)

@@ -170,11 +170,6 @@ def expected_shapes(hf_config: HFConfig) -> dict[str, tuple[int, ...]]:
     }
 
 
-def expected_names(hf_config: HFConfig) -> set[str]:
-    """Every Hugging Face tensor that the config implies, experts one by one."""
-    return set(expected_shapes(hf_config))
-
-
 def rules_of_layer(hf_config: HFConfig, has_experts: bool) -> tuple[Rule, ...]:
     """Rules of a layer with or without experts; the experts themselves have EXPERT_RULES."""
     return tuple(rule for rule in LAYER_RULES if _is_in_layer(rule, hf_config, has_experts))

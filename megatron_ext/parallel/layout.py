@@ -135,10 +135,3 @@ def _check_divides(
         raise LayoutError(
             f"{key} = {size}: it must divide the model's {count} {what}; choose one of {choices}{alternative}"
         )
-
-
-def padded_length(length: int, layout: Layout) -> int:
-    """Tokens that a micro-batch with one row of `length` takes, over all context parallel ranks, padding included."""
-    row = -(-length // (2 * layout.cp)) * (2 * layout.cp) if layout.cp > 1 else length
-    whole = layout.cp * (math.lcm(2, layout.pad_to_multiple) if layout.cp > 1 else layout.pad_to_multiple)
-    return -(-row // whole) * whole

@@ -32,6 +32,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from hybridflow.config.rollout_section import RolloutSection
+from hybridflow.observability.reporter import Notes
 from hybridflow.policy.init import write_policy
 from hybridflow.rollout.driver.opening import RolloutSettings
 from hybridflow.rollout.engine.arguments import build_arguments, engine_environment
@@ -55,7 +56,7 @@ def main() -> None:
         edit_json(hf_dir / "generation_config.json", eos_token_id=None)
         edit_json(hf_dir / "tokenizer_config.json", eos_token=None)
         settings = RolloutSettings(section, "float32", seed=0, initial_version=0)
-        with open_engines(settings, hf_dir, Path(folder) / "logs", note=lambda text: None) as engines:
+        with open_engines(settings, hf_dir, Path(folder) / "logs", Notes()) as engines:
             bare = BareEngine(hf_dir, build_arguments(section, dtype="float32", seed=0), engine_environment(section, 0))
             rounds: dict[str, list[Round]] = {"ours": [], "bare": []}
             for number in range(options.rounds + 1):

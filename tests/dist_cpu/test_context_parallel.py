@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor
 from megatron_ext.attention.context_split import cut_micro_batch, gathered_order, rank_order
 from megatron_ext.attention.kernels import attend_causal
 from megatron_ext.packing.micro_batch import PackInput, pack_sequences
-from megatron_ext.parallel.layout import Layout, padded_length
+from megatron_ext.parallel.layout import Layout
 from tests.dist_cpu import kernel_programs
 from tests.dist_cpu.launch import run_ranks
 from tests.dist_cpu.tiny_models import make_rows
@@ -97,6 +98,17 @@ def test_padded_length_is_what_the_cut_takes(layout: Layout, length: int) -> Non
     batch = pack_sequences([PackInput(list(range(length)), 1, [], {})])
     cut = cut_micro_batch(batch, layout.cp, 0, layout.pad_to_multiple)
     assert padded_length(length, layout) == layout.cp * cut.micro_batch.num_tokens
+
+
+def padded_length(length: int, layout: Layout) -> int:
+    """Tokens that one row takes over all context parallel ranks: two chunks a rank, each part a whole multiple."""
+    if layout.cp == 1:
+        return round_up(length, layout.pad_to_multiple)
+    return round_up(round_up(length, 2 * layout.cp), layout.cp * math.lcm(2, layout.pad_to_multiple))
+
+
+def round_up(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple
 
 
 def test_orders_are_permutations_of_each_other() -> None:

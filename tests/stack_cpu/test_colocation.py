@@ -18,6 +18,7 @@ from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
 from hybridflow.loop.collect import collect_step
 from hybridflow.loop.step import build_requests, plan_all
+from hybridflow.observability.reporter import Notes
 from hybridflow.policy.init import write_policy
 from hybridflow.runtime.colocation import Colocation
 from hybridflow.runtime.system import System
@@ -72,7 +73,7 @@ def test_memory_goes_and_comes_back_and_the_text_is_the_same(tmp_path: Path) -> 
     }
     config = load_config([ROOT / "configs/quickstart.toml"], settings(model, tmp_path, **changes), Config)
     notes: list[str] = []
-    with System(config, model, tmp_path / "logs", notes.append) as system:
+    with System(config, model, tmp_path / "logs", Notes(notes.append)) as system:
         over = Colocation(system.trainer, system.rollout, releases=True, offloads=True)
         over.sync_weights(0)
         before = written(system, "e00000")

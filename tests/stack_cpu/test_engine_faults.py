@@ -19,6 +19,7 @@ from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
 from hybridflow.loop.collect import collect_step
 from hybridflow.loop.step import build_requests, plan_all
+from hybridflow.observability.reporter import Notes
 from hybridflow.policy.init import write_policy
 from hybridflow.rollout.driver.engine_group import EngineGroup
 from hybridflow.runtime.colocation import Colocation
@@ -54,7 +55,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     )
     config = load_config([ROOT / "configs/quickstart.toml"], overrides, Config)
     notes: list[str] = []
-    with System(config, folder / "hf", folder / "logs", notes.append) as system:
+    with System(config, folder / "hf", folder / "logs", Notes(notes.append)) as system:
         Colocation(system.trainer, system.rollout, releases=False, offloads=False).sync_weights(0)
         yield Stack(system, notes)
 

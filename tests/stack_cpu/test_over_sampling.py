@@ -15,6 +15,7 @@ from hybridflow.config.load import load_config
 from hybridflow.config.sections import Config
 from hybridflow.loop.collect import collect_step
 from hybridflow.loop.step import PartialRollouts
+from hybridflow.observability.reporter import Notes
 from hybridflow.policy.init import write_policy
 from hybridflow.runtime.colocation import Colocation
 from hybridflow.runtime.system import System
@@ -38,7 +39,7 @@ def test_a_completion_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> N
     changes |= {"rollout__own_devices": True, "rollout__verify_weights": "all"}
     overrides = settings(tmp_path / "hf", tmp_path, **changes)
     config = load_config([ROOT / "configs/quickstart.toml"], overrides, Config)
-    with System(config, tmp_path / "hf", tmp_path / "logs", note=lambda text: None) as system:
+    with System(config, tmp_path / "hf", tmp_path / "logs", Notes()) as system:
         assert system.transport.name == "broadcast"
 
         def collect(prefix: str, rules: PartialRollouts, carried: list, fresh: list[Prompt], version: int) -> Collected:

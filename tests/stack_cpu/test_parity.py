@@ -27,6 +27,7 @@ from hybridflow.errors import RolloutError, WeightSyncError
 from hybridflow.loop.batch import plan_batch
 from hybridflow.loop.collect import collect_step
 from hybridflow.loop.step import build_requests, plan_all
+from hybridflow.observability.reporter import Notes
 from hybridflow.runtime.colocation import Colocation
 from hybridflow.runtime.system import System
 from hybridflow.types import Collected, Completion, Prompt, SamplingParams, TokenColumns, TrainSequence
@@ -66,7 +67,7 @@ def stack(warm_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     spec = SynthSpec(tier="easy", doc_tokens=64, num_records=8, num_train=NUM_PROMPTS, num_test=1)
     tokenizer = AutoTokenizer.from_pretrained(warm_model)
     prompts = PromptDataset("parity", generate_rows(spec, "train", 5), tokenizer, 1000).prompts
-    with System(config, warm_model, folder / "logs", note=lambda text: None) as system:
+    with System(config, warm_model, folder / "logs", Notes()) as system:
         with pytest.raises(RolloutError, match="no confirmed weights version"):
             generate(system, "early", prompts, 1, GREEDY)
         publish(system, 0, folder)

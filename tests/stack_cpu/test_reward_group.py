@@ -15,6 +15,7 @@ import ray
 from hybridflow.cluster.session import Slots, start_session, stop_session
 from hybridflow.config.reward_sections import RewardSection
 from hybridflow.errors import RewardError
+from hybridflow.observability.reporter import Notes
 from hybridflow.reward_service.sandbox.protocol import Setup, rules_setup
 from hybridflow.reward_service.worker_group import RewardGroup
 from hybridflow.types import Completion, Scored
@@ -50,7 +51,7 @@ def send_all(stream: RewardStream) -> None:
 def test_a_killed_worker_is_replaced_and_nothing_is_lost_or_scored_twice(slots: Slots, tmp_path: Path) -> None:
     notes: list[str] = []
     stream = RewardStream(lease_s=60)
-    group = RewardGroup(SECTION, rules_setup(SECTION), stream, slots, tmp_path, notes.append)
+    group = RewardGroup(SECTION, rules_setup(SECTION), stream, slots, tmp_path, Notes(notes.append))
     group.wait_ready()
     victim = group.pids["reward-1"]
     stream.expect([REQUEST])
@@ -87,7 +88,7 @@ def take(stream: RewardStream) -> str:
 def test_verifiers_that_cannot_be_loaded_end_the_run_with_their_error(slots: Slots, tmp_path: Path) -> None:
     stream = RewardStream()
     section = RewardSection(num_workers=1)
-    group = RewardGroup(section, Setup(build_verify="nowhere:build"), stream, slots, tmp_path, print)
+    group = RewardGroup(section, Setup(build_verify="nowhere:build"), stream, slots, tmp_path, Notes(print))
     with pytest.raises(RewardError, match="verifier nowhere:build cannot be loaded: ModuleNotFoundError"):
         group.wait_ready()
     stream.close()

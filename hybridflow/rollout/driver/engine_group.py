@@ -9,12 +9,13 @@ more.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hybridflow.cluster.session import Slots
 from hybridflow.errors import RolloutError
+from hybridflow.observability.reporter import Reporter
 from hybridflow.policy.engine_tokenizer import ENGINE_TOKENIZER, write_engine_tokenizer
 from hybridflow.policy.load import load_tokenizer
 from hybridflow.protocols import WeightSource
@@ -35,13 +36,12 @@ from hybridflow.wire.messages import Finished
 class EngineGroup:
     """Engines engine-0, engine-1, ...; `launch` starts them and `wait_ready` waits until all answer."""
 
-    def __init__(self, settings: RolloutSettings, note: Callable[[str], None], progress: Callable[[str], None]) -> None:
-        """`note` is told what a user must know, `progress` what is going on right now."""
+    def __init__(self, settings: RolloutSettings, reporter: Reporter) -> None:
+        """`reporter` is told which engines were lost, and what engines do right now."""
         self._settings = settings
-        self._note = note
-        self._progress = progress
+        self._reporter = reporter
         self._dispatcher = Dispatcher()
-        self._supervisor = Supervisor(self._dispatcher, settings.section.max_restarts, note)
+        self._supervisor = Supervisor(self._dispatcher, settings.section.max_restarts, reporter)
         self._handles = self._supervisor.handles
         self._sampling: SamplingParams | None = None
         self._version: int | None = settings.initial_version
@@ -181,7 +181,7 @@ class EngineGroup:
                 f"{name} {num}" if self._handles[name].facts else f"{name} starting"
                 for name, num in self.in_flight().items()
             )
-            self._progress(f"{left} completions to come ({engines}); {queued} groups queued")
+            self._reporter.progress(f"{left} completions to come ({engines}); {queued} groups queued")
 
     # ------------------------------------------------------------------------------------------ weights and memory
 
@@ -224,12 +224,12 @@ class EngineGroup:
         late = [handle for handle in self._supervisor.started() if handle.version is None]
         if late and self._version is not None:
             for name in self._load(late, self._version):
-                self._note(f"{name} has weights version {self._version} and takes part again")
+                self._reporter.note(f"{name} has weights version {self._version} and takes part again")
 
     def _load(self, handles: list[EngineHandle], version: int) -> list[str]:
         """One weight sync; names of the engines that confirmed it and may decode."""
         assert self._source is not None
-        self._sync = WeightSync(handles, version, self._progress)
+        self._sync = WeightSync(handles, version, self._reporter)
         result = self._sync.run(self._source)
         for name, reason in result.died.items():
             self._supervisor.replace(self._handles[name], reason)

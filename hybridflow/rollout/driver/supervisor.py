@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from hybridflow.errors import RolloutError
+from hybridflow.observability.reporter import Reporter
 from hybridflow.rollout.driver.dispatcher import Dispatcher
 from hybridflow.rollout.driver.engine_handle import EngineDiedError, EngineHandle
 
@@ -24,14 +25,14 @@ class Supervisor:
 
     Args:
         max_restarts: As `rollout.max_restarts`.
-        note: Is told what a user must know.
+        reporter: Is told which engines were lost and start again.
     """
 
-    def __init__(self, dispatcher: Dispatcher, max_restarts: int, note: Callable[[str], None]) -> None:
+    def __init__(self, dispatcher: Dispatcher, max_restarts: int, reporter: Reporter) -> None:
         self.handles: dict[str, EngineHandle] = {}
         self._dispatcher = dispatcher
         self._max_restarts = max_restarts
-        self._note = note
+        self._reporter = reporter
         self._events: Counter[str] = Counter()
 
     def started(self) -> list[EngineHandle]:
@@ -72,7 +73,7 @@ class Supervisor:
             self._welcome(handle)
 
     def _welcome(self, handle: EngineHandle) -> None:
-        self._note(
+        self._reporter.note(
             f"{handle.name} is ready after {handle.seconds_since_start:.0f} s "
             f"({len(self.started())} of {len(self.handles)})"
         )
@@ -108,7 +109,9 @@ class Supervisor:
                 f"anything, above rollout.max_restarts = {self._max_restarts}. Its log is in the run "
                 f"folder under logs/; --resume continues from the last checkpoint"
             )
-        self._note(f"{handle.name}{pid} {reason}; {len(lost)} groups are leased again, the engine is started again")
+        self._reporter.note(
+            f"{handle.name}{pid} {reason}; {len(lost)} groups are leased again, the engine is started again"
+        )
         handle.start()
 
     # -------------------------------------------------------------------------------------------------------- serve

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from hybridflow.cluster.workers import Call
 from hybridflow.errors import WeightSyncError
+from hybridflow.observability.reporter import Reporter
 from hybridflow.protocols import WeightSource
 from hybridflow.rollout.driver.engine_handle import EngineDiedError, EngineHandle
 from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
@@ -31,10 +31,10 @@ class SyncResult:
 class WeightSync:
     """Hands weights of `version` to `handles`, which must have started. Used once."""
 
-    def __init__(self, handles: list[EngineHandle], version: int, progress: Callable[[str], None]) -> None:
+    def __init__(self, handles: list[EngineHandle], version: int, reporter: Reporter) -> None:
         self._alive = {handle.name: handle for handle in handles}
         self._version = version
-        self._progress = progress
+        self._reporter = reporter
         self._result = SyncResult()
         self._under_way: deque[dict[str, Call]] = deque()
 
@@ -58,7 +58,7 @@ class WeightSync:
                 continue
             number += 1
             self._load(round_)
-            self._progress(f"weights version {self._version}: bucket {number} to {', '.join(self._alive)}")
+            self._reporter.progress(f"weights version {self._version}: bucket {number} to {', '.join(self._alive)}")
         while self._under_way:
             self._wait(self._under_way.popleft())
         self._confirm()

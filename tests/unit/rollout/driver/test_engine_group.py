@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hybridflow.config.rollout_section import RolloutSection
+from hybridflow.observability.reporter import Notes
 from hybridflow.rollout.driver.engine_group import EngineGroup
 from hybridflow.rollout.driver.engine_handle import EngineDiedError
 from hybridflow.rollout.driver.opening import RolloutSettings
@@ -86,7 +87,7 @@ def requests(*names: str) -> list[GroupRequest]:
 
 def test_an_engine_that_has_not_confirmed_the_version_is_leased_nothing_of_the_next_step() -> None:
     steady, lost = FakeHandle("engine-0"), FakeHandle("engine-1")
-    group = EngineGroup(RolloutSettings(RolloutSection(num_engines=2), "float32", 0), lambda _: None, lambda _: None)
+    group = EngineGroup(RolloutSettings(RolloutSection(num_engines=2), "float32", 0), Notes())
     for handle in (steady, lost):
         group.add(handle)  # pyright: ignore[reportArgumentType]
     sampling = SamplingParams(temperature=1.0, max_new_tokens=5)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from hybridflow.errors import WeightSyncError
+from hybridflow.observability.reporter import Notes
 from hybridflow.rollout.driver.engine_handle import EngineDiedError
 from hybridflow.rollout.driver.weight_sync import SyncResult, WeightSync
 from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
@@ -64,7 +65,7 @@ class FakeSource:
 
 
 def sync(*handles: FakeHandle) -> WeightSync:
-    return WeightSync(list(handles), 3, lambda text: None)  # pyright: ignore[reportArgumentType]
+    return WeightSync(list(handles), 3, Notes())  # pyright: ignore[reportArgumentType]
 
 
 def run(ours: WeightSync, *rounds: Any) -> SyncResult:

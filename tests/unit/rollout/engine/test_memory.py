@@ -8,6 +8,7 @@ from typing import Any
 from sglang.srt.managers.scheduler_components.memory_usage import build_memory_usage
 
 from hybridflow.config.rollout_section import RolloutSection
+from hybridflow.observability.reporter import Notes
 from hybridflow.rollout.driver.engine_group import EngineGroup
 from hybridflow.rollout.driver.opening import RolloutSettings
 from hybridflow.rollout.engine.memory import reported_bytes
@@ -35,7 +36,7 @@ def test_of_several_engines_the_largest_rank_counts() -> None:
     def handle(name: str, taken: dict[str, int] | None) -> Any:
         return SimpleNamespace(name=name, facts=None if taken is None else SimpleNamespace(taken_bytes=taken))
 
-    group = EngineGroup(RolloutSettings(RolloutSection(num_engines=3), "float32", 0), lambda _: None, lambda _: None)
+    group = EngineGroup(RolloutSettings(RolloutSection(num_engines=3), "float32", 0), Notes())
     group.add(handle("engine-0", {"kv_cache": 7, "weights": 3, "cuda_graph": 2}))
     group.add(handle("engine-1", {"kv_cache": 9, "weights": 4, "cuda_graph": 0}))
     group.add(handle("engine-2", None))
