@@ -1,4 +1,4 @@
-"""Reporter: who tells the user of a run what happens. The live display is one."""
+"""The reporter of a run, which tells its user what happens. The live display is one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Reporter(Protocol):
         ...
 
     def progress(self, text: str) -> None:
-        """Says what goes on right now, in place of what was said before."""
+        """Tell what goes on right now, in place of what was said before."""
         ...
 
 

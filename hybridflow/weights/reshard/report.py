@@ -201,9 +201,11 @@ def print_table(report: ReshardReport, console: Console | None = None) -> None:
     )
     for name in ("rank", "engine, its rank", *(f"{name}, GB" for name, _ in COLUMNS), "buckets"):
         table.add_column(name, justify="right")
-    seats = {gpu: f"{engine}, {rank}" for engine, gpus in enumerate(report.engines) for rank, gpu in enumerate(gpus)}
+    engine_ranks = {
+        gpu: f"{engine}, {rank}" for engine, gpus in enumerate(report.engines) for rank, gpu in enumerate(gpus)
+    }
     for rank in report.ranks:
-        table.add_row(str(rank.rank), seats[rank.rank], *_gigabytes(rank), str(rank.buckets))
+        table.add_row(str(rank.rank), engine_ranks[rank.rank], *_gigabytes(rank), str(rank.buckets))
     table.add_section()
     for name, ranks in (("most", report.ranks), ("gathered", report.gather_everything)):
         most = [f"{max(map(value, ranks)) / 1e9:.3f}" for _, value in COLUMNS]
