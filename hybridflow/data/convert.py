@@ -19,10 +19,9 @@ from hybridflow.data.chat_template import (
     build_prompt,
 )
 from hybridflow.data.files import find_files, refuse_missing
-from hybridflow.data.golds import read_golds
 from hybridflow.data.naming import suggest
 from hybridflow.data.records import Record, iter_file_records, refuse_problems
-from hybridflow.data.schema import BadRow, RewardModel, Row
+from hybridflow.data.schema import BadRow, RewardModel, Row, read_golds
 from hybridflow.errors import DataError
 from hybridflow.reading import Unreadable, parse_json
 from hybridflow.reading.budget import MAX_LINE_BYTES

@@ -1,11 +1,16 @@
-"""Row files: Parquet (as DocQA-RL-1.6K is published) and JSON, one object per line or one list."""
+"""Row files: Parquet (as DocQA-RL-1.6K is published) and JSON, one object per line or one list.
+
+A survey says of a data file, before anything starts, which of its rows cannot be used.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +152,48 @@ def _check_parquet_columns(path: str | Path) -> None:
 def _check_any(path: str | Path, num_rows: int) -> None:
     if not num_rows:
         raise DataError(f"{path}: the file has no rows. Remedy: write at least one")
+
+
+@dataclass(frozen=True)
+class DataSurvey:
+    """One file, folder or pattern."""
+
+    rows: list[Row | BadRow]
+    """All, in order."""
+    problems: list[str]
+    """Rows that cannot be used: file, row, what is wrong, remedy."""
+    abilities: dict[str, int]
+    """Rows by ability."""
+    num_several_golds: int
+    """Rows with more than one right answer."""
+    shortest_chars: int
+    """Characters of the shortest prompt; 0 where no row can be used."""
+    longest_chars: int
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.rows)
+
+    def lines(self) -> list[str]:
+        """For the user."""
+        kinds = ", ".join(f"{number} {ability}" for ability, number in sorted(self.abilities.items())) or "none"
+        return [
+            f"{self.num_rows} rows, {len(self.problems)} of them cannot be used; {kinds}",
+            f"prompts of {self.shortest_chars} to {self.longest_chars} characters; "
+            f"{self.num_several_golds} rows with several right answers",
+        ]
+
+
+def survey_rows(path: str | Path) -> DataSurvey:
+    """Reads all rows. Raises DataError for what is wrong with the whole file; what is wrong with rows is told."""
+    rows = read_rows(path)
+    good = [row for row in rows if isinstance(row, Row)]
+    lengths = [sum(len(message["content"]) for message in row.prompt) for row in good]
+    return DataSurvey(
+        rows=rows,
+        problems=[row.why for row in rows if isinstance(row, BadRow)],
+        abilities=dict(Counter(row.ability for row in good)),
+        num_several_golds=sum(bool(row.reward_model.alternatives) for row in good),
+        shortest_chars=min(lengths, default=0),
+        longest_chars=max(lengths, default=0),
+    )

@@ -9,9 +9,8 @@ from hybridflow.data.chat_template import build_answer
 from hybridflow.data.row_reference import dump_row
 from hybridflow.data.schema import Row
 from hybridflow.data.synth.spec import Split
-from hybridflow.preflight.findings import Finding, Level, name_rows
 from hybridflow.preflight.row_source import find_questions
-from hybridflow.preflight.subject import Subject
+from hybridflow.preflight.subject import Finding, Level, Subject, name_rows
 from hybridflow.rewards.extraction.extract import behind_mark
 from hybridflow.types import ScoreRequest, Unknown
 

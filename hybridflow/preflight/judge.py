@@ -13,8 +13,7 @@ from collections.abc import Iterator
 import aiohttp
 
 from hybridflow.config.judge_section import JudgeSection
-from hybridflow.preflight.findings import WAIT_S, Finding
-from hybridflow.preflight.subject import Subject
+from hybridflow.preflight.subject import WAIT_S, Finding, Subject
 from hybridflow.reward_service.judge.response import LENGTH, Answer
 from hybridflow.reward_service.judge.server import AskError, EndpointClient, find_proxy, read_key
 from hybridflow.rewards.judge_prompt import build_judge_messages, remind

@@ -20,9 +20,8 @@ from hybridflow.cluster.limits import find_problems
 from hybridflow.config.sections import Config
 from hybridflow.environment import named
 from hybridflow.errors import ConfigError
-from hybridflow.preflight.findings import Finding
 from hybridflow.preflight.shape import ModelShape
-from hybridflow.preflight.subject import Subject
+from hybridflow.preflight.subject import Finding, Subject
 from hybridflow.trainer.kernels import NVIDIA, refuse_float32, refuse_grouped_experts, resolve_worker, sees_gpus
 
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from hybridflow.data.schema import Row
 from hybridflow.errors import ConfigError
-from hybridflow.preflight.findings import Finding
-from hybridflow.preflight.subject import Subject
+from hybridflow.preflight.subject import Finding, Subject
 from megatron_ext.parallel.layout import Layout, LayoutError, check_layout
 
 if TYPE_CHECKING:

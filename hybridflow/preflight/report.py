@@ -10,10 +10,9 @@ from pathlib import Path
 
 from hybridflow.config.sections import Config
 from hybridflow.observability.visible import visible
-from hybridflow.preflight.findings import Finding
 from hybridflow.preflight.load import load_run
 from hybridflow.preflight.run import QUICK, THOROUGH, refuse_errors, run_checks
-from hybridflow.preflight.subject import Subject
+from hybridflow.preflight.subject import Finding, Subject
 
 MARKS = {"error": "ERROR", "warning": "warning", "fact": "ok"}
 

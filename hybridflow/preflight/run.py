@@ -9,9 +9,8 @@ from pathlib import Path
 from hybridflow.config.sections import Config
 from hybridflow.errors import ConfigError, HybridFlowError
 from hybridflow.preflight import data, machine, model, verifiers
-from hybridflow.preflight.findings import Check, Finding
 from hybridflow.preflight.machine import check_environment, check_limits
-from hybridflow.preflight.subject import AlreadyToldError, Subject
+from hybridflow.preflight.subject import AlreadyToldError, Check, Finding, Subject
 
 
 def _check_judge(subject: Subject) -> Iterator[Finding]:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from hybridflow.config.reward_sections import RewardSection
 from hybridflow.data.schema import Row
 from hybridflow.preflight.data import build_request, phrase_gold
-from hybridflow.preflight.findings import WAIT_S, Finding
-from hybridflow.preflight.subject import Subject
+from hybridflow.preflight.subject import WAIT_S, Finding, Subject
 from hybridflow.reward_service.sandbox.process_scorer import ProcessScorer
 from hybridflow.reward_service.sandbox.protocol import rules_setup
 from hybridflow.types import ScoreRequest, Unknown, Verdict

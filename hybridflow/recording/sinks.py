@@ -8,12 +8,11 @@ from typing import Literal
 
 from hybridflow.recording.accuracy import EvalResult
 from hybridflow.recording.display.live import LiveDisplay
-from hybridflow.recording.metrics import add_to_state
+from hybridflow.recording.metrics import add_to_state, build_update_line
 from hybridflow.recording.records import CompletionRecord
 from hybridflow.recording.state import RunState
 from hybridflow.recording.timeline import Span, TimelineRecord
 from hybridflow.recording.trackers import Tracker
-from hybridflow.recording.update_metrics import build_update_line
 from hybridflow.types import Collected, FilteredBatch, Group, UpdateReport
 
 Stage = Literal["train", "eval"]

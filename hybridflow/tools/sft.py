@@ -24,8 +24,15 @@ from hybridflow.runtime.open_policy import open_policy
 from hybridflow.runtime.open_run import Saved, open_run
 from hybridflow.runtime.supervised import SupervisedStep, train_supervised
 from hybridflow.tools.sft_config import SftConfig
-from hybridflow.tools.sft_inputs import SftInputs, load_inputs
-from hybridflow.tools.sft_state import SftState, build_summary, build_table, read_state, write_state
+from hybridflow.tools.sft_inputs import (
+    SftInputs,
+    SftState,
+    build_summary,
+    build_table,
+    load_inputs,
+    read_state,
+    write_state,
+)
 from hybridflow.trainer.group import PolicyGroup, PolicySettings
 from hybridflow.trainer.layout import check_saved_weights
 

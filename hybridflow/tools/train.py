@@ -14,14 +14,13 @@ from hybridflow.loop.run import Run
 from hybridflow.loop.train_loop import RL, train
 from hybridflow.loop.warmup import stage_name
 from hybridflow.preflight.inputs import Inputs, check_model, load_inputs, write_inputs
-from hybridflow.recording.diagnosis import name_status
 from hybridflow.recording.display.live import LiveDisplay
 from hybridflow.recording.record_check import check_records, warmup_steps_done
 from hybridflow.recording.records import CompletionRecord
 from hybridflow.recording.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER
 from hybridflow.recording.run_folder.train_folder import RunFolder
 from hybridflow.recording.state import RunState, read_state
-from hybridflow.recording.summary import build_summary, sampling_guarantee
+from hybridflow.recording.summary import build_summary, name_status, sampling_guarantee
 from hybridflow.recording.timeline import TimelineRecord
 from hybridflow.rollout.engine.arguments import check_names, check_sampling_mask
 from hybridflow.runtime.open_run import OpenRun, Saved, open_run

@@ -24,8 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from megatron_ext.packing.ragged import RaggedInput
-from megatron_ext.packing.sampling_mask import LocalSamplingMask
+from megatron_ext.packing.sampling_mask import LocalSamplingMask, RaggedInput
 
 WORK_BYTES = {"cpu": 128 * 2**20, "cuda": 256 * 2**20}
 """By kind of device: size of a chunk's float32 logits, and of the rows of a low-precision weight that are worked on at

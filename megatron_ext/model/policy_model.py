@@ -23,7 +23,7 @@ from megatron_ext.model.layer_specs import LayerKernels, build_block_spec
 from megatron_ext.model.logprob import vocab_parallel_logprobs
 from megatron_ext.model.norms import NORMS
 from megatron_ext.model.transformer_config import transformer_config
-from megatron_ext.packing.ragged import RaggedInput
+from megatron_ext.packing.sampling_mask import RaggedInput
 from megatron_ext.parallel.topology import Layout, Topology, check_layout
 
 platform.install()

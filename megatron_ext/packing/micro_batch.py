@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from megatron_ext.packing.ragged import RaggedInput
 from megatron_ext.packing.rows import Rows
+from megatron_ext.packing.sampling_mask import RaggedInput
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,7 @@ import sys
 import torch
 
 from megatron_ext.platform.device import find_device
-from megatron_ext.platform.import_hook import MegatronImportHook
-from megatron_ext.platform.patch import Patch, PlatformError
+from megatron_ext.platform.patch import MegatronImportHook, Patch, PlatformError
 from megatron_ext.platform.patches import WITHOUT_CUDA, WITHOUT_TRANSFORMER_ENGINE
 from megatron_ext.platform.torch_stand_in import TORCH_STAND_IN
 

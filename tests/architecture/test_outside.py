@@ -24,7 +24,7 @@ from hybridflow.loop.train_loop import train
 from hybridflow.recording.run_folder.summary import describe_process
 from hybridflow.recording.state import RunState
 from hybridflow.recording.summary import build_summary
-from hybridflow.tools import sft_state
+from hybridflow.tools import sft_inputs
 from hybridflow.tools import train_start as start
 from hybridflow.tools.score_commands import EXIT_UNKNOWN
 from hybridflow.types import Completion, Verdict
@@ -147,7 +147,7 @@ def test_keys_of_the_summaries(tmp_path: Path) -> None:
 
 def test_keys_of_the_summary_of_supervised_training(tmp_path: Path) -> None:
     """Whatever its inputs are: they give values, and no key."""
-    summary = sft_state.build_summary(sft_state.SftState(), MagicMock(), status="", seed=0, hf=tmp_path)
+    summary = sft_inputs.build_summary(sft_inputs.SftState(), MagicMock(), status="", seed=0, hf=tmp_path)
     assert outside.dotted(summary | describe_process()) == FILES["sft: summary.json"]["line"]
 
 

@@ -14,7 +14,7 @@ from megatron_ext.attention.cuda import VarlenAttention
 from megatron_ext.attention.packed import A2A, SegmentAttention, build_packed_segments
 from megatron_ext.model.logprob import vocab_parallel_logprobs
 from megatron_ext.packing.micro_batch import PackInput, pack_sequences
-from megatron_ext.packing.ragged import RaggedInput
+from megatron_ext.packing.sampling_mask import RaggedInput
 from megatron_ext.parallel.layout import Layout
 from megatron_ext.parallel.topology import Topology
 

@@ -18,7 +18,7 @@ from megatron_ext.attention.packed import SegmentAttention
 from megatron_ext.hf.config import HFConfig
 from megatron_ext.parallel.layout import Layout, LayoutError, check_layout
 from megatron_ext.parallel.topology import init_distributed
-from megatron_ext.platform.import_hook import MegatronImportHook
+from megatron_ext.platform.patch import MegatronImportHook
 
 needs_no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="the platform does nothing with CUDA")
 

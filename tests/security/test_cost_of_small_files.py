@@ -21,7 +21,7 @@ from hybridflow.recording.run_folder.finished import read_finished
 from hybridflow.recording.state import read_state
 from hybridflow.recording.step_lines import find_end
 from hybridflow.tools.output_file import OutputFile
-from hybridflow.tools.sft_state import read_state as read_sft_state
+from hybridflow.tools.sft_inputs import read_state as read_sft_state
 from megatron_ext.checkpoint.commit import BrokenCheckpointError, check_sizes, read_manifest
 from megatron_ext.checkpoint.files import read_json
 

@@ -31,11 +31,10 @@ from typing import NamedTuple
 
 from hybridflow.config.reward_sections import THINKING_TAGS
 from hybridflow.rewards.extraction.afterword import ABOUT_THE_ANSWER, find_second_thought, read_correction
-from hybridflow.rewards.text.characters import unify
+from hybridflow.rewards.text.characters import remember, unify
 from hybridflow.rewards.text.lexicon import ALTERNATIVES, COMPARISONS, NEGATIONS, NEUTRAL, SIGN_WORDS, word_set
 from hybridflow.rewards.text.markup import Boxed, drop_latex, drop_markup, find_last_boxed, write_factorials
 from hybridflow.rewards.text.normalise import split_words
-from hybridflow.rewards.text.remember import remember
 from hybridflow.rewards.text.sentences import find_ends
 from hybridflow.rewards.text.thinking import Tags, after_thinking
 

@@ -28,6 +28,7 @@ from hybridflow.rewards.numbers.read_number import (
 )
 from hybridflow.rewards.numbers.units import PERCENT, UNCLEAR, factor_between, is_countable
 from hybridflow.rewards.text.asides import drop_asides, is_empty, is_reference, is_source
+from hybridflow.rewards.text.characters import remember
 from hybridflow.rewards.text.lexicon import (
     ALTERNATIVES,
     COMPARISONS,
@@ -40,7 +41,6 @@ from hybridflow.rewards.text.lexicon import (
 )
 from hybridflow.rewards.text.normalise import split_words
 from hybridflow.rewards.text.number_words import NUMBER_WORDS
-from hybridflow.rewards.text.remember import remember
 
 EXACT = Decimal(0)
 _NUMBER_BEGINS = re.compile(

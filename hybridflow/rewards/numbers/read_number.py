@@ -25,11 +25,10 @@ from hybridflow.rewards.numbers import number_forms as forms
 from hybridflow.rewards.numbers.chinese_numbers import write_digits
 from hybridflow.rewards.numbers.units import CURRENCY, PERCENT, Unit, factor_between, meaning_of, read_unit
 from hybridflow.rewards.text.asides import drop_asides
-from hybridflow.rewards.text.characters import unify
+from hybridflow.rewards.text.characters import remember, unify
 from hybridflow.rewards.text.lexicon import SCALE_LETTERS, SCALES
 from hybridflow.rewards.text.markup import drop_latex
 from hybridflow.rewards.text.number_words import read_words
-from hybridflow.rewards.text.remember import remember
 
 _LEAD = re.compile(
     r"(?:(?:it|is|was|ranges|ranged|ranging|a|the|range|of|approximately|about|in"

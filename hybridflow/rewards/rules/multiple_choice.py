@@ -14,8 +14,7 @@ from hybridflow.config.reward_sections import THINKING_TAGS
 from hybridflow.rewards.extraction.extract import MARK, MOST_CHARS, behind_mark, find_last, strip_outer
 from hybridflow.rewards.rules.choice_letters import DENIES, find_asserted
 from hybridflow.rewards.rules.rule_result import RuleResult, bad_gold, no_answer, to_verdict
-from hybridflow.rewards.text.characters import unify
-from hybridflow.rewards.text.remember import remember
+from hybridflow.rewards.text.characters import remember, unify
 from hybridflow.rewards.text.thinking import Tags, after_thinking
 from hybridflow.types import Verdict
 

@@ -2,6 +2,9 @@
 
 Unlike NFKC, a character never runs into its neighbour: a superscript stays apart ("5²" becomes "5^2", not "52"), and
 so do a fraction ("2½" becomes "2 1/2") and a number in a circle.
+
+`remember` keeps what a pure function of one text gave for the last short texts (golds of a group, pieces of an answer),
+bounded by bytes, not by entries alone: a long text is computed again each time. Some 10 MB at most for each function.
 """
 
 from __future__ import annotations
@@ -9,6 +12,25 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+NUM_REMEMBERED, REMEMBERED_CHARS = 128, 1_000
+
+
+def remember(function: Callable[[str], Result]) -> Callable[[str], Result]:
+    """`function`, with its results for the last NUM_REMEMBERED texts of up to REMEMBERED_CHARS characters kept."""
+    kept = lru_cache(maxsize=NUM_REMEMBERED)(function)
+
+    @wraps(function)
+    def call(text: str) -> Result:
+        return (kept if len(text) <= REMEMBERED_CHARS else function)(text)
+
+    return call
+
 
 CJK = "\u3005\u3007\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 """Inside of a character class: the scripts written without spaces between words (Chinese, Japanese)."""

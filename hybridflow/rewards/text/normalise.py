@@ -17,8 +17,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from hybridflow.rewards.text.characters import CJK, fold_accents, unify
-from hybridflow.rewards.text.remember import remember
+from hybridflow.rewards.text.characters import CJK, fold_accents, remember, unify
 
 _MINUS = "\x00"
 """The sign of a number while other dashes are told apart from it; `unify` leaves none in a text."""

@@ -18,11 +18,10 @@ from functools import cached_property
 from typing import NamedTuple
 
 from hybridflow.weights.reshard.blocks import Block, BlockKind
-from hybridflow.weights.reshard.pattern import Pattern, Piece
 from hybridflow.weights.reshard.placement import Engines, Link, link_between
 from hybridflow.weights.reshard.regions import Region
 from hybridflow.weights.reshard.rollout_layout import RolloutLayout
-from hybridflow.weights.reshard.sources import Sources, Supply
+from hybridflow.weights.reshard.sources import Pattern, Piece, Sources, Supply
 from hybridflow.weights.reshard.train_layout import stage_of
 from megatron_ext.hf.config import HFConfig
 from megatron_ext.parallel.layout import Layout

@@ -24,13 +24,20 @@ from typing import NoReturn
 
 from hybridflow.errors import ConfigError, WeightSyncError
 from hybridflow.weights.reshard.blocks import has_head, model_blocks
-from hybridflow.weights.reshard.pattern import Pattern, Piece, build_pattern
 from hybridflow.weights.reshard.placement import Engines, place_engines
 from hybridflow.weights.reshard.plan import ReshardPlan
 from hybridflow.weights.reshard.regions import Region, Shard, find_overlap
 from hybridflow.weights.reshard.rollout_layout import RolloutLayout, check_rollout_layout
 from hybridflow.weights.reshard.rollout_shards import rollout_shards
-from hybridflow.weights.reshard.sources import Supply, choose_sources, count_held, count_needs
+from hybridflow.weights.reshard.sources import (
+    Pattern,
+    Piece,
+    Supply,
+    build_pattern,
+    choose_sources,
+    count_held,
+    count_needs,
+)
 from hybridflow.weights.reshard.train_layout import Part, part_of, stage_of
 from hybridflow.weights.reshard.train_shards import train_shards
 from megatron_ext.hf.config import HFConfig

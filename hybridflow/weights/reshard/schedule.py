@@ -39,9 +39,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridflow.weights.reshard.blocks import Block, BlockKind
-from hybridflow.weights.reshard.pattern import Piece
 from hybridflow.weights.reshard.placement import Link
 from hybridflow.weights.reshard.plan import Copy, Padding, ReshardPlan
+from hybridflow.weights.reshard.sources import Piece
 
 ROUNDS_UNDER_WAY = 2
 

@@ -14,8 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hybridflow.data.problems import survey_rows
-from hybridflow.data.rows import load_rows, read_rows, write_rows
+from hybridflow.data.rows import load_rows, read_rows, survey_rows, write_rows
 from hybridflow.data.schema import BadRow, RewardModel, Row
 from hybridflow.errors import DataError
 

@@ -9,8 +9,8 @@ import pytest
 
 from hybridflow.errors import RewardError
 from hybridflow.loop.train_loop import train
-from hybridflow.recording.diagnosis import diagnose, name_status
 from hybridflow.recording.state import GroupCounts, RunState
+from hybridflow.recording.summary import diagnose, name_status
 from hybridflow.types import Completion, Scored, Unknown, Verdict
 from tests.unit.loop.fakes import FakeSystem, build_config, half_right
 

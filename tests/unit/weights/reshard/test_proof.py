@@ -10,11 +10,11 @@ import pytest
 
 from hybridflow.errors import WeightSyncError
 from hybridflow.weights.reshard.blocks import BlockKind
-from hybridflow.weights.reshard.pattern import Pattern, Piece
 from hybridflow.weights.reshard.plan import ReshardPlan
 from hybridflow.weights.reshard.planner import plan_reshard, prove_exact
 from hybridflow.weights.reshard.regions import Region, find_overlap
 from hybridflow.weights.reshard.rollout_layout import RolloutLayout
+from hybridflow.weights.reshard.sources import Pattern, Piece
 from hybridflow.weights.reshard.train_layout import Part
 from megatron_ext.parallel.layout import Layout
 from tests.unit.weights.reshard.test_plan import TINY
