@@ -34,6 +34,7 @@ from megatron_ext.attention.kernels import attend_causal
 from megatron_ext.attention.rotary import RotaryTable, rotate
 
 platform.install()
+
 from megatron.core.packed_seq_params import PackedSeqParams  # noqa: E402
 from megatron.core.transformer.enums import AttnMaskType  # noqa: E402
 from megatron.core.transformer.module import MegatronModule  # noqa: E402

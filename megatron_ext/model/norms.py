@@ -22,6 +22,10 @@ from torch.autograd.function import once_differentiable
 from megatron_ext import platform
 from megatron_ext.kernels.choice import Library
 
+platform.install()
+
+from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
+
 
 def rms_norm(x: Tensor, weight_H: Tensor, epsilon: float) -> Tensor:
     """x / sqrt(mean(x^2) + epsilon) * weight over the last dimension, [..., H] -> [..., H].
@@ -54,11 +58,6 @@ class _RMSNorm(torch.autograd.Function):
         along_T = torch.mv(product_TH, weight_H).mul_(scale_T.pow(3)).div_(-x.size(-1))
         grad_x = (grad * weight_H).mul_(scale).addcmul_(x, along_T.view(scale.shape))
         return grad_x, torch.mv(product_TH.t(), scale_T), None
-
-
-platform.install()
-
-from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 
 
 class TokenRMSNorm(torch.nn.RMSNorm):

@@ -17,7 +17,7 @@ from hybridflow.algorithms.objective import TermValue, TokenBatch
 from hybridflow.algorithms.reductions import Reduction
 from hybridflow.algorithms.registry import ADVANTAGES, AGGREGATIONS, MEASURES, TERMS
 from hybridflow.algorithms.spec import AlgorithmSpec, ObjectiveSpec
-from hybridflow.batching.microbatch import plan_micro_batches
+from hybridflow.batching.microbatch import build_units, plan_micro_batches
 from hybridflow.config.sections import AlgorithmSection
 from hybridflow.loop.batch import build_batch
 from hybridflow.trainer.policy_update import update_policy
@@ -88,9 +88,7 @@ def make_batch(dp: int, budget: int, is_reversed: bool) -> TrainBatch:
     for first in range(0, NUM_ROWS, size):
         rows = make_sequences()[first : first + size]
         rows = rows[::-1] if is_reversed else rows
-        planned = plan_micro_batches(
-            [row.num_tokens for row in rows], num_dp_ranks=dp, max_tokens_per_micro_batch=budget
-        )
+        planned = plan_micro_batches(build_units(rows), num_dp_ranks=dp, max_tokens_per_micro_batch=budget)
         plan.append([[[first + row for row in rows] for rows in of_rank] for of_rank in planned])
         sequences += rows
     return TrainBatch(sequences=sequences, plan=plan, temperature=TEMPERATURE)

@@ -30,6 +30,9 @@ ALLOWED = {
     "hybridflow/rollout/engine/signed_broadcast.py": {
         "pickle": "what SGLang's ranks of one engine send each other, read only with the signature of that engine",
     },
+    "hybridflow/algorithms/registry.py": {
+        "import_module": "parts of an algorithm, whose modules stand in the tables there",
+    },
     "hybridflow/rewards/find_function.py": {
         "import_module": "a verifier of the user's own, named by module or file in the user's configuration",
         "exec_module": "the same, of a file; never named by a data file, model or checkpoint",

@@ -45,7 +45,7 @@ def describe_process() -> dict[str, Any]:
 
 def _commit() -> str | None:
     """The commit of the checkout that this code runs from, with "+changes" where it was edited; None elsewhere."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     if not (root / ".git").exists():
         return None
     git = ["git", "-C", str(root), "-c", "core.fsmonitor=false"]
