@@ -32,6 +32,7 @@ from megatron_ext.attention.packed import PackedAttention, PackedSegments, Segme
 from megatron_ext.kernels.choice import AttentionBackend, Library, installed_flash
 
 platform.install()
+
 from megatron.core.packed_seq_params import PackedSeqParams  # noqa: E402
 from megatron.core.transformer.enums import AttnMaskType  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402

@@ -29,6 +29,10 @@ from typing import Any
 
 from megatron_ext import platform
 
+platform.install()
+
+from megatron.core.dist_checkpointing.strategies import filesystem_async  # noqa: E402
+
 _LENGTH = struct.Struct("<q")
 
 
@@ -93,10 +97,6 @@ def end_with_parent(parent: int) -> None:
     if os.getppid() != parent:  # it ended before the line above
         os.kill(os.getpid(), signal.SIGKILL)
 
-
-platform.install()
-
-from megatron.core.dist_checkpointing.strategies import filesystem_async  # noqa: E402
 
 _forking_writers = False
 
