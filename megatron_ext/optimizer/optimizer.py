@@ -26,6 +26,7 @@ from megatron_ext.parallel.layout import Layout
 from megatron_ext.platform.patch import patch
 
 platform.install()
+
 from megatron.core.distributed import (  # noqa: E402
     DistributedDataParallel,
     DistributedDataParallelConfig,
