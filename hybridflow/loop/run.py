@@ -44,12 +44,12 @@ class Run:
         return step
 
     def hand_to_trainer(self) -> None:
-        """Gives the trainer the device, where it is shared in time; engines serve nothing until `publish`."""
+        """Gives the trainer the device, where it is shared in time; engines serve nothing until `sync_weights`."""
         if self.colocation.is_shared:
             with self.recorder.phase("hand_over"):
                 self.colocation.to_trainer()
 
-    def publish(self) -> None:
+    def sync_weights(self) -> None:
         """Gives the engines the present weights under the present version, and the device."""
         with self.recorder.phase("sync"):
             self.colocation.sync_weights(self.state.policy_version)

@@ -1,7 +1,7 @@
 """The training loop. Read this first: everything else is called from here.
 
-restore -> warm up -> publish -> gate: trainer and engines compute one model -> evaluate
-        -> for each step: collect groups -> build batch -> hand the device over -> update -> publish
+restore -> warm up -> sync weights -> gate: trainer and engines compute one model -> evaluate
+        -> for each step: collect groups -> build batch -> hand the device over -> update -> sync weights
                           -> record, evaluate, checkpoint
         -> evaluate -> export
 """
@@ -24,7 +24,7 @@ def train(run: Run) -> None:
     The state is saved with each checkpoint, so that a run which any exception stopped can be resumed.
     """
     warm_up(run)
-    run.publish()
+    run.sync_weights()
     run.check_engines()
     run.evaluate_before()
     run.recorder.begin_stage(RL, run.config.train.num_steps, run.state.rl_step)
@@ -64,7 +64,7 @@ def train_step(run: Run) -> None:
         with run.recorder.phase("train"):
             updates = run.trainer.update(filtered.batch, rate)
         run.state.policy_version += any(not update.num_skipped for update in updates)
-        run.publish()
+        run.sync_weights()
     run.state.rl_step = step
     metrics = run.recorder.record_step(
         step, collected, filtered, updates, learning_rate=rate, policy_version=run.state.policy_version
