@@ -40,7 +40,7 @@ SMALL = {
     "attention_memory.py": ["--tokens", "64,128"],
     "judge.py": ["--verdicts", "20", "--slower", "0.1"],
     "logprob_memory.py": ["--tokens", "64", "--vocab", "512", "--hidden", "16"],
-    "reshard.py": ["--layers", "1", "--shrink", "16", "--updates", "1", "--bucket-mib", "1"],
+    "reshard.py": ["--layers", "1", "--shrink", "4", "--updates", "1", "--bucket-mib", "8"],
     "reshard_plan.py": ["--layouts", "tp=2:tp=1"],
     "reward_stream.py": ["--items", "160", "--payload-kib", "1", "--repeat", "1"],
     "train_step.py": [

@@ -122,6 +122,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def small_config(options: argparse.Namespace) -> HFConfig:
     config, by = read_hf_config(options.model), options.shrink
+    if by > config.num_kv_heads:
+        sys.exit(f"--shrink {by}: no key-value head would be left; at most {config.num_kv_heads}")
     return dataclasses.replace(
         config,
         num_layers=options.layers,
