@@ -22,7 +22,13 @@ from hybridflow.environment import named
 from hybridflow.errors import ConfigError
 from hybridflow.preflight.shape import ModelShape
 from hybridflow.preflight.subject import Finding, Subject
-from hybridflow.trainer.kernels import NVIDIA, refuse_float32, refuse_grouped_experts, resolve_worker, sees_gpus
+from hybridflow.trainer.kernels import (
+    is_left_to_nodes,
+    refuse_float32,
+    refuse_grouped_experts,
+    resolve_worker,
+    sees_gpus,
+)
 
 
 def check_limits(subject: Subject) -> Iterator[Finding]:
@@ -63,6 +69,9 @@ CGROUP_USED = Path("/sys/fs/cgroup/memory.current")
 def check_kernels(subject: Subject) -> Iterator[Finding]:
     """Check that what computes is here: a library that is named, and GPUs that suit precision and experts."""
     config = subject.config
+    if is_left_to_nodes():
+        yield Finding("fact", resolve_worker(config.train)[1])
+        return
     on_gpus = sees_gpus()
     for refuse in (
         lambda: refuse_float32(config.model.dtype, forced=config.model.force_float32, on_gpus=on_gpus),
@@ -82,7 +91,7 @@ def check_kernels(subject: Subject) -> Iterator[Finding]:
 
 def check_memory(subject: Subject) -> Iterator[Finding]:
     """An error where weights, optimizer and KV pool alone are above all memory; a warning where it gets tight."""
-    if NVIDIA.is_dir() or subject.shape is None:
+    if sees_gpus() or is_left_to_nodes() or subject.shape is None:
         return
     model = compute_model_bytes(subject.config, subject.shape) / GIB
     config = subject.config

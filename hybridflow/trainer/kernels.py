@@ -19,6 +19,11 @@ def sees_gpus() -> bool:
     return NVIDIA.is_dir() and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
 
 
+def is_left_to_nodes() -> bool:
+    """Whether other machines compute: this one has no GPU and joins a cluster that already runs (RAY_ADDRESS)."""
+    return bool(os.environ.get("RAY_ADDRESS")) and not sees_gpus()
+
+
 def refuse_float32(dtype: str, *, forced: bool, on_gpus: bool) -> None:
     """Raises ConfigError for a run in float32 on GPUs that nobody asked for: the default is meant for a CPU."""
     if dtype == "float32" and on_gpus and not forced:
@@ -29,10 +34,10 @@ def refuse_float32(dtype: str, *, forced: bool, on_gpus: bool) -> None:
 
 
 def refuse_grouped_experts(section: WorkerSection, *, on_gpus: bool) -> None:
-    """Raises ConfigError where grouped products cannot run."""
+    """Raises ConfigError where grouped products cannot run. Libraries of nodes are asked there, by each worker."""
     if not section.layout.grouped_experts:
         return
-    obstacle = find_obstacle("transformer_engine")
+    obstacle = None if is_left_to_nodes() else find_obstacle("transformer_engine")
     if obstacle is not None or not on_gpus:
         missing = "Transformer Engine, which is not installed here" if obstacle else "GPUs, and there are none here"
         raise ConfigError(
@@ -43,11 +48,12 @@ def refuse_grouped_experts(section: WorkerSection, *, on_gpus: bool) -> None:
 def resolve_worker(section: Worker) -> tuple[Worker, str]:
     """The section with `kernels` and, where both are left open, `attention` as they will be, and a line that says so.
 
-    A driver without GPUs on a cluster that already runs (RAY_ADDRESS) cannot say what its nodes have: there `auto`
-    stays, and each worker decides for its own machine. Raises ConfigError for a library that is named and missing.
+    What is left to the nodes stays as it is, and each worker decides for its own machine, or refuses. Raises
+    ConfigError for a library that is named and missing.
     """
-    if section.kernels == "auto" and not sees_gpus() and os.environ.get("RAY_ADDRESS"):
-        return section, 'kernels (train.kernels = "auto"): as installed on the nodes; logs/train-*.log say which'
+    if is_left_to_nodes():
+        told = f'kernels (train.kernels = "{section.kernels}"): as installed on the nodes; logs/train-*.log say which'
+        return section, told
     try:
         kernels = resolve_kernels(section.kernels, section.attention, on_cuda=sees_gpus())
     except KernelsError as error:

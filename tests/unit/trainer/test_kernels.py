@@ -66,6 +66,13 @@ def test_a_driver_without_a_gpu_leaves_it_to_the_nodes_of_a_cluster(monkeypatch:
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     section, told = resolve_worker(TrainSection())
     assert section.kernels == "auto" and "as installed on the nodes" in told
+    named = TrainSection(kernels="apex", layout=LayoutSection(grouped_experts=True))
+    assert resolve_worker(named)[0] == named
+    refuse_grouped_experts(named, on_gpus=True)  # as the slots say; Transformer Engine is looked for by the workers
+    with pytest.raises(ConfigError, match="it needs GPUs, and there are none"):
+        refuse_grouped_experts(named, on_gpus=False)
+    config = Config(model=ModelSection(path="nowhere"), train=named)
+    assert [finding.level for finding in check_kernels(Subject(config))] == ["fact"]
 
 
 def test_a_named_one_that_is_missing_is_refused_with_its_key() -> None:
