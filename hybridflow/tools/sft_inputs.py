@@ -15,7 +15,7 @@ from hybridflow.errors import CheckpointError, ConfigError
 from hybridflow.loop.batch import plan_batch
 from hybridflow.policy.load import load_tokenizer
 from hybridflow.reading import Unreadable, read_json
-from hybridflow.recording.run_folder.summary import installed_versions
+from hybridflow.recording.run_folder.summary_file import installed_versions
 from hybridflow.rewards.registry import Registry
 from hybridflow.runtime.supervised import SupervisedStage
 from hybridflow.tools.sft_config import SftConfig, SftTrainSection

@@ -18,7 +18,7 @@ from hybridflow.recording.display.live import LiveDisplay
 from hybridflow.recording.record_check import check_records, warmup_steps_done
 from hybridflow.recording.records import CompletionRecord
 from hybridflow.recording.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER
-from hybridflow.recording.run_folder.train_folder import RunFolder
+from hybridflow.recording.run_folder.train_folder import TrainFolder
 from hybridflow.recording.state import RunState, read_state
 from hybridflow.recording.summary import build_summary, name_status, sampling_guarantee
 from hybridflow.recording.timeline import TimelineRecord
@@ -30,7 +30,7 @@ from hybridflow.tools.train_parts import Parts, Trackers, build_run
 from hybridflow.trainer.layout import check_saved_weights, read_model
 
 
-def run_training(config: Config, folder: RunFolder, display: LiveDisplay, *, resume: bool) -> None:
+def run_training(config: Config, folder: TrainFolder, display: LiveDisplay, *, resume: bool) -> None:
     """Runs `config` to its end and writes summary.json.
 
     `resume` continues the run of the same name from its latest checkpoint. An earlier run's folder is moved once every
@@ -67,7 +67,7 @@ def run_training(config: Config, folder: RunFolder, display: LiveDisplay, *, res
                 train(run)
 
 
-def _find_saved(config: Config, folder: RunFolder, source: PromptSource) -> Saved[RunState]:
+def _find_saved(config: Config, folder: TrainFolder, source: PromptSource) -> Saved[RunState]:
     """The latest checkpoint, of this model and with its records; raises what is wrong with it.
 
     `source` is set to the state that it had then.
@@ -80,14 +80,14 @@ def _find_saved(config: Config, folder: RunFolder, source: PromptSource) -> Save
     return Saved(latest, state, f"{state.rl_step} RL steps")
 
 
-def _forget_later_steps(folder: RunFolder, saved: RunState) -> None:
+def _forget_later_steps(folder: TrainFolder, saved: RunState) -> None:
     """Cuts the records behind the checkpoint of a resumed run: later steps are done again."""
     CompletionRecord(folder.completions).truncate_after(saved.rl_step)
     TimelineRecord(folder.timeline).truncate_after(saved.rl_step)
     CompletionRecord(folder.eval_completions).truncate_after(saved.last_recorded_step)
 
 
-def _open_trackers(opened: OpenRun[RunState], config: Config, folder: RunFolder) -> Trackers:
+def _open_trackers(opened: OpenRun[RunState], config: Config, folder: TrainFolder) -> Trackers:
     state = opened.saved.state if opened.saved else RunState()
     return Trackers(
         opened.begin_record(config.tracking, config.run.name, state.last_recorded_step),
@@ -98,7 +98,7 @@ def _open_trackers(opened: OpenRun[RunState], config: Config, folder: RunFolder)
 
 def _build_run(
     config: Config,
-    folder: RunFolder,
+    folder: TrainFolder,
     inputs: Inputs,
     curriculum: Curriculum,
     system: System,

@@ -29,7 +29,7 @@ from hybridflow.preflight.inputs import load_inputs
 from hybridflow.protocols import WeightSource
 from hybridflow.recording.display.live import LiveDisplay
 from hybridflow.recording.run_folder.checkpoints import STATE_FILE
-from hybridflow.recording.run_folder.train_folder import RunFolder
+from hybridflow.recording.run_folder.train_folder import TrainFolder
 from hybridflow.recording.state import RunState, read_state
 from hybridflow.recording.trackers import JsonlTracker, TrackerSet
 from hybridflow.tools.train_parts import Parts, Trackers, build_run
@@ -304,7 +304,7 @@ class FakeSystem:
     ) -> None:
         """`is_resumed`: from the latest checkpoint in the folder; `state`: from this one, as it is."""
         self.events: list[str] = []
-        self.folder = RunFolder(config)
+        self.folder = TrainFolder(config)
         if state is None and not is_resumed:
             self.folder.create(config)
             self.folder.keep()
