@@ -21,7 +21,7 @@ from hybridflow.recording.accuracy import EvalResult
 from hybridflow.recording.metrics import add_to_state, build_metrics
 from hybridflow.recording.record_check import check_records
 from hybridflow.recording.records import CompletionRecord
-from hybridflow.recording.run_folder import summary as summary_module
+from hybridflow.recording.run_folder import summary_file as summary_module
 from hybridflow.recording.run_folder.summary_file import write_summary
 from hybridflow.recording.run_folder.train_folder import TrainFolder
 from hybridflow.recording.state import GroupCounts, RunState
