@@ -1,4 +1,4 @@
-"""Kernels that torch has compiled go with the run, and does not stay among the temporary files of the machine.
+"""Kernels that torch has compiled go with the run, and do not stay among the temporary files of the machine.
 
 When enough of torch 2.13 is imported it makes a folder `torchinductor_<user>` there, whether it compiles or not, and
 names it in TORCHINDUCTOR_CACHE_DIR, which all processes below inherit.

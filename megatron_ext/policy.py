@@ -70,7 +70,7 @@ class MegatronPolicy:
 
         `load_weights=False` leaves the weights to `load_checkpoint`. `fp32_head` computes logits in float32 from lower
         precision. float64 is for tests and reference values, on a CPU. `activation_offload` keeps on the host what
-        forward saves for backward. `kernels` says which library computes, see kernels.py.
+        forward saves for backward. `kernels` says which library computes, see kernels/choice.py.
 
         Raises UnsupportedModelError, LayoutError, KernelsError, AttentionBackendError or WeightsError, each with what
         is wrong and the remedy.
@@ -200,7 +200,7 @@ class MegatronPolicy:
         return self.training.writer.finish(wait=wait)
 
     def load_checkpoint(self, directory: str | Path) -> None:
-        """Restores a checkpoint, from any layout; bit for bit from the same. See `checkpoint.load_checkpoint`."""
+        """Restores a checkpoint, from any layout; bit for bit from the same. See `dist_checkpoint.load_checkpoint`."""
         optimizer = None
         if self._training is not None:
             self._training.residency.require("weights", "optimizer")

@@ -1,8 +1,8 @@
 """The GPU that an actor has: its name for Ray, its index for CUDA in this process, its free memory.
 
 Ray counts the GPUs of a node, or, where its node was started with CUDA_VISIBLE_DEVICES ("4,5", UUIDs, names of MIG
-instances), names those. CUDA counts from 0 what is visible to the process. Not run on a GPU yet, neither
-this nor the reading of free memory.
+instances), names those. CUDA counts from 0 what is visible to the process. Not run on a GPU yet, neither this nor the
+reading of free memory.
 """
 
 from __future__ import annotations

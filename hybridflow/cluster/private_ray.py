@@ -16,7 +16,6 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -140,8 +139,3 @@ def _set(values: Mapping[str, str | None]) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-
-
-def new_file(folder: Path, name: str) -> Path:
-    """A path below `folder` that nothing has had before: two starts of one engine must not meet."""
-    return folder / f"{name}-{secrets.token_hex(4)}"

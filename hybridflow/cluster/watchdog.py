@@ -4,9 +4,10 @@
         ...
 
 Parts of the run are its sources: each beat it asks them what moved. Where nothing did for `cluster.stall.<phase>_s` it
-reports, within `stall.REPORT_AFTER_S`, what every worker was doing last and where its threads are, and who gave no
-sign; `stall.END_AFTER_S` after the deadline it raises StalledError in the main thread. A part that is gone ends the run
-at once.
+reports, within `REPORT_AFTER_S`, what every worker was doing last and where its threads are, and who gave no
+sign; `END_AFTER_S` after the deadline it raises StalledError in the main thread. A part that is gone ends the run
+at once. A main thread that no signal reaches, as it stands in Ray's own code (`ray.put` reads from the worker pool's
+socket for ever), gets `LET_GO_S`; then the error is told and the process ends, and what is below it by its guardian.
 
 The thread consumes the sources' answers; it waits for nothing longer than a beat; `close` ends it; it produces notes, a
 file of stacks, and at most one error. A pure part, on a clock that is handed in, decides when a run stands still: a
@@ -16,16 +17,19 @@ deadline per phase, counted from the last sign of life.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Literal, Protocol
+from typing import Literal, NoReturn, Protocol
 
 from hybridflow.errors import HybridFlowError, StalledError
+from hybridflow.observability.span import stack_of_threads
+from hybridflow.observability.visible import visible
 
 REPORT_AFTER_S = 10.0
 """From the deadline to the report, at the latest."""
@@ -81,6 +85,8 @@ class StallClock:
 logger = logging.getLogger(__name__)
 
 BEAT_S = 1.0
+LET_GO_S = 10.0
+"""Time that the main thread gets to let go of what it waits for, once it was woken; Ray's waits look each second."""
 KEY = "cluster.stall" + ".{}_s"
 """Configuration key of a phase's deadline."""
 WAKE_SIGNAL = signal.SIGUSR1
@@ -103,7 +109,7 @@ class Watchdog:
     """Looks at the sources of a run in a thread of its own, between `start` and `close`, both of the main thread.
 
     Args:
-        limits: Seconds without a sign of life by phase, see `stall`.
+        limits: Seconds without a sign of life by phase, see `StallClock`.
         note: Told the report.
         stacks: File of the run folder, under logs/, that the report is appended to, stacks included.
     """
@@ -192,8 +198,20 @@ class Watchdog:
 
     def _end(self, error: HybridFlowError) -> None:
         self._error = error
-        if not self._is_closed.is_set():
-            signal.pthread_kill(threading.main_thread().ident or 0, WAKE_SIGNAL)
+        if self._is_closed.is_set():
+            return
+        signal.pthread_kill(threading.main_thread().ident or 0, WAKE_SIGNAL)
+        if not self._is_closed.wait(LET_GO_S):
+            self._give_up(error)
+
+    def _give_up(self, error: HybridFlowError) -> NoReturn:
+        """Ends this process without its main thread, and past sys.stderr, whose lock that may hold."""
+        told = f"{error}. The driver was ended: it stood where no signal reaches it, see logs/{self._stacks.name}"
+        self._report = [f"driver (process {os.getpid()})\n{stack_of_threads()}"]
+        self._write(f"the main thread of the driver does not let go after {LET_GO_S:g} s")
+        with suppress(OSError):  # whoever read it is gone
+            os.write(2, f"error: {type(error).__name__}\n{visible(told)}\n".encode())
+        os._exit(1)
 
     @contextmanager
     def raising(self) -> Iterator[None]:

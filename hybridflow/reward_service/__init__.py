@@ -1,1 +1,1 @@
-"""Processes that score completions: `worker.py` the loop, free of Ray, and `actor.py` its Ray shell."""
+"""Processes that score completions: `worker.py` the loop and its Ray shell, `worker_group.py` the driver's end."""

@@ -8,7 +8,7 @@ speak for the judge or end its own quotation:
 - it stands on one line, between two marks that follow from a hash of all three texts, which no text can hold of itself;
 - verdict marks in it are made harmless, in any bracket, case, width or spacing, and so are chat tokens and tags;
 - the only verdicts in the whole prompt stand in one line as NO, YES, NO: a judge that repeats the prompt, from its
-  start, to its end, or in whole lines, never says YES alone; both or none is unknown to `judge_vote`.
+  start, to its end, or in whole lines, never says YES alone; both or none is unknown to `judge_verdict`.
 """
 
 from __future__ import annotations

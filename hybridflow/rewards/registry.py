@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import entry_points
+from typing import Any
 
 import msgspec
 
@@ -203,6 +204,11 @@ def _call_once(verifier: Verifier | OwnFunction, request: ScoreRequest) -> Verdi
 def build_registry(section: RewardSection) -> Registry:
     """The verifiers that `[reward]` names. ConfigError as `Registry`."""
     return Registry(section.rules, section.functions, section.module_folders)
+
+
+def build_verify(**keys: Any) -> Callable[[ScoreRequest], Verdict]:
+    """`Registry.verify` of the verifiers that these keys of `[reward]` name, as a scoring process is told them."""
+    return build_registry(RewardSection.model_validate(keys)).verify
 
 
 def _build(section: RulesSection) -> dict[str, Verifier]:

@@ -37,7 +37,7 @@ def score(
     output: Annotated[Path, typer.Option(help="JSON lines, one verdict per response, in their order.")],
     config: Annotated[
         list[Path] | None,
-        typer.Option("--config", "-c", help="Training configuration whose [reward] is taken; several are laid over."),
+        typer.Option("--config", "-c", help="Training configuration whose rewards are taken; several are laid over."),
     ] = None,
     set_: Overrides = None,
     verifier: Annotated[
@@ -48,10 +48,10 @@ def score(
         list[str] | None,
         typer.Option(help="OpenAI-compatible server to ask where the rule gives less than 1; give several or repeat."),
     ] = None,
-    judge_model: Annotated[str | None, typer.Option(help="Name of the model at these servers [judge].")] = None,
-    judge_votes: Annotated[int | None, typer.Option(help="Votes per verdict, odd; the majority decides [1].")] = None,
-    judge_concurrency: Annotated[int | None, typer.Option(min=1, help="Requests in flight at each [16].")] = None,
-    judge_deadline_s: Annotated[float | None, typer.Option(help="Longest time for one verdict [120].")] = None,
+    judge_model: Annotated[str | None, typer.Option(help="Name of the model at these servers; default: judge.")] = None,
+    judge_votes: Annotated[int | None, typer.Option(help="Votes, odd; the majority decides; default: 1.")] = None,
+    judge_concurrency: Annotated[int | None, typer.Option(min=1, help="Requests to each at once; default: 16.")] = None,
+    judge_deadline_s: Annotated[float | None, typer.Option(help="Longest time for one verdict; default: 120.")] = None,
     judge_cache: Annotated[Path | None, typer.Option(help="SQLite file that keeps the judge's verdicts.")] = None,
     compat: Annotated[
         Compat | None, typer.Option(help="qwenlong_l1: the rules of the released QwenLong-L1 code, holes included.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
 import torch
@@ -39,11 +38,7 @@ def pack_rank(
     groups = _number_groups(batch)
     return [
         pack_sequences(
-            [
-                dataclasses.replace(_pack_input(batch.sequences[row], columns), row_id=row, group_id=groups[row])
-                for row in rows
-            ]
-            or [_placeholder(columns)],
+            [_pack_input(batch.sequences[row], columns, row, groups[row]) for row in rows] or [_placeholder(columns)],
             loss_dtype=loss_dtype,
         )
         for rows in batch.plan[mini_batch][dp_rank]
@@ -57,7 +52,7 @@ def _number_groups(batch: TrainBatch) -> list[int]:
     return [numbers.setdefault(name, len(numbers)) for name in names]
 
 
-def _pack_input(sequence: TrainSequence, columns: Sequence[str]) -> PackInput:
+def _pack_input(sequence: TrainSequence, columns: Sequence[str], row_id: int = 0, group_id: int = 0) -> PackInput:
     counted = [place for place, mask in enumerate(sequence.loss_mask) if mask]
     ragged: dict[str, tuple[list[int], list[int]]] = {}
     for name, values in sequence.response.present.items():
@@ -70,6 +65,8 @@ def _pack_input(sequence: TrainSequence, columns: Sequence[str]) -> PackInput:
         predict_mask=sequence.loss_mask,
         loss_inputs={name: _column(sequence, name, counted) if counted else [] for name in columns},
         ragged_inputs=ragged,
+        row_id=row_id,
+        group_id=group_id,
     )
 
 

@@ -2,7 +2,7 @@
 
 Ray's object store of a private session has 512 MiB, and an embedding alone may have more: what is above that room is
 written to disk, or waits for ever. Only where slots are on several nodes do buckets go by the stores of that cluster,
-and `object_store` refuses beforehand what these cannot hold.
+and `runtime.transport` refuses beforehand what these cannot hold.
 """
 
 from __future__ import annotations

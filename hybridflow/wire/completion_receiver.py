@@ -26,7 +26,7 @@ class CompletionReceiver:
     Args:
         host: Address of this node by which engines reach it; encrypted then. None: they are on this machine, and the
             socket is in a folder that no other user may enter. See endpoint.py.
-        admit: Says whether a completion counts, see `rollout.leases`.
+        admit: Says whether a completion counts, see `rollout.driver.dispatcher`.
 
     Raises:
         RewardError: the address cannot be bound.

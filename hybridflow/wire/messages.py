@@ -143,11 +143,6 @@ class Packer:
         return self._packed
 
 
-def pack_completion(completion: Completion) -> PackedCompletion:
-    """In memory of its own; raises what `Packer.pack` does."""
-    return Packer().pack(completion)
-
-
 def unpack_completion(packed: PackedCompletion) -> Completion:
     """The very completion that was packed. Raises ProtocolError where its numbers are none, or do not fit."""
     try:

@@ -47,8 +47,8 @@ class RewardStream:
     Args:
         host: Address of this node by which engines and workers reach it; encrypted then. None: they are on this
             machine, and the sockets are in a folder that no other user may enter. See endpoint.py.
-        admit: Says whether a finished completion counts, see `rollout.leases`; one that does not is dropped, and
-            counted there. Called from the stream's thread. Without it every completion counts.
+        admit: Says whether a finished completion counts, see `rollout.driver.dispatcher`; one that does not is dropped,
+            and counted there. Called from the stream's thread. Without it every completion counts.
         lease_s: Silence after which a worker loses what it holds.
         num_unknown_retries: Times that an item whose verdict is unknown is scored again.
         max_pending_bytes: Memory of waiting completions above which engines are held back.

@@ -142,7 +142,7 @@ def foreign_names(file: BinaryIO, offset: int, length: int) -> list[str]:
     Raises ValueError for what is no tensor that `torch.save` wrote.
     """
     asked = [name for content in _pickles(file, offset, length) for name in _names(content)]
-    return [_modern(name) for name in asked if name not in _get_allowed_globals()]
+    return [modern_name(name) for name in asked if name not in _get_allowed_globals()]
 
 
 class _Part(io.RawIOBase):
@@ -195,7 +195,7 @@ def _names(content: bytes) -> list[str]:
     return names
 
 
-def _modern(name: str) -> str:
-    """torch pickles by the names of Python 2."""
+def modern_name(name: str) -> str:
+    """The present name of a class or function: torch pickles by the names of Python 2."""
     module, _, rest = name.rpartition(".")
     return ".".join(filter(None, (IMPORT_MAPPING.get(module, module), rest)))

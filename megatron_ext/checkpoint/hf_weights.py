@@ -17,7 +17,7 @@ from torch import Tensor
 
 from megatron_ext.checkpoint.files import copy_file
 from megatron_ext.hf.config import HFConfig
-from megatron_ext.hf.files import HFCheckpoint, WeightsError
+from megatron_ext.hf.files import HFCheckpoint
 from megatron_ext.hf.mapping import (
     Rule,
     expert_of,
@@ -32,8 +32,6 @@ from megatron_ext.hf.mapping import (
 from megatron_ext.hf.weight_files import INDEX_NAME, SINGLE_NAME, saved_dtype
 from megatron_ext.model.policy_model import PolicyModel, first_expert_of, first_layer_of
 from megatron_ext.parallel.topology import Topology
-
-__all__ = ["HFCheckpoint", "WeightsError", "load_hf_weights"]
 
 
 @torch.no_grad()

@@ -17,7 +17,6 @@ import io
 import itertools
 import pickle
 import re
-from _compat_pickle import IMPORT_MAPPING
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ from megatron_ext import platform
 from megatron_ext.checkpoint import commit
 from megatron_ext.checkpoint.commit import BrokenCheckpointError
 from megatron_ext.checkpoint.files import read_json
-from megatron_ext.checkpoint.foreign_code import ForeignClassError, foreign_names, unpickle_metadata
+from megatron_ext.checkpoint.foreign_code import ForeignClassError, foreign_names, modern_name, unpickle_metadata
 
 platform.install()
 
@@ -275,7 +274,6 @@ def _describe(error: BaseException, where: str) -> str:
     text = str(error).strip() or type(error).__name__
     if isinstance(error, pickle.UnpicklingError):
         if asked := re.search(r"GLOBAL ([\w.]+)", text):
-            module, _, name = asked[1].rpartition(".")
-            return _asks_for(where, ".".join(filter(None, (IMPORT_MAPPING.get(module, module), name))))
+            return _asks_for(where, modern_name(asked[1]))
         text = text.partition("WeightsUnpickler error: ")[2] or text
     return f"{where} cannot be read ({type(error).__name__}: {text.splitlines()[0]}): {_REMEDY}"

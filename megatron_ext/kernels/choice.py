@@ -32,7 +32,7 @@ class Kernels:
 
     library: Library
     attention: AttentionBackend
-    """`auto` is left where only the worker's GPU can decide; see `attention_cuda.choose_attention`."""
+    """`auto` is left where only the worker's GPU can decide; see `attention.cuda.choose_attention`."""
 
     @property
     def fuses_weight_gradients(self) -> bool:

@@ -3,10 +3,10 @@
 Call `install()` in every process before the first `megatron.core` import. Nothing on disk is changed. Four parts:
 
     torch_stand_in   the `torch` that Megatron modules see: `torch.cuda` answers for a CPU, device="cuda" means "cpu"
-    import_hook      hands that stand-in to each `megatron.core` module as it is imported, and applies its patches
-    patches          the few symbols that need more than that
+    patch            the import hook, which hands that stand-in to each `megatron.core` module as it is imported and
+                     applies its patches; what a patch says of itself: symbols, reason, and when it can go
+    patches          the few symbols that need more than the stand-in
     device           whether there is CUDA
-    patch            what a patch says of itself: symbols, reason, and the test that says when it can go
 
 With CUDA and Transformer Engine `install()` only checks the version: Megatron then runs as its authors wrote it. With
 CUDA alone it adds the one name that Megatron leaves out without Transformer Engine.

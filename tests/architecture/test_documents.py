@@ -14,7 +14,7 @@ from tests.architecture.modules import ROOT, read_modules
 
 KB = 1024
 TOPICS = ("layouts", "rollout", "weights", "rewards", "checkpoints", "determinism", "failures", "cpu", "commands")
-DOCUMENTS = [ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), ROOT / "docker/README.md"]
 
 
 def test_the_table_of_modules_is_up_to_date() -> None:
@@ -30,7 +30,7 @@ def test_a_topic_is_neither_a_stub_nor_a_book(topic: str) -> None:
     assert 3 * KB <= len((ROOT / f"docs/{topic}.md").read_bytes()) <= 6 * KB
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(document: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())
     assert [link for link in links if not (document.parent / link).exists()] == []
@@ -46,7 +46,7 @@ def test_the_curve_of_a_run_goes_through_its_numbers(tmp_path: Path) -> None:
     assert 'cx="44.0" cy="143.0"' in drawn and "0.250 after 0 steps" in drawn
 
 
-@pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "CONTRIBUTING.md"], ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_that_a_document_names_exist(document: Path) -> None:
     named = set(re.findall(r"`((?:[\w.-]+/)+[\w-]+\.(?:py|md|sh|toml|json))`", document.read_text()))
     assert [name for name in sorted(named) if not any((ROOT / top / name).exists() for top in ("", "hybridflow"))] == []

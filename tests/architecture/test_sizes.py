@@ -86,3 +86,14 @@ def test_every_record_that_is_followed_is_there(modules: dict[str, Module]) -> N
     """Or the walks are too short."""
     defined = {name for module in modules.values() for name in walks.names_in(module)}
     assert {*walks.COMPLETION, *walks.PROMPT} - defined == set()
+
+
+def test_every_exception_is_needed(modules: dict[str, Module]) -> None:
+    """A name that excuses no module now would excuse one that is called so some day."""
+    needed: set[str] = set()
+    for what, (records, beside) in walks.WALKS.items():
+        naming = [m.name.split(".") for m in modules.values() if m.has_code and walks.names_in(m) & records]
+        needed |= {name for name in walks.BESIDE for parts in naming if name in parts}
+        assert [name for name in beside if not any(name in parts for parts in naming)] == [], what
+    assert set(walks.BESIDE) - needed == set()
+    assert [last for last in sizes.REGISTRIES if not any(sizes.is_named(name, last) for name in modules)] == []

@@ -10,11 +10,11 @@ A file is on a walk if it defines or imports one of the records that carry what 
 - The completion's walk goes from the engine that decodes it, over the stream and its verdict, to the training row.
 - The prompt's walk goes from the row of a file, over its tokens, to the request that an engine gets.
 - Modules that name a record and are not on its way are beside the walk, each with its reason in BESIDE_THE_COMPLETION
-  and BESIDE_THE_PROMPT. These hold names of earlier checkouts too, so that these are counted alike.
+  and BESIDE_THE_PROMPT. What another checkout called them is in EARLIER, and counts with `--root` alone.
 
   Files on the walk (with those beside it)    commit 9516533    2026-11-29, modules regrouped
   completion                                  34 (44)           28 (45)
-  prompt                                      23 (37)           23 (33)
+  prompt                                      23 (38)           23 (32)
 
 - A register of who is outstanding is a file in which an entry is taken off a container by the id or index of a
   completion or the id of a group: somebody keeps book there of what is still to come.
@@ -41,10 +41,7 @@ BESIDE = (
     "tools",
     "preflight",
     "config",
-    "policy",
-    "cli",
     "convert",
-    "convert_command",
     "commands",
     "demonstrations",
     "synth",
@@ -52,15 +49,10 @@ BESIDE = (
 """Names of packages and modules that no training run goes through, or only before it has prompts."""
 BESIDE_THE_COMPLETION = {
     "recording": "writes it down",
-    "records": "writes it down, earlier",
-    "step_metrics": "writes it down, earlier",
-    "judge_totals": "counts what its judge said",
     "curriculum": "learns from its group which prompts to give next",
     "protocols": "declares what modules on the way offer, and lets nothing through",
     "verdict_guard": "counts unknown verdicts, to stop a run",
-    "unknowns": "counts unknown verdicts, earlier",
     "evaluation": "ends in an accuracy, not in a row",
-    "evaluate": "ends in an accuracy, earlier",
     "gate": "makes up completions, to try the parts before a run",
     "conversation": "makes rows of demonstrations, which nobody decoded",
     "checkpoints": "keeps members of partial groups from one process to the next",
@@ -73,22 +65,19 @@ BESIDE_THE_PROMPT = {
     "records": "writes it down",
     "protocols": "declares what modules on the way offer, and lets nothing through",
     "verdict_guard": "names the kind of row whose verdict is unknown",
-    "unknowns": "names the kind of row, earlier",
     "evaluation": "a side branch: prompts of the evaluation set",
-    "evaluate": "a side branch, earlier",
     "gate": "makes up prompts, to try the parts before a run",
     "warmup": "trains on demonstrations",
     "conversation": "cuts demonstrations into turns",
-    "problems": "lists rows that cannot be used, before a run",
-    "gold_check": "looks at golds before a run",
-    "row_source": "draws rows to look at before a run",
-    "prepare": "what `preflight` is now: before a run",
     "row_reference": "writes down what a user's own verifier wants of a row, and which row a record is of",
-    "row_text": "writes down what a user's own verifier wants of a row, earlier",
-    "turns": "cuts demonstrations into turns, earlier",
     "open_engines": "engines of `hybridflow generate`",
 }
 """Last names beside the prompt's walk, with the reason."""
+EARLIER = {
+    *("records", "step_metrics", "judge_totals", "unknowns", "evaluate", "convert_command"),
+    *("problems", "gold_check", "row_source", "prepare", "row_text", "turns"),
+}
+"""Last names at commit 9516533 of what is beside a walk for one of the reasons above."""
 WALKS = {"completion": (COMPLETION, BESIDE_THE_COMPLETION), "prompt": (PROMPT, BESIDE_THE_PROMPT)}
 MAX_WALK = 28
 """Files of each."""
@@ -157,11 +146,12 @@ def main() -> None:
     options = parser.parse_args()
     modules = read_modules(options.root)
     for what, (records, beside) in WALKS.items():
-        files = walk(modules, records, beside)
+        files = walk(modules, records, {*beside, *(EARLIER if options.root.resolve() != ROOT else ())})
+        everything = walk(modules, records)
         if not options.brief:
             print("\n".join(f"{what}: {name}: {', '.join(sorted(named))}" for name, named in files.items()))
-        everything = len(walk(modules, records))
-        print(f"the {what}'s walk: {len(files)} files; with those beside it {everything}")
+            print("\n".join(f"beside the {what}'s walk: {name}" for name in everything if name not in files))
+        print(f"the {what}'s walk: {len(files)} files; with those beside it {len(everything)}")
     kept = registers(modules)
     if not options.brief:
         print("\n".join(f"register: {name}: {line}" for name, lines in kept.items() for line in lines))

@@ -329,7 +329,11 @@ class Reader:
 
 def serve_reader(pipe: Connection, schedule: Schedule, rank: int) -> None:
     torch.set_num_threads(1)
-    parameters = {name: torch.zeros(shape, dtype=DTYPE) for name, shape in schedule.plan.parameters_of(rank)}
+    parameters = {
+        name: torch.zeros(shape, dtype=DTYPE)
+        for number in range(len(schedule.rounds))
+        for name, shape in schedule.parameters(number, rank)
+    }
     mapped: dict[Any, torch.Tensor] = {}
     plain: torch.Tensor | None = None
     while (work := pipe.recv()) is not None:

@@ -55,7 +55,7 @@ from hybridflow.wire.codec import encode
 from hybridflow.wire.completion_sender import CompletionSender
 from hybridflow.wire.endpoint import Endpoint
 from hybridflow.wire.flow import WINDOW
-from hybridflow.wire.messages import Finished, ScoreReply, Task, Work, pack_completion
+from hybridflow.wire.messages import Finished, Packer, ScoreReply, Task, Work
 from hybridflow.wire.reward_stream import RewardStream
 
 GROUP_SIZE = 8
@@ -277,7 +277,7 @@ def measure_bare(num_items: int, num_tokens: int, num_workers: int) -> dict[str,
 
 
 def measure_bare_in(folder: Path, num_items: int, num_tokens: int, num_workers: int) -> dict[str, Any]:
-    packed = pack_completion(build_completion(0, num_tokens, text_of(num_tokens)))
+    packed = Packer().pack(build_completion(0, num_tokens, text_of(num_tokens)))
     finished = encode(Finished("engine-0", 1, packed))
     completion_id = packed.head.completion_id
     task = memoryview(msgspec.msgpack.encode(Task("bench", "doc-qa", "yen", "")))

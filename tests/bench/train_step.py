@@ -71,7 +71,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as hf_dir:
         write_model(hf_dir, options)
         policy = open_policy(hf_dir)
-        if options.mode == "grpo":
+        if is_grpo:
             batch = make_batch(tokens_BT, options)
             ours, theirs = grpo_step(policy, batch), transformers_grpo_step(hf_dir, tokens_BT, batch)
         else:

@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from megatron_ext.checkpoint import hf_weights
-from megatron_ext.checkpoint.hf_weights import WeightsError, load_hf_weights, save_hf
+from megatron_ext.checkpoint.hf_weights import load_hf_weights, save_hf
 from megatron_ext.hf.config import Experts, HFConfig, UnsupportedModelError, read_hf_config
+from megatron_ext.hf.files import WeightsError
 from megatron_ext.hf.mapping import expected_shapes, rule_for, stacked_source, with_expert
 from megatron_ext.model.policy_model import build_model
 from megatron_ext.model.transformer_config import transformer_config

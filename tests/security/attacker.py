@@ -22,7 +22,7 @@ import zmq.backend.cython
 
 from hybridflow.types import Scored
 from hybridflow.wire.codec import encode
-from hybridflow.wire.messages import Bye, Finished, Hello, Ready, ScoreReply, pack_completion
+from hybridflow.wire.messages import Bye, Finished, Hello, Packer, Ready, ScoreReply
 from tests.builders import build_completion, build_prompt, build_request
 from tests.security.other_user import NOBODY
 
@@ -36,7 +36,7 @@ def build_messages() -> list[bytes]:
     """Such as a run's own processes send; the verdict is that of a stranger."""
     completion = build_completion(build_request(build_prompt("train-000000"), group_id="t00001-g0000"))
     verdict = Scored(value=1.0, rule="r", extracted="e", why="mine")
-    finished = Finished("engine-0", 1, pack_completion(completion), 1)
+    finished = Finished("engine-0", 1, Packer().pack(completion), 1)
     messages = (Ready("reward-0", 64), ScoreReply(ITEM, verdict), finished, Hello("engine-0", 1), Bye())
     return [bytes(encode(message)) for message in messages]
 

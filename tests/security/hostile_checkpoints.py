@@ -30,7 +30,7 @@ class Command:
 
 
 def fit_manifest(folder: Path) -> None:
-    """Do as a careful attacker does: sizes and checksums of the changed files."""
+    """Writes sizes and checksums of the changed files into the manifest, as a careful attacker does."""
     files = commit.measure_files(folder, commit.list_files(folder))
     commit.write_manifest(folder, files=files, description=commit.read_manifest(folder).description)
 

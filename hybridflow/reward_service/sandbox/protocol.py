@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from hybridflow.config.reward_sections import FunctionSection, RewardSection, RulesSection
+from hybridflow.config.reward_sections import RewardSection
 from hybridflow.environment import named
-from hybridflow.rewards.registry import Registry
 from hybridflow.types import ScoreRequest, Verdict
 
 Verify = Callable[[ScoreRequest], Verdict]
 
-BUILD_RULES = "hybridflow.reward_service.sandbox.protocol:build_rules"
-"""For `Setup.build_verify`: the verifiers of `hybridflow.rewards`."""
+BUILD_RULES = "hybridflow.rewards.registry:build_verify"
+"""For `Setup.build_verify`: the verifiers of `hybridflow.rewards`, imported by the scoring process alone."""
 CHUNK_BYTES = 1 << 16
 """Read at a time: several requests of usual size."""
 SETUP, REQUEST, READY, VERDICT, VERDICT_THEN_END, FAILED = range(6)
@@ -63,19 +62,6 @@ def rules_setup(section: RewardSection) -> Setup:
         ),
         environment=named(section.environment, "reward.environment"),
     )
-
-
-def build_rules(
-    rules: dict[str, Any] | None = None,
-    functions: Sequence[dict[str, Any]] = (),
-    module_folders: Sequence[str] = (),
-) -> Verify:
-    """Scores by the functions of the run, or by the rule that data source and ability of a request choose.
-
-    The arguments hold `[reward.rules]`, `[[reward.functions]]` and `reward.module_folders`.
-    """
-    own = [FunctionSection.model_validate(function) for function in functions]
-    return Registry(RulesSection.model_validate(rules or {}), own, module_folders).verify
 
 
 def write_frame(kind: int, content: bytes) -> bytes:

@@ -74,7 +74,7 @@ def _read(plain: str) -> str:
 def _read_mixed(plain: str) -> str:
     """Digits with two scales or more, from the largest down: "3亿5000万", or one with all its units: "3万2500".
 
-    One alone is left to `numbers`.
+    One alone is left to `read_number`.
     """
     total, at, last = Decimal(0), 0, 99
     parts = list(_PART.finditer(plain))

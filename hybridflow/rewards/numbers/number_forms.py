@@ -1,4 +1,4 @@
-"""The pieces that a number is written in, as patterns; `numbers` puts them together.
+"""The pieces that a number is written in, as patterns; `read_number` puts them together.
 
 Each is matched where the reader stands, in text with single spaces.
 """

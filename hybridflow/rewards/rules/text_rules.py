@@ -111,7 +111,7 @@ def have_other_currency(predicted: str, gold: str) -> bool:
 def find_accounted(predicted: str, gold: str) -> RuleResult:
     """Passes where the gold's words stand in the prediction, and every other word of it is accounted for.
 
-    Before them: words that carry nothing of their own (`wording.NEUTRAL`), and the kind of thing they name ("the city
+    Before them: words that carry nothing of their own (`lexicon.NEUTRAL`), and the kind of thing they name ("the city
     of"). Behind them: a company's legal form, their abbreviation in brackets, and where they stand (`asides`). Any
     other word may make another answer of them ("successor of", "Vice", "Energy", "maybe London") and is named in `why`.
     Never the other way round: a prediction that is only a part of the gold does not pass.

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from hybridflow.rewards.text.characters import CJK, fold_accents, remember, unify
+from hybridflow.rewards.text.number_words import TENS
 
 _MINUS = "\x00"
 """The sign of a number while other dashes are told apart from it; `unify` leaves none in a text."""
@@ -38,12 +39,11 @@ _TEENS = [
     ),
     "nineteenth",
 ]
-_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _ORDINALS = {word: number for number, word in enumerate([*_ONES, *_TEENS], start=1)}
-_ORDINALS |= {f"{ten[:-1]}ieth": 20 + 10 * at for at, ten in enumerate(_TENS)}
+_ORDINALS |= {f"{ten[:-1]}ieth": 20 + 10 * at for at, ten in enumerate(TENS)}
 _ORDINALS |= {
     f"{ten}{mark}{word}": 20 + 10 * at + one
-    for at, ten in enumerate(_TENS)
+    for at, ten in enumerate(TENS)
     for one, word in enumerate(_ONES, start=1)
     for mark in " -"
 }

@@ -10,11 +10,11 @@ _BELOW_TWENTY = [
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
     *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
 ]
-_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _PARTS = {"half": 2, "halves": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "tenth": 10}
 
-NUMBER_WORDS = re.compile(rf"\b(?:{'|'.join(_BELOW_TWENTY + _TENS)})\b", re.IGNORECASE)
+NUMBER_WORDS = re.compile(rf"\b(?:{'|'.join(_BELOW_TWENTY + TENS)})\b", re.IGNORECASE)
 """Any of the words below a hundred."""
 _TOKEN = re.compile(r"[ -]?([a-z]+)\b", re.IGNORECASE)
 _AND = re.compile(r"[ -]and(?=[ -])", re.IGNORECASE)
@@ -77,8 +77,8 @@ def _join(current: int, word: str) -> int | None:
     """The number below ten thousand that goes on with `word`; None where it cannot."""
     if word == "hundred":
         return 100 * current if 0 < current < 100 else None
-    if word in _TENS:
-        return current + 20 + 10 * _TENS.index(word) if current % 100 == 0 else None
+    if word in TENS:
+        return current + 20 + 10 * TENS.index(word) if current % 100 == 0 else None
     if word not in _BELOW_TWENTY:
         return None
     value = _BELOW_TWENTY.index(word)

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.exceptions import GetTimeoutError, RayError
 
 from hybridflow.cluster.processes import kill_on_node
 from hybridflow.cluster.workers import Call, Worker, check_failed, find_dead
@@ -192,12 +192,8 @@ class EngineHandle:
             return ray.get(call.ref, timeout=self._hang_timeout_s)
         except GetTimeoutError as error:
             raise EngineDiedError(f"hangs: {call.method} has not answered for {self._hang_timeout_s:g} s") from error
-        except RayActorError as error:
+        except RayError as error:
             if find_dead([self.worker]):
                 raise EngineDiedError("is gone: its process was killed, or ran out of memory") from error
-            check_failed(call)
-        except RayError:
-            if find_dead([self.worker]):
-                raise EngineDiedError("is gone: its process was killed, or ran out of memory") from None
             check_failed(call)
         raise AssertionError(f"{call.method} of {self.name} failed without an error")

@@ -4,8 +4,8 @@ Trainer rank i is on GPU i. Rank r of engine e is on GPU e x tp + r unless ranks
 what they need is on their own GPU already. Example: train TP 8, rollout TP 4. GPU g holds eighth g of every matrix, and
 quarter r is made of eighths 2r and 2r + 1. In the order 0 1 2 3 | 4 5 6 7 two GPUs of eight hold anything of what they
 need; in the order 0 2 4 6 | 1 3 5 7 each holds half of it. An engine is given its GPUs in this order
-(CUDA_VISIBLE_DEVICES, rollout/engine/actor.py). The order is the
-best one-to-one assignment, by the Hungarian method with potentials and shortest augmenting paths.
+(CUDA_VISIBLE_DEVICES, rollout/engine/actor.py). The order is the best one-to-one assignment, by the Hungarian method
+with potentials and shortest augmenting paths.
 """
 
 from __future__ import annotations

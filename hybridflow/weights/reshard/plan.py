@@ -107,11 +107,5 @@ class ReshardPlan:
             for target, region in pattern.padding:
                 yield Padding(block.prefix + pattern.targets[target].name, region)
 
-    def parameters_of(self, gpu: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """SGLang name and shape of every parameter of the engine's rank on a GPU."""
-        for block in self.blocks:
-            for target in self.pattern_of(gpu, block.kind).targets:
-                yield block.prefix + target.name, target.shape
-
     def __repr__(self) -> str:
         return f"<ReshardPlan of {len(self.blocks)} blocks from {self.train} to {self.rollout}>"

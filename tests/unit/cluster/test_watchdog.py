@@ -131,6 +131,36 @@ def test_the_same_error_passes_through_nested_waits(opened: Opened, part: Part) 
     assert isinstance(caught.value.__cause__, KeyboardInterrupt)
 
 
+STUCK = """
+import ctypes, sys
+from pathlib import Path
+from hybridflow.cluster import watchdog
+from tests.unit.cluster.test_watchdog import Part
+watchdog.BEAT_S = watchdog.END_AFTER_S = watchdog.LET_GO_S = 0.2
+watched = watchdog.Watchdog({"train": 0.2}, print, Path(sys.argv[1]))
+watched.watch(Part())
+watched.start()
+def stand_still():  # the second lock is waited for for ever, and no signal ends that
+    libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+    libc.pthread_mutex_lock(mutex)
+    libc.pthread_mutex_lock(mutex)
+with watched.raising(), watched.phase("train"):
+    stand_still()
+"""
+
+
+def test_a_main_thread_that_no_signal_reaches_is_ended_with_its_process(tmp_path: Path) -> None:
+    stacks = tmp_path / "stacks.log"
+    ended = subprocess.run(
+        [sys.executable, "-c", STUCK, str(stacks)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 1
+    kind, told = ended.stderr.splitlines()
+    assert kind == "error: StalledError"
+    assert "train worker 1 (process 4711) in 'update'" in told and "--resume" in told and "stacks.log" in told
+    assert "in stand_still" in stacks.read_text().partition("\n\ndriver (process ")[2]
+
+
 def test_agents_of_a_worker_pool_are_found_and_their_death_is_seen() -> None:
     sleep = "import time; time.sleep(600)"
     agent = subprocess.Popen([sys.executable, "-c", sleep, "ray/_private/runtime_env/agent/main.py"])

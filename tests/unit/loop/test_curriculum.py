@@ -41,10 +41,7 @@ class HardFirst:
         self._taken: dict[str, int] = {}
 
     def next(self, num_prompts: int) -> list[Prompt]:
-        chosen = sorted(
-            self._prompts,
-            key=lambda p: (self._means.get(p.prompt_id, 0.0), self._taken.get(p.prompt_id, 0), p.prompt_id),
-        )[:num_prompts]
+        chosen = sorted(self._prompts, key=self._place)[:num_prompts]
         for prompt in chosen:
             self._taken[prompt.prompt_id] = self._taken.get(prompt.prompt_id, 0) + 1
         return chosen

@@ -254,6 +254,18 @@ KEYS = [
         ["scoring.py is no folder", "Remedy: --set run.directory="],
         _set("run.directory={folder}/other"),
     ),
+    Mistake(
+        "a verifier's variable that is not set",
+        _set("reward.environment=['HYBRIDFLOW_NOT_SET']"),
+        ["reward.environment names HYBRIDFLOW_NOT_SET, which is not set", "Remedy: export it, or remove it"],
+        _set("reward.environment=['PATH']"),
+    ),
+    Mistake(
+        "a worker's variable that is not set",
+        _set("cluster.environment=['HYBRIDFLOW_NOT_SET']"),
+        ["cluster.environment names HYBRIDFLOW_NOT_SET, which is not set"],
+        _set("cluster.environment=[]"),
+    ),
 ]
 MODELS = [
     Mistake("model without a template", _no_template, ["no chat template", "Remedy"], level="warning"),
@@ -338,25 +350,8 @@ VERIFIERS = [
         ["sum to 0", "weight above 0"],
         _set('reward.functions=[{call="scoring:right", weight=1}]'),
     ),
-    Mistake(
-        "variable that is not set",
-        _set('reward.functions=[{call="scoring:right"}]', 'reward.environment=["NO_SUCH_VARIABLE"]'),
-        ["reward.environment names NO_SUCH_VARIABLE, which is not set. Remedy: export it"],
-    ),
 ]
 JUDGES = [
-    Mistake(
-        "a verifier's variable that is not set",
-        _set("reward.environment=['HYBRIDFLOW_NOT_SET']"),
-        ["reward.environment names HYBRIDFLOW_NOT_SET, which is not set", "Remedy: export it, or remove it"],
-        _set("reward.environment=['PATH']"),
-    ),
-    Mistake(
-        "a worker's variable that is not set",
-        _set("cluster.environment=['HYBRIDFLOW_NOT_SET']"),
-        ["cluster.environment names HYBRIDFLOW_NOT_SET, which is not set"],
-        _set("cluster.environment=[]"),
-    ),
     Mistake(
         "dead judge",
         _set('reward.judge.endpoints=["http://127.0.0.1:9/v1"]'),

@@ -1,25 +1,41 @@
 """Answers that a careful reader passes or fails, and the rules: hand-written rows, and the shared cases beside the
 checkout.
 
+Each line of `reader_pairs.jsonl` is [theme, ability, answer, gold, right], in the kinds of public bug reports on answer
+scoring. An answer stands in the sentence of its ability, unless it begins with "@": it is then a whole response. The
+rows were written before the rules were run on them.
+
 Not covered: whether a model judge rescues the right answers that the rules leave at 0.
 """
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
 from hybridflow.types import Scored, ScoreRequest, Verdict
-from tests.unit.rewards import reader_pairs
 from tests.unit.rewards.default_rules import verify
-from tests.unit.rewards.more_reader_pairs import MORE_THEMES
-from tests.unit.rewards.reader_pairs import CHOICE, Row
 
-THEMES = reader_pairs.THEMES | MORE_THEMES
 SHARED = Path(__file__).parents[3].parent / "shared/data/verdict_cases.jsonl"
 THOUGHT = "<think>\nI look at the table.\n</think>\n\n"
+
+Row = tuple[str, str, str, int]
+
+
+def read_themes() -> dict[str, list[Row]]:
+    """(ability, answer, gold, right) of each row, by theme."""
+    themes: defaultdict[str, list[Row]] = defaultdict(list)
+    with Path(__file__).with_name("reader_pairs.jsonl").open(encoding="utf-8") as lines:
+        for line in lines:
+            theme, ability, answer, gold, right = json.loads(line)
+            themes[theme].append((ability, answer, gold, right))
+    return dict(themes)
+
+
+THEMES = read_themes()
 
 
 def judge(ability: str, response: str, gold: str) -> Verdict:
@@ -30,7 +46,7 @@ def respond(ability: str, answer: str) -> str:
     if answer.startswith("@"):
         opens_thought = answer[1:2] in ("<", "[") and not answer.startswith("@<answer>")
         return ("" if opens_thought else THOUGHT) + answer[1:]
-    sentence = "The correct answer is {}." if ability == CHOICE else "Therefore, the answer is {}."
+    sentence = "The correct answer is {}." if ability == "doc-mc" else "Therefore, the answer is {}."
     return THOUGHT + sentence.format(answer)
 
 
@@ -47,7 +63,7 @@ def test_the_rules_say_what_a_careful_reader_says(theme: str) -> None:
 
 def test_the_rows_are_many_and_hold_both_verdicts_of_each_theme() -> None:
     rows = [row for rows in THEMES.values() for row in rows]
-    assert len(rows) == len(set(rows)) >= 700
+    assert len(rows) == len(set(rows)) >= 2446
     assert all({row[3] for row in rows} == {0, 1} for rows in THEMES.values())
 
 

@@ -75,7 +75,7 @@ from hybridflow.trainer.batch import pack_rank
 from hybridflow.types import *
 from hybridflow.wire import codec
 from hybridflow.wire.messages import Finished
-from hybridflow.wire.messages import ScoredPacked, pack_completion
+from hybridflow.wire.messages import ScoredPacked, Packer
 from megatron_ext.attention.context_split import cut_micro_batch
 
 PROMPT = Prompt(prompt_id="p", token_ids=[1, 2], data_source="s", ability="doc-qa", ground_truth="g")
@@ -92,7 +92,7 @@ def decode(ids, finish_reason, request):
         finish_reason=finish_reason, policy_version=0, prompt_tokens=2, cached_tokens=0)
     partial = request.partial(0)
     whole = append_to_partial(partial, now) if partial else now
-    frame = codec.encode(Finished("e", 1, pack_completion(whole)))
+    frame = codec.encode(Finished("e", 1, Packer().pack(whole)))
     (message,) = codec.decode_from_engine(bytes(frame))
     return ScoredPacked(message.packed, message.packed.num_bytes, YES, "w")
 

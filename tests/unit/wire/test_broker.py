@@ -12,7 +12,7 @@ from hybridflow.wire.broker import INTERVAL_S, Broker, RefusalLog
 from hybridflow.wire.codec import decode_to_worker
 from hybridflow.wire.dispatcher import ScoreDispatcher
 from hybridflow.wire.flow import WINDOW
-from hybridflow.wire.messages import Accepted, Bye, Finished, Ready, ScoreReply, Work, pack_completion
+from hybridflow.wire.messages import Accepted, Bye, Finished, Packer, Ready, ScoreReply, Work
 from tests.builders import build_completion, build_request
 
 YES = Scored(value=1.0, rule="r", extracted="e", why="y")
@@ -20,7 +20,7 @@ ENGINE = b"engine"
 
 
 def finished(index: int) -> Finished:
-    return Finished("e", index + 1, pack_completion(build_completion(index=index, text="t")))
+    return Finished("e", index + 1, Packer().pack(build_completion(index=index, text="t")))
 
 
 def start(num_completions: int, limit_bytes: int = 2**20) -> Broker:

@@ -13,13 +13,13 @@ from hybridflow.wire.messages import (
     Bye,
     Finished,
     Hello,
+    Packer,
     Ready,
     ScoreReply,
     Stop,
     Task,
     Work,
     build_completion_id,
-    pack_completion,
     unpack_completion,
 )
 from tests.builders import build_completion, build_prompt, build_request
@@ -35,7 +35,7 @@ COMPLETION = build_completion(
 REQUEST = ScoreRequest(completion_id="c", data_source="s", ability="doc-qa", ground_truth="g", text="t")
 TASK = memoryview(msgspec.msgpack.encode(Task("s", "doc-qa", "g", "")))
 WORK = Work("c", TASK, memoryview(b"t"))
-PACKED = pack_completion(COMPLETION)
+PACKED = Packer().pack(COMPLETION)
 DECODERS = [codec.decode_from_worker, codec.decode_from_engine, codec.decode_to_worker, codec.decode_to_engine]
 
 
@@ -154,13 +154,13 @@ def test_packed_numbers_come_back_as_they_were() -> None:
         ),
         versions=[VersionRun(3, 2), VersionRun(4, 3)],
     )
-    assert unpack_completion(pack_completion(completion)) == completion
+    assert unpack_completion(Packer().pack(completion)) == completion
     assert PACKED.columns["ids"] == b"\x92\x03\x04", "a msgpack array"
 
 
 @pytest.mark.parametrize("num_tokens", [0, 15, 16, 65_535, 65_536])
 def test_tokens_are_counted_without_unpacking(num_tokens: int) -> None:
-    packed = pack_completion(
+    packed = Packer().pack(
         msgspec.structs.replace(
             COMPLETION, tokens=TokenColumns(ids=[7] * num_tokens, rollout_logprobs=[-1.0] * num_tokens)
         )
@@ -179,7 +179,7 @@ def test_numbers_that_are_none_are_named_when_they_are_unpacked() -> None:
 @pytest.mark.parametrize("ids", [[3], [3, 2**64]])
 def test_a_completion_that_contradicts_itself_is_not_packed(ids: list[int]) -> None:
     with pytest.raises(ProtocolError, match="t00000-g0000-c00 cannot be sent"):
-        pack_completion(msgspec.structs.replace(COMPLETION, tokens=msgspec.structs.replace(COMPLETION.tokens, ids=ids)))
+        Packer().pack(msgspec.structs.replace(COMPLETION, tokens=msgspec.structs.replace(COMPLETION.tokens, ids=ids)))
 
 
 def test_a_frame_above_the_limit_is_refused_at_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hybridflow.errors import ProtocolError
 from hybridflow.types import GroupRequest, Scored, Unknown
 from hybridflow.wire.dispatcher import MAX_ATTEMPTS, ScoreDispatcher
-from hybridflow.wire.messages import PackedCompletion, Ready, ScoredPacked, pack_completion
+from hybridflow.wire.messages import PackedCompletion, Packer, Ready, ScoredPacked
 from tests.builders import build_completion, build_prompt, build_request
 
 YES = Scored(value=1.0, rule="r", extracted="e", why="y")
@@ -21,7 +21,7 @@ def group(slot: int, num_completions: int = 1) -> GroupRequest:
 
 def completion(slot: int, index: int = 0, prompt_id: str | None = None) -> PackedCompletion:
     prompt_id = prompt_id or f"p{slot}"
-    return pack_completion(build_completion(group(slot), index, prompt_id=prompt_id, text=f"text {slot} {index}"))
+    return Packer().pack(build_completion(group(slot), index, prompt_id=prompt_id, text=f"text {slot} {index}"))
 
 
 class Machine(ScoreDispatcher):

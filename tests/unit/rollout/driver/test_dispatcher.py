@@ -11,7 +11,7 @@ from hybridflow.errors import ProtocolError, RolloutError
 from hybridflow.rollout.driver.budget import TokenBudget
 from hybridflow.rollout.driver.dispatcher import MAX_ABORTS, MAX_ATTEMPTS, Dispatcher
 from hybridflow.types import FinishReason, GroupRequest, Lease, Partial, TokenColumns, VersionRun
-from hybridflow.wire.messages import Finished, PackedCompletion, pack_completion
+from hybridflow.wire.messages import Finished, PackedCompletion, Packer
 from tests.builders import build_completion, build_prompt, build_request
 
 
@@ -29,7 +29,7 @@ def completion(
         finish_reason=finish_reason,
         num_retractions=retractions,
     )
-    return pack_completion(decoded)
+    return Packer().pack(decoded)
 
 
 def admit(dispatch: Dispatcher, attempt: int, packed: PackedCompletion) -> bool:

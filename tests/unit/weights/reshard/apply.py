@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from hybridflow.weights.reshard.plan import ReshardPlan
@@ -17,9 +19,16 @@ def view(array: Array, region: Region) -> Array:
     return matrix[region.row : region.row + region.rows, region.col : region.col + region.cols]
 
 
+def parameters_of(plan: ReshardPlan, gpu: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """SGLang name and shape of every parameter of the engine's rank on a GPU."""
+    for block in plan.blocks:
+        for target in plan.pattern_of(gpu, block.kind).targets:
+            yield block.prefix + target.name, target.shape
+
+
 def fill_engine(plan: ReshardPlan, gpu: int, trainer: Trainer) -> dict[str, Array]:
     """Parameters of the engine rank on a GPU after all copies to it."""
-    engine = {name: np.full(shape, UNWRITTEN) for name, shape in plan.parameters_of(gpu)}
+    engine = {name: np.full(shape, UNWRITTEN) for name, shape in parameters_of(plan, gpu)}
     for copy in plan.copies_to(gpu):
         view(engine[copy.parameter], copy.region)[:] = view(trainer[copy.source][copy.chunk, copy.tensor], copy.origin)
     for name, region in plan.padding_of(gpu):

@@ -21,7 +21,7 @@ from hybridflow.weights.reshard.plan import Copy, ReshardPlan
 from hybridflow.weights.reshard.planner import plan_reshard
 from hybridflow.weights.reshard.report import compute_traffic
 from hybridflow.weights.reshard.schedule import build_schedule
-from tests.unit.weights.reshard.apply import Trainer, view
+from tests.unit.weights.reshard.apply import Trainer, parameters_of, view
 from tests.unit.weights.reshard.oracles import UNWRITTEN, Array, cut_megatron, cut_sglang, full_tensors
 from tests.unit.weights.reshard.triples import Triple, make_triples
 
@@ -53,8 +53,8 @@ def check_gpu(
     trainer: Trainer,
     on_gpu: list[set[int]],
 ) -> None:
-    engine = {name: np.full(shape, UNWRITTEN) for name, shape in plan.parameters_of(gpu)}
-    times = {name: np.zeros(shape, int) for name, shape in plan.parameters_of(gpu)}
+    engine = {name: np.full(shape, UNWRITTEN) for name, shape in parameters_of(plan, gpu)}
+    times = {name: np.zeros(shape, int) for name, shape in parameters_of(plan, gpu)}
     for copy in plan.copies_to(gpu):
         moved = view(trainer[copy.source][copy.chunk, copy.tensor], copy.origin)
         view(engine[copy.parameter], copy.region)[:] = moved
@@ -114,7 +114,7 @@ def test_rounds_hold_every_copy_once_and_traffic_counts_them(seed: int) -> None:
             paddings = [padding for number in numbers for padding in schedule.padding(number, gpu)]
             assert Counter(paddings) == Counter(plan.padding_of(gpu))
             parameters = [parameter for number in numbers for parameter in schedule.parameters(number, gpu)]
-            assert Counter(parameters) == Counter(plan.parameters_of(gpu))
+            assert Counter(parameters) == Counter(parameters_of(plan, gpu))
             by_link = Counter[Link]()
             for copy in copies:
                 by_link[plan.link(copy.source, gpu)] += copy.region.size * 2

@@ -15,7 +15,7 @@ from hybridflow.weights.reshard.regions import Region
 from hybridflow.weights.reshard.rollout_layout import RolloutLayout
 from hybridflow.weights.reshard.schedule import Schedule, build_schedule
 from megatron_ext.parallel.layout import Layout
-from tests.unit.weights.reshard.apply import Trainer
+from tests.unit.weights.reshard.apply import Trainer, parameters_of
 from tests.unit.weights.reshard.oracles import cut_megatron, full_tensors
 from tests.unit.weights.reshard.test_plan import TINY, TINY_MOE
 
@@ -49,7 +49,7 @@ def trainer(plan: ReshardPlan) -> Trainer:
 
 def expected_buffer(schedule: Schedule, number: int, rank: int, trainer: Trainer) -> int:
     """Parameters handed over; rectangles with gaps that are sent over the network, each once; those received so."""
-    shapes = dict(schedule.plan.parameters_of(rank))
+    shapes = dict(parameters_of(schedule.plan, rank))
     elements = sum(math.prod(shape) for _, shape in schedule.parameters(number, rank))
     sent = {
         (copy.tensor, copy.chunk, copy.origin)
@@ -112,7 +112,7 @@ def test_a_parameter_is_in_one_round_whole(schedule: Schedule) -> None:
         for message in schedule.incoming(number, 0):
             for copy in message.copies:
                 rounds.setdefault(copy.parameter, set()).add(number)
-    assert rounds.keys() == {name for name, _ in schedule.plan.parameters_of(0)}
+    assert rounds.keys() == {name for name, _ in parameters_of(schedule.plan, 0)}
     assert all(len(numbers) == 1 for numbers in rounds.values())
 
 
