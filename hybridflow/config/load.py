@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from hybridflow.config.conflicts import SECTIONS_ALONE
 from hybridflow.config.explain import explain
 from hybridflow.config.paths import resolve_paths
-from hybridflow.config.toml_tree import KeyPath, TomlTree, read_file
+from hybridflow.config.toml_tree import TomlTree, read_file
 from hybridflow.errors import ConfigError
 
 Root = TypeVar("Root", bound=BaseModel)
@@ -107,22 +107,18 @@ def _validate_rest(values: dict[str, Any], root: type[BaseModel], error: Validat
     return None  # a key is missing
 
 
-def _drop(values: Any, location: tuple[str | int, ...]) -> KeyPath:
-    """Removes the deepest value of `location` that is there in a table; its path, or () where there is none."""
-    path: KeyPath = ()
-    holder: tuple[dict[str, Any], str, KeyPath] | None = None
+def _drop(values: Any, location: tuple[str | int, ...]) -> None:
+    """Removes the deepest value of `location` that is there in a table; nothing where there is none."""
+    holder: tuple[dict[str, Any], str] | None = None
     for part in location:
         is_there = (isinstance(values, dict) and part in values) or (
             isinstance(values, list) and isinstance(part, int) and part < len(values)
         )
         if not is_there:
             continue  # the tag of a union's member, or a key that is missing
-        path = (*path, part)
         if isinstance(values, dict):
-            holder = (values, str(part), path)
+            holder = (values, str(part))
         values = values[part]  # type: ignore[index]
-    if holder is None:
-        return ()
-    table, key, path = holder
-    del table[key]
-    return path
+    if holder is not None:
+        table, key = holder
+        del table[key]

@@ -18,7 +18,7 @@ from hybridflow.algorithms.algorithm import Algorithm, build_algorithm
 from hybridflow.algorithms.overlong import compute_overlong_penalty
 from hybridflow.algorithms.spec import algorithm_spec
 from hybridflow.batching.microbatch import build_units, plan_micro_batches
-from hybridflow.config.sections import Config
+from hybridflow.config.sections import Config, WorkerSection
 from hybridflow.errors import ProtocolError
 from hybridflow.types import Completion, FilteredBatch, Group, ScoredCompletion, TrainBatch, TrainSequence, Unknown
 
@@ -61,7 +61,7 @@ def build_batch(
         temperature, top_p = shared_distribution(kept)
         rows = [row for rows in rows_of_groups for row in rows]
         check_sampling_masks(rows, top_p)
-        batch = plan_batch(rows, sizes, config, temperature=temperature, top_p=top_p)
+        batch = plan_batch(rows, sizes, config.train, temperature=temperature, top_p=top_p)
     return FilteredBatch(batch, len(rows_of_groups), dropped, overlong, sum(stale), num_tokens, policy_version)
 
 
@@ -201,7 +201,7 @@ def split_evenly(rows_of_groups: Sequence[int], mini_batch_prompts: int | None) 
 def plan_batch(
     sequences: list[TrainSequence],
     mini_batches: Sequence[int],
-    config: Config,
+    worker: WorkerSection,
     *,
     temperature: float,
     top_p: float = 1.0,
@@ -212,8 +212,8 @@ def plan_batch(
     for size in mini_batches:
         of_mini = plan_micro_batches(
             build_units(sequences[first : first + size]),
-            num_dp_ranks=config.train.layout.dp,
-            max_tokens_per_micro_batch=config.train.max_tokens_per_micro_batch,
+            num_dp_ranks=worker.layout.dp,
+            max_tokens_per_micro_batch=worker.max_tokens_per_micro_batch,
         )
         plan.append([[[first + row for row in rows] for rows in of_rank] for of_rank in of_mini])
         first += size

@@ -10,8 +10,8 @@ import msgspec
 
 from hybridflow.errors import CheckpointError
 from hybridflow.protocols import CheckpointReader, CheckpointWriter
-from hybridflow.recording.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER, CheckpointFolder
-from hybridflow.recording.state import RunState, read_state, write_state
+from hybridflow.recording.run_folder.checkpoints import WEIGHTS_FOLDER, CheckpointFolder
+from hybridflow.recording.state import RunState, write_state
 from hybridflow.types import Completion, PartialGroup, ScoredCompletion, Verdict
 
 PARTIAL_GROUPS_FILE = "carried.msgpack"
@@ -37,12 +37,12 @@ class Checkpoints:
         name = f"rl-{state.rl_step:06d}" if state.rl_step else f"warmup-{state.warmup_stages_done:02d}"
         return self._folder.save(trainer, name, write)
 
-    def restore(self, trainer: CheckpointReader) -> tuple[RunState, list[PartialGroup]]:
-        """Loads the latest checkpoint into the trainer; its state and partial groups. CheckpointError if none."""
-        latest = self.latest()
-        state, partial_groups = read_state(latest / STATE_FILE), read_partial_groups(latest)
-        trainer.load_checkpoint(latest / WEIGHTS_FOLDER)
-        return state, partial_groups
+
+def restore(checkpoint: Path, trainer: CheckpointReader) -> list[PartialGroup]:
+    """Loads weights and optimizer into the trainer; returns the partial groups. CheckpointError if unreadable."""
+    partial_groups = read_partial_groups(checkpoint)
+    trainer.load_checkpoint(checkpoint / WEIGHTS_FOLDER)
+    return partial_groups
 
 
 def _age(name: str) -> tuple[bool, str]:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-from hybridflow.batching.microbatch import build_units, plan_micro_batches
 from hybridflow.config.sections import Config
 from hybridflow.errors import ModelMismatchError
+from hybridflow.loop.batch import plan_batch
 from hybridflow.loop.collect import Collector
 from hybridflow.loop.step import plan_all
 from hybridflow.protocols import LogprobTrainer
@@ -128,12 +128,7 @@ def build_gate_batch(groups: Sequence[Group], config: Config) -> TrainBatch:
         )
         for group, completion in zip(groups, completions, strict=True)
     ]
-    plan = plan_micro_batches(
-        build_units(sequences),
-        num_dp_ranks=config.train.layout.dp,
-        max_tokens_per_micro_batch=config.train.max_tokens_per_micro_batch,
-    )
-    return TrainBatch(sequences=sequences, plan=[plan], temperature=gate_sampling(config).temperature)
+    return plan_batch(sequences, [len(sequences)], config.train, temperature=gate_sampling(config).temperature)
 
 
 def check_gate(

@@ -11,7 +11,7 @@ from hybridflow.loop.evaluation import Evaluation
 from hybridflow.loop.train_groups import TrainGroups
 from hybridflow.protocols import PolicyTrainer
 from hybridflow.recording.recorder import Recorder
-from hybridflow.recording.run_folder.train_folder import RunFolder
+from hybridflow.recording.run_folder.train_folder import TrainFolder
 from hybridflow.recording.state import RunState
 from hybridflow.runtime.colocation import Colocation
 
@@ -22,7 +22,7 @@ class Run:
 
     config: Config
     state: RunState
-    folder: RunFolder
+    folder: TrainFolder
     trainer: PolicyTrainer
     colocation: Colocation
     """Who has the device, and with which weights engines decode."""

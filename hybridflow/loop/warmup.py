@@ -64,7 +64,7 @@ def build_stage_batch(
         encode_conversation(tokenizer, messages, f"{stage.name}-{step:05d}-{row:03d}")
         for row, messages in enumerate(_draw_conversations(stage, index, step, config))
     ]
-    return plan_batch(sequences, [len(sequences)], config, temperature=1.0)
+    return plan_batch(sequences, [len(sequences)], config.train, temperature=1.0)
 
 
 def _draw_conversations(stage: WarmupStage, index: int, step: int, config: Config) -> list[list[Message]]:

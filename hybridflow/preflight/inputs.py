@@ -25,7 +25,7 @@ from hybridflow.errors import ConfigError, DataError
 from hybridflow.policy.load import load_tokenizer
 from hybridflow.preflight.row_source import RowSource, data_file, find_questions
 from hybridflow.recording.accuracy import TEST
-from hybridflow.recording.run_folder.train_folder import RunFolder
+from hybridflow.recording.run_folder.train_folder import TrainFolder
 from hybridflow.rewards.registry import Registry, build_registry
 from hybridflow.rollout.engine.arguments import check_engine_layout
 from hybridflow.rollout.engine.model_folder import check_engine_model
@@ -150,7 +150,7 @@ def load_inputs(config: Config, saved: Path | None) -> Inputs:
     return Inputs(tokenizer, train, eval_sets, generated, counts, documents)
 
 
-def write_inputs(inputs: Inputs, folder: RunFolder) -> None:
+def write_inputs(inputs: Inputs, folder: TrainFolder) -> None:
     """Keeps generated rows in the run folder."""
     for split, rows in inputs.generated.items():
         write_rows(data_file(folder.data, split), rows)

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from hybridflow.config.sections import Config
-from hybridflow.data.rows import load_rows, read_rows
+from hybridflow.data.rows import read_rows
 from hybridflow.data.schema import BadRow, Row
 from hybridflow.data.synth.spec import Split, SynthSpec, generate_rows
 from hybridflow.errors import ConfigError, DataError
@@ -46,12 +46,11 @@ class RowSource:
         """For errors."""
         return self.path or "data.synth"
 
-    def load(self, config: Config) -> list[Row]:
-        """Reads or generates all rows. Raises DataError, or ConfigError where they cannot be generated."""
-        return load_rows(self.path) if self.path is not None else self.generate(config)
-
     def load_all(self, config: Config) -> list[Row | BadRow]:
-        """Reads or generates all rows, with a BadRow for each that cannot be used."""
+        """Reads or generates all rows, with a BadRow for each that cannot be used.
+
+        Raises DataError, or ConfigError where they cannot be generated.
+        """
         return read_rows(self.path) if self.path is not None else list(self.generate(config))
 
     def generate(self, config: Config, num_rows: int | None = None) -> list[Row]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from hybridflow.config.sections import Config
 from hybridflow.errors import ConfigError, HybridFlowError
 from hybridflow.preflight import data, machine, model, verifiers
-from hybridflow.preflight.machine import check_environment, check_limits
 from hybridflow.preflight.subject import AlreadyToldError, Check, Finding, Subject
 
 
@@ -28,8 +27,8 @@ QUICK = (
     Check("questions", data.check_questions),
     Check("verifiers", verifiers.check_verifiers),
     Check("judge", _check_judge, is_ahead=True),
-    Check("environment", check_environment),
-    Check("limits", check_limits),
+    Check("environment", machine.check_environment),
+    Check("limits", machine.check_limits),
     Check("kernels", machine.check_kernels),
     Check("memory", machine.check_memory),
     Check("disk", machine.check_disk),

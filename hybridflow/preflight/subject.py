@@ -11,21 +11,17 @@ from hybridflow.data.rows import DataSurvey, survey_rows
 from hybridflow.data.schema import Row
 from hybridflow.data.synth.spec import Split
 from hybridflow.errors import HybridFlowError
-from hybridflow.preflight.row_source import SPLITS, RowSource
+from hybridflow.preflight.row_source import NUM_NAMED, SPLITS, RowSource
 from hybridflow.preflight.shape import ModelShape, read_shape
 from hybridflow.rewards.registry import Registry, build_registry
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from hybridflow.preflight.subject import Subject
-
 
 Level = Literal["error", "warning", "fact"]
 WAIT_S = 3.5
 """Longest wait for a verifier or a judge, unless the configuration sets a limit of its own for it."""
-NUM_NAMED = 5
-"""Number of rows with one fault that are named."""
 
 
 class Finding(NamedTuple):

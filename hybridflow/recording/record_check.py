@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from hybridflow.config.sections import Config
-from hybridflow.recording.run_folder.train_folder import RunFolder
+from hybridflow.recording.run_folder.train_folder import TrainFolder
 from hybridflow.recording.state import RunState
 from hybridflow.recording.step_lines import find_end
 
 
-def check_records(config: Config, folder: RunFolder, state: RunState) -> None:
+def check_records(config: Config, folder: TrainFolder, state: RunState) -> None:
     """Raises DataError, naming file and line, for a record that is broken or lacks a step of the checkpoint.
 
     An empty or missing file is none: whoever moved it away knows where it is.

@@ -8,7 +8,7 @@ from typing import Any
 
 from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.recording.accuracy import TEST, EvalResult
-from hybridflow.recording.run_folder.summary import installed_versions
+from hybridflow.recording.run_folder.summary_file import installed_versions
 from hybridflow.recording.state import RunState
 
 FINISHED, NOTHING_LEARNT = "finished", "finished, nothing learnt"

@@ -25,7 +25,7 @@ from hybridflow.policy.init import write_policy
 from hybridflow.recording.display.live import LiveDisplay
 from hybridflow.recording.resources import PeakMemory
 from hybridflow.recording.run_folder.folder import RunFolder
-from hybridflow.recording.run_folder.summary import describe_process, write_summary
+from hybridflow.recording.run_folder.summary_file import describe_process, write_summary
 from hybridflow.recording.trackers import JsonlTracker, TrackerSet
 from hybridflow.recording.wandb_tracker import start_wandb
 

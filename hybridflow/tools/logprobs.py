@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hybridflow.batching.microbatch import build_units, plan_micro_batches
 from hybridflow.config.sections import WorkerSection
 from hybridflow.data.chat_encoding import encode_chat, encode_text
 from hybridflow.data.chat_template import Message
 from hybridflow.errors import ConfigError, TrainerError
+from hybridflow.loop.batch import plan_batch
 from hybridflow.policy.load import load_tokenizer
 from hybridflow.runtime.open_policy import open_policy
 from hybridflow.tools.options import LayoutRequest, check_threads
@@ -23,7 +23,7 @@ from hybridflow.tools.progress import RowProgress
 from hybridflow.tools.token_rows import InputSummary, TokenRows
 from hybridflow.trainer.group import PolicyGroup, PolicySettings
 from hybridflow.trainer.layout import check_model_layout, check_model_weights, check_vocabulary, read_model
-from hybridflow.types import TokenColumns, TrainBatch, TrainSequence
+from hybridflow.types import TokenColumns, TrainSequence
 from megatron_ext.hf.config import HFConfig
 
 MICRO_BATCHES_PER_CALL = 4
@@ -210,9 +210,4 @@ def _score(group: PolicyGroup, block: list[list[int]], worker: WorkerSection, te
         )
         for number, token_ids in enumerate(block)
     ]
-    plan = plan_micro_batches(
-        build_units(sequences),
-        num_dp_ranks=worker.layout.dp,
-        max_tokens_per_micro_batch=worker.max_tokens_per_micro_batch,
-    )
-    return group.logprobs(TrainBatch(sequences=sequences, plan=[plan], temperature=temperature))
+    return group.logprobs(plan_batch(sequences, [len(sequences)], worker, temperature=temperature))

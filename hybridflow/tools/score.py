@@ -66,7 +66,7 @@ class ScoreSummary:
         """For the user."""
         mean = f", mean reward {self.reward_sum / self.num_scored:.4f}" if self.num_scored else ""
         bounds = ""
-        if self.num_unknown:  # no random part of all: see control.verdict_guard
+        if self.num_unknown:  # no random part of all: see loop.verdict_guard
             number = self.num_scored + self.num_unknown
             low, high = self.reward_sum / number, (self.reward_sum + self.num_unknown) / number
             bounds = f" (mean of all between {low:.4f} and {high:.4f}, the unknown as 0 and as 1)"

@@ -9,13 +9,13 @@ from typing import Any
 
 import msgspec
 
-from hybridflow.batching.microbatch import build_units, plan_micro_batches
 from hybridflow.config.reward_sections import RulesSection
 from hybridflow.data.demonstrations import DemonstrationSet
 from hybridflow.errors import CheckpointError, ConfigError
+from hybridflow.loop.batch import plan_batch
 from hybridflow.policy.load import load_tokenizer
 from hybridflow.reading import Unreadable, read_json
-from hybridflow.recording.run_folder.summary import installed_versions
+from hybridflow.recording.run_folder.summary_file import installed_versions
 from hybridflow.rewards.registry import Registry
 from hybridflow.runtime.supervised import SupervisedStage
 from hybridflow.tools.sft_config import SftConfig, SftTrainSection
@@ -71,12 +71,7 @@ def load_inputs(config: SftConfig) -> SftInputs:
 def build_batch(step: int, demonstrations: DemonstrationSet, train: SftTrainSection) -> TrainBatch:
     """The batch of step `step`, from 1."""
     sequences = demonstrations.sequences_for_step(step - 1, train.sequences_per_step)
-    plan = plan_micro_batches(
-        build_units(sequences),
-        num_dp_ranks=train.layout.dp,
-        max_tokens_per_micro_batch=train.max_tokens_per_micro_batch,
-    )
-    return TrainBatch(sequences=sequences, plan=[plan], temperature=1.0)
+    return plan_batch(sequences, [len(sequences)], train, temperature=1.0)
 
 
 def _check_model(config: SftConfig) -> HFConfig:

@@ -9,7 +9,7 @@ from typing import Any
 from hybridflow.config.sections import Config
 from hybridflow.curriculum.build import Curriculum, build_curriculum
 from hybridflow.curriculum.source import PromptSource, restore_source
-from hybridflow.loop.checkpoints import Checkpoints
+from hybridflow.loop.checkpoints import Checkpoints, restore
 from hybridflow.loop.run import Run
 from hybridflow.loop.train_loop import RL, train
 from hybridflow.loop.warmup import stage_name
@@ -18,7 +18,7 @@ from hybridflow.recording.display.live import LiveDisplay
 from hybridflow.recording.record_check import check_records, warmup_steps_done
 from hybridflow.recording.records import CompletionRecord
 from hybridflow.recording.run_folder.checkpoints import STATE_FILE, WEIGHTS_FOLDER
-from hybridflow.recording.run_folder.train_folder import RunFolder
+from hybridflow.recording.run_folder.train_folder import TrainFolder
 from hybridflow.recording.state import RunState, read_state
 from hybridflow.recording.summary import build_summary, name_status, sampling_guarantee
 from hybridflow.recording.timeline import TimelineRecord
@@ -30,7 +30,7 @@ from hybridflow.tools.train_parts import Parts, Trackers, build_run
 from hybridflow.trainer.layout import check_saved_weights, read_model
 
 
-def run_training(config: Config, folder: RunFolder, display: LiveDisplay, *, resume: bool) -> None:
+def run_training(config: Config, folder: TrainFolder, display: LiveDisplay, *, resume: bool) -> None:
     """Runs `config` to its end and writes summary.json.
 
     `resume` continues the run of the same name from its latest checkpoint. An earlier run's folder is moved once every
@@ -46,8 +46,8 @@ def run_training(config: Config, folder: RunFolder, display: LiveDisplay, *, res
     curriculum = build_curriculum(config, inputs.train)
     find_saved = (lambda: _find_saved(config, folder, curriculum.source)) if resume else None
     with open_run(config, folder, display, find_saved) as opened:
-        saved = opened.saved.state if opened.saved else None
-        _forget_later_steps(folder, saved)
+        if opened.saved:
+            _forget_later_steps(folder, opened.saved.state)
         for note in inputs.notes:
             display.note(note)
         write_inputs(inputs, folder)
@@ -57,7 +57,7 @@ def run_training(config: Config, folder: RunFolder, display: LiveDisplay, *, res
             opened.take_name()
             stages = [stage_name(stage) for stage in config.warmup.stages]
             display.plan([*stages, RL], ends_with_eval=config.eval.num_prompts > 0)
-            run = _build_run(config, folder, inputs, curriculum, system, display, trackers, saved, started)
+            run = _build_run(config, folder, inputs, curriculum, system, display, trackers, opened.saved, started)
 
             def summarise(status: str, peak_gib: float) -> dict[str, Any]:
                 run.state.peak_rss_gib = max(run.state.peak_rss_gib, peak_gib)
@@ -67,7 +67,7 @@ def run_training(config: Config, folder: RunFolder, display: LiveDisplay, *, res
                 train(run)
 
 
-def _find_saved(config: Config, folder: RunFolder, source: PromptSource) -> Saved[RunState]:
+def _find_saved(config: Config, folder: TrainFolder, source: PromptSource) -> Saved[RunState]:
     """The latest checkpoint, of this model and with its records; raises what is wrong with it.
 
     `source` is set to the state that it had then.
@@ -80,15 +80,14 @@ def _find_saved(config: Config, folder: RunFolder, source: PromptSource) -> Save
     return Saved(latest, state, f"{state.rl_step} RL steps")
 
 
-def _forget_later_steps(folder: RunFolder, saved: RunState | None) -> None:
+def _forget_later_steps(folder: TrainFolder, saved: RunState) -> None:
     """Cuts the records behind the checkpoint of a resumed run: later steps are done again."""
-    if saved is not None:
-        CompletionRecord(folder.completions).truncate_after(saved.rl_step)
-        TimelineRecord(folder.timeline).truncate_after(saved.rl_step)
-        CompletionRecord(folder.eval_completions).truncate_after(saved.last_recorded_step)
+    CompletionRecord(folder.completions).truncate_after(saved.rl_step)
+    TimelineRecord(folder.timeline).truncate_after(saved.rl_step)
+    CompletionRecord(folder.eval_completions).truncate_after(saved.last_recorded_step)
 
 
-def _open_trackers(opened: OpenRun[RunState], config: Config, folder: RunFolder) -> Trackers:
+def _open_trackers(opened: OpenRun[RunState], config: Config, folder: TrainFolder) -> Trackers:
     state = opened.saved.state if opened.saved else RunState()
     return Trackers(
         opened.begin_record(config.tracking, config.run.name, state.last_recorded_step),
@@ -99,18 +98,15 @@ def _open_trackers(opened: OpenRun[RunState], config: Config, folder: RunFolder)
 
 def _build_run(
     config: Config,
-    folder: RunFolder,
+    folder: TrainFolder,
     inputs: Inputs,
     curriculum: Curriculum,
     system: System,
     display: LiveDisplay,
     trackers: Trackers,
-    saved: RunState | None,
+    saved: Saved[RunState] | None,
     started: float,
 ) -> Run:
-    state, partial_groups = RunState(), []
-    if saved is not None:
-        state, partial_groups = Checkpoints(folder.checkpoints, config.checkpoint.keep_last).restore(system.trainer)
     parts = Parts(
         trainer=system.trainer,
         rollout=system.rollout,
@@ -130,8 +126,8 @@ def _build_run(
         curriculum=curriculum,
         display=display,
         trackers=trackers,
-        state=state,
-        partial_groups=partial_groups,
+        state=saved.state if saved else RunState(),
+        partial_groups=restore(saved.checkpoint, system.trainer) if saved else (),
         started=started,
     )
 

@@ -24,7 +24,7 @@ from hybridflow.recording.display.live import LiveDisplay
 from hybridflow.recording.judge_totals import JudgeTotals
 from hybridflow.recording.recorder import Recorder
 from hybridflow.recording.records import CompletionRecord
-from hybridflow.recording.run_folder.train_folder import RunFolder
+from hybridflow.recording.run_folder.train_folder import TrainFolder
 from hybridflow.recording.sinks import Display, Files, Metrics, Totals
 from hybridflow.recording.state import RunState
 from hybridflow.recording.timeline import Timeline, TimelineRecord
@@ -67,7 +67,7 @@ def build_run(
     parts: Parts,
     *,
     config: Config,
-    folder: RunFolder,
+    folder: TrainFolder,
     inputs: Inputs,
     curriculum: Curriculum,
     display: LiveDisplay,
@@ -138,7 +138,7 @@ def build_sampling(config: Config) -> SamplingParams:
     )
 
 
-def _open_files(folder: RunFolder, inputs: Inputs) -> Files:
+def _open_files(folder: TrainFolder, inputs: Inputs) -> Files:
     return Files(
         CompletionRecord(folder.completions, inputs.documents),
         CompletionRecord(folder.eval_completions, inputs.documents),

@@ -8,7 +8,7 @@ from pathlib import Path
 from hybridflow.preflight.load import load_run
 from hybridflow.recording.display.live import LOADING, LiveDisplay
 from hybridflow.recording.run_folder.finished import tell_if_finished
-from hybridflow.recording.run_folder.train_folder import RunFolder
+from hybridflow.recording.run_folder.train_folder import TrainFolder
 from hybridflow.trainer.kernels import resolve_worker
 
 
@@ -27,7 +27,7 @@ def start_training(files: Sequence[Path], overrides: Sequence[str], *, resume: b
         worker, told = resolve_worker(config.train)
         config = config.model_copy(update={"train": worker})
         display.note(told)
-        folder = RunFolder(config)
+        folder = TrainFolder(config)
         folder.refuse_second_driver()
         if resume:
             if tell_if_finished(folder, config, config.train.num_steps, display.note):

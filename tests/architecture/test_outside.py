@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from hybridflow import cli
 from hybridflow.loop.train_loop import train
-from hybridflow.recording.run_folder.summary import describe_process
+from hybridflow.recording.run_folder.summary_file import describe_process
 from hybridflow.recording.state import RunState
 from hybridflow.recording.summary import build_summary
 from hybridflow.tools import sft_inputs

@@ -75,7 +75,7 @@ def stack(warm_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         sampled = generate(system, "s0", prompts, 4, SAMPLED)
         rows = [to_row(prompts, c, advantage=1.0 if c.index % 2 else -1.0) for c in completions(sampled)]
         (report,) = system.trainer.update(
-            plan_batch(rows, [len(rows)], config, temperature=SAMPLED.temperature), learning_rate=3e-3
+            plan_batch(rows, [len(rows)], config.train, temperature=SAMPLED.temperature), learning_rate=3e-3
         )
         assert report.num_skipped == 0 and report.grad_norm > 0
         publish(system, 1, folder)
@@ -152,7 +152,7 @@ def test_hf_megatron_and_sglang_give_the_same_logprobs(stack: Stack) -> None:
     engine = [completion.tokens.rollout_logprobs for completion in sampled]
     assert largest_difference(engine, hf_logprobs(stack.exported[0], rows, SAMPLED.temperature)) < 1e-4
     megatron = stack.system.trainer.logprobs(
-        plan_batch(rows, [len(rows)], stack.config, temperature=SAMPLED.temperature)
+        plan_batch(rows, [len(rows)], stack.config.train, temperature=SAMPLED.temperature)
     )
     assert largest_difference(megatron, hf_logprobs(stack.exported[1], rows, SAMPLED.temperature)) < 1e-4
 
@@ -166,11 +166,11 @@ def test_the_trainer_leaves_out_what_top_p_left_out(stack: Stack) -> None:
         msgspec.structs.replace(to_row(stack.prompts, completion), response=completion.tokens) for completion in drawn
     ]
     drawn_from = {"temperature": narrow.temperature, "top_p": narrow.top_p}
-    replayed = stack.system.trainer.logprobs(plan_batch(rows, [len(rows)], stack.config, **drawn_from))
+    replayed = stack.system.trainer.logprobs(plan_batch(rows, [len(rows)], stack.config.train, **drawn_from))
     assert largest_difference(engine, replayed) < 1e-4
     everything = stack.system.trainer.logprobs(
         plan_batch(
-            [to_row(stack.prompts, c) for c in drawn], [len(drawn)], stack.config, temperature=narrow.temperature
+            [to_row(stack.prompts, c) for c in drawn], [len(drawn)], stack.config.train, temperature=narrow.temperature
         )
     )
     assert largest_difference(engine, everything) > 0.05, "nothing was left out: the test shows nothing"

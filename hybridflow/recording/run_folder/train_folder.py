@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridflow.config.sections import Config
-from hybridflow.recording.run_folder import folder
+from hybridflow.recording.run_folder.folder import RunFolder
 
 # A resumed run may be longer, be checkpointed, evaluated and tracked otherwise, and wait longer; all else decides its
 # numbers.
@@ -33,8 +33,8 @@ MAY_CHANGE_ON_RESUME = (
 MAY_CHANGE_ON_RESUME += tuple(f"reward.judge.{key}" for key in _JUDGE_SERVING)
 
 
-class RunFolder(folder.RunFolder):
-    """Adds what only reinforcement learning has."""
+class TrainFolder(RunFolder):
+    """Folder of a training run: adds what only reinforcement learning has."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, MAY_CHANGE_ON_RESUME)

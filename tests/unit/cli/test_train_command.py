@@ -248,10 +248,10 @@ def test_a_refused_run_makes_no_folder(train: Train, runs: Path, tmp_path: Path)
 
 
 def test_resume_with_other_settings_changes_nothing(train: Train, runs: Path) -> None:
-    from hybridflow.recording.run_folder.train_folder import RunFolder
+    from hybridflow.recording.run_folder.train_folder import TrainFolder
 
     config = build_config(runs, train__learning_rate=1e-3)
-    folder = RunFolder(config)
+    folder = TrainFolder(config)
     folder.create(config)
     folder.keep()
     folder.completions.write_text('{"step": 9}\n')
@@ -282,11 +282,11 @@ def test_the_first_lines_say_which_kernels_and_the_run_is_given_them(
 def test_resume_without_a_checkpoint_changes_nothing(train: Train, runs: Path) -> None:
     from hybridflow.config.load import load_config
     from hybridflow.config.sections import Config
-    from hybridflow.recording.run_folder.train_folder import RunFolder
+    from hybridflow.recording.run_folder.train_folder import TrainFolder
 
     settings = [f"run.directory={runs}", f"model.path={TINY}", "data.synth.num_train=16"]
     config = load_config([ROOT / "configs/quickstart.toml"], settings, Config)
-    folder = RunFolder(config)
+    folder = TrainFolder(config)
     folder.create(config)
     folder.keep()
     assert "no checkpoint in" in train(options=("--resume",))
@@ -296,11 +296,11 @@ def test_resume_without_a_checkpoint_changes_nothing(train: Train, runs: Path) -
 def test_resume_from_a_checkpoint_of_another_model(train: Train, runs: Path) -> None:
     from hybridflow.config.load import load_config
     from hybridflow.config.sections import Config
-    from hybridflow.recording.run_folder.train_folder import RunFolder
+    from hybridflow.recording.run_folder.train_folder import TrainFolder
 
     settings = [f"run.directory={runs}", f"model.path={TINY}", "data.synth.num_train=16"]
     config = load_config([ROOT / "configs/quickstart.toml"], settings, Config)
-    folder = RunFolder(config)
+    folder = TrainFolder(config)
     folder.create(config)
     folder.keep()
     weights = folder.checkpoints / "rl-000001" / "megatron"

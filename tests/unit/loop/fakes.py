@@ -24,12 +24,13 @@ from hybridflow.config.sections import AlgorithmSection, Config
 from hybridflow.curriculum.build import Curriculum, build_curriculum
 from hybridflow.curriculum.source import restore_source
 from hybridflow.data.dataset import PromptDataset
-from hybridflow.loop.checkpoints import Checkpoints
+from hybridflow.loop.checkpoints import Checkpoints, restore
 from hybridflow.preflight.inputs import load_inputs
 from hybridflow.protocols import WeightSource
 from hybridflow.recording.display.live import LiveDisplay
-from hybridflow.recording.run_folder.train_folder import RunFolder
-from hybridflow.recording.state import RunState
+from hybridflow.recording.run_folder.checkpoints import STATE_FILE
+from hybridflow.recording.run_folder.train_folder import TrainFolder
+from hybridflow.recording.state import RunState, read_state
 from hybridflow.recording.trackers import JsonlTracker, TrackerSet
 from hybridflow.tools.train_parts import Parts, Trackers, build_run
 from hybridflow.types import (
@@ -303,7 +304,7 @@ class FakeSystem:
     ) -> None:
         """`is_resumed`: from the latest checkpoint in the folder; `state`: from this one, as it is."""
         self.events: list[str] = []
-        self.folder = RunFolder(config)
+        self.folder = TrainFolder(config)
         if state is None and not is_resumed:
             self.folder.create(config)
             self.folder.keep()
@@ -314,9 +315,9 @@ class FakeSystem:
         chosen = curriculum(inputs.train) if curriculum else build_curriculum(config, inputs.train)
         partial_groups: list[PartialGroup] = []
         if is_resumed:
-            saved = Checkpoints(self.folder.checkpoints, 2)
-            state, partial_groups = saved.restore(self.trainer)
-            restore_source(chosen.source, state.source, state.num_prompts_taken, saved.latest())
+            latest = Checkpoints(self.folder.checkpoints, 2).latest()
+            state, partial_groups = read_state(latest / STATE_FILE), restore(latest, self.trainer)
+            restore_source(chosen.source, state.source, state.num_prompts_taken, latest)
         self.run = build_run(
             Parts(trainer=self.trainer, rollout=self.rollout, stream=self.stream),
             config=config,

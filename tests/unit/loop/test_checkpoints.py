@@ -11,7 +11,7 @@ import pytest
 from hybridflow.curriculum.source import SavedSource
 from hybridflow.errors import CheckpointError, TrainerError
 from hybridflow.loop import checkpoints as module
-from hybridflow.loop.checkpoints import Checkpoints
+from hybridflow.loop.checkpoints import Checkpoints, restore
 from hybridflow.recording.accuracy import Bounds, EvalResult
 from hybridflow.recording.state import GroupCounts, RunState, read_state, write_state
 from tests.unit.loop.fakes import FakeTrainer
@@ -28,7 +28,8 @@ def test_save_and_restore_give_weights_and_state_back(tmp_path: Path) -> None:
     path = Checkpoints(tmp_path, keep_last=2).save(trainer, state)
     assert path == tmp_path / "rl-000007"
     other = FakeTrainer([])
-    assert Checkpoints(tmp_path, keep_last=2).restore(other) == (state, [])
+    latest = Checkpoints(tmp_path, keep_last=2).latest()
+    assert (latest, read_state(latest / "state.json"), restore(latest, other)) == (path, state, [])
     assert other.weights == 7
 
 
@@ -68,7 +69,8 @@ def test_a_save_that_fails_leaves_the_earlier_ones_alone(
     with pytest.raises(raised):
         checkpoints.save(trainer, RunState(rl_step=2))
     assert names(tmp_path) == ["rl-000001"], "a part of the failed checkpoint is still on the full disk"
-    assert checkpoints.restore(trainer)[0].rl_step == trainer.weights == 1
+    restore(checkpoints.latest(), trainer)
+    assert read_state(checkpoints.latest() / "state.json").rl_step == trainer.weights == 1
 
 
 def test_a_full_disk_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +86,7 @@ def test_a_killed_save_is_not_taken_for_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "rl-000002.0badc0de.unfinished" / "megatron").mkdir(parents=True)
     checkpoints = Checkpoints(tmp_path, keep_last=1)
     with pytest.raises(CheckpointError, match="without --resume"):
-        checkpoints.restore(FakeTrainer([]))
+        checkpoints.latest()
     checkpoints.save(FakeTrainer([]), RunState(rl_step=2))
     assert names(tmp_path) == ["rl-000002"]
 

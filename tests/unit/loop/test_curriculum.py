@@ -20,7 +20,7 @@ from hybridflow.loop.collect import Refill, collect_step
 from hybridflow.loop.step import build_requests, plan_all
 from hybridflow.loop.train_loop import train
 from hybridflow.recording.records import CompletionRecord
-from hybridflow.recording.run_folder.train_folder import RunFolder
+from hybridflow.recording.run_folder.train_folder import TrainFolder
 from hybridflow.types import Completion, Group, GroupRequest, Prompt, RolloutReport, SamplingParams, Scored, Verdict
 from tests.builders import build_prompt, build_verdict
 from tests.unit.loop.fakes import FakeRollout, FakeStream, FakeSystem, build_config, half_right
@@ -76,7 +76,7 @@ def by_prompt(completion: Completion) -> Verdict:
 
 def resumed_after(step: int, config: Config, **parts: Any) -> FakeSystem:
     """The same run in a new process, its records cut as `--resume` cuts them."""
-    CompletionRecord(RunFolder(config).completions).truncate_after(step)
+    CompletionRecord(TrainFolder(config).completions).truncate_after(step)
     return FakeSystem(config, is_resumed=True, **parts)
 
 

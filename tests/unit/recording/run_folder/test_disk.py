@@ -11,7 +11,7 @@ import pytest
 from hybridflow.errors import CheckpointError, DiskFullError, TrainerError, notes_of
 from hybridflow.recording.records import CompletionRecord
 from hybridflow.recording.run_folder.disk import explain_full
-from hybridflow.recording.run_folder.train_folder import RunFolder
+from hybridflow.recording.run_folder.train_folder import TrainFolder
 from hybridflow.recording.timeline import TimelineRecord
 from hybridflow.recording.trackers import JsonlTracker
 from tests.builders import build_group, build_request
@@ -56,7 +56,7 @@ def test_each_record_names_its_file(full: Path, tmp_path: Path, write) -> None:
     ],
 )
 def test_what_ends_a_run_says_so_and_where_it_goes_on(tmp_path: Path, error: Exception, begins: str | None) -> None:
-    with pytest.raises(DiskFullError if begins else type(error)) as caught, RunFolder(build_config(tmp_path)).held():
+    with pytest.raises(DiskFullError if begins else type(error)) as caught, TrainFolder(build_config(tmp_path)).held():
         raise error
     assert str(caught.value).startswith(begins or str(error))
     assert len(notes_of(caught.value)) == 1

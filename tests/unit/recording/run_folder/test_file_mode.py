@@ -17,7 +17,7 @@ from hybridflow.errors import ConfigError
 from hybridflow.observability.log import redirect_output
 from hybridflow.recording.run_folder import file_mode as module
 from hybridflow.recording.run_folder.file_mode import file_mode, write_privately
-from hybridflow.recording.run_folder.train_folder import RunFolder
+from hybridflow.recording.run_folder.train_folder import TrainFolder
 from hybridflow.recording.trackers import JsonlTracker
 from tests.unit.loop.fakes import build_config
 
@@ -46,7 +46,7 @@ def modes(folder: Path) -> set[str]:
 def test_folders_and_files_have_the_mode_of_the_run(tmp_path: Path, mode: str, umask: int, expected: set[str]) -> None:
     os.umask(umask)
     write_privately()  # as every command does first
-    folder = RunFolder(build_config(tmp_path, run__mode=mode))
+    folder = TrainFolder(build_config(tmp_path, run__mode=mode))
     with folder.held():
         folder.create(build_config(tmp_path, run__mode=mode))
         JsonlTracker(folder.metrics).log(1, {"a": 1.0})

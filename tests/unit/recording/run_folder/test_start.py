@@ -14,8 +14,8 @@ import pytest
 from hybridflow.errors import ConfigError, TrainerError, notes_of
 from hybridflow.recording.run_folder.finished import read_finished
 from hybridflow.recording.run_folder.next_command import go_on, this_command
-from hybridflow.recording.run_folder.summary import describe_process
-from hybridflow.recording.run_folder.train_folder import RunFolder
+from hybridflow.recording.run_folder.summary_file import describe_process
+from hybridflow.recording.run_folder.train_folder import TrainFolder
 from megatron_ext.checkpoint import commit
 from tests.unit.loop.fakes import build_config
 
@@ -42,7 +42,7 @@ def test_a_start_that_fails_leaves_the_earlier_run_and_its_own_logs(
     good: Path, tmp_path: Path, error: BaseException
 ) -> None:
     config = build_config(tmp_path)
-    folder = RunFolder(config)
+    folder = TrainFolder(config)
 
     with pytest.raises(type(error)) as caught, folder.held():
         folder.create(config)
@@ -61,9 +61,9 @@ def test_a_start_that_fails_leaves_the_earlier_run_and_its_own_logs(
 def test_what_an_earlier_start_left_is_gone_with_the_next(good: Path, tmp_path: Path) -> None:
     config = build_config(tmp_path)
     for _ in range(2):  # a start that was killed, before and after it had its name
-        RunFolder(config).create(config)
+        TrainFolder(config).create(config)
         (tmp_path / ".quickstart.starting/left").write_text("")
-        folder = RunFolder(config)
+        folder = TrainFolder(config)
         folder.create(config)
         folder.keep()
     with folder.held():
@@ -79,7 +79,7 @@ def test_what_an_earlier_start_left_is_gone_with_the_next(good: Path, tmp_path: 
 @pytest.mark.parametrize(("is_kept", "left"), [(True, "quickstart"), (False, ".quickstart.starting")])
 def test_an_error_names_a_log_where_the_user_finds_it(tmp_path: Path, is_kept: bool, left: str) -> None:
     """Workers know the path that the run was begun under."""
-    folder = RunFolder(build_config(tmp_path))
+    folder = TrainFolder(build_config(tmp_path))
     with pytest.raises(TrainerError) as caught, folder.held():
         folder.create(build_config(tmp_path))
         folder.logs.mkdir()
@@ -95,7 +95,7 @@ def test_an_error_names_a_log_where_the_user_finds_it(tmp_path: Path, is_kept: b
 
 
 def test_a_run_that_ends_says_where_it_goes_on_from(good: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainerError) as caught, RunFolder(build_config(tmp_path)).held():
+    with pytest.raises(TrainerError) as caught, TrainFolder(build_config(tmp_path)).held():
         raise TrainerError("train worker 1 died")
 
     assert notes_of(caught.value) == [
@@ -106,10 +106,10 @@ def test_a_run_that_ends_says_where_it_goes_on_from(good: Path, tmp_path: Path) 
 
 def test_nobody_else_works_on_the_run_meanwhile(tmp_path: Path) -> None:
     config = build_config(tmp_path)
-    with RunFolder(config).held():
+    with TrainFolder(config).held():
         with pytest.raises(ConfigError, match="has been working on the run"):
-            RunFolder(config).refuse_second_driver()
-        with RunFolder(build_config(tmp_path, run__name="other")).held():
+            TrainFolder(config).refuse_second_driver()
+        with TrainFolder(build_config(tmp_path, run__name="other")).held():
             pass
 
 

@@ -21,9 +21,9 @@ from hybridflow.recording.accuracy import EvalResult
 from hybridflow.recording.metrics import add_to_state, build_metrics
 from hybridflow.recording.record_check import check_records
 from hybridflow.recording.records import CompletionRecord
-from hybridflow.recording.run_folder import summary as summary_module
-from hybridflow.recording.run_folder.summary import write_summary
-from hybridflow.recording.run_folder.train_folder import RunFolder
+from hybridflow.recording.run_folder import summary_file as summary_module
+from hybridflow.recording.run_folder.summary_file import write_summary
+from hybridflow.recording.run_folder.train_folder import TrainFolder
 from hybridflow.recording.state import GroupCounts, RunState
 from hybridflow.recording.summary import build_summary
 from hybridflow.rewards.judge_verdict import combine
@@ -43,14 +43,14 @@ PROMPT = build_prompt("p0", token_ids=[1, 2])
 REQUESTS = build_requests("t00001", [PROMPT, PROMPT], 2)
 
 
-def begin(folder: RunFolder, config: Config) -> Path | None:
+def begin(folder: TrainFolder, config: Config) -> Path | None:
     folder.create(config)
     return folder.keep()
 
 
 def test_an_earlier_run_is_renamed(tmp_path: Path) -> None:
     config = build_config(tmp_path)
-    folder = RunFolder(config)
+    folder = TrainFolder(config)
     assert begin(folder, config) is None
     folder.metrics.write_text("first")
     assert begin(folder, config) == tmp_path / "quickstart.1"
@@ -63,7 +63,7 @@ def test_an_earlier_run_is_renamed(tmp_path: Path) -> None:
 def test_kernels_that_were_left_to_the_workers_may_be_named_on_resume(tmp_path: Path) -> None:
     """A choice that a run named, or its driver resolved, stays."""
     config = build_config(tmp_path)
-    folder = RunFolder(config)
+    folder = TrainFolder(config)
     begin(folder, config)
     named = config.model_copy(update={"train": config.train.model_copy(update={"kernels": "torch"})})
     folder.check_same_run(named)
@@ -76,12 +76,12 @@ def test_a_folder_that_cannot_be_made_is_a_config_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     config = build_config(tmp_path / "file")
     with pytest.raises(ConfigError, match=r"run.directory = .*cannot make the run folder"):
-        RunFolder(config).create(config)
+        TrainFolder(config).create(config)
 
 
 def test_resume_refuses_other_settings(tmp_path: Path) -> None:
     config = build_config(tmp_path, train__learning_rate=1e-3)
-    folder = RunFolder(config)
+    folder = TrainFolder(config)
     begin(folder, config)
     other = build_config(tmp_path, train__learning_rate=2e-3)
     with pytest.raises(ConfigError, match=r"train.learning_rate: was 0.001, is 0.002") as caught:
@@ -92,7 +92,7 @@ def test_resume_refuses_other_settings(tmp_path: Path) -> None:
 
 def test_resume_may_run_longer(tmp_path: Path) -> None:
     config = build_config(tmp_path, train__num_steps=3)
-    folder = RunFolder(config)
+    folder = TrainFolder(config)
     begin(folder, config)
     folder.reopen(build_config(tmp_path, train__num_steps=9, eval__every_steps=2, checkpoint__keep_last=5))
     assert json.loads(folder.resolved.read_text())["train"]["num_steps"] == 9
@@ -100,7 +100,7 @@ def test_resume_may_run_longer(tmp_path: Path) -> None:
 
 def test_a_longer_run_under_a_decay_is_refused_where_the_rate_would_jump(tmp_path: Path) -> None:
     config = build_config(tmp_path, train__num_steps=3, train__lr_schedule="linear")
-    folder = RunFolder(config)
+    folder = TrainFolder(config)
     folder.create(config)
     with pytest.raises(ConfigError, match=r"train.lr_decay_steps: was 3, is 9"):
         folder.reopen(build_config(tmp_path, train__num_steps=9, train__lr_schedule="linear"))
@@ -111,7 +111,7 @@ def test_a_longer_run_under_a_decay_is_refused_where_the_rate_would_jump(tmp_pat
 def test_resume_of_nothing(tmp_path: Path) -> None:
     config = build_config(tmp_path)
     with pytest.raises(CheckpointError, match=r"nothing to resume.*without --resume"):
-        RunFolder(config).reopen(config)
+        TrainFolder(config).reopen(config)
 
 
 # ---------------------------------------------------------------------------------------------------------- records
@@ -196,7 +196,7 @@ def test_records_of_a_run_to_be_resumed_have_every_step(tmp_path: Path, steps: l
     """Completions, timeline and metrics, before anything is cut: the checkpoint is of step 3."""
     config = build_config(tmp_path, warmup__stages=[])
     for name, kind in (("timeline", "the timeline of a step"), ("metrics", "metrics of a step")):
-        folder = RunFolder(build_config(tmp_path / name, warmup__stages=[]))
+        folder = TrainFolder(build_config(tmp_path / name, warmup__stages=[]))
         folder.path.mkdir(parents=True)
         path = getattr(folder, name)
         path.write_text("".join(f'{{"step": {step}}}\n' for step in steps))

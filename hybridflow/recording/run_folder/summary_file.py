@@ -59,9 +59,10 @@ def _commit() -> str | None:
 
 
 def write_summary(summary: dict[str, Any], path: Path) -> None:
-    """Writes strict JSON. A disk that refuses must not hide what stopped a run: only a finished one raises
+    """Writes strict JSON.
 
-    CheckpointError; of another the log says so. `summary["status"]` tells which it is.
+    A disk that refuses must not hide what stopped a run: only for a finished one, as `summary["status"]` says, it
+    raises CheckpointError; else the log says so.
     """
     try:
         path.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
