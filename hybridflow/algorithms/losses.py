@@ -1,10 +1,8 @@
-"""Terms of the loss, per token, and how they add up to the loss of an optimizer step.
+"""Terms of the loss, per token.
 
 Shape suffix: N = response tokens of one micro-batch, of all its sequences, in any order.
 
-Nothing here averages. A term gives a value per token. An aggregation gives a SUM over the tokens of one micro-batch and
-that micro-batch's share of the denominator; the sums of both, over all micro-batches and data parallel ranks, are
-divided by each other once. A mean taken here would weigh tokens by how they were packed.
+Nothing here averages: a term gives a value per token, and an aggregation (`aggregations.py`) says what they add up to.
 """
 
 from __future__ import annotations
@@ -13,35 +11,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
-from hybridflow.algorithms.objective import OLD_LOGPROBS, Aggregated, TermValue, TokenBatch
+from hybridflow.algorithms.objective import OLD_LOGPROBS, TermValue, TokenBatch
 from hybridflow.algorithms.reductions import Reduction
 from hybridflow.errors import ProtocolError
-
-
-@dataclass(frozen=True)
-class TokenMean:
-    """Mean over all tokens of the step (DAPO, arXiv 2503.14476): tokens of long completions weigh like others."""
-
-    columns: ClassVar = ()
-
-    def __call__(self, loss_N: Tensor, tokens: TokenBatch) -> Aggregated:
-        return Aggregated(loss_N.sum(), loss_N.numel())
-
-
-@dataclass(frozen=True)
-class SequenceMean:
-    """Mean over sequences of each sequence's mean (GRPO as written, QwenLong-L1's supervised loss).
-
-    `share` is 1 / the counted tokens of the token's sequence. The denominator counts sequences, at their first counted
-    token (`first`), so that each is counted once however it is cut.
-    """
-
-    columns: ClassVar = ("share", "first")
-
-    def __call__(self, loss_N: Tensor, tokens: TokenBatch) -> Aggregated:
-        return Aggregated((tokens.columns["share"] * loss_N).sum(), tokens.columns["first"].sum())
 
 
 @dataclass(frozen=True)

@@ -64,9 +64,9 @@ def _has_default(field: dataclasses.Field[Any]) -> bool:
 FILTERS: Registry[Any] = Registry(
     "filter",
     {
-        "too_few_known": "hybridflow.algorithms.advantages:TooFewKnown",
-        "known_share": "hybridflow.algorithms.advantages:KnownShare",
-        "same_reward": "hybridflow.algorithms.advantages:SameReward",
+        "too_few_known": "hybridflow.algorithms.filters:TooFewKnown",
+        "known_share": "hybridflow.algorithms.filters:KnownShare",
+        "same_reward": "hybridflow.algorithms.filters:SameReward",
     },
 )
 ADVANTAGES: Registry[Any] = Registry(
@@ -78,7 +78,7 @@ ADVANTAGES: Registry[Any] = Registry(
 MASKS: Registry[Any] = Registry(
     "mask",
     {
-        "fresh_tokens": "hybridflow.algorithms.advantages:FreshTokens",
+        "fresh_tokens": "hybridflow.algorithms.masks:FreshTokens",
     },
 )
 TERMS: Registry[Any] = Registry(
@@ -91,8 +91,8 @@ TERMS: Registry[Any] = Registry(
 AGGREGATIONS: Registry[Any] = Registry(
     "aggregation",
     {
-        "token_mean": "hybridflow.algorithms.losses:TokenMean",
-        "sequence_mean": "hybridflow.algorithms.losses:SequenceMean",
+        "token_mean": "hybridflow.algorithms.aggregations:TokenMean",
+        "sequence_mean": "hybridflow.algorithms.aggregations:SequenceMean",
     },
 )
 MEASURES: Registry[Any] = Registry(

@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from hybridflow.config.sections import AlgorithmSection, Config
+from hybridflow.config.algorithm_section import AlgorithmSection
+from hybridflow.config.sections import Config
 
 
 class ObjectiveSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, model_validator
 
+from hybridflow.config.algorithm_section import AlgorithmSection
 from hybridflow.config.cluster_section import ClusterSection
 from hybridflow.config.conflicts import CONFLICT_BREAK, SECTIONS_ALONE, find_conflicts
 from hybridflow.config.paths import AnyPath, InputPath
@@ -204,21 +205,6 @@ class TrainSection(WorkerSection):
     offload_while_decoding: Literal["auto", "on", "off"] = "auto"
     """Weights, gradients and optimizer state leave the device while engines decode; "auto": where there is CUDA. On a
     CPU the host is the device, and nothing is won."""
-
-
-class AlgorithmSection(Section):
-    """GRPO with the DAPO changes (arXiv 2402.03300, 2503.14476)."""
-
-    num_completions: int = Field(default=8, ge=2)
-    """Completions per prompt: the size of a group."""
-    clip_low: float = Field(default=0.2, gt=0, le=1)
-    """A token's ratio below 1 - clip_low gives no gradient where its advantage is negative."""
-    clip_high: float = Field(default=0.28, gt=0)
-    """A token's ratio above 1 + clip_high gives no gradient where its advantage is positive."""
-    normalise_std: bool = True
-    """Divide advantages by the standard deviation of the group."""
-    mask_stale_tokens: bool = False
-    """Tokens that an older policy decoded (rollout.over_sampling above 1) are read and not learnt from."""
 
 
 class EvalSection(Section):

@@ -37,7 +37,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwe
 
 from hybridflow.algorithms.spec import policy_spec
 from hybridflow.batching.microbatch import build_units, plan_micro_batches
-from hybridflow.config.sections import AlgorithmSection
+from hybridflow.config.algorithm_section import AlgorithmSection
 from hybridflow.trainer.policy_update import update_policy
 from hybridflow.types import TokenColumns, TrainBatch, TrainSequence
 from megatron_ext.optimizer.optimizer import OptimizerOptions

@@ -18,7 +18,7 @@ from hybridflow.algorithms.reductions import Reduction
 from hybridflow.algorithms.registry import ADVANTAGES, AGGREGATIONS, MEASURES, TERMS
 from hybridflow.algorithms.spec import AlgorithmSpec, ObjectiveSpec
 from hybridflow.batching.microbatch import build_units, plan_micro_batches
-from hybridflow.config.sections import AlgorithmSection
+from hybridflow.config.algorithm_section import AlgorithmSection
 from hybridflow.loop.batch import build_batch
 from hybridflow.trainer.policy_update import update_policy
 from hybridflow.types import Group, TrainBatch, UpdateReport

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridflow.algorithms import advantages
+from hybridflow.algorithms import advantages, filters
 from hybridflow.algorithms.advantages import GroupRelative, compute_group_advantages, group_rewards
 from hybridflow.algorithms.algorithm import Algorithm
 from hybridflow.algorithms.spec import supervised_spec
@@ -21,7 +21,7 @@ REWARDS = st.lists(st.none() | st.floats(0, 1, width=32), min_size=1, max_size=1
 
 
 def algorithm(min_known_fraction: float = 0.0) -> Algorithm:
-    kept = (advantages.TooFewKnown(), advantages.KnownShare(min_known_fraction), advantages.SameReward())
+    kept = (filters.TooFewKnown(), filters.KnownShare(min_known_fraction), filters.SameReward())
     return Algorithm(kept, GroupRelative(normalise_std=True), (), supervised_spec())
 
 
@@ -89,10 +89,10 @@ def test_groups_without_contrast_are_dropped_with_their_reason() -> None:
     kept, dropped = algorithm().filter_groups(groups)
     assert [group.group_id for group in kept] == ["keep-1", "keep-2"]
     assert dropped == {
-        advantages.ZERO_VARIANCE_ALL_WRONG: ["wrong-1", "wrong-2"],
-        advantages.ZERO_VARIANCE_ALL_RIGHT: ["right"],
-        advantages.ZERO_VARIANCE: ["equal"],
-        advantages.TOO_FEW_KNOWN: ["lone", "unknown"],
+        filters.ZERO_VARIANCE_ALL_WRONG: ["wrong-1", "wrong-2"],
+        filters.ZERO_VARIANCE_ALL_RIGHT: ["right"],
+        filters.ZERO_VARIANCE: ["equal"],
+        filters.TOO_FEW_KNOWN: ["lone", "unknown"],
     }
 
 
@@ -106,8 +106,8 @@ def test_a_group_below_the_minimum_share_of_known_rewards_is_dropped_with_its_re
     kept, dropped = algorithm(0.5).filter_groups(groups)
     assert [group.group_id for group in kept] == ["half"]
     assert dropped == {
-        advantages.KNOWN_SHARE_TOO_LOW: ["less", "right, as far as is known"],
-        advantages.TOO_FEW_KNOWN: ["lone"],
+        filters.KNOWN_SHARE_TOO_LOW: ["less", "right, as far as is known"],
+        filters.TOO_FEW_KNOWN: ["lone"],
     }
 
 

@@ -19,8 +19,9 @@ from rich.console import Console
 
 from hybridflow.algorithms.objective import build_objective
 from hybridflow.algorithms.spec import policy_spec
+from hybridflow.config.algorithm_section import AlgorithmSection
 from hybridflow.config.load import load_config
-from hybridflow.config.sections import AlgorithmSection, Config
+from hybridflow.config.sections import Config
 from hybridflow.curriculum.build import Curriculum, build_curriculum
 from hybridflow.curriculum.source import restore_source
 from hybridflow.data.dataset import PromptDataset

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from hybridflow.algorithms.advantages import SameReward
+from hybridflow.algorithms.filters import SameReward
 from hybridflow.config.sections import Config
 from hybridflow.curriculum.build import Curriculum
 from hybridflow.curriculum.source import ShuffledEpochs

@@ -9,7 +9,7 @@ import torch
 
 from hybridflow.algorithms.objective import COMPUTED, build_objective
 from hybridflow.algorithms.spec import policy_spec
-from hybridflow.config.sections import AlgorithmSection
+from hybridflow.config.algorithm_section import AlgorithmSection
 from hybridflow.loop.batch import build_train_sequences
 from hybridflow.trainer.batch import pack_rank
 from hybridflow.trainer.policy_update import LossCallback

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from hybridflow.algorithms.losses import TokenMean
+from hybridflow.algorithms.aggregations import TokenMean
 from hybridflow.algorithms.objective import Objective, TermValue, TokenBatch
 from hybridflow.trainer.batch import pack_rank
 from hybridflow.trainer.policy_update import LossCallback
