@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from hybridflow.config.sections import Config
 from hybridflow.curriculum.build import Curriculum
 from hybridflow.curriculum.source import SavedSource, save_source
 from hybridflow.loop.collect import Collector, Refill
+from hybridflow.loop.kept_groups import GroupStore, KeptGroups
 from hybridflow.loop.step import PartialRollouts, build_requests
-from hybridflow.types import Collected, GroupRequest, PartialGroup, SamplingParams
+from hybridflow.types import Collected, GroupRequest, SamplingParams
 
 
 class TrainGroups:
     """Plans each step, collects its groups, and shows them to the source of prompts.
 
     Args:
-        partial_groups: Begun in earlier steps and not trained on.
+        kept: Groups that were begun in earlier steps and not trained on.
     """
 
     def __init__(
@@ -25,9 +24,9 @@ class TrainGroups:
         curriculum: Curriculum,
         collector: Collector,
         sampling: SamplingParams,
-        partial_groups: Sequence[PartialGroup] = (),
+        kept: GroupStore | None = None,
     ) -> None:
-        self.partial_groups = list(partial_groups)
+        self.kept = kept or KeptGroups()
         self._rules = PartialRollouts.of(config.rollout, config.train.prompts_per_step)
         self._num_completions = config.algorithm.num_completions
         self._curriculum = curriculum
@@ -37,8 +36,9 @@ class TrainGroups:
     def collect(self, step: int, version: int) -> Collected:
         """Groups of `step`, decoded by policy `version` and scored; the others are kept for the next step."""
         prefix, source = f"t{step:05d}", self._curriculum.source
-        fresh = source.next(self._rules.num_fresh(len(self.partial_groups)))
-        plan = self._rules.plan(prefix, self.partial_groups, fresh, version, self._num_completions)
+        carried = self.kept.groups
+        fresh = source.next(self._rules.num_fresh(len(carried)))
+        plan = self._rules.plan(prefix, carried, fresh, version, self._num_completions)
         num_begun = plan.counts.num_started
 
         def begin_more(num_groups: int) -> list[GroupRequest]:
@@ -49,7 +49,7 @@ class TrainGroups:
 
         refill = Refill(self._curriculum.rule, begin_more)
         collected = self._collector.collect("train", step, plan, self._sampling, refill)
-        self.partial_groups = collected.carried
+        self.kept.replace(collected.carried)
         source.observe(collected.groups)
         return collected
 
