@@ -36,7 +36,7 @@ def measured(means: dict[str, float]) -> tuple[list[str], DifficultyTable]:
 
 
 def p_value(counts: list[int], expected: list[float]) -> float:
-    """Of chi-square with one degree of freedom less than there are counts."""
+    """Chi-square test with one degree of freedom less than there are counts."""
     statistic = math.fsum((count - mean) ** 2 / mean for count, mean in zip(counts, expected, strict=True))
     degrees = torch.tensor((len(counts) - 1) / 2, dtype=torch.float64)
     return torch.special.gammaincc(degrees, torch.tensor(statistic / 2, dtype=torch.float64)).item()
@@ -70,7 +70,7 @@ def test_frequencies_of_200_000_draws_are_the_formulas(per_draw: int) -> None:
 
 
 def test_drawing_one_after_the_other_would_not_be_the_formula() -> None:
-    """What the test above can tell: successive draws of 3 miss the inclusion probabilities by far."""
+    """The test above can tell: successive draws of two miss the inclusion probabilities by far."""
     weights = [8.0, 8 / 3, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     successive = [0.0] * len(weights)
     for chosen in combinations(range(len(weights)), 2):  # exact, for draws of two
