@@ -86,6 +86,7 @@ TERMS: Registry[Any] = Registry(
     {
         "clip": "hybridflow.algorithms.losses:ClippedSurrogate",
         "nll": "hybridflow.algorithms.losses:NegativeLogLikelihood",
+        "entropy": "hybridflow.algorithms.entropy_bonus:EntropyBonus",
     },
 )
 AGGREGATIONS: Registry[Any] = Registry(

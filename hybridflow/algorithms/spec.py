@@ -46,9 +46,9 @@ def algorithm_spec(config: Config) -> AlgorithmSpec:
 
 
 def policy_spec(section: AlgorithmSection) -> ObjectiveSpec:
-    """The clipped objective with a mean over tokens, and what a step tells of it."""
+    """The clipped objective with a mean over tokens, an entropy bonus if any, and what a step tells of it."""
     return ObjectiveSpec(
-        terms=["clip"],
+        terms=["clip", *(["entropy"] if section.entropy_coefficient else [])],
         aggregation="token_mean",
         measures=["entropy", "policy_ratio", "engine_mismatch"],
         parameters=section.model_dump(),

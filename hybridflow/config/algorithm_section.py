@@ -18,5 +18,8 @@ class AlgorithmSection(Section):
     """A token's ratio above 1 + clip_high gives no gradient where its advantage is positive."""
     normalise_std: bool = True
     """Divide advantages by the standard deviation of the group."""
+    entropy_coefficient: float = Field(default=0.0, ge=0)
+    """Reward per token for one nat of entropy of the distribution that it was drawn from; 0 leaves the term out. The
+    released QwenLong-L1 code has 0.001."""
     mask_stale_tokens: bool = False
     """Tokens that an older policy decoded (rollout.over_sampling above 1) are read and not learnt from."""

@@ -67,7 +67,7 @@ TERMS.add("toy_reinforce", Reinforce)
 TERMS.add("toy_kl", KLTerm)
 ADVANTAGES.add("toy_sign", SignOfReward)
 
-PARAMETERS = AlgorithmSection(clip_low=0.05, clip_high=0.06).model_dump()
+PARAMETERS = AlgorithmSection(clip_low=0.05, clip_high=0.06, entropy_coefficient=0.02).model_dump()
 OBJECTIVES = {
     f"{term} {aggregation}": ObjectiveSpec(
         terms=[term], aggregation=aggregation, measures=MEASURES.names, parameters=PARAMETERS
