@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from hybridflow.config.presets import Name
 from hybridflow.config.section import Section
 
 
 class AlgorithmSection(Section):
     """GRPO with the DAPO changes (arXiv 2402.03300, 2503.14476)."""
 
+    preset: Name | None = None
+    """Values of a published recipe, over several sections, beneath what files and `--set` say. All of them, each with
+    its source: hybridflow config --preset NAME. Empty: none."""
     num_completions: int = Field(default=8, ge=2)
     """Completions per prompt: the size of a group."""
     clip_low: float = Field(default=0.2, gt=0, le=1)
