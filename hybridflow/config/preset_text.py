@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from hybridflow.config.presets import Preset, PresetValue, name_source, read_preset, value_in
+from hybridflow.config.presets import NAMES, Preset, PresetValue, name_source, read_preset, value_in
 from hybridflow.config.section import hide_secrets
 from hybridflow.config.toml_tree import TomlTree, format_key_path, format_value
 
@@ -25,6 +25,21 @@ def print_preset(preset: Preset) -> Iterator[str]:
         yield f"{_assign(value):{width}}  # {value.source}"
     for key, meaning in preset.left_open.items():
         yield f"\n# Left to you: {key}: {meaning}"
+
+
+def compare_presets() -> Iterator[str]:
+    """Lines of a Markdown table: each key that a preset sets, its value in each of them, and the kind of source."""
+    presets = [read_preset(name) for name in NAMES]
+    cells = {preset.name: {value.key: _cell(value) for value in preset.values} for preset in presets}
+    yield f"| key | {' | '.join(NAMES)} |"
+    yield "|---" * (len(NAMES) + 1) + "|"
+    for key in sorted({key for of_preset in cells.values() for key in of_preset}):
+        yield f"| `{key}` | {' | '.join(cells[name].get(key, '') for name in NAMES)} |"
+
+
+def _cell(value: PresetValue) -> str:
+    shown = value.value if isinstance(value.value, str) else format_value(value.value)
+    return f"{shown} {value.origin}"
 
 
 def tell_preset(config: Any) -> str | None:

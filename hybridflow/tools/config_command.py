@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from hybridflow.config.keys import ITEM, Key, list_keys
 from hybridflow.config.load import load_config, load_with_sources
-from hybridflow.config.preset_text import list_sources, print_preset
+from hybridflow.config.preset_text import compare_presets, list_sources, print_preset
 from hybridflow.config.presets import NAMES, read_preset
 from hybridflow.config.sections import Config
 from hybridflow.data.naming import suggest
@@ -49,7 +49,8 @@ def config(
         bool, typer.Option("--sources", help="With --show: each value that was set, and who set it.")
     ] = False,
     preset: Annotated[
-        str | None, typer.Option(help="Print what a preset sets, each value with its source; `list` names them.")
+        str | None,
+        typer.Option(help="Print what a preset sets, each value with its source; `list` names them, `table` compares."),
     ] = None,
     set_: Overrides = None,
     of: Annotated[Command, typer.Option("--of", help="The command whose configuration is meant.")] = Command.train,
@@ -77,6 +78,8 @@ def config(
         typer.echo(read_example(example), nl=False)
     elif preset == "list":
         typer.echo("\n".join(f"{name:14} {read_preset(name).title}" for name in NAMES))
+    elif preset == "table":
+        typer.echo("\n".join(compare_presets()))
     elif preset is not None:
         typer.echo("\n".join(print_preset(read_preset(preset))))
     elif sources:
