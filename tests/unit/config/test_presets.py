@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from hybridflow.cli import app, mount_commands
 from hybridflow.config.keys import list_keys
 from hybridflow.config.load import dump_resolved, load_config, load_partly
-from hybridflow.config.preset_text import print_preset, tell_preset
+from hybridflow.config.preset_text import compare_presets, print_preset, tell_preset
 from hybridflow.config.presets import NAMES, read_preset, value_in
 from hybridflow.config.sections import Config
 from hybridflow.errors import ConfigError
@@ -64,13 +64,13 @@ FACTS: dict[str, dict[str, Any]] = {
     | {"algorithm.advantage": "task_std", "train.num_updates_per_step": 1, "train.learning_rate": 2e-6}
     | {"train.lr_schedule": "constant", "data.max_prompt_tokens": 60_000, "rollout.max_new_tokens": 20_000},
 }
-"""What papers and released code say, written down apart from presets.toml."""
+"""Values that papers and released code have, written down apart from presets.toml."""
 PAPER_SILENT = [
     *CLIP_02, "train.optimizer.beta1", "train.optimizer.beta2", "train.optimizer.weight_decay",
     "train.optimizer.clip_grad", "train.lr_schedule", "train.lr_warmup_steps", "reward.overlong.buffer_tokens",
     "reward.overlong.penalty_factor",
 ]  # fmt: skip
-"""Of qwenlong_l1 these are from the released code, and marked so."""
+"""Keys of qwenlong_l1 that are from the released code, and marked so."""
 
 
 def load(*overrides: str, files: tuple[Path, ...] = ()) -> Config:
@@ -176,6 +176,10 @@ def run(*arguments: str) -> str:
     result = CliRunner().invoke(app, ["config", *arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output
+
+
+def test_the_table_in_the_docs_is_that_of_the_values() -> None:
+    assert "\n".join(compare_presets()) in Path("docs/presets.md").read_text(), "hybridflow config --preset table"
 
 
 def test_command_prints_presets_and_sources(tmp_path: Path) -> None:
