@@ -98,6 +98,7 @@ TERMS: Registry[Any] = Registry(
         "cispo": "hybridflow.algorithms.cispo:ClippedWeight",
         "sapo": "hybridflow.algorithms.sapo:SoftGate",
         "nll": "hybridflow.algorithms.losses:NegativeLogLikelihood",
+        "entropy": "hybridflow.algorithms.entropy_bonus:EntropyBonus",
     },
 )
 AGGREGATIONS: Registry[Any] = Registry(
