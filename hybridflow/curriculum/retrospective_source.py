@@ -21,9 +21,9 @@ class RetrospectiveSource:
 
     Of the first k prompts at most k x `share` are retrospective, for every k, whatever the sizes of `next`. A prompt
     that turns out all wrong again has used up its place: nothing is drawn instead of it. Where no prompt can be drawn,
-    the place goes to a fresh one, and is counted. Prompts of one draw differ; a step that reaches into the next draw may
-    have one of them twice. The difficulties are those of the moment of a draw; the table is
-    shared by all phases, and not part of the state.
+    the place goes to a fresh one, and is counted. Prompts of one draw differ; a step that reaches into the next one
+    may have a prompt twice. The difficulties are those of the moment of a draw; the table is shared by all phases, and
+    not part of the state.
     """
 
     name = "retrospective"
