@@ -28,7 +28,7 @@ class Due(NamedTuple):
 
 
 def find_due(oldest_versions: Sequence[int], version: int, num_needed: int, max_staleness: int) -> list[Due]:
-    """What a step at `version` has to complete, at most one line for each version that is still within the bound.
+    """Gives what a step at `version` has to complete, at most one entry for each version that is within the bound.
 
     Args:
         oldest_versions: Of each carried group, in ascending order; a step that decodes them in this order is asked for.

@@ -26,7 +26,7 @@ class GroupStore(Protocol):
 
     @property
     def groups(self) -> list[PartialGroup]:
-        """Those that a step left, in its order; the caller's to change."""
+        """Groups that a step left, in its order; the list is the caller's to change."""
         ...
 
     def replace(self, groups: Iterable[PartialGroup]) -> None:
@@ -58,7 +58,7 @@ class KeptGroups:
 
     @classmethod
     def load(cls, folder: Path) -> KeptGroups:
-        """Those of a checkpoint. Raises CheckpointError if the file cannot be read."""
+        """Reads the store of a checkpoint. Raises CheckpointError if the file cannot be read."""
         return cls(_read(folder / KEPT_GROUPS_FILE))
 
 

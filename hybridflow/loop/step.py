@@ -59,7 +59,7 @@ class StepPlan:
     """Complete groups with which the step ends."""
     counts: StepCounts
     due: list[Due] = field(default_factory=list)
-    """Of its first groups, what has to be complete before it ends."""
+    """How many of its first groups have to be complete before it ends."""
     keeps_short: bool = False
     """With fewer groups that count than needed the step leaves them to the next one."""
 

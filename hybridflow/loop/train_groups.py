@@ -11,6 +11,17 @@ from hybridflow.loop.step import PartialRollouts, build_requests
 from hybridflow.types import Collected, GroupRequest, SamplingParams
 
 
+def train_sampling(config: Config) -> SamplingParams:
+    """How training draws completions."""
+    return SamplingParams(
+        temperature=config.rollout.temperature,
+        top_p=config.rollout.top_p,
+        max_new_tokens=config.rollout.max_new_tokens,
+        stop=config.rollout.stop,
+        returns_sampling_mask=config.rollout.top_p < 1,
+    )
+
+
 class TrainGroups:
     """Plans each step, collects its groups, and shows them to the source of prompts.
 
@@ -23,15 +34,27 @@ class TrainGroups:
         config: Config,
         curriculum: Curriculum,
         collector: Collector,
-        sampling: SamplingParams,
         kept: GroupStore | None = None,
     ) -> None:
         self.kept = kept or KeptGroups()
-        self._rules = PartialRollouts.of(config.rollout, config.train.prompts_per_step)
-        self._num_completions = config.algorithm.num_completions
+        self._take(config)
         self._curriculum = curriculum
         self._collector = collector
-        self._sampling = sampling
+
+    def begin_phase(self, config: Config) -> int:
+        """Takes sizes and sampling of a phase; returns how many groups of the phase before are given up.
+
+        They were drawn from another distribution, of other sizes, and their prompts are of another window.
+        """
+        self._take(config)
+        num_given_up = len(self.kept.groups)
+        self.kept.replace([])
+        return num_given_up
+
+    def _take(self, config: Config) -> None:
+        self._rules = PartialRollouts.of(config.rollout, config.train.prompts_per_step)
+        self._num_completions = config.algorithm.num_completions
+        self._sampling = train_sampling(config)
 
     def collect(self, step: int, version: int) -> Collected:
         """Groups of `step`, decoded by policy `version` and scored; the others are kept for the next step."""

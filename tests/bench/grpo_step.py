@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 NUM_WARM_UP_STEPS = 1
 ROOM_TOKENS = 1024
-"""Of the KV pool, beyond what a step's groups need: SGLang keeps some back."""
+"""Room in the KV pool beyond what a step's groups need: SGLang keeps some back."""
 
 
 def verify(text: str, ground_truth: str) -> float:
