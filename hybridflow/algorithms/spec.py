@@ -37,7 +37,7 @@ def algorithm_spec(config: Config) -> AlgorithmSpec:
     """GRPO with the changes of DAPO, as the sections `algorithm` and `reward` set it."""
     section = config.algorithm
     return AlgorithmSpec(
-        filters=["too_few_known", "known_share", "same_reward"],
+        filters=["too_few_known", "known_share", *section.filter],
         advantage="group_relative",
         masks=["fresh_tokens"] if section.mask_stale_tokens else [],
         objective=policy_spec(section),
@@ -50,7 +50,7 @@ def policy_spec(section: AlgorithmSection) -> ObjectiveSpec:
     return ObjectiveSpec(
         terms=["clip"],
         aggregation="token_mean",
-        measures=["entropy", "policy_ratio", "engine_mismatch"],
+        measures=["entropy", "policy_ratio", "engine_mismatch", *section.metrics],
         parameters=section.model_dump(),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from hybridflow.config.function_names import Functions, GroupFilters
 from hybridflow.config.section import Section
 
 
@@ -20,3 +21,24 @@ class AlgorithmSection(Section):
     """Divide advantages by the standard deviation of the group."""
     mask_stale_tokens: bool = False
     """Tokens that an older policy decoded (rollout.over_sampling above 1) are read and not learnt from."""
+    filter: GroupFilters = ["same_reward"]
+    """What leaves a group out of training; the first that gives a reason counts. "same_reward", whose groups have no
+    advantages, and functions "module:function". Groups with too few known rewards are left out anyway."""
+    metrics: Functions = []
+    """Functions "module:function" that give a value per token, whose mean is logged as own/<function>."""
+    parameters: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Values of parameters of one's own functions, by name."""
+    module_folders: list[str] = Field(default_factory=list)
+    """Where "module:function" is looked for before the installed packages; those of the configuration files and the
+    working folder are added where a function is named."""
+
+    @property
+    def names_module(self) -> bool:
+        """Whether a part is named as "module:function"."""
+        return bool(self.functions)
+
+    @property
+    def functions(self) -> dict[str, list[str]]:
+        """Functions of the user's own, by key."""
+        named = {"loss": [], "advantage": [], "filter": self.filter, "metrics": self.metrics}
+        return {key: found for key, names in named.items() if (found := [name for name in names if ":" in name])}
