@@ -86,6 +86,10 @@ ADVANTAGES: Registry[Any] = Registry(
     "advantage",
     {
         "group_relative": "hybridflow.algorithms.advantages:GroupRelative",
+        "dr_grpo": "hybridflow.algorithms.advantages:DrGRPO",
+        "rloo": "hybridflow.algorithms.advantages:LeaveOneOut",
+        "reinforce_pp": "hybridflow.algorithms.advantages:BatchNormalised",
+        "task_std": "hybridflow.algorithms.advantages:TaskNormalised",
     },
     own="hybridflow.algorithms.own.on_groups:OwnAdvantage",
 )
@@ -99,6 +103,10 @@ TERMS: Registry[Any] = Registry(
     "term of the loss",
     {
         "clip": "hybridflow.algorithms.losses:ClippedSurrogate",
+        "dual_clip": "hybridflow.algorithms.losses:DualClip",
+        "gspo": "hybridflow.algorithms.gspo:SequenceRatio",
+        "cispo": "hybridflow.algorithms.cispo:ClippedWeight",
+        "sapo": "hybridflow.algorithms.sapo:SoftGate",
         "nll": "hybridflow.algorithms.losses:NegativeLogLikelihood",
     },
     own="hybridflow.algorithms.own.on_tokens:OwnLoss",
@@ -108,6 +116,7 @@ AGGREGATIONS: Registry[Any] = Registry(
     {
         "token_mean": "hybridflow.algorithms.aggregations:TokenMean",
         "sequence_mean": "hybridflow.algorithms.aggregations:SequenceMean",
+        "constant": "hybridflow.algorithms.aggregations:ConstantNormaliser",
     },
 )
 MEASURES: Registry[Any] = Registry(

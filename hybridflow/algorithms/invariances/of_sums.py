@@ -18,6 +18,7 @@ from hybridflow.algorithms.invariances.tokens import (
     cut,
     make_rows,
     nothing_of,
+    places_of,
     whole,
 )
 
@@ -71,9 +72,7 @@ def _aggregate_as_rank(aggregation: Any, pieces: Sequence[Piece], meeting: Meeti
     loss_N = tokens.columns[LOSS].detach().clone().requires_grad_()
     total, denominator = aggregation(loss_N, tokens)
     (gradient_N,) = torch.autograd.grad(total, [loss_N])
-    places = [
-        f"gradient of token {at} of row {piece.row.number}" for piece in pieces for at in piece.positions.tolist()
-    ]
+    places = [f"gradient of {place}" for place in places_of(pieces)]
     sums = {"the sum": float(total.detach()), "the denominator": float(denominator)}
     return sums | dict(zip(places, gradient_N.tolist(), strict=True))
 

@@ -22,6 +22,7 @@ from hybridflow.algorithms.invariances.tokens import (
     cut,
     make_rows,
     nothing_of,
+    places_of,
     whole,
 )
 from hybridflow.algorithms.objective import ENTROPY, TokenBatch
@@ -95,7 +96,7 @@ class TokenPart:
     def _collect(
         self, found: Values, pieces: Sequence[Piece], tokens: TokenBatch, values: Mapping[str, Tensor]
     ) -> None:
-        places = [f"token {at} of row {piece.row.number}" for piece in pieces for at in piece.positions.tolist()]
+        places = places_of(pieces)
         for name, values_N in values.items():
             found.numbers.update((f"{name} of {at}", v) for at, v in zip(places, values_N.tolist(), strict=True))
         for leaf in (tokens.logprobs_N, tokens.columns.get(ENTROPY)):

@@ -33,7 +33,7 @@ Check = Callable[[], str]
 
 
 def run_checks(needed: Mapping[str, Check], promised: Mapping[str, Check]) -> Iterator[Outcome]:
-    """Outcomes in order. Where one that is `needed` breaks, those behind it would only say so again and are left out."""
+    """Outcomes in order. Where one that is `needed` breaks, those behind it would only say so again: left out."""
     for name, check in {**needed, **promised}.items():
         outcome = _run(name, check, stops_runs=name in needed)
         yield outcome

@@ -84,6 +84,11 @@ def _make_column(name: str, logprobs_T: Tensor, old_T: Tensor, noise_T: Tensor) 
     return noise_T.sigmoid()
 
 
+def places_of(pieces: Sequence[Piece]) -> list[str]:
+    """A name for each position of a micro-batch, in its order."""
+    return [f"token {at} of row {piece.row.number}" for piece in pieces for at in piece.positions.tolist()]
+
+
 def whole(row: Row) -> Piece:
     return Piece(row, torch.arange(len(row.logprobs_T)))
 

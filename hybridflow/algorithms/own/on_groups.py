@@ -83,8 +83,7 @@ class OwnFilter(_OnGroups):
 
 def _listed(values: object) -> list[Any] | None:
     """Lists, tuples, arrays and tensors as a list; None for what is none of them."""
-    if hasattr(values, "tolist"):
-        values = values.tolist()
+    values = getattr(values, "tolist", lambda: values)()
     return list(values) if isinstance(values, Sequence) and not isinstance(values, str | bytes) else None
 
 
