@@ -52,10 +52,10 @@ class AlgorithmSection(Section):
     mask_stale_tokens: bool = False
     """Tokens that an older policy decoded (rollout.over_sampling above 1) are read and not learnt from."""
     filter: GroupFilters = Field(default_factory=lambda: ["same_reward"])
-    """What leaves a group out of training; the first that gives a reason counts. "same_reward", whose groups have no
-    advantages, and functions "module:function". Groups with too few known rewards are left out anyway."""
+    """Filters of groups, of which the first that gives a reason counts: "same_reward", whose groups have no advantages,
+    and functions of one's own, "module:function". Groups with too few known rewards are left out in any case."""
     metrics: Functions = Field(default_factory=list)
-    """Functions "module:function" that give a value per token, whose mean is logged as own/<function>."""
+    """Functions of one's own, "module:function", that give a value per token; the mean is logged as own/<function>."""
     parameters: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Values of parameters of one's own functions, by name."""
     module_folders: list[str] = Field(default_factory=list)

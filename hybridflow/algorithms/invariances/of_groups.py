@@ -104,6 +104,6 @@ def _check_untouched(call: Any, groups: list[Group]) -> str:
 
 
 def _copy(group: Group) -> bytes:
-    """What there is of it, as bytes."""
+    """The group as bytes."""
     members = [(member.completion, member.verdict) for member in group.members]
     return msgspec.msgpack.encode((group.group_id, group.prompt, members))

@@ -39,7 +39,7 @@ class Values:
     numbers: dict[str, float]
     """`loss of token 2 of row 1`, or a sum."""
     gradient: dict[str, float]
-    """Of the sum of all losses, by token."""
+    """Gradient of the sum of all losses, by token."""
 
 
 class TokenPart:

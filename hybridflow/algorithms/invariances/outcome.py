@@ -9,7 +9,7 @@ from typing import Any
 from hybridflow.errors import HybridFlowError
 
 TOLERANCE = 1e-9
-"""Of float64, relative to 1 + the larger of two numbers: sums in another order differ by less."""
+"""Largest difference in float64, relative to 1 + the larger of two numbers: sums in another order differ by less."""
 
 
 @dataclass(frozen=True)

@@ -21,5 +21,5 @@ def offered_of_tokens() -> list[str]:
 
 
 def give_tokens(tokens: TokenBatch) -> dict[str, object]:
-    """What it takes, by name."""
+    """Everything that such a function may take, by name."""
     return {**tokens.columns, "logprobs": tokens.logprobs_N, "rows": tokens.rows, "tokens": tokens}

@@ -23,9 +23,9 @@ class OwnFunction:
     """Key and value of the configuration, for errors."""
     function: Callable[..., object]
     takes: tuple[str, ...]
-    """What it takes of what can be given."""
+    """Names of what it is given at each call."""
     settings: Mapping[str, Any]
-    """What it takes of `[algorithm.parameters]`."""
+    """Values of its further parameters, from `[algorithm.parameters]`."""
 
     def __call__(self, given: Mapping[str, Any]) -> object:
         """Its result. Raises ConfigError, with file and line, for whatever it raises."""
