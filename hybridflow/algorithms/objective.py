@@ -56,7 +56,7 @@ class TokenBatch:
     logprobs_N: Tensor
     """Log-probabilities by the policy in update, with graph, under the distribution that tokens were drawn from."""
     columns: Mapping[str, Tensor]
-    """[N] each, without a graph; those that the objective asked for, by name."""
+    """[N] each, those that the objective asked for, by name; without a graph, but for the entropy."""
     rows: Rows | None = None
     """The row of each token, with sums over whole rows; None where there is no micro-batch behind it."""
 

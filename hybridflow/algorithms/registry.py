@@ -108,6 +108,7 @@ TERMS: Registry[Any] = Registry(
         "cispo": "hybridflow.algorithms.cispo:ClippedWeight",
         "sapo": "hybridflow.algorithms.sapo:SoftGate",
         "nll": "hybridflow.algorithms.losses:NegativeLogLikelihood",
+        "entropy": "hybridflow.algorithms.entropy_bonus:EntropyBonus",
     },
     own="hybridflow.algorithms.own.on_tokens:OwnLoss",
 )

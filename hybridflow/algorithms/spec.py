@@ -46,7 +46,7 @@ def algorithm_spec(config: Config) -> AlgorithmSpec:
 
 
 def policy_spec(section: AlgorithmSection, max_new_tokens: int | None = None) -> ObjectiveSpec:
-    """The loss and aggregation that the section names, and what a step tells of them.
+    """The loss and aggregation that the section names, an entropy bonus if any, and what a step tells of them.
 
     `max_new_tokens` bounds a completion; it is the constant normaliser where the section does not set one, and may be
     None where that is not asked for.
@@ -55,7 +55,7 @@ def policy_spec(section: AlgorithmSection, max_new_tokens: int | None = None) ->
     if section.normaliser_tokens is None:
         parameters["normaliser_tokens"] = max_new_tokens
     return ObjectiveSpec(
-        terms=[section.loss],
+        terms=[section.loss, *(["entropy"] if section.entropy_coefficient else [])],
         aggregation=section.aggregation,
         measures=["entropy", "policy_ratio", "engine_mismatch", *section.metrics],
         parameters=parameters,

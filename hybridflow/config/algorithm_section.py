@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from hybridflow.config.algorithm_parts import PARAMETERS, find_part_conflicts, with_own_defaults
 from hybridflow.config.conflicts import CONFLICT_BREAK
 from hybridflow.config.function_names import Functions, GroupFilters, one_of
+from hybridflow.config.presets import Name
 from hybridflow.config.section import Section
 
 Loss = Annotated[
@@ -23,6 +24,9 @@ Advantage = Annotated[
 class AlgorithmSection(Section):
     """GRPO with the DAPO changes (arXiv 2402.03300, 2503.14476), where nothing else is chosen."""
 
+    preset: Name | None = None
+    """Values of a published recipe, over several sections, beneath what files and `--set` say. All of them, each with
+    its source: hybridflow config --preset NAME. Empty: none."""
     num_completions: int = Field(default=8, ge=2)
     """Completions per prompt: the size of a group."""
     loss: Loss = "clip"
@@ -49,6 +53,9 @@ class AlgorithmSection(Section):
     """Divide advantages by the standard deviation of the group, with group_relative."""
     normaliser_tokens: int | None = Field(default=None, ge=1)
     """Constant that divides each sequence's sum; empty: rollout.max_new_tokens."""
+    entropy_coefficient: float = Field(default=0.0, ge=0)
+    """Reward per token for one nat of entropy of the distribution that it was drawn from; 0 leaves the term out. The
+    released QwenLong-L1 code has 0.001."""
     mask_stale_tokens: bool = False
     """Tokens that an older policy decoded (rollout.over_sampling above 1) are read and not learnt from."""
     filter: GroupFilters = Field(default_factory=lambda: ["same_reward"])

@@ -68,7 +68,8 @@ TERMS.add("toy_reinforce", Reinforce)
 TERMS.add("toy_kl", KLTerm)
 ADVANTAGES.add("toy_sign", SignOfReward)
 
-PARAMETERS = AlgorithmSection(clip_low=0.05, clip_high=0.06).model_dump() | {"normaliser_tokens": 16}
+SECTION = AlgorithmSection(clip_low=0.05, clip_high=0.06, entropy_coefficient=0.02)
+PARAMETERS = SECTION.model_dump() | {"normaliser_tokens": 16}
 OBJECTIVES = {
     f"{term} {aggregation}": ObjectiveSpec(
         terms=[term], aggregation=aggregation, measures=MEASURES.names, parameters=PARAMETERS

@@ -76,6 +76,8 @@ def complete(kind: Kind, name: str, parameters: Mapping[str, Any]) -> dict[str, 
     """The parameters, with a value for each that the part needs and none sets."""
     found = {**_MADE_UP, **{key: value for key, value in parameters.items() if value is not None}}
     for field in dataclasses.fields(REGISTRIES[kind].find(name)):
+        if field.name.endswith("coefficient") and not found.get(field.name):
+            found[field.name] = 0.5  # at 0 a run leaves the part out
         needs = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if needs and field.init and field.name not in found and field.name != "call":
             found[field.name] = 0.5 if str(field.type) == "float" else 2
@@ -90,7 +92,8 @@ def guess_kind(name: str, parameters: Mapping[str, Any]) -> Guess:
     if ":" not in name:
         kinds: list[Kind] = [kind for kind, registry in REGISTRIES.items() if name in registry.names]
         if kinds:
-            return Guess(kinds[0], "registered")
+            others = "".join(f"; --kind {kind}: another one of this name" for kind in kinds[1:])
+            return Guess(kinds[0], f"registered{others}")
         known = {each for registry in REGISTRIES.values() for each in registry.names}
         near = difflib.get_close_matches(name, known, n=1)
         raise ConfigError(
