@@ -13,16 +13,18 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeGuard, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, TypeGuard, TypeVar, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel
 
-from hybridflow.config.algorithm_section import AlgorithmSection
-from hybridflow.config.reward_sections import RewardSection
 from hybridflow.config.toml_tree import KeyPath, TomlTree, format_key_path
 from hybridflow.errors import ConfigError
 
-_S = TypeVar("_S", RewardSection, AlgorithmSection)
+if TYPE_CHECKING:
+    from hybridflow.config.algorithm_section import AlgorithmSection
+    from hybridflow.config.reward_sections import RewardSection
+
+_S = TypeVar("_S", "RewardSection", "AlgorithmSection")
 
 
 def add_module_folders(section: _S, files: Sequence[Path]) -> _S:
