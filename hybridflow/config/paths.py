@@ -35,7 +35,9 @@ def add_module_folders(section: RewardSection, files: Sequence[Path]) -> RewardS
 
 @dataclass(frozen=True)
 class _IsPath:
-    """Marks a field whose text is the path of something that is read."""
+    """Marks a field whose text is the path of something that is read, or one of `words`, which are none."""
+
+    words: tuple[str, ...] = ()
 
 
 def _check_path(text: str) -> str:
@@ -50,6 +52,11 @@ InputPath = Annotated[AnyPath, _IsPath()]
 """A file or folder to read."""
 
 
+def input_path_or(*words: str) -> Any:
+    """The annotation of a file or folder to read that may instead be one of these words."""
+    return Annotated[AnyPath, _IsPath(words)]
+
+
 def resolve_paths(tree: TomlTree, root: type[BaseModel], files: Sequence[Path], *, must_exist: bool) -> None:
     """Makes the paths of `root` in `tree` ones that hold from the working folder.
 
@@ -57,8 +64,10 @@ def resolve_paths(tree: TomlTree, root: type[BaseModel], files: Sequence[Path], 
     those of `--set` that are beside a file alone.
     """
     problems: list[str] = []
-    for key_path in _path_keys(root, ()):
+    for key_path, words in _path_keys(root, ()):
         table, value = _find(tree.values, key_path)
+        if value in words:
+            continue
         if isinstance(value, str) and value.startswith("~"):
             value = table[key_path[-1]] = os.path.expanduser(value)
         source = tree.source_of(key_path)
@@ -78,18 +87,20 @@ def resolve_paths(tree: TomlTree, root: type[BaseModel], files: Sequence[Path], 
         raise ConfigError("\n".join(problems))
 
 
-def _path_keys(model: type[BaseModel], prefix: KeyPath) -> Iterator[KeyPath]:
+def _path_keys(model: type[BaseModel], prefix: KeyPath) -> Iterator[tuple[KeyPath, tuple[str, ...]]]:
+    """Each key that is a path, with the words that are none."""
     for name, field in model.model_fields.items():
         annotation = field.annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             yield from _path_keys(annotation, (*prefix, name))
-        elif _is_path((*field.metadata, annotation)):
-            yield (*prefix, name)
+        elif (mark := _find_mark((*field.metadata, annotation))) is not None:
+            yield (*prefix, name), mark.words
 
 
-def _is_path(parts: tuple[Any, ...]) -> bool:
-    """Whether the mark is on an annotation, or within it: `InputPath | None`."""
-    return any(isinstance(part, _IsPath) or _is_path(get_args(part)) for part in parts)
+def _find_mark(parts: tuple[Any, ...]) -> _IsPath | None:
+    """The mark on an annotation, or within it: `InputPath | None`."""
+    found = (part if isinstance(part, _IsPath) else _find_mark(get_args(part)) for part in parts)
+    return next((mark for mark in found if mark is not None), None)
 
 
 def _find(values: Any, key_path: KeyPath) -> tuple[Any, Any]:
