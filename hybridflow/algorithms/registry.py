@@ -86,6 +86,7 @@ TERMS: Registry[Any] = Registry(
     {
         "clip": "hybridflow.algorithms.losses:ClippedSurrogate",
         "nll": "hybridflow.algorithms.losses:NegativeLogLikelihood",
+        "reference_kl": "hybridflow.algorithms.reference_kl:ReferenceKL",
     },
 )
 AGGREGATIONS: Registry[Any] = Registry(
@@ -101,5 +102,6 @@ MEASURES: Registry[Any] = Registry(
         "entropy": "hybridflow.algorithms.measures:Entropy",
         "policy_ratio": "hybridflow.algorithms.measures:PolicyRatio",
         "engine_mismatch": "hybridflow.algorithms.measures:EngineMismatch",
+        "reference_distance": "hybridflow.algorithms.reference_kl:ReferenceDistance",
     },
 )

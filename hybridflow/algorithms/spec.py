@@ -47,11 +47,12 @@ def algorithm_spec(config: Config) -> AlgorithmSpec:
 
 def policy_spec(section: AlgorithmSection) -> ObjectiveSpec:
     """The clipped objective with a mean over tokens, and what a step tells of it."""
+    kl = section.kl
     return ObjectiveSpec(
-        terms=["clip"],
+        terms=["clip", *(["reference_kl"] if kl.place == "loss" else [])],
         aggregation="token_mean",
-        measures=["entropy", "policy_ratio", "engine_mismatch"],
-        parameters=section.model_dump(),
+        measures=["entropy", "policy_ratio", "engine_mismatch", *(["reference_distance"] if kl.is_on else [])],
+        parameters=section.model_dump() | {"kl_coefficient": kl.coefficient, "kl_estimator": kl.estimator},
     )
 
 

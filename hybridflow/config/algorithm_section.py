@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from hybridflow.config.regularisation_sections import AEPOSection, KLSection
 from hybridflow.config.section import Section
 
 
@@ -20,3 +21,14 @@ class AlgorithmSection(Section):
     """Divide advantages by the standard deviation of the group."""
     mask_stale_tokens: bool = False
     """Tokens that an older policy decoded (rollout.over_sampling above 1) are read and not learnt from."""
+    kl: KLSection = KLSection()
+    aepo: AEPOSection = AEPOSection()
+
+    @model_validator(mode="after")
+    def _check_aepo(self) -> AlgorithmSection:
+        if "aepo" in self.model_fields_set and not self.aepo.model_fields_set:
+            raise ValueError(
+                "algorithm.aepo is there without algorithm.aepo.high and algorithm.aepo.low: AEPO needs two thresholds "
+                "of entropy, and none is published. Remedy: set both, or remove the section"
+            )
+        return self

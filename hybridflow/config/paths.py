@@ -50,11 +50,8 @@ def _check_path(text: str) -> str:
 AnyPath = Annotated[str, AfterValidator(_check_path)]
 InputPath = Annotated[AnyPath, _IsPath()]
 """A file or folder to read."""
-
-
-def input_path_or(*words: str) -> Any:
-    """The annotation of a file or folder to read that may instead be one of these words."""
-    return Annotated[AnyPath, _IsPath(words)]
+StartOrInputPath = Annotated[AnyPath, _IsPath(words=("start",))]
+"""A file or folder to read, or "start", which is none."""
 
 
 def resolve_paths(tree: TomlTree, root: type[BaseModel], files: Sequence[Path], *, must_exist: bool) -> None:

@@ -14,6 +14,7 @@ from hybridflow.loop.checkpoints import Checkpoints
 from hybridflow.loop.collect import Collector
 from hybridflow.loop.evaluation import Evaluation
 from hybridflow.loop.gate import check_engines, check_later_gap
+from hybridflow.loop.measuring import Measuring
 from hybridflow.loop.run import Run
 from hybridflow.loop.train_groups import TrainGroups
 from hybridflow.loop.verdict_guard import VerdictGuard
@@ -114,6 +115,7 @@ def build_run(
         recorder=recorder,
         checkpoints=Checkpoints(folder.checkpoints, config.checkpoint.keep_last, config.checkpoint.in_background),
         warm_up=lambda index: run_stage(index, config, inputs.tokenizer, trainer, display, trackers.warmup),
+        measuring=Measuring(config.algorithm, trainer, recorder),
         check_engines=partial(
             check_engines,
             config,

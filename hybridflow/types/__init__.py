@@ -42,6 +42,7 @@ from hybridflow.types.tokens import Ragged, TokenColumns
 from hybridflow.types.training import (
     Collected,
     FilteredBatch,
+    Measured,
     MeasuredRow,
     PartialGroup,
     StepCounts,
@@ -61,6 +62,7 @@ __all__ = [
     "GroupRequest",
     "JudgeReport",
     "Lease",
+    "Measured",
     "MeasuredRow",
     "MemoryTag",
     "Partial",

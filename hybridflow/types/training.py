@@ -177,6 +177,19 @@ class Collected:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What was measured of a step's rows before the update, and what follows from it."""
+
+    rows: Mapping[str, MeasuredRow]
+    """By completion id."""
+    kl_prices: Mapping[str, float] = field(default_factory=dict)
+    """By completion id, what its distance from the reference costs: subtracted from its reward. Empty: nothing."""
+    leaves_out_negative: bool = False
+    """AEPO masks: completions of negative advantage are not learnt from."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class FilteredBatch:
     """`batch` is None where no group is left to learn from; `dropped` lists group ids by reason."""
 
@@ -192,3 +205,5 @@ class FilteredBatch:
     """All response tokens of the kept groups."""
     policy_version: int | None = None
     """From which staleness counts: the version that the step decoded with."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Further metrics of the step that came up on the way, by full name."""
