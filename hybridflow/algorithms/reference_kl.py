@@ -80,9 +80,7 @@ class ReferenceKL:
 
     def __call__(self, tokens: TokenBatch) -> TermValue:
         columns = tokens.columns
-        estimate_N = estimate_kl(
-            self.kl_estimator, tokens.logprobs_N, columns[REF_LOGPROBS], columns.get(OLD_LOGPROBS)
-        )
+        estimate_N = estimate_kl(self.kl_estimator, tokens.logprobs_N, columns[REF_LOGPROBS], columns.get(OLD_LOGPROBS))
         return TermValue(self.kl_coefficient * estimate_N)
 
 
@@ -103,7 +101,7 @@ def compute_kl_price(
 ) -> float:
     """The price of a completion: `coefficient` times the sum of the estimates of its tokens, to be subtracted.
 
-    Example: compute_kl_price("k1", 0.1, [-1.0, -2.0], [-1.5, -3.0]) == 0.15
+    Example: compute_kl_price("k1", 0.5, [-1.0, -2.0], [-1.5, -3.0]) == 0.75
     """
     policy_T, ref_T = (torch.tensor(values, dtype=torch.float64) for values in (logprobs, ref_logprobs))
     return coefficient * estimate_kl(estimator, policy_T, ref_T).sum().item()

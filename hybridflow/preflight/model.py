@@ -44,7 +44,7 @@ def check_reference_folder(subject: Subject) -> Iterator[Finding]:
     if kl.place == "loss" and kl.estimator == "k1":
         yield Finding(
             "warning",
-            'algorithm.kl.estimator = "k1" with algorithm.kl.place = "loss": its gradient is 0 in the mean, so the term '
+            'algorithm.kl.estimator = "k1" with algorithm.kl.place = "loss": its gradient is 0 in the mean, so it '
             'adds noise and holds nothing back. Remedy: take "unbiased" or "k2", or algorithm.kl.place = "reward"',
         )
     named = kl.reference_folder

@@ -40,7 +40,7 @@ def check_reference_model(config: Config) -> None:
 
 
 def _check_tokenizer(folder: Path, config: Config, named: str) -> None:
-    theirs, ours = load_tokenizer(str(folder)).get_vocab(), load_tokenizer(config.model.path).get_vocab()
+    theirs, ours = load_tokenizer(folder, named).get_vocab(), load_tokenizer(config.model.path).get_vocab()
     token = next((token for token in sorted({*theirs, *ours}) if theirs.get(token) != ours.get(token)), None)
     if token is not None:
         raise ConfigError(

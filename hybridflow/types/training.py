@@ -12,7 +12,6 @@ from hybridflow.types.rewards import Group, ScoredCompletion
 from hybridflow.types.rollout import Partial, Prompt, RolloutReport
 from hybridflow.types.tokens import TokenColumns
 
-
 MeasuredRow = dict[str, list[float]]
 """By column, a value for each token of a row, computed by the trainer before the update: `old_logprobs`,
 `ref_logprobs`, `entropy`."""

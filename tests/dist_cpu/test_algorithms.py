@@ -68,6 +68,7 @@ TERMS.add("toy_kl", KLTerm)
 ADVANTAGES.add("toy_sign", SignOfReward)
 
 PARAMETERS = AlgorithmSection(clip_low=0.05, clip_high=0.06).model_dump()
+PARAMETERS |= {"kl_coefficient": 0.1, "kl_estimator": "unbiased"}
 OBJECTIVES = {
     f"{term} {aggregation}": ObjectiveSpec(
         terms=[term], aggregation=aggregation, measures=MEASURES.names, parameters=PARAMETERS
