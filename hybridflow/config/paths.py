@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, TypeGuard, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel
 
@@ -33,11 +33,14 @@ def add_module_folders(section: RewardSection, files: Sequence[Path]) -> RewardS
     return section.model_copy(update={"module_folders": list(found)})
 
 
+Words = tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class _IsPath:
     """Marks a field whose text is the path of something that is read, or one of `words`, which are none."""
 
-    words: tuple[str, ...] = ()
+    words: Words = ()
 
 
 def _check_path(text: str) -> str:
@@ -61,7 +64,7 @@ def resolve_paths(tree: TomlTree, root: type[BaseModel], files: Sequence[Path], 
     those of `--set` that are beside a file alone.
     """
     problems: list[str] = []
-    for key_path, words in _path_keys(root, ()):
+    for key_path, words in _path_keys(root, (), tree.values):
         table, value = _find(tree.values, key_path)
         if value in words:
             continue
@@ -84,14 +87,21 @@ def resolve_paths(tree: TomlTree, root: type[BaseModel], files: Sequence[Path], 
         raise ConfigError("\n".join(problems))
 
 
-def _path_keys(model: type[BaseModel], prefix: KeyPath) -> Iterator[tuple[KeyPath, tuple[str, ...]]]:
-    """Each key that is a path, with the words that are none."""
+def _path_keys(model: type[BaseModel], prefix: KeyPath, values: Any) -> Iterator[tuple[KeyPath, Words]]:
+    """Keys of paths below `model`, and words that are none; in a list of sections, of each item that `values` has."""
     for name, field in model.model_fields.items():
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            yield from _path_keys(annotation, (*prefix, name))
+        annotation, inner = field.annotation, values.get(name) if isinstance(values, dict) else None
+        if _is_section(annotation):
+            yield from _path_keys(annotation, (*prefix, name), inner)
+        elif get_origin(annotation) is list and _is_section(item := get_args(annotation)[0]):
+            for number, one in enumerate(inner if isinstance(inner, list) else []):
+                yield from _path_keys(item, (*prefix, name, number), one)
         elif (mark := _find_mark((*field.metadata, annotation))) is not None:
             yield (*prefix, name), mark.words
+
+
+def _is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _find_mark(parts: tuple[Any, ...]) -> _IsPath | None:
@@ -103,7 +113,10 @@ def _find_mark(parts: tuple[Any, ...]) -> _IsPath | None:
 def _find(values: Any, key_path: KeyPath) -> tuple[Any, Any]:
     """The table that holds the key, and its value; None where there is none."""
     for key in key_path[:-1]:
-        values = values.get(key) if isinstance(values, dict) else None
+        if isinstance(values, list) and isinstance(key, int):
+            values = values[key]
+        else:
+            values = values.get(key) if isinstance(values, dict) else None
     return values, values.get(key_path[-1]) if isinstance(values, dict) else None
 
 

@@ -2,7 +2,8 @@
 
 restore -> warm up -> keep the reference -> sync weights -> gate: trainer and engines compute one model -> evaluate
         -> for each step: collect groups -> measure (KL, AEPO) -> build batch -> hand the device over -> update
-                          -> sync weights -> record, evaluate, checkpoint
+                          -> sync weights -> record, evaluate, enter the next phase where it is due, checkpoint,
+                          gate of that phase
         -> evaluate -> export
 """
 
@@ -13,9 +14,6 @@ from hybridflow.loop.batch import build_batch
 from hybridflow.loop.run import Run
 from hybridflow.types import UpdateReport
 from megatron_ext.optimizer.lr import LRSchedule, learning_rate
-
-RL = "RL"
-"""The stage after the warm-up, as the display names it."""
 
 
 def train(run: Run) -> None:
@@ -28,11 +26,14 @@ def train(run: Run) -> None:
     run.sync_weights()
     run.check_engines()
     run.evaluate_before()
-    run.recorder.begin_stage(RL, run.config.train.num_steps, run.state.rl_step)
-    while run.state.rl_step < run.config.train.num_steps:
+    run.begin_stage()
+    while not run.is_over:
         train_step(run)
         run.evaluate_if_due()
+        begins_phase = run.advance()
         run.checkpoint_if_due()
+        if begins_phase:
+            run.begin_phase()
     run.export()
 
 
