@@ -1,4 +1,4 @@
-"""What KL and AEPO need of a step's rows before rewards and advantages are final: the trainer measures it.
+"""Measures a step's rows for KL and AEPO, before their rewards and advantages are final: the trainer does.
 
 KL to a reference takes a forward pass with the reference's weights (`time/reference_s`). KL in the reward and AEPO take
 one of the policy itself before that (`time/measure_s`); its log-probabilities are the old ones of the update, which

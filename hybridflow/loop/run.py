@@ -18,7 +18,7 @@ from hybridflow.recording.recorder import Recorder
 from hybridflow.recording.run_folder.train_folder import TrainFolder
 from hybridflow.recording.state import RunState
 from hybridflow.runtime.colocation import Colocation
-from hybridflow.types import Group, Measured
+from hybridflow.types import Collected, Measured
 
 
 @dataclass(kw_only=True)
@@ -40,7 +40,7 @@ class Run:
     warm_up: Callable[[int], None]
     """Runs the supervised stage of this index."""
     measuring: Measuring
-    """What KL and AEPO ask of the trainer before a batch is made."""
+    """Asks the trainer for what KL and AEPO need before a batch is made."""
     compare_engines: Callable[[Config, int], None]
     """Raises ModelMismatchError unless trainer and engines compute the same model; given a phase's configuration, and
     the step that it begins after."""
@@ -102,11 +102,11 @@ class Run:
                 has_begun = self.state.rl_step > 0
                 keep_reference(self.trainer, self.config.algorithm.kl, self.folder.reference, has_begun=has_begun)
 
-    def measure(self, groups: list[Group]) -> Measured | None:
-        """What KL and AEPO need of the rows that are made of these groups; None, by default, where it is nothing."""
+    def measure(self, collected: Collected) -> Measured | None:
+        """Has the trainer measure the rows of a step, as KL and AEPO need; None, by default, where they need nothing."""
         if not self.measuring.is_needed:
             return None
-        batch = build_measured_batch(groups, self.config)
+        batch = build_measured_batch(collected.groups, self.config)
         if batch is None:
             return None
         self.hand_to_trainer()

@@ -177,7 +177,7 @@ class Collected:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of a step's rows before the update, and what follows from it."""
+    """Numbers measured of a step's rows before the update, and what follows from them."""
 
     rows: Mapping[str, MeasuredRow]
     """By completion id."""

@@ -27,7 +27,7 @@ class ReferenceWeights:
         self._parameters = list(parameters)
         self._device = device
         self._num_there = 0
-        """Of the parameters, the first so many are the reference's now."""
+        """So many parameters, from the first on, are the reference's now."""
         self._host = [
             torch.empty(parameter.shape, dtype=parameter.dtype, pin_memory=device.has_cuda) for parameter in parameters
         ]

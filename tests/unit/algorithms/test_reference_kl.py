@@ -71,7 +71,7 @@ def test_the_value_is_the_kl_in_the_mean(estimator: str) -> None:
 
 
 def test_gradients_on_the_policys_own_tokens() -> None:
-    """Those of the module's table: k1 none, k2 and unbiased that of KL(pi || ref), k3 that of KL(ref || pi)."""
+    """The module's table: k1 none, k2 and unbiased that of KL(pi || ref), k3 that of KL(ref || pi)."""
     setting = Setting(is_on_policy=True)
     right = gradient_of(kl(setting.policy, setting.reference), setting.logits)
     other_way = gradient_of(kl(setting.reference, setting.policy), setting.logits)

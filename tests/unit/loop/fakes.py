@@ -75,8 +75,9 @@ def nobody_knows(completion: Completion) -> Verdict:
 class FakeTrainer:
     """Its weights are the number of updates it has seen."""
 
-    def __init__(self, events: list[str]) -> None:
+    def __init__(self, events: list[str], algorithm: AlgorithmSection | None = None) -> None:
         self.events = events
+        self.algorithm = algorithm or AlgorithmSection()
         self.weights = 0
         self.learning_rates: list[float] = []
         self.batches: list[TrainBatch] = []
@@ -87,7 +88,7 @@ class FakeTrainer:
         self.fail_save: Exception | None = None
         self.reference: int | None = None
         self.entropies = [0.25]
-        """Of each step, at every token; the last holds on."""
+        """One per step, at every token; the last holds on."""
 
     def keep_reference(self, directory: Path | None, verified: bool = False) -> None:
         self.reference = self.weights if directory is None else int((directory / "weights").read_text())
@@ -122,7 +123,7 @@ class FakeTrainer:
         self.batches.append(batch)
         self.weights += 1
         self.learning_rates.append(learning_rate)
-        rules = build_objective(policy_spec(AlgorithmSection()), top_p=batch.top_p).metrics
+        rules = build_objective(policy_spec(self.algorithm), top_p=batch.top_p).metrics
         measured = {"policy/logprob_gap": self.logprob_gap, "policy/logprob_gap_max": self.logprob_gap}
         measured |= {"policy/logprob_kl": 0.0}
         metrics = {
@@ -335,7 +336,7 @@ class FakeSystem:
         if state is None and not is_resumed:
             self.folder.create(config)
             self.folder.keep()
-        self.trainer = FakeTrainer(self.events)
+        self.trainer = FakeTrainer(self.events, config.algorithm)
         self.stream = FakeStream(judge, shuffle_seed=0)
         self.rollout = engines(self.events, self.stream)
         self.inputs = inputs = load_inputs(config, None)

@@ -178,7 +178,7 @@ def test_a_step_of_which_nothing_is_left_changes_nothing(tmp_path: Path, monkeyp
 
 
 def test_every_token_of_every_completion_with_a_verdict_is_measured(tmp_path: Path) -> None:
-    """Of the groups that the filters keep; stale tokens, too, though they are not learnt from."""
+    """In the groups that the filters keep; stale tokens, too, though they are not learnt from."""
     config = config_with(tmp_path, train__layout={"tp": 1}, algorithm__mask_stale_tokens=True)
     kept = build_group(build_request(build_prompt(token_ids=[1]), 3, group_id="kept"), [1.0, None, 0.0])
     dropped = build_group(build_request(build_prompt(token_ids=[1]), 2, group_id="dropped"), [1.0, 1.0])
