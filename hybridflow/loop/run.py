@@ -103,7 +103,7 @@ class Run:
                 keep_reference(self.trainer, self.config.algorithm.kl, self.folder.reference, has_begun=has_begun)
 
     def measure(self, collected: Collected) -> Measured | None:
-        """Has the trainer measure the rows of a step, as KL and AEPO need; None, by default, where they need nothing."""
+        """Has the trainer measure the rows of a step for KL and AEPO; None, by default, where they need nothing."""
         if not self.measuring.is_needed:
             return None
         batch = build_measured_batch(collected.groups, self.config)
