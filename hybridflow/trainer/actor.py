@@ -100,6 +100,9 @@ class TrainWorker:
     def logprobs(self, batch: TrainBatch) -> dict[int, list[float]]:
         return self.core.logprobs(batch)
 
+    def check_objective(self, objective: ObjectiveSpec) -> None:
+        self.core.check_objective(objective)
+
     def keep_reference(self, directory: str | None, verified: bool) -> None:
         enter("taking the reference's weights")
         self.core.keep_reference(None if directory is None else Path(directory), verified)

@@ -77,7 +77,8 @@ def _column(sequence: TrainSequence, name: str, counted: list[int]) -> list[floa
     if name in COMPUTED:
         if name not in sequence.measured:
             raise ProtocolError(
-                f"the objective needs {name!r} of each token, and row {sequence.sequence_id} was not measured"
+                f"the objective needs {name!r} of each token, and row {sequence.sequence_id} was not measured. Remedy: "
+                "for a reference set algorithm.kl.place, coefficient and reference"
             )
         return [sequence.measured[name][place] for place in counted]
     if name not in COLUMNS or COLUMNS[name] is Ragged:
