@@ -8,10 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hybridflow.data.schema import Row
 from hybridflow.data.streams import derive_stream
+from hybridflow.data.synth.bundle import SLACK_CHARS, check_bundle_size, generate_bundle_row
 from hybridflow.data.synth.easy import check_easy_size, generate_easy_row
-from hybridflow.data.synth.hard import HardDocument, HardKind, check_hard_size, generate_hard_row
+from hybridflow.data.synth.hard import CHARACTERS_PER_TOKEN, HardDocument, HardKind, check_hard_size, generate_hard_row
 
 Split = Literal["train", "test"]
+MARGIN = 0.01
+"""Of both ends of the long tier's band: a token is not the same number of characters in every row."""
+_CHECKS = {"easy": check_easy_size, "hard": check_hard_size, "long": check_bundle_size}
 
 
 class SynthSpec(BaseModel):
@@ -19,11 +23,17 @@ class SynthSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    tier: Literal["easy", "hard"]
+    tier: Literal["easy", "hard", "long"]
     doc_tokens: int = Field(gt=0)
-    """Document length. easy: exact, in tokens of the tiny tokenizer. hard: 4 characters count as a token."""
+    """Document length. easy: exact, in tokens of the tiny tokenizer. hard: 4 characters count as a token. long: that of
+    the shortest prompt, question and template included."""
+    max_doc_tokens: int | None = Field(default=None, gt=0)
+    """Longest prompt of the long tier, whose prompts are evenly spread; the others have one length."""
+    chars_per_token: float = Field(default=CHARACTERS_PER_TOKEN, ge=0.5, le=20)
+    """Characters that count as a token in the long tier; `measure_chars` tells them of a tokenizer."""
     num_records: int = Field(default=8, gt=0)
-    """Records per document. easy: one-sentence records. hard: issuers with a report each, and agreements."""
+    """Records per document. easy: one-sentence records. hard: issuers with a report each, and agreements. long: the
+    documents of a bundle beside the register, a report or agreement each."""
     num_train: int = Field(ge=0)
     num_test: int = Field(ge=0)
     kinds: tuple[HardKind, ...] = ("lookup", "two_hop", "arithmetic", "choice")
@@ -33,9 +43,16 @@ class SynthSpec(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> SynthSpec:
-        check = check_easy_size if self.tier == "easy" else check_hard_size
-        if problem := check(self.doc_tokens, self.num_records):
+        if problem := _CHECKS[self.tier](self.doc_tokens, self.num_records):
             raise ValueError(problem)
+        longest = self.max_doc_tokens
+        if (longest is not None) != (self.tier == "long"):
+            raise ValueError(
+                f"max_doc_tokens={longest} with tier={self.tier}: prompts of the long tier are spread up to it, those "
+                f"of the others have one length. {'Set it' if longest is None else 'Leave it out'}"
+            )
+        if longest is not None and longest < (least := int(self.doc_tokens * (1 + 3 * MARGIN)) + SLACK_CHARS):
+            raise ValueError(f"max_doc_tokens={longest} is too near doc_tokens={self.doc_tokens}: raise it to {least}")
         if not self.kinds:
             raise ValueError("kinds is empty: name at least one question kind")
         if self.tier == "hard" and not self.list_documents():
@@ -62,6 +79,10 @@ def generate_row(spec: SynthSpec, split: Split, seed: int, index: int) -> Row:
     stream = derive_stream("hybridflow.synth", spec.tier, split, seed, index)
     if spec.tier == "easy":
         return generate_easy_row(stream, index, split, spec.doc_tokens, spec.num_records)
+    if spec.max_doc_tokens is not None:
+        shortest = int(spec.doc_tokens * spec.chars_per_token * (1 + MARGIN))
+        longest = int(spec.max_doc_tokens * spec.chars_per_token * (1 - MARGIN))
+        return generate_bundle_row(stream, index, split, shortest, longest, spec.num_records)
     kind = spec.kinds[index % len(spec.kinds)]
     layout = stream.choice(spec.list_documents())
     return generate_hard_row(stream, index, split, spec.doc_tokens, spec.num_records, kind, layout)
