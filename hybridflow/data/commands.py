@@ -100,10 +100,12 @@ def synth(
     ] = Tier.easy,
     doc_tokens: Annotated[
         int,
-        typer.Option(help="Document length; 4 characters are a token but in the easy tier. long: the shortest prompt."),
+        typer.Option(
+            help="Document length (long: of the whole prompt); 4 characters are a token but in the easy tier."
+        ),
     ] = 128,
-    max_doc_tokens: Annotated[
-        int | None, typer.Option(help="Longest prompt of the long tier, which spreads its prompts evenly.")
+    min_doc_tokens: Annotated[
+        int | None, typer.Option(help="Shortest document of the train file, whose lengths are then spread evenly.")
     ] = None,
     tokenizer: Annotated[
         Path | None,
@@ -126,7 +128,7 @@ def synth(
     \b
     Example: hybridflow data synth --tier hard --doc-tokens 20000 --num-train 500 --num-test 50 --output runs/reports
     The third phase of a curriculum, 1,600 rows of 60K to 120K tokens:
-    hybridflow data synth --tier long --doc-tokens 60000 --max-doc-tokens 120000 --num-train 1600 --num-test 100
+    hybridflow data synth --tier long --min-doc-tokens 60000 --doc-tokens 120000 --num-train 1600 --num-test 100
       --tokenizer MODEL_FOLDER --output runs/long
     """
     from hybridflow.data.rows import stream_rows
@@ -136,7 +138,7 @@ def synth(
         spec = SynthSpec(
             tier=tier.value,
             doc_tokens=doc_tokens,
-            max_doc_tokens=max_doc_tokens,
+            min_doc_tokens=min_doc_tokens,
             num_records=num_records,
             num_train=num_train,
             num_test=num_test,

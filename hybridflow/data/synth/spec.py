@@ -16,6 +16,8 @@ Split = Literal["train", "test"]
 MARGIN = 0.01
 """Of both ends of the long tier's band: a token is not the same number of characters in every row."""
 _CHECKS = {"easy": check_easy_size, "hard": check_hard_size, "long": check_bundle_size}
+SMALL_LENGTHS = 64
+"""Lengths above the shortest that are looked at: fillers make every longer one possible."""
 
 
 class SynthSpec(BaseModel):
@@ -26,9 +28,10 @@ class SynthSpec(BaseModel):
     tier: Literal["easy", "hard", "long"]
     doc_tokens: int = Field(gt=0)
     """Document length. easy: exact, in tokens of the tiny tokenizer. hard: 4 characters count as a token. long: that of
-    the shortest prompt, question and template included."""
-    max_doc_tokens: int | None = Field(default=None, gt=0)
-    """Longest prompt of the long tier, whose prompts are evenly spread; the others have one length."""
+    the whole prompt, of `chars_per_token` each."""
+    min_doc_tokens: int | None = Field(default=None, gt=0)
+    """Shortest document of a training row, each length up to `doc_tokens` as likely as another; test rows are all of
+    `doc_tokens`. None: training rows, too."""
     chars_per_token: float = Field(default=CHARACTERS_PER_TOKEN, ge=0.5, le=20)
     """Characters that count as a token in the long tier; `measure_chars` tells them of a tokenizer."""
     num_records: int = Field(default=8, gt=0)
@@ -43,16 +46,16 @@ class SynthSpec(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> SynthSpec:
-        if problem := _CHECKS[self.tier](self.doc_tokens, self.num_records):
-            raise ValueError(problem)
-        longest = self.max_doc_tokens
-        if (longest is not None) != (self.tier == "long"):
-            raise ValueError(
-                f"max_doc_tokens={longest} with tier={self.tier}: prompts of the long tier are spread up to it, those "
-                f"of the others have one length. {'Set it' if longest is None else 'Leave it out'}"
-            )
-        if longest is not None and longest < (least := int(self.doc_tokens * (1 + 3 * MARGIN)) + SLACK_CHARS):
-            raise ValueError(f"max_doc_tokens={longest} is too near doc_tokens={self.doc_tokens}: raise it to {least}")
+        check = _CHECKS[self.tier]
+        shortest = self.min_doc_tokens or self.doc_tokens
+        if shortest > self.doc_tokens:
+            raise ValueError(f"min_doc_tokens={shortest} is above doc_tokens={self.doc_tokens}: lower the first")
+        lengths = {self.doc_tokens, *range(shortest, min(shortest + SMALL_LENGTHS, self.doc_tokens))}
+        for length in sorted(lengths):
+            if problem := check(length, self.num_records):
+                raise ValueError(problem)
+        if self.tier == "long" and self.min_doc_tokens and self.doc_tokens < (least := _least_longest(shortest)):
+            raise ValueError(f"doc_tokens={self.doc_tokens} is too near min_doc_tokens={shortest}: raise it to {least}")
         if not self.kinds:
             raise ValueError("kinds is empty: name at least one question kind")
         if self.tier == "hard" and not self.list_documents():
@@ -62,6 +65,11 @@ class SynthSpec(BaseModel):
     def list_documents(self) -> list[HardDocument]:
         """The documents that this number of records allows."""
         return [layout for layout in self.documents if layout != "mixed" or self.num_records > 1]
+
+
+def _least_longest(shortest: int) -> int:
+    """Tokens of the longest prompt that leave a band of lengths, within its margins, above the shortest."""
+    return int(shortest * (1 + 3 * MARGIN)) + SLACK_CHARS
 
 
 def generate_rows(spec: SynthSpec, split: Split, seed: int) -> list[Row]:
@@ -77,12 +85,16 @@ def generate_row(spec: SynthSpec, split: Split, seed: int, index: int) -> Row:
     rows, and drawn from another stream in train than in test.
     """
     stream = derive_stream("hybridflow.synth", spec.tier, split, seed, index)
-    if spec.tier == "easy":
-        return generate_easy_row(stream, index, split, spec.doc_tokens, spec.num_records)
-    if spec.max_doc_tokens is not None:
-        shortest = int(spec.doc_tokens * spec.chars_per_token * (1 + MARGIN))
-        longest = int(spec.max_doc_tokens * spec.chars_per_token * (1 - MARGIN))
+    doc_tokens = spec.doc_tokens
+    if spec.tier == "long":
+        least = spec.min_doc_tokens if split == "train" and spec.min_doc_tokens is not None else doc_tokens
+        shortest = int(least * spec.chars_per_token * (1 + MARGIN))
+        longest = int(doc_tokens * spec.chars_per_token * (1 - MARGIN))
         return generate_bundle_row(stream, index, split, shortest, longest, spec.num_records)
+    if split == "train" and spec.min_doc_tokens is not None:
+        doc_tokens = stream.randint(spec.min_doc_tokens, doc_tokens)
+    if spec.tier == "easy":
+        return generate_easy_row(stream, index, split, doc_tokens, spec.num_records)
     kind = spec.kinds[index % len(spec.kinds)]
     layout = stream.choice(spec.list_documents())
-    return generate_hard_row(stream, index, split, spec.doc_tokens, spec.num_records, kind, layout)
+    return generate_hard_row(stream, index, split, doc_tokens, spec.num_records, kind, layout)

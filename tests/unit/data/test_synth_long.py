@@ -19,10 +19,10 @@ from hybridflow.data.synth import SynthSpec, generate_row, generate_rows
 from hybridflow.data.synth.bundle import SLACK_CHARS
 from hybridflow.errors import ConfigError
 
-SPEC = SynthSpec(tier="long", doc_tokens=3000, max_doc_tokens=6000, num_records=4, num_train=120, num_test=2)
+SPEC = SynthSpec(tier="long", min_doc_tokens=3000, doc_tokens=6000, num_records=4, num_train=120, num_test=2)
 ROWS = generate_rows(SPEC, "train", seed=11)
 TINY = Path("configs/models/tiny")
-REAL = SynthSpec(tier="long", doc_tokens=60_000, max_doc_tokens=120_000, num_train=1600, num_test=0)
+REAL = SynthSpec(tier="long", min_doc_tokens=60_000, doc_tokens=120_000, num_train=1600, num_test=0)
 
 
 def text_of(row: Row) -> str:
@@ -109,7 +109,7 @@ def test_the_third_phase_has_rows() -> None:
 
 
 def test_lengths_in_tokens_of_a_model(tmp_path: Path) -> None:
-    sizes = ["--doc-tokens", "3500", "--max-doc-tokens", "7000", "--num-records", "4", "--tokenizer", str(TINY)]
+    sizes = ["--min-doc-tokens", "3500", "--doc-tokens", "7000", "--num-records", "4", "--tokenizer", str(TINY)]
     arguments = ["synth", "--tier", "long", "--output", str(tmp_path), "--num-train", "40", "--num-test", "1"]
     result = CliRunner().invoke(app, [*arguments, *sizes], catch_exceptions=False)
     assert "characters are a token of configs/models/tiny" in result.output
@@ -123,11 +123,9 @@ def test_lengths_in_tokens_of_a_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sizes", "told"),
     [
-        ({"max_doc_tokens": None}, "Set it"),
-        ({"tier": "hard"}, "Leave it out"),
-        ({"max_doc_tokens": 3050}, "too near doc_tokens=3000: raise it to 3390"),
+        ({"doc_tokens": 3050}, "doc_tokens=3050 is too near min_doc_tokens=3000: raise it to 3390"),
         ({"num_records": 2}, r"num_records must be 3 \.\. 128 in the long tier; got 2"),
-        ({"doc_tokens": 2000}, "no room for 4 documents: raise doc_tokens to 3000"),
+        ({"min_doc_tokens": 2000}, "no room for 4 documents: raise doc_tokens to 3000"),
     ],
 )
 def test_sizes_that_do_not_go_together(sizes: dict[str, object], told: str) -> None:
@@ -139,7 +137,7 @@ def test_sizes_that_do_not_go_together(sizes: dict[str, object], told: str) -> N
     ("arguments", "told"),
     [
         (["--tier", "hard", "--doc-tokens", "6000", "--tokenizer", str(TINY)], "only the long tier"),
-        (["--tier", "long", "--doc-tokens", "6000", "--max-doc-tokens", "9000", "--tokenizer", "nowhere"], "no tokeni"),
+        (["--tier", "long", "--doc-tokens", "6000", "--tokenizer", "nowhere"], "no tokeni"),
     ],
 )
 def test_a_tokenizer_that_cannot_be_used(tmp_path: Path, arguments: list[str], told: str) -> None:
