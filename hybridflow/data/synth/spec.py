@@ -14,7 +14,7 @@ from hybridflow.data.synth.hard import CHARACTERS_PER_TOKEN, HardDocument, HardK
 
 Split = Literal["train", "test"]
 MARGIN = 0.01
-"""Of both ends of the long tier's band: a token is not the same number of characters in every row."""
+"""Share of the long tier's band left free at both ends: a token is not the same number of characters in every row."""
 _CHECKS = {"easy": check_easy_size, "hard": check_hard_size, "long": check_bundle_size}
 SMALL_LENGTHS = 64
 """Lengths above the shortest that are looked at: fillers make every longer one possible."""
