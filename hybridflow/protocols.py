@@ -125,6 +125,10 @@ class Decoder(Protocol):
         """Starts decoding; completions arrive on the reward stream."""
         ...
 
+    def extend(self, requests: list[GroupRequest]) -> None:
+        """Further groups of what is being decoded, before `poll` has given the report."""
+        ...
+
     def poll(self) -> RolloutReport | None:
         """Keeps the engines at work; the report once decoding has ended, None before. Raises what an engine raised."""
         ...

@@ -106,7 +106,7 @@ class Run:
         with self.recorder.phase("checkpoint"), self.colocation.trainer_present():
             self.state.wall_s = self.recorder.wall_s
             self.state.source = self.groups.save_source()
-            self.checkpoints.save(self.trainer, self.state, self.groups.partial_groups)
+            self.checkpoints.save(self.trainer, self.state, self.groups.kept)
 
     def export(self) -> None:
         """Writes the final policy as a Hugging Face directory, once the last checkpoint is on the disk."""

@@ -128,7 +128,7 @@ def _build_run(
         display=display,
         trackers=trackers,
         state=saved.state if saved else RunState(),
-        partial_groups=restore(saved.checkpoint, system.trainer) if saved else (),
+        kept=restore(saved.checkpoint, system.trainer) if saved else None,
         started=started,
     )
 
@@ -142,7 +142,7 @@ def _summarise(run: Run, data: dict[str, int], status: str, transport: Transport
         data=data,
         weight_transport={"used": transport.name, "reason": transport.reason},
         sampling_guarantee=sampling_guarantee(run.config.rollout, has_cuda),
-        num_carried=len(run.groups.partial_groups) if run.config.rollout.over_sampling > 1 else None,
+        num_carried=len(run.groups.kept.groups) if run.config.rollout.carries_groups else None,
         judge=run.recorder.judge.summary(),
         curriculum=run.phases.summary(),
     )

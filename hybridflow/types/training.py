@@ -151,6 +151,8 @@ class StepCounts:
     discarded_tokens: int = 0
     num_discarded_completions: int = 0
     """Completions that had any of these tokens."""
+    num_short: int = 0
+    """Groups that the step lacked when it ended: with dynamic sampling, after too many tries."""
 
 
 @dataclass(frozen=True)

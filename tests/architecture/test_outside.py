@@ -148,7 +148,7 @@ def test_keys_of_the_summaries(tmp_path: Path) -> None:
     over = build_summary(
         RunState(), status="", wall_s=1.0, seed=0, sampling_guarantee="", weight_transport={}, num_carried=2
     )
-    assert set(over["groups"]) == {"started", "trained", "filtered", "discarded", "carried"}
+    assert set(over["groups"]) == {"started", "trained", "filtered", "discarded", "carried", "short_steps"}
 
 
 def test_keys_of_the_summary_of_supervised_training(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from hybridflow.curriculum.build import Curriculum, build_curriculum
 from hybridflow.curriculum.source import restore_source
 from hybridflow.data.dataset import PromptDataset
 from hybridflow.loop.checkpoints import Checkpoints, restore
+from hybridflow.loop.kept_groups import KeptGroups
 from hybridflow.preflight.inputs import load_inputs
 from hybridflow.protocols import WeightSource
 from hybridflow.recording.display.live import LiveDisplay
@@ -37,7 +38,6 @@ from hybridflow.tools.train_parts import Parts, Trackers, build_run
 from hybridflow.types import (
     Completion,
     GroupRequest,
-    PartialGroup,
     Ragged,
     RolloutReport,
     SamplingParams,
@@ -228,6 +228,9 @@ class FakeRollout:
             num_completions=len(completions), prompt_tokens=100, cached_tokens=60, response_tokens=2 * len(completions)
         )
 
+    def extend(self, requests: list[GroupRequest]) -> None:
+        raise AssertionError("all that was started is decoded: there is nothing to extend")
+
     def poll(self) -> RolloutReport | None:
         if self.error is not None:
             raise self.error
@@ -314,10 +317,10 @@ class FakeSystem:
         self.rollout = engines(self.events, self.stream)
         self.inputs = inputs = load_inputs(config, None)
         chosen = curriculum(inputs.train) if curriculum else build_curriculum(config, inputs.trains)
-        partial_groups: list[PartialGroup] = []
+        kept: KeptGroups | None = None
         if is_resumed:
             latest = Checkpoints(self.folder.checkpoints, 2).latest()
-            state, partial_groups = read_state(latest / STATE_FILE), restore(latest, self.trainer)
+            state, kept = read_state(latest / STATE_FILE), restore(latest, self.trainer)
             restore_source(chosen.source, state.source, state.num_prompts_taken, latest)
         self.run = build_run(
             Parts(trainer=self.trainer, rollout=self.rollout, stream=self.stream),
@@ -332,7 +335,7 @@ class FakeSystem:
                 updates=JsonlTracker(self.folder.updates),
             ),
             state=state or RunState(),
-            partial_groups=partial_groups,
+            kept=kept,
             started=time.monotonic(),
         )
 
