@@ -64,6 +64,8 @@ class RunState(msgspec.Struct, kw_only=True):
     """Completions of training that have been decoded and judged."""
     num_unanswered: int = 0
     """Completions among these in which no answer was found, behind a mark such as "the answer is"."""
+    is_masking_negatives: bool = False
+    """AEPO left completions of negative advantage out of the last step."""
     num_idle_steps: int = 0
     """Steps since the last one that had a group to train on."""
     overlong_sum: float = 0.0

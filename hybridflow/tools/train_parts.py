@@ -15,6 +15,7 @@ from hybridflow.loop.collect import Collector
 from hybridflow.loop.evaluation import Evaluation
 from hybridflow.loop.gate import check_engines, check_later_gap
 from hybridflow.loop.kept_groups import GroupStore
+from hybridflow.loop.measuring import Measuring
 from hybridflow.loop.phases import RunPhases
 from hybridflow.loop.run import Run
 from hybridflow.loop.train_groups import TrainGroups, train_sampling
@@ -117,6 +118,7 @@ def build_run(
         recorder=recorder,
         checkpoints=Checkpoints(folder.checkpoints, config.checkpoint.keep_last, config.checkpoint.in_background),
         warm_up=lambda index: run_stage(index, config, inputs.tokenizer, trainer, display, trackers.warmup),
+        measuring=Measuring(config.algorithm, trainer, recorder),
         compare_engines=partial(
             check_engines,
             prompts=inputs.prompts,

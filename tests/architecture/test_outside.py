@@ -100,6 +100,15 @@ SCENARIOS: dict[str, tuple[type[FakeRollout], Callable[[Completion], Verdict], d
         {"curriculum__phases": [{"name": "short", "steps": 2}, {"name": "long"}]},
         {"non_finite", *FILES["metrics.jsonl"]["phases"]},
     ),
+    "KL and AEPO": (
+        FakeRollout,
+        half_right,
+        {
+            "algorithm__kl": {"place": "reward", "coefficient": 0.1, "reference": "start"},
+            "algorithm__aepo": {"high": 0.5, "low": 0.3},
+        },
+        {"non_finite", *FILES["metrics.jsonl"]["kl"], *FILES["metrics.jsonl"]["aepo"]},
+    ),
     "top-p, parts and overlong": (
         FakeRollout,
         with_parts,
