@@ -66,10 +66,7 @@ class PromptDataset:
                 continue
             self.documents[prompt_id] = RowReference(source or name, number, hash_prompt(row))
             try:
-                token_ids = encode_chat(tokenizer, row.prompt)
-                if len(token_ids) > max_prompt_tokens and overlong == "truncate_middle":
-                    row, token_ids = truncate_middle(tokenizer, row, max_prompt_tokens)
-                    self.num_truncated += 1
+                row, token_ids = self._encode(tokenizer, row, max_prompt_tokens, overlong)
             except DataError as error:
                 raise DataError(f"data set {name!r}, row {number} ({row.data_source}): {error}") from error
             if len(token_ids) > max_prompt_tokens:
@@ -99,6 +96,16 @@ class PromptDataset:
                 f"data set {name!r} has no prompts: {len(rows)} rows, of which {self.num_dropped} are longer than "
                 f"max_prompt_tokens={max_prompt_tokens}. Remedy: give it rows, or raise the limit"
             )
+
+    def _encode(
+        self, tokenizer: PreTrainedTokenizerBase, row: Row, max_prompt_tokens: int, overlong: str
+    ) -> tuple[Row, list[int]]:
+        """The row, cut where it is to be, and the token ids of its prompt."""
+        token_ids = encode_chat(tokenizer, row.prompt)
+        if len(token_ids) <= max_prompt_tokens or overlong != "truncate_middle":
+            return row, token_ids
+        self.num_truncated += 1
+        return truncate_middle(tokenizer, row, max_prompt_tokens)
 
     def __len__(self) -> int:
         return len(self.prompts)
