@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from hybridflow.config.layout_section import LayoutSection
 from hybridflow.config.paths import InputPath
 from hybridflow.config.section import Section
 
@@ -45,6 +46,14 @@ class PhaseSection(Section):
     """In the place of rollout.top_p."""
     max_tokens_per_micro_batch: int | None = Field(default=None, ge=1)
     """In the place of train.max_tokens_per_micro_batch."""
+    layout: LayoutSection | None = None
+    """In the place of train.layout, as a whole. Where it differs from that of the phase before, a checkpoint is saved,
+    all workers are ended, and others are opened from it."""
+    yarn_factor: float | None = Field(default=None, gt=1)
+    """YaRN for trainer and engines alike: the model's native window is stretched by this factor. Workers are opened
+    again where it changes; empty: as the model's config.json has it."""
+    context_tokens: int | None = Field(default=None, ge=2)
+    """In the place of rollout.context_tokens; workers are opened again where it changes."""
 
 
 class CurriculumSection(Section):

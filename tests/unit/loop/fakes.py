@@ -26,6 +26,8 @@ from hybridflow.curriculum.build import Curriculum, build_curriculum
 from hybridflow.curriculum.source import restore_source
 from hybridflow.data.dataset import PromptDataset
 from hybridflow.loop.checkpoints import Checkpoints, restore
+from hybridflow.loop.phases import RunPhases
+from hybridflow.policy.stretched import write_stretched
 from hybridflow.preflight.inputs import load_inputs
 from hybridflow.protocols import WeightSource
 from hybridflow.recording.display.live import LiveDisplay
@@ -319,12 +321,17 @@ class FakeSystem:
             latest = Checkpoints(self.folder.checkpoints, 2).latest()
             state, partial_groups = read_state(latest / STATE_FILE), restore(latest, self.trainer)
             restore_source(chosen.source, state.source, state.num_prompts_taken, latest)
+
+        def stretch(factor: float) -> Path:
+            return write_stretched(Path(config.model.path), self.folder.stretched_model(factor), factor)
+
         self.run = build_run(
             Parts(trainer=self.trainer, rollout=self.rollout, stream=self.stream),
             config=config,
             folder=self.folder,
             inputs=inputs,
             curriculum=chosen,
+            phases=RunPhases(config, chosen.phases, stretch),
             display=LiveDisplay("test", console=Console(file=io.StringIO())),
             trackers=Trackers(
                 steps=TrackerSet([JsonlTracker(self.folder.metrics)]),

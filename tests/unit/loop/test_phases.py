@@ -158,6 +158,23 @@ def test_engines_that_differ_in_the_second_phase_end_the_run_there(tmp_path: Pat
     assert system.run.state.rl_step == 2
 
 
+def test_a_phase_of_another_layout_goes_on_from_a_checkpoint_with_workers_of_its_own(tmp_path: Path) -> None:
+    phases = [SHORT, LONG | {"layout": {"pp": 2}}]
+    first = FakeSystem(phased(tmp_path / "a", *phases))
+    train(first.run)
+    assert first.run.needs_other_workers and not first.run.is_over
+    assert first.events[-3:] == ["update", "publish 2", "save"]
+    second = FakeSystem(phased(tmp_path / "a", *phases), is_resumed=True)
+    assert second.run.config.train.layout.pp == 2
+    train(second.run)
+    assert second.events[:3] == ["publish 2", "decode p00000", "compare"]
+    assert not second.run.needs_other_workers and second.run.state.rl_step == 5
+    straight = FakeSystem(phased(tmp_path / "b"))
+    train(straight.run)
+    trained = [[line["prompt_id"] for line in system.completions()] for system in (second, straight)]
+    assert trained[0] == trained[1]
+
+
 def test_groups_that_the_phase_before_has_begun_are_given_up_and_counted(tmp_path: Path) -> None:
     config = phased(tmp_path, SHORT, LONG, rollout__over_sampling=1.5, eval__num_prompts=0)
     system = FakeSystem(config, engines=SlowRollout, judge=half_right)
