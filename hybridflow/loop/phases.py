@@ -10,6 +10,7 @@ from hybridflow.config.phases import Opening, phase_config
 from hybridflow.config.sections import Config
 from hybridflow.curriculum.phases import PhasedSource
 from hybridflow.recording.accuracy import TEST, EvalResult
+from hybridflow.recording.csv_table import write_csv
 
 RL = "RL"
 """The stage after the warm-up, as the display names it."""
@@ -69,6 +70,11 @@ class RunPhases:
 
     def take_metrics(self) -> dict[str, float]:
         return {} if self._source is None else self._source.take_metrics()
+
+    def save_difficulty(self, path: Path) -> None:
+        """Writes how hard each prompt was, the hardest first, where the run has phases."""
+        if self._source is not None:
+            write_csv(self._source.difficulty.rows(self._source.rule.epsilon), path)
 
     def summary(self) -> dict[str, Any] | None:
         """For summary.json: each phase with its rows, its steps and what ended it; None without phases."""

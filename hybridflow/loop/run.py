@@ -111,6 +111,7 @@ class Run:
             self.state.wall_s = self.recorder.wall_s
             self.state.source = self.groups.save_source()
             self.checkpoints.save(self.trainer, self.state, self.groups.partial_groups)
+            self.phases.save_difficulty(self.folder.difficulty)
 
     def export(self) -> None:
         """Writes the final policy as a Hugging Face directory, once the last checkpoint is on the disk."""

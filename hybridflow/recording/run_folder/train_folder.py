@@ -63,6 +63,10 @@ class TrainFolder(RunFolder):
     def data(self) -> Path:
         return self.path / "data"
 
+    @property
+    def difficulty(self) -> Path:
+        return self.path / "difficulty.csv"
+
     def stretched_model(self, factor: float) -> Path:
         """The model with YaRN of this factor, where a phase asks for it."""
         return self.path / f"model_yarn_{factor:g}"

@@ -88,13 +88,15 @@ def test_metrics_and_summary_tell_the_phase(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stop", [1, 2, 3, 4])
 def test_a_run_stopped_in_any_phase_goes_on_in_it_with_the_same_prompts(tmp_path: Path, stop: int) -> None:
     """Stop 2 is at the border: the checkpoint is of the new phase."""
-    straight = FakeSystem(phased(tmp_path / "a", checkpoint__every_steps=1))
+    changes = {"checkpoint__every_steps": 1, "curriculum__retrospection": {"mode": "weighted"}}
+    phases = [SHORT, LONG | {"retrospective_share": 0.25}]
+    straight = FakeSystem(phased(tmp_path / "a", *phases, **changes))
     train(straight.run)
-    broken = FakeSystem(phased(tmp_path / "b", checkpoint__every_steps=1))
+    broken = FakeSystem(phased(tmp_path / "b", *phases, **changes))
     broken.trainer.update = fail_at(broken.trainer.update, stop + 1)
     with pytest.raises(TrainerError):
         train(broken.run)
-    resumed = FakeSystem(phased(tmp_path / "b", checkpoint__every_steps=1), is_resumed=True)
+    resumed = FakeSystem(phased(tmp_path / "b", *phases, **changes), is_resumed=True)
     assert resumed.run.phases.stage == f"RL, phase {1 if stop < 2 else 2} of 2: {'short' if stop < 2 else 'long'}"
     train(resumed.run)
 
@@ -103,6 +105,12 @@ def test_a_run_stopped_in_any_phase_goes_on_in_it_with_the_same_prompts(tmp_path
 
     assert trained(resumed) == trained(straight) != []
     assert resumed.run.phases.summary() == straight.run.phases.summary()
+    tables = [system.folder.difficulty.read_text() for system in (straight, resumed)]
+    assert tables[0] == tables[1] and tables[0].startswith(
+        "prompt_id,num_completions,mean_reward,difficulty,num_times\n"
+    )
+    last = [line["curriculum/retrospective_share"] for line in straight.metrics() if line.get("curriculum/phase") == 2]
+    assert last[-1] == 0.25
 
 
 def test_the_run_ends_with_its_last_phase(tmp_path: Path) -> None:
