@@ -33,7 +33,7 @@ class PhaseSection(Section):
     plateau_margin: float = Field(default=0.0, ge=0, lt=1)
     """By so much an accuracy has to be above the best to count as better."""
     retrospective_share: float = Field(default=0.0, ge=0, lt=1)
-    """Of the prompts of a step, those of earlier phases that come back, chosen as `curriculum.retrospection` says."""
+    """Share of prompts of earlier phases, which come back, in a step; chosen as `curriculum.retrospection` says."""
     prompts_per_step: int | None = Field(default=None, ge=1)
     """In the place of train.prompts_per_step."""
     mini_batch_prompts: int | None = Field(default=None, ge=1)
@@ -62,9 +62,9 @@ class RetrospectionSection(Section):
     """Choice among the prompts of earlier phases (arXiv 2505.17667, 3.2)."""
 
     mode: Literal["zero_accuracy_only", "weighted"] = "zero_accuracy_only"
-    """Those whose last group was all wrong, as the paper did; or all, with the weight 1 / (mean reward + epsilon)."""
+    """Prompts whose last group was all wrong, as the paper did; or all, weighed by 1 / (mean reward + epsilon)."""
     epsilon: float | None = Field(default=None, gt=0)
-    """Of this weight; empty: half a right answer of a group, 1 / (2 algorithm.num_completions)."""
+    """Epsilon of this weight; empty: half a right answer of a group, 1 / (2 algorithm.num_completions)."""
     max_share: float = Field(default=0.5, gt=0, lt=1)
     """Largest `retrospective_share` of a phase: an all-wrong prompt gives no gradient, and counts against it."""
 

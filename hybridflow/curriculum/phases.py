@@ -43,7 +43,7 @@ class Phase:
     """Steps at most; None: until the plateau, or without end."""
     plateau: Plateau | None = None
     share: float = 0.0
-    """Of its prompts, those of earlier phases."""
+    """Share of prompts of earlier phases."""
     per_draw: int = 1
     """Prompts of earlier phases that a step has places for."""
 
