@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from hybridflow.algorithms.algorithm import build_algorithm
+from hybridflow.algorithms.spec import algorithm_spec
 from hybridflow.config.sections import Config
 from hybridflow.curriculum.phases import PhasedSource
 from hybridflow.curriculum.retrospection import Retrospection
 from hybridflow.curriculum.source import PromptSource, ShuffledEpochs
-from hybridflow.curriculum.step_rule import EveryCompleteGroup, StepRule
+from hybridflow.curriculum.step_rule import EveryCompleteGroup, StepRule, TeachingGroups
 from hybridflow.curriculum.task_balance import TaskBalance
 from hybridflow.curriculum.windows import build_phases
 from hybridflow.data.dataset import PromptDataset
@@ -29,12 +31,12 @@ class Curriculum:
 
 
 def build_curriculum(config: Config, trains: Mapping[str | None, PromptDataset]) -> Curriculum:
-    """Phases, or one walk over all training prompts; and steps that end with enough complete groups.
+    """Phases, or one walk over all training prompts; and the step rule.
 
     `trains`: by path, None for generated rows, what the run trains on. Raises ConfigError for a phase without rows, and
     for shares of tasks that do not fit the rows.
     """
-    rule = EveryCompleteGroup()
+    rule = build_step_rule(config)
     first = next(iter(trains.values()))
     stream = ("hybridflow.order", first.name, config.run.seed)
     if not config.curriculum.phases:
@@ -63,3 +65,12 @@ def build_retrospection(config: Config) -> Retrospection:
     """The choice among prompts of earlier phases."""
     section = config.curriculum.retrospection
     return Retrospection(section.mode, section.epsilon or 1 / (2 * config.algorithm.num_completions))
+
+
+def build_step_rule(config: Config) -> StepRule:
+    """Steps end with enough complete groups or, with dynamic sampling, with enough that teach."""
+    section = config.rollout
+    if not section.dynamic_sampling:
+        return EveryCompleteGroup()
+    algorithm = build_algorithm(algorithm_spec(config))
+    return TeachingGroups(algorithm.reason_to_drop, section.count_under_way, section.max_generation_batches)

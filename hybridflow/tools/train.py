@@ -12,12 +12,14 @@ from hybridflow.curriculum.build import Curriculum, build_curriculum
 from hybridflow.curriculum.source import PromptSource, restore_source
 from hybridflow.loop.checkpoints import Checkpoints, restore
 from hybridflow.loop.phases import RunPhases
+from hybridflow.loop.reference import check_reference
 from hybridflow.loop.run import Run
 from hybridflow.loop.train_loop import train
 from hybridflow.loop.warmup import stage_name
 from hybridflow.policy.stretched import write_stretched
 from hybridflow.preflight.inputs import Inputs, check_model, load_inputs, write_inputs
 from hybridflow.preflight.phase_models import check_phase_models
+from hybridflow.preflight.reference import check_reference_model
 from hybridflow.recording.display.live import LiveDisplay
 from hybridflow.recording.record_check import check_records, warmup_steps_done
 from hybridflow.recording.records import CompletionRecord
@@ -48,6 +50,7 @@ def run_training(config: Config, folder: TrainFolder, display: LiveDisplay, *, r
     display.note("reading model and data")
     check_model(config)
     check_phase_models(config)
+    check_reference_model(config)
     check_names(config.rollout.sglang)
     check_sampling_mask(smallest_top_p(config))
     inputs = load_inputs(config, folder.data if resume else None)
@@ -142,7 +145,7 @@ class _Job:
             display=self._display,
             trackers=self._trackers,
             state=saved.state if saved else RunState(),
-            partial_groups=restore(saved.checkpoint, system.trainer) if saved else (),
+            kept=restore(saved.checkpoint, system.trainer) if saved else None,
             started=started,
         )
 
@@ -157,6 +160,8 @@ def _find_saved(config: Config, folder: TrainFolder, source: PromptSource) -> Sa
     state = read_state(latest / STATE_FILE)
     restore_source(source, state.source, state.num_prompts_taken, latest / STATE_FILE)
     check_records(config, folder, state)
+    if config.algorithm.kl.is_on and state.rl_step > 0:
+        check_reference(folder.reference)
     return Saved(latest, state, f"{state.rl_step} RL steps")
 
 
@@ -185,7 +190,7 @@ def _summarise(run: Run, data: dict[str, int], status: str, transport: Transport
         data=data,
         weight_transport={"used": transport.name, "reason": transport.reason},
         sampling_guarantee=sampling_guarantee(run.config.rollout, has_cuda),
-        num_carried=len(run.groups.partial_groups) if run.config.rollout.over_sampling > 1 else None,
+        num_carried=len(run.groups.kept.groups) if run.config.rollout.carries_groups else None,
         judge=run.recorder.judge.summary(),
         curriculum=run.phases.summary(),
     )

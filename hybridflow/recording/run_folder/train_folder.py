@@ -28,6 +28,7 @@ MAY_CHANGE_ON_RESUME = (
         "reward.max_pending_mib",
         "reward.module_folders",
         "reward.environment",
+        "algorithm.module_folders",
     ),
 )
 MAY_CHANGE_ON_RESUME += tuple(f"reward.judge.{key}" for key in _JUDGE_SERVING)
@@ -58,6 +59,11 @@ class TrainFolder(RunFolder):
     @property
     def eval_completions(self) -> Path:
         return self.path / "eval_completions.jsonl"
+
+    @property
+    def reference(self) -> Path:
+        """Weights that KL is measured from; there where `algorithm.kl` asks for it."""
+        return self.path / "reference"
 
     @property
     def data(self) -> Path:

@@ -135,7 +135,7 @@ def test_a_state_that_is_none_is_refused(state: dict[str, Any]) -> None:
 
 
 def test_all_wrong_prompts_of_earlier_phases_come_back_at_their_share() -> None:
-    """Of 40 prompts of the second phase 10 are of the first, all of them ones that were all wrong."""
+    """A quarter of the prompts of the second phase are of the first, and were all wrong in it."""
     source = source_of(Phase("short", SHORT, 5), Phase("long", LONG, None, share=0.25, per_draw=1))
     for _ in range(5):
         step(source)
