@@ -101,6 +101,16 @@ TERMS: Registry[Any] = Registry(
         "entropy": "hybridflow.algorithms.entropy_bonus:EntropyBonus",
     },
 )
+CORRECTIONS: Registry[Any] = Registry(
+    "correction",
+    {
+        "tis": "hybridflow.algorithms.corrections:TruncatedImportanceSampling",
+        "icepop": "hybridflow.algorithms.corrections:IcePop",
+        "geometric": "hybridflow.algorithms.corrections:GeometricMask",
+        "outlier": "hybridflow.algorithms.corrections:OutlierMask",
+        "off_policy": "hybridflow.algorithms.corrections:OffPolicyMask",
+    },
+)
 AGGREGATIONS: Registry[Any] = Registry(
     "aggregation",
     {

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from hybridflow.config.algorithm_parts import find_part_conflicts, with_own_defaults
 from hybridflow.config.conflicts import CONFLICT_BREAK
 from hybridflow.config.presets import Name
+from hybridflow.config.rollout_correction_section import RolloutCorrectionSection
 from hybridflow.config.section import Section
 
 
@@ -46,6 +47,8 @@ class AlgorithmSection(Section):
     entropy_coefficient: float = Field(default=0.0, ge=0)
     """Reward per token for one nat of entropy of the distribution that it was drawn from; 0 leaves the term out. The
     released QwenLong-L1 code has 0.001."""
+    rollout_correction: RolloutCorrectionSection = RolloutCorrectionSection()
+    """Weights for tokens that engine and trainer do not hold for equally probable."""
     mask_stale_tokens: bool = False
     """Tokens that an older policy decoded (rollout.over_sampling above 1) are read and not learnt from."""
 
