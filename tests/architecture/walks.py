@@ -70,6 +70,8 @@ BESIDE_THE_PROMPT = {
     "evaluation": "a side branch: prompts of the evaluation set",
     "gate": "makes up prompts, to try the parts before a run",
     "warmup": "trains on demonstrations",
+    "task_balance": "a source of prompts as `source` has one; a prompt comes out of one of them",
+    "retrospective_source": "a source that gives what others hand it",
     "conversation": "cuts demonstrations into turns",
     "row_reference": "writes down what a user's own verifier wants of a row, and which row a record is of",
     "open_engines": "engines of `hybridflow generate`",
