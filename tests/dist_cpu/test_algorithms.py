@@ -84,7 +84,7 @@ OBJECTIVES["two terms"] = ObjectiveSpec(
 CORRECTION = RolloutCorrectionSection(
     token_weight="tis", geometric_high=40.0, outlier_low=0.02, off_policy_delta=0.1, off_policy_against="trainer"
 )
-"""Of the invented log-probabilities of the engine each mask takes some rows and leaves others."""
+"""Each mask takes some of the rows with the invented log-probabilities of the engine, and leaves others."""
 CORRECTIONS_OF = {"clip": ["tis", "geometric", "outlier", "off_policy"], "gspo": ["icepop", "outlier"]}
 for corrected, parts in CORRECTIONS_OF.items():
     OBJECTIVES[f"corrected {corrected}"] = ObjectiveSpec(

@@ -26,7 +26,7 @@ F64 = torch.float64
 RATIOS = [[1.0, 3.0, 0.4], [1.0, 1e-5], [8.0, 0.125, 1.0, 1.0]]
 ADVANTAGES = [-1.0, 1.0, -2.0]
 NEW_RATIOS = [[0.99, 0.99, 0.99], [0.5, 0.5], [1.0, 1.0, 1.0, 1.0]]
-"""Of the policy in update to the one before it."""
+"""Ratios of the policy in update to the one before it."""
 OFF_POLICY = {"off_policy_delta": 1e-4, "off_policy_against": "trainer"}
 
 
