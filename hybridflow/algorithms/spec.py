@@ -39,7 +39,7 @@ def algorithm_spec(config: Config) -> AlgorithmSpec:
     """The algorithm that the sections `algorithm` and `reward` set."""
     section = config.algorithm
     return AlgorithmSpec(
-        filters=["too_few_known", "known_share", "same_reward"],
+        filters=["too_few_known", "known_share", *section.filter],
         advantage=section.advantage,
         masks=["fresh_tokens"] if section.mask_stale_tokens else [],
         objective=policy_spec(section, max_new_tokens=config.rollout.max_new_tokens),
@@ -61,7 +61,7 @@ def policy_spec(section: AlgorithmSection, max_new_tokens: int | None = None) ->
         terms=[section.loss, *(["entropy"] if section.entropy_coefficient else [])],
         aggregation=section.aggregation,
         corrections=correction.parts,
-        measures=["entropy", "policy_ratio", "engine_mismatch"],
+        measures=["entropy", "policy_ratio", "engine_mismatch", *section.metrics],
         parameters=parameters,
     )
 

@@ -1,4 +1,4 @@
-"""Relative paths in a configuration, and the folders in which a verifier "module:function" is looked for.
+"""Relative paths in a configuration, and the folders in which a "module:function" is looked for.
 
 A path in a .toml file is taken from that file's folder where it exists there, and becomes absolute; else it stays as it
 is, from the working folder. In a run's resolved.json it is the other way round: there the run began in the working
@@ -13,18 +13,23 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeGuard, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, TypeGuard, TypeVar, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel
 
-from hybridflow.config.reward_sections import RewardSection
 from hybridflow.config.toml_tree import KeyPath, TomlTree, format_key_path
 from hybridflow.errors import ConfigError
 
+if TYPE_CHECKING:
+    from hybridflow.config.algorithm_section import AlgorithmSection
+    from hybridflow.config.reward_sections import RewardSection
 
-def add_module_folders(section: RewardSection, files: Sequence[Path]) -> RewardSection:
+_S = TypeVar("_S", "RewardSection", "AlgorithmSection")
+
+
+def add_module_folders(section: _S, files: Sequence[Path]) -> _S:
     """The section with the folders of the configuration `files`, last first, and the working folder in
-    `module_folders`, as absolute paths behind those that it names; as it is where no verifier is a "module:function".
+    `module_folders`, as absolute paths behind those that it names; as it is where it names no "module:function".
     """
     if not section.names_module:
         return section

@@ -100,6 +100,9 @@ class TrainWorker:
     def logprobs(self, batch: TrainBatch) -> dict[int, list[float]]:
         return self.core.logprobs(batch)
 
+    def check_objective(self, objective: ObjectiveSpec) -> None:
+        self.core.check_objective(objective)
+
     def update(
         self, batch: TrainBatch, learning_rate: float, objective: ObjectiveSpec, num_epochs: int
     ) -> list[UpdateReport]:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 
+from hybridflow.algorithms.objective import build_objective
 from hybridflow.algorithms.spec import ObjectiveSpec
 from hybridflow.cluster.devices import device_name, free_bytes
 from hybridflow.config.sections import LayoutSection, OptimizerSection
-from hybridflow.errors import CheckpointError
+from hybridflow.errors import CheckpointError, ConfigError
 from hybridflow.trainer.batch import pack_rank
 from hybridflow.trainer.layout import to_layout
 from hybridflow.trainer.policy_update import update_policy
@@ -100,6 +101,15 @@ class TrainerCore:
             pieces = logprobs_N.split(counts) if counts else []
             rows |= {number: piece.tolist() for number, piece in zip(numbers, pieces, strict=True)}
         return rows
+
+    def check_objective(self, objective: ObjectiveSpec) -> None:
+        """Builds it, as each update does. Raises ConfigError, naming this rank, for a part that cannot be built here:
+        a function of the user's own may be on other nodes alone.
+        """
+        try:
+            build_objective(objective)
+        except ConfigError as error:
+            raise ConfigError(f"train worker {self.topology.rank}: {error}") from error
 
     def update(
         self, batch: TrainBatch, learning_rate: float, objective: ObjectiveSpec, num_epochs: int = 1

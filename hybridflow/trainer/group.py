@@ -183,6 +183,11 @@ class TrainerGroup(PolicyGroup):
         self._bucket_bytes = bucket_bytes
         self.use_whole_tensors(self._bucket_bytes, shared=slots.on_one_node)
 
+    def finish_setup(self, calls: list[Call]) -> None:
+        """Adds ConfigError where a worker cannot build the objective."""
+        super().finish_setup(calls)
+        gather(self._start("check_objective", self._objective))
+
     def use_whole_tensors(self, bucket_bytes: int, *, shared: bool) -> None:
         """From now on engines are handed whole tensors, in memory that is `shared` where all are on one node."""
         self._weights: WeightStream = HFBuckets(self.workers, bucket_bytes, shared=shared)

@@ -45,6 +45,7 @@ BESIDE = (
     "commands",
     "demonstrations",
     "synth",
+    "invariances",
 )
 """Names of packages and modules that no training run goes through, or only before it has prompts."""
 BESIDE_THE_COMPLETION = {
@@ -58,6 +59,7 @@ BESIDE_THE_COMPLETION = {
     "checkpoints": "keeps members of partial groups from one process to the next",
     "filters": "entries of a registry, as the rules are: say why a group is left out",
     "masks": "entries of a registry: say which tokens of a row are left out",
+    "own": "entries of a registry: advantages and filters of a user's own",
     "own_function": "a verifier as the rules are, at which a request ends, and which are not counted",
     "open_engines": "engines of `hybridflow generate`",
     "completion_receiver": "takes completions without verdicts, for `hybridflow generate`",

@@ -28,6 +28,7 @@ MAY_CHANGE_ON_RESUME = (
         "reward.max_pending_mib",
         "reward.module_folders",
         "reward.environment",
+        "algorithm.module_folders",
     ),
 )
 MAY_CHANGE_ON_RESUME += tuple(f"reward.judge.{key}" for key in _JUDGE_SERVING)
