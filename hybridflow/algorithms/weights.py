@@ -21,7 +21,7 @@ WEIGHT_METRICS = {
     "correction/masked_fraction": Reduction("mean"),
     "correction/masked_sequence_fraction": Reduction("mean", of_sequences=True),
 }
-"""Metrics of the product of all corrections. A token is masked by a weight of 0, a sequence where all its tokens are."""
+"""Metrics of the product of all corrections. A weight of 0 masks a token; a sequence is masked where all are."""
 
 
 def measure_weights(weight_N: Tensor, tokens: TokenBatch) -> dict[str, Tensor]:
