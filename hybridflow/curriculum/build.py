@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from hybridflow.algorithms.algorithm import build_algorithm
+from hybridflow.algorithms.spec import algorithm_spec
 from hybridflow.config.sections import Config
 from hybridflow.curriculum.phases import PhasedSource
 from hybridflow.curriculum.source import PromptSource, ShuffledEpochs
-from hybridflow.curriculum.step_rule import EveryCompleteGroup, StepRule
+from hybridflow.curriculum.step_rule import EveryCompleteGroup, StepRule, TeachingGroups
 from hybridflow.curriculum.windows import build_phases
 from hybridflow.data.dataset import PromptDataset
 
@@ -24,11 +26,11 @@ class Curriculum:
 
 
 def build_curriculum(config: Config, trains: Mapping[str | None, PromptDataset]) -> Curriculum:
-    """Phases, or shuffled epochs of all training prompts; and steps that end with enough complete groups.
+    """Phases, or shuffled epochs of all training prompts; and the step rule.
 
     `trains`: by path, None for generated rows, what the run trains on. Raises ConfigError for a phase without rows.
     """
-    rule = EveryCompleteGroup()
+    rule = build_step_rule(config)
     first = next(iter(trains.values()))
     stream = ("hybridflow.order", first.name, config.run.seed)
     if not config.curriculum.phases:
@@ -36,3 +38,12 @@ def build_curriculum(config: Config, trains: Mapping[str | None, PromptDataset])
     phases = build_phases(config, {path: one.prompts for path, one in trains.items()})
     source = PhasedSource(phases, stream)
     return Curriculum(source, rule, source)
+
+
+def build_step_rule(config: Config) -> StepRule:
+    """Steps end with enough complete groups or, with dynamic sampling, with enough that teach."""
+    section = config.rollout
+    if not section.dynamic_sampling:
+        return EveryCompleteGroup()
+    algorithm = build_algorithm(algorithm_spec(config))
+    return TeachingGroups(algorithm.reason_to_drop, section.count_under_way, section.max_generation_batches)

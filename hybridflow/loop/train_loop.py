@@ -1,8 +1,9 @@
 """The training loop. Read this first: everything else is called from here.
 
-restore -> warm up -> sync weights -> gate: trainer and engines compute one model -> evaluate
-        -> for each step: collect groups -> build batch -> hand the device over -> update -> sync weights
-                          -> record, evaluate, enter the next phase where it is due, checkpoint, gate of that phase
+restore -> warm up -> keep the reference -> sync weights -> gate: trainer and engines compute one model -> evaluate
+        -> for each step: collect groups -> measure (KL, AEPO) -> build batch -> hand the device over -> update
+                          -> sync weights -> record, evaluate, enter the next phase where it is due, checkpoint,
+                          gate of that phase
         -> evaluate -> export
 """
 
@@ -21,6 +22,7 @@ def train(run: Run) -> None:
     The state is saved with each checkpoint, so that a run which any exception stopped can be resumed.
     """
     warm_up(run)
+    run.keep_reference()
     run.sync_weights()
     run.check_engines()
     run.evaluate_before()
@@ -56,7 +58,8 @@ def train_step(run: Run) -> None:
     with run.recorder.phase("rollout"):
         collected = run.groups.collect(step, run.state.policy_version)
         run.recorder.add_collected()
-    filtered = build_batch(collected.groups, run.config, run.state.policy_version)
+    measured = run.measure(collected)
+    filtered = build_batch(collected.groups, run.config, run.state.policy_version, measured=measured)
     updates: list[UpdateReport] = []
     rate = next_learning_rate(run.config.train, run.state.policy_version)
     if filtered.batch is not None:
@@ -65,6 +68,8 @@ def train_step(run: Run) -> None:
             updates = run.trainer.update(filtered.batch, rate)
         run.state.policy_version += any(not update.num_skipped for update in updates)
         run.sync_weights()
+    elif measured is not None:
+        run.hand_to_engines()
     run.state.rl_step = step
     metrics = run.recorder.record_step(
         step, collected, filtered, updates, learning_rate=rate, policy_version=run.state.policy_version

@@ -21,6 +21,7 @@ def _check_judge(subject: Subject) -> Iterator[Finding]:
 
 QUICK = (
     Check("model", model.check_folder),
+    Check("reference", model.check_reference_folder),
     Check("layout", model.check_layouts),
     Check("data", data.check_rows),
     Check("golds", data.check_golds),

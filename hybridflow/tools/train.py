@@ -11,10 +11,12 @@ from hybridflow.config.sections import Config
 from hybridflow.curriculum.build import Curriculum, build_curriculum
 from hybridflow.curriculum.source import PromptSource, restore_source
 from hybridflow.loop.checkpoints import Checkpoints, restore
+from hybridflow.loop.reference import check_reference
 from hybridflow.loop.run import Run
 from hybridflow.loop.train_loop import train
 from hybridflow.loop.warmup import stage_name
 from hybridflow.preflight.inputs import Inputs, check_model, load_inputs, write_inputs
+from hybridflow.preflight.reference import check_reference_model
 from hybridflow.recording.display.live import LiveDisplay
 from hybridflow.recording.record_check import check_records, warmup_steps_done
 from hybridflow.recording.records import CompletionRecord
@@ -41,6 +43,7 @@ def run_training(config: Config, folder: TrainFolder, display: LiveDisplay, *, r
     started = time.monotonic()
     display.note("reading model and data")
     check_model(config)
+    check_reference_model(config)
     check_names(config.rollout.sglang)
     check_sampling_mask(smallest_top_p(config))
     inputs = load_inputs(config, folder.data if resume else None)
@@ -78,6 +81,8 @@ def _find_saved(config: Config, folder: TrainFolder, source: PromptSource) -> Sa
     state = read_state(latest / STATE_FILE)
     restore_source(source, state.source, state.num_prompts_taken, latest / STATE_FILE)
     check_records(config, folder, state)
+    if config.algorithm.kl.is_on and state.rl_step > 0:
+        check_reference(folder.reference)
     return Saved(latest, state, f"{state.rl_step} RL steps")
 
 
@@ -128,7 +133,7 @@ def _build_run(
         display=display,
         trackers=trackers,
         state=saved.state if saved else RunState(),
-        partial_groups=restore(saved.checkpoint, system.trainer) if saved else (),
+        kept=restore(saved.checkpoint, system.trainer) if saved else None,
         started=started,
     )
 
@@ -142,7 +147,7 @@ def _summarise(run: Run, data: dict[str, int], status: str, transport: Transport
         data=data,
         weight_transport={"used": transport.name, "reason": transport.reason},
         sampling_guarantee=sampling_guarantee(run.config.rollout, has_cuda),
-        num_carried=len(run.groups.partial_groups) if run.config.rollout.over_sampling > 1 else None,
+        num_carried=len(run.groups.kept.groups) if run.config.rollout.carries_groups else None,
         judge=run.recorder.judge.summary(),
         curriculum=run.phases.summary(),
     )

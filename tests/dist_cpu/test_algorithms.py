@@ -70,7 +70,7 @@ TERMS.add("toy_kl", KLTerm)
 ADVANTAGES.add("toy_sign", SignOfReward)
 
 SECTION = AlgorithmSection(clip_low=0.05, clip_high=0.06, entropy_coefficient=0.02)
-PARAMETERS = SECTION.model_dump() | {"normaliser_tokens": 16}
+PARAMETERS = SECTION.model_dump() | {"normaliser_tokens": 16, "kl_coefficient": 0.1, "kl_estimator": "unbiased"}
 OBJECTIVES = {
     f"{term} {aggregation}": ObjectiveSpec(
         terms=[term], aggregation=aggregation, measures=MEASURES.names, parameters=PARAMETERS

@@ -61,6 +61,11 @@ class TrainFolder(RunFolder):
         return self.path / "eval_completions.jsonl"
 
     @property
+    def reference(self) -> Path:
+        """Weights that KL is measured from; there where `algorithm.kl` asks for it."""
+        return self.path / "reference"
+
+    @property
     def data(self) -> Path:
         return self.path / "data"
 

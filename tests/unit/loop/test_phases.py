@@ -162,7 +162,7 @@ def test_groups_that_the_phase_before_has_begun_are_given_up_and_counted(tmp_pat
     config = phased(tmp_path, SHORT, LONG, rollout__over_sampling=1.5, eval__num_prompts=0)
     system = FakeSystem(config, engines=SlowRollout, judge=half_right)
     train(system.run)
-    groups, carried = system.run.state.groups, len(system.run.groups.partial_groups)
+    groups, carried = system.run.state.groups, len(system.run.groups.kept.groups)
     assert groups.discarded > 0
     assert groups.started == groups.trained + sum(groups.filtered.values()) + groups.discarded + carried
 
