@@ -48,21 +48,13 @@ def algorithm_spec(config: Config) -> AlgorithmSpec:
 
 
 def policy_spec(section: AlgorithmSection, max_new_tokens: int | None = None) -> ObjectiveSpec:
-<<<<<<< HEAD
-    """The loss and aggregation that the section names, an entropy bonus and corrections if any, and what is told.
-=======
-    """The loss and aggregation that the section names, KL term and entropy bonus if any, and what a step tells of them.
->>>>>>> integrate
+    """The loss and aggregation that the section names, what is added to the loss and weighs it, and what is told.
 
     `max_new_tokens` bounds a completion; it is the constant normaliser where the section does not set one, and may be
     None where that is not asked for.
     """
-<<<<<<< HEAD
-    correction = section.rollout_correction
+    kl, correction = section.kl, section.rollout_correction
     parameters = section.model_dump() | correction.model_dump()
-=======
-    kl, parameters = section.kl, section.model_dump()
->>>>>>> integrate
     if section.normaliser_tokens is None:
         parameters["normaliser_tokens"] = max_new_tokens
     terms = [section.loss]
@@ -71,18 +63,13 @@ def policy_spec(section: AlgorithmSection, max_new_tokens: int | None = None) ->
     return ObjectiveSpec(
         terms=terms,
         aggregation=section.aggregation,
-<<<<<<< HEAD
         corrections=correction.parts,
-        measures=["entropy", "policy_ratio", "engine_mismatch", *section.metrics],
-        parameters=parameters,
-=======
         measures=[
             *("entropy", "policy_ratio", "engine_mismatch"),
             *(["reference_distance"] if kl.is_on else []),
             *section.metrics,
         ],
         parameters=parameters | {"kl_coefficient": kl.coefficient, "kl_estimator": kl.estimator},
->>>>>>> integrate
     )
 
 
