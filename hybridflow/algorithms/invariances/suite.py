@@ -40,7 +40,7 @@ _SUITES: dict[Kind, Callable[[Any], Iterator[Outcome]]] = {
     "filter": check_filter,
 }
 _MADE_UP: dict[str, Any] = {
-    **{"top_p": 1.0, "min_known_fraction": 0.5, "normaliser_tokens": 64},
+    **{"top_p": 1.0, "min_known_fraction": 0.5, "normaliser_tokens": 64, "kl_estimator": "unbiased"},
     **{"tis_cap": 1.2, "icepop_low": 0.8, "icepop_high": 1.2, "geometric_low": 0.95, "geometric_high": 1.1},
     **{"outlier_low": 0.7, "outlier_high": 1.3, "off_policy_delta": 0.05, "off_policy_against": "engine"},
 }
