@@ -114,6 +114,8 @@ class _Step:
         return self.assembly.is_settled and not self.is_decoding
 
     def begin(self) -> None:
+        if self.assembly.is_enough:  # earlier steps left all that this one needs
+            self.assembly.drop(self.assembly.awaited)
         requests = self.assembly.requests
         self._stream.expect(requests)
         self._mark("decode_begin")

@@ -65,7 +65,9 @@ class Run:
         if self.is_over or not self.phases.advance():
             return False
         self.config = self.phases.config
-        self.state.groups.discarded += self.groups.begin_phase(self.config)
+        given_up = self.groups.begin_phase(self.config)
+        self.state.groups.discarded += len(given_up)
+        self.state.lengths.give_up(given_up)
         return True
 
     def begin_phase(self) -> None:

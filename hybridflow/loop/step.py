@@ -209,6 +209,15 @@ class GroupAssembly:
         return [group.request for group in self._groups.values() if group.awaited]
 
     @property
+    def awaited(self) -> list[str]:
+        """Ids of completions that are to come."""
+        return [
+            build_completion_id(group_id, index)
+            for group_id, group in self._groups.items()
+            for index in sorted(group.awaited)
+        ]
+
+    @property
     def progress(self) -> Progress:
         num_counted = sum(self._counted.values())
         return Progress(

@@ -8,7 +8,7 @@ from hybridflow.curriculum.source import SavedSource, save_source
 from hybridflow.loop.collect import Collector, Refill
 from hybridflow.loop.kept_groups import GroupStore, KeptGroups
 from hybridflow.loop.step import PartialRollouts, build_requests
-from hybridflow.types import Collected, GroupRequest, SamplingParams
+from hybridflow.types import Collected, GroupRequest, PartialGroup, SamplingParams
 
 
 def train_sampling(config: Config) -> SamplingParams:
@@ -41,15 +41,15 @@ class TrainGroups:
         self._curriculum = curriculum
         self._collector = collector
 
-    def begin_phase(self, config: Config) -> int:
-        """Takes sizes and sampling of a phase; returns how many groups of the phase before are given up.
+    def begin_phase(self, config: Config) -> list[PartialGroup]:
+        """Takes sizes and sampling of a phase; returns the groups of the phase before, which are given up.
 
         They were drawn from another distribution, of other sizes, and their prompts are of another window.
         """
         self._take(config)
-        num_given_up = len(self.kept.groups)
+        given_up = self.kept.groups
         self.kept.replace([])
-        return num_given_up
+        return given_up
 
     def _take(self, config: Config) -> None:
         self._rules = PartialRollouts.of(config.rollout, config.train.prompts_per_step)

@@ -8,10 +8,11 @@ length, too, if right answers are shorter than wrong ones; that is what they are
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import msgspec
 
-from hybridflow.types import Collected, FilteredBatch
+from hybridflow.types import Collected, FilteredBatch, PartialGroup
 
 
 class LengthTotals(msgspec.Struct, kw_only=True):
@@ -24,6 +25,12 @@ class LengthTotals(msgspec.Struct, kw_only=True):
     num_left: int = 0
     """Completions of groups that were trained on, filtered or discarded, with the tokens that they had then."""
 
+    def give_up(self, groups: Iterable[PartialGroup]) -> None:
+        """Counts carried groups that no step will train on."""
+        num_tokens, number = _count(groups)
+        self.left_tokens += num_tokens
+        self.num_left += number
+
     def add(self, collected: Collected, filtered: FilteredBatch) -> dict[str, float]:
         """Adds a step; returns its metrics. Begun is what has left and what is carried, as far as it is decoded."""
         rows = filtered.batch.sequences if filtered.batch is not None else []
@@ -32,8 +39,7 @@ class LengthTotals(msgspec.Struct, kw_only=True):
         members = [member for group in collected.groups for member in group.members]
         self.num_left += len(members) + collected.counts.num_discarded_completions
         self.left_tokens += sum(member.num_tokens for member in members) + collected.counts.discarded_tokens
-        carried_tokens = sum(group.num_tokens for group in collected.carried)
-        num_carried = sum(len(group.members) + len(group.partials) for group in collected.carried)
+        carried_tokens, num_carried = _count(collected.carried)
         trained = _mean(self.trained_tokens, self.num_trained)
         begun = _mean(self.left_tokens + carried_tokens, self.num_left + num_carried)
         return {
@@ -41,6 +47,12 @@ class LengthTotals(msgspec.Struct, kw_only=True):
             "rollout/begun_length_mean": begun,
             "rollout/length_ratio": trained / begun if begun else math.nan,
         }
+
+
+def _count(groups: Iterable[PartialGroup]) -> tuple[int, int]:
+    """(tokens, completions that have any)"""
+    counts = [(group.num_tokens, len(group.members) + len(group.partials)) for group in groups]
+    return sum(tokens for tokens, _ in counts), sum(number for _, number in counts)
 
 
 def _mean(total: int, number: int) -> float:

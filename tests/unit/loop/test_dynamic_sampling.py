@@ -99,6 +99,34 @@ def two_prompts_in_three(completion: Completion) -> Verdict:
     return half_right(completion) if int(completion.prompt_id[-2:]) % 3 else build_verdict(1.0)
 
 
+def test_a_step_that_the_bank_fills_decodes_nothing(tmp_path: Path) -> None:
+    """At its stop the first step ends all that is under way: twelve groups, three steps of four."""
+    settings = {"rollout__over_sampling": 3.0, "train__num_steps": 4}
+    system = FakeSystem(build_config(tmp_path, **DYNAMIC | settings), engines=EndsAll)
+    train(system.run)
+    assert isinstance(system.rollout, EndsAll)
+    assert system.rollout.num_given[1:] == [24, 0, 0, 24], "after the one of the gate"
+    assert [line["groups/trained"] for line in steps_of(system)] == [4.0] * 4
+    assert [line["rollout/staleness_max"] for line in steps_of(system)] == [0.0, 1.0, 2.0, 0.0]
+
+
+class EndsAll(InOrder):
+    """When it is stopped it ends all completions that are under way."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.num_given: list[int] = []
+
+    def start(self, requests: list[GroupRequest], sampling: SamplingParams) -> None:
+        super().start(requests, sampling)
+        self.num_given.append(len(self._left))
+
+    def stop(self) -> None:
+        for request, index in reversed(self._left):
+            self._deliver(request, index, "stop")
+        self._left = []
+
+
 class Surplus(InOrder):
     """When it is stopped it ends every second completion that is under way: some groups are complete, others not."""
 

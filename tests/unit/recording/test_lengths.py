@@ -67,6 +67,16 @@ def test_trained_and_begun_lengths_are_means_over_the_run() -> None:
     assert metrics["rollout/begun_length_mean"] == (2 + 4 + 3 + 3 + 10 + 14 + 8) / 8
 
 
+def test_what_a_phase_gives_up_was_begun() -> None:
+    totals = LengthTotals()
+    group = PartialGroup(
+        group_id="c", prompt=build_request().prompt, num_completions=2, members=[member(10)], partials=[]
+    )
+    totals.give_up([group])
+    metrics = totals.add(Collected([group_of(4)], REPORT, StepCounts(0)), filtered(4))
+    assert metrics["rollout/begun_length_mean"] == (10 + 4) / 2
+
+
 def test_a_run_that_has_trained_on_nothing_has_no_ratio() -> None:
     metrics = LengthTotals().add(Collected([], REPORT, StepCounts(0)), filtered())
     assert all(math.isnan(value) for value in metrics.values())
