@@ -107,11 +107,13 @@ def check_layouts(subject: Subject) -> Iterator[Finding]:
 def check_model_files(subject: Subject) -> Iterator[Finding]:
     """Check config, window and weights with the libraries of the run."""
     from hybridflow.preflight.inputs import check_model
+    from hybridflow.preflight.phase_models import check_phase_models
     from hybridflow.preflight.reference import check_reference_model
     from hybridflow.rollout.engine.arguments import check_names, check_sampling_mask
 
     subject.need_model()
     check_model(subject.config)
+    check_phase_models(subject.config)
     check_reference_model(subject.config)
     check_names(subject.config.rollout.sglang)
     check_sampling_mask(smallest_top_p(subject.config))

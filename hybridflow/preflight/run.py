@@ -29,6 +29,7 @@ QUICK = (
     Check("verifiers", verifiers.check_verifiers),
     Check("algorithm", algorithm.check_functions),
     Check("phases", phases.check_phase_files),
+    Check("phases", phases.check_phase_layouts),
     Check("judge", _check_judge, is_ahead=True),
     Check("environment", machine.check_environment),
     Check("limits", machine.check_limits),
