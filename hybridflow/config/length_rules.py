@@ -1,4 +1,4 @@
-"""Lengths that do not fit together: prompt and completion against window, pool and micro-batch, buffer against limit."""
+"""Lengths that do not fit together: prompt and completion against window, pool and micro-batch; the buffer too."""
 
 from __future__ import annotations
 
