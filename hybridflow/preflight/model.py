@@ -49,8 +49,8 @@ def check_reference_folder(subject: Subject) -> Iterator[Finding]:
             'adds noise and holds nothing back. Remedy: take "unbiased" or "k2", or algorithm.kl.place = "reward"',
         )
     named = kl.reference_folder
-    if not kl.is_on or named is None:
-        return
+    if not kl.is_on or named is None or subject.saved is not None:
+        return  # a run that is resumed has it in its folder
     path, told = Path(named), f"algorithm.kl.reference = {named!r}"
     if not (path / "config.json").is_file():
         raise ConfigError(
