@@ -79,7 +79,7 @@ def parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict
 def test_every_registered_part_keeps_its_promises(kind: Kind) -> None:
     for name in REGISTRIES[kind].names:
         outcomes = list(check_part(kind, name, PARAMETERS))
-        assert len(outcomes) >= 5
+        assert len(outcomes) >= 3
         assert [f"{name}: {one.check}: {one.told}" for one in outcomes if not one.is_kept] == []
 
 
