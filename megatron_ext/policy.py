@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from megatron_ext.optimizer.optimizer import (
     reset_optimizer,
     wrap_data_parallel,
 )
+from megatron_ext.optimizer.reference import ReferenceWeights
 from megatron_ext.optimizer.residency import PARTS, ActivationOffload, Moved, Part, Residency
 from megatron_ext.packing.micro_batch import MicroBatch
 from megatron_ext.packing.sums import LossFn
@@ -82,6 +83,7 @@ class MegatronPolicy:
         self.dtype = dtype
         self.kernels = resolve_kernels(kernels, attention, on_cuda=topology.device.type == "cuda")
         self._training = None
+        self._reference: ReferenceWeights | None = None
         with arithmetic_of(dtype):
             self.chunks = build_model(self.hf_config, layout, topology, dtype, self.kernels)
             for chunk in self.chunks:
@@ -128,6 +130,34 @@ class MegatronPolicy:
         chunks = self.chunks if self._training is None else self._training.chunks
         with arithmetic_of(self.dtype):
             return run_forward(chunks, self.topology, micro_batches, temperature=temperature, with_entropy=with_entropy)
+
+    def keep_reference(self, hf_dir: str | Path | None = None) -> None:
+        """Makes the weights in `hf_dir`, of this architecture, or else the present ones, those of the reference.
+
+        Raises as loading a model does; the reference is then the one that it was.
+        """
+        self._require("weights")
+        self._finish_weights()
+        parameters = [parameter for chunk in self.chunks for parameter in chunk.parameters()]
+        reference = ReferenceWeights(parameters, self.topology.computes_on)
+        if hf_dir is not None:
+            with reference.in_place(), arithmetic_of(self.dtype):
+                for chunk in self.chunks:
+                    load_hf_weights(chunk, hf_dir, self.topology)
+        self._reference = reference
+
+    @contextmanager
+    def as_reference(self) -> Iterator[None]:
+        """Inside, this is the reference policy: `logprobs` and `save_hf` are of its weights. Not for training.
+
+        RuntimeError without a reference.
+        """
+        if self._reference is None:
+            raise RuntimeError("this policy has no reference: keep_reference was not called")
+        self._require("weights")
+        self._finish_weights()
+        with self._reference.in_place():
+            yield
 
     def train_step(
         self,

@@ -18,10 +18,13 @@ from hybridflow.errors import ConfigError
 
 ADVANTAGES = "advantages"
 OLD_LOGPROBS = "old_logprobs"
+REF_LOGPROBS = "ref_logprobs"
 ENTROPY = "entropy"
-COMPUTED = frozenset({OLD_LOGPROBS, ENTROPY})
-"""Columns that the trainer computes where a part asks for them; all others come with the batch. `old_logprobs` are of
-the policy before the update; where that is the policy in update, they are its own, detached."""
+COMPUTED = frozenset({OLD_LOGPROBS, REF_LOGPROBS, ENTROPY})
+"""Columns that the trainer computes where a part asks for them; all others come from the engine and the driver.
+`old_logprobs` are of the policy before the update; where that is the policy in update, they are its own, detached.
+`ref_logprobs` are of the reference policy, in the distribution that tokens were drawn from, as all are; they are
+measured before the update and come with the batch, and so may `old_logprobs`."""
 
 
 class Rows(Protocol):

@@ -109,6 +109,7 @@ TERMS: Registry[Any] = Registry(
         "sapo": "hybridflow.algorithms.sapo:SoftGate",
         "nll": "hybridflow.algorithms.losses:NegativeLogLikelihood",
         "entropy": "hybridflow.algorithms.entropy_bonus:EntropyBonus",
+        "reference_kl": "hybridflow.algorithms.reference_kl:ReferenceKL",
     },
     own="hybridflow.algorithms.own.on_tokens:OwnLoss",
 )
@@ -126,6 +127,7 @@ MEASURES: Registry[Any] = Registry(
         "entropy": "hybridflow.algorithms.measures:Entropy",
         "policy_ratio": "hybridflow.algorithms.measures:PolicyRatio",
         "engine_mismatch": "hybridflow.algorithms.measures:EngineMismatch",
+        "reference_distance": "hybridflow.algorithms.reference_kl:ReferenceDistance",
     },
     own="hybridflow.algorithms.own.on_tokens:OwnMetric",
 )

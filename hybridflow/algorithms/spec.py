@@ -46,19 +46,26 @@ def algorithm_spec(config: Config) -> AlgorithmSpec:
 
 
 def policy_spec(section: AlgorithmSection, max_new_tokens: int | None = None) -> ObjectiveSpec:
-    """The loss and aggregation that the section names, an entropy bonus if any, and what a step tells of them.
+    """The loss and aggregation that the section names, KL term and entropy bonus if any, and what a step tells of them.
 
     `max_new_tokens` bounds a completion; it is the constant normaliser where the section does not set one, and may be
     None where that is not asked for.
     """
-    parameters = section.model_dump()
+    kl, parameters = section.kl, section.model_dump()
     if section.normaliser_tokens is None:
         parameters["normaliser_tokens"] = max_new_tokens
+    terms = [section.loss]
+    terms += ["reference_kl"] if kl.place == "loss" else []
+    terms += ["entropy"] if section.entropy_coefficient else []
     return ObjectiveSpec(
-        terms=[section.loss, *(["entropy"] if section.entropy_coefficient else [])],
+        terms=terms,
         aggregation=section.aggregation,
-        measures=["entropy", "policy_ratio", "engine_mismatch", *section.metrics],
-        parameters=parameters,
+        measures=[
+            *("entropy", "policy_ratio", "engine_mismatch"),
+            *(["reference_distance"] if kl.is_on else []),
+            *section.metrics,
+        ],
+        parameters=parameters | {"kl_coefficient": kl.coefficient, "kl_estimator": kl.estimator},
     )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from hybridflow.config.algorithm_parts import PARAMETERS, find_part_conflicts, with_own_defaults
 from hybridflow.config.conflicts import CONFLICT_BREAK
 from hybridflow.config.function_names import Functions, GroupFilters, one_of
 from hybridflow.config.presets import Name
+from hybridflow.config.regularisation_sections import AEPOSection, KLSection
 from hybridflow.config.section import Section
 
 Loss = Annotated[
@@ -58,6 +59,8 @@ class AlgorithmSection(Section):
     released QwenLong-L1 code has 0.001."""
     mask_stale_tokens: bool = False
     """Tokens that an older policy decoded (rollout.over_sampling above 1) are read and not learnt from."""
+    kl: KLSection = KLSection()
+    aepo: AEPOSection = AEPOSection()
     filter: GroupFilters = Field(default_factory=lambda: ["same_reward"])
     """Filters of groups, of which the first that gives a reason counts: "same_reward", whose groups have no advantages,
     and functions of one's own, "module:function". Groups with too few known rewards are left out in any case."""
@@ -84,6 +87,16 @@ class AlgorithmSection(Section):
     @classmethod
     def _take_defaults_of_the_loss(cls, values: Any) -> Any:
         return with_own_defaults(values) if isinstance(values, dict) else values
+
+    @field_validator("aepo", mode="before")
+    @classmethod
+    def _refuse_no_thresholds(cls, given: Any) -> Any:
+        if given == {}:
+            raise ValueError(
+                "algorithm.aepo is there without algorithm.aepo.high and algorithm.aepo.low: AEPO needs two thresholds "
+                "of entropy, and none is published. Remedy: set both, or remove the section"
+            )
+        return given
 
     @model_validator(mode="after")
     def _check_parts(self) -> AlgorithmSection:

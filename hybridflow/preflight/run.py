@@ -21,6 +21,7 @@ def _check_judge(subject: Subject) -> Iterator[Finding]:
 
 QUICK = (
     Check("model", model.check_folder),
+    Check("reference", model.check_reference_folder),
     Check("layout", model.check_layouts),
     Check("data", data.check_rows),
     Check("golds", data.check_golds),
@@ -28,6 +29,7 @@ QUICK = (
     Check("verifiers", verifiers.check_verifiers),
     Check("algorithm", algorithm.check_functions),
     Check("phases", phases.check_phase_files),
+    Check("phases", phases.check_phase_layouts),
     Check("judge", _check_judge, is_ahead=True),
     Check("environment", machine.check_environment),
     Check("limits", machine.check_limits),

@@ -56,7 +56,7 @@ BESIDE_THE_COMPLETION = {
     "evaluation": "ends in an accuracy, not in a row",
     "gate": "makes up completions, to try the parts before a run",
     "conversation": "makes rows of demonstrations, which nobody decoded",
-    "checkpoints": "keeps members of partial groups from one process to the next",
+    "kept_groups": "keeps groups from one step, and one process, to the next",
     "filters": "entries of a registry, as the rules are: say why a group is left out",
     "masks": "entries of a registry: say which tokens of a row are left out",
     "own": "entries of a registry: advantages and filters of a user's own",
