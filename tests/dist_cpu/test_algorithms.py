@@ -86,7 +86,7 @@ OBJECTIVES = {
     OWN: spec_of([OWN], "token_mean"),
 }
 NUM_ROWS, NUM_MINIS = 24, 2
-AS_GOOD_AS_EQUAL = {"rel": 1e-5, "abs": 1e-9}
+REL, ABS = 1e-5, 1e-9
 VARIANTS = {"as they are": (256, False), "reversed": (256, True), "one row a micro-batch": (16, False)}
 
 
@@ -149,7 +149,7 @@ def test_order_and_packing_of_rows_change_nothing(alone: dict[Any, list[UpdateRe
         plain = numbers(alone[name, "as they are"])
         assert plain["grad_norm"][0] > 0 or name.startswith("toy_kl")  # the KL of a policy to itself has no gradient
         for key, values in numbers(alone[name, variant]).items():
-            assert values == pytest.approx(plain[key], **AS_GOOD_AS_EQUAL), (name, variant, key)
+            assert values == pytest.approx(plain[key], rel=REL, abs=ABS), (name, variant, key)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_layouts_change_nothing(
         assert {name for name, _ in found} == set(OBJECTIVES)
         for at, reports in found.items():
             for key, values in numbers(alone[at]).items():
-                assert numbers(reports)[key] == pytest.approx(values, **AS_GOOD_AS_EQUAL), (at, key)
+                assert numbers(reports)[key] == pytest.approx(values, rel=REL, abs=ABS), (at, key)
 
 
 def run_one(topology: Any, layout: Layout, hf_dir: Path, batch: TrainBatch, objective: ObjectiveSpec) -> Any:
