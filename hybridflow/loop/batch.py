@@ -63,20 +63,20 @@ def build_batch(
     kept, dropped = algorithm.filter_groups(groups)
     overlong = compute_overlong(groups, config)
     rewards = [add_overlong(group_rewards(group), overlong.get(group.group_id)) for group in kept]
-    measured = measured or Measured({})
+    measured = measured or Measured()
     rewards = [subtract_prices(group, r, measured.kl_prices) for group, r in zip(kept, rewards, strict=True)]
     found = algorithm.advantage(kept, rewards)
     advantages = {group.group_id: of_group for group, of_group in zip(kept, found, strict=True)}
     rows_of_groups = [build_train_sequences([group], advantages, policy_version) for group in kept]
     stale = [sum(age > 0 for age in row.staleness) for rows in rows_of_groups for row in rows]
     num_tokens = sum(len(row.response) for rows in rows_of_groups for row in rows)
-    metrics = dict(measured.metrics)
+    masked_fraction = 0.0
     if measured.rows:
         rows_of_groups = [add_measured(rows, measured.rows) for rows in rows_of_groups]
     if measured.leaves_out_negative:
         num_rows = sum(map(len, rows_of_groups))
         rows_of_groups = [[row for row in rows if not row.advantage < 0] for rows in rows_of_groups]
-        metrics["aepo/masked_fraction"] = 1 - sum(map(len, rows_of_groups)) / num_rows if num_rows else 0.0
+        masked_fraction = 1 - sum(map(len, rows_of_groups)) / num_rows if num_rows else 0.0
         rows_of_groups = _without_empty(rows_of_groups, kept, dropped, AEPO_MASKED)
     if algorithm.masks:
         rows_of_groups = [algorithm.mask_rows(rows) for rows in rows_of_groups]
@@ -88,7 +88,17 @@ def build_batch(
         rows = [row for rows in rows_of_groups for row in rows]
         check_sampling_masks(rows, top_p)
         batch = plan_batch(rows, sizes, config.train, temperature=temperature, top_p=top_p)
-    return FilteredBatch(batch, len(rows_of_groups), dropped, overlong, sum(stale), num_tokens, policy_version, metrics)
+    return FilteredBatch(
+        batch,
+        len(rows_of_groups),
+        dropped,
+        overlong,
+        sum(stale),
+        num_tokens,
+        policy_version,
+        measured,
+        masked_fraction,
+    )
 
 
 def build_measured_batch(groups: list[Group], config: Config, algorithm: Algorithm | None = None) -> TrainBatch | None:

@@ -28,6 +28,7 @@ class KindOption(StrEnum):
     metrics = "metrics"
     aggregation = "aggregation"
     mask = "mask"
+    correction = "correction"
 
 
 class AlgorithmFile(BaseModel):

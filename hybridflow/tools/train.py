@@ -50,7 +50,8 @@ def run_training(config: Config, folder: TrainFolder, display: LiveDisplay, *, r
     display.note("reading model and data")
     check_model(config)
     check_phase_models(config)
-    check_reference_model(config)
+    if not resume:
+        check_reference_model(config)
     check_names(config.rollout.sglang)
     check_sampling_mask(smallest_top_p(config))
     inputs = load_inputs(config, folder.data if resume else None)
@@ -162,6 +163,8 @@ def _find_saved(config: Config, folder: TrainFolder, source: PromptSource) -> Sa
     check_records(config, folder, state)
     if config.algorithm.kl.is_on and state.rl_step > 0:
         check_reference(folder.reference)
+    else:
+        check_reference_model(config)
     return Saved(latest, state, f"{state.rl_step} RL steps")
 
 

@@ -68,7 +68,7 @@ def update_policy(
         build_objective(objective, num_ages=batch.num_ages, top_p=batch.top_p, is_first_pass=epoch == 0)
         for epoch in range(num_epochs)
     ]
-    computed_here = {OLD_LOGPROBS, ENTROPY} - (batch.measured - {ENTROPY})
+    computed_here = {ENTROPY} if OLD_LOGPROBS in batch.measured else {ENTROPY, OLD_LOGPROBS}
     columns = sorted({name for one in passes for name in one.columns} - computed_here)
     num_minis = len(batch.plan)
     minis = [pack_rank(batch, policy.topology.dp_rank, columns, mini, policy.loss_dtype) for mini in range(num_minis)]

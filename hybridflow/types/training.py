@@ -181,7 +181,7 @@ class Collected:
 class Measured:
     """Numbers measured of a step's rows before the update, and what follows from them."""
 
-    rows: Mapping[str, MeasuredRow]
+    rows: Mapping[str, MeasuredRow] = field(default_factory=dict)
     """By completion id."""
     kl_prices: Mapping[str, float] = field(default_factory=dict)
     """By completion id, what its distance from the reference costs: subtracted from its reward. Empty: nothing."""
@@ -206,5 +206,7 @@ class FilteredBatch:
     """All response tokens of the kept groups."""
     policy_version: int | None = None
     """From which staleness counts: the version that the step decoded with."""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    """Further metrics of the step that came up on the way, by full name."""
+    measured: Measured = Measured()
+    """What the rows were made with."""
+    masked_fraction: float = 0.0
+    """Share of the completions that AEPO left out."""

@@ -21,6 +21,7 @@ from hybridflow.algorithms.spec import AlgorithmSpec, ObjectiveSpec
 from hybridflow.batching.microbatch import build_units, plan_micro_batches
 from hybridflow.config.algorithm_parts import OF_SEQUENCES
 from hybridflow.config.algorithm_section import AlgorithmSection
+from hybridflow.config.rollout_correction_section import RolloutCorrectionSection
 from hybridflow.loop.batch import build_batch
 from hybridflow.trainer.policy_update import update_policy
 from hybridflow.types import Group, TrainBatch, UpdateReport
@@ -85,6 +86,19 @@ OBJECTIVES = {
     "two terms": spec_of(["clip", "toy_kl"], "token_mean"),
     OWN: spec_of([OWN], "token_mean"),
 }
+CORRECTION = RolloutCorrectionSection(
+    token_weight="tis", geometric_high=40.0, outlier_low=0.02, off_policy_delta=0.1, off_policy_against="trainer"
+)
+"""Each mask takes some of the rows with the invented log-probabilities of the engine, and leaves others."""
+CORRECTIONS_OF = {"clip": ["tis", "geometric", "outlier", "off_policy"], "gspo": ["icepop", "outlier"]}
+for corrected, parts in CORRECTIONS_OF.items():
+    OBJECTIVES[f"corrected {corrected}"] = ObjectiveSpec(
+        terms=[corrected, "entropy"],
+        aggregation="sequence_mean",
+        corrections=parts,
+        measures=MEASURES.names,
+        parameters=PARAMETERS | CORRECTION.model_dump(),
+    )
 NUM_ROWS, NUM_MINIS = 24, 2
 REL, ABS = 1e-5, 1e-9
 VARIANTS = {"as they are": (256, False), "reversed": (256, True), "one row a micro-batch": (16, False)}

@@ -12,17 +12,26 @@ import torch
 from hybridflow.algorithms.invariances.of_groups import check_advantage, check_filter
 from hybridflow.algorithms.invariances.of_rows import check_mask
 from hybridflow.algorithms.invariances.of_sums import check_sums
-from hybridflow.algorithms.invariances.of_tokens import as_loss, as_metric, check_tokens
+from hybridflow.algorithms.invariances.of_tokens import as_loss, as_metric, as_weights, check_tokens
 from hybridflow.algorithms.invariances.outcome import Outcome
 from hybridflow.algorithms.invariances.tokens import build_micro_batch, make_rows, whole
 from hybridflow.algorithms.own.columns import give_tokens, offered_of_tokens
 from hybridflow.algorithms.own.function import find_own
 from hybridflow.algorithms.own.on_groups import OwnAdvantage, OwnFilter
 from hybridflow.algorithms.own.on_tokens import OwnLoss
-from hybridflow.algorithms.registry import ADVANTAGES, AGGREGATIONS, FILTERS, MASKS, MEASURES, TERMS, Registry
+from hybridflow.algorithms.registry import (
+    ADVANTAGES,
+    AGGREGATIONS,
+    CORRECTIONS,
+    FILTERS,
+    MASKS,
+    MEASURES,
+    TERMS,
+    Registry,
+)
 from hybridflow.errors import ConfigError
 
-Kind = Literal["loss", "advantage", "filter", "metrics", "aggregation", "mask"]
+Kind = Literal["loss", "advantage", "filter", "metrics", "aggregation", "correction", "mask"]
 REGISTRIES: dict[Kind, Registry[Any]] = {
     "loss": TERMS,
     "advantage": ADVANTAGES,
@@ -30,17 +39,23 @@ REGISTRIES: dict[Kind, Registry[Any]] = {
     "metrics": MEASURES,
     "aggregation": AGGREGATIONS,
     "mask": MASKS,
+    "correction": CORRECTIONS,
 }
 _SUITES: dict[Kind, Callable[[Any], Iterator[Outcome]]] = {
     "loss": lambda term: check_tokens(as_loss(term)),
     "metrics": lambda measure: check_tokens(as_metric(measure)),
     "aggregation": check_sums,
+    "correction": lambda correction: check_tokens(as_weights(correction)),
     "advantage": check_advantage,
     "filter": check_filter,
     "mask": check_mask,
 }
-_MADE_UP: dict[str, Any] = {"top_p": 1.0, "min_known_fraction": 0.5, "normaliser_tokens": 64}
-"""Parameters that a run has from other sections."""
+_MADE_UP: dict[str, Any] = {
+    **{"top_p": 1.0, "min_known_fraction": 0.5, "normaliser_tokens": 64, "kl_estimator": "unbiased"},
+    **{"tis_cap": 1.2, "icepop_low": 0.8, "icepop_high": 1.2, "geometric_low": 0.95, "geometric_high": 1.1},
+    **{"outlier_low": 0.7, "outlier_high": 1.3, "off_policy_delta": 0.05, "off_policy_against": "engine"},
+}
+"""Parameters that a run has from other sections. Each bound takes some of the tokens that are made up, not all."""
 
 
 class Guess(NamedTuple):

@@ -10,6 +10,7 @@ import torch
 from hybridflow.algorithms.objective import COMPUTED, build_objective
 from hybridflow.algorithms.spec import policy_spec
 from hybridflow.config.algorithm_section import AlgorithmSection
+from hybridflow.errors import ProtocolError
 from hybridflow.loop.batch import build_train_sequences
 from hybridflow.trainer.batch import pack_rank
 from hybridflow.trainer.policy_update import LossCallback
@@ -50,6 +51,15 @@ def callback(*, is_on_policy: bool, num_ages: int = 1) -> LossCallback:
 
 def at_age(name: str, age: int) -> str:
     return f"{name}/staleness_{age}" if age else name
+
+
+def test_a_correction_without_the_engines_logprobs_is_refused() -> None:
+    """In every pass: a later one measures no mismatch, but is corrected."""
+    section = AlgorithmSection(rollout_correction={"token_weight": "tis"})  # type: ignore[arg-type]
+    columns = sorted({*build_objective(policy_spec(section), is_first_pass=False).columns} - COMPUTED)
+    bare = TrainSequence(sequence_id="g/3", prompt_token_ids=[1], response=TokenColumns(ids=[5]), loss_mask=[1])
+    with pytest.raises(ProtocolError, match="needs 'rollout_logprobs' of each token, and row g/3 has none"):
+        pack_rank(TrainBatch(sequences=[bare], plan=[[[[0]]]], temperature=1.0), 0, columns)
 
 
 def packed(*rows: TrainSequence) -> MicroBatch:
