@@ -21,7 +21,7 @@ from tests.unit.curriculum.docqa_lengths import LONG, LONGEST, MEAN, NUM_LONG, N
 LENGTHS = list_lengths()
 SPEC = SynthSpec(tier="long", min_doc_tokens=60_000, doc_tokens=120_000, num_train=1600, num_test=100)
 CHARS_PER_TOKEN = 4
-"""Of the long tier without a tokenizer."""
+"""Ratio of the long tier without a tokenizer."""
 
 
 def prompts_of(lengths: list[int]) -> list[Prompt]:
