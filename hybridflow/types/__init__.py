@@ -38,7 +38,7 @@ from hybridflow.types.rollout import (
     VersionRun,
     without_numbers,
 )
-from hybridflow.types.tokens import Ragged, TokenColumns
+from hybridflow.types.tokens import Packed, Ragged, TokenColumns
 from hybridflow.types.training import (
     Collected,
     FilteredBatch,
@@ -61,6 +61,7 @@ __all__ = [
     "JudgeReport",
     "Lease",
     "MemoryTag",
+    "Packed",
     "Partial",
     "PartialGroup",
     "Prompt",

@@ -10,7 +10,7 @@ import msgspec
 
 from hybridflow.types.rewards import Group, ScoredCompletion
 from hybridflow.types.rollout import Partial, Prompt, RolloutReport
-from hybridflow.types.tokens import TokenColumns
+from hybridflow.types.tokens import NOT_PACKED, Packed, TokenColumns
 
 
 class TrainSequence(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +30,8 @@ class TrainSequence(msgspec.Struct, frozen=True, kw_only=True):
     """Advantage of every token of this response."""
     staleness: list[int] = []
     """[T] policy versions between the one that decoded a token and the present one; empty: all 0."""
+    prompt_experts: Packed = NOT_PACKED
+    """Of all tokens of the prompt but the last, see `TokenColumns.experts`; rows of a group share one object."""
 
     @property
     def response_token_ids(self) -> list[int]:
