@@ -1,4 +1,4 @@
-"""Terms of the loss, per token.
+"""Terms of the loss, per token: of demonstrations, and the clipped surrogate with and without a dual clip.
 
 Shape suffix: N = response tokens of one micro-batch, of all its sequences, in any order.
 
@@ -12,9 +12,13 @@ from typing import ClassVar
 
 import torch
 
-from hybridflow.algorithms.objective import OLD_LOGPROBS, TermValue, TokenBatch
+from hybridflow.algorithms.objective import ADVANTAGES, OLD_LOGPROBS, TermValue, TokenBatch
 from hybridflow.algorithms.reductions import Reduction
 from hybridflow.errors import ProtocolError
+
+CLIP_LOW, CLIP_HIGH = "policy/clip_fraction_low", "policy/clip_fraction_high"
+CLIP_DUAL = "policy/clip_fraction_dual"
+CLIP_FRACTIONS = {CLIP_LOW: Reduction("mean"), CLIP_HIGH: Reduction("mean")}
 
 
 @dataclass(frozen=True)
@@ -64,11 +68,25 @@ def policy_loss(
     Raises:
         ProtocolError: the shapes differ; broadcasting would turn a mistake into a wrong loss.
     """
+    ratio_N, advantages_N = compute_ratio(logprobs_N, old_logprobs_N, advantages_N)
+    return clip_surrogate(ratio_N, advantages_N, clip_low=clip_low, clip_high=clip_high)
+
+
+def compute_ratio(
+    logprobs_N: torch.Tensor, old_logprobs_N: torch.Tensor, advantages_N: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(pi / pi_old [N] with the graph of the first, advantages [N] without a graph); see `policy_loss`."""
     if not logprobs_N.shape == old_logprobs_N.shape == advantages_N.shape:
         shapes = [tuple(tensor.shape) for tensor in (logprobs_N, old_logprobs_N, advantages_N)]
         raise ProtocolError(f"logprobs, old_logprobs and advantages must have one shape, got {shapes}")
-    old_logprobs_N, advantages_N = old_logprobs_N.detach(), advantages_N.detach()
-    ratio_N = (logprobs_N - old_logprobs_N).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    log_ratio_N = logprobs_N - old_logprobs_N.detach()
+    return log_ratio_N.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp(), advantages_N.detach()
+
+
+def clip_surrogate(
+    ratio_N: torch.Tensor, advantages_N: torch.Tensor, *, clip_low: float, clip_high: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`policy_loss` of ratios, of tokens or of anything else."""
     clipped_ratio_N = ratio_N.clamp(1 - clip_low, 1 + clip_high)
     loss_N = torch.maximum(-ratio_N * advantages_N, -clipped_ratio_N * advantages_N)
     with torch.no_grad():
@@ -79,22 +97,48 @@ def policy_loss(
 
 @dataclass(frozen=True)
 class ClippedSurrogate:
-    """`policy_loss` as a term of the objective; its metrics are the shares of tokens without gradient, by clip."""
+    """`policy_loss` as a term of the objective; its metrics are the shares of tokens without gradient, by clip.
+
+    With `token_mean` it is DAPO's loss, with `sequence_mean` GRPO's (2505.17667 Eq. 4 and 6).
+    """
 
     clip_low: float
     clip_high: float
-    columns: ClassVar = ("advantages", OLD_LOGPROBS)
-    metrics: ClassVar = {
-        "policy/clip_fraction_low": Reduction("mean"),
-        "policy/clip_fraction_high": Reduction("mean"),
-    }
+    columns: ClassVar = (ADVANTAGES, OLD_LOGPROBS)
+    metrics: ClassVar = CLIP_FRACTIONS
 
     def __call__(self, tokens: TokenBatch) -> TermValue:
         loss_N, low_N, high_N = policy_loss(
             tokens.logprobs_N,
             tokens.columns[OLD_LOGPROBS],
-            tokens.columns["advantages"],
+            tokens.columns[ADVANTAGES],
             clip_low=self.clip_low,
             clip_high=self.clip_high,
         )
-        return TermValue(loss_N, {"policy/clip_fraction_low": low_N, "policy/clip_fraction_high": high_N})
+        return TermValue(loss_N, {CLIP_LOW: low_N, CLIP_HIGH: high_N})
+
+
+@dataclass(frozen=True)
+class DualClip:
+    """The clipped surrogate with a bound where the advantage is negative: -max(min(r A, clip(r) A), c A) for A < 0.
+
+    Without it the loss of a token grows with r for ever. Source: "Mastering Complex Control in MOBA Games with Deep
+    Reinforcement Learning" (arXiv 1912.09729, dual-clip PPO, c = 3), as verl's `compute_policy_loss` has it.
+    `clip_dual` is c, above 1. `policy/clip_fraction_dual` is the share of tokens that only this clip takes the
+    gradient from.
+    """
+
+    clip_low: float
+    clip_high: float
+    clip_dual: float
+    columns: ClassVar = (ADVANTAGES, OLD_LOGPROBS)
+    metrics: ClassVar = {**CLIP_FRACTIONS, CLIP_DUAL: Reduction("mean")}
+
+    def __call__(self, tokens: TokenBatch) -> TermValue:
+        ratio_N, advantages_N = compute_ratio(
+            tokens.logprobs_N, tokens.columns[OLD_LOGPROBS], tokens.columns[ADVANTAGES]
+        )
+        loss_N, low_N, high_N = clip_surrogate(ratio_N, advantages_N, clip_low=self.clip_low, clip_high=self.clip_high)
+        dual_N = (ratio_N.detach() > self.clip_dual) & (advantages_N < 0)
+        loss_N = torch.where(dual_N, -self.clip_dual * advantages_N, loss_N)
+        return TermValue(loss_N, {CLIP_LOW: low_N, CLIP_HIGH: high_N, CLIP_DUAL: dual_N})

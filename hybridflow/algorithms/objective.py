@@ -14,7 +14,9 @@ from torch import Tensor
 from hybridflow.algorithms.reductions import STALENESS, ReducedTokens, Reduction, reduce_tokens
 from hybridflow.algorithms.registry import AGGREGATIONS, MEASURES, TERMS
 from hybridflow.algorithms.spec import ObjectiveSpec
+from hybridflow.errors import ConfigError
 
+ADVANTAGES = "advantages"
 OLD_LOGPROBS = "old_logprobs"
 ENTROPY = "entropy"
 COMPUTED = frozenset({OLD_LOGPROBS, ENTROPY})
@@ -54,7 +56,7 @@ class TokenBatch:
     logprobs_N: Tensor
     """Log-probabilities by the policy in update, with graph, under the distribution that tokens were drawn from."""
     columns: Mapping[str, Tensor]
-    """[N] each, without a graph; those that the objective asked for, by name."""
+    """[N] each, those that the objective asked for, by name; without a graph, but for the entropy."""
     rows: Rows | None = None
     """The row of each token, with sums over whole rows; None where there is no micro-batch behind it."""
 
@@ -74,7 +76,11 @@ class Aggregated(NamedTuple):
 
 
 class Term(Protocol):
-    """One summand of the loss."""
+    """One summand of the loss.
+
+    A class with `of_sequences = True` gives each token the loss of its whole sequence, and goes with an aggregation
+    whose class says `averages_sequences = True`.
+    """
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -172,13 +178,21 @@ def build_objective(
         is_first_pass: Later ones leave out measures that are of the policy that decoded.
 
     Raises:
-        ConfigError: a part is not registered, or lacks a parameter.
+        ConfigError: a part is not registered, or lacks a parameter; or a loss of sequences is to be summed over tokens.
     """
     parameters = {**spec.parameters, "top_p": top_p}
     measures = MEASURES.build_all(spec.measures, parameters)
+    terms = TERMS.build_all(spec.terms, parameters)
+    aggregation = AGGREGATIONS.build(spec.aggregation, parameters)
+    of_sequences = [name for name, term in zip(spec.terms, terms, strict=True) if getattr(term, "of_sequences", False)]
+    if of_sequences and not getattr(aggregation, "averages_sequences", False):
+        raise ConfigError(
+            f"the loss {of_sequences[0]!r} is of whole sequences, and the aggregation {spec.aggregation!r} would weigh "
+            'them by their length. Remedy: set algorithm.aggregation = "sequence_mean"'
+        )
     return Objective(
-        terms=TERMS.build_all(spec.terms, parameters),
-        aggregation=AGGREGATIONS.build(spec.aggregation, parameters),
+        terms=terms,
+        aggregation=aggregation,
         measures=tuple(measure for measure in measures if is_first_pass or not measure.first_pass_only),
         num_ages=num_ages,
     )

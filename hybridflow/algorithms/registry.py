@@ -32,14 +32,18 @@ class Registry(Generic[P]):
             raise ConfigError(f"{self._kind} {name!r} is registered already. Remedy: choose another name")
         self._entries[name] = entry
 
+    def find(self, name: str) -> type:
+        """The class of a part. Raises ConfigError for a name that is not registered."""
+        if name not in self._entries:
+            raise ConfigError(f"no {self._kind} {name!r}. Remedy: take one of {', '.join(self.names)}")
+        return _find(self._entries[name])
+
     def build(self, name: str, parameters: Mapping[str, Any]) -> P:
         """The part `name`, made with those of `parameters` that it takes.
 
         Raises ConfigError for a name that is not registered, and for a parameter that is missing.
         """
-        if name not in self._entries:
-            raise ConfigError(f"no {self._kind} {name!r}. Remedy: take one of {', '.join(self.names)}")
-        part = _find(self._entries[name])
+        part = self.find(name)
         fields = [field for field in dataclasses.fields(part) if field.init]
         missing = [field.name for field in fields if field.name not in parameters and not _has_default(field)]
         if missing:
@@ -73,6 +77,10 @@ ADVANTAGES: Registry[Any] = Registry(
     "advantage",
     {
         "group_relative": "hybridflow.algorithms.advantages:GroupRelative",
+        "dr_grpo": "hybridflow.algorithms.advantages:DrGRPO",
+        "rloo": "hybridflow.algorithms.advantages:LeaveOneOut",
+        "reinforce_pp": "hybridflow.algorithms.advantages:BatchNormalised",
+        "task_std": "hybridflow.algorithms.advantages:TaskNormalised",
     },
 )
 MASKS: Registry[Any] = Registry(
@@ -85,7 +93,12 @@ TERMS: Registry[Any] = Registry(
     "term of the loss",
     {
         "clip": "hybridflow.algorithms.losses:ClippedSurrogate",
+        "dual_clip": "hybridflow.algorithms.losses:DualClip",
+        "gspo": "hybridflow.algorithms.gspo:SequenceRatio",
+        "cispo": "hybridflow.algorithms.cispo:ClippedWeight",
+        "sapo": "hybridflow.algorithms.sapo:SoftGate",
         "nll": "hybridflow.algorithms.losses:NegativeLogLikelihood",
+        "entropy": "hybridflow.algorithms.entropy_bonus:EntropyBonus",
     },
 )
 AGGREGATIONS: Registry[Any] = Registry(
@@ -93,6 +106,7 @@ AGGREGATIONS: Registry[Any] = Registry(
     {
         "token_mean": "hybridflow.algorithms.aggregations:TokenMean",
         "sequence_mean": "hybridflow.algorithms.aggregations:SequenceMean",
+        "constant": "hybridflow.algorithms.aggregations:ConstantNormaliser",
     },
 )
 MEASURES: Registry[Any] = Registry(

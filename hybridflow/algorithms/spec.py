@@ -34,24 +34,31 @@ class AlgorithmSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def algorithm_spec(config: Config) -> AlgorithmSpec:
-    """GRPO with the changes of DAPO, as the sections `algorithm` and `reward` set it."""
+    """The algorithm that the sections `algorithm` and `reward` set."""
     section = config.algorithm
     return AlgorithmSpec(
         filters=["too_few_known", "known_share", "same_reward"],
-        advantage="group_relative",
+        advantage=section.advantage,
         masks=["fresh_tokens"] if section.mask_stale_tokens else [],
-        objective=policy_spec(section),
+        objective=policy_spec(section, max_new_tokens=config.rollout.max_new_tokens),
         parameters=section.model_dump() | {"min_known_fraction": config.reward.min_known_fraction},
     )
 
 
-def policy_spec(section: AlgorithmSection) -> ObjectiveSpec:
-    """The clipped objective with a mean over tokens, and what a step tells of it."""
+def policy_spec(section: AlgorithmSection, max_new_tokens: int | None = None) -> ObjectiveSpec:
+    """The loss and aggregation that the section names, an entropy bonus if any, and what a step tells of them.
+
+    `max_new_tokens` bounds a completion; it is the constant normaliser where the section does not set one, and may be
+    None where that is not asked for.
+    """
+    parameters = section.model_dump()
+    if section.normaliser_tokens is None:
+        parameters["normaliser_tokens"] = max_new_tokens
     return ObjectiveSpec(
-        terms=["clip"],
-        aggregation="token_mean",
+        terms=[section.loss, *(["entropy"] if section.entropy_coefficient else [])],
+        aggregation=section.aggregation,
         measures=["entropy", "policy_ratio", "engine_mismatch"],
-        parameters=section.model_dump(),
+        parameters=parameters,
     )
 
 

@@ -28,6 +28,7 @@ from types import FrameType
 from typing import Literal, NoReturn, Protocol
 
 from hybridflow.errors import HybridFlowError, StalledError
+from hybridflow.guard.guardian import end_by_itself
 from hybridflow.observability.span import stack_of_threads
 from hybridflow.observability.visible import visible
 
@@ -211,6 +212,7 @@ class Watchdog:
         self._write(f"the main thread of the driver does not let go after {LET_GO_S:g} s")
         with suppress(OSError):  # whoever read it is gone
             os.write(2, f"error: {type(error).__name__}\n{visible(told)}\n".encode())
+        end_by_itself()
         os._exit(1)
 
     @contextmanager

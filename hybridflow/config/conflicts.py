@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from hybridflow.config.phase_rules import find_phase_conflicts
+
 if TYPE_CHECKING:
     from hybridflow.config.sections import Config
 
@@ -16,6 +18,12 @@ SECTIONS_ALONE = "sections alone"
 
 def find_conflicts(config: Config) -> Iterator[str]:
     """Gives "<what is wrong, with the values>. Remedy: <what to do>" of each rule that `config` breaks."""
+    yield from find_own_conflicts(config)
+    yield from find_phase_conflicts(config, find_own_conflicts)
+
+
+def find_own_conflicts(config: Config) -> Iterator[str]:
+    """The same, of the rules that hold for the run as for each phase of its curriculum."""
     judge, wait_s = config.reward.judge, config.reward.timeout_s
     if judge.endpoints and judge.deadline_s >= wait_s:
         yield (

@@ -6,15 +6,19 @@ A validator of a section raises ValueError("<rule>. Remedy: <remedy>"); what fol
 from __future__ import annotations
 
 import difflib
+import re
+from collections.abc import Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from hybridflow.config.conflicts import CONFLICT_BREAK
+from hybridflow.config.keys import list_keys
 from hybridflow.config.section import hide_secrets
 from hybridflow.config.toml_tree import KeyPath, TomlTree, format_key_path
 
+_DOTTED = re.compile(r"\b[a-z]\w*(?:\.\w+)+")
 MAX_SHOWN = 30
 """Problems that are told one by one."""
 _WHAT_TO_GIVE = {
@@ -48,10 +52,20 @@ _BOUNDS = {
 def explain(error: ValidationError, tree: TomlTree, root: type[BaseModel]) -> str:
     """All problems of `error` as one text for the user."""
     problems = [part for problem in error.errors(include_url=False) for part in _split(problem)]
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     lines = [_explain_one(problem, tree, root) for problem in problems[:MAX_SHOWN]]
     more = [f"  and {len(problems) - MAX_SHOWN} more"] if len(problems) > MAX_SHOWN else []
-    return "\n".join([f"{count} in the configuration", *lines, *more])
+    return "\n".join([_count(len(problems)), *lines, *more])
+
+
+def explain_rules(rules: Sequence[str]) -> str:
+    """Rules that are broken, each "<what is wrong>. Remedy: <what to do>", as one text for the user."""
+    parts = [rule.partition("Remedy:") for rule in rules]
+    lines = [f"      rule:   {rule.strip()}\n      remedy: {remedy.strip()}" for rule, _, remedy in parts]
+    return "\n".join([_count(len(rules)), *lines])
+
+
+def _count(number: int) -> str:
+    return f"{number} problem{'' if number == 1 else 's'} in the configuration"
 
 
 def _split(problem: ErrorDetails) -> list[ErrorDetails]:
@@ -99,7 +113,16 @@ def _explain_one(problem: ErrorDetails, tree: TomlTree, root: type[BaseModel]) -
     lines = [head + (f"    [{hide_secrets(source)}]" if source else ""), f"      rule:   {rule.strip()}"]
     if remedy:
         lines.append(f"      remedy: {remedy.strip()}")
+    lines += [f"      set by: {setters}"] if (setters := _name_setters(rule, tree, root)) else []
     return "\n".join(lines)
+
+
+def _name_setters(rule: str, tree: TomlTree, root: type[BaseModel]) -> str:
+    """Who set each key that a rule names; empty where it names fewer than two, or says it itself."""
+    known = {key.path for key in list_keys(root)}
+    keys = [key for key in dict.fromkeys(_DOTTED.findall(rule)) if key in known]
+    setters = [f"{key}: {hide_secrets(tree.source_of(tuple(key.split('.'))) or 'default')}" for key in keys]
+    return "; ".join(setters) if len(keys) > 1 else ""
 
 
 def _key_path(location: tuple[str | int, ...], kind: str, values: Any) -> KeyPath:

@@ -15,8 +15,10 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from hybridflow.config.conflicts import SECTIONS_ALONE
-from hybridflow.config.explain import explain
+from hybridflow.config.explain import explain, explain_rules
+from hybridflow.config.part_keys import find_idle_keys
 from hybridflow.config.paths import resolve_paths
+from hybridflow.config.presets import apply_preset
 from hybridflow.config.toml_tree import TomlTree, read_file
 from hybridflow.errors import ConfigError
 
@@ -29,24 +31,44 @@ def load_config(
     """The validated configuration.
 
     `paths`, TOML or the resolved.json of a run, are laid over each other left to right: tables merge, lists are
-    replaced. `overrides`, `a.b.0.c=value` each, are applied in order. Relative paths: see `paths.py`.
+    replaced. `overrides`, `a.b.0.c=value` each, are applied in order. A preset lies beneath both. Relative paths: see
+    `paths.py`.
     Raises ConfigError that lists every problem found: key path, value, source, rule and remedy.
     """
-    tree = read_tree(paths, overrides)
+    return load_with_sources(paths, overrides, root, paths_must_exist=paths_must_exist)[0]
+
+
+def load_with_sources(
+    paths: Sequence[Path], overrides: Sequence[str], root: type[Root], *, paths_must_exist: bool = False
+) -> tuple[Root, TomlTree]:
+    """The same, and the values that somebody set, each with who did."""
+    tree = read_tree(paths, overrides, root)
     resolve_paths(tree, root, paths, must_exist=paths_must_exist)
     try:
-        return root.model_validate(tree.values)
+        config = root.model_validate(tree.values)
     except ValidationError as error:
         raise ConfigError(explain(error, tree, root)) from error
+    if rules := _find_idle(config, tree):
+        raise ConfigError(explain_rules(rules))
+    return config, tree
 
 
-def read_tree(paths: Sequence[Path], overrides: Sequence[str]) -> TomlTree:
-    """Files and overrides laid over each other, not validated. Raises ConfigError for what cannot be read."""
+def _find_idle(config: BaseModel, tree: TomlTree) -> list[str]:
+    """Rules about who set which value, of a configuration that has an algorithm."""
+    return list(find_idle_keys(config, tree)) if "algorithm" in type(config).model_fields else []
+
+
+def read_tree(paths: Sequence[Path], overrides: Sequence[str], root: type[BaseModel]) -> TomlTree:
+    """Files and overrides laid over each other and over the preset that they name, not validated.
+
+    Raises ConfigError for what cannot be read.
+    """
     tree = TomlTree()
     for path in paths:
         tree.overlay(read_file(path), str(path))
     for assignment in overrides:
         tree.set_value(assignment)
+    apply_preset(tree, root)
     return tree
 
 
@@ -82,17 +104,20 @@ def load_partly(paths: Sequence[Path], overrides: Sequence[str], root: type[Base
 
     Raises ConfigError for a file that cannot be read, or an override that is none.
     """
-    tree = read_tree(paths, overrides)
+    tree = read_tree(paths, overrides, root)
     problems: list[str] = []
     try:
         resolve_paths(tree, root, paths, must_exist=True)
     except ConfigError as error:
         problems.append(str(error))
     try:
-        return Partial(root.model_validate(tree.values), problems)
+        config: BaseModel | None = root.model_validate(tree.values)
     except ValidationError as error:
         problems.append(explain(error, tree, root))
-        return Partial(_validate_rest(tree.values, root, error), problems)
+        config = _validate_rest(tree.values, root, error)
+    if config is not None and (rules := _find_idle(config, tree)):
+        problems.append(explain_rules(rules))
+    return Partial(config, problems)
 
 
 def _validate_rest(values: dict[str, Any], root: type[BaseModel], error: ValidationError) -> BaseModel | None:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, TypeGuard, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel
 
@@ -57,7 +57,7 @@ def resolve_paths(tree: TomlTree, root: type[BaseModel], files: Sequence[Path], 
     those of `--set` that are beside a file alone.
     """
     problems: list[str] = []
-    for key_path in _path_keys(root, ()):
+    for key_path in _path_keys(root, (), tree.values):
         table, value = _find(tree.values, key_path)
         if isinstance(value, str) and value.startswith("~"):
             value = table[key_path[-1]] = os.path.expanduser(value)
@@ -78,13 +78,21 @@ def resolve_paths(tree: TomlTree, root: type[BaseModel], files: Sequence[Path], 
         raise ConfigError("\n".join(problems))
 
 
-def _path_keys(model: type[BaseModel], prefix: KeyPath) -> Iterator[KeyPath]:
+def _path_keys(model: type[BaseModel], prefix: KeyPath, values: Any) -> Iterator[KeyPath]:
+    """Keys of paths below `model`; in a list of sections, those of each item that `values` has."""
     for name, field in model.model_fields.items():
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            yield from _path_keys(annotation, (*prefix, name))
+        annotation, inner = field.annotation, values.get(name) if isinstance(values, dict) else None
+        if _is_section(annotation):
+            yield from _path_keys(annotation, (*prefix, name), inner)
+        elif get_origin(annotation) is list and _is_section(item := get_args(annotation)[0]):
+            for number, one in enumerate(inner if isinstance(inner, list) else []):
+                yield from _path_keys(item, (*prefix, name, number), one)
         elif _is_path((*field.metadata, annotation)):
             yield (*prefix, name)
+
+
+def _is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _is_path(parts: tuple[Any, ...]) -> bool:
@@ -95,7 +103,10 @@ def _is_path(parts: tuple[Any, ...]) -> bool:
 def _find(values: Any, key_path: KeyPath) -> tuple[Any, Any]:
     """The table that holds the key, and its value; None where there is none."""
     for key in key_path[:-1]:
-        values = values.get(key) if isinstance(values, dict) else None
+        if isinstance(values, list) and isinstance(key, int):
+            values = values[key]
+        else:
+            values = values.get(key) if isinstance(values, dict) else None
     return values, values.get(key_path[-1]) if isinstance(values, dict) else None
 
 

@@ -12,6 +12,8 @@ from pydantic import Field, ValidationInfo, model_validator
 from hybridflow.config.algorithm_section import AlgorithmSection
 from hybridflow.config.cluster_section import ClusterSection
 from hybridflow.config.conflicts import CONFLICT_BREAK, SECTIONS_ALONE, find_conflicts
+from hybridflow.config.curriculum_section import CurriculumSection
+from hybridflow.config.layout_section import LayoutSection
 from hybridflow.config.paths import AnyPath, InputPath
 from hybridflow.config.reward_sections import RewardSection
 from hybridflow.config.rollout_section import RolloutSection
@@ -51,6 +53,9 @@ class SynthSection(Section):
     """"easy": word look-up for tiny models; "hard": long reports and contracts."""
     doc_tokens: int = Field(default=128, ge=16)
     """Length of a document; in the hard tier 4 characters are a token."""
+    min_doc_tokens: int | None = Field(default=None, ge=16)
+    """Shortest document to train on, every length up to `doc_tokens` as likely; empty: all of `doc_tokens`, as those to
+    evaluate on are."""
     num_records: int = Field(default=8, ge=1)
     """Records of a document (easy), or issuers and agreements (hard)."""
     num_train: int = Field(default=1024, ge=1)
@@ -100,42 +105,6 @@ class WarmupSection(Section):
     stages: list[WarmupStage] = Field(default_factory=list)
     lr_warmup_steps: int = Field(default=20, ge=0)
     """Steps over which the learning rate of each stage rises from 0."""
-
-
-class LayoutSection(Section):
-    """Megatron parallel layout; the number of train workers is tp x cp x dp x pp.
-
-    Meanings: megatron_ext/parallel/layout.py.
-    """
-
-    tp: int = Field(default=1, ge=1)
-    """Tensor parallel: ranks that share every matrix."""
-    pp: int = Field(default=1, ge=1)
-    """Pipeline parallel: ranks that share the layers."""
-    dp: int = Field(default=1, ge=1)
-    """Data parallel: replicas that share the rows and the optimizer state."""
-    sequence_parallel: bool = False
-    """Cut activations along the tokens between tensor parallel regions."""
-    cp: int = Field(default=1, ge=1)
-    """Context parallel: ranks that share the tokens of every row."""
-    cp_comm: Literal["all_gather", "all_to_all"] = "all_gather"
-    """Exchange of context parallel ranks in attention: keys and values, or tokens against heads."""
-    vpp: int = Field(default=1, ge=1)
-    """Virtual pipeline: groups of layers that each pipeline stage holds."""
-    recompute: Literal["none", "full", "selective"] = "none"
-    """Part that backward computes again: nothing, whole layers, or the feed-forward of each layer."""
-    overlap: bool = False
-    """Reduce gradients while backward runs, gather weights while forward runs."""
-    ep: int = Field(default=1, ge=1)
-    """Expert parallel: ranks that share the experts of a layer; taken out of cp x dp (and tp)."""
-    etp: int = Field(default=1, ge=1)
-    """Expert tensor parallel: ranks that share every matrix of an expert."""
-    grouped_experts: bool = False
-    """Multiply with all experts of a rank in one call; needs GPUs with Transformer Engine."""
-
-    @property
-    def world_size(self) -> int:
-        return self.tp * self.cp * self.dp * self.pp
 
 
 class OptimizerSection(Section):
@@ -243,6 +212,7 @@ class Config(Section):
     run: RunSection = RunSection()
     model: ModelSection
     data: DataSection = DataSection()
+    curriculum: CurriculumSection = CurriculumSection()
     warmup: WarmupSection = WarmupSection()
     train: TrainSection = TrainSection()
     algorithm: AlgorithmSection = AlgorithmSection()

@@ -7,6 +7,7 @@ the tree remembers who set it, so that an error can name the file.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import tomllib
 from collections.abc import Sequence
@@ -27,6 +28,15 @@ MAX_INDEX_DIGITS = 9
 def format_key_path(key_path: KeyPath) -> str:
     """`("warmup", "stages", 0, "name")` -> `warmup.stages.0.name`, the spelling that `--set` takes."""
     return ".".join(str(part) for part in key_path)
+
+
+def format_value(value: Any) -> str:
+    """Text, number, truth value or a list of these as TOML; None, which TOML has not, as "empty"."""
+    if value is None:
+        return "empty"
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return f"{value:.1f}"
+    return json.dumps(value, ensure_ascii=False)
 
 
 @dataclass
@@ -58,6 +68,30 @@ class TomlTree:
         except Unreadable as error:
             raise ConfigError(f"{source}: {error}") from error
         self._place(keys, parse_value(text.strip(), source), source)
+
+    def underlay(self, key: str, value: Any, source: str) -> bool:
+        """Sets a value that nobody has set. False, and nothing is done, where somebody has."""
+        *tables, last = key.split(".")
+        node: Any = self.values
+        for table in tables:
+            node = node.setdefault(table, {})
+            if not isinstance(node, dict):
+                return False
+        if last in node:
+            return False
+        node[last] = value
+        self.sources[(*tables, last)] = source
+        return True
+
+    def value_at(self, key_path: KeyPath) -> Any:
+        """The value, table or list at this path; None where there is none."""
+        node: Any = self.values
+        for key in key_path:
+            if isinstance(node, list):
+                node = node[int(key)]
+            else:
+                node = node.get(key) if isinstance(node, dict) else None
+        return node
 
     def source_of(self, key_path: KeyPath) -> str | None:
         """Who set the value at `key_path`, or the nearest table or list above it; of a table, who set the last value

@@ -89,6 +89,9 @@ def synth(
         Tier, typer.Option(help="easy: word look-up for tiny models. hard: long reports and contracts.")
     ] = Tier.easy,
     doc_tokens: Annotated[int, typer.Option(help="Document length; in the hard tier 4 characters are a token.")] = 128,
+    min_doc_tokens: Annotated[
+        int | None, typer.Option(help="Shortest document of the train file, whose lengths are then spread evenly.")
+    ] = None,
     num_train: Annotated[int, typer.Option(min=1, help="Rows in the train file.")] = 1024,
     num_test: Annotated[int, typer.Option(min=1, help="Rows in the test file.")] = 256,
     num_records: Annotated[
@@ -109,7 +112,12 @@ def synth(
 
     try:
         spec = SynthSpec(
-            tier=tier.value, doc_tokens=doc_tokens, num_records=num_records, num_train=num_train, num_test=num_test
+            tier=tier.value,
+            doc_tokens=doc_tokens,
+            min_doc_tokens=min_doc_tokens,
+            num_records=num_records,
+            num_train=num_train,
+            num_test=num_test,
         )
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, item['loc'])) or 'size'}: {item['msg']}" for item in error.errors()]

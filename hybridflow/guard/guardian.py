@@ -14,6 +14,7 @@ files and what is in /dev/shm. They hold next to no memory of their own: they ar
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -25,7 +26,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from hybridflow.guard.left_behind import END_TIMEOUT_S, end_marked, remove_shared_memory
-from hybridflow.guard.process_tree import end_descendants, inherit_orphans, signalled_when_parent_dies
+from hybridflow.guard.process_tree import (
+    end_descendants,
+    inherit_orphans,
+    name_children,
+    signalled_when_parent_dies,
+)
 from hybridflow.private_folder import LONGEST_SOCKET, MARK, PrivateFolder, find_abandoned
 
 EXIT_ERROR = 1
@@ -60,8 +66,11 @@ def split_off() -> None:
     if not signalled_when_parent_dies(own, PARENT_DIED):
         os._exit(EXIT_ERROR)
     own = os.getpid()
+    words, _last_words[:] = _open_pipe()
     if driver := os.fork():
-        _guard(driver, "driver", passed_on, folder, since)
+        _guard(driver, "driver", passed_on, folder, since, words)
+    os.close(words)
+    atexit.register(end_by_itself)
     os.setpgid(0, group)  # that of the terminal
     signal.signal(signal.SIGTTOU, signal.SIG_DFL)
     if not signalled_when_parent_dies(own, signal.SIGKILL):
@@ -70,12 +79,40 @@ def split_off() -> None:
     tempfile.tempdir = None  # to be read again
 
 
+_last_words: list[int] = []
+"""In the driver: the end of a pipe to its guardian."""
+
+
+def end_by_itself() -> None:
+    """Lets the guardian know that this process, the driver, ends by itself and has said why, if there is a reason.
+
+    Called by the interpreter as it ends; by who ends the process without it. A library that ends the process does not.
+    """
+    for end in _last_words:
+        with suppress(OSError):  # the guardian is gone
+            os.write(end, b".")
+
+
+def _open_pipe() -> tuple[int, list[int]]:
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    return reading, [writing]
+
+
+def _has_spoken(words: int) -> bool:
+    try:
+        return bool(os.read(words, 1))
+    except BlockingIOError:
+        return False
+
+
 def _guard(
-    child: int, name: str, passed_on: Collection[signal.Signals], folder: PrivateFolder, since: float
+    child: int, name: str, passed_on: Collection[signal.Signals], folder: PrivateFolder, since: float, words: int = -1
 ) -> NoReturn:
     code, parent = EXIT_ERROR, os.getppid()
     try:
         status = _wait(child, passed_on)
+        left = name_children()
         end_descendants(time.monotonic() + END_TIMEOUT_S)
         folder.close()
         remove_shared_memory(since)
@@ -86,6 +123,13 @@ def _guard(
                 culprit = f"first process of the run (process {parent})"
             _tell(f"error: the {culprit} was ended by {signal.Signals(-code).name}: killed, or out of memory. {REMEDY}")
             code = EXIT_ERROR
+        elif code > 0 and words >= 0 and not _has_spoken(words):
+            # Ray does so where its pool does not answer in the middle of a call.
+            is_pool_gone = "gcs_server" in left and "raylet" not in left
+            cause = "Ray, whose worker pool (raylet) is gone" if is_pool_gone else "a library that it had loaded"
+            _tell(
+                f"error: the driver of the run (process {child}) was ended, with exit code {code}, by {cause}. {REMEDY}"
+            )
     finally:
         os._exit(code)
 

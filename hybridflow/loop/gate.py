@@ -1,4 +1,4 @@
-"""Before the first step: do trainer and engines compute the same model?
+"""Before the first step, and before that of each phase: do trainer and engines compute the same model?
 
 Each engine writes a text from a prompt of the run and tells the log-probability of every token, the trainer computes
 them of the same tokens. Where the rope scaling stretches the window and prompts of the run may reach beyond the native
@@ -41,8 +41,8 @@ BEYOND_TOKENS = 32
 """So far beyond the native window the second prompt reaches, where there is room."""
 BOUNDS = {"float32": 1e-3, "bfloat16": 0.1}
 """Mean |trainer - engine| per token that rounding explains, by dtype, where train.max_gate_gap is not set."""
-PLAIN, STRETCHED = "p", "s"
-"""First letter of a group's id: within the native window, or beyond it."""
+PLAIN, STRETCHED, LONGEST = "p", "s", "l"
+"""First letter of a group's id: within the native window, beyond it, or as long as a phase allows."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,9 @@ class GateResult:
 
 def check_engines(
     config: Config,
-    prompts: Sequence[Prompt],
+    step: int,
     *,
+    prompts: Sequence[Prompt],
     collector: Collector,
     trainer: LogprobTrainer,
     colocation: Colocation,
@@ -65,12 +66,12 @@ def check_engines(
 ) -> None:
     """Raises ModelMismatchError unless trainer and engines give the tokens of a text the same log-probabilities.
 
-    `prompts` are all of the run, of training and evaluation.
+    `config` is that of the phase which begins after `step`. `prompts` are all of the run, of training and evaluation.
     """
     started = time.monotonic()
     hf_config = read_model(config.model.path)
     with recorder.phase("gate"):
-        requests = gate_requests(prompts, config, hf_config)
+        requests = gate_requests(prompts, config, hf_config, step)
         groups = collector.decode(plan_all(requests), gate_sampling(config)).groups
         with colocation.trainer_present():
             logprobs = trainer.logprobs(build_gate_batch(groups, config))
@@ -81,8 +82,10 @@ def check_engines(
     )
 
 
-def gate_requests(prompts: Sequence[Prompt], config: Config, hf_config: HFConfig) -> list[GroupRequest]:
+def gate_requests(prompts: Sequence[Prompt], config: Config, hf_config: HFConfig, step: int = 0) -> list[GroupRequest]:
     """For each engine a prompt, and one beyond the native window where prompts of the run may be there.
+
+    Where the run has phases the second one is as long as the longest prompt that the present one may have.
 
     None of them begins as a prompt of the run does, so that engines' caches hold for the first step what they would
     have held without.
@@ -91,14 +94,16 @@ def gate_requests(prompts: Sequence[Prompt], config: Config, hf_config: HFConfig
     tokens = prompts[0].token_ids
     start = next((at for at, token in enumerate(tokens) if token not in firsts), 0)
     text = tokens[start:] + tokens[:start]
-    texts = {PLAIN: text}
     native, longest = hf_config.native_window_tokens, config.data.max_prompt_tokens
-    if hf_config.rope_scaling is not None and longest + config.rollout.max_new_tokens > native:
+    texts = {PLAIN: text[:longest]}
+    if config.curriculum.phases:
+        texts[LONGEST] = (text * (longest // len(text) + 1))[:longest]
+    elif hf_config.rope_scaling is not None and longest + config.rollout.max_new_tokens > native:
         length = min(longest, native + BEYOND_TOKENS)
         texts[STRETCHED] = (text * (length // len(text) + 1))[:length]
     return [
         GroupRequest(
-            group_id=f"{kind}00000-g{engine:04d}",
+            group_id=f"{kind}{step:05d}-g{engine:04d}",
             prompt=msgspec.structs.replace(prompts[0], token_ids=token_ids),
             num_completions=1,
         )
@@ -149,8 +154,12 @@ def check_gate(
         kind = group.group_id[0]
         gaps[kind] = max(gaps.get(kind, 0.0), gap if math.isfinite(gap) else math.inf)
     if max(gaps.values()) > bound:
-        is_far = gaps[PLAIN] <= bound
-        where = "beyond the model's native window" if is_far else "before the first step"
+        longest, native = config.data.max_prompt_tokens, hf_config.native_window_tokens
+        is_long = gaps[PLAIN] <= bound
+        is_far = is_long and (STRETCHED in gaps or longest > native)
+        begin = "before the first step" + (" of the phase" if config.curriculum.phases else "")
+        where = "beyond the model's native window" if is_far else begin
+        where = f"of {longest} tokens, as long as the phase allows" if is_long and not is_far else where
         raise ModelMismatchError(
             f"trainer and engines compute different models: on one text {where} their log-probabilities differ by "
             f"{max(gaps.values()):.3g} per token on average, above train.max_gate_gap = {bound:g}. Likely cause: "

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hybridflow.config.sections import Config
 from hybridflow.loop.checkpoints import Checkpoints
 from hybridflow.loop.evaluation import Evaluation
+from hybridflow.loop.phases import RunPhases
 from hybridflow.loop.train_groups import TrainGroups
 from hybridflow.protocols import PolicyTrainer
 from hybridflow.recording.recorder import Recorder
@@ -21,6 +22,8 @@ class Run:
     """Parts and state of a run in progress; `build_run` puts them together."""
 
     config: Config
+    """Configuration that the next step reads: that of the present phase."""
+    phases: RunPhases
     state: RunState
     folder: TrainFolder
     trainer: PolicyTrainer
@@ -32,10 +35,37 @@ class Run:
     checkpoints: Checkpoints
     warm_up: Callable[[int], None]
     """Runs the supervised stage of this index."""
-    check_engines: Callable[[], None]
-    """Raises ModelMismatchError unless trainer and engines compute the same model."""
+    compare_engines: Callable[[Config, int], None]
+    """Raises ModelMismatchError unless trainer and engines compute the same model; given a phase's configuration, and
+    the step that it begins after."""
     check_metrics: Callable[[int, dict[str, float]], None]
     """Raises where the metrics of a step say that the run should not go on."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all steps are done, or the last phase has ended before them."""
+        return self.state.rl_step >= self.config.train.num_steps or self.phases.is_over
+
+    def begin_stage(self) -> None:
+        """Tells of the present phase, with the steps of the whole run."""
+        self.recorder.begin_stage(self.phases.stage, self.config.train.num_steps, self.state.rl_step)
+
+    def check_engines(self) -> None:
+        """The gate before the first step of a process: do trainer and engines compute the same model?"""
+        self.compare_engines(self.config, 0)
+
+    def advance(self) -> bool:
+        """Enters the next phase where it is due; whether it is. What the old one has begun is given up, and counted."""
+        if self.is_over or not self.phases.advance():
+            return False
+        self.config = self.phases.config
+        self.state.groups.discarded += self.groups.begin_phase(self.config)
+        return True
+
+    def begin_phase(self) -> None:
+        """Tells of the phase that was entered, and has trainer and engines compared on a text as long as it allows."""
+        self.begin_stage()
+        self.compare_engines(self.config, self.state.rl_step)
 
     def begin_step(self) -> int:
         """Number of the step that begins now; what is timed from here on counts for it."""
@@ -61,9 +91,10 @@ class Run:
             self.state.evals_before = self.state.evals_latest
 
     def evaluate_if_due(self) -> None:
-        """Evaluates each `eval.every_steps`, and after the last step."""
+        """Evaluates each `eval.every_steps`, and after the last step; the promotion rule is told."""
         if self._is_due(self.config.eval.every_steps):
             self._evaluate()
+            self.phases.observe_evaluation(self.state.evals_latest)
 
     def checkpoint_if_due(self) -> None:
         """Saves each `checkpoint.every_steps`, and after the last step."""
@@ -92,5 +123,4 @@ class Run:
         self.state.evals_latest = self.recorder.record_evaluation(self.state.rl_step, groups)
 
     def _is_due(self, every_steps: int) -> bool:
-        step = self.state.rl_step
-        return step == self.config.train.num_steps or bool(every_steps and step % every_steps == 0)
+        return self.is_over or bool(every_steps and self.state.rl_step % every_steps == 0)

@@ -12,6 +12,17 @@ from hybridflow.loop.step import PartialRollouts, build_requests
 from hybridflow.types import Collected, GroupRequest, PartialGroup, SamplingParams
 
 
+def train_sampling(config: Config) -> SamplingParams:
+    """How training draws completions."""
+    return SamplingParams(
+        temperature=config.rollout.temperature,
+        top_p=config.rollout.top_p,
+        max_new_tokens=config.rollout.max_new_tokens,
+        stop=config.rollout.stop,
+        returns_sampling_mask=config.rollout.top_p < 1,
+    )
+
+
 class TrainGroups:
     """Plans each step, collects its groups, and shows them to the source of prompts.
 
@@ -24,15 +35,24 @@ class TrainGroups:
         config: Config,
         curriculum: Curriculum,
         collector: Collector,
-        sampling: SamplingParams,
         partial_groups: Sequence[PartialGroup] = (),
     ) -> None:
+        self.partial_groups: list[PartialGroup] = []
+        self.begin_phase(config)
         self.partial_groups = list(partial_groups)
-        self._rules = PartialRollouts.of(config.rollout, config.train.prompts_per_step)
-        self._num_completions = config.algorithm.num_completions
         self._curriculum = curriculum
         self._collector = collector
-        self._sampling = sampling
+
+    def begin_phase(self, config: Config) -> int:
+        """Takes sizes and sampling of a phase; returns how many groups of the phase before are given up.
+
+        They were drawn from another distribution, of other sizes, and their prompts are of another window.
+        """
+        self._rules = PartialRollouts.of(config.rollout, config.train.prompts_per_step)
+        self._num_completions = config.algorithm.num_completions
+        self._sampling = train_sampling(config)
+        num_given_up, self.partial_groups = len(self.partial_groups), []
+        return num_given_up
 
     def collect(self, step: int, version: int) -> Collected:
         """Groups of `step`, decoded by policy `version` and scored; the others are kept for the next step."""

@@ -2,7 +2,7 @@
 
 restore -> warm up -> sync weights -> gate: trainer and engines compute one model -> evaluate
         -> for each step: collect groups -> build batch -> hand the device over -> update -> sync weights
-                          -> record, evaluate, checkpoint
+                          -> record, evaluate, enter the next phase where it is due, checkpoint, gate of that phase
         -> evaluate -> export
 """
 
@@ -14,9 +14,6 @@ from hybridflow.loop.run import Run
 from hybridflow.types import UpdateReport
 from megatron_ext.optimizer.lr import LRSchedule, learning_rate
 
-RL = "RL"
-"""The stage after the warm-up, as the display names it."""
-
 
 def train(run: Run) -> None:
     """Runs, or continues, a whole training run.
@@ -27,11 +24,14 @@ def train(run: Run) -> None:
     run.sync_weights()
     run.check_engines()
     run.evaluate_before()
-    run.recorder.begin_stage(RL, run.config.train.num_steps, run.state.rl_step)
-    while run.state.rl_step < run.config.train.num_steps:
+    run.begin_stage()
+    while not run.is_over:
         train_step(run)
         run.evaluate_if_due()
+        begins_phase = run.advance()
         run.checkpoint_if_due()
+        if begins_phase:
+            run.begin_phase()
     run.export()
 
 

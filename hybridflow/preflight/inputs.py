@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hybridflow.batching.microbatch import check_budget
+from hybridflow.config.phases import train_configs
 from hybridflow.config.sections import Config
+from hybridflow.curriculum.windows import count_outside
 from hybridflow.data.dataset import EvalSet, PromptDataset
 from hybridflow.data.records import refuse_problems
 from hybridflow.data.row_reference import RowReference
@@ -54,7 +56,8 @@ class Inputs:
     """Prompts of a run, tokenised."""
 
     tokenizer: PreTrainedTokenizerBase
-    train: PromptDataset
+    trains: dict[str | None, PromptDataset]
+    """By path, None for generated rows: what training takes its prompts from; one of them where no phase names more."""
     eval_sets: list[EvalSet]
     """Empty when evaluation is off."""
     generated: dict[str, list[Row]] = field(default_factory=dict)
@@ -65,9 +68,14 @@ class Inputs:
     """Where each prompt comes from, by its id: for the records."""
 
     @property
+    def train(self) -> PromptDataset:
+        """The first of `trains`."""
+        return next(iter(self.trains.values()))
+
+    @property
     def prompts(self) -> list[Prompt]:
         """All prompts of the run, of training and evaluation."""
-        return [*self.train.prompts, *(prompt for one in self.eval_sets for prompt in one.prompts)]
+        return [prompt for one in (*self.trains.values(), *self.eval_sets) for prompt in one.prompts]
 
     @property
     def notes(self) -> list[str]:
@@ -79,6 +87,10 @@ class Inputs:
             for split in ("train", "test")
             if counts.get(f"{split}_rows_dropped")
         ]
+        if outside := counts.get("train_rows_in_no_window"):
+            notes.append(
+                f"{outside} of {counts['train_rows']} train rows are in the window of no phase of the curriculum"
+            )
         if unusable := [why for one in self.eval_sets for why in one.unusable.values()]:
             notes.append(f"{len(unusable)} test rows cannot be used and count as unknown; the first: {unusable[0]}")
         num_prompts = sum(len(one.prompts) for one in self.eval_sets)
@@ -126,10 +138,16 @@ def load_inputs(config: Config, saved: Path | None) -> Inputs:
     tokenizer = load_tokenizer(config.model.path)
     check_vocabulary(tokenizer, read_model(config.model.path), f"model.path = {config.model.path!r}")
     generated: dict[str, list[Row]] = {}
-    train = _load_split(config, tokenizer, "train", saved, generated)
+    trains = {
+        path: _load_split(at, tokenizer, "train", saved, generated, name="train" if number == 1 else f"train{number}")
+        for number, (path, at) in enumerate(train_configs(config).items(), start=1)
+    }
     eval_sets: list[EvalSet] = []
-    documents = dict(train.documents)
-    counts = {"train_rows": train.num_rows, "train_rows_dropped": train.num_dropped}
+    documents = {prompt_id: row for one in trains.values() for prompt_id, row in one.documents.items()}
+    counts = {
+        "train_rows": sum(one.num_rows for one in trains.values()),
+        "train_rows_dropped": sum(one.num_dropped for one in trains.values()),
+    }
     if config.eval.num_prompts:
         test = _load_split(config, tokenizer, "test", saved, generated)
         num_prompts = len(test.prompts) + len(test.unusable)
@@ -143,11 +161,13 @@ def load_inputs(config: Config, saved: Path | None) -> Inputs:
         unusable = {prompt_id: why for prompt_id, why in test.unusable.items() if prompt_id in chosen}
         eval_sets.append(EvalSet(TEST, eval_prompts, unusable))
         documents |= test.documents
-        seen = {_digest(prompt) for prompt in train.prompts}
+        seen = {_digest(prompt) for one in trains.values() for prompt in one.prompts}
         counts |= {"test_rows": test.num_rows, "test_rows_dropped": test.num_dropped}
         counts |= {"test_rows_unusable": len(unusable)} if unusable else {}
         counts["eval_prompts_in_train"] = sum(_digest(prompt) in seen for prompt in eval_prompts)
-    return Inputs(tokenizer, train, eval_sets, generated, counts, documents)
+    if config.curriculum.phases:
+        counts["train_rows_in_no_window"] = count_outside(config, {path: one.prompts for path, one in trains.items()})
+    return Inputs(tokenizer, trains, eval_sets, generated, counts, documents)
 
 
 def write_inputs(inputs: Inputs, folder: TrainFolder) -> None:
@@ -162,7 +182,9 @@ def _load_split(
     split: Split,
     saved: Path | None,
     generated: dict[str, list[Row]],
+    name: str = "",
 ) -> PromptDataset:
+    """`name`: the beginning of prompt ids; empty: that of the split."""
     source = RowSource.of(config, split, saved)
     rows = source.load_all(config)
     if source.path is None:
@@ -173,7 +195,7 @@ def _load_split(
     questions = find_questions(config, registry, rows, source.name)
     try:
         return PromptDataset(
-            split,
+            name or split,
             rows,
             tokenizer,
             config.data.max_prompt_tokens,

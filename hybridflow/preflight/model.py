@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from hybridflow.config.phases import smallest_top_p
 from hybridflow.data.schema import Row
 from hybridflow.errors import ConfigError
 from hybridflow.preflight.subject import Finding, Subject
@@ -88,7 +89,7 @@ def check_model_files(subject: Subject) -> Iterator[Finding]:
     subject.need_model()
     check_model(subject.config)
     check_names(subject.config.rollout.sglang)
-    check_sampling_mask(subject.config.rollout.top_p)
+    check_sampling_mask(smallest_top_p(subject.config))
     yield Finding("fact", f"window: {subject.config.rollout.context_tokens:,} tokens, which the model has")
 
 
@@ -109,7 +110,7 @@ def check_prompts(subject: Subject) -> Iterator[Finding]:
         if split == "train":
             first = next(iter(rows))
             yield Finding("fact", f"{source}, row {first}, as the model reads it:\n{_show(subject, rows[first])}")
-        lengths = _count_tokens(subject, rows)
+        lengths = count_tokens(subject, rows)
         counted = "" if len(lengths) == len(rows) else f" (of the {len(lengths)} longest of {len(rows)})"
         yield Finding("fact", f"{split}: prompts of {min(lengths.values())} to {max(lengths.values())} tokens{counted}")
         long = [number for number, length in sorted(lengths.items()) if length > limit]
@@ -122,7 +123,7 @@ def check_prompts(subject: Subject) -> Iterator[Finding]:
             )
 
 
-def _count_tokens(subject: Subject, rows: dict[int, Row]) -> dict[int, int]:
+def count_tokens(subject: Subject, rows: dict[int, Row]) -> dict[int, int]:
     """Tokens by row number, of as many rows as TOKENS_S allows, those with most characters first."""
     from hybridflow.data.chat_encoding import encode_chat
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from hybridflow.config.preset_text import tell_preset
 from hybridflow.config.sections import Config
 from hybridflow.observability.visible import visible
 from hybridflow.preflight.load import load_run
@@ -56,6 +57,8 @@ def report_run(files: Sequence[Path], overrides: Sequence[str]) -> int:
     if config is not None:
         if not problems:
             tell("keys", Finding("fact", f"{', '.join(map(str, files))}: every key and value is known"))
+            if (preset := tell_preset(config)) is not None:
+                tell("keys", Finding("fact", preset))
         subject = Subject(config)
         run_checks(QUICK, subject, tell)
         print("reading the model with the libraries of the run ...", file=sys.stderr, flush=True)

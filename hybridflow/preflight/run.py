@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hybridflow.config.sections import Config
 from hybridflow.errors import ConfigError, HybridFlowError
-from hybridflow.preflight import data, machine, model, verifiers
+from hybridflow.preflight import data, machine, model, phases, verifiers
 from hybridflow.preflight.subject import AlreadyToldError, Check, Finding, Subject
 
 
@@ -26,6 +26,7 @@ QUICK = (
     Check("golds", data.check_golds),
     Check("questions", data.check_questions),
     Check("verifiers", verifiers.check_verifiers),
+    Check("phases", phases.check_phase_files),
     Check("judge", _check_judge, is_ahead=True),
     Check("environment", machine.check_environment),
     Check("limits", machine.check_limits),
@@ -34,7 +35,11 @@ QUICK = (
     Check("disk", machine.check_disk),
 )
 """Without torch and transformers."""
-THOROUGH = (Check("model", model.check_model_files), Check("prompts", model.check_prompts))
+THOROUGH = (
+    Check("model", model.check_model_files),
+    Check("prompts", model.check_prompts),
+    Check("phases", phases.check_windows),
+)
 Tell = Callable[[str, Finding], None]
 
 

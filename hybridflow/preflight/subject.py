@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
+from hybridflow.config.phases import train_configs
 from hybridflow.config.sections import Config
 from hybridflow.data.rows import DataSurvey, survey_rows
 from hybridflow.data.schema import Row
@@ -59,11 +60,13 @@ class Subject:
     Args:
         config: Valid, section by section.
         saved: Folder with rows that an earlier process of this run generated; None for a new run.
+        evaluates: Rows of the test split are a part of it, where the run evaluates at all.
     """
 
-    def __init__(self, config: Config, saved: Path | None = None) -> None:
+    def __init__(self, config: Config, saved: Path | None = None, *, evaluates: bool = True) -> None:
         self.config = config
         self.saved = saved
+        self._evaluates = evaluates and config.eval.num_prompts > 0
         self.has_model = True
         """False once it is told that there is none at model.path."""
         self._known: dict[str, Any] = {}
@@ -72,7 +75,12 @@ class Subject:
     @property
     def splits(self) -> list[Split]:
         """The splits that the run reads."""
-        return [split for split in SPLITS if split == "train" or self.config.eval.num_prompts]
+        reads = {"train": self.config.data.train_path in train_configs(self.config), "test": self._evaluates}
+        return [split for split in SPLITS if reads[split]]
+
+    def of_train_rows(self, config: Config) -> Subject:
+        """The subject of the training rows that `config` names, known once; evaluation is no part of it."""
+        return self._once(f"rows of {config.data.train_path}", lambda: Subject(config, self.saved, evaluates=False))
 
     def source(self, split: Split) -> RowSource:
         return RowSource.of(self.config, split, self.saved)

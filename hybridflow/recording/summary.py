@@ -129,11 +129,13 @@ def build_summary(
     data: dict[str, int] | None = None,
     judge: dict[str, Any] | None = None,
     num_carried: int | None = None,
+    curriculum: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything that is said of a run at its end. A number that was never measured is null.
 
     `judge` holds the totals of the model judge and the last state of its endpoints; None where none was asked.
-    `num_carried` is None where each step trains on all groups that it starts.
+    `num_carried` is None where each step trains on all groups that it starts, and `curriculum` where the run has no
+    phases.
     """
     over_sampled = {} if num_carried is None else {"discarded": state.groups.discarded, "carried": num_carried}
     seconds = dict.fromkeys(PHASES, 0.0) | state.phase_seconds
@@ -150,6 +152,7 @@ def build_summary(
         "reward_mean_first5": _mean(state.reward_means[:5]),
         "reward_mean_last5": _mean(state.reward_means[-5:]),
         "data": data or {},
+        "curriculum": curriculum,
         "groups": {
             "started": state.groups.started,
             "trained": state.groups.trained,

@@ -11,6 +11,7 @@ from hybridflow.algorithms.spec import algorithm_spec
 from hybridflow.cluster.life_signs import ProcessLife, RayLife, WorkerLife
 from hybridflow.cluster.session import Slots, node_address, own_processes, start_session
 from hybridflow.cluster.watchdog import Watchdog
+from hybridflow.config.phases import smallest_top_p
 from hybridflow.config.sections import Config
 from hybridflow.environment import given_values
 from hybridflow.observability.reporter import Reporter
@@ -73,7 +74,7 @@ class System:
         self.timeline = Timeline()
         self.watchdog = Watchdog(config.cluster.stall.limits(), reporter.note, log_directory / "stacks.log")
         settings = RolloutSettings(
-            config.rollout,
+            config.rollout.model_copy(update={"top_p": smallest_top_p(config)}),
             config.model.dtype,
             config.run.seed,
             environment=given_values(config.cluster.environment),

@@ -12,7 +12,9 @@ import typer
 from pydantic import BaseModel
 
 from hybridflow.config.keys import ITEM, Key, list_keys
-from hybridflow.config.load import load_config
+from hybridflow.config.load import load_config, load_with_sources
+from hybridflow.config.preset_text import compare_presets, list_sources, print_preset
+from hybridflow.config.presets import NAMES, read_preset
 from hybridflow.config.sections import Config
 from hybridflow.data.naming import suggest
 from hybridflow.errors import ConfigError
@@ -43,6 +45,13 @@ def config(
     show: Annotated[
         list[Path] | None, typer.Option(help="Print what these files come to, defaults included; several or repeated.")
     ] = None,
+    sources: Annotated[
+        bool, typer.Option("--sources", help="With --show: each value that was set, and who set it.")
+    ] = False,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Print what a preset sets, each value with its source; `list` names them, `table` compares."),
+    ] = None,
     set_: Overrides = None,
     of: Annotated[Command, typer.Option("--of", help="The command whose configuration is meant.")] = Command.train,
 ) -> None:
@@ -53,15 +62,29 @@ def config(
     hybridflow config --keys train.layout
     hybridflow config --keys --of sft
     hybridflow config --example own-data > mine.toml
+    hybridflow config --preset gspo
     hybridflow config --show configs/quickstart.toml mine.toml --set train.num_steps=5
+    hybridflow config --show configs/quickstart.toml --set algorithm.preset=gspo --sources
     """
-    if sum([keys, example is not None, bool(show)]) != 1 or (section and not keys):
-        raise ConfigError("hybridflow config: give one of --keys [SECTION], --example NAME, --show FILE...")
+    asked = [keys, example is not None, preset is not None, bool(show)]
+    if sum(asked) != 1 or (section and not keys) or (sources and not show):
+        raise ConfigError(
+            "hybridflow config: give one of --keys [SECTION], --example NAME, --preset NAME, --show FILE... [--sources]"
+        )
     if keys:
         for key in find_keys(ROOTS[of], section):
             typer.echo("\n".join(key.lines()))
     elif example is not None:
         typer.echo(read_example(example), nl=False)
+    elif preset == "list":
+        typer.echo("\n".join(f"{name:14} {read_preset(name).title}" for name in NAMES))
+    elif preset == "table":
+        typer.echo("\n".join(compare_presets()))
+    elif preset is not None:
+        typer.echo("\n".join(print_preset(read_preset(preset))))
+    elif sources:
+        resolved, tree = load_with_sources(show or [], set_ or [], ROOTS[of])
+        typer.echo("\n".join(map(visible, list_sources(resolved, tree))))
     else:
         resolved = load_config(show or [], set_ or [], ROOTS[of])
         shown = json.dumps(resolved.model_dump(mode="json"), indent=2, ensure_ascii=False)

@@ -6,12 +6,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from hybridflow.config.phases import smallest_top_p
 from hybridflow.config.sections import Config
 from hybridflow.curriculum.build import Curriculum, build_curriculum
 from hybridflow.curriculum.source import PromptSource, restore_source
 from hybridflow.loop.checkpoints import Checkpoints, restore
 from hybridflow.loop.run import Run
-from hybridflow.loop.train_loop import RL, train
+from hybridflow.loop.train_loop import train
 from hybridflow.loop.warmup import stage_name
 from hybridflow.preflight.inputs import Inputs, check_model, load_inputs, write_inputs
 from hybridflow.recording.display.live import LiveDisplay
@@ -41,9 +42,9 @@ def run_training(config: Config, folder: TrainFolder, display: LiveDisplay, *, r
     display.note("reading model and data")
     check_model(config)
     check_names(config.rollout.sglang)
-    check_sampling_mask(config.rollout.top_p)
+    check_sampling_mask(smallest_top_p(config))
     inputs = load_inputs(config, folder.data if resume else None)
-    curriculum = build_curriculum(config, inputs.train)
+    curriculum = build_curriculum(config, inputs.trains)
     find_saved = (lambda: _find_saved(config, folder, curriculum.source)) if resume else None
     with open_run(config, folder, display, find_saved) as opened:
         if opened.saved:
@@ -56,8 +57,8 @@ def run_training(config: Config, folder: TrainFolder, display: LiveDisplay, *, r
         with System(config, hf_dir, folder.logs, display) as system:
             opened.take_name()
             stages = [stage_name(stage) for stage in config.warmup.stages]
-            display.plan([*stages, RL], ends_with_eval=config.eval.num_prompts > 0)
             run = _build_run(config, folder, inputs, curriculum, system, display, trackers, opened.saved, started)
+            display.plan([*stages, run.phases.stage], ends_with_eval=config.eval.num_prompts > 0)
 
             def summarise(status: str, peak_gib: float) -> dict[str, Any]:
                 run.state.peak_rss_gib = max(run.state.peak_rss_gib, peak_gib)
@@ -143,6 +144,7 @@ def _summarise(run: Run, data: dict[str, int], status: str, transport: Transport
         sampling_guarantee=sampling_guarantee(run.config.rollout, has_cuda),
         num_carried=len(run.groups.partial_groups) if run.config.rollout.over_sampling > 1 else None,
         judge=run.recorder.judge.summary(),
+        curriculum=run.phases.summary(),
     )
 
 

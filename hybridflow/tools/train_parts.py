@@ -14,8 +14,9 @@ from hybridflow.loop.checkpoints import Checkpoints
 from hybridflow.loop.collect import Collector
 from hybridflow.loop.evaluation import Evaluation
 from hybridflow.loop.gate import check_engines, check_later_gap
+from hybridflow.loop.phases import RunPhases
 from hybridflow.loop.run import Run
-from hybridflow.loop.train_groups import TrainGroups
+from hybridflow.loop.train_groups import TrainGroups, train_sampling
 from hybridflow.loop.verdict_guard import VerdictGuard
 from hybridflow.loop.warmup import run_stage
 from hybridflow.preflight.inputs import Inputs
@@ -31,7 +32,7 @@ from hybridflow.recording.timeline import Timeline, TimelineRecord
 from hybridflow.recording.trackers import JsonlTracker, Tracker
 from hybridflow.rollout.engine.arguments import releases_memory
 from hybridflow.runtime.colocation import Colocation, offloads_while_decoding
-from hybridflow.types import PartialGroup, SamplingParams
+from hybridflow.types import PartialGroup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,13 +83,14 @@ def build_run(
     """
     trainer = parts.trainer
     colocation = _build_colocation(config, parts)
+    phases = RunPhases(config, curriculum.phases)
     sinks = [Totals(state), _open_files(folder, inputs), Metrics(trackers.steps, trackers.updates), Display(display)]
     recorder = Recorder(
         sinks,
         rollout=config.rollout,
         judge=JudgeTotals(state.judge),
         timeline=parts.timeline,
-        meters=[parts.stream.take_metrics, colocation.take_metrics],
+        meters=[parts.stream.take_metrics, colocation.take_metrics, phases.take_metrics],
         watch=parts.watch,
         moved=parts.moved,
         started=started,
@@ -102,39 +104,27 @@ def build_run(
         guard=VerdictGuard(config.reward.max_unknown_fraction),
         recorder=recorder,
     )
-    sampling = build_sampling(config)
     return Run(
-        config=config,
+        config=phases.config,
+        phases=phases,
         state=state,
         folder=folder,
         trainer=trainer,
         colocation=colocation,
-        groups=TrainGroups(config, curriculum, collector, sampling, partial_groups),
-        evaluation=Evaluation(inputs.eval_sets, collector, sampling),
+        groups=TrainGroups(phases.config, curriculum, collector, partial_groups),
+        evaluation=Evaluation(inputs.eval_sets, collector, train_sampling(config)),
         recorder=recorder,
         checkpoints=Checkpoints(folder.checkpoints, config.checkpoint.keep_last, config.checkpoint.in_background),
         warm_up=lambda index: run_stage(index, config, inputs.tokenizer, trainer, display, trackers.warmup),
-        check_engines=partial(
+        compare_engines=partial(
             check_engines,
-            config,
-            inputs.prompts,
+            prompts=inputs.prompts,
             collector=collector,
             trainer=trainer,
             colocation=colocation,
             recorder=recorder,
         ),
         check_metrics=lambda step, metrics: check_later_gap(metrics.get("policy/logprob_gap", math.nan), config, step),
-    )
-
-
-def build_sampling(config: Config) -> SamplingParams:
-    """How training draws completions."""
-    return SamplingParams(
-        temperature=config.rollout.temperature,
-        top_p=config.rollout.top_p,
-        max_new_tokens=config.rollout.max_new_tokens,
-        stop=config.rollout.stop,
-        returns_sampling_mask=config.rollout.top_p < 1,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from hybridflow.config.preset_text import tell_preset
 from hybridflow.preflight.load import load_run
 from hybridflow.recording.display.live import LOADING, LiveDisplay
 from hybridflow.recording.run_folder.finished import tell_if_finished
@@ -24,6 +25,8 @@ def start_training(files: Sequence[Path], overrides: Sequence[str], *, resume: b
         from hybridflow.preflight.report import refuse_run  # what it checks with takes half a second
 
         config = refuse_run(found, problems, is_checked=not resume, note=display.note)
+        if (preset := tell_preset(config)) is not None:
+            display.note(preset)
         worker, told = resolve_worker(config.train)
         config = config.model_copy(update={"train": worker})
         display.note(told)

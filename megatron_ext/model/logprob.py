@@ -11,6 +11,11 @@ the backward pass. The gradient of the weight is added where it belongs, to Mega
     logsumexp over all  = logsumexp over ranks of each rank's logsumexp
     logit of the target = sum over ranks (0 where the rank does not hold it)
     entropy             = logsumexp - sum over ranks of (rank's share of the probability) * (rank's mean logit)
+
+and none for the gradients, which are of a rank's own logits given these: with p the probability of token v,
+
+    d logprob / d logit of v = [v is the target] - p
+    d entropy / d logit of v = -p (log p + entropy)
 """
 
 from __future__ import annotations
@@ -51,10 +56,10 @@ def vocab_parallel_logprobs(
 
     `hidden_NH` is the same on every rank of `tp_group`; `weight_VH` holds this rank's rows; rows from `vocab_size` on
     are padding and get no probability. N may be 0. Both results are float32 [N] (float64 where the weight is) and equal
-    on every rank. The entropy
-    carries no gradient, and without it nothing is computed for it. The gradient of `hidden_NH` is summed over the
-    group, so it too is equal on every rank. A weight with a `main_grad` gets its gradient added there, and an empty one
-    from autograd.
+    on every rank. Nothing is computed for an entropy that is not asked for, and nothing for the gradient of one that
+    the loss does not use; with it the backward pass works in a second [C, V], as the forward pass does for the value.
+    The gradient of `hidden_NH` is summed over the group, so it too is equal on every rank. A weight with a `main_grad`
+    gets its gradient added there, and an empty one from autograd.
 
     `chunk_tokens` positions are computed at a time; by default as many as `WORK_BYTES` hold. With `fp32_head` the
     products are computed in float32 from hidden states and weights of lower precision, forward and backward; without it
@@ -164,11 +169,10 @@ class _VocabParallelLogprobs(torch.autograd.Function):
         (lse_N, target_logit_N, mean_logit_N), ctx.kept = _reduce_rows(hidden_NH, weight_VH, head, with_entropy)
         if head.tp_size > 1 and hidden_NH.size(0) > 0:
             lse_N, target_logit_N, mean_logit_N = _merge_ranks(torch.stack([lse_N, target_logit_N, mean_logit_N]), head)
-        ctx.save_for_backward(hidden_NH, weight_VH, lse_N)
-        ctx.head = head
         entropy_N = lse_N - mean_logit_N if with_entropy else None
-        if entropy_N is not None:
-            ctx.mark_non_differentiable(entropy_N)
+        ctx.save_for_backward(hidden_NH, weight_VH, lse_N, entropy_N)
+        ctx.head = head
+        ctx.set_materialize_grads(False)  # None says that the loss does not use an output
         return target_logit_N - lse_N, entropy_N
 
     @staticmethod
@@ -176,9 +180,10 @@ class _VocabParallelLogprobs(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grad_outputs: Any
     ) -> tuple[Tensor, Tensor | None, None, None]:
-        grad_N: Tensor = grad_outputs[0]  # the entropy has none
-        hidden_NH, weight_VH, lse_N = ctx.saved_tensors
+        hidden_NH, weight_VH, lse_N, entropy_N = ctx.saved_tensors
         head: _Head = ctx.head
+        grad_N = torch.zeros_like(lse_N) if grad_outputs[0] is None else grad_outputs[0]
+        entropy_grad_N: Tensor | None = grad_outputs[1]
         grad_hidden_NH = torch.empty_like(hidden_NH)
         grad_weight_VH: Tensor | None = None
         if ctx.needs_input_grad[1]:
@@ -189,9 +194,17 @@ class _VocabParallelLogprobs(torch.autograd.Function):
         for chunk, hidden_CH, room_CV in (
             [(kept.place, kept.hidden_CH, kept.exp_CV)] if kept else head.chunks(hidden_NH)
         ):
-            # d logprob / d logit = [is target] - p, and a logit is the product divided by the temperature.
+            # A logit is the product divided by the temperature.
             grad_C = grad_N[chunk].to(head.dtype) / head.temperature
-            if kept:
+            if entropy_grad_N is not None:
+                if kept:
+                    log_p_CV = room_CV.log_().add_((kept.shift_C - lse_N)[:, None])
+                else:
+                    head.fill_logits(hidden_CH, weight_VH, room_CV, chunk)
+                    log_p_CV = room_CV.sub_(lse_N[chunk, None])
+                entropy_grad_C = entropy_grad_N[chunk].to(head.dtype) / head.temperature
+                grad_CV = _gradient_with_entropy(log_p_CV, grad_C, entropy_grad_C, entropy_N[chunk])
+            elif kept:
                 grad_CV = room_CV.mul_((-grad_C * (kept.shift_C - lse_N).exp())[:, None])
             else:
                 head.fill_logits(hidden_CH, weight_VH, room_CV, chunk)
@@ -205,6 +218,21 @@ class _VocabParallelLogprobs(torch.autograd.Function):
         if grad_weight_VH is head.main_grad:
             grad_weight_VH = _no_gradient(weight_VH) if grad_weight_VH is not None else None
         return grad_hidden_NH, None if grad_weight_VH is None else grad_weight_VH.to(weight_VH.dtype), None, None
+
+
+def _gradient_with_entropy(log_p_CV: Tensor, grad_C: Tensor, entropy_grad_C: Tensor, entropy_C: Tensor) -> Tensor:
+    """Gradient of the logits [C, V], without what the target adds, in the memory of `log_p_CV`.
+
+    -p (grad + entropy_grad (log p + entropy)), and 0 for a token of probability 0, whose logarithm is -inf.
+    """
+    p_CV = log_p_CV.exp()
+    log_p_CV.clamp_(min=_LOG_OF_NOTHING)
+    log_p_CV.mul_(-entropy_grad_C[:, None]).sub_((grad_C + entropy_grad_C * entropy_C)[:, None])
+    return log_p_CV.mul_(p_CV)
+
+
+_LOG_OF_NOTHING = -1e4
+"""A finite logarithm below that of every number above 0, in float64 too."""
 
 
 def _no_gradient(weight_VH: Tensor) -> Tensor:

@@ -13,7 +13,10 @@ from tests.architecture.module_table import TABLE, build_table
 from tests.architecture.modules import ROOT, read_modules
 
 KB = 1024
-TOPICS = ("layouts", "rollout", "weights", "rewards", "checkpoints", "determinism", "failures", "cpu", "commands")
+TOPICS = (
+    *("layouts", "rollout", "weights", "rewards", "algorithms", "checkpoints", "determinism", "failures", "cpu"),
+    *("commands", "presets"),
+)
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), ROOT / "docker/README.md"]
 
 

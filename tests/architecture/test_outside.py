@@ -94,6 +94,12 @@ def with_parts(completion: Completion) -> Verdict:
 SCENARIOS: dict[str, tuple[type[FakeRollout], Callable[[Completion], Verdict], dict[str, Any], set[str]]] = {
     "plain": (FakeRollout, half_right, {}, {"non_finite"}),
     "over-sampled": (SlowRollout, half_right, OVER, {"non_finite", *FILES["metrics.jsonl"]["over_sampling"]}),
+    "phases": (
+        FakeRollout,
+        half_right,
+        {"curriculum__phases": [{"name": "short", "steps": 2}, {"name": "long"}]},
+        {"non_finite", *FILES["metrics.jsonl"]["phases"]},
+    ),
     "top-p, parts and overlong": (
         FakeRollout,
         with_parts,

@@ -5,6 +5,9 @@
 Both variants run forward and backward of the same policy-gradient-like loss over the response tokens, each in a process
 of its own. The naive one makes float32 logits and log_softmax at every position. A peak is the most resident memory on
 a CPU (allocated memory on CUDA) above what holds the hidden states, the weight and its gradient.
+
+With --entropy two more: the chunked one with the entropy measured, as each run does, and with it in the loss, as an
+entropy bonus has it. `bonus_cpu_ratio` is of CPU seconds, the second to the first.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ import torch
 from megatron_ext.model.logprob import vocab_parallel_logprobs
 
 MIB = 2**20
+COEFFICIENT = 0.001
 
 
 def main() -> None:
@@ -37,6 +41,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         ours, naive = (run_variant(name, folder) for name in ("chunked", "naive"))
         errors = compare(Path(folder))
+        entropy = compare_entropy(folder) if options.entropy else {}
     result = {
         "peak_mib": round(ours["peak_mib"], 1),
         "naive_peak_mib": round(naive["peak_mib"], 1),
@@ -44,6 +49,7 @@ def main() -> None:
         "seconds": round(ours["seconds"], 3),
         "naive_seconds": round(naive["seconds"], 3),
         **errors,
+        **entropy,
     }
     print(json.dumps(result))
 
@@ -55,7 +61,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--response-fraction", type=float, default=0.15, help="share of tokens that are predicted")
     parser.add_argument("--temperature", type=float, default=0.7)
-    parser.add_argument("--variant", choices=("chunked", "naive"), help=argparse.SUPPRESS)
+    parser.add_argument("--entropy", action="store_true", help="what measuring entropy costs, and a bonus for it")
+    parser.add_argument("--variant", choices=("chunked", "entropy", "bonus", "naive"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -80,20 +87,27 @@ def measure(options: argparse.Namespace) -> None:
     # Gradients that are there already, as in training, and pages that are really there: zeros alone are not.
     hidden_TH.grad, gradient = torch.ones_like(hidden_TH).zero_(), torch.ones_like(weight_VH).zero_()
 
-    variant = chunked if options.variant == "chunked" else naive
-    setattr(weight_VH, "main_grad" if options.variant == "chunked" else "grad", gradient)
+    is_naive = options.variant == "naive"
+    setattr(weight_VH, "grad" if is_naive else "main_grad", gradient)
     (torch.ones(64, 64) @ torch.ones(64, 64)).sum()  # the library of matrix products takes its own memory first
     resident = reset_peak(device)
-    started = time.perf_counter()
-    logprobs_N = variant(hidden_TH, weight_VH, targets_T, predict_index_N, options.temperature)
-    (logprobs_N * advantage_N).sum().backward()
+    started, cpu_started = time.perf_counter(), time.process_time()
+    inputs = hidden_TH, weight_VH, targets_T, predict_index_N, options.temperature
+    logprobs_N, entropy_N = (
+        (naive(*inputs), None) if is_naive else chunked(*inputs, with_entropy=options.variant != "chunked")
+    )
+    loss = (logprobs_N * advantage_N).sum()
+    if options.variant == "bonus":
+        assert entropy_N is not None
+        loss = loss - COEFFICIENT * entropy_N.sum()
+    loss.backward()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    seconds = time.perf_counter() - started
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
     peak = read_peak(device) - resident
     results = {"logprobs": logprobs_N.detach(), "hidden_grad": hidden_TH.grad, "weight_grad": gradient}
     torch.save(results, options.folder / f"{options.variant}.pt")
-    print(json.dumps({"peak_mib": peak / MIB, "seconds": seconds}))
+    print(json.dumps({"peak_mib": peak / MIB, "seconds": seconds, "cpu_seconds": cpu_seconds}))
 
 
 def chunked(
@@ -102,16 +116,17 @@ def chunked(
     targets_T: torch.Tensor,
     predict_index_N: torch.Tensor,
     temperature: float,
-) -> torch.Tensor:
-    logprobs_N, _ = vocab_parallel_logprobs(
+    with_entropy: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    return vocab_parallel_logprobs(
         hidden_TH.index_select(0, predict_index_N),
         weight_VH,
         targets_T[predict_index_N],
         temperature=temperature,
         tp_group=None,
         vocab_size=weight_VH.size(0),
+        with_entropy=with_entropy,
     )
-    return logprobs_N
 
 
 def naive(
@@ -152,6 +167,16 @@ def compare(folder: Path) -> dict[str, float]:
     ]
     error = (ours["logprobs"] - naive["logprobs"]).abs().max().item()
     return {"max_abs_err": float(f"{error:.3g}"), "max_rel_grad_err": float(f"{max(gradient_errors):.3g}")}
+
+
+def compare_entropy(folder: str) -> dict[str, float]:
+    """Peaks with the entropy measured and rewarded, and what the reward costs in CPU seconds."""
+    measured, rewarded = (run_variant(name, folder) for name in ("entropy", "bonus"))
+    return {
+        "entropy_peak_mib": round(measured["peak_mib"], 1),
+        "bonus_peak_mib": round(rewarded["peak_mib"], 1),
+        "bonus_cpu_ratio": round(rewarded["cpu_seconds"] / measured["cpu_seconds"], 3),
+    }
 
 
 if __name__ == "__main__":

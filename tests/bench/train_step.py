@@ -12,6 +12,7 @@ Mode "grpo" is an on-policy step of the product, `trainer.policy_update`: 4 grou
 tokens each, against the same loss in transformers on a padded batch that keeps the logits of responses alone. It also
 gives `old_logprobs_share`, the part of the step's CPU time that goes into a pass for old log-probabilities. The loss
 itself, the mean advantage, is 0 on both sides: that they compute the same shows in the norm of the gradient.
+`bonus_ratio` is the CPU time of the product's step with an entropy bonus to that without.
 """
 
 from __future__ import annotations
@@ -71,8 +72,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as hf_dir:
         write_model(hf_dir, options)
         policy = open_policy(hf_dir)
+        rewarded: Step | None = None
         if is_grpo:
             batch = make_batch(tokens_BT, options)
+            rewarded = grpo_step(policy, batch, entropy_coefficient=0.001)
             ours, theirs = grpo_step(policy, batch), transformers_grpo_step(hf_dir, tokens_BT, batch)
         else:
             ours, theirs = megatron_step(policy, tokens_BT), transformers_step(hf_dir, tokens_BT)
@@ -91,6 +94,7 @@ def main() -> None:
         "max_loss_difference": float(f"{loss_difference:.2g}"),
         "max_grad_norm_difference": float(f"{norm_difference:.2g}"),
         **({"old_logprobs_share": round(passes.seconds / sum(ours for ours, _ in seconds), 3)} if is_grpo else {}),
+        **({} if rewarded is None else {"bonus_ratio": bonus_ratio(rewarded, ours, options.steps)}),
         **vars(options),
     }
     shutdown_distributed()
@@ -170,12 +174,22 @@ def make_batch(tokens_BT: Tensor, options: argparse.Namespace) -> TrainBatch:
     return TrainBatch(sequences=sequences, plan=[plan], temperature=1.0)
 
 
-def grpo_step(policy: MegatronPolicy, batch: TrainBatch) -> Step:
+def grpo_step(policy: MegatronPolicy, batch: TrainBatch, entropy_coefficient: float = 0.0) -> Step:
+    objective = policy_spec(AlgorithmSection(entropy_coefficient=entropy_coefficient))
+
     def step() -> tuple[float, float]:
-        (report,) = update_policy(policy, batch, LR, objective=policy_spec(AlgorithmSection()))
+        (report,) = update_policy(policy, batch, LR, objective=objective)
         return report.loss, report.grad_norm
 
     return step
+
+
+def bonus_ratio(rewarded: Step, without: Step, steps: int) -> float:
+    """CPU time of steps with an entropy bonus to that of steps without, in turns."""
+    rewarded()
+    seconds = [(cpu_seconds(rewarded), cpu_seconds(without)) for _ in range(steps)]
+    first, second = (statistics.median(side) for side in zip(*seconds, strict=True))
+    return round(first / second, 3)
 
 
 def transformers_step(hf_dir: str, tokens_BT: Tensor) -> Step:

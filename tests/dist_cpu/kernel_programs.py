@@ -23,16 +23,19 @@ from megatron.core.transformer.transformer_config import TransformerConfig  # is
 
 
 def head_gradients(topology: Topology, layout: Layout, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """`vocab_parallel_logprobs` with its gradients on this rank's rows of a padded weight."""
+    """`vocab_parallel_logprobs` with its gradients on this rank's rows of a padded weight.
+
+    By what the loss uses: log-probabilities without an entropy beside them, with one, both, and entropies alone.
+    """
     results = []
     for case in cases:
-        padding = torch.full((-case["weight"].size(0) % topology.tp_size, case["hidden"].size(1)), 9.0)
+        padding = case["weight"].new_full((-case["weight"].size(0) % topology.tp_size, case["hidden"].size(1)), 9.0)
         rows = torch.cat([case["weight"], padding]).chunk(topology.tp_size)[topology.tp_rank]
         mask = None
         if "mask" in case:
             mask = RaggedInput.of([len(one) for one in case["mask"]], [token for one in case["mask"] for token in one])
-        without: dict[str, Any] = {}
-        for with_entropy in (False, True):
+        made: dict[str, Any] = {}
+        for used in ("logprobs alone", "logprobs", "both", "entropy"):
             hidden, weight = case["hidden"].clone().requires_grad_(), rows.clone().requires_grad_()
             logprobs_N, entropy_N = vocab_parallel_logprobs(
                 hidden,
@@ -42,16 +45,29 @@ def head_gradients(topology: Topology, layout: Layout, cases: list[dict[str, Any
                 tp_group=topology.tp_group,
                 vocab_size=case["weight"].size(0),
                 chunk_tokens=case["chunk_tokens"],
-                with_entropy=with_entropy,
+                with_entropy=used != "logprobs alone",
                 sampling_mask=mask,
             )
-            (logprobs_N * case["grad"]).sum().backward()
-            made = {"logprobs": logprobs_N.detach(), "hidden_grad": hidden.grad, "weight_grad": weight.grad}
-            if with_entropy:
-                results.append({**made, "entropy": entropy_N, "without_entropy": without})
-            else:
-                without = made
+            head_loss(case, used, logprobs_N, entropy_N).backward()
+            made[used] = {
+                "logprobs": logprobs_N.detach(),
+                "entropy": None if entropy_N is None else entropy_N.detach(),
+                "hidden_grad": hidden.grad,
+                "weight_grad": weight.grad,
+            }
+        results.append(made)
     return results
+
+
+def head_loss(case: dict[str, Any], used: str, logprobs_N: Tensor, entropy_N: Tensor | None) -> Tensor:
+    """The case's scalar of what is used."""
+    loss = logprobs_N.new_zeros(())
+    if used != "entropy":
+        loss = loss + (logprobs_N * case["grad"]).sum()
+    if used in ("both", "entropy"):
+        assert entropy_N is not None
+        loss = loss + (entropy_N * case["entropy_grad"]).sum()
+    return loss
 
 
 def attend_over_ranks(topology: Topology, layout: Layout, case: dict[str, Any]) -> dict[str, dict[str, Tensor]]:

@@ -18,6 +18,7 @@ from hybridflow.algorithms.reductions import Reduction
 from hybridflow.algorithms.registry import ADVANTAGES, AGGREGATIONS, MEASURES, TERMS
 from hybridflow.algorithms.spec import AlgorithmSpec, ObjectiveSpec
 from hybridflow.batching.microbatch import build_units, plan_micro_batches
+from hybridflow.config.algorithm_parts import AVERAGES_SEQUENCES, OF_SEQUENCES
 from hybridflow.config.algorithm_section import AlgorithmSection
 from hybridflow.loop.batch import build_batch
 from hybridflow.trainer.policy_update import update_policy
@@ -67,12 +68,14 @@ TERMS.add("toy_reinforce", Reinforce)
 TERMS.add("toy_kl", KLTerm)
 ADVANTAGES.add("toy_sign", SignOfReward)
 
-PARAMETERS = AlgorithmSection(clip_low=0.05, clip_high=0.06).model_dump()
+SECTION = AlgorithmSection(clip_low=0.05, clip_high=0.06, entropy_coefficient=0.02)
+PARAMETERS = SECTION.model_dump() | {"normaliser_tokens": 16}
 OBJECTIVES = {
     f"{term} {aggregation}": ObjectiveSpec(
         terms=[term], aggregation=aggregation, measures=MEASURES.names, parameters=PARAMETERS
     )
     for term, aggregation in itertools.product(TERMS.names, AGGREGATIONS.names)
+    if term not in OF_SEQUENCES or aggregation in AVERAGES_SEQUENCES
 }
 OBJECTIVES["two terms"] = ObjectiveSpec(
     terms=["clip", "toy_kl"], aggregation="token_mean", measures=MEASURES.names, parameters=PARAMETERS

@@ -71,13 +71,14 @@ def run_update(
     mini_prompts: int,
     num_epochs: int,
     dtype: torch.dtype = torch.float32,
+    algorithm: AlgorithmSection = ALGORITHM,
 ) -> dict[str, Any]:
     policy = rank_programs.open_policy(hf_dir, layout, topology, dtype)
     reports = update_policy(
         policy,
         make_batch(layout.dp, mini_prompts),
         LR,
-        objective=policy_spec(ALGORITHM),
+        objective=policy_spec(algorithm),
         num_epochs=num_epochs,
     )
     return {"reports": reports, "weights": rank_programs.exported(policy)}
@@ -86,7 +87,15 @@ def run_update(
 class Reference:
     """The recipe's step with transformers: old log-probabilities once, then an AdamW step per mini-batch."""
 
-    def __init__(self, hf_dir: Path, mini_prompts: int, num_epochs: int, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        hf_dir: Path,
+        mini_prompts: int,
+        num_epochs: int,
+        dtype: torch.dtype = torch.float32,
+        entropy_coefficient: float = 0.0,
+    ) -> None:
+        self.entropy_coefficient = entropy_coefficient
         self.model = load_model(hf_dir).to(dtype)
         self.model.set_attn_implementation("sdpa")  # the eager one has its softmax in float32
         options = rank_programs.OPTIONS
@@ -96,7 +105,7 @@ class Reference:
         optimizer = torch.optim.AdamW(groups, lr=LR, betas=options.betas, eps=options.eps)
         sequences, size = make_sequences(), mini_prompts * PER_PROMPT
         with torch.no_grad():
-            self.old = [self.logprobs(sequence) for sequence in sequences]
+            self.old = [self.logprobs(sequence)[0] for sequence in sequences]
         self.losses, self.norms, self.kls, self.ratio_maxima = [], [], [], []
         for _ in range(num_epochs):
             for first in range(0, len(sequences), size):
@@ -107,14 +116,17 @@ class Reference:
                 self.norms.append(torch.nn.utils.clip_grad_norm_(self.model.parameters(), options.clip_grad).item())
                 optimizer.step()
 
-    def logprobs(self, sequence: TrainSequence) -> Tensor:
+    def logprobs(self, sequence: TrainSequence) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of the response tokens, and the entropies there."""
         tokens = torch.tensor(sequence.prompt_token_ids + sequence.response_token_ids)
         start = len(sequence.prompt_token_ids)
         logits = self.model(tokens[None]).logits[0, start - 1 : -1] / TEMPERATURE
-        return logits.log_softmax(-1).gather(1, tokens[start:, None])[:, 0]
+        log_softmax = logits.log_softmax(-1)
+        return log_softmax.gather(1, tokens[start:, None])[:, 0], -(log_softmax.exp() * log_softmax).sum(-1)
 
     def loss(self, sequences: Sequence[TrainSequence], old: Sequence[Tensor]) -> Tensor:
-        log_ratios = [self.logprobs(row) - old_T for row, old_T in zip(sequences, old, strict=True)]
+        logprobs, entropies = zip(*(self.logprobs(row) for row in sequences), strict=True)
+        log_ratios = [logprobs_T - old_T for logprobs_T, old_T in zip(logprobs, old, strict=True)]
         terms = []
         for row, log_ratio_T in zip(sequences, log_ratios, strict=True):
             ratio_T = log_ratio_T.exp()
@@ -123,7 +135,7 @@ class Reference:
         log_ratio_N = torch.cat(log_ratios).detach()
         self.kls.append((log_ratio_N.exp() - 1 - log_ratio_N).mean().item())
         self.ratio_maxima.append(log_ratio_N.exp().max().item())
-        return torch.cat(terms).mean()
+        return torch.cat(terms).mean() - self.entropy_coefficient * torch.cat(entropies).mean()
 
 
 @pytest.fixture(scope="module")
@@ -176,10 +188,16 @@ def assert_mismatch(reports: list[UpdateReport], old: Sequence[Tensor]) -> None:
 
 
 def test_epochs_keep_the_old_logprobs_of_the_first(hf_dirs: dict[str, Path]) -> None:
-    """Two passes over two halves: four optimizer steps, all against the policy that decoded."""
-    halves = Reference(hf_dirs["qwen3_tied"], NUM_PROMPTS // 2, 2)
-    (rank,) = run_ranks(Layout(), run_update, hf_dirs["qwen3_tied"], NUM_PROMPTS // 2, 2)
+    """Two passes over two halves: four optimizer steps, all against the policy that decoded; with an entropy bonus."""
+    halves = Reference(hf_dirs["qwen3_tied"], NUM_PROMPTS // 2, 2, entropy_coefficient=0.3)
+    algorithm = ALGORITHM.model_copy(update={"entropy_coefficient": 0.3})
+    arguments = (hf_dirs["qwen3_tied"], NUM_PROMPTS // 2, 2, torch.float32, algorithm)
+    (rank,) = run_ranks(Layout(), run_update, *arguments)
     reports: list[UpdateReport] = rank["reports"]
     assert [(report.epoch, report.mini_batch) for report in reports] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert [report.loss for report in reports] == pytest.approx(halves.losses, rel=0, abs=1e-5)
+    assert [report.grad_norm for report in reports] == pytest.approx(halves.norms, rel=1e-5)
     assert values(reports, "policy/kl") == pytest.approx(halves.kls, rel=1e-3, abs=1e-7)
+    for name, expected in halves.model.state_dict().items():
+        if name in rank["weights"]:
+            assert (rank["weights"][name] - expected).abs().max() < 1e-5, name

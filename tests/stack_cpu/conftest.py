@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import socket
@@ -9,6 +10,9 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+
+from hybridflow.data.rows import write_rows
+from hybridflow.data.synth.spec import SynthSpec, generate_rows
 
 ROOT = Path(__file__).parents[2]
 SKILL_STEPS = 150
@@ -74,3 +78,20 @@ def warm_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert process.exitcode == 0, "the warm-up of the test policy failed"
             done.touch()
     return out_dir
+
+
+@pytest.fixture(scope="module")
+def sft_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """DocQA rows of unequal length; some with a response to imitate, the rest with the gold answer only."""
+    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
+    rows = [
+        row
+        for tokens, seed in ((40, 1), (120, 2))
+        for row in generate_rows(SynthSpec(tier="easy", doc_tokens=tokens, num_train=6, num_test=1), "train", seed)
+    ]
+    write_rows(path, rows)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines[::3]:
+        line["response"] = f"I read the text twice. {line['reward_model']['ground_truth']}"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path

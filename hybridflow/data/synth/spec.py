@@ -12,6 +12,8 @@ from hybridflow.data.synth.easy import check_easy_size, generate_easy_row
 from hybridflow.data.synth.hard import HardDocument, HardKind, check_hard_size, generate_hard_row
 
 Split = Literal["train", "test"]
+SMALL_LENGTHS = 64
+"""Lengths above the shortest that are looked at: fillers make every longer one possible."""
 
 
 class SynthSpec(BaseModel):
@@ -22,6 +24,9 @@ class SynthSpec(BaseModel):
     tier: Literal["easy", "hard"]
     doc_tokens: int = Field(gt=0)
     """Document length. easy: exact, in tokens of the tiny tokenizer. hard: 4 characters count as a token."""
+    min_doc_tokens: int | None = Field(default=None, gt=0)
+    """Shortest document of a training row, each length up to `doc_tokens` as likely as another; test rows are all of
+    `doc_tokens`. None: training rows, too."""
     num_records: int = Field(default=8, gt=0)
     """Records per document. easy: one-sentence records. hard: issuers with a report each, and agreements."""
     num_train: int = Field(ge=0)
@@ -34,8 +39,13 @@ class SynthSpec(BaseModel):
     @model_validator(mode="after")
     def _fits(self) -> SynthSpec:
         check = check_easy_size if self.tier == "easy" else check_hard_size
-        if problem := check(self.doc_tokens, self.num_records):
-            raise ValueError(problem)
+        shortest = self.min_doc_tokens or self.doc_tokens
+        if shortest > self.doc_tokens:
+            raise ValueError(f"min_doc_tokens={shortest} is above doc_tokens={self.doc_tokens}: lower the first")
+        lengths = {self.doc_tokens, *range(shortest, min(shortest + SMALL_LENGTHS, self.doc_tokens))}
+        for length in sorted(lengths):
+            if problem := check(length, self.num_records):
+                raise ValueError(problem)
         if not self.kinds:
             raise ValueError("kinds is empty: name at least one question kind")
         if self.tier == "hard" and not self.list_documents():
@@ -60,8 +70,11 @@ def generate_row(spec: SynthSpec, split: Split, seed: int, index: int) -> Row:
     rows, and drawn from another stream in train than in test.
     """
     stream = derive_stream("hybridflow.synth", spec.tier, split, seed, index)
+    doc_tokens = spec.doc_tokens
+    if split == "train" and spec.min_doc_tokens is not None:
+        doc_tokens = stream.randint(spec.min_doc_tokens, doc_tokens)
     if spec.tier == "easy":
-        return generate_easy_row(stream, index, split, spec.doc_tokens, spec.num_records)
+        return generate_easy_row(stream, index, split, doc_tokens, spec.num_records)
     kind = spec.kinds[index % len(spec.kinds)]
     layout = stream.choice(spec.list_documents())
-    return generate_hard_row(stream, index, split, spec.doc_tokens, spec.num_records, kind, layout)
+    return generate_hard_row(stream, index, split, doc_tokens, spec.num_records, kind, layout)

@@ -15,7 +15,7 @@ from hybridflow.recording.run_folder.folder import RunFolder
 def read_finished(summary: Path, model: Path, num_steps: int | None) -> dict[str, Any] | None:
     """The summary of a run that did its `num_steps` and exported `model`; None where something is left to do.
 
-    `num_steps` None: as many as the summary calls all (`total_steps`).
+    `num_steps` None: as many as the summary calls all (`total_steps`). A curriculum that is over ends a run before.
     """
     try:
         read = read_json(summary)
@@ -24,7 +24,14 @@ def read_finished(summary: Path, model: Path, num_steps: int | None) -> dict[str
     except (OSError, ValueError, KeyError, TypeError):
         return None  # nothing that can be trusted: the checkpoint decides
     is_whole = any(model.glob("*.safetensors")) and (model / "config.json").is_file()
-    return read if status.startswith("finished") and done >= wanted and is_whole else None
+    is_done = done >= wanted or is_over(read)
+    return read if status.startswith("finished") and is_done and is_whole else None
+
+
+def is_over(summary: dict[str, Any]) -> bool:
+    """Whether the last phase of the run's curriculum has ended."""
+    curriculum = summary.get("curriculum")
+    return isinstance(curriculum, dict) and curriculum.get("is_over") is True
 
 
 def tell_if_finished(
@@ -39,8 +46,11 @@ def tell_if_finished(
     finished = read_finished(folder.summary, folder.hf_export, num_steps)
     if finished is None or (unless and not folder.is_as_before(config, unless)):
         return False
+    more = f"For more steps: --resume --set train.num_steps=<more than {finished['num_steps']}>"
+    if is_over(finished):
+        more = "The last phase of its curriculum has ended. For more steps start another run with a longer one"
     note(
         f"the run {folder.path} is finished: {finished['num_steps']} steps are done, and the model is in "
-        f"{folder.path / 'hf'}. For more steps: --resume --set train.num_steps=<more than {finished['num_steps']}>"
+        f"{folder.path / 'hf'}. {more}"
     )
     return True

@@ -64,8 +64,23 @@ class TrainFolder(RunFolder):
         return self.path / "data"
 
     def comparable(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """A decay that ends with the run changes with its length: the rate of a longer run would jump on resume."""
+        """A decay that ends with the run changes with its length: the rate of a longer run would jump on resume.
+
+        Each key of a phase counts alone, and with a promotion by plateau what is evaluated decides the run.
+        """
+        settings = _phases_by_key(settings)
         if settings.get("train.lr_schedule") == "constant":
             return settings | {"train.lr_decay_steps": None}
         steps = settings.get("train.lr_decay_steps") or settings.get("train.num_steps")
         return settings | {"train.lr_decay_steps": steps}
+
+
+def _phases_by_key(settings: dict[str, Any]) -> dict[str, Any]:
+    phases = settings.get("curriculum.phases") or []
+    rest = {key: value for key, value in settings.items() if key != "curriculum.phases"}
+    for number, phase in enumerate(phases):
+        rest |= {f"curriculum.phases.{number}.{key}": value for key, value in phase.items()}
+        if phase.get("promotion") == "plateau":
+            read = {key: settings.get(key) for key in ("eval.every_steps", "eval.num_prompts")}
+            rest |= {f"curriculum.phases.{number} reads {key}": value for key, value in read.items()}
+    return rest

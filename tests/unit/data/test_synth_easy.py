@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -106,3 +107,20 @@ def test_impossible_sizes_are_refused_with_a_remedy(doc_tokens: int, num_records
 def test_unknown_setting_is_refused() -> None:
     with pytest.raises(ValidationError, match="num_trian"):
         SynthSpec.model_validate({"tier": "easy", "doc_tokens": 64, "num_trian": 3, "num_train": 1, "num_test": 1})
+
+
+def test_lengths_of_training_documents_are_spread_where_a_shortest_one_is_given() -> None:
+    """Test rows are all of the longest; without a shortest one, rows are what they were."""
+    spread = SPEC.model_copy(update={"min_doc_tokens": 64, "num_train": 400})
+
+    def lengths(split: Literal["train", "test"]) -> list[int]:
+        texts = [str(row.prompt[0]["content"]) for row in generate_rows(spread, split, 0)]
+        return [len(TOKENIZER.encode(text.partition("<text>\n")[2].partition("\n</text>")[0])) for text in texts]
+
+    train = lengths("train")
+    assert (min(train), max(train)) == (64, 128) and abs(sum(train) / 400 - 96) < 3
+    assert set(lengths("test")) == {128}
+    with pytest.raises(ValidationError, match="min_doc_tokens=129 is above doc_tokens=128: lower the first"):
+        SynthSpec(tier="easy", doc_tokens=128, min_doc_tokens=129, num_train=1, num_test=1)
+    with pytest.raises(ValidationError, match=r"doc_tokens=41 does not fit 8 records: use 40, or 46 and more"):
+        SynthSpec(tier="easy", doc_tokens=128, min_doc_tokens=40, num_train=1, num_test=1)

@@ -37,6 +37,7 @@ tempfile.mkdtemp()
 def on_term(*_):
     sys.exit(7)
 signal.signal(signal.SIGTERM, on_term)
+signal.signal(signal.SIGUSR1, lambda *_: os._exit(1))  # as a library does
 tell = dict(first=first, guardian=os.getppid(), driver=os.getpid(), pids=pids, memory=memory, inner=str(inner.path))
 print(json.dumps(tell | dict(temporary=os.environ["TMPDIR"])), flush=True)
 time.sleep(600)
@@ -109,9 +110,19 @@ def test_whichever_is_killed_nothing_is_left(short: Path, victim: str, code: int
 def test_a_signal_reaches_the_driver_and_its_exit_code_the_user(short: Path) -> None:
     with guarded(short) as (process, told):
         os.kill(told["first"], signal.SIGTERM)
-        assert process.wait(timeout=20) == 7
+        _, said = process.communicate(timeout=20)
+        assert (process.returncode, said) == (7, "")
         assert not psutil.pid_exists(told["driver"])
         assert list(short.iterdir()) == []
+
+
+def test_a_driver_that_a_library_ends_without_a_word_is_named(short: Path) -> None:
+    with guarded(short) as (process, told):
+        os.kill(told["driver"], signal.SIGUSR1)
+        _, said = process.communicate(timeout=20)
+        assert process.returncode == 1
+        assert f"driver of the run (process {told['driver']}) was ended, with exit code 1, by a library" in said
+        assert said.count("error:") == 1
 
 
 def test_a_command_ends_what_an_earlier_one_left_whose_guardians_were_killed(short: Path) -> None:

@@ -313,7 +313,7 @@ class FakeSystem:
         self.stream = FakeStream(judge, shuffle_seed=0)
         self.rollout = engines(self.events, self.stream)
         self.inputs = inputs = load_inputs(config, None)
-        chosen = curriculum(inputs.train) if curriculum else build_curriculum(config, inputs.train)
+        chosen = curriculum(inputs.train) if curriculum else build_curriculum(config, inputs.trains)
         partial_groups: list[PartialGroup] = []
         if is_resumed:
             latest = Checkpoints(self.folder.checkpoints, 2).latest()

@@ -81,7 +81,7 @@ def test_each_prompt_is_trained_on_once_also_over_a_resume(tmp_path: Path) -> No
     used = {line["group_id"]: line["prompt_id"] for line in again.completions()}
     assert len(used) == 6 * 4 and len(again.completions()) == 6 * 4 * 2
     carried = again.run.groups.partial_groups
-    source = build_curriculum(config, load_inputs(config, None).train).source
+    source = build_curriculum(config, load_inputs(config, None).trains).source
     walk = [prompt.prompt_id for prompt in source.next(6 * 4 + len(carried))]
     assert sorted([*used.values(), *(group.prompt.prompt_id for group in carried)]) == sorted(walk)
     groups = again.run.state.groups

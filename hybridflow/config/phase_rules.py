@@ -1,0 +1,70 @@
+"""Rules that join phases of a curriculum with the rest of a configuration, in the form of `conflicts`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from hybridflow.config.phases import name_phase, phase_config
+
+if TYPE_CHECKING:
+    from hybridflow.config.sections import Config
+
+
+def find_phase_conflicts(config: Config, find_others: Callable[[Config], Iterable[str]]) -> Iterator[str]:
+    """Gives each rule that phases break; `find_others` are the rules that hold for the configuration of each phase.
+
+    What is wrong with the run as a whole is not told again for each of its phases.
+    """
+    phases = config.curriculum.phases
+    known = set(find_others(config)) if phases else set()
+    for number, phase in enumerate(phases):
+        named = name_phase(phase, number)
+        longest = config.data.max_prompt_tokens
+        if phase.window is not None and phase.window[1] > longest:
+            yield (
+                f"curriculum.phases.{number}.window = {phase.window} of phase {phase.name!r} ends above "
+                f"data.max_prompt_tokens ({longest}): its longest prompts are refused or left out. Remedy: raise "
+                f"data.max_prompt_tokens to {phase.window[1]}, or end the window there"
+            )
+        try:
+            own = [rule for rule in find_others(phase_config(config, number)) if rule not in known]
+        except ValidationError as error:
+            own = [problem["msg"].removeprefix("Value error, ") for problem in error.errors()]
+        yield from (f"{named}: {rule}" for rule in own)
+        known |= set(own)
+        yield from _find_promotion_conflicts(config, number)
+
+
+def _find_promotion_conflicts(config: Config, number: int) -> Iterator[str]:
+    """A plateau that no evaluation could show, and a phase after the end of the run."""
+    phases, total = config.curriculum.phases, config.train.num_steps
+    phase, key = phases[number], f"curriculum.phases.{number}"
+    fixed = [before.steps if before.promotion == "steps" else None for before in phases[:number]]
+    begins = sum(steps or 1 for steps in fixed)
+    if number and 0 < total <= begins:
+        least = "" if all(fixed) else "at least "
+        yield (
+            f"{key} ({phase.name!r}) never begins: the phases before it take {least}{begins} steps, and "
+            f"train.num_steps is {total}. Remedy: raise train.num_steps above {begins}, or shorten those phases"
+        )
+    if phase.promotion != "plateau":
+        return
+    every, prompts, needed = config.eval.every_steps, config.eval.num_prompts, phase.plateau_evaluations + 1
+    if not every or not prompts:
+        yield (
+            f"{key}.promotion = 'plateau' of phase {phase.name!r} can never fire: eval.every_steps is {every} and "
+            f"eval.num_prompts is {prompts}, so nothing is evaluated within the phase. Remedy: set both above 0, or "
+            f"promotion = 'steps'"
+        )
+        return
+    length = min(phase.steps or total, total)
+    if total and -(-length // every) < needed:
+        yield (
+            f"{key}.promotion = 'plateau' of phase {phase.name!r} can never fire: within its {length} steps "
+            f"eval.every_steps = {every} gives at most {-(-length // every)} evaluations, and plateau_evaluations = "
+            f"{phase.plateau_evaluations} needs {needed}, the first to compare with. Remedy: evaluate more often, "
+            f"lower plateau_evaluations, or give the phase more steps"
+        )

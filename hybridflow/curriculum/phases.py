@@ -1,0 +1,159 @@
+"""Phases as a source of prompts: a machine whose state is in every checkpoint.
+
+    phase 0: prompts of its window --promotion--> phase 1: prompts of its window --promotion--> ... over
+
+A step takes its prompts from the present phase. After each step the source counts it (`observe`), an evaluation may be
+told (`observe_evaluation`), and between two steps `advance` moves on where the promotion rule has fired. All that
+decides what comes next is in the state, so a run that was stopped in any phase goes on in it with the same prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from hybridflow.curriculum.source import ShuffledEpochs
+from hybridflow.types import Group, Prompt
+
+Ending = Literal["steps", "plateau"]
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """Ends a phase once so many evaluations in a row were not better, by more than `margin`, than the best before."""
+
+    num_evaluations: int
+    margin: float
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Prompts of a phase, and what ends it."""
+
+    name: str
+    prompts: Sequence[Prompt]
+    num_steps: int | None
+    """Steps at most; None: until the plateau, or without end."""
+    plateau: Plateau | None = None
+
+
+class PhaseState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Progress through the phases, as JSON values."""
+
+    steps_done: list[int]
+    """Steps of each phase that has begun; the last one is the present phase."""
+    endings: list[Ending] = []
+    """Ending of each phase before it."""
+    num_taken: int = 0
+    """Prompts that the present phase has handed out."""
+    best: float | None = None
+    """Best accuracy of the evaluations within the present phase."""
+    num_flat: int = 0
+    """Evaluations since the best."""
+
+
+class PhasedSource:
+    """Hands out the prompts of one phase after the other, each in shuffled epochs of its own."""
+
+    name = "phases"
+
+    def __init__(self, phases: Sequence[Phase], stream: tuple[str | int, ...]) -> None:
+        """`stream` names the order of the run; each phase has one of its own in it."""
+        self.phases = phases
+        self._stream = stream
+        self._state = PhaseState(steps_done=[0])
+        self._walk = self._open_walk()
+
+    @property
+    def number(self) -> int:
+        """The present phase, from 0."""
+        return len(self._state.steps_done) - 1
+
+    @property
+    def phase(self) -> Phase:
+        """The present phase."""
+        return self.phases[self.number]
+
+    @property
+    def steps_done(self) -> list[int]:
+        """Steps of each phase that has begun."""
+        return list(self._state.steps_done)
+
+    @property
+    def endings(self) -> list[Ending]:
+        """Ending of each phase that is over."""
+        last = self._find_ending() if self.is_over else None
+        return [*self._state.endings, *([last] if last else [])]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last phase has ended: the run has nothing more to train on."""
+        return self.number == len(self.phases) - 1 and self._find_ending() is not None
+
+    def next(self, num_prompts: int) -> list[Prompt]:
+        self._state.num_taken += num_prompts
+        return self._walk.next(num_prompts)
+
+    def observe(self, groups: Sequence[Group]) -> None:
+        """Counts the step."""
+        self._state.steps_done[-1] += 1
+
+    def observe_evaluation(self, accuracy: float | None) -> None:
+        """Takes the accuracy on the test set after a step; None, where no verdict is known, says nothing."""
+        if accuracy is None or self.phase.plateau is None:
+            return
+        state = self._state
+        if state.best is None or accuracy > state.best + self.phase.plateau.margin:
+            state.best, state.num_flat = accuracy, 0
+        else:
+            state.num_flat += 1
+
+    def advance(self) -> bool:
+        """Enters the next phase where the present one has ended; called between two steps. False in the last phase."""
+        ending = self._find_ending()
+        if ending is None or self.is_over:
+            return False
+        before = self._state
+        self._state = PhaseState(steps_done=[*before.steps_done, 0], endings=[*before.endings, ending])
+        self._walk = self._open_walk()
+        return True
+
+    def take_metrics(self) -> dict[str, float]:
+        """Place of a step in the curriculum, once it is done."""
+        return {
+            "curriculum/phase": float(self.number + 1),
+            "curriculum/phase_step": float(self._state.steps_done[-1]),
+            "curriculum/epochs": self._state.num_taken / len(self.phase.prompts),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return msgspec.to_builtins(self._state)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        try:
+            found = msgspec.convert(state, PhaseState)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"expected the state of phases: {error}") from error
+        counts = [*found.steps_done, found.num_taken, found.num_flat]
+        if not 0 < len(found.steps_done) <= len(self.phases) or min(counts) < 0:
+            raise ValueError(f"expected progress through {len(self.phases)} phases, got {str(state)[:80]}")
+        if len(found.endings) != len(found.steps_done) - 1:
+            raise ValueError(f"expected an ending of each phase before the present one, got {found.endings}")
+        self._state = found
+        self._walk = self._open_walk()
+        self._walk.load_state_dict({"num_taken": found.num_taken})
+
+    def _open_walk(self) -> ShuffledEpochs:
+        return ShuffledEpochs(self.phase.prompts, (*self._stream, self.phase.name))
+
+    def _find_ending(self) -> Ending | None:
+        """Ending of the present phase; None while it goes on."""
+        phase, state = self.phase, self._state
+        if phase.num_steps is not None and state.steps_done[-1] >= phase.num_steps:
+            return "steps"
+        if phase.plateau is not None and state.num_flat >= phase.plateau.num_evaluations:
+            return "plateau"
+        return None

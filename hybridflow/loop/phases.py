@@ -1,0 +1,76 @@
+"""Phases of a run: the configuration of the present one, and when the next begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hybridflow.config.phases import phase_config
+from hybridflow.config.sections import Config
+from hybridflow.curriculum.phases import PhasedSource
+from hybridflow.recording.accuracy import TEST, EvalResult
+
+RL = "RL"
+"""The stage after the warm-up, as the display names it."""
+
+
+class RunPhases:
+    """Place of a run in its curriculum. Without phases, the same configuration from the first step to the last.
+
+    Args:
+        config: That of the run, as its file has it.
+        source: Source of the run's prompts, where it has phases.
+    """
+
+    def __init__(self, config: Config, source: PhasedSource | None) -> None:
+        self._config = config
+        self._source = source
+
+    @property
+    def config(self) -> Config:
+        """Configuration that the steps of the present phase read."""
+        return self._config if self._source is None else phase_config(self._config, self._source.number)
+
+    @property
+    def stage(self) -> str:
+        """Stage of the display: "RL", or "RL, phase 2 of 3: long"."""
+        if self._source is None:
+            return RL
+        return f"{RL}, phase {self._source.number + 1} of {len(self._source.phases)}: {self._source.phase.name}"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last phase has ended."""
+        return self._source is not None and self._source.is_over
+
+    def observe_evaluation(self, results: Mapping[str, EvalResult]) -> None:
+        """Shows the accuracy on the test set to the promotion rule."""
+        if self._source is not None and TEST in results:
+            self._source.observe_evaluation(results[TEST].accuracy)
+
+    def advance(self) -> bool:
+        """Enters the next phase where the promotion rule has fired; whether it has."""
+        return self._source is not None and self._source.advance()
+
+    def take_metrics(self) -> dict[str, float]:
+        return {} if self._source is None else self._source.take_metrics()
+
+    def summary(self) -> dict[str, Any] | None:
+        """For summary.json: each phase with its rows, its steps and what ended it; None without phases."""
+        if self._source is None:
+            return None
+        done, endings = self._source.steps_done, self._source.endings
+        return {
+            "phase": self._source.phase.name,
+            "is_over": self._source.is_over,
+            "phases": [
+                {
+                    "name": phase.name,
+                    "rows": len(phase.prompts),
+                    "steps": done[number] if number < len(done) else 0,
+                    "steps_at_most": phase.num_steps,
+                    "ended_by": endings[number] if number < len(endings) else None,
+                }
+                for number, phase in enumerate(self._source.phases)
+            ],
+        }

@@ -1,0 +1,50 @@
+"""Phases of a curriculum: rows of the files that they name, and how many fall into each window."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hybridflow.config.phases import train_configs
+from hybridflow.curriculum.windows import describe_counts, is_in, path_of
+from hybridflow.preflight.data import check_golds, check_questions, check_rows
+from hybridflow.preflight.model import count_tokens
+from hybridflow.preflight.subject import Finding, Subject
+from hybridflow.preflight.verifiers import check_verifiers
+
+
+def check_phase_files(subject: Subject) -> Iterator[Finding]:
+    """Each file that a phase names in the place of data.train_path, looked at as that one is."""
+    for own in _subjects(subject).values():
+        if own is not subject:
+            for check in (check_rows, check_golds, check_questions, check_verifiers):
+                yield from check(own)
+
+
+def check_windows(subject: Subject) -> Iterator[Finding]:
+    """Rows per window, in tokens of the model; an empty window is an error."""
+    phases = subject.config.curriculum.phases
+    if not phases:
+        return
+    lengths = {path: count_tokens(own, own.rows("train")) for path, own in _subjects(subject).items()}
+    if any(len(lengths[path]) < len(own.rows("train")) for path, own in _subjects(subject).items()):
+        yield Finding("fact", "phases: too many rows to count tokens here; train counts those of each window")
+        return
+    if any(own.survey("train") is None for own in _subjects(subject).values()):
+        yield Finding("fact", "phases: train counts the rows of each window when it has generated them")
+        return
+    counts = [
+        sum(is_in(phase, length) for length in lengths[path_of(subject.config, phase)].values()) for phase in phases
+    ]
+    told = describe_counts(phases, counts)
+    level = "fact" if all(counts) else "error"
+    remedy = "" if all(counts) else ". Remedy: move the windows (curriculum.phases), or give rows of that length"
+    yield Finding(level, f"rows per window: {told}{remedy}")
+
+
+def _subjects(subject: Subject) -> dict[str | None, Subject]:
+    """By path, what phases read; the run itself for the rows of [data]."""
+    config = subject.config
+    found: dict[str | None, Subject] = {}
+    for path, at in train_configs(config).items() if config.curriculum.phases else []:
+        found[path] = subject if path == config.data.train_path else subject.of_train_rows(at)
+    return found

@@ -1,0 +1,121 @@
+"""Curricula that cannot be run as they stand: each is refused with its keys, their values and a remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hybridflow.config.load import load_config
+from hybridflow.config.sections import Config
+from hybridflow.errors import ConfigError
+
+ROOT = Path(__file__).parents[3]
+
+
+def load(phases: str, *overrides: str) -> Config:
+    return load_config(
+        [ROOT / "configs/quickstart.toml"], [f"curriculum.phases=[{phases}]", *overrides], Config, paths_must_exist=True
+    )
+
+
+NEXT = '{name="long", window=[100, 200]}'
+PLATEAU = '{name="short", window=[0, 100], promotion="plateau"'
+
+
+@pytest.mark.parametrize(
+    ("phases", "overrides", "words"),
+    [
+        (
+            '{name="short", window=[0, 120], steps=5}, ' + NEXT,
+            [],
+            ["phases.1.window = [100, 200] of phase 'long'", "phases.0.window = [0, 120] of phase 'short' overlap",
+             "remedy: curriculum.phases.1.window = [120, 200]"],
+        ),
+        (
+            '{name="short", window=[0, 80], steps=5}, ' + NEXT,
+            [],
+            ["phases.1.window = [100, 200]", "leave out prompts of 81 to 100 tokens", "remedy: "],
+        ),
+        ('{name="short", steps=5}, ' + NEXT, [], ["'short' has no window, others have one", "remedy: "]),
+        ('{name="short", window=[9, 9]}', [], ["phases.0.window = [9, 9] of phase 'short' is empty", "remedy: "]),
+        ('{name="a", steps=5}, {name="a"}', [], ["two phases are named 'a'", "remedy: "]),
+        ('{name="a", steps=5, epochs=2}', [], ["phases.0.steps (5) and curriculum.phases.0.epochs (2)", "remedy: "]),
+        (
+            '{name="short", window=[0, 100]}, ' + NEXT,
+            [],
+            ["phases.0.promotion = 'steps' of phase 'short' can never fire", "nor curriculum.phases.0.epochs is set"],
+        ),
+        (
+            '{name="short", window=[0, 100], steps=30}, ' + NEXT,
+            ["train.num_steps=30"],
+            ["phases.1 ('long') never begins", "take 30 steps, and train.num_steps is 30", "remedy: "],
+        ),
+        (PLATEAU + "}, " + NEXT, [], ["'plateau' of phase 'short' can never fire: eval.every_steps is 0", "remedy: "]),
+        (
+            PLATEAU + "}, " + NEXT,
+            ["eval.every_steps=5", "eval.num_prompts=0"],
+            ["can never fire: eval.every_steps is 5 and eval.num_prompts is 0", "remedy: "],
+        ),
+        (
+            PLATEAU + ", steps=10}, " + NEXT,
+            ["eval.every_steps=5"],
+            ["can never fire: within its 10 steps eval.every_steps = 5 gives at most 2", "needs 3", "remedy: "],
+        ),
+        (
+            '{name="short", window=[0, 20000]}',
+            [],
+            ["phases.0.window = [0, 20000] of phase 'short' ends above data.max_prompt_tokens (16000)", "remedy: "],
+        ),
+        (
+            '{name="short", window=[0, 100], mini_batch_prompts=32}',
+            [],
+            ["phases.0 ('short'): train.mini_batch_prompts (32) is above train.prompts_per_step (16)", "remedy: "],
+        ),
+        (
+            '{name="short", window=[0, 100], max_tokens_per_micro_batch=64}',
+            [],
+            ["phases.0 ('short'): data.max_prompt_tokens (100) + rollout.max_new_tokens (8) = 108 is above",
+             "max_tokens_per_micro_batch (64)", "remedy: "],
+        ),
+        (
+            '{name="short", window=[0, 100], train_path="configs/quickstart.toml"}',
+            [],
+            ["phases.0 ('short'): data.train_path is 'configs/quickstart.toml' and data.test_path is not set"],
+        ),
+        ('{name="short", windows=[0, 100]}', [], ["phases.0.windows", "did you mean 'window'?"]),
+        ('{name="short", window=[100]}', [], ["phases.0.window = [100]", "at least 2"]),
+        ('{name="short", top_p=1.5}', [], ["phases.0.top_p = 1.5", "at most 1"]),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_run_is_refused(phases: str, overrides: list[str], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(phases, *overrides)
+    text = str(error.value)
+    assert not [word for word in words if word not in text], text
+
+
+@pytest.mark.parametrize(
+    ("phases", "overrides"),
+    [
+        ('{name="short", window=[0, 100], steps=29}, ' + NEXT, ["train.num_steps=30"]),
+        (PLATEAU + ", steps=11}, " + NEXT, ["eval.every_steps=5"]),
+        (PLATEAU + ", steps=40}, " + NEXT, ["eval.every_steps=5"]),
+        ('{name="long", window=[100, 200]}', []),  # the second phase alone
+        ('{name="short", window=[0, 100], epochs=1000}, ' + NEXT, []),  # how many steps that is the rows say
+        ('{name="short", window=[0, 100], steps=40}, ' + NEXT, ["train.num_steps=0"]),  # the warm-up alone
+    ],
+)
+def test_what_can_be_run_is_taken(phases: str, overrides: list[str]) -> None:
+    assert load(phases, *overrides).curriculum.phases
+
+
+def test_a_file_of_a_phase_is_found_beside_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "long.jsonl").write_text("")
+    file = tmp_path / "mine.toml"
+    text = '[model]\npath="."\n[eval]\nnum_prompts=0\n[[curriculum.phases]]\nname="a"\nsteps=1\n'
+    file.write_text(text + '[[curriculum.phases]]\nname="b"\ntrain_path="long.jsonl"\n')
+    assert load_config([file], [], Config).curriculum.phases[1].train_path == str(tmp_path / "long.jsonl")
+    file.write_text(text + '[[curriculum.phases]]\nname="b"\ntrain_path="lon.jsonl"\n')
+    with pytest.raises(ConfigError, match=r"curriculum.phases.1.train_path = 'lon.jsonl'.*did you mean .*long.jsonl"):
+        load_config([file], [], Config, paths_must_exist=True)

@@ -1,0 +1,199 @@
+"""Phases: prompts of the present window alone, promotion by steps and plateau, and on from any point of a run."""
+
+from __future__ import annotations
+
+import random
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hybridflow.config.curriculum_section import CurriculumSection
+from hybridflow.config.phases import phase_config
+from hybridflow.config.sections import Config
+from hybridflow.curriculum.phases import Phase, PhasedSource, Plateau
+from hybridflow.curriculum.windows import build_phases, count_outside, is_in
+from hybridflow.errors import ConfigError
+from hybridflow.types import Prompt
+from tests.builders import build_prompt
+
+SHORT = [build_prompt(f"s{n}") for n in range(5)]
+LONG = [build_prompt(f"l{n}") for n in range(3)]
+
+
+def source_of(*phases: Phase, seed: int = 0) -> PhasedSource:
+    return PhasedSource(phases or [Phase("short", SHORT, 7), Phase("long", LONG, 4)], ("order", seed))
+
+
+def step(source: PhasedSource, num_prompts: int = 2, accuracy: float | None = None) -> list[str]:
+    """One step, as the loop makes it."""
+    taken = [prompt.prompt_id for prompt in source.next(num_prompts)]
+    source.observe([])
+    source.observe_evaluation(accuracy)
+    source.advance()
+    return taken
+
+
+def test_each_phase_trains_its_steps_on_its_own_prompts_and_then_the_run_is_over() -> None:
+    source = source_of()
+    walks = []
+    while not source.is_over:
+        walks.append(step(source))
+    first, second = list(chain(*walks[:7])), list(chain(*walks[7:]))
+    assert len(walks) == 11 and (source.steps_done, source.endings) == ([7, 4], ["steps", "steps"])
+    assert {one[0] for one in first} == {"s"} and {one[0] for one in second} == {"l"}
+    for whole, size in ((first[:10], 5), (second[:6], 3)):  # two epochs of each
+        assert len(set(whole[:size])) == len(set(whole[size:])) == size
+
+
+def test_a_resume_at_any_of_50_points_gives_the_same_prompts() -> None:
+    stream = random.Random(3)
+    sizes = [stream.randint(1, 4) for _ in range(60)]
+    values = [stream.choice([None, 0.25, 0.5, 0.75]) for _ in sizes]
+    phases = [
+        Phase("a", SHORT, 20, Plateau(4, 0.1)),
+        Phase("b", LONG, None, Plateau(3, 0.0)),
+        Phase("c", SHORT + LONG, 80),
+    ]
+    straight = source_of(*phases)
+    walk = [step(straight, size, value) for size, value in zip(sizes, values, strict=True)]
+    for stop in stream.sample(range(60), 50):
+        before, after = source_of(*phases), source_of(*phases)
+        for size, value in zip(sizes[:stop], values[:stop], strict=True):
+            step(before, size, value)
+        after.load_state_dict(before.state_dict())
+        rest = [step(after, size, value) for size, value in zip(sizes[stop:], values[stop:], strict=True)]
+        assert rest == walk[stop:] and after.state_dict() == straight.state_dict()
+    assert straight.number == 2
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "num_steps"),
+    [
+        ([0.5, 0.5, 0.5], 3),  # the first to compare with, then two that are not better
+        ([0.5, 0.58, 0.4], 3),  # better by less than the margin is not better
+        ([0.2, 0.4, 0.4, 0.6, 0.6, 0.6], 6),  # better ones begin the count again
+        ([0.5, None, None, 0.5, None, 0.5], 6),  # an evaluation without a verdict says nothing
+    ],
+)
+def test_a_plateau_is_so_many_evaluations_that_are_not_better(accuracies: list[float | None], num_steps: int) -> None:
+    source = source_of(Phase("a", SHORT, None, Plateau(2, 0.1)), Phase("b", LONG, None))
+    for number, accuracy in enumerate(accuracies, start=1):
+        assert source.number == 0
+        step(source, accuracy=accuracy)
+        assert source.number == (number == num_steps)
+    assert source.endings == ["plateau"] and source.steps_done == [num_steps, 0]
+
+
+def test_steps_end_a_phase_before_its_plateau() -> None:
+    source = source_of(Phase("a", SHORT, 2, Plateau(2, 0.0)), Phase("b", LONG, None))
+    step(source, accuracy=0.1)
+    step(source, accuracy=0.2)
+    assert source.endings == ["steps"] and not source.is_over
+
+
+def test_metrics_tell_the_phase_its_step_and_its_epochs() -> None:
+    source = source_of()
+    for _ in range(8):
+        source.next(2)
+        source.observe([])
+        metrics = source.take_metrics()
+        source.advance()
+    assert metrics == {"curriculum/phase": 2.0, "curriculum/phase_step": 1.0, "curriculum/epochs": pytest.approx(2 / 3)}
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        {"steps_done": []},
+        {"steps_done": [-1]},
+        {"steps_done": [1, 2, 3], "endings": ["steps", "steps"]},
+        {"steps_done": [1, 2]},
+        {"steps_done": [1], "num_taken": "x"},
+        {"steps_done": [1], "other": 1},
+    ],
+)
+def test_a_state_that_is_none_is_refused(state: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="expected "):
+        source_of().load_state_dict(state)
+
+
+def phased(*phases: dict[str, Any], num_steps: int = 100) -> Config:
+    values = {
+        "model": {"path": "m"},
+        "data": {"max_prompt_tokens": 100},
+        "eval": {"num_prompts": 0},
+        "train": {"num_steps": num_steps, "prompts_per_step": 4},
+        "curriculum": {"phases": list(phases)},
+    }
+    return Config.model_validate(values)
+
+
+def prompts_of(*lengths: int) -> dict[str | None, list[Prompt]]:
+    return {None: [build_prompt(f"p{n}", token_ids=[1] * length) for n, length in enumerate(lengths)]}
+
+
+@settings(max_examples=60)
+@given(cuts=st.lists(st.integers(0, 90), min_size=2, max_size=5, unique=True), lengths=st.lists(st.integers(1, 100)))
+def test_windows_neither_overlap_nor_leave_gaps(cuts: list[int], lengths: list[int]) -> None:
+    cuts.sort()
+    windows = [[low, high] for low, high in pairwise(cuts)]
+    section = CurriculumSection.model_validate(
+        {"phases": [{"name": f"p{n}", "window": window, "steps": 1} for n, window in enumerate(windows)]}
+    )
+    for length in lengths:
+        assert sum(is_in(phase, length) for phase in section.phases) == (cuts[0] < length <= cuts[-1])
+
+
+def test_a_prompt_is_in_the_window_that_it_fills_to_the_last_token() -> None:
+    config = phased({"name": "short", "window": [2, 10], "steps": 3}, {"name": "long", "window": [10, 20]})
+    prompts = prompts_of(2, 3, 10, 11, 20, 21)
+    phases = build_phases(config, prompts)
+    assert [[p.prompt_id for p in phase.prompts] for phase in phases] == [["p1", "p2"], ["p3", "p4"]]
+    assert count_outside(config, prompts) == 2
+
+
+def test_epochs_are_whole_steps_of_the_phase() -> None:
+    """Seven prompts, three epochs: 21, in steps of 4 and of 3."""
+    first = {"name": "a", "window": [0, 10], "epochs": 3}
+    config = phased(first, {"name": "b", "window": [10, 20], "epochs": 3, "prompts_per_step": 3})
+    phases = build_phases(config, prompts_of(*[5] * 7, *[15] * 7))
+    assert [phase.num_steps for phase in phases] == [6, 7]
+    with pytest.raises(
+        ConfigError, match=r"curriculum.phases.1 \('b'\) never begins: .* take 6 steps, .* is 6. Remedy"
+    ):
+        build_phases(phased(*[phase.model_dump(exclude_none=True) for phase in config.curriculum.phases], num_steps=6),
+                     prompts_of(*[5] * 7, *[15] * 7))  # fmt: skip
+
+
+def test_a_window_without_rows_is_refused_with_the_counts_of_all() -> None:
+    config = phased(
+        {"name": "a", "window": [0, 10], "steps": 3},
+        {"name": "b", "window": [10, 20], "steps": 3},
+        {"name": "c", "window": [20, 40]},
+    )
+    with pytest.raises(
+        ConfigError,
+        match=r"curriculum.phases.2 \('c'\): none of the 3 rows of data.synth .* window \[20, 40\]: they have 4 to 12 "
+        r"tokens. Rows per window: a \(0, 10\]: 2, b \(10, 20\]: 1, c \(20, 40\]: 0. Remedy: ",
+    ):
+        build_phases(config, prompts_of(4, 5, 12))
+
+
+def test_what_a_phase_sets_is_laid_over_the_run(tmp_path: Path) -> None:
+    changed = {"prompts_per_step": 3, "mini_batch_prompts": 2, "max_tokens_per_micro_batch": 500, "num_completions": 5}
+    drawn = {"max_new_tokens": 8, "temperature": 0.5, "top_p": 0.75}
+    config = phased({"name": "a", "window": [0, 60], "train_path": str(tmp_path), "steps": 1, **changed, **drawn},
+                    {"name": "b", "window": [60, 90]})  # fmt: skip
+    first, second = phase_config(config, 0), phase_config(config, 1)
+    assert {key: getattr(first.train, key) for key in list(changed)[:3]} == dict(list(changed.items())[:3])
+    assert {key: getattr(first.rollout, key) for key in drawn} == drawn
+    assert first.algorithm.num_completions == 5
+    assert (first.data.max_prompt_tokens, first.data.train_path) == (60, str(tmp_path))
+    assert second == config.model_copy(update={"data": config.data.model_copy(update={"max_prompt_tokens": 90})})
+    plain = phased()
+    assert phase_config(plain, 0) is plain
