@@ -20,6 +20,7 @@ from hybridflow.algorithms.spec import algorithm_spec
 from hybridflow.batching.microbatch import build_units, plan_micro_batches
 from hybridflow.config.sections import Config, WorkerSection
 from hybridflow.errors import ProtocolError
+from hybridflow.loop.prompt_experts import check_experts, find_prompt_experts
 from hybridflow.types import Completion, FilteredBatch, Group, ScoredCompletion, TrainBatch, TrainSequence, Unknown
 
 ALL_STALE = "all_stale"
@@ -61,6 +62,8 @@ def build_batch(
         temperature, top_p = shared_distribution(kept)
         rows = [row for rows in rows_of_groups for row in rows]
         check_sampling_masks(rows, top_p)
+        if config.algorithm.routing_replay == "engine":
+            check_experts(rows)
         batch = plan_batch(rows, sizes, config.train, temperature=temperature, top_p=top_p)
     return FilteredBatch(batch, len(rows_of_groups), dropped, overlong, sum(stale), num_tokens, policy_version)
 
@@ -132,6 +135,7 @@ def _build_row(group: Group, member: ScoredCompletion, advantage: float, policy_
         loss_mask=[1] * len(completion.tokens),
         advantage=advantage,
         staleness=compute_staleness(completion, policy_version),
+        prompt_experts=find_prompt_experts(group, completion),
     )
 
 

@@ -84,12 +84,13 @@ def check_layouts(subject: Subject) -> Iterator[Finding]:
 def check_model_files(subject: Subject) -> Iterator[Finding]:
     """Check config, window and weights with the libraries of the run."""
     from hybridflow.preflight.inputs import check_model
-    from hybridflow.rollout.engine.arguments import check_names, check_sampling_mask
+    from hybridflow.rollout.engine.arguments import check_experts, check_names, check_sampling_mask
 
     subject.need_model()
     check_model(subject.config)
     check_names(subject.config.rollout.sglang)
     check_sampling_mask(smallest_top_p(subject.config))
+    check_experts(subject.config.algorithm.routing_replay == "engine")
     yield Finding("fact", f"window: {subject.config.rollout.context_tokens:,} tokens, which the model has")
 
 

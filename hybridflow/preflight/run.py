@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hybridflow.config.sections import Config
 from hybridflow.errors import ConfigError, HybridFlowError
-from hybridflow.preflight import data, machine, model, phases, verifiers
+from hybridflow.preflight import data, machine, model, phases, routing, verifiers
 from hybridflow.preflight.subject import AlreadyToldError, Check, Finding, Subject
 
 
@@ -22,6 +22,7 @@ def _check_judge(subject: Subject) -> Iterator[Finding]:
 QUICK = (
     Check("model", model.check_folder),
     Check("layout", model.check_layouts),
+    Check("experts", routing.check_routing),
     Check("data", data.check_rows),
     Check("golds", data.check_golds),
     Check("questions", data.check_questions),

@@ -145,6 +145,15 @@ def concatenate(parts: Sequence[TokenColumns]) -> TokenColumns:
     return build_columns({name: _join([part[name] for part in filled]) for name in filled[0]})
 
 
+def concatenate_packed(parts: Sequence[Packed]) -> Packed:
+    """The tokens of one part after another; ValueError where they are of different shapes."""
+    filled = [part for part in parts if len(part)]
+    kinds = {(part.shape, part.bytes_each) for part in filled}
+    if len(kinds) > 1:
+        raise ValueError(f"packed columns of {' and '.join(map(str, sorted(kinds)))} cannot be joined")
+    return Packed(*kinds.pop(), b"".join(part.data for part in filled)) if filled else NOT_PACKED
+
+
 def select(values: _V, places: Sequence[int]) -> _V:
     """The entries at some places, in their order."""
     if isinstance(values, Ragged):

@@ -109,8 +109,8 @@ def check_experts(tells_experts: bool) -> None:
 
     if TELLS_EXPERTS not in ServerArgs.__struct_fields__:
         raise ConfigError(
-            'algorithm.routing_replay = "engine": the installed SGLang does not say which experts it chose. Remedy: set '
-            f'algorithm.routing_replay = "off", or install a SGLang with {TELLS_EXPERTS}'
+            'algorithm.routing_replay = "engine": the installed SGLang does not say which experts it chose. Remedy: '
+            f'set algorithm.routing_replay = "off", or install a SGLang with {TELLS_EXPERTS}'
         )
 
 

@@ -42,7 +42,7 @@ class ExpertReader:
         Raises RolloutError, naming `what`, where it says nothing, of another number of tokens, or of experts that the
         model has not.
         """
-        remedy = 'Remedy: set algorithm.routing_replay = "off", or take out of rollout.sglang what the engine computes experts with'
+        remedy = 'Remedy: take out of rollout.sglang how experts are computed, or set algorithm.routing_replay = "off"'
         if encoded is None:
             raise RolloutError(f"SGLang does not say which experts computed {what}. {remedy}")
         shape = (num_tokens, len(self.experts.layers), self.experts.experts_per_token)
