@@ -51,7 +51,7 @@ class TrainStepResult:
     skipped: bool
     """The gradient or the loss was not finite, and nothing was changed."""
     routing: Disagreement | None = None
-    """Of the model's routers with the routed experts that they replayed."""
+    """Disagreement of the model's routers with the experts that they replayed."""
 
 
 class MegatronPolicy:

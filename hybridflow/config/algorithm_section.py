@@ -47,7 +47,7 @@ class AlgorithmSection(Section):
     """Reward per token for one nat of entropy of the distribution that it was drawn from; 0 leaves the term out. The
     released QwenLong-L1 code has 0.001."""
     routing_replay: Literal["off", "engine"] = "off"
-    """Of a mixture of experts: in the trainer's passes the routers choose anew, or take the experts that the engine
+    """Routers of a mixture of experts in the trainer's passes: they choose anew, or take the experts that the engine
     chose, and weigh them themselves."""
     mask_stale_tokens: bool = False
     """Tokens that an older policy decoded (rollout.over_sampling above 1) are read and not learnt from."""

@@ -20,8 +20,16 @@ from hybridflow.algorithms.spec import algorithm_spec
 from hybridflow.batching.microbatch import build_units, plan_micro_batches
 from hybridflow.config.sections import Config, WorkerSection
 from hybridflow.errors import ProtocolError
-from hybridflow.loop.prompt_experts import check_experts, find_prompt_experts
-from hybridflow.types import Completion, FilteredBatch, Group, ScoredCompletion, TrainBatch, TrainSequence, Unknown
+from hybridflow.types import (
+    Completion,
+    FilteredBatch,
+    Group,
+    Packed,
+    ScoredCompletion,
+    TrainBatch,
+    TrainSequence,
+    Unknown,
+)
 
 ALL_STALE = "all_stale"
 """Every token of the group was decoded by an older policy, and algorithm.mask_stale_tokens leaves these out."""
@@ -185,6 +193,39 @@ def check_sampling_masks(rows: Sequence[TrainSequence], top_p: float) -> None:
             f"completion {silent.sequence_id} was drawn with top_p = {top_p:g} and does not say which tokens were left "
             "in: its log-probabilities cannot be computed. Remedy: have engines return them, or set rollout.top_p = 1"
         )
+
+
+def find_prompt_experts(group: Group, completion: Completion) -> Packed:
+    """Find what `completion` or another of its group tells of the prompt; empty where nobody was asked.
+
+    A completion whose teller was lost with its engine has those of the teller that was decoded in its place.
+
+    Raises ProtocolError where it refers to one that is not there, or to itself.
+    """
+    heads = {member.head.completion_id: member.head for member in group.members}
+    head, asked = completion, [completion.completion_id]
+    while head.prompt_experts_of:
+        asked.append(head.prompt_experts_of)
+        if head.prompt_experts_of not in heads or len(asked) > len(heads) + 1:
+            raise ProtocolError(
+                f"experts of the prompt of group {group.group_id} are said to be with {' -> '.join(asked)}, which has "
+                "none. Remedy: run the same hybridflow version on every node"
+            )
+        head = heads[head.prompt_experts_of]
+    return head.prompt_experts
+
+
+def check_experts(rows: Sequence[TrainSequence]) -> None:
+    """Raises ProtocolError where a row does not say which experts computed each of its tokens."""
+    for row in rows:
+        found = len(row.prompt_experts), len(row.response.experts)
+        wanted = len(row.prompt_token_ids) - 1, len(row.response)
+        if found != wanted:
+            raise ProtocolError(
+                f"completion {row.sequence_id} says of {found[0]} + {found[1]} tokens of prompt and response which "
+                f'experts computed them, and algorithm.routing_replay = "engine" needs {wanted[0]} + {wanted[1]}. '
+                'Remedy: discard what was begun before it was set, or set algorithm.routing_replay = "off"'
+            )
 
 
 def split_evenly(rows_of_groups: Sequence[int], mini_batch_prompts: int | None) -> list[int]:

@@ -12,9 +12,9 @@ from hybridflow.preflight.subject import Finding, Subject
 from hybridflow.wire.codec import MAX_FRAME_BYTES
 
 OTHER_BYTES = 2**20
-"""Of a message, beside tokens and experts, rounded up."""
+"""Size of a message beside tokens and experts, rounded up."""
 TOKEN_BYTES = 32
-"""Of a token of a completion, beside its experts: id, log-probability, text."""
+"""Size of a token of a completion beside its experts: id, log-probability, text."""
 
 
 class ExpertSizes(Protocol):

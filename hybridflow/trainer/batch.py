@@ -73,7 +73,7 @@ def _pack_input(sequence: TrainSequence, columns: Sequence[str], row_id: int = 0
 
 
 def _routed_experts(sequence: TrainSequence) -> RoutedExperts | None:
-    """Of all tokens but the last; None where nobody told. ProtocolError for those of other tokens than the row's."""
+    """Experts of all tokens but the last; None where nobody told. ProtocolError where prompts miss some."""
     prompt, response = sequence.prompt_experts, sequence.response.experts
     if not len(response):
         return None

@@ -31,7 +31,7 @@ class TrainSequence(msgspec.Struct, frozen=True, kw_only=True):
     staleness: list[int] = []
     """[T] policy versions between the one that decoded a token and the present one; empty: all 0."""
     prompt_experts: Packed = NOT_PACKED
-    """Of all tokens of the prompt but the last, see `TokenColumns.experts`; rows of a group share one object."""
+    """Experts of all tokens of the prompt but the last, see `TokenColumns.experts`; a group shares one object."""
 
     @property
     def response_token_ids(self) -> list[int]:

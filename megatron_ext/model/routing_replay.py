@@ -127,7 +127,7 @@ class ExpertLayer(MoELayer):
     which need Transformer Engine."""
 
     routing: Routing | None = None
-    """Of the micro-batch that is computed next; None: the router decides."""
+    """Choice of the micro-batch that is computed next; None: the router decides."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config, _submodules(config))

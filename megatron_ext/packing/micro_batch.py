@@ -34,7 +34,7 @@ class PackInput:
     """By name, for each predicted token the number of its integers, and all of these. What another sequence has and
     this one has not is none for each of its tokens."""
     routed_experts: RoutedExperts | None = None
-    """Of all its tokens, what the model replays; None: its routers decide."""
+    """Choice for its tokens that the model replays; None: its routers decide."""
     row_id: int = 0
     group_id: int = 0
     """Numbers by which a loss tells rows, and groups of rows, apart; see `Rows`."""
@@ -65,7 +65,7 @@ class MicroBatch:
     ragged_inputs: dict[str, RaggedInput] = field(default_factory=dict)
     """By name, of the N positions: what the model (`sampling_mask`) or the loss takes of them."""
     routed_experts: RoutedExperts | None = None
-    """Of the T tokens, what the model replays; it stays on the CPU, each layer takes its own."""
+    """Choice for the T tokens that the model replays; it stays on the CPU, each layer takes its own."""
 
     @property
     def num_tokens(self) -> int:

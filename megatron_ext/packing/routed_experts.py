@@ -93,4 +93,4 @@ class Disagreement:
     num_differing_choices: int
     num_tokens: int
     num_differing_tokens: int
-    """Those that differ at any layer."""
+    """Tokens that differ at any layer."""

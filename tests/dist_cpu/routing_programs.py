@@ -19,7 +19,7 @@ from tests.dist_cpu.tiny_models import EXPERTS, make_rows
 
 MODEL = "qwen3_moe_mixed"
 LAYERS = (0, 2, 3)
-"""Those of its layers that have experts."""
+"""Layers that have experts."""
 NUM_EXPERTS, PER_TOKEN = EXPERTS["num_experts"], EXPERTS["num_experts_per_tok"]
 
 
@@ -85,7 +85,7 @@ class Watch:
 
 
 def replay(topology: Topology, layout: Layout, hf_dir: Path) -> dict[str, Any]:
-    """What routers decided, log-probabilities of all rows, two steps and the weights after them."""
+    """Decisions of routers, log-probabilities of all rows, two steps and the weights after them."""
     policy = MegatronPolicy(str(hf_dir), layout, topology, dtype=torch.float32, optimizer=OPTIONS, routing_replay=True)
     rows = routed_rows()
     watch = Watch(policy, rows)

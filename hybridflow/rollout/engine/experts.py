@@ -1,4 +1,4 @@
-"""Experts that SGLang chose: asked for with a request, read from its answer, and put to the completion.
+"""Experts that SGLang chose: asked for with a request, and read from its answer.
 
 SGLang 0.5.23 keeps what its routers chose beside the keys and values, in a host buffer with a row for each slot of the
 KV pool. So a prefix that came from the cache has the experts that computed it, whichever request that was, and a
@@ -19,11 +19,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from hybridflow.errors import RolloutError
-from hybridflow.types import Completion, GroupRequest, Packed
+from hybridflow.types import Packed
 from megatron_ext.hf.config import Experts
 from megatron_ext.hf.files import read_model_config
 
@@ -35,7 +34,7 @@ class ExpertReader:
     experts: Experts
 
     def read(self, encoded: str | None, num_tokens: int, what: str) -> Packed:
-        """Of so many tokens: layers with experts x experts of a token, a byte each where there are at most 256.
+        """Experts of so many tokens: layers with experts x experts of a token, a byte each where there are at most 256.
 
         `encoded` is base64 of int32 [tokens, all layers, experts of a token].
 
@@ -65,7 +64,7 @@ class ExpertReader:
 
 
 def open_reader(model_path: str) -> ExpertReader:
-    """Of the model that an engine serves. Raises RolloutError where it is no mixture of experts."""
+    """Reader for the model that an engine serves. Raises RolloutError where it is no mixture of experts."""
     experts = read_model_config(model_path).moe
     if experts is None:
         raise RolloutError(f"{model_path} has no experts to tell of")
@@ -89,34 +88,3 @@ def build_request(fields: dict[str, Any], starts: Sequence[int] | None) -> Any:
             return one
 
     return Request(**fields, return_routed_experts=True)
-
-
-class PromptExperts:
-    """Experts of the prompts of some groups, each told once: with the first completion of the group that ends."""
-
-    def __init__(self, of_groups: dict[str, Packed]) -> None:
-        self._of_groups = of_groups
-        self._told_by: dict[str, str] = {}
-
-    def start_of(self, request: GroupRequest) -> int:
-        """First position that a completion of the group is to tell of itself."""
-        return len(request.prompt.token_ids) - 1 if request.group_id in self._of_groups else 0
-
-    def add(self, completion: Completion, found: Packed) -> Completion:
-        """The completion with its experts, and those of its prompt or the id of the completion that has them.
-
-        `found` are those of its tokens, and of the rest of the prompt where that was asked of it.
-        """
-        own = completion.prompt_tokens - 1
-        if (prompt := self._of_groups.get(completion.group_id)) is None:
-            prompt, found = found.take(range(own)), found.take(range(own, len(found)))
-        if len(found) != len(completion.tokens) or len(prompt) != own:
-            raise RolloutError(
-                f"completion {completion.completion_id} has {len(completion.tokens)} tokens after a prompt of "
-                f"{completion.prompt_tokens}, and experts came for {len(found)} after {len(prompt)}"
-            )
-        tokens = msgspec.structs.replace(completion.tokens, experts=found)
-        teller = self._told_by.setdefault(completion.group_id, completion.completion_id)
-        if teller != completion.completion_id:
-            return msgspec.structs.replace(completion, tokens=tokens, prompt_experts_of=teller)
-        return msgspec.structs.replace(completion, tokens=tokens, prompt_experts=prompt)

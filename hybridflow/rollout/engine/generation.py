@@ -17,8 +17,9 @@ from typing import Any
 import msgspec
 
 from hybridflow.errors import RolloutError
-from hybridflow.rollout.engine.experts import ExpertReader, PromptExperts, build_request
+from hybridflow.rollout.engine.experts import ExpertReader, build_request
 from hybridflow.rollout.engine.sglang_messages import (
+    PromptExperts,
     check_reason,
     completion_seed,
     input_tokens,

@@ -6,8 +6,7 @@ import msgspec
 import pytest
 
 from hybridflow.errors import ProtocolError
-from hybridflow.loop.batch import build_train_sequences
-from hybridflow.loop.prompt_experts import check_experts, find_prompt_experts
+from hybridflow.loop.batch import build_train_sequences, check_experts, find_prompt_experts
 from hybridflow.types import Completion, Group, Packed, TokenColumns, TrainSequence
 from tests.builders import build_completion, build_prompt, build_request, build_scored
 

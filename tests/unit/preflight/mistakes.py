@@ -117,7 +117,7 @@ def _with_experts(*overrides: str) -> Callable[[Folder], None]:
             "moe_intermediate_size": 32,
         }
         path.write_text(json.dumps(config))
-        folder.set = ["algorithm.routing_replay=engine", "train.max_tokens_per_micro_batch=9100000", *overrides]
+        folder.set = ["algorithm.routing_replay=engine", "train.max_tokens_per_micro_batch=17100000", *overrides]
 
     return make
 
@@ -272,8 +272,8 @@ KEYS = [
     ),
     Mistake(
         "experts that no message holds",
-        _with_experts("data.max_prompt_tokens=9000000", "rollout.context_tokens=9100000"),
-        ["make a completion of data.max_prompt_tokens (9000000)", "tokens 69 MiB, and a message has at most 64"],
+        _with_experts("data.max_prompt_tokens=17000000", "rollout.context_tokens=17100000"),
+        ["make a completion of data.max_prompt_tokens (17000000)", "tokens 66 MiB, and a message has at most 64"],
     ),
     Mistake(
         "window above the model's",

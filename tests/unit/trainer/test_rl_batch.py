@@ -153,7 +153,7 @@ def routed(prompt: bytes, response: bytes) -> TrainSequence:
 
 
 def test_experts_stand_at_all_tokens_but_the_last() -> None:
-    """Those of the first response token are of the pass over the last prompt token. A row without any knows none."""
+    """The first response token has those of the pass over the last prompt token. A row without any knows none."""
     bare = TrainSequence(sequence_id="b", prompt_token_ids=[1], response=TokenColumns(ids=[2]), loss_mask=[1])
     batch = TrainBatch(sequences=[routed(b"abcd", b"efgh"), bare], plan=[[[[0, 1]], [[]]]], temperature=1.0)
     (micro_batch,) = pack_rank(batch, 0)

@@ -9,7 +9,8 @@ import pytest
 
 from hybridflow.errors import RolloutError
 from hybridflow.rollout.cpu.host_memory import allocate
-from hybridflow.rollout.engine.experts import ExpertReader, PromptExperts
+from hybridflow.rollout.engine.experts import ExpertReader
+from hybridflow.rollout.engine.sglang_messages import PromptExperts
 from hybridflow.types import Packed, TokenColumns
 from megatron_ext.hf.config import Experts
 from tests.builders import build_completion, build_prompt, build_request
