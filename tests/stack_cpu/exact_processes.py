@@ -217,16 +217,20 @@ class Trainer:
 class EngineProcess:
     """SGLang as the rollout actor drives it."""
 
-    def __init__(self, hf_dir: Path, section: RolloutSection, tells_experts: bool) -> None:
+    def __init__(
+        self, hf_dir: Path, section: RolloutSection, tells_experts: bool, dtype: str, initial_version: int | None
+    ) -> None:
         from hybridflow.rollout.cpu.process_server import start_server
         from hybridflow.rollout.engine.sglang_engine import SGLangEngine
         from megatron_ext.platform.device import CPU
 
         start_server()
 
-        arguments = build_arguments(section, dtype="float32", seed=0, tells_experts=tells_experts)
+        arguments = build_arguments(section, dtype=dtype, seed=0, tells_experts=tells_experts)
         verify = section.verify_weights
-        self.engine = SGLangEngine(str(hf_dir), arguments, run_seed=0, index=0, verify=verify, device=CPU)
+        self.engine = SGLangEngine(
+            str(hf_dir), arguments, run_seed=0, index=0, verify=verify, device=CPU, initial_version=initial_version
+        )
         self.begin_weights = self.engine.begin_weights
         self.load_bucket = self.engine.load_bucket
         self.end_weights = self.engine.end_weights
@@ -280,7 +284,10 @@ class EngineProcess:
         os._exit(0)
 
 
-def start_engine(hf_dir: Path, tp: int, *, tells_experts: bool = False) -> Served:
+def start_engine(
+    hf_dir: Path, tp: int, *, tells_experts: bool = False, dtype: str = "float32", initial_version: int | None = None
+) -> Served:
+    """`initial_version` confirms the weights of `hf_dir`; without it they have to be published."""
     section = RolloutSection(
         tp_size=tp,
         num_threads=1,
@@ -289,4 +296,5 @@ def start_engine(hf_dir: Path, tp: int, *, tells_experts: bool = False) -> Serve
         max_running_requests=8,
         verify_weights="all",
     )
-    return Served(EngineProcess, hf_dir, section, tells_experts, environment=engine_environment(section, 0))
+    given = (hf_dir, section, tells_experts, dtype, initial_version)
+    return Served(EngineProcess, *given, environment=engine_environment(section, 0))
