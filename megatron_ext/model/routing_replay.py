@@ -162,7 +162,7 @@ def expert_layers(config: TransformerConfig) -> list[int]:
     return [layer for layer in range(config.num_layers) if not isinstance(frequency, list) or frequency[layer]]
 
 
-def follow_segments(chunks: Sequence[torch.nn.Module]) -> None:
+def follow_segments(chunks: Sequence[Any]) -> None:
     """Hands each layer with experts the routing that comes with the segments of its micro-batch, at every call."""
 
     def hand_over(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

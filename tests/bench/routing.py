@@ -18,7 +18,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -32,20 +32,17 @@ from hybridflow.batching.microbatch import build_units, plan_micro_batches
 from hybridflow.config.algorithm_section import AlgorithmSection
 from hybridflow.loop.batch import build_train_sequences
 from hybridflow.policy.init import write_policy
-from hybridflow.trainer.batch import pack_rank
-from hybridflow.trainer.policy_update import update_policy
 from hybridflow.types import Completion, Group, Lease, Packed, SamplingParams, TrainBatch, TrainSequence
-from megatron_ext.optimizer.optimizer import OptimizerOptions
 from megatron_ext.parallel.layout import Layout
-from megatron_ext.parallel.topology import init_distributed, shutdown_distributed
-from megatron_ext.policy import MegatronPolicy
 from tests.builders import build_prompt, build_request, build_scored
 from tests.dist_cpu.launch import free_port
 from tests.stack_cpu.exact_processes import start_engine
 from tests.stack_cpu.moe_model import write_moe
 
+if TYPE_CHECKING:
+    from megatron_ext.policy import MegatronPolicy
+
 ROOT = Path(__file__).parents[2]
-OPTIONS = OptimizerOptions(lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0, clip_grad=1.0)
 TOKENS_PER_MICRO_BATCH = 2048
 
 
@@ -56,6 +53,9 @@ def main() -> None:
         write_policy(ROOT / "configs/models/tiny", dense, seed=0)
         write_moe(dense, moe)
         rows = draw_rows(moe, arguments)
+        # SGLang's processes import this file too, and Megatron with their own libraries: so not at its top.
+        from megatron_ext.parallel.topology import init_distributed, shutdown_distributed
+
         topology = init_distributed(0, 1, "127.0.0.1", free_port(), Layout(), seed=0)
         try:
             print(json.dumps(measure(moe, rows, topology, arguments)))
@@ -99,6 +99,11 @@ def draw_rows(model: Path, arguments: argparse.Namespace) -> list[TrainSequence]
 
 
 def measure(model: Path, rows: list[TrainSequence], topology: Any, arguments: argparse.Namespace) -> dict[str, Any]:
+    from hybridflow.trainer.policy_update import update_policy
+    from megatron_ext.optimizer.optimizer import OptimizerOptions
+    from megatron_ext.policy import MegatronPolicy
+
+    options = OptimizerOptions(lr=arguments.lr, betas=(0.9, 0.95), weight_decay=0.0, clip_grad=1.0)
     plan = [plan_micro_batches(build_units(rows), num_dp_ranks=1, max_tokens_per_micro_batch=TOKENS_PER_MICRO_BATCH)]
     free = [
         msgspec.structs.replace(
@@ -109,7 +114,7 @@ def measure(model: Path, rows: list[TrainSequence], topology: Any, arguments: ar
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[arguments.dtype]
 
     def open_policy(replays: bool) -> MegatronPolicy:
-        return MegatronPolicy(str(model), Layout(), topology, dtype=dtype, optimizer=OPTIONS, routing_replay=replays)
+        return MegatronPolicy(str(model), Layout(), topology, dtype=dtype, optimizer=options, routing_replay=replays)
 
     given, bare = (TrainBatch(sequences=some, plan=plan, temperature=1.0) for some in (rows, free))
     order = [number for micro_batch in plan[0][0] for number in micro_batch]
@@ -140,6 +145,8 @@ def told_experts(row: TrainSequence) -> Tensor:
 
 def read(policy: MegatronPolicy, batch: TrainBatch) -> tuple[list[Tensor], Tensor]:
     """What routers choose, bool [T, L, E] per row, and log-probabilities of all counted tokens, in plan order."""
+    from hybridflow.trainer.batch import pack_rank
+
     maps: list[Tensor] = []
     layers = policy.model.decoder.layers
     hooks = [layer.mlp.router.register_forward_hook(lambda _, __, output: maps.append(output[1])) for layer in layers]

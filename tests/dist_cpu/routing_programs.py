@@ -90,7 +90,7 @@ def replay(topology: Topology, layout: Layout, hf_dir: Path) -> dict[str, Any]:
     rows = routed_rows()
     watch = Watch(policy, rows)
     logprobs = policy.logprobs(pack_rows(rows, 3, layout), temperature=TEMPERATURE)
-    compared = watch.num_compared, watch.wrong
+    compared = watch.num_compared, list(watch.wrong)
     size = topology.dp_size
     cuts = [0, *(1 + number * (len(rows) - 2) // size for number in range(size - 1)), len(rows)]
     mine = rows[cuts[topology.dp_rank] : cuts[topology.dp_rank + 1]]
