@@ -41,6 +41,7 @@ def mount_commands() -> None:
     """Adds the commands of the other packages, once however often `main` is called in a process."""
     from hybridflow.data.commands import app as data_app
     from hybridflow.policy.commands import app as model_app
+    from hybridflow.tools.algorithm_commands import mount as mount_algorithm
     from hybridflow.tools.commands import mount as mount_tools
     from hybridflow.tools.config_command import mount as mount_config
     from hybridflow.tools.judge_commands import mount as mount_judge
@@ -52,6 +53,7 @@ def mount_commands() -> None:
     app.add_typer(data_app, name="data")
     app.add_typer(model_app, name="model")
     mount_tools(app)
+    mount_algorithm(app)
     mount_config(app)
     mount_judge(app)
     mount_score(app)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from hybridflow.types import (
     GroupRequest,
+    MeasuredRow,
     MemoryTag,
     RolloutReport,
     SamplingParams,
@@ -62,7 +63,26 @@ class CheckpointReader(Protocol):
     def load_checkpoint(self, directory: Path) -> None: ...
 
 
-class PolicyTrainer(CheckpointWriter, Protocol):
+class ReferenceTrainer(Protocol):
+    """Keeps a second policy, which is not trained, and measures rows by both before an update."""
+
+    def keep_reference(self, directory: Path | None, verified: bool = False) -> None:
+        """The weights in a Hugging Face folder, or else the present ones, are the reference from now on.
+
+        `verified`: the folder has a manifest by which it is checked.
+        """
+        ...
+
+    def save_reference(self, directory: Path) -> None:
+        """Writes it as a Hugging Face folder, from which it comes back bit for bit."""
+        ...
+
+    def measure(self, batch: TrainBatch, columns: Sequence[str]) -> list[MeasuredRow]:
+        """Per row, a value for each counted token: `old_logprobs`, `entropy` of the policy, `ref_logprobs`."""
+        ...
+
+
+class PolicyTrainer(CheckpointWriter, ReferenceTrainer, Protocol):
     """Trains the policy by RL, and keeps what came of it."""
 
     def reset_optimizer(self) -> None: ...
@@ -123,6 +143,10 @@ class Decoder(Protocol):
 
     def start(self, requests: list[GroupRequest], sampling: SamplingParams) -> None:
         """Starts decoding; completions arrive on the reward stream."""
+        ...
+
+    def extend(self, requests: list[GroupRequest]) -> None:
+        """Further groups of what is being decoded, before `poll` has given the report."""
         ...
 
     def poll(self) -> RolloutReport | None:

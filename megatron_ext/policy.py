@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from megatron_ext.optimizer.optimizer import (
     reset_optimizer,
     wrap_data_parallel,
 )
+from megatron_ext.optimizer.reference import ReferenceWeights
 from megatron_ext.optimizer.residency import PARTS, ActivationOffload, Moved, Part, Residency
 from megatron_ext.packing.micro_batch import MicroBatch
 from megatron_ext.packing.routed_experts import Disagreement
@@ -92,6 +93,7 @@ class MegatronPolicy:
         if routing_replay and self.hf_config.moe is None:
             raise UnsupportedModelError(f"routing_replay with model_type = {self.hf_config.model_type!r}: no experts")
         self.routing_replay = routing_replay
+        self._reference: ReferenceWeights | None = None
         with arithmetic_of(dtype):
             self.chunks = build_model(self.hf_config, layout, topology, dtype, self.kernels)
             for chunk in self.chunks:
@@ -147,6 +149,34 @@ class MegatronPolicy:
                 with_entropy=with_entropy,
                 replays_routing=self.routing_replay,
             )
+
+    def keep_reference(self, hf_dir: str | Path | None = None) -> None:
+        """Makes the weights in `hf_dir`, of this architecture, or else the present ones, those of the reference.
+
+        Raises as loading a model does; the reference is then the one that it was.
+        """
+        self._require("weights")
+        self._finish_weights()
+        parameters = [parameter for chunk in self.chunks for parameter in chunk.parameters()]
+        reference = ReferenceWeights(parameters, self.topology.computes_on)
+        if hf_dir is not None:
+            with reference.in_place(), arithmetic_of(self.dtype):
+                for chunk in self.chunks:
+                    load_hf_weights(chunk, hf_dir, self.topology)
+        self._reference = reference
+
+    @contextmanager
+    def as_reference(self) -> Iterator[None]:
+        """Inside, this is the reference policy: `logprobs` and `save_hf` are of its weights. Not for training.
+
+        RuntimeError without a reference.
+        """
+        if self._reference is None:
+            raise RuntimeError("this policy has no reference: keep_reference was not called")
+        self._require("weights")
+        self._finish_weights()
+        with self._reference.in_place():
+            yield
 
     def train_step(
         self,

@@ -101,7 +101,7 @@ class LeaveOneOut:
 
 @dataclass(frozen=True)
 class BatchNormalised:
-    """REINFORCE++ with the group's mean as its baseline (arXiv 2501.03262v3 and later, "REINFORCE++-baseline").
+    """REINFORCE++ with the group's mean as its baseline (arXiv 2501.03262, "REINFORCE++-baseline").
 
         a = r - mean of the group;   A = (a - mean of a) / (std of a + 1e-6), both over all completions of the step
 

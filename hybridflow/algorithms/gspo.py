@@ -31,6 +31,8 @@ class SequenceRatio:
     Each token of a sequence has the sequence's loss, so `sequence_mean` gives the paper's mean over sequences, and no
     other aggregation does: a sum over tokens would weigh a sequence by its length again. The paper's clips are 3e-4 and
     4e-4. Deviation: log s is clamped to +-MAX_LOG_RATIO, outside of which there is no gradient.
+
+    The clip fractions are the shares of tokens whose sequence was clipped.
     """
 
     clip_low: float

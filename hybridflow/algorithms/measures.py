@@ -77,7 +77,7 @@ class EngineMismatch:
     |trainer - engine|, and estimates of KL(engine || trainer).
 
     Of tokens of the present policy it is the difference of engine and trainer alone; of older ones it holds what the
-    policy has learnt since, so these are told apart.
+    policy has learnt since, so these are told apart. For the estimate log ratios are clamped as in `PolicyRatio`.
     """
 
     columns: ClassVar = (OLD_LOGPROBS, "rollout_logprobs", STALENESS)
@@ -94,5 +94,5 @@ class EngineMismatch:
         return {
             "policy/logprob_gap": gap_N,
             "policy/logprob_gap_max": gap_N,
-            "policy/logprob_kl": compute_kl(log_ratio_N),
+            "policy/logprob_kl": compute_kl(log_ratio_N.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)),
         }

@@ -15,12 +15,15 @@ P = TypeVar("P")
 class Registry(Generic[P]):
     """Parts of one kind by name. An entry is a frozen dataclass, or "module:Class", imported when it is first built.
 
-    The fields of the class are the parameters that it takes, by the names of their configuration keys.
+    The fields of the class are the parameters that it takes, by the names of their configuration keys. Where there is
+    an entry `own`, a function of the user's own, "module:function", has the place of a name; it becomes the field
+    `call` of that entry.
     """
 
-    def __init__(self, kind: str, entries: Mapping[str, str | type]) -> None:
+    def __init__(self, kind: str, entries: Mapping[str, str | type], own: str = "") -> None:
         self._kind = kind
         self._entries = dict(entries)
+        self._own = own
 
     @property
     def names(self) -> list[str]:
@@ -34,16 +37,21 @@ class Registry(Generic[P]):
 
     def find(self, name: str) -> type:
         """The class of a part. Raises ConfigError for a name that is not registered."""
+        if self._own and ":" in name:
+            return _find(self._own)
         if name not in self._entries:
-            raise ConfigError(f"no {self._kind} {name!r}. Remedy: take one of {', '.join(self.names)}")
+            own = ', or "module:function"' if self._own else ""
+            raise ConfigError(f"no {self._kind} {name!r}. Remedy: take one of {', '.join(self.names)}{own}")
         return _find(self._entries[name])
 
     def build(self, name: str, parameters: Mapping[str, Any]) -> P:
         """The part `name`, made with those of `parameters` that it takes.
 
-        Raises ConfigError for a name that is not registered, and for a parameter that is missing.
+        Raises ConfigError for a name that is not registered, for a parameter that is missing, and for a function of the
+        user's own that does not load or cannot be called.
         """
         part = self.find(name)
+        parameters = {**parameters, "call": name}
         fields = [field for field in dataclasses.fields(part) if field.init]
         missing = [field.name for field in fields if field.name not in parameters and not _has_default(field)]
         if missing:
@@ -72,6 +80,7 @@ FILTERS: Registry[Any] = Registry(
         "known_share": "hybridflow.algorithms.filters:KnownShare",
         "same_reward": "hybridflow.algorithms.filters:SameReward",
     },
+    own="hybridflow.algorithms.own.on_groups:OwnFilter",
 )
 ADVANTAGES: Registry[Any] = Registry(
     "advantage",
@@ -82,6 +91,7 @@ ADVANTAGES: Registry[Any] = Registry(
         "reinforce_pp": "hybridflow.algorithms.advantages:BatchNormalised",
         "task_std": "hybridflow.algorithms.advantages:TaskNormalised",
     },
+    own="hybridflow.algorithms.own.on_groups:OwnAdvantage",
 )
 MASKS: Registry[Any] = Registry(
     "mask",
@@ -99,6 +109,18 @@ TERMS: Registry[Any] = Registry(
         "sapo": "hybridflow.algorithms.sapo:SoftGate",
         "nll": "hybridflow.algorithms.losses:NegativeLogLikelihood",
         "entropy": "hybridflow.algorithms.entropy_bonus:EntropyBonus",
+        "reference_kl": "hybridflow.algorithms.reference_kl:ReferenceKL",
+    },
+    own="hybridflow.algorithms.own.on_tokens:OwnLoss",
+)
+CORRECTIONS: Registry[Any] = Registry(
+    "correction",
+    {
+        "tis": "hybridflow.algorithms.corrections:TruncatedImportanceSampling",
+        "icepop": "hybridflow.algorithms.corrections:IcePop",
+        "geometric": "hybridflow.algorithms.corrections:GeometricMask",
+        "outlier": "hybridflow.algorithms.corrections:OutlierMask",
+        "off_policy": "hybridflow.algorithms.corrections:OffPolicyMask",
     },
 )
 AGGREGATIONS: Registry[Any] = Registry(
@@ -115,5 +137,7 @@ MEASURES: Registry[Any] = Registry(
         "entropy": "hybridflow.algorithms.measures:Entropy",
         "policy_ratio": "hybridflow.algorithms.measures:PolicyRatio",
         "engine_mismatch": "hybridflow.algorithms.measures:EngineMismatch",
+        "reference_distance": "hybridflow.algorithms.reference_kl:ReferenceDistance",
     },
+    own="hybridflow.algorithms.own.on_tokens:OwnMetric",
 )

@@ -16,6 +16,8 @@ class ObjectiveSpec(msgspec.Struct, frozen=True, kw_only=True):
     terms: list[str]
     """Losses per token that add up: the policy loss, a KL term, an entropy bonus."""
     aggregation: str
+    corrections: list[str] = []
+    """Weights per token of the first term, which multiply."""
     measures: list[str] = []
     parameters: dict[str, Any] = {}
     """By the names of configuration keys; each part takes its own."""
@@ -37,7 +39,7 @@ def algorithm_spec(config: Config) -> AlgorithmSpec:
     """The algorithm that the sections `algorithm` and `reward` set."""
     section = config.algorithm
     return AlgorithmSpec(
-        filters=["too_few_known", "known_share", "same_reward"],
+        filters=["too_few_known", "known_share", *section.filter],
         advantage=section.advantage,
         masks=["fresh_tokens"] if section.mask_stale_tokens else [],
         objective=policy_spec(section, max_new_tokens=config.rollout.max_new_tokens),
@@ -46,19 +48,28 @@ def algorithm_spec(config: Config) -> AlgorithmSpec:
 
 
 def policy_spec(section: AlgorithmSection, max_new_tokens: int | None = None) -> ObjectiveSpec:
-    """The loss and aggregation that the section names, an entropy bonus if any, and what a step tells of them.
+    """The loss and aggregation that the section names, what is added to the loss and weighs it, and what is told.
 
     `max_new_tokens` bounds a completion; it is the constant normaliser where the section does not set one, and may be
     None where that is not asked for.
     """
-    parameters = section.model_dump()
+    kl, correction = section.kl, section.rollout_correction
+    parameters = section.model_dump() | correction.model_dump()
     if section.normaliser_tokens is None:
         parameters["normaliser_tokens"] = max_new_tokens
+    terms = [section.loss]
+    terms += ["reference_kl"] if kl.place == "loss" else []
+    terms += ["entropy"] if section.entropy_coefficient else []
     return ObjectiveSpec(
-        terms=[section.loss, *(["entropy"] if section.entropy_coefficient else [])],
+        terms=terms,
         aggregation=section.aggregation,
-        measures=["entropy", "policy_ratio", "engine_mismatch"],
-        parameters=parameters,
+        corrections=correction.parts,
+        measures=[
+            *("entropy", "policy_ratio", "engine_mismatch"),
+            *(["reference_distance"] if kl.is_on else []),
+            *section.metrics,
+        ],
+        parameters=parameters | {"kl_coefficient": kl.coefficient, "kl_estimator": kl.estimator},
     )
 
 

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from hybridflow.config.algorithm_parts import find_part_conflicts, with_own_defaults
+from hybridflow.config.algorithm_parts import PARAMETERS, find_part_conflicts, with_own_defaults
 from hybridflow.config.conflicts import CONFLICT_BREAK
+from hybridflow.config.function_names import Functions, GroupFilters, one_of
 from hybridflow.config.presets import Name
+from hybridflow.config.regularisation_sections import AEPOSection, KLSection
+from hybridflow.config.rollout_correction_section import RolloutCorrectionSection
 from hybridflow.config.section import Section
+
+Loss = Annotated[
+    Literal["clip", "dual_clip", "gspo", "cispo", "sapo"] | str, AfterValidator(one_of(*PARAMETERS["loss"]))
+]
+Advantage = Annotated[
+    Literal["group_relative", "dr_grpo", "rloo", "reinforce_pp", "task_std"] | str,
+    AfterValidator(one_of(*PARAMETERS["advantage"])),
+]
 
 
 class AlgorithmSection(Section):
@@ -20,11 +31,12 @@ class AlgorithmSection(Section):
     its source: hybridflow config --preset NAME. Empty: none."""
     num_completions: int = Field(default=8, ge=2)
     """Completions per prompt: the size of a group."""
-    loss: Literal["clip", "dual_clip", "gspo", "cispo", "sapo"] = "clip"
-    """Loss of a token: clipped surrogate; with a dual clip; of whole sequences; clipped weights; soft gate."""
-    advantage: Literal["group_relative", "dr_grpo", "rloo", "reinforce_pp", "task_std"] = "group_relative"
+    loss: Loss = "clip"
+    """Loss of a token: clipped surrogate; with a dual clip; of whole sequences; clipped weights; soft gate; or a
+    function of one's own, "module:function"."""
+    advantage: Advantage = "group_relative"
     """Reward against: mean and deviation of its group (GRPO); the mean; the others of its group; the group's mean with
-    the deviation over the step, or over its task in the step (QwenLong-L1.5)."""
+    the deviation over the step, or over its task in the step (QwenLong-L1.5); or a function, "module:function"."""
     aggregation: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
     """Mean over the step's tokens; over sequences of their means; over sequences of their sums over a constant."""
     clip_low: float = Field(default=0.2, gt=0, le=1)
@@ -49,13 +61,48 @@ class AlgorithmSection(Section):
     routing_replay: Literal["off", "engine"] = "off"
     """Routers of a mixture of experts in the trainer's passes: they choose anew, or take the experts that the engine
     chose, and weigh them themselves."""
+    rollout_correction: RolloutCorrectionSection = RolloutCorrectionSection()
+    """Weights for tokens that engine and trainer do not hold for equally probable."""
     mask_stale_tokens: bool = False
     """Tokens that an older policy decoded (rollout.over_sampling above 1) are read and not learnt from."""
+    kl: KLSection = KLSection()
+    aepo: AEPOSection = AEPOSection()
+    filter: GroupFilters = Field(default_factory=lambda: ["same_reward"])
+    """Filters of groups, of which the first that gives a reason counts: "same_reward", whose groups have no advantages,
+    and functions of one's own, "module:function". Groups with too few known rewards are left out in any case."""
+    metrics: Functions = Field(default_factory=list)
+    """Functions of one's own, "module:function", that give a value per token; the mean is logged as own/<function>."""
+    parameters: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Values of parameters of one's own functions, by name."""
+    module_folders: list[str] = Field(default_factory=list)
+    """Where "module:function" is looked for before the installed packages; those of the configuration files and the
+    working folder are added where a function is named."""
+
+    @property
+    def names_module(self) -> bool:
+        """Whether a part is named as "module:function"."""
+        return bool(self.functions)
+
+    @property
+    def functions(self) -> dict[str, list[str]]:
+        """Functions of the user's own, by key."""
+        named = {"loss": [self.loss], "advantage": [self.advantage], "filter": self.filter, "metrics": self.metrics}
+        return {key: found for key, names in named.items() if (found := [name for name in names if ":" in name])}
 
     @model_validator(mode="before")
     @classmethod
     def _take_defaults_of_the_loss(cls, values: Any) -> Any:
         return with_own_defaults(values) if isinstance(values, dict) else values
+
+    @field_validator("aepo", mode="before")
+    @classmethod
+    def _refuse_no_thresholds(cls, given: Any) -> Any:
+        if given == {}:
+            raise ValueError(
+                "algorithm.aepo is there without algorithm.aepo.high and algorithm.aepo.low: AEPO needs two thresholds "
+                "of entropy, and none is published. Remedy: set both, or remove the section"
+            )
+        return given
 
     @model_validator(mode="after")
     def _check_parts(self) -> AlgorithmSection:

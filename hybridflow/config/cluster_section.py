@@ -19,6 +19,10 @@ class StallSection(Section):
     """Decoding and scoring of a step: no completion, no verdict, no token of an engine."""
     train_s: float = Field(default=1200.0, gt=0)
     """Optimizer steps of an RL step: no micro-batch was finished."""
+    measure_s: float = Field(default=1200.0, gt=0)
+    """A forward pass over a step's rows before rewards and advantages are made of it (KL in the reward, AEPO)."""
+    reference_s: float = Field(default=1200.0, gt=0)
+    """The reference's forward pass over them, and the writing and reading of its weights."""
     sync_s: float = Field(default=1200.0, gt=0)
     """Publishing of weights: no worker went on to another round."""
     hand_over_s: float = Field(default=1200.0, gt=0)

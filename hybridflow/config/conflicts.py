@@ -44,6 +44,13 @@ def find_own_conflicts(config: Config) -> Iterator[str]:
             f"train.mini_batch_prompts ({mini}) is above train.prompts_per_step ({prompts}): a step has no such "
             f"mini-batch. Remedy: lower the first, or leave it out for one optimizer step per step"
         )
+    if config.rollout.dynamic_sampling and config.rollout.over_sampling > 1 and config.algorithm.mask_stale_tokens:
+        yield (
+            f"rollout.dynamic_sampling = true with rollout.over_sampling ({config.rollout.over_sampling:g}) above 1 "
+            f"and algorithm.mask_stale_tokens = true: a group that was kept from the step before has older tokens "
+            f"alone, so nothing of it would be learnt though it counts. Remedy: set algorithm.mask_stale_tokens = "
+            f"false, or rollout.over_sampling = 1"
+        )
     buffer, limit = config.reward.overlong.buffer_tokens, config.rollout.max_new_tokens
     if buffer > limit:
         yield (

@@ -27,12 +27,12 @@ def find_idle_keys(config: Any, tree: TomlTree) -> Iterator[str]:
         for name in dict.fromkeys(name for names in keys_of.values() for name in names):
             key = f"algorithm.{name}"
             source = tree.source_of(tuple(key.split(".")))
-            if source is None or is_resolved(source) or part not in keys_of:
+            if source is None or is_resolved(source):
                 continue
             takers = [taker for taker, names in keys_of.items() if name in names]
             if preset is not None and source == name_source(preset):
                 meant = next((value.value for value in read_preset(preset).values if value.key == choice), part)
-                if choice == BOUND and meant != part:
+                if choice == BOUND and meant != part and part in keys_of:
                     yield _tell_bound(choice, key, meant, preset, config, tree)
             elif part not in takers:
                 yield _tell_idle(choice, key, takers, config, tree)

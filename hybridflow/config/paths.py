@@ -1,4 +1,4 @@
-"""Relative paths in a configuration, and the folders in which a verifier "module:function" is looked for.
+"""Relative paths in a configuration, and the folders in which a "module:function" is looked for.
 
 A path in a .toml file is taken from that file's folder where it exists there, and becomes absolute; else it stays as it
 is, from the working folder. In a run's resolved.json it is the other way round: there the run began in the working
@@ -13,18 +13,23 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeGuard, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, TypeGuard, TypeVar, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel
 
-from hybridflow.config.reward_sections import RewardSection
 from hybridflow.config.toml_tree import KeyPath, TomlTree, format_key_path
 from hybridflow.errors import ConfigError
 
+if TYPE_CHECKING:
+    from hybridflow.config.algorithm_section import AlgorithmSection
+    from hybridflow.config.reward_sections import RewardSection
 
-def add_module_folders(section: RewardSection, files: Sequence[Path]) -> RewardSection:
+_S = TypeVar("_S", "RewardSection", "AlgorithmSection")
+
+
+def add_module_folders(section: _S, files: Sequence[Path]) -> _S:
     """The section with the folders of the configuration `files`, last first, and the working folder in
-    `module_folders`, as absolute paths behind those that it names; as it is where no verifier is a "module:function".
+    `module_folders`, as absolute paths behind those that it names; as it is where it names no "module:function".
     """
     if not section.names_module:
         return section
@@ -33,9 +38,14 @@ def add_module_folders(section: RewardSection, files: Sequence[Path]) -> RewardS
     return section.model_copy(update={"module_folders": list(found)})
 
 
+Words = tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class _IsPath:
-    """Marks a field whose text is the path of something that is read."""
+    """Marks a field whose text is the path of something that is read, or one of `words`, which are none."""
+
+    words: Words = ()
 
 
 def _check_path(text: str) -> str:
@@ -48,6 +58,8 @@ def _check_path(text: str) -> str:
 AnyPath = Annotated[str, AfterValidator(_check_path)]
 InputPath = Annotated[AnyPath, _IsPath()]
 """A file or folder to read."""
+StartOrInputPath = Annotated[AnyPath, _IsPath(words=("start",))]
+"""A file or folder to read, or "start", which is none."""
 
 
 def resolve_paths(tree: TomlTree, root: type[BaseModel], files: Sequence[Path], *, must_exist: bool) -> None:
@@ -57,8 +69,10 @@ def resolve_paths(tree: TomlTree, root: type[BaseModel], files: Sequence[Path], 
     those of `--set` that are beside a file alone.
     """
     problems: list[str] = []
-    for key_path in _path_keys(root, (), tree.values):
+    for key_path, words in _path_keys(root, (), tree.values):
         table, value = _find(tree.values, key_path)
+        if value in words:
+            continue
         if isinstance(value, str) and value.startswith("~"):
             value = table[key_path[-1]] = os.path.expanduser(value)
         source = tree.source_of(key_path)
@@ -78,8 +92,8 @@ def resolve_paths(tree: TomlTree, root: type[BaseModel], files: Sequence[Path], 
         raise ConfigError("\n".join(problems))
 
 
-def _path_keys(model: type[BaseModel], prefix: KeyPath, values: Any) -> Iterator[KeyPath]:
-    """Keys of paths below `model`; in a list of sections, those of each item that `values` has."""
+def _path_keys(model: type[BaseModel], prefix: KeyPath, values: Any) -> Iterator[tuple[KeyPath, Words]]:
+    """Keys of paths below `model`, and words that are none; in a list of sections, of each item that `values` has."""
     for name, field in model.model_fields.items():
         annotation, inner = field.annotation, values.get(name) if isinstance(values, dict) else None
         if _is_section(annotation):
@@ -87,17 +101,18 @@ def _path_keys(model: type[BaseModel], prefix: KeyPath, values: Any) -> Iterator
         elif get_origin(annotation) is list and _is_section(item := get_args(annotation)[0]):
             for number, one in enumerate(inner if isinstance(inner, list) else []):
                 yield from _path_keys(item, (*prefix, name, number), one)
-        elif _is_path((*field.metadata, annotation)):
-            yield (*prefix, name)
+        elif (mark := _find_mark((*field.metadata, annotation))) is not None:
+            yield (*prefix, name), mark.words
 
 
 def _is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def _is_path(parts: tuple[Any, ...]) -> bool:
-    """Whether the mark is on an annotation, or within it: `InputPath | None`."""
-    return any(isinstance(part, _IsPath) or _is_path(get_args(part)) for part in parts)
+def _find_mark(parts: tuple[Any, ...]) -> _IsPath | None:
+    """The mark on an annotation, or within it: `InputPath | None`."""
+    found = (part if isinstance(part, _IsPath) else _find_mark(get_args(part)) for part in parts)
+    return next((mark for mark in found if mark is not None), None)
 
 
 def _find(values: Any, key_path: KeyPath) -> tuple[Any, Any]:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict, field_validator, model_validator
 
+from hybridflow.config.function_names import FILE_NAME, to_module
 from hybridflow.config.judge_section import JudgeSection
 from hybridflow.config.section import Section
 
@@ -30,16 +31,6 @@ THINKING_TAGS = (
 """Marks of Qwen, DeepSeek, Claude, Seed, Mistral, Kimi, Sky-T1, Command, Gemma, gpt-oss; the last pair is left of
 the channels of gpt-oss where special tokens are not decoded."""
 _VERIFIER_NAME = re.compile(r"[A-Za-z_][\w.-]*(?::[A-Za-z_][\w.]*)?")
-
-
-_FILE_NAME = re.compile(r"([\w-]+)\.py(:\w+)?$")
-"""A file in place of its module."""
-
-
-def _to_module(name: str) -> str:
-    """ "module:function" with what is known of both; a module has no folders in its name: it is found by them."""
-    found = _FILE_NAME.search(name)
-    return f'"{found[1]}{found[2] or ":function"}"' if found else '"module:function"'
 
 
 class RulesSection(Section):
@@ -74,8 +65,8 @@ class RulesSection(Section):
                     f"the key of {name!r} is empty, which stands in every data_source. Remedy: name an ability "
                     f"(doc-qa, doc-math, doc-mc) or a part of a data_source"
                 )
-            if _FILE_NAME.search(name):
-                raise ValueError(f"{key!r} is given {name!r}, which is a file. Remedy: write {_to_module(name)}")
+            if FILE_NAME.search(name):
+                raise ValueError(f"{key!r} is given {name!r}, which is a file. Remedy: write {to_module(name)}")
             if not _VERIFIER_NAME.fullmatch(name):
                 raise ValueError(
                     f"{key!r} is given {name!r}, which is neither a name nor a function. Remedy: give the name of a "
@@ -98,8 +89,8 @@ class FunctionSection(Section):
     @field_validator("call")
     @classmethod
     def _check_call(cls, call: str) -> str:
-        if not _VERIFIER_NAME.fullmatch(call) or _FILE_NAME.search(call):
-            raise ValueError(f"{call!r} is neither a name nor a function. Remedy: write {_to_module(call)}")
+        if not _VERIFIER_NAME.fullmatch(call) or FILE_NAME.search(call):
+            raise ValueError(f"{call!r} is neither a name nor a function. Remedy: write {to_module(call)}")
         return call
 
     @property

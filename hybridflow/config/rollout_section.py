@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -35,12 +36,22 @@ class RolloutSection(Section):
     """Texts that end a completion."""
     over_sampling: float = Field(default=1.0, ge=1, le=8)
     """Groups under way in a step, as a multiple of train.prompts_per_step. Once as many as that are complete the rest
-    is stopped and carried over to the next step."""
+    is stopped and carried over to the next step. Where completions are resumed it counts as at most 1 +
+    rollout.max_staleness: more groups would be too old before a step could train on them."""
+    dynamic_sampling: bool = False
+    """Only groups that a filter lets through count for a step, those whose rewards differ; each other one is replaced
+    at once by a new group, until train.prompts_per_step count. What is complete beyond that is kept for the next step.
+    """
+    max_generation_batches: int = Field(default=10, ge=1)
+    """With dynamic sampling: most groups of a step, carried ones included, as a multiple of those under way."""
+    when_too_few: Literal["train", "skip"] = "train"
+    """Outcome of a step that has too few groups that count after max_generation_batches: it trains on these, or is
+    skipped and leaves them to the next step."""
     partial: Literal["resume", "discard"] = "resume"
     """Carried groups in the next step: their completions are continued, or start again."""
     max_staleness: int = Field(default=2, ge=1)
-    """Most policy versions between the one that decoded a token and the one that its step began with; a carried group
-    with an older token starts again."""
+    """Most policy versions between the one that decoded a token and the one that its step began with. A step does not
+    end before the groups are complete that the next one could not train on."""
     start_timeout_s: float = Field(default=1800.0, gt=0)
     """Longest time until an engine answers after its start: 65 GB of weights are read, kernels compiled."""
     heartbeat_s: float = Field(default=1.0, gt=0)
@@ -88,6 +99,18 @@ class RolloutSection(Section):
                 f"rollout.hang_timeout_s ({self.hang_timeout_s:g}) is not above rollout.heartbeat_s "
                 f"({self.heartbeat_s:g}): every engine would be taken for hung. Remedy: raise the first"
             )
+        if not self.dynamic_sampling and (self.max_generation_batches != 10 or self.when_too_few != "train"):
+            raise ValueError(
+                f"rollout.max_generation_batches ({self.max_generation_batches}) and rollout.when_too_few "
+                f"({self.when_too_few!r}) say when dynamic sampling gives up, and rollout.dynamic_sampling is false. "
+                f"Remedy: set rollout.dynamic_sampling = true, or leave both out"
+            )
+        if self.dynamic_sampling and self.max_generation_batches == 1 and self.over_sampling == 1:
+            raise ValueError(
+                "rollout.dynamic_sampling = true with rollout.max_generation_batches (1) and rollout.over_sampling "
+                "(1): a step would begin no group beyond those that it needs, so none could be replaced. Remedy: "
+                "raise one of the two"
+            )
         if self.over_sampling > 1 and self.partial == "resume" and self.stop:
             raise ValueError(
                 f"rollout.stop ({self.stop}) with rollout.over_sampling ({self.over_sampling:g}) above 1: a stop text "
@@ -95,3 +118,18 @@ class RolloutSection(Section):
                 f"rollout.partial = 'discard', or end completions by a token"
             )
         return self
+
+    @property
+    def carries_groups(self) -> bool:
+        """Whether a step may leave groups to the next one."""
+        return self.over_sampling > 1 or self.dynamic_sampling
+
+    @property
+    def kept_versions(self) -> int:
+        """Versions over which a group is kept; 0: what was begun under another one starts again."""
+        return self.max_staleness if self.partial == "resume" else 0
+
+    def count_under_way(self, prompts_per_step: int) -> int:
+        """Groups under way in a step that trains on so many."""
+        wanted = math.ceil(round(prompts_per_step * self.over_sampling, 6))
+        return min(wanted, prompts_per_step * (1 + self.kept_versions)) if self.kept_versions else wanted

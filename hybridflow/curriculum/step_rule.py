@@ -6,6 +6,7 @@ count. Groups that do not count stay in the step: filters leave them out of the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -51,3 +52,28 @@ class EveryCompleteGroup:
 
     def num_more(self, progress: Progress) -> int:
         return 0
+
+
+@dataclass(frozen=True)
+class TeachingGroups:
+    """Dynamic sampling (DAPO, arXiv 2503.14476): groups count that no filter leaves out; the others are replaced.
+
+    DAPO, and the released code of QwenLong-L1, decode a batch, filter it, and decode another one where too few are
+    left. Here each group that is left out is replaced at once, so that engines have as much to do as before.
+    """
+
+    reason_to_drop: Callable[[Group], str | None]
+    """As the filters have it; None: the group teaches."""
+    count_under_way: Callable[[int], int]
+    """Groups that count or are open, of so many needed, as long as there are tries."""
+    max_generation_batches: int
+    """Most groups of a step, as a multiple of that."""
+
+    def counts(self, group: Group) -> bool:
+        return self.reason_to_drop(group) is None
+
+    def num_more(self, progress: Progress) -> int:
+        num_under_way = self.count_under_way(progress.num_needed)
+        num_alive = progress.num_counted + progress.num_open
+        num_tries_left = num_under_way * self.max_generation_batches - num_alive - progress.num_rejected
+        return max(0, min(num_under_way - num_alive, num_tries_left))

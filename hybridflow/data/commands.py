@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +16,10 @@ from rich.progress import track
 from hybridflow.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from hybridflow.data.synth.spec import Split
+    from hybridflow.data.synth.spec import Split, SynthSpec
+
+QUIET_S = 10.0
+"""Longest time between two lines of progress where there is no terminal."""
 
 
 class Ability(StrEnum):
@@ -75,6 +80,7 @@ def common() -> None:
 class Tier(StrEnum):
     easy = "easy"
     hard = "hard"
+    long = "long"
 
 
 class FileFormat(StrEnum):
@@ -86,16 +92,29 @@ class FileFormat(StrEnum):
 def synth(
     output: Annotated[Path, typer.Option(help="Folder for train and test files; made if it does not exist.")],
     tier: Annotated[
-        Tier, typer.Option(help="easy: word look-up for tiny models. hard: long reports and contracts.")
+        Tier,
+        typer.Option(
+            help="easy: word look-up for tiny models. hard: long reports and contracts. long: bundles of several "
+            "documents, questions across them."
+        ),
     ] = Tier.easy,
-    doc_tokens: Annotated[int, typer.Option(help="Document length; in the hard tier 4 characters are a token.")] = 128,
+    doc_tokens: Annotated[
+        int,
+        typer.Option(
+            help="Document length (long: of the whole prompt); 4 characters are a token but in the easy tier."
+        ),
+    ] = 128,
     min_doc_tokens: Annotated[
         int | None, typer.Option(help="Shortest document of the train file, whose lengths are then spread evenly.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(help="Model folder: lengths of the long tier are in tokens of its tokenizer.json."),
     ] = None,
     num_train: Annotated[int, typer.Option(min=1, help="Rows in the train file.")] = 1024,
     num_test: Annotated[int, typer.Option(min=1, help="Rows in the test file.")] = 256,
     num_records: Annotated[
-        int, typer.Option(help="Records (easy), or issuers and agreements (hard), per document.")
+        int, typer.Option(help="Records (easy) or issuers and agreements (hard) of a document; documents (long).")
     ] = 8,
     seed: Annotated[int, typer.Option(max=2**63 - 1, help="The same seed gives the same files.")] = 0,
     file_format: Annotated[FileFormat, typer.Option("--format", help="File format.")] = FileFormat.parquet,
@@ -103,11 +122,16 @@ def synth(
     """Generate documents with questions and exact gold answers.
 
     The easy tier is what a 160K-parameter model learns in a minute on a laptop. The hard tier reads like financial
-    reports and bundles of contracts, at any length, with look-up, two-hop, arithmetic and four-choice questions.
+    reports and bundles of contracts, at any length, with look-up, two-hop, arithmetic and four-choice questions. The
+    long tier has bundles of several documents: two hops and arithmetic go from one to another.
 
+    \b
     Example: hybridflow data synth --tier hard --doc-tokens 20000 --num-train 500 --num-test 50 --output runs/reports
+    The third phase of a curriculum, 1,600 rows of 60K to 120K tokens:
+    hybridflow data synth --tier long --min-doc-tokens 60000 --doc-tokens 120000 --num-train 1600 --num-test 100
+      --tokenizer MODEL_FOLDER --output runs/long
     """
-    from hybridflow.data.rows import write_rows
+    from hybridflow.data.rows import stream_rows
     from hybridflow.data.synth import SynthSpec, generate_row
 
     try:
@@ -122,11 +146,35 @@ def synth(
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, item['loc'])) or 'size'}: {item['msg']}" for item in error.errors()]
         raise ConfigError("cannot generate this data set: " + "; ".join(problems)) from error
-    console = Console(stderr=True)
+    if tokenizer is not None:
+        spec = _in_tokens_of(tokenizer, spec, seed)
     counts: dict[Split, int] = {"train": num_train, "test": num_test}
     for split, count in counts.items():
-        indices = track(range(count), description=f"{split} rows", console=console, disable=not console.is_terminal)
-        rows = [generate_row(spec, split, seed, index) for index in indices]
+        rows = (generate_row(spec, split, seed, index) for index in _followed(split, count))
         path = output / f"{split}.{file_format.value}"
-        write_rows(path, rows)
-        typer.echo(f"{path}: {count} rows")
+        typer.echo(f"{path}: {stream_rows(path, rows)} rows")
+
+
+def _in_tokens_of(folder: Path, spec: SynthSpec, seed: int) -> SynthSpec:
+    """The same lengths in tokens of a model. Raises ConfigError for a tier that does not count so."""
+    from hybridflow.data.synth.measure import measure_chars
+
+    if spec.tier != "long":
+        raise ConfigError(
+            f"--tokenizer {folder} with --tier {spec.tier}: only the long tier has lengths in a model's tokens"
+        )
+    chars = measure_chars(folder, spec, seed)
+    typer.echo(f"{chars:.3f} characters are a token of {folder}", err=True)
+    return spec.model_copy(update={"chars_per_token": chars})
+
+
+def _followed(split: str, count: int) -> Iterator[int]:
+    """Numbers of rows, with a bar on a terminal, else a line each ten seconds."""
+    console = Console(stderr=True)
+    numbers = track(range(count), description=f"{split} rows", console=console, disable=not console.is_terminal)
+    last = time.monotonic()
+    for number in numbers:
+        if not console.is_terminal and time.monotonic() - last > QUIET_S:
+            last = time.monotonic()
+            typer.echo(f"{time.strftime('%H:%M:%S')} {split} rows {number}/{count}", err=True)
+        yield number

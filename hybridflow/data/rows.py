@@ -9,8 +9,10 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,12 @@ from hybridflow.data.schema import COLUMNS, BadRow, Row, check_columns, parse_ro
 from hybridflow.errors import DataError
 from hybridflow.reading import Unreadable
 
-__all__ = ["Row", "load_rows", "read_rows", "write_rows"]
+__all__ = ["Row", "load_rows", "read_rows", "stream_rows", "write_rows"]
 
 MOST_BAD_ROWS = 10_000
 """So many first rows of which none can be used: the file holds something else."""
+BATCH_ROWS = 32
+"""Rows of a Parquet file's row group that is written while rows are made: 16 MB with the longest prompts."""
 DEMONSTRATION_COLUMNS = (*COLUMNS, "messages", "conversations", "system", "tools", "response", "completion")
 
 
@@ -84,34 +88,66 @@ def write_rows(path: str | Path, rows: Sequence[Row]) -> None:
     the path, if the file system refuses.
     """
     path = Path(path)
-    if path.suffix not in (PARQUET, *JSON_SUFFIXES):
-        raise DataError(f"{path}: unknown suffix {path.suffix!r}. Remedy: use one of {PARQUET}, .jsonl, .json")
-    try:
-        _write_rows(path, [to_record(row) for row in rows])
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written: {error.strerror or error}. Remedy: make room, or name a folder that you can "
-            "write to"
-        ) from error
-
-
-def _write_rows(path: Path, records: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    part = Path(name)
-    try:
+    records = [to_record(row) for row in rows]
+    with _whole_file(path) as part:
         if path.suffix == PARQUET:
             _with_equal_golds(records)
             table = pa.Table.from_pylist(records) if records else pa.table({column: [] for column in COLUMNS})
             pq.write_table(table, part)
         else:
-            with part.open("w", encoding="utf-8") as file:
-                file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+            _write_lines(part, records)
+
+
+def stream_rows(path: str | Path, rows: Iterable[Row]) -> int:
+    """The same for rows that are made one by one and all have the keys of the first, each with one gold: `BATCH_ROWS`
+    of them are in memory at a time. Gives their number. What `rows` raises leaves the old file as it is."""
+    path, counted = Path(path), count()
+    records = (to_record(row) for row, _ in zip(rows, counted, strict=False))
+    with _whole_file(path) as part:
+        if path.suffix == PARQUET:
+            _write_batches(part, records)
+        else:
+            _write_lines(part, records)
+    return next(counted)
+
+
+def _write_batches(part: Path, records: Iterator[dict[str, Any]]) -> None:
+    """Parquet, a row group per batch; the first batch decides the types of the columns."""
+    first = pa.Table.from_pylist(list(islice(records, BATCH_ROWS)))
+    with pq.ParquetWriter(part, first.schema, compression="zstd") as writer:
+        writer.write_table(first)
+        while batch := list(islice(records, BATCH_ROWS)):
+            writer.write_table(pa.Table.from_pylist(batch, schema=first.schema))
+
+
+def _write_lines(part: Path, records: Iterable[dict[str, Any]]) -> None:
+    with part.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+@contextmanager
+def _whole_file(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write to, which takes its place at the end; it is removed on an error, which is DataError
+    where the file system refuses."""
+    if path.suffix not in (PARQUET, *JSON_SUFFIXES):
+        raise DataError(f"{path}: unknown suffix {path.suffix!r}. Remedy: use one of {PARQUET}, .jsonl, .json")
+    part: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+        part = Path(name)
+        yield part
         part.chmod(0o666 & ~_umask())
         part.replace(path)
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be written: {error.strerror or error}. Remedy: make room, or name a folder that you can "
+            "write to"
+        ) from error
     finally:
-        part.unlink(missing_ok=True)
+        if part is not None:
+            part.unlink(missing_ok=True)
 
 
 def _umask() -> int:

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from hybridflow.algorithms.advantages import group_rewards
 from hybridflow.algorithms.algorithm import Algorithm, build_algorithm
 from hybridflow.algorithms.overlong import compute_overlong_penalty
@@ -24,6 +26,8 @@ from hybridflow.types import (
     Completion,
     FilteredBatch,
     Group,
+    Measured,
+    MeasuredRow,
     Packed,
     ScoredCompletion,
     TrainBatch,
@@ -33,10 +37,16 @@ from hybridflow.types import (
 
 ALL_STALE = "all_stale"
 """Every token of the group was decoded by an older policy, and algorithm.mask_stale_tokens leaves these out."""
+AEPO_MASKED = "aepo_masked"
+"""AEPO leaves out completions of negative advantage, and the group has no other."""
 
 
 def build_batch(
-    groups: list[Group], config: Config, policy_version: int | None = None, algorithm: Algorithm | None = None
+    groups: list[Group],
+    config: Config,
+    policy_version: int | None = None,
+    algorithm: Algorithm | None = None,
+    measured: Measured | None = None,
 ) -> FilteredBatch:
     """Filters, advantages, rows, mini-batches, and micro-batches over the data parallel ranks.
 
@@ -45,6 +55,7 @@ def build_batch(
         config: Sizes, layout and penalties.
         policy_version: The present one, from which the staleness of tokens counts.
         algorithm: None: the one that `config` says.
+        measured: What the trainer has measured of the rows of `build_measured_batch`; None where nothing was asked for.
 
     Raises:
         ProtocolError: completions were drawn from different distributions, so that no temperature is that of the batch.
@@ -53,17 +64,24 @@ def build_batch(
     kept, dropped = algorithm.filter_groups(groups)
     overlong = compute_overlong(groups, config)
     rewards = [add_overlong(group_rewards(group), overlong.get(group.group_id)) for group in kept]
+    measured = measured or Measured()
+    rewards = [subtract_prices(group, r, measured.kl_prices) for group, r in zip(kept, rewards, strict=True)]
     found = algorithm.advantage(kept, rewards)
     advantages = {group.group_id: of_group for group, of_group in zip(kept, found, strict=True)}
     rows_of_groups = [build_train_sequences([group], advantages, policy_version) for group in kept]
     stale = [sum(age > 0 for age in row.staleness) for rows in rows_of_groups for row in rows]
     num_tokens = sum(len(row.response) for rows in rows_of_groups for row in rows)
+    masked_fraction = 0.0
+    if measured.rows:
+        rows_of_groups = [add_measured(rows, measured.rows) for rows in rows_of_groups]
+    if measured.leaves_out_negative:
+        num_rows = sum(map(len, rows_of_groups))
+        rows_of_groups = [[row for row in rows if not row.advantage < 0] for rows in rows_of_groups]
+        masked_fraction = 1 - sum(map(len, rows_of_groups)) / num_rows if num_rows else 0.0
+        rows_of_groups = _without_empty(rows_of_groups, kept, dropped, AEPO_MASKED)
     if algorithm.masks:
         rows_of_groups = [algorithm.mask_rows(rows) for rows in rows_of_groups]
-        for group, rows in zip(kept, rows_of_groups, strict=True):
-            if not rows:
-                dropped.setdefault(ALL_STALE, []).append(group.group_id)
-        rows_of_groups = [rows for rows in rows_of_groups if rows]
+        rows_of_groups = _without_empty(rows_of_groups, kept, dropped, ALL_STALE)
     batch = None
     if rows_of_groups:
         sizes = split_evenly([len(rows) for rows in rows_of_groups], config.train.mini_batch_prompts)
@@ -73,7 +91,32 @@ def build_batch(
         if config.algorithm.routing_replay == "engine":
             check_experts(rows)
         batch = plan_batch(rows, sizes, config.train, temperature=temperature, top_p=top_p)
-    return FilteredBatch(batch, len(rows_of_groups), dropped, overlong, sum(stale), num_tokens, policy_version)
+    return FilteredBatch(
+        batch,
+        len(rows_of_groups),
+        dropped,
+        overlong,
+        sum(stale),
+        num_tokens,
+        policy_version,
+        measured,
+        masked_fraction,
+    )
+
+
+def build_measured_batch(groups: list[Group], config: Config, algorithm: Algorithm | None = None) -> TrainBatch | None:
+    """The rows of which `build_batch` is to know what the trainer measures: every token of every completion that has a
+    verdict, of the groups that the filters keep. None where there is none. Raises as `build_batch`."""
+    kept, _ = (algorithm or build_algorithm(algorithm_spec(config))).filter_groups(groups)
+    known = {group.group_id: [None if r is None else 0.0 for r in group_rewards(group)] for group in kept}
+    rows = build_train_sequences(kept, known)
+    if not rows:
+        return None
+    temperature, top_p = shared_distribution(kept)
+    check_sampling_masks(rows, top_p)
+    if config.algorithm.routing_replay == "engine":
+        check_experts(rows)
+    return plan_batch(rows, [len(rows)], config.train, temperature=temperature, top_p=top_p)
 
 
 def compute_overlong(groups: list[Group], config: Config) -> dict[str, list[float]]:
@@ -100,6 +143,34 @@ def add_overlong(rewards: Sequence[float | None], penalties: Sequence[float] | N
     if penalties is None:
         return list(rewards)
     return [None if r is None else r + penalty for r, penalty in zip(rewards, penalties, strict=True)]
+
+
+def subtract_prices(
+    group: Group, rewards: Sequence[float | None], prices: Mapping[str, float]
+) -> Sequence[float | None]:
+    """[G] rewards less the price of each completion's distance from the reference; as they are where nothing costs."""
+    if not prices:
+        return rewards
+    return [
+        None if reward is None else reward - prices[member.head.completion_id]
+        for member, reward in zip(group.members, rewards, strict=True)
+    ]
+
+
+def add_measured(rows: Sequence[TrainSequence], measured: Mapping[str, MeasuredRow]) -> list[TrainSequence]:
+    """The rows with what was measured of each."""
+    return [msgspec.structs.replace(row, measured=measured[row.sequence_id]) for row in rows]
+
+
+def _without_empty(
+    rows_of_groups: list[list[TrainSequence]], kept: list[Group], dropped: dict[str, list[str]], reason: str
+) -> list[list[TrainSequence]]:
+    """The groups that have rows; the others go from `kept` to `dropped`."""
+    for group, rows in zip(kept, rows_of_groups, strict=True):
+        if not rows:
+            dropped.setdefault(reason, []).append(group.group_id)
+    kept[:] = [group for group, rows in zip(kept, rows_of_groups, strict=True) if rows]
+    return [rows for rows in rows_of_groups if rows]
 
 
 def build_train_sequences(

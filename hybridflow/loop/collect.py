@@ -18,7 +18,6 @@ from hybridflow.recording.recorder import Recorder
 from hybridflow.recording.sinks import Stage
 from hybridflow.recording.timeline import Mark
 from hybridflow.types import Collected, Group, GroupRequest, RolloutReport, SamplingParams, ScoredCompletion
-from hybridflow.wire.messages import build_completion_id
 
 POLL_S = 0.1
 """Longest time between two looks at the engines, which wait for more work, or have to be replaced."""
@@ -60,8 +59,8 @@ def collect_step(
 
     Consumes scored completions in order of arrival; waits for the engines' report and one verdict per completion that
     was decoded to its end; is unblocked by each verdict, or each `POLL_S`, to keep the engines at work and to see
-    whether a worker died (`check_workers` raises then). Groups that `refill` begins are decoded when what was asked for
-    before has been: a further round of the same step.
+    whether a worker died (`check_workers` raises then). Engines get the groups that `refill` begins at once: beside
+    what they decode or, once they have told that all is decoded, as a further round of the same step.
     Raises MissingVerdictsError, naming completions, if verdicts stay away for `verdict_timeout_s` after decoding has
     ended, and RolloutError if engines abort what nobody stopped. `mark` is told when decoding begins and ends and of
     each verdict.
@@ -106,8 +105,6 @@ class _Step:
         self._mark = mark
         self._refill = refill
         self._reports: list[RolloutReport] = []
-        self._waiting: list[GroupRequest] = []
-        """Groups of the next round."""
         self._num_added = 0
         self._is_stopped = False
         self.is_decoding = False
@@ -117,10 +114,12 @@ class _Step:
         return self.assembly.is_settled and not self.is_decoding
 
     def begin(self) -> None:
+        if self.assembly.is_enough:  # earlier steps left all that this one needs
+            self.assembly.drop(self.assembly.awaited)
         requests = self.assembly.requests
         self._stream.expect(requests)
         self._mark("decode_begin")
-        self._start(requests)
+        self._decode(requests)
         self._ask_rule()
 
     def stop_if_enough(self) -> None:
@@ -128,20 +127,14 @@ class _Step:
             return
         self._rollout.stop()
         self._is_stopped = True
-        never = [build_completion_id(one.group_id, index) for one in self._waiting for index in one.indices]
-        self._waiting = []
-        self._stream.withdraw(never)
-        self.assembly.drop(never)
 
     def look(self) -> None:
-        """Keeps the engines at work; after their report the next round begins."""
+        """Keeps the engines at work."""
         report = self._rollout.poll()
-        if report is None:
-            return
-        self._reports.append(report)
-        self.is_decoding = False
-        self._mark("decode_end")
-        self._start_waiting()
+        if report is not None:
+            self._reports.append(report)
+            self.is_decoding = False
+            self._mark("decode_end")
 
     def drop(self) -> None:
         """Takes away what was stopped before any engine had begun it."""
@@ -174,7 +167,11 @@ class _Step:
                 f"{len(aborted)} of {len(self._plan.requests) + self._num_added} groups were aborted though the step "
                 f"was not stopped, first {aborted[0].group_id}: see logs/engine-*.log"
             )
-        counts = replace(self._plan.counts, num_started=self._plan.counts.num_started + self._num_added)
+        counts = replace(
+            self._plan.counts,
+            num_started=self._plan.counts.num_started + self._num_added,
+            num_short=self.assembly.num_short,
+        )
         return Collected(groups=groups, report=add_reports(self._reports), counts=counts, carried=carried)
 
     def _ask_rule(self) -> None:
@@ -186,17 +183,14 @@ class _Step:
             self._num_added += len(requests)
             self.assembly.extend(requests)
             self._stream.expect(requests)
-            self._waiting += requests
-            self._start_waiting()
+            self._decode(requests)
 
-    def _start_waiting(self) -> None:
-        if self._waiting and not self.is_decoding:
-            waiting, self._waiting = self._waiting, []
-            self._start(waiting)
-
-    def _start(self, requests: list[GroupRequest]) -> None:
-        self._rollout.start(requests, self._sampling)
-        self.is_decoding = True
+    def _decode(self, requests: list[GroupRequest]) -> None:
+        if self.is_decoding:
+            self._rollout.extend(requests)
+        else:
+            self._rollout.start(requests, self._sampling)
+            self.is_decoding = True
 
 
 def add_reports(reports: Sequence[RolloutReport]) -> RolloutReport:

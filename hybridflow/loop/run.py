@@ -6,15 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hybridflow.config.sections import Config
+from hybridflow.loop.batch import build_measured_batch
 from hybridflow.loop.checkpoints import Checkpoints
 from hybridflow.loop.evaluation import Evaluation
+from hybridflow.loop.measuring import Measuring
 from hybridflow.loop.phases import RunPhases
+from hybridflow.loop.reference import keep_reference
 from hybridflow.loop.train_groups import TrainGroups
 from hybridflow.protocols import PolicyTrainer
 from hybridflow.recording.recorder import Recorder
 from hybridflow.recording.run_folder.train_folder import TrainFolder
 from hybridflow.recording.state import RunState
 from hybridflow.runtime.colocation import Colocation
+from hybridflow.types import Collected, Measured
 
 
 @dataclass(kw_only=True)
@@ -35,11 +39,15 @@ class Run:
     checkpoints: Checkpoints
     warm_up: Callable[[int], None]
     """Runs the supervised stage of this index."""
+    measuring: Measuring
+    """Asks the trainer for what KL and AEPO need before a batch is made."""
     compare_engines: Callable[[Config, int], None]
     """Raises ModelMismatchError unless trainer and engines compute the same model; given a phase's configuration, and
     the step that it begins after."""
     check_metrics: Callable[[int, dict[str, float]], None]
     """Raises where the metrics of a step say that the run should not go on."""
+    needs_other_workers: bool = False
+    """The phase that was entered last is of another layout: it goes on from the checkpoint with workers of its own."""
 
     @property
     def is_over(self) -> bool:
@@ -56,10 +64,14 @@ class Run:
 
     def advance(self) -> bool:
         """Enters the next phase where it is due; whether it is. What the old one has begun is given up, and counted."""
+        before = self.phases.opening
         if self.is_over or not self.phases.advance():
             return False
         self.config = self.phases.config
-        self.state.groups.discarded += self.groups.begin_phase(self.config)
+        self.needs_other_workers = self.phases.opening != before
+        given_up = self.groups.begin_phase(self.config)
+        self.state.groups.discarded += len(given_up)
+        self.state.lengths.give_up(given_up)
         return True
 
     def begin_phase(self) -> None:
@@ -75,7 +87,7 @@ class Run:
 
     def hand_to_trainer(self) -> None:
         """Gives the trainer the device, where it is shared in time; engines serve nothing until `sync_weights`."""
-        if self.colocation.is_shared:
+        if self.colocation.is_shared and not self.colocation.is_with_trainer:
             with self.recorder.phase("hand_over"):
                 self.colocation.to_trainer()
 
@@ -83,6 +95,30 @@ class Run:
         """Gives the engines the present weights under the present version, and the device."""
         with self.recorder.phase("sync"):
             self.colocation.sync_weights(self.state.policy_version)
+
+    def hand_to_engines(self) -> None:
+        """Gives the device back, where it is shared in time, with the weights as they were."""
+        if self.colocation.is_with_trainer and self.colocation.is_shared:
+            self.sync_weights()
+
+    def keep_reference(self) -> None:
+        """Sets what KL is measured from: the policy as RL begins, or a directory's, kept in the run folder."""
+        if self.config.algorithm.kl.is_on:
+            with self.recorder.phase("reference"), self.colocation.trainer_present():
+                has_begun = self.state.rl_step > 0
+                keep_reference(self.trainer, self.config.algorithm.kl, self.folder.reference, has_begun=has_begun)
+
+    def measure(self, collected: Collected) -> Measured | None:
+        """Has the trainer measure the rows of a step for KL and AEPO; None, by default, where they need nothing."""
+        if not self.measuring.is_needed:
+            return None
+        batch = build_measured_batch(collected.groups, self.config)
+        if batch is None:
+            return None
+        self.hand_to_trainer()
+        measured = self.measuring.measure(batch, self.state.is_masking_negatives)
+        self.state.is_masking_negatives = measured.leaves_out_negative
+        return measured
 
     def evaluate_before(self) -> None:
         """Measures what RL starts from: once, and never on weights that RL has changed."""
@@ -97,8 +133,8 @@ class Run:
             self.phases.observe_evaluation(self.state.evals_latest)
 
     def checkpoint_if_due(self) -> None:
-        """Saves each `checkpoint.every_steps`, and after the last step."""
-        if self._is_due(self.config.checkpoint.every_steps):
+        """Saves each `checkpoint.every_steps`, after the last step, and for workers of another layout."""
+        if self._is_due(self.config.checkpoint.every_steps) or self.needs_other_workers:
             self.checkpoint()
 
     def checkpoint(self) -> None:
@@ -106,7 +142,8 @@ class Run:
         with self.recorder.phase("checkpoint"), self.colocation.trainer_present():
             self.state.wall_s = self.recorder.wall_s
             self.state.source = self.groups.save_source()
-            self.checkpoints.save(self.trainer, self.state, self.groups.partial_groups)
+            self.checkpoints.save(self.trainer, self.state, self.groups.kept)
+            self.phases.save_difficulty(self.folder.difficulty)
 
     def export(self) -> None:
         """Writes the final policy as a Hugging Face directory, once the last checkpoint is on the disk."""

@@ -7,10 +7,11 @@ others are carried over, as far as they are:
                 the first `num_needed` complete ones are trained on            --->  the rest is carried over
     step k + 1  ...
 
-So every prompt that was taken is either in the batch of a step or carried. A group of which any token would be older
-than `max_staleness` versions is discarded as a whole: its prompt begins again, in the same place, under an id of the
-new step, but with the seeds of its first begin. With fresh seeds a long completion would be drawn again and again until
-a short one ends in time, and the policy would see lengths that it did not choose.
+So every prompt that was taken is either in the batch of a step or carried. A step goes on until the groups are complete
+that later steps could not train on within `max_staleness` versions (`admission.py`), so none is too old. Where nothing
+may be older (`rollout.partial = "discard"`) a carried group is discarded as a whole: its prompt begins again, in the
+same place, under an id of the new step, but with the seeds of its first begin. With fresh seeds a long completion would
+be drawn again and again until a short one ends in time, and the policy would see lengths that it did not choose.
 
 Life of a member:
 
@@ -19,19 +20,21 @@ Life of a member:
          '-----dropped---> what there was before     partial: no engine had begun it
 
 A complete group is shown to the step rule, which says whether it counts. The step has enough when `num_needed` count.
+Complete groups that count beyond that are carried, too: the bank from which the next step takes first.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 
 import msgspec
 
 from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.curriculum.step_rule import EveryCompleteGroup, Progress, StepRule
 from hybridflow.errors import ProtocolError
+from hybridflow.loop.admission import Due, find_due
 from hybridflow.types import (
     Group,
     GroupRequest,
@@ -55,6 +58,10 @@ class StepPlan:
     num_needed: int
     """Complete groups with which the step ends."""
     counts: StepCounts
+    due: list[Due] = field(default_factory=list)
+    """How many of its first groups have to be complete before it ends."""
+    keeps_short: bool = False
+    """With fewer groups that count than needed the step leaves them to the next one."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +73,17 @@ class PartialRollouts:
     """Groups under way when a step begins, carried ones included."""
     max_staleness: int
     """Most policy versions between the one that decoded a token and the one that the step began with."""
+    keeps_short: bool = False
+    """As in StepPlan."""
 
     @classmethod
     def of(cls, section: RolloutSection, prompts_per_step: int) -> PartialRollouts:
         """To discard what was begun is to allow no older version."""
         return cls(
             num_needed=prompts_per_step,
-            num_begun=math.ceil(round(prompts_per_step * section.over_sampling, 6)),
-            max_staleness=section.max_staleness if section.partial == "resume" else 0,
+            num_begun=section.count_under_way(prompts_per_step),
+            max_staleness=section.kept_versions,
+            keeps_short=section.dynamic_sampling and section.when_too_few == "skip",
         )
 
     def num_fresh(self, num_carried: int) -> int:
@@ -87,13 +97,13 @@ class PartialRollouts:
         requests: list[GroupRequest] = []
         kept: dict[str, list[ScoredCompletion]] = {}
         discarded: list[PartialGroup] = []
-        num_resumed = 0
-        for group in carried:
+        oldest_versions: list[int] = []
+        for group in sorted(carried, key=lambda group: _age_order(group, version)):
             oldest = group.oldest_version
             if oldest is not None and version - oldest > self.max_staleness:
                 discarded.append(group)
                 continue
-            num_resumed += oldest is not None
+            oldest_versions += [] if oldest is None else [oldest]
             kept[group.group_id] = group.members
             requests.append(
                 GroupRequest(
@@ -110,12 +120,18 @@ class PartialRollouts:
             new[slot] = msgspec.structs.replace(new[slot], seed_id=group.seed_id or group.group_id)
         counts = StepCounts(
             num_started=len(new),
-            num_resumed=num_resumed,
+            num_resumed=len(oldest_versions),
             num_discarded=len(discarded),
             discarded_tokens=sum(group.num_tokens for group in discarded),
             num_discarded_completions=sum(len(group.members) + len(group.partials) for group in discarded),
         )
-        return StepPlan(requests + new, kept, self.num_needed, counts)
+        due = find_due(oldest_versions, version, self.num_needed, self.max_staleness)
+        return StepPlan(requests + new, kept, self.num_needed, counts, due, self.keeps_short)
+
+
+def _age_order(group: PartialGroup, version: int) -> int:
+    """Sort key: oldest first, and what nobody has begun to decode as old as it will be."""
+    return version if group.oldest_version is None else group.oldest_version
 
 
 def plan_all(requests: list[GroupRequest]) -> StepPlan:
@@ -166,6 +182,8 @@ class GroupAssembly:
     def __init__(self, plan: StepPlan, rule: StepRule | None = None) -> None:
         """`rule` None: every complete group counts."""
         self._num_needed = plan.num_needed
+        self._due = plan.due
+        self._keeps_short = plan.keeps_short
         self._rule = rule or EveryCompleteGroup()
         self._groups: dict[str, _Members] = {}
         self._by_id: dict[str, tuple[str, int]] = {}
@@ -191,6 +209,15 @@ class GroupAssembly:
         return [group.request for group in self._groups.values() if group.awaited]
 
     @property
+    def awaited(self) -> list[str]:
+        """Ids of completions that are to come."""
+        return [
+            build_completion_id(group_id, index)
+            for group_id, group in self._groups.items()
+            for index in sorted(group.awaited)
+        ]
+
+    @property
     def progress(self) -> Progress:
         num_counted = sum(self._counted.values())
         return Progress(
@@ -202,8 +229,16 @@ class GroupAssembly:
 
     @property
     def is_enough(self) -> bool:
-        """The step may end: what is still decoded is more than it needs."""
-        return sum(self._counted.values()) >= self._num_needed
+        """The step may end: what is still decoded is more than it needs, and can wait."""
+        return self.num_short == 0 and all(
+            sum(group_id in self._counted for group_id in islice(self._groups, due.num_first)) >= due.num_complete
+            for due in self._due
+        )
+
+    @property
+    def num_short(self) -> int:
+        """Groups that have yet to count for the step."""
+        return max(0, self._num_needed - sum(self._counted.values()))
 
     @property
     def is_settled(self) -> bool:
@@ -246,9 +281,10 @@ class GroupAssembly:
         groups: list[Group] = []
         carried: list[PartialGroup] = []
         num_taken = 0
+        num_wanted = 0 if self.num_short and self._keeps_short else self._num_needed
         for group_id, group in self._groups.items():
             counts = self._counted.get(group_id)
-            if counts is False or (counts and num_taken < self._num_needed):
+            if counts is False or (counts and num_taken < num_wanted):
                 groups.append(group.build_group())
                 num_taken += counts
             else:

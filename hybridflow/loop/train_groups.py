@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from hybridflow.config.sections import Config
 from hybridflow.curriculum.build import Curriculum
 from hybridflow.curriculum.source import SavedSource, save_source
 from hybridflow.loop.collect import Collector, Refill
+from hybridflow.loop.kept_groups import GroupStore, KeptGroups
 from hybridflow.loop.step import PartialRollouts, build_requests
 from hybridflow.types import Collected, GroupRequest, PartialGroup, SamplingParams
 
@@ -27,7 +26,7 @@ class TrainGroups:
     """Plans each step, collects its groups, and shows them to the source of prompts.
 
     Args:
-        partial_groups: Begun in earlier steps and not trained on.
+        kept: Groups that were begun in earlier steps and not trained on.
     """
 
     def __init__(
@@ -35,30 +34,34 @@ class TrainGroups:
         config: Config,
         curriculum: Curriculum,
         collector: Collector,
-        partial_groups: Sequence[PartialGroup] = (),
+        kept: GroupStore | None = None,
     ) -> None:
-        self.partial_groups: list[PartialGroup] = []
-        self.begin_phase(config)
-        self.partial_groups = list(partial_groups)
+        self.kept = kept or KeptGroups()
+        self._take(config)
         self._curriculum = curriculum
         self._collector = collector
 
-    def begin_phase(self, config: Config) -> int:
-        """Takes sizes and sampling of a phase; returns how many groups of the phase before are given up.
+    def begin_phase(self, config: Config) -> list[PartialGroup]:
+        """Takes sizes and sampling of a phase; returns the groups of the phase before, which are given up.
 
         They were drawn from another distribution, of other sizes, and their prompts are of another window.
         """
+        self._take(config)
+        given_up = self.kept.groups
+        self.kept.replace([])
+        return given_up
+
+    def _take(self, config: Config) -> None:
         self._rules = PartialRollouts.of(config.rollout, config.train.prompts_per_step)
         self._num_completions = config.algorithm.num_completions
         self._sampling = train_sampling(config)
-        num_given_up, self.partial_groups = len(self.partial_groups), []
-        return num_given_up
 
     def collect(self, step: int, version: int) -> Collected:
         """Groups of `step`, decoded by policy `version` and scored; the others are kept for the next step."""
         prefix, source = f"t{step:05d}", self._curriculum.source
-        fresh = source.next(self._rules.num_fresh(len(self.partial_groups)))
-        plan = self._rules.plan(prefix, self.partial_groups, fresh, version, self._num_completions)
+        carried = self.kept.groups
+        fresh = source.next(self._rules.num_fresh(len(carried)))
+        plan = self._rules.plan(prefix, carried, fresh, version, self._num_completions)
         num_begun = plan.counts.num_started
 
         def begin_more(num_groups: int) -> list[GroupRequest]:
@@ -69,7 +72,7 @@ class TrainGroups:
 
         refill = Refill(self._curriculum.rule, begin_more)
         collected = self._collector.collect("train", step, plan, self._sampling, refill)
-        self.partial_groups = collected.carried
+        self.kept.replace(collected.carried)
         source.observe(collected.groups)
         return collected
 

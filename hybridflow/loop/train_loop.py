@@ -1,8 +1,9 @@
 """The training loop. Read this first: everything else is called from here.
 
-restore -> warm up -> sync weights -> gate: trainer and engines compute one model -> evaluate
-        -> for each step: collect groups -> build batch -> hand the device over -> update -> sync weights
-                          -> record, evaluate, enter the next phase where it is due, checkpoint, gate of that phase
+restore -> warm up -> keep the reference -> sync weights -> gate: trainer and engines compute one model -> evaluate
+        -> for each step: collect groups -> measure (KL, AEPO) -> build batch -> hand the device over -> update
+                          -> sync weights -> record, evaluate, enter the next phase where it is due, checkpoint,
+                          gate of that phase
         -> evaluate -> export
 """
 
@@ -18,9 +19,11 @@ from megatron_ext.optimizer.lr import LRSchedule, learning_rate
 def train(run: Run) -> None:
     """Runs, or continues, a whole training run.
 
-    The state is saved with each checkpoint, so that a run which any exception stopped can be resumed.
+    The state is saved with each checkpoint, so that a run which any exception stopped can be resumed. Returns early,
+    with a checkpoint, where the next phase needs other workers (`run.needs_other_workers`).
     """
     warm_up(run)
+    run.keep_reference()
     run.sync_weights()
     run.check_engines()
     run.evaluate_before()
@@ -30,6 +33,8 @@ def train(run: Run) -> None:
         run.evaluate_if_due()
         begins_phase = run.advance()
         run.checkpoint_if_due()
+        if run.needs_other_workers:
+            return run.checkpoints.finish(run.trainer)
         if begins_phase:
             run.begin_phase()
     run.export()
@@ -56,7 +61,8 @@ def train_step(run: Run) -> None:
     with run.recorder.phase("rollout"):
         collected = run.groups.collect(step, run.state.policy_version)
         run.recorder.add_collected()
-    filtered = build_batch(collected.groups, run.config, run.state.policy_version)
+    measured = run.measure(collected)
+    filtered = build_batch(collected.groups, run.config, run.state.policy_version, measured=measured)
     updates: list[UpdateReport] = []
     rate = next_learning_rate(run.config.train, run.state.policy_version)
     if filtered.batch is not None:
@@ -65,6 +71,8 @@ def train_step(run: Run) -> None:
             updates = run.trainer.update(filtered.batch, rate)
         run.state.policy_version += any(not update.num_skipped for update in updates)
         run.sync_weights()
+    elif measured is not None:
+        run.hand_to_engines()
     run.state.rl_step = step
     metrics = run.recorder.record_step(
         step, collected, filtered, updates, learning_rate=rate, policy_version=run.state.policy_version

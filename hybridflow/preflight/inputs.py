@@ -122,11 +122,16 @@ def check_model(config: Config) -> None:
     choose_transport(config, path, has_cuda=None)
     if config.model.init == "weights":
         check_model_weights(path, hf_config)
-    window = hf_config.window_tokens
+    if not config.curriculum.phases:
+        check_window(config, hf_config.window_tokens, f"max_position_embeddings and rope scaling in {path}/config.json")
+
+
+def check_window(config: Config, window: int, source: str, key: str = "rollout.context_tokens") -> None:
+    """Raises ConfigError where engines are asked for more than the model's window of so many tokens."""
     if config.rollout.context_tokens > window:
         raise ConfigError(
-            f"rollout.context_tokens = {config.rollout.context_tokens} is above the model's window of {window} tokens "
-            f"(max_position_embeddings and rope scaling in {path / 'config.json'}): lower it"
+            f"{key} = {config.rollout.context_tokens} is above the model's window of {window} tokens ({source}): "
+            "lower it"
         )
 
 

@@ -17,5 +17,6 @@ def load_run(files: Sequence[Path], overrides: Sequence[str]) -> tuple[Config | 
     if isinstance(config, Config):
         known = "\n".join(problems)
         problems += [rule for rule in find_conflicts(config) if rule.partition(" Remedy:")[0] not in known]
-        config = config.model_copy(update={"reward": add_module_folders(config.reward, files)})
+        found = {name: add_module_folders(getattr(config, name), files) for name in ("reward", "algorithm")}
+        config = config.model_copy(update=found)
     return config, problems

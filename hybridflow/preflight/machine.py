@@ -116,11 +116,15 @@ def check_memory(subject: Subject) -> Iterator[Finding]:
 
 
 def compute_model_bytes(config: Config, shape: ModelShape) -> int:
-    """Weights, gradients and optimizer state of all train workers, weights and KV pool of all engines."""
+    """Weights, of the reference too, gradients and optimizer state of all train workers; weights and KV pool of all
+    engines."""
     size, dtype = shape.num_parameters, config.model.dtype
     element = ELEMENT_BYTES[dtype]
     copies = config.train.layout.dp * config.train.layout.cp
-    trainer = copies * size * (element + GRADIENT_BYTES) + size * (MOMENTS_BYTES + (4 if dtype == "bfloat16" else 0))
+    num_weights = 2 if config.algorithm.kl.is_on else 1  # the policy's and, on the host, its reference's
+    trainer = copies * size * (num_weights * element + GRADIENT_BYTES) + size * (
+        MOMENTS_BYTES + (4 if dtype == "bfloat16" else 0)
+    )
     pool = (config.rollout.kv_cache_tokens or 0) * shape.kv_elements_per_token * element
     return trainer + config.rollout.num_engines * (size * element + pool)
 
@@ -155,7 +159,8 @@ def check_disk(subject: Subject) -> Iterator[Finding]:
         return
     size, element = subject.shape.num_parameters, ELEMENT_BYTES[config.model.dtype]
     checkpoint = size * (element + MOMENTS_BYTES + (4 if config.model.dtype == "bfloat16" else 0))
-    needed = (config.checkpoint.keep_last + 1) * checkpoint + 2 * size * element
+    num_models = 3 if config.algorithm.kl.is_on else 2  # the first, the last, and the reference
+    needed = (config.checkpoint.keep_last + 1) * checkpoint + num_models * size * element
     free = shutil.disk_usage(there).free
     told = f"about {needed / GIB:.1f} GiB of disk are needed for checkpoints and model, {free / GIB:.1f} GiB are free"
     if needed > free:

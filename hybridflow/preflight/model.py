@@ -39,6 +39,29 @@ def check_folder(subject: Subject) -> Iterator[Finding]:
         yield Finding("fact", f"{named}: {shape.model_type}, {shape.num_layers} layers, {size:,} parameters")
 
 
+def check_reference_folder(subject: Subject) -> Iterator[Finding]:
+    """The directory of the reference, where KL is measured from one, and what an estimator does not do."""
+    kl = subject.config.algorithm.kl
+    if kl.place == "loss" and kl.estimator == "k1":
+        yield Finding(
+            "warning",
+            'algorithm.kl.estimator = "k1" with algorithm.kl.place = "loss": its gradient is 0 in the mean, so it '
+            'adds noise and holds nothing back. Remedy: take "unbiased" or "k2", or algorithm.kl.place = "reward"',
+        )
+    named = kl.reference_folder
+    if not kl.is_on or named is None or subject.saved is not None:
+        return  # a run that is resumed has it in its folder
+    path, told = Path(named), f"algorithm.kl.reference = {named!r}"
+    if not (path / "config.json").is_file():
+        raise ConfigError(
+            f"{told}: no config.json there{_why_no_model(named, path)}. Remedy: name a Hugging Face model directory, "
+            'or "start" for the policy as RL begins'
+        )
+    if not any(path.glob("*.safetensors")):
+        raise ConfigError(f"{told} has no safetensors. Remedy: copy its weights there, or name another directory")
+    yield Finding("fact", f"{named}: the reference of algorithm.kl")
+
+
 def _why_no_model(named: str, path: Path) -> str:
     """The reason why there is no model, with what the user may have meant."""
     if path.is_file():
@@ -84,10 +107,14 @@ def check_layouts(subject: Subject) -> Iterator[Finding]:
 def check_model_files(subject: Subject) -> Iterator[Finding]:
     """Check config, window and weights with the libraries of the run."""
     from hybridflow.preflight.inputs import check_model
+    from hybridflow.preflight.phase_models import check_phase_models
+    from hybridflow.preflight.reference import check_reference_model
     from hybridflow.rollout.engine.arguments import check_experts, check_names, check_sampling_mask
 
     subject.need_model()
     check_model(subject.config)
+    check_phase_models(subject.config)
+    check_reference_model(subject.config)
     check_names(subject.config.rollout.sglang)
     check_sampling_mask(smallest_top_p(subject.config))
     check_experts(subject.config.algorithm.routing_replay == "engine")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hybridflow.config.sections import Config
 from hybridflow.errors import ConfigError, HybridFlowError
-from hybridflow.preflight import data, machine, model, phases, routing, verifiers
+from hybridflow.preflight import algorithm, data, machine, model, phases, routing, verifiers
 from hybridflow.preflight.subject import AlreadyToldError, Check, Finding, Subject
 
 
@@ -21,13 +21,16 @@ def _check_judge(subject: Subject) -> Iterator[Finding]:
 
 QUICK = (
     Check("model", model.check_folder),
+    Check("reference", model.check_reference_folder),
     Check("layout", model.check_layouts),
     Check("experts", routing.check_routing),
     Check("data", data.check_rows),
     Check("golds", data.check_golds),
     Check("questions", data.check_questions),
     Check("verifiers", verifiers.check_verifiers),
+    Check("algorithm", algorithm.check_functions),
     Check("phases", phases.check_phase_files),
+    Check("phases", phases.check_phase_layouts),
     Check("judge", _check_judge, is_ahead=True),
     Check("environment", machine.check_environment),
     Check("limits", machine.check_limits),
@@ -35,7 +38,7 @@ QUICK = (
     Check("memory", machine.check_memory),
     Check("disk", machine.check_disk),
 )
-"""Without torch and transformers."""
+"""Without torch, but for functions of an algorithm, and transformers."""
 THOROUGH = (
     Check("model", model.check_model_files),
     Check("prompts", model.check_prompts),

@@ -78,6 +78,7 @@ def add_to_state(
     """Adds one step to the running totals."""
     state.groups.started += collected.counts.num_started
     state.groups.discarded += collected.counts.num_discarded
+    state.groups.short_steps += collected.counts.num_short > 0
     state.groups.trained += filtered.num_groups
     for reason, group_ids in filtered.dropped.items():
         state.groups.filtered[reason] = state.groups.filtered.get(reason, 0) + len(group_ids)
@@ -138,8 +139,11 @@ def build_metrics(
         metrics["reward/overlong_mean"] = math.fsum(penalties) / len(penalties)
         metrics["reward/overlong_fraction"] = sum(penalty < 0 for penalty in penalties) / len(penalties)
     metrics |= {f"groups/filtered/{reason}": float(len(ids)) for reason, ids in filtered.dropped.items()}
+    metrics |= filtered.measured.metrics
+    if "aepo/masking" in metrics:
+        metrics["aepo/masked_fraction"] = filtered.masked_fraction
     metrics |= build_spread("reward", [r for group in collected.groups for r in group_rewards(group)])
-    if rollout.over_sampling > 1:
+    if rollout.carries_groups:
         metrics |= build_carry_metrics(collected, filtered)
     metrics |= {f"rollout/events/{name}": float(number) for name, number in report.events.items()}
     metrics |= {f"time/{name}_s": value for name, value in seconds.items()}
@@ -187,6 +191,7 @@ def build_carry_metrics(collected: Collected, filtered: FilteredBatch) -> dict[s
         "groups/surplus": float(sum(group.is_complete for group in carried)),
         "groups/resumed": float(counts.num_resumed),
         "groups/discarded": float(counts.num_discarded),
+        "groups/short": float(counts.num_short),
         "rollout/staleness_mean": _ratio(sum(age * number for age, number in ages), num_tokens),
         "rollout/staleness_max": float(max((age for age, _ in ages), default=0)),
         "rollout/kept_tokens": float(sum(group.num_tokens for group in carried)),

@@ -10,6 +10,7 @@ from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.observability.log import set_step
 from hybridflow.recording.accuracy import EvalResult, build_eval_metrics
 from hybridflow.recording.judge_totals import JudgeTotals
+from hybridflow.recording.lengths import LengthTotals
 from hybridflow.recording.metrics import build_metrics
 from hybridflow.recording.sinks import EvalRecord, Sink, Stage, StepRecord
 from hybridflow.recording.timeline import Mark, Timeline, compute_overlap
@@ -26,6 +27,7 @@ class Recorder:
         sinks: Told in this order.
         rollout: The section that decides which metrics a step has.
         judge: Totals of the model judge.
+        lengths: Totals of the lengths of completions.
         meters: Asked at the end of each step.
         watch: Inside `watch(phase)` the watchdog's deadline for the phase holds.
         moved: Told that the run gets on: a sign of life.
@@ -39,6 +41,7 @@ class Recorder:
         *,
         rollout: RolloutSection,
         judge: JudgeTotals,
+        lengths: LengthTotals | None = None,
         timeline: Timeline | None = None,
         meters: Sequence[Meter] = (),
         watch: Callable[[str], AbstractContextManager[None]] = lambda phase: nullcontext(),
@@ -47,6 +50,7 @@ class Recorder:
         wall_before: float = 0.0,
     ) -> None:
         self.judge = judge
+        self._lengths = lengths or LengthTotals()
         self._sinks = sinks
         self._rollout = rollout
         self._timeline = timeline or Timeline()
@@ -129,6 +133,9 @@ class Recorder:
         metrics = build_metrics(
             policy_version, collected, filtered, updates, self._step_seconds, learning_rate, rollout=self._rollout
         )
+        lengths = self._lengths.add(collected, filtered)
+        if self._rollout.carries_groups:
+            metrics |= lengths
         for meter in self._meters:
             metrics |= meter()
         metrics |= self.judge.take_metrics()

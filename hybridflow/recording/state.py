@@ -12,6 +12,7 @@ from hybridflow.curriculum.source import SavedSource
 from hybridflow.errors import CheckpointError
 from hybridflow.reading import Unreadable, read_json
 from hybridflow.recording.accuracy import TEST, EvalResult
+from hybridflow.recording.lengths import LengthTotals
 
 
 class GroupCounts(msgspec.Struct, kw_only=True):
@@ -23,6 +24,8 @@ class GroupCounts(msgspec.Struct, kw_only=True):
     """Groups left out of training, by reason."""
     discarded: int = 0
     """Carried over and then thrown away as too old; their prompts were started again."""
+    short_steps: int = 0
+    """Steps that had too few groups that count after too many tries."""
 
 
 class RunState(msgspec.Struct, kw_only=True):
@@ -35,6 +38,7 @@ class RunState(msgspec.Struct, kw_only=True):
     policy_version: int = 0
     """Version of the present weights: the number of RL steps that have changed them."""
     groups: GroupCounts = msgspec.field(default_factory=GroupCounts)
+    lengths: LengthTotals = msgspec.field(default_factory=LengthTotals)
     num_skipped_updates: int = 0
     reward_means: list[float | None] = []
     """Mean reward of each RL step, over all known verdicts, before filters; None where none was known."""
@@ -60,6 +64,8 @@ class RunState(msgspec.Struct, kw_only=True):
     """Completions of training that have been decoded and judged."""
     num_unanswered: int = 0
     """Completions among these in which no answer was found, behind a mark such as "the answer is"."""
+    is_masking_negatives: bool = False
+    """AEPO left completions of negative advantage out of the last step."""
     num_idle_steps: int = 0
     """Steps since the last one that had a group to train on."""
     overlong_sum: float = 0.0

@@ -102,6 +102,10 @@ OVER_SAMPLED = (
     "; rollout.over_sampling is above 1, so order of arrival decides which groups a step trains on and where a "
     "completion that is resumed changes policy version: two runs of one seed differ"
 )
+DYNAMIC = (
+    "; with rollout.dynamic_sampling groups are replaced as verdicts arrive, so what is decoded side by side differs "
+    "between two runs of one seed, and their completions are equal to rounding"
+)
 
 
 def sampling_guarantee(rollout: RolloutSection, has_cuda: bool) -> str:
@@ -112,7 +116,9 @@ def sampling_guarantee(rollout: RolloutSection, has_cuda: bool) -> str:
         held = DETERMINISTIC_CUDA
     else:
         held = CUDA
-    return held + OVER_SAMPLED if rollout.over_sampling > 1 else held
+    if rollout.over_sampling > 1:
+        return held + OVER_SAMPLED
+    return held + DYNAMIC if rollout.dynamic_sampling else held
 
 
 PHASES = ("rollout", "train", "sync")
@@ -137,7 +143,8 @@ def build_summary(
     `num_carried` is None where each step trains on all groups that it starts, and `curriculum` where the run has no
     phases.
     """
-    over_sampled = {} if num_carried is None else {"discarded": state.groups.discarded, "carried": num_carried}
+    groups = state.groups
+    carrying = {"discarded": groups.discarded, "carried": num_carried, "short_steps": groups.short_steps}
     seconds = dict.fromkeys(PHASES, 0.0) | state.phase_seconds
     return {
         "status": status,
@@ -154,10 +161,10 @@ def build_summary(
         "data": data or {},
         "curriculum": curriculum,
         "groups": {
-            "started": state.groups.started,
-            "trained": state.groups.trained,
-            "filtered": state.groups.filtered,
-            **over_sampled,
+            "started": groups.started,
+            "trained": groups.trained,
+            "filtered": groups.filtered,
+            **({} if num_carried is None else carrying),
         },
         "logprob_gap_mean_abs": _finite(state.logprob_gap_mean_abs),
         "diagnosis": diagnose(state),

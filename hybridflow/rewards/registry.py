@@ -31,7 +31,7 @@ import msgspec
 
 from hybridflow.config.reward_sections import THINKING_TAGS, FunctionSection, RewardSection, RulesSection
 from hybridflow.errors import ConfigError
-from hybridflow.rewards.find_function import find_function
+from hybridflow.find_function import find_function
 from hybridflow.rewards.own_function import OwnFunction
 from hybridflow.rewards.rules import qwenlong_l1
 from hybridflow.rewards.rules.docmath import verify_docmath

@@ -93,6 +93,8 @@ class Colocation:
         self._away: set[str] = set()
         """Parts of the trainer that are on the host."""
         self._is_onloaded_for_sync = False
+        self.is_with_trainer = False
+        """The trainer was given the device, and engines serve nothing."""
         self._metrics: defaultdict[str, float] = defaultdict(float)
 
     @property
@@ -111,6 +113,7 @@ class Colocation:
             for tags in RELEASES:
                 self._release(tags)
         self._onload(*PARTS)
+        self.is_with_trainer = True
 
     def sync_weights(self, version: int) -> None:
         """Engines get the present weights under `version`, and the device; they may decode.
@@ -124,6 +127,7 @@ class Colocation:
         self._released.pop("weights", None)
         self._offload("weights")
         self._take_cache()
+        self.is_with_trainer = False
 
     @contextmanager
     def trainer_present(self) -> Iterator[None]:

@@ -19,7 +19,7 @@ from hybridflow.data.row_reference import dump_row
 from hybridflow.data.rows import read_rows
 from hybridflow.data.schema import BadRow, Row
 from hybridflow.errors import ConfigError
-from hybridflow.rewards.find_function import source_of
+from hybridflow.find_function import source_of
 from hybridflow.rewards.judge_question import find_question
 from hybridflow.rewards.registry import build_registry
 from hybridflow.tools.output_file import OutputFile

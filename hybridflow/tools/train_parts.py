@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,6 +14,8 @@ from hybridflow.loop.checkpoints import Checkpoints
 from hybridflow.loop.collect import Collector
 from hybridflow.loop.evaluation import Evaluation
 from hybridflow.loop.gate import check_engines, check_later_gap
+from hybridflow.loop.kept_groups import GroupStore
+from hybridflow.loop.measuring import Measuring
 from hybridflow.loop.phases import RunPhases
 from hybridflow.loop.run import Run
 from hybridflow.loop.train_groups import TrainGroups, train_sampling
@@ -32,7 +34,6 @@ from hybridflow.recording.timeline import Timeline, TimelineRecord
 from hybridflow.recording.trackers import JsonlTracker, Tracker
 from hybridflow.rollout.engine.arguments import releases_memory
 from hybridflow.runtime.colocation import Colocation, offloads_while_decoding
-from hybridflow.types import PartialGroup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,24 +72,25 @@ def build_run(
     folder: TrainFolder,
     inputs: Inputs,
     curriculum: Curriculum,
+    phases: RunPhases,
     display: LiveDisplay,
     trackers: Trackers,
     state: RunState,
-    partial_groups: Sequence[PartialGroup] = (),
+    kept: GroupStore | None = None,
     started: float,
 ) -> Run:
-    """A run that goes on from `state`, `partial_groups` and the state that the source of `curriculum` is in.
+    """A run that goes on from `state`, the groups that were `kept` and the state that the source of `curriculum` is in.
 
     `started` is the monotonic time at which this process began to work on the run.
     """
     trainer = parts.trainer
     colocation = _build_colocation(config, parts)
-    phases = RunPhases(config, curriculum.phases)
     sinks = [Totals(state), _open_files(folder, inputs), Metrics(trackers.steps, trackers.updates), Display(display)]
     recorder = Recorder(
         sinks,
         rollout=config.rollout,
         judge=JudgeTotals(state.judge),
+        lengths=state.lengths,
         timeline=parts.timeline,
         meters=[parts.stream.take_metrics, colocation.take_metrics, phases.take_metrics],
         watch=parts.watch,
@@ -111,11 +113,12 @@ def build_run(
         folder=folder,
         trainer=trainer,
         colocation=colocation,
-        groups=TrainGroups(phases.config, curriculum, collector, partial_groups),
+        groups=TrainGroups(phases.config, curriculum, collector, kept),
         evaluation=Evaluation(inputs.eval_sets, collector, train_sampling(config)),
         recorder=recorder,
         checkpoints=Checkpoints(folder.checkpoints, config.checkpoint.keep_last, config.checkpoint.in_background),
         warm_up=lambda index: run_stage(index, config, inputs.tokenizer, trainer, display, trackers.warmup),
+        measuring=Measuring(config.algorithm, trainer, recorder),
         compare_engines=partial(
             check_engines,
             prompts=inputs.prompts,

@@ -7,7 +7,7 @@ import os
 import random
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from hybridflow.cluster.addresses import own_address, use_interface
 from hybridflow.cluster.devices import DEVICE_ENVIRONMENT, show_own_instance, use_own_device
 from hybridflow.observability.log import configure, redirect_output
 from hybridflow.observability.span import LifeSign, enter, life_sign, stack_of_threads
-from hybridflow.types import TrainBatch, UpdateReport, WorkerMemory
+from hybridflow.types import MeasuredRow, TrainBatch, UpdateReport, WorkerMemory
 from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import Bucket, TensorEntry
 from hybridflow.weights.reshard.buffers import this_machine
@@ -99,6 +99,20 @@ class TrainWorker:
 
     def logprobs(self, batch: TrainBatch) -> dict[int, list[float]]:
         return self.core.logprobs(batch)
+
+    def check_objective(self, objective: ObjectiveSpec) -> None:
+        self.core.check_objective(objective)
+
+    def keep_reference(self, directory: str | None, verified: bool) -> None:
+        enter("taking the reference's weights")
+        self.core.keep_reference(None if directory is None else Path(directory), verified)
+
+    def save_reference(self, directory: str) -> None:
+        enter("writing the reference's weights")
+        self.core.save_reference(Path(directory))
+
+    def measure(self, batch: TrainBatch, columns: Sequence[str]) -> dict[int, MeasuredRow]:
+        return self.core.measure(batch, columns)
 
     def update(
         self, batch: TrainBatch, learning_rate: float, objective: ObjectiveSpec, num_epochs: int

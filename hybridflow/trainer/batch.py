@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from hybridflow.algorithms.objective import COMPUTED
 from hybridflow.errors import ProtocolError
 from hybridflow.types import Packed, Ragged, TokenColumns, TrainBatch, TrainSequence
 from hybridflow.types.tokens import COLUMNS, concatenate_packed, select
@@ -20,7 +21,7 @@ OF_ROW: dict[str, Column] = {
     "first": lambda row, counted: [1.0, *[0.0] * (len(counted) - 1)],
 }
 """Columns that follow from the row and its counted tokens: `share` is 1 / their number, `first` is 1 at the first of
-them and 0 at the others. All other columns are those of `TokenColumns`."""
+them and 0 at the others. All other columns are those of `TokenColumns`, or what was measured of the row."""
 
 
 def pack_rank(
@@ -89,6 +90,13 @@ def _routed_experts(sequence: TrainSequence) -> RoutedExperts | None:
 def _column(sequence: TrainSequence, name: str, counted: list[int]) -> list[float]:
     if name in OF_ROW:
         return OF_ROW[name](sequence, counted)
+    if name in COMPUTED:
+        if name not in sequence.measured:
+            raise ProtocolError(
+                f"the objective needs {name!r} of each token, and row {sequence.sequence_id} was not measured. Remedy: "
+                "for a reference set algorithm.kl.place, coefficient and reference"
+            )
+        return [sequence.measured[name][place] for place in counted]
     if name not in COLUMNS or COLUMNS[name] in (Ragged, Packed):
         raise ProtocolError(f"the objective needs a column {name!r}, and there is none: see TokenColumns and OF_ROW")
     values = getattr(sequence.response, name)

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
+from hybridflow.algorithms.objective import build_objective
 from hybridflow.algorithms.spec import ObjectiveSpec
 from hybridflow.cluster.devices import device_name, free_bytes
 from hybridflow.config.sections import LayoutSection, OptimizerSection
-from hybridflow.errors import CheckpointError
+from hybridflow.errors import CheckpointError, ConfigError
 from hybridflow.trainer.batch import pack_rank
 from hybridflow.trainer.layout import to_layout
+from hybridflow.trainer.measuring import measure_rows
 from hybridflow.trainer.policy_update import update_policy
-from hybridflow.types import TrainBatch, UpdateReport, WorkerMemory
+from hybridflow.types import MeasuredRow, TrainBatch, UpdateReport, WorkerMemory
 from hybridflow.weights.broadcast import Broadcast, Broadcaster, BroadcastGroup, read_back_checksum
 from hybridflow.weights.manifest import Bucket, TensorEntry, iterate_buckets
 from hybridflow.weights.reshard.executor import ReshardExecutor
 from hybridflow.weights.reshard.settings import ReshardSettings
 from hybridflow.weights.reshard.shard_bucket import ShardBucket
 from megatron_ext.checkpoint.commit import BrokenCheckpointError
+from megatron_ext.checkpoint.dist_checkpoint import verify_folder
 from megatron_ext.checkpoint.identity import WrongModelError
+from megatron_ext.hf.files import WeightsError
 from megatron_ext.kernels.choice import AttentionBackend, KernelChoice
 from megatron_ext.optimizer.optimizer import OptimizerOptions
 from megatron_ext.optimizer.residency import PARTS, Part
@@ -102,6 +106,36 @@ class TrainerCore:
             pieces = logprobs_N.split(counts) if counts else []
             rows |= {number: piece.tolist() for number, piece in zip(numbers, pieces, strict=True)}
         return rows
+
+    def check_objective(self, objective: ObjectiveSpec) -> None:
+        """Builds it, as each update does. Raises ConfigError, naming this rank, for a part that cannot be built here:
+        a function of the user's own may be on other nodes alone.
+        """
+        try:
+            build_objective(objective)
+        except ConfigError as error:
+            raise ConfigError(f"train worker {self.topology.rank}: {error}") from error
+
+    def keep_reference(self, directory: Path | None, verified: bool = False) -> None:
+        """The weights in a Hugging Face folder, or the present ones, are the reference from now on.
+
+        `verified`: the folder has a manifest, by which all of it is checked. CheckpointError for one that is damaged.
+        """
+        try:
+            if directory is not None and verified:
+                verify_folder(directory, self.topology)
+            self._policy.keep_reference(directory)
+        except (BrokenCheckpointError, WeightsError) as error:
+            raise CheckpointError(str(error)) from error
+
+    def save_reference(self, directory: Path) -> None:
+        """Its weights as a Hugging Face folder, in the dtype of training, so that they come back bit for bit."""
+        with self._policy.as_reference():
+            self._policy.save_hf(directory, self._policy.dtype)
+
+    def measure(self, batch: TrainBatch, columns: Sequence[str]) -> dict[int, MeasuredRow]:
+        """Numbers of this rank's rows before the update, see `measuring.measure_rows`."""
+        return measure_rows(self._policy, batch, columns)
 
     def update(
         self, batch: TrainBatch, learning_rate: float, objective: ObjectiveSpec, num_epochs: int = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ from hybridflow.errors import TrainerError
 from hybridflow.trainer.actor import HEALTH, TrainWorker, worker_environment
 from hybridflow.trainer.kernels import refuse_float32, refuse_grouped_experts
 from hybridflow.trainer.weight_streams import Broadcasts, ExactShards, HFBuckets
-from hybridflow.types import TrainBatch, UpdateReport, WorkerMemory
+from hybridflow.types import MeasuredRow, TrainBatch, UpdateReport, WorkerMemory
 from hybridflow.weights.manifest import TensorEntry
 from hybridflow.weights.reshard.settings import ReshardSettings, ranks_per_machine
 
@@ -186,6 +186,11 @@ class TrainerGroup(PolicyGroup):
         self._bucket_bytes = bucket_bytes
         self.use_whole_tensors(self._bucket_bytes, shared=slots.on_one_node)
 
+    def finish_setup(self, calls: list[Call]) -> None:
+        """Adds ConfigError where a worker cannot build the objective."""
+        super().finish_setup(calls)
+        gather(self._start("check_objective", self._objective))
+
     def use_whole_tensors(self, bucket_bytes: int, *, shared: bool) -> None:
         """From now on engines are handed whole tensors, in memory that is `shared` where all are on one node."""
         self._weights: WeightStream = HFBuckets(self.workers, bucket_bytes, shared=shared)
@@ -233,6 +238,20 @@ class TrainerGroup(PolicyGroup):
     def memory(self) -> list[WorkerMemory]:
         """Each rank's device, and what it holds there."""
         return gather(self._start("memory"))
+
+    def keep_reference(self, directory: Path | None, verified: bool = False) -> None:
+        """Every rank takes its part of the reference from this folder, or from the present weights."""
+        gather(self._start("keep_reference", None if directory is None else str(directory), verified))
+
+    def save_reference(self, directory: Path) -> None:
+        gather(self._start("save_reference", str(directory)))
+
+    def measure(self, batch: TrainBatch, columns: Sequence[str]) -> list[MeasuredRow]:
+        """Per row of the batch, in order: the columns, a value for each counted token."""
+        rows: dict[int, MeasuredRow] = {}
+        for part in gather(self._start("measure", ray.put(batch), list(columns))):
+            rows |= part
+        return [rows[number] for number in range(len(batch.sequences))]
 
     def update(self, batch: TrainBatch, learning_rate: float) -> list[UpdateReport]:
         """Optimizer steps on one batch; a report of each."""

@@ -11,7 +11,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hybridflow.algorithms.objective import COMPUTED, ENTROPY, OLD_LOGPROBS, Objective, TokenBatch, build_objective
+from hybridflow.algorithms.objective import (
+    ENTROPY,
+    OLD_LOGPROBS,
+    Objective,
+    TokenBatch,
+    build_objective,
+)
 from hybridflow.algorithms.reductions import build_update_metrics
 from hybridflow.algorithms.spec import ObjectiveSpec
 from hybridflow.observability.span import enter
@@ -56,17 +62,19 @@ def update_policy(
 
     Old log-probabilities, where the objective asks for them, are those of the policy that the batch arrives at. The
     first mini-batch meets that policy itself, so they are computed for the others, before the first optimizer step, and
-    for all where there are several epochs.
+    for all where there are several epochs; unless they were measured already and come with the rows. Those of a
+    reference always do.
     """
     passes = [
         build_objective(objective, num_ages=batch.num_ages, top_p=batch.top_p, is_first_pass=epoch == 0)
         for epoch in range(num_epochs)
     ]
-    columns = sorted({name for one in passes for name in one.columns} - COMPUTED)
+    computed_here = {ENTROPY} if OLD_LOGPROBS in batch.measured else {ENTROPY, OLD_LOGPROBS}
+    columns = sorted({name for one in passes for name in one.columns} - computed_here)
     num_minis = len(batch.plan)
     minis = [pack_rank(batch, policy.topology.dp_rank, columns, mini, policy.loss_dtype) for mini in range(num_minis)]
     first_off_policy = 0 if num_epochs > 1 else 1
-    if OLD_LOGPROBS in passes[0].columns:
+    if OLD_LOGPROBS in passes[0].columns and OLD_LOGPROBS in computed_here:
         minis[first_off_policy:] = _with_old_logprobs(policy, minis[first_off_policy:], batch.temperature)
     reports = []
     for epoch, mini in itertools.product(range(num_epochs), range(num_minis)):

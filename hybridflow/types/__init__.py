@@ -9,9 +9,9 @@ Identity. Every record carries ids that never change, so that a duplicate is rec
     group_id       "t00003-g0005"            stage and step, slot within the step
     completion_id  "t00003-g0005-c02"        group, index within the group
 
-The three logprobs of a token are kept apart by name everywhere, all at the sampling temperature:
-`rollout_logprobs` (the engine, while decoding), `old_logprobs` (the trainer, before the update) and `logprobs` (the
-trainer, in the update).
+The logprobs of a token are kept apart by name everywhere, all at the sampling temperature: `rollout_logprobs` (the
+engine, while decoding), `old_logprobs` (the trainer, before the update), `logprobs` (the trainer, in the update) and
+`ref_logprobs` (the reference policy, where there is one).
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ from hybridflow.types.tokens import Packed, Ragged, TokenColumns
 from hybridflow.types.training import (
     Collected,
     FilteredBatch,
+    Measured,
+    MeasuredRow,
     PartialGroup,
     StepCounts,
     TrainBatch,
@@ -60,6 +62,8 @@ __all__ = [
     "GroupRequest",
     "JudgeReport",
     "Lease",
+    "Measured",
+    "MeasuredRow",
     "MemoryTag",
     "Packed",
     "Partial",

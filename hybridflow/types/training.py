@@ -12,6 +12,10 @@ from hybridflow.types.rewards import Group, ScoredCompletion
 from hybridflow.types.rollout import Partial, Prompt, RolloutReport
 from hybridflow.types.tokens import NOT_PACKED, Packed, TokenColumns
 
+MeasuredRow = dict[str, list[float]]
+"""By column, a value for each token of a row, computed by the trainer before the update: `old_logprobs`,
+`ref_logprobs`, `entropy`."""
+
 
 class TrainSequence(msgspec.Struct, frozen=True, kw_only=True):
     """One row of a training batch: a prompt and a response of T tokens, with what the loss needs at these.
@@ -32,6 +36,8 @@ class TrainSequence(msgspec.Struct, frozen=True, kw_only=True):
     """[T] policy versions between the one that decoded a token and the present one; empty: all 0."""
     prompt_experts: Packed = NOT_PACKED
     """Experts of all tokens of the prompt but the last, see `TokenColumns.experts`; a group shares one object."""
+    measured: MeasuredRow = {}
+    """[T] each; what an objective asks for and is not here, the update computes."""
 
     @property
     def response_token_ids(self) -> list[int]:
@@ -58,6 +64,11 @@ class TrainBatch(msgspec.Struct, frozen=True, kw_only=True):
     """Above 0; 1 for demonstrations."""
     top_p: float = 1.0
     """Below 1 each row says of its tokens which could have been drawn."""
+
+    @property
+    def measured(self) -> set[str]:
+        """Columns that the trainer has computed of every row."""
+        return set.intersection(*(set(sequence.measured) for sequence in self.sequences)) if self.sequences else set()
 
     @property
     def num_ages(self) -> int:
@@ -153,6 +164,8 @@ class StepCounts:
     discarded_tokens: int = 0
     num_discarded_completions: int = 0
     """Completions that had any of these tokens."""
+    num_short: int = 0
+    """Groups that the step lacked when it ended: with dynamic sampling, after too many tries."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +177,19 @@ class Collected:
     counts: StepCounts
     carried: list[PartialGroup] = field(default_factory=list)
     """Groups that were begun and not needed."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Numbers measured of a step's rows before the update, and what follows from them."""
+
+    rows: Mapping[str, MeasuredRow] = field(default_factory=dict)
+    """By completion id."""
+    kl_prices: Mapping[str, float] = field(default_factory=dict)
+    """By completion id, what its distance from the reference costs: subtracted from its reward. Empty: nothing."""
+    leaves_out_negative: bool = False
+    """AEPO masks: completions of negative advantage are not learnt from."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -182,3 +208,7 @@ class FilteredBatch:
     """All response tokens of the kept groups."""
     policy_version: int | None = None
     """From which staleness counts: the version that the step decoded with."""
+    measured: Measured = Measured()
+    """What the rows were made with."""
+    masked_fraction: float = 0.0
+    """Share of the completions that AEPO left out."""

@@ -193,12 +193,21 @@ def verify_checkpoint(directory: str | Path, topology: Topology) -> dict[str, An
     """The description that a checkpoint's writer gave, once every byte was checked, each by one of the ranks."""
 
     def check_share() -> dict[str, Any]:
-        commit.check_sizes(directory)
-        commit.check_contents(directory, part=topology.rank, num_parts=dist.get_world_size())
+        _check_files(directory, topology)
         check_objects(directory, part=topology.rank, num_parts=dist.get_world_size())
         return commit.read_manifest(directory).description
 
     return _on_every_rank(check_share)[0]
+
+
+def verify_folder(directory: str | Path, topology: Topology) -> None:
+    """The same for a folder of other files: every byte is as its manifest says. Collective over all ranks."""
+    _on_every_rank(lambda: _check_files(directory, topology))
+
+
+def _check_files(directory: str | Path, topology: Topology) -> None:
+    commit.check_sizes(directory)
+    commit.check_contents(directory, part=topology.rank, num_parts=dist.get_world_size())
 
 
 def _from_rank0(topology: Topology, function: Callable[[], Any]) -> Any:

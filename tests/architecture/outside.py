@@ -165,7 +165,11 @@ def differences(folder: Path, optional: Iterable[str] = ()) -> dict[str, list[st
     }
     seen = {name: (keys_of(lines[name]), *kinds[name]) for name in lines if lines[name]}
     spans = files["timeline.jsonl"]["spans"]
-    seen["spans"] = (keys_of(line["spans"] for line in lines["timeline.jsonl"]), spans, [*spans, "checkpoint", "eval"])
+    seen["spans"] = (
+        keys_of(line["spans"] for line in lines["timeline.jsonl"]),
+        spans,
+        [*spans, "checkpoint", "eval", "measure", "reference"],
+    )
     verdict = completions["verdict"]
     verdicts = keys_of(line["verdict"] for line in lines["completions.jsonl"])
     seen["verdict"] = (verdicts, verdict, verdict + completions["verdict_sometimes"])

@@ -97,8 +97,17 @@ SCENARIOS: dict[str, tuple[type[FakeRollout], Callable[[Completion], Verdict], d
     "phases": (
         FakeRollout,
         half_right,
-        {"curriculum__phases": [{"name": "short", "steps": 2}, {"name": "long"}]},
+        {"curriculum__phases": [{"name": "short", "steps": 2}, {"name": "long", "retrospective_share": 0.5}]},
         {"non_finite", *FILES["metrics.jsonl"]["phases"]},
+    ),
+    "KL and AEPO": (
+        FakeRollout,
+        half_right,
+        {
+            "algorithm__kl": {"place": "reward", "coefficient": 0.1, "reference": "start"},
+            "algorithm__aepo": {"high": 0.5, "low": 0.3},
+        },
+        {"non_finite", *FILES["metrics.jsonl"]["kl"], *FILES["metrics.jsonl"]["aepo"]},
     ),
     "top-p, parts and overlong": (
         FakeRollout,
@@ -148,7 +157,7 @@ def test_keys_of_the_summaries(tmp_path: Path) -> None:
     over = build_summary(
         RunState(), status="", wall_s=1.0, seed=0, sampling_guarantee="", weight_transport={}, num_carried=2
     )
-    assert set(over["groups"]) == {"started", "trained", "filtered", "discarded", "carried"}
+    assert set(over["groups"]) == {"started", "trained", "filtered", "discarded", "carried", "short_steps"}
 
 
 def test_keys_of_the_summary_of_supervised_training(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ BESIDE = (
     "commands",
     "demonstrations",
     "synth",
+    "invariances",
 )
 """Names of packages and modules that no training run goes through, or only before it has prompts."""
 BESIDE_THE_COMPLETION = {
@@ -55,9 +56,10 @@ BESIDE_THE_COMPLETION = {
     "evaluation": "ends in an accuracy, not in a row",
     "gate": "makes up completions, to try the parts before a run",
     "conversation": "makes rows of demonstrations, which nobody decoded",
-    "checkpoints": "keeps members of partial groups from one process to the next",
+    "kept_groups": "keeps groups from one step, and one process, to the next",
     "filters": "entries of a registry, as the rules are: say why a group is left out",
     "masks": "entries of a registry: say which tokens of a row are left out",
+    "own": "entries of a registry: advantages and filters of a user's own",
     "own_function": "a verifier as the rules are, at which a request ends, and which are not counted",
     "open_engines": "engines of `hybridflow generate`",
     "completion_receiver": "takes completions without verdicts, for `hybridflow generate`",
@@ -70,6 +72,8 @@ BESIDE_THE_PROMPT = {
     "evaluation": "a side branch: prompts of the evaluation set",
     "gate": "makes up prompts, to try the parts before a run",
     "warmup": "trains on demonstrations",
+    "task_balance": "a source of prompts as `source` has one; a prompt comes out of one of them",
+    "retrospective_source": "a source that gives what others hand it",
     "conversation": "cuts demonstrations into turns",
     "row_reference": "writes down what a user's own verifier wants of a row, and which row a record is of",
     "open_engines": "engines of `hybridflow generate`",

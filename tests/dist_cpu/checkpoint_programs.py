@@ -16,7 +16,16 @@ from megatron_ext.parallel.layout import Layout
 from megatron_ext.parallel.topology import Topology, init_distributed
 from megatron_ext.policy import MegatronPolicy
 from tests.dist_cpu.launch import free_port, start_rank
-from tests.dist_cpu.rank_programs import equal_bits, exported, open_policy, rank_batches, rank_state, train
+from tests.dist_cpu.rank_programs import (
+    TEMPERATURE,
+    equal_bits,
+    exchange_reference,
+    exported,
+    open_policy,
+    rank_batches,
+    rank_state,
+    train,
+)
 
 
 def save_both_ways(topology: Topology, layout: Layout, hf_dir: Path, out_dir: Path) -> dict[str, Any]:
@@ -89,18 +98,25 @@ def open_for_reading(topology: Topology, layout: Layout, checkpoint: Path, out_d
     return {"weights": exported(policy), "logprobs": logprobs}
 
 
-def leave_and_return(topology: Topology, layout: Layout, hf_dir: Path, dtype: torch.dtype) -> dict[str, Any]:
-    """Steps with and without a stay on the host in between, and what is refused meanwhile."""
+def leave_and_return(
+    topology: Topology, layout: Layout, hf_dir: Path, dtype: torch.dtype, out_dir: Path
+) -> dict[str, Any]:
+    """Steps with and without a stay on the host in between, what is refused meanwhile, and the reference after it."""
     batches = rank_batches(topology, layout)
     stayed = open_policy(hf_dir, layout, topology, dtype=dtype)
     left = open_policy(hf_dir, layout, topology, dtype=dtype)
     for policy in (stayed, left):
         train(policy, batches, 1)
+    left.keep_reference()
+    at_reference = left.logprobs(batches, temperature=TEMPERATURE, with_entropy=True)
+    train(left, batches, 1)
+    train(stayed, batches, 1)
     before, sizes = rank_state(left), {part: left.training.residency.num_bytes(part) for part in _PARTS}
     away = left.to_host()
     resident_while_away = sum(parameter.untyped_storage().nbytes() for parameter in left.model.parameters())
     refused = []
     for call in (
+        lambda: left.as_reference().__enter__(),
         lambda: left.logprobs(batches, temperature=1.0),
         lambda: train(left, batches, 1),
         lambda: list(left.export_tensors()),
@@ -120,6 +136,8 @@ def leave_and_return(topology: Topology, layout: Layout, hf_dir: Path, dtype: to
         "expected_sizes": _count_bytes(left),
         "refused": refused,
         "equal": equal_bits(before, rank_state(left)),
+        "reference": exchange_reference(left, batches, out_dir / "reference"),
+        "at_reference": at_reference,
         "steps": [train(stayed, batches, 2), train(left, batches, 2)],
         "states": [rank_state(stayed), rank_state(left)],
     }

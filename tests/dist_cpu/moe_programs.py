@@ -15,6 +15,7 @@ from tests.dist_cpu.rank_programs import (
     changed_tensors,
     copy_weights,
     equal_bits,
+    exchange_reference,
     exported,
     fresh_step,
     open_policy,
@@ -45,9 +46,12 @@ def exercise(topology: Topology, layout: Layout, hf_dirs: dict[str, Path], out_d
         at_start = copy_weights(policy)
         changed = changed_tensors(exported(policy), hf_dir)
         logprobs = policy.logprobs(pack_rows(make_rows(), 3, layout), temperature=TEMPERATURE)
+        policy.keep_reference()
         steps = train(policy, uneven_batches(topology, layout), 2)
         policy.save_hf(out_dir / name)
+        packed = pack_rows(make_rows(), 3, layout)
         results[name] = {
+            "reference": exchange_reference(policy, packed, out_dir / f"{name}_reference"),
             "changed_by_loading": changed,
             "logprobs": logprobs,
             "steps": steps,

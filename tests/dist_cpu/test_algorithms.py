@@ -20,6 +20,7 @@ from hybridflow.algorithms.spec import AlgorithmSpec, ObjectiveSpec
 from hybridflow.batching.microbatch import build_units, plan_micro_batches
 from hybridflow.config.algorithm_parts import AVERAGES_SEQUENCES, OF_SEQUENCES
 from hybridflow.config.algorithm_section import AlgorithmSection
+from hybridflow.config.rollout_correction_section import RolloutCorrectionSection
 from hybridflow.loop.batch import build_batch
 from hybridflow.trainer.policy_update import update_policy
 from hybridflow.types import Group, TrainBatch, UpdateReport
@@ -69,7 +70,7 @@ TERMS.add("toy_kl", KLTerm)
 ADVANTAGES.add("toy_sign", SignOfReward)
 
 SECTION = AlgorithmSection(clip_low=0.05, clip_high=0.06, entropy_coefficient=0.02)
-PARAMETERS = SECTION.model_dump() | {"normaliser_tokens": 16}
+PARAMETERS = SECTION.model_dump() | {"normaliser_tokens": 16, "kl_coefficient": 0.1, "kl_estimator": "unbiased"}
 OBJECTIVES = {
     f"{term} {aggregation}": ObjectiveSpec(
         terms=[term], aggregation=aggregation, measures=MEASURES.names, parameters=PARAMETERS
@@ -80,6 +81,19 @@ OBJECTIVES = {
 OBJECTIVES["two terms"] = ObjectiveSpec(
     terms=["clip", "toy_kl"], aggregation="token_mean", measures=MEASURES.names, parameters=PARAMETERS
 )
+CORRECTION = RolloutCorrectionSection(
+    token_weight="tis", geometric_high=40.0, outlier_low=0.02, off_policy_delta=0.1, off_policy_against="trainer"
+)
+"""Each mask takes some of the rows with the invented log-probabilities of the engine, and leaves others."""
+CORRECTIONS_OF = {"clip": ["tis", "geometric", "outlier", "off_policy"], "gspo": ["icepop", "outlier"]}
+for corrected, parts in CORRECTIONS_OF.items():
+    OBJECTIVES[f"corrected {corrected}"] = ObjectiveSpec(
+        terms=[corrected, "entropy"],
+        aggregation="sequence_mean",
+        corrections=parts,
+        measures=MEASURES.names,
+        parameters=PARAMETERS | CORRECTION.model_dump(),
+    )
 NUM_ROWS, NUM_MINIS = 24, 2
 VARIANTS = {"as they are": (256, False), "reversed": (256, True), "one row a micro-batch": (16, False)}
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from torch import Tensor
@@ -15,9 +18,11 @@ from torch import Tensor
 from hybridflow.algorithms.spec import policy_spec
 from hybridflow.batching.microbatch import build_units, plan_micro_batches
 from hybridflow.config.algorithm_section import AlgorithmSection
+from hybridflow.trainer.measuring import measure_rows
 from hybridflow.trainer.policy_update import update_policy
-from hybridflow.types import TokenColumns, TrainBatch, TrainSequence, UpdateReport
+from hybridflow.types import MeasuredRow, TokenColumns, TrainBatch, TrainSequence, UpdateReport
 from megatron_ext.parallel.layout import Layout
+from megatron_ext.policy import MegatronPolicy
 from tests.dist_cpu import rank_programs
 from tests.dist_cpu.launch import run_ranks
 from tests.dist_cpu.tiny_models import VOCAB_SIZE, load_model
@@ -49,6 +54,7 @@ def make_sequences() -> list[TrainSequence]:
                 loss_mask=[1] * length,
                 advantage=advantage,
                 staleness=[1] + [0] * (length - 1) if number % 5 == 0 else [],
+                measured={"ref_logprobs": [logprob - 0.1 for logprob in logprobs]},
             )
         )
     return rows
@@ -72,16 +78,42 @@ def run_update(
     num_epochs: int,
     dtype: torch.dtype = torch.float32,
     algorithm: AlgorithmSection = ALGORITHM,
+    is_measured: bool = False,
 ) -> dict[str, Any]:
+    """Rows are measured before; with `is_measured` (one process) the update is told what came of it."""
     policy = rank_programs.open_policy(hf_dir, layout, topology, dtype)
-    reports = update_policy(
-        policy,
-        make_batch(layout.dp, mini_prompts),
-        LR,
-        objective=policy_spec(algorithm),
-        num_epochs=num_epochs,
-    )
-    return {"reports": reports, "weights": rank_programs.exported(policy)}
+    policy.keep_reference()
+    batch = make_batch(layout.dp, NUM_PROMPTS)
+    measured = measure_rows(policy, batch, ["old_logprobs", "entropy", "ref_logprobs"])
+    batch = make_batch(layout.dp, mini_prompts)
+    if is_measured:
+        rows = [msgspec.structs.replace(row, measured=measured[n]) for n, row in enumerate(batch.sequences)]
+        batch = msgspec.structs.replace(batch, sequences=rows)
+    with count_forward_passes() as passes:
+        reports = update_policy(policy, batch, LR, objective=policy_spec(algorithm), num_epochs=num_epochs)
+    return {
+        "reports": reports,
+        "weights": rank_programs.exported(policy),
+        "measured": measured,
+        "passes": len(passes),
+    }
+
+
+@contextmanager
+def count_forward_passes() -> Iterator[list[Any]]:
+    """Calls of `MegatronPolicy.logprobs`, one after the other."""
+    calls: list[Any] = []
+    whole = MegatronPolicy.logprobs
+
+    def counted(self: MegatronPolicy, *arguments: Any, **keywords: Any) -> Any:
+        calls.append(arguments)
+        return whole(self, *arguments, **keywords)
+
+    MegatronPolicy.logprobs = counted  # type: ignore[method-assign]
+    try:
+        yield calls
+    finally:
+        MegatronPolicy.logprobs = whole  # type: ignore[method-assign]
 
 
 class Reference:
@@ -149,6 +181,7 @@ def test_four_optimizer_steps_on_quarters_equal_those_of_transformers(
 ) -> None:
     ranks = run_ranks(LAYOUTS[name], run_update, hf_dirs["qwen3_tied"], MINI_PROMPTS, 1)
     for rank in ranks:
+        assert rank["passes"] == 1
         reports: list[UpdateReport] = rank["reports"]
         assert [report.mini_batch for report in reports] == [0, 1, 2, 3]
         assert [report.loss for report in reports] == pytest.approx(quarters.losses, rel=0, abs=1e-5)
@@ -157,10 +190,28 @@ def test_four_optimizer_steps_on_quarters_equal_those_of_transformers(
         assert values(reports, "policy/ratio_max") == pytest.approx(quarters.ratio_maxima, rel=1e-4)
         assert any(values(reports[1:], "policy/clip_fraction_low") + values(reports[1:], "policy/clip_fraction_high"))
         assert_mismatch(reports, quarters.old)
+    assert_measured([rank["measured"] for rank in ranks], quarters.old)
     weights = {name: tensor for rank in ranks for name, tensor in rank["weights"].items()}
     for name, expected in quarters.model.state_dict().items():
         if name in weights:
             assert (weights[name] - expected).abs().max() < 1e-5, name
+
+
+def assert_measured(of_ranks: Sequence[dict[int, MeasuredRow]], old: Sequence[Tensor]) -> None:
+    """Each row once, by the policy and by its reference, which has the same weights here; entropies are no less than
+    0 and no more than those of equal chances."""
+    measured = {number: row for rank in of_ranks for number, row in rank.items()}
+    assert sorted(measured) == list(range(len(old))) and sum(map(len, of_ranks)) == len(old)
+    for number, row in measured.items():
+        assert row["old_logprobs"] == pytest.approx(old[number].tolist(), rel=0, abs=1e-5)
+        assert row["ref_logprobs"] == row["old_logprobs"]
+        assert all(0 <= entropy <= math.log(VOCAB_SIZE) + 1e-6 for entropy in row["entropy"])
+
+
+def test_old_logprobs_that_were_measured_are_not_computed_again(quarters: Reference, hf_dirs: dict[str, Path]) -> None:
+    (rank,) = run_ranks(Layout(), run_update, hf_dirs["qwen3_tied"], MINI_PROMPTS, 1, torch.float32, ALGORITHM, True)
+    assert rank["passes"] == 0
+    assert [report.loss for report in rank["reports"]] == pytest.approx(quarters.losses, rel=0, abs=1e-5)
 
 
 def values(reports: list[UpdateReport], name: str) -> list[float]:

@@ -15,8 +15,8 @@ pytestmark = [pytest.mark.dist_cpu, pytest.mark.timeout(300)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_round_trip(hf_dirs: dict[str, Path], dtype: torch.dtype) -> None:
-    for rank in run_ranks(Layout(dp=2), checkpoint_programs.leave_and_return, hf_dirs["qwen3_untied"], dtype):
+def test_round_trip(hf_dirs: dict[str, Path], dtype: torch.dtype, tmp_path: Path) -> None:
+    for rank in run_ranks(Layout(dp=2), checkpoint_programs.leave_and_return, hf_dirs["qwen3_untied"], dtype, tmp_path):
         sizes = rank["sizes"]
         assert sizes == rank["expected_sizes"]
         assert rank["away"].freed_bytes == sum(sizes.values())
@@ -29,11 +29,16 @@ def test_round_trip(hf_dirs: dict[str, Path], dtype: torch.dtype) -> None:
         assert rank["equal"]
         assert rank["steps"][0] == rank["steps"][1]
         assert rank_programs.equal_bits(*rank["states"])
+        assert all(rank["reference"]["unchanged"])
+        for outputs in rank["reference"]["outputs"]:
+            assert rank_programs.same_outputs(outputs, rank["at_reference"])
 
 
-def test_what_needs_the_device_says_so(hf_dirs: dict[str, Path]) -> None:
-    (rank,) = run_ranks(Layout(), checkpoint_programs.leave_and_return, hf_dirs["qwen3_untied"], torch.float32)
-    assert len(rank["refused"]) == 4
+def test_what_needs_the_device_says_so(hf_dirs: dict[str, Path], tmp_path: Path) -> None:
+    arguments = (hf_dirs["qwen3_untied"], torch.float32, tmp_path)
+    (rank,) = run_ranks(Layout(), checkpoint_programs.leave_and_return, *arguments)
+    assert len(rank["refused"]) == 5
+    assert rank["refused"].pop(0) == "weights on the host: call to_device('weights') before this"  # the reference's
     assert rank["refused"][0] == "weights on the host: call to_device('weights') before this"
     assert rank["refused"][1].startswith("weights, gradients, optimizer on the host")
 

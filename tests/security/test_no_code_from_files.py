@@ -33,7 +33,7 @@ ALLOWED = {
     "hybridflow/algorithms/registry.py": {
         "import_module": "parts of an algorithm, whose modules stand in the tables there",
     },
-    "hybridflow/rewards/find_function.py": {
+    "hybridflow/find_function.py": {
         "import_module": "a verifier of the user's own, named by module or file in the user's configuration",
         "exec_module": "the same, of a file; never named by a data file, model or checkpoint",
     },

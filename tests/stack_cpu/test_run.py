@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import pytest
 from safetensors.torch import load_file
 
-from hybridflow.loop.checkpoints import read_partial_groups
+from hybridflow.loop.kept_groups import KeptGroups
 from hybridflow.policy.init import write_policy
 from tests.bench.judge_server import JudgeServer
 from tests.stack_cpu.command import (
@@ -229,7 +229,7 @@ def test_interrupt_ends_everything_within_ten_seconds(interrupted: Interrupted) 
 def test_a_run_that_over_samples_and_its_resume_train_on_each_prompt_once(interrupted: Interrupted) -> None:
     run, log = interrupted.run, interrupted.directory / "resumed.txt"
     last = max(int(path.name.removeprefix("rl-")) for path in (run / "checkpoints").iterdir() if path.is_dir())
-    carried = read_partial_groups(run / f"checkpoints/rl-{last:06d}")
+    carried = KeptGroups.load(run / f"checkpoints/rl-{last:06d}").groups
     assert len(carried) == 2 and sum(group.num_tokens for group in carried) > 0
     steps = last + 1
     arguments = settings(interrupted.model, interrupted.directory, **OVER_SAMPLED, train__num_steps=steps)

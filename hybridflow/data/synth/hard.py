@@ -69,7 +69,7 @@ def generate_hard_row(
     it replaces, if any. The answer follows from these alone.
     """
     blocks, question = _generate_records(stream, num_records, kind, layout)
-    document = _assemble(stream, blocks, FILLERS[layout], doc_tokens)
+    document = assemble(stream, blocks, FILLERS[layout], doc_tokens * CHARACTERS_PER_TOKEN)
     data_source, ability = SOURCES[kind]
     if kind == "choice":
         content, gold = (
@@ -93,7 +93,7 @@ def generate_hard_row(
             "formula": question.formula,
             "question": question.text,
             "choices": question.choices,
-            "facts": _describe_facts(question, document),
+            "facts": describe_facts(question, document),
         },
     )
 
@@ -116,7 +116,8 @@ def _generate_records(
     return blocks, generate_question(stream, issuers, kind)
 
 
-def _describe_facts(question: Question, document: str) -> list[dict[str, str | int]]:
+def describe_facts(question: Question, document: str) -> list[dict[str, str | int]]:
+    """The facts of a question as `extra_info` has them, each with its place in the document."""
     return [
         {
             "name": fact.name,
@@ -131,10 +132,10 @@ def _describe_facts(question: Question, document: str) -> list[dict[str, str | i
     ]
 
 
-def _assemble(stream: random.Random, blocks: list[str], fillers: tuple[str, ...], doc_tokens: int) -> str:
-    """The blocks in random order among paragraphs of filler, up to 4 * doc_tokens characters at most 250 fewer."""
+def assemble(stream: random.Random, blocks: list[str], fillers: tuple[str, ...], num_chars: int) -> str:
+    """The blocks in random order among paragraphs of filler: `num_chars` characters, or at most 250 fewer."""
     parts = list(blocks)
-    room = doc_tokens * CHARACTERS_PER_TOKEN - sum(len(block) + 2 for block in blocks)
+    room = num_chars - sum(len(block) + 2 for block in blocks)
     full = False
     while not full:
         sentences: list[str] = []

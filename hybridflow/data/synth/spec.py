@@ -8,10 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hybridflow.data.schema import Row
 from hybridflow.data.streams import derive_stream
+from hybridflow.data.synth.bundle import SLACK_CHARS, check_bundle_size, generate_bundle_row
 from hybridflow.data.synth.easy import check_easy_size, generate_easy_row
-from hybridflow.data.synth.hard import HardDocument, HardKind, check_hard_size, generate_hard_row
+from hybridflow.data.synth.hard import CHARACTERS_PER_TOKEN, HardDocument, HardKind, check_hard_size, generate_hard_row
 
 Split = Literal["train", "test"]
+MARGIN = 0.01
+"""Share of the long tier's band left free at both ends: a token is not the same number of characters in every row."""
+_CHECKS = {"easy": check_easy_size, "hard": check_hard_size, "long": check_bundle_size}
 SMALL_LENGTHS = 64
 """Lengths above the shortest that are looked at: fillers make every longer one possible."""
 
@@ -21,14 +25,18 @@ class SynthSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    tier: Literal["easy", "hard"]
+    tier: Literal["easy", "hard", "long"]
     doc_tokens: int = Field(gt=0)
-    """Document length. easy: exact, in tokens of the tiny tokenizer. hard: 4 characters count as a token."""
+    """Document length. easy: exact, in tokens of the tiny tokenizer. hard: 4 characters count as a token. long: that of
+    the whole prompt, of `chars_per_token` each."""
     min_doc_tokens: int | None = Field(default=None, gt=0)
     """Shortest document of a training row, each length up to `doc_tokens` as likely as another; test rows are all of
     `doc_tokens`. None: training rows, too."""
+    chars_per_token: float = Field(default=CHARACTERS_PER_TOKEN, ge=0.5, le=20)
+    """Characters that count as a token in the long tier; `measure_chars` tells them of a tokenizer."""
     num_records: int = Field(default=8, gt=0)
-    """Records per document. easy: one-sentence records. hard: issuers with a report each, and agreements."""
+    """Records per document. easy: one-sentence records. hard: issuers with a report each, and agreements. long: the
+    documents of a bundle beside the register, a report or agreement each."""
     num_train: int = Field(ge=0)
     num_test: int = Field(ge=0)
     kinds: tuple[HardKind, ...] = ("lookup", "two_hop", "arithmetic", "choice")
@@ -38,7 +46,7 @@ class SynthSpec(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> SynthSpec:
-        check = check_easy_size if self.tier == "easy" else check_hard_size
+        check = _CHECKS[self.tier]
         shortest = self.min_doc_tokens or self.doc_tokens
         if shortest > self.doc_tokens:
             raise ValueError(f"min_doc_tokens={shortest} is above doc_tokens={self.doc_tokens}: lower the first")
@@ -46,6 +54,8 @@ class SynthSpec(BaseModel):
         for length in sorted(lengths):
             if problem := check(length, self.num_records):
                 raise ValueError(problem)
+        if self.tier == "long" and self.min_doc_tokens and self.doc_tokens < (least := _least_longest(shortest)):
+            raise ValueError(f"doc_tokens={self.doc_tokens} is too near min_doc_tokens={shortest}: raise it to {least}")
         if not self.kinds:
             raise ValueError("kinds is empty: name at least one question kind")
         if self.tier == "hard" and not self.list_documents():
@@ -55,6 +65,11 @@ class SynthSpec(BaseModel):
     def list_documents(self) -> list[HardDocument]:
         """The documents that this number of records allows."""
         return [layout for layout in self.documents if layout != "mixed" or self.num_records > 1]
+
+
+def _least_longest(shortest: int) -> int:
+    """Tokens of the longest prompt that leave a band of lengths, within its margins, above the shortest."""
+    return int(shortest * (1 + 3 * MARGIN)) + SLACK_CHARS
 
 
 def generate_rows(spec: SynthSpec, split: Split, seed: int) -> list[Row]:
@@ -71,6 +86,11 @@ def generate_row(spec: SynthSpec, split: Split, seed: int, index: int) -> Row:
     """
     stream = derive_stream("hybridflow.synth", spec.tier, split, seed, index)
     doc_tokens = spec.doc_tokens
+    if spec.tier == "long":
+        least = spec.min_doc_tokens if split == "train" and spec.min_doc_tokens is not None else doc_tokens
+        shortest = int(least * spec.chars_per_token * (1 + MARGIN))
+        longest = int(doc_tokens * spec.chars_per_token * (1 - MARGIN))
+        return generate_bundle_row(stream, index, split, shortest, longest, spec.num_records)
     if split == "train" and spec.min_doc_tokens is not None:
         doc_tokens = stream.randint(spec.min_doc_tokens, doc_tokens)
     if spec.tier == "easy":

@@ -28,6 +28,7 @@ MAY_CHANGE_ON_RESUME = (
         "reward.max_pending_mib",
         "reward.module_folders",
         "reward.environment",
+        "algorithm.module_folders",
     ),
 )
 MAY_CHANGE_ON_RESUME += tuple(f"reward.judge.{key}" for key in _JUDGE_SERVING)
@@ -60,8 +61,21 @@ class TrainFolder(RunFolder):
         return self.path / "eval_completions.jsonl"
 
     @property
+    def reference(self) -> Path:
+        """Weights that KL is measured from; there where `algorithm.kl` asks for it."""
+        return self.path / "reference"
+
+    @property
     def data(self) -> Path:
         return self.path / "data"
+
+    @property
+    def difficulty(self) -> Path:
+        return self.path / "difficulty.csv"
+
+    def stretched_model(self, factor: float) -> Path:
+        """The model with YaRN of this factor, where a phase asks for it."""
+        return self.path / f"model_yarn_{factor:g}"
 
     def comparable(self, settings: dict[str, Any]) -> dict[str, Any]:
         """A decay that ends with the run changes with its length: the rate of a longer run would jump on resume.

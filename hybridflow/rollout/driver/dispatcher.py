@@ -133,12 +133,25 @@ class Dispatcher:
         it was stopped before it was done.
         """
         requests = list(requests)
-        for request in requests:
-            if request.group_id in self._groups or self._seen.get(request.group_id, 0) is None:
-                raise ProtocolError(f"group {request.group_id} is asked for twice: group ids must be new")
+        self._refuse_known(requests)
         self._is_stopping = False
         self._totals = _no_totals()
         self._length = LengthEstimate(max_new_tokens)
+        self._queue_new(requests)
+
+    @_locked
+    def extend(self, requests: Iterable[GroupRequest]) -> None:
+        """Queues further groups of a step, in the same order, and goes on counting and learning. Errors as in `add`."""
+        requests = list(requests)
+        self._refuse_known(requests)
+        self._queue_new(requests)
+
+    def _refuse_known(self, requests: Iterable[GroupRequest]) -> None:
+        for request in requests:
+            if request.group_id in self._groups or self._seen.get(request.group_id, 0) is None:
+                raise ProtocolError(f"group {request.group_id} is asked for twice: group ids must be new")
+
+    def _queue_new(self, requests: Iterable[GroupRequest]) -> None:
         self._groups |= {
             request.group_id: _Group(request, self._seen.pop(request.group_id, None) or 0) for request in requests
         }

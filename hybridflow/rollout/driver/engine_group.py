@@ -123,6 +123,13 @@ class EngineGroup:
         self._is_stopping = False
         self._hand_out()
 
+    def extend(self, requests: list[GroupRequest]) -> None:
+        """Leases further groups of what was started, sampled alike, as soon as engines have room."""
+        assert self._sampling is not None, "nothing was started"
+        self._check_room(requests, self._sampling.max_new_tokens)
+        self._dispatcher.extend(requests)
+        self._hand_out()
+
     def _check_room(self, requests: list[GroupRequest], max_new_tokens: int) -> None:
         """RolloutError for a completion that no engine could hold whole: SGLang would cut it short without a word."""
         longest = max((len(request.prompt.token_ids) for request in requests), default=0) + max_new_tokens

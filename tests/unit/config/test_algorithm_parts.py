@@ -45,8 +45,8 @@ def test_the_table_says_what_the_registered_classes_take() -> None:
         (["advantage=rloo", "normalise_std=false"], ["algorithm.normalise_std (False)", "advantage = group_relative"]),
         (["normaliser_tokens=8"], ["algorithm.normaliser_tokens (8)", "aggregation = constant"]),
         (["loss=cispo", "tau_pos=2", "clip_dual=4"], ["algorithm.tau_pos (2", "algorithm.clip_dual (4", "2 problems"]),
-        (["loss=ppo"], ["'clip', 'dual_clip', 'gspo', 'cispo' or 'sapo'"]),
-        (["advantage=gae"], ["give 'group_relative', 'dr_grpo'"]),
+        (["loss=ppo"], ["give one of clip, dual_clip, gspo, cispo, sapo, or \"module:function\""]),
+        (["advantage=gae"], ["give one of group_relative, dr_grpo, "]),
         (["loss=dual_clip", "clip_dual=1"], ["above 1"]),
     ],
 )  # fmt: skip

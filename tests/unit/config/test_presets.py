@@ -33,6 +33,7 @@ LONG = {
     "rollout.temperature": 0.7,
     "rollout.top_p": 0.95,
 }
+DYNAMIC = {"rollout.dynamic_sampling": True, "rollout.over_sampling": 3.0, "rollout.max_generation_batches": 10}
 FACTS: dict[str, dict[str, Any]] = {
     "grpo": GROUP
     | {"algorithm.loss": "clip", "algorithm.aggregation": "sequence_mean", "algorithm.num_completions": 64}
@@ -42,6 +43,7 @@ FACTS: dict[str, dict[str, Any]] = {
     | {"algorithm.clip_low": 0.2, "algorithm.clip_high": 0.28, "algorithm.num_completions": 16}
     | {"train.prompts_per_step": 512, "train.mini_batch_prompts": 32, "train.learning_rate": 1e-6}
     | {"train.lr_warmup_steps": 20, "train.optimizer.weight_decay": 0.1, "train.optimizer.clip_grad": 1.0}
+    | DYNAMIC
     | {"rollout.max_new_tokens": 20480, "reward.overlong.buffer_tokens": 4096, "reward.overlong.penalty_factor": 1.0},
     "dr_grpo": CLIP_02
     | {"algorithm.loss": "clip", "algorithm.advantage": "dr_grpo", "algorithm.aggregation": "constant"}
@@ -57,6 +59,7 @@ FACTS: dict[str, dict[str, Any]] = {
     | CLIP_02
     | RELEASED_ADAM
     | LONG
+    | DYNAMIC
     | {"train.mini_batch_prompts": 32, "train.num_updates_per_step": 1, "rollout.max_new_tokens": 10_000}
     | {"data.max_prompt_tokens": 60_000, "reward.overlong.buffer_tokens": 1000, "reward.overlong.penalty_factor": 1.0},
     "qwenlong_l1_5": TOKENS

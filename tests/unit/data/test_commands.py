@@ -57,7 +57,7 @@ def test_full_disk_is_told_with_the_path_and_leaves_nothing(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(rows.pq, "write_table", refuse)
+    monkeypatch.setattr(rows.pq.ParquetWriter, "write_table", refuse)
     monkeypatch.setattr(rows.json, "dumps", refuse)
     with pytest.raises(DataError, match=rf"train\.{file_format}: cannot be written: No space left on device"):
         invoke("synth", "--output", str(tmp_path), "--num-train", "1", "--num-test", "1", "--format", file_format)

@@ -10,7 +10,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,9 @@ from hybridflow.curriculum.build import Curriculum, build_curriculum
 from hybridflow.curriculum.source import restore_source
 from hybridflow.data.dataset import PromptDataset
 from hybridflow.loop.checkpoints import Checkpoints, restore
+from hybridflow.loop.kept_groups import KeptGroups
+from hybridflow.loop.phases import RunPhases
+from hybridflow.policy.stretched import write_stretched
 from hybridflow.preflight.inputs import load_inputs
 from hybridflow.protocols import WeightSource
 from hybridflow.recording.display.live import LiveDisplay
@@ -37,7 +40,7 @@ from hybridflow.tools.train_parts import Parts, Trackers, build_run
 from hybridflow.types import (
     Completion,
     GroupRequest,
-    PartialGroup,
+    MeasuredRow,
     Ragged,
     RolloutReport,
     SamplingParams,
@@ -74,15 +77,40 @@ def nobody_knows(completion: Completion) -> Verdict:
 class FakeTrainer:
     """Its weights are the number of updates it has seen."""
 
-    def __init__(self, events: list[str]) -> None:
+    def __init__(self, events: list[str], algorithm: AlgorithmSection | None = None) -> None:
         self.events = events
+        self.algorithm = algorithm or AlgorithmSection()
         self.weights = 0
         self.learning_rates: list[float] = []
+        self.batches: list[TrainBatch] = []
         self.sft_learning_rates: list[float] = []
         self.num_skipped = 0
         self.logprob_gap = 0.25
         self.gate_gap = 0.0
         self.fail_save: Exception | None = None
+        self.reference: int | None = None
+        self.entropies = [0.25]
+        """One per step, at every token; the last holds on."""
+
+    def keep_reference(self, directory: Path | None, verified: bool = False) -> None:
+        self.reference = self.weights if directory is None else int((directory / "weights").read_text())
+        self.events.append(f"reference {self.reference}")
+
+    def save_reference(self, directory: Path) -> None:
+        (directory / "weights").write_text(str(self.reference))
+
+    def measure(self, batch: TrainBatch, columns: Sequence[str]) -> list[MeasuredRow]:
+        """A token of member i has log-probability -0.5, and by the reference 0.25 i less for each update since."""
+        self.events.append(f"measure {' '.join(columns)}")
+        values = {"old_logprobs": -0.5, "entropy": self.entropies[0]}
+        self.entropies = self.entropies[1:] or self.entropies if "entropy" in columns else self.entropies
+        rows: list[MeasuredRow] = []
+        for row in batch.sequences:
+            since = self.weights - (self.reference or 0)
+            index = int(row.sequence_id.rpartition("c")[2])
+            values["ref_logprobs"] = -0.5 - 0.25 * index * since
+            rows.append({name: [values[name]] * len(row.response) for name in columns})
+        return rows
 
     def start_sft_step(self, batch: TrainBatch, learning_rate: float, per_sequence: bool = False) -> TrainBatch:
         self.sft_learning_rates.append(learning_rate)
@@ -94,9 +122,10 @@ class FakeTrainer:
 
     def update(self, batch: TrainBatch, learning_rate: float) -> list[UpdateReport]:
         self.events.append("update")
+        self.batches.append(batch)
         self.weights += 1
         self.learning_rates.append(learning_rate)
-        rules = build_objective(policy_spec(AlgorithmSection()), top_p=batch.top_p).metrics
+        rules = build_objective(policy_spec(self.algorithm), top_p=batch.top_p).metrics
         measured = {"policy/logprob_gap": self.logprob_gap, "policy/logprob_gap_max": self.logprob_gap}
         measured |= {"policy/logprob_kl": 0.0}
         metrics = {
@@ -228,6 +257,9 @@ class FakeRollout:
             num_completions=len(completions), prompt_tokens=100, cached_tokens=60, response_tokens=2 * len(completions)
         )
 
+    def extend(self, requests: list[GroupRequest]) -> None:
+        raise AssertionError("all that was started is decoded: there is nothing to extend")
+
     def poll(self) -> RolloutReport | None:
         if self.error is not None:
             raise self.error
@@ -309,22 +341,27 @@ class FakeSystem:
         if state is None and not is_resumed:
             self.folder.create(config)
             self.folder.keep()
-        self.trainer = FakeTrainer(self.events)
+        self.trainer = FakeTrainer(self.events, config.algorithm)
         self.stream = FakeStream(judge, shuffle_seed=0)
         self.rollout = engines(self.events, self.stream)
         self.inputs = inputs = load_inputs(config, None)
         chosen = curriculum(inputs.train) if curriculum else build_curriculum(config, inputs.trains)
-        partial_groups: list[PartialGroup] = []
+        kept: KeptGroups | None = None
         if is_resumed:
             latest = Checkpoints(self.folder.checkpoints, 2).latest()
-            state, partial_groups = read_state(latest / STATE_FILE), restore(latest, self.trainer)
+            state, kept = read_state(latest / STATE_FILE), restore(latest, self.trainer)
             restore_source(chosen.source, state.source, state.num_prompts_taken, latest)
+
+        def stretch(factor: float) -> Path:
+            return write_stretched(Path(config.model.path), self.folder.stretched_model(factor), factor)
+
         self.run = build_run(
             Parts(trainer=self.trainer, rollout=self.rollout, stream=self.stream),
             config=config,
             folder=self.folder,
             inputs=inputs,
             curriculum=chosen,
+            phases=RunPhases(config, chosen.phases, stretch),
             display=LiveDisplay("test", console=Console(file=io.StringIO())),
             trackers=Trackers(
                 steps=TrackerSet([JsonlTracker(self.folder.metrics)]),
@@ -332,7 +369,7 @@ class FakeSystem:
                 updates=JsonlTracker(self.folder.updates),
             ),
             state=state or RunState(),
-            partial_groups=partial_groups,
+            kept=kept,
             started=time.monotonic(),
         )
 

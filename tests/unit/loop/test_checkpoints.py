@@ -29,7 +29,7 @@ def test_save_and_restore_give_weights_and_state_back(tmp_path: Path) -> None:
     assert path == tmp_path / "rl-000007"
     other = FakeTrainer([])
     latest = Checkpoints(tmp_path, keep_last=2).latest()
-    assert (latest, read_state(latest / "state.json"), restore(latest, other)) == (path, state, [])
+    assert (latest, read_state(latest / "state.json"), restore(latest, other).groups) == (path, state, [])
     assert other.weights == 7
 
 

@@ -167,7 +167,7 @@ def test_a_rule_that_gives_up_trains_on_what_there_is(tmp_path: Path) -> None:
     )
     train(system.run)
     trained = [line["groups/trained"] for line in system.metrics() if "groups/started" in line]
-    assert len(trained) == 6 and min(trained) < 4 and not system.run.groups.partial_groups
+    assert len(trained) == 6 and min(trained) < 4 and not system.run.groups.kept.groups
 
 
 def test_reports_of_the_rounds_of_a_step_are_summed() -> None:

@@ -34,6 +34,10 @@ class SlowRollout(FakeRollout):
         self.chance.shuffle(self._left)
         self._dropped: list[str] = []
 
+    def extend(self, requests: list[GroupRequest]) -> None:
+        self._left += [(request, index) for request in requests for index in request.indices]
+        self.chance.shuffle(self._left)
+
     def poll(self) -> RolloutReport | None:
         if self._left:
             self._deliver(*self._left.pop(), "stop")
@@ -73,14 +77,14 @@ def test_each_prompt_is_trained_on_once_also_over_a_resume(tmp_path: Path) -> No
     first = over_sampled(config)
     first.run.config = build_config(tmp_path, **OVER | {"train__num_steps": 3})
     train(first.run)
-    assert first.run.groups.partial_groups, "nothing was carried over: the test shows nothing"
+    assert first.run.groups.kept.groups, "nothing was carried over: the test shows nothing"
 
     again = over_sampled(config, is_resumed=True)
     train(again.run)
 
     used = {line["group_id"]: line["prompt_id"] for line in again.completions()}
     assert len(used) == 6 * 4 and len(again.completions()) == 6 * 4 * 2
-    carried = again.run.groups.partial_groups
+    carried = again.run.groups.kept.groups
     source = build_curriculum(config, load_inputs(config, None).trains).source
     walk = [prompt.prompt_id for prompt in source.next(6 * 4 + len(carried))]
     assert sorted([*used.values(), *(group.prompt.prompt_id for group in carried)]) == sorted(walk)
@@ -113,7 +117,7 @@ def test_without_over_sampling_nothing_of_it_is_in_the_records(tmp_path: Path) -
     assert not any(
         name.startswith(("rollout/staleness", "groups/resumed")) for line in system.metrics() for name in line
     )
-    assert not system.run.groups.partial_groups
+    assert not system.run.groups.kept.groups
 
 
 def test_a_stop_text_is_refused_where_completions_are_resumed() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from hybridflow.config.rollout_section import RolloutSection
 from hybridflow.errors import CheckpointError, ProtocolError
-from hybridflow.loop.checkpoints import PARTIAL_GROUPS_FILE, read_partial_groups, write_partial_groups
+from hybridflow.loop.kept_groups import KEPT_GROUPS_FILE, KeptGroups
 from hybridflow.loop.step import (
     GroupAssembly,
     PartialRollouts,
@@ -143,16 +143,16 @@ def test_carried_groups_survive_a_checkpoint(tmp_path: Path) -> None:
     group = PartialGroup(
         group_id="t00001-g0003", prompt=prompt(3), num_completions=3, members=[ended(0, 0)], partials=[partial]
     )
-    assert read_partial_groups(tmp_path) == []
-    write_partial_groups([group], tmp_path)
-    assert read_partial_groups(tmp_path) == [group]
-    (tmp_path / PARTIAL_GROUPS_FILE).write_bytes(b"\x93")
+    assert KeptGroups.load(tmp_path).groups == []
+    KeptGroups([group]).save(tmp_path)
+    assert KeptGroups.load(tmp_path).groups == [group]
+    (tmp_path / KEPT_GROUPS_FILE).write_bytes(b"\x93")
     with pytest.raises(CheckpointError, match="not readable as carried groups"):
-        read_partial_groups(tmp_path)
+        KeptGroups.load(tmp_path)
     for older in ([{"group_id": "t00001-g0003"}], {"format": 3, "groups": []}):
-        (tmp_path / PARTIAL_GROUPS_FILE).write_bytes(msgspec.msgpack.encode(older))
+        (tmp_path / KEPT_GROUPS_FILE).write_bytes(msgspec.msgpack.encode(older))
         with pytest.raises(CheckpointError, match=r"has format [13], this version of .* reads format 2\. Resume"):
-            read_partial_groups(tmp_path)
+            KeptGroups.load(tmp_path)
 
 
 @settings(max_examples=200, deadline=None)
@@ -206,8 +206,8 @@ def test_any_course_of_steps_trains_on_each_prompt_once(
         trained += [group.prompt.prompt_id for group in groups]
         if chance.random() < 0.3:
             folder = tmp_path_factory.mktemp("checkpoint")
-            write_partial_groups(carried, folder)
-            carried = read_partial_groups(folder)
+            KeptGroups(carried).save(folder)
+            carried = KeptGroups.load(folder).groups
     assert len(set(used_ids)) == len(used_ids)
     everything = sorted([*trained, *(group.prompt.prompt_id for group in carried)])
     assert everything == sorted(f"p{n}" for n in range(len(everything))), "a prompt was lost or came twice"

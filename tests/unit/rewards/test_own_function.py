@@ -16,12 +16,12 @@ import msgspec
 import numpy as np
 import pytest
 
+from hybridflow import find_function
 from hybridflow.config.load import load_config
 from hybridflow.config.paths import add_module_folders
 from hybridflow.config.reward_sections import RewardSection
 from hybridflow.config.section import Section
 from hybridflow.errors import ConfigError
-from hybridflow.rewards import find_function
 from hybridflow.rewards.judge_verdict import combine, find_prediction
 from hybridflow.rewards.own_function import OwnFunction
 from hybridflow.rewards.registry import Registry, build_registry

@@ -54,6 +54,15 @@ def at_age(name: str, age: int) -> str:
     return f"{name}/staleness_{age}" if age else name
 
 
+def test_a_correction_without_the_engines_logprobs_is_refused() -> None:
+    """In every pass: a later one measures no mismatch, but is corrected."""
+    section = AlgorithmSection(rollout_correction={"token_weight": "tis"})  # type: ignore[arg-type]
+    columns = sorted({*build_objective(policy_spec(section), is_first_pass=False).columns} - COMPUTED)
+    bare = TrainSequence(sequence_id="g/3", prompt_token_ids=[1], response=TokenColumns(ids=[5]), loss_mask=[1])
+    with pytest.raises(ProtocolError, match="needs 'rollout_logprobs' of each token, and row g/3 has none"):
+        pack_rank(TrainBatch(sequences=[bare], plan=[[[[0]]]], temperature=1.0), 0, columns)
+
+
 def packed(*rows: TrainSequence) -> MicroBatch:
     batch = TrainBatch(sequences=list(rows), plan=[[[list(range(len(rows)))]]], temperature=1.0)
     (micro_batch,) = pack_rank(batch, 0, sorted({*callback(is_on_policy=True).objective.columns} - COMPUTED))

@@ -89,7 +89,7 @@ exec(compile(source.replace(sys.argv[2], sys.argv[3] + sys.argv[2]), str(path), 
 exec(compile((path.parent / "__init__.py").read_text(), "types", "exec"), package.__dict__)
 
 from hybridflow.loop.batch import build_train_sequences
-from hybridflow.loop.checkpoints import read_partial_groups, write_partial_groups
+from hybridflow.loop.kept_groups import KeptGroups
 from hybridflow.loop.step import GroupAssembly, build_requests, plan_all
 from hybridflow.rollout.engine.sglang_messages import append_to_partial
 from hybridflow.trainer.batch import pack_rank
@@ -123,8 +123,8 @@ first = GroupAssembly(plan)
 first.add(decode([3, 4], "abort", plan.requests[0]))
 (_, carried) = first.result()
 folder = Path(sys.argv[4])
-write_partial_groups(carried, folder)
-(group,) = read_partial_groups(folder)
+KeptGroups(carried).save(folder)
+(group,) = KeptGroups.load(folder).groups
 request = GroupRequest(group_id="t0-g0000", prompt=PROMPT, num_completions=1, partials=group.partials)
 second = GroupAssembly(plan_all([request]))
 second.add(decode([5], "stop", request))

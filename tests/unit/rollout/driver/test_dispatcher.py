@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -93,6 +95,25 @@ def test_expected_length_is_learnt_from_what_ended() -> None:
     admit(dispatch, 1, completion(lease, 0, tokens=3))
     assert dispatch.tokens_in_flight("e0") == 10 + 3
     assert ids(dispatch.assign()["e0"]) == ["b"]
+
+
+def test_further_groups_of_a_step_are_leased_as_soon_as_there_is_room() -> None:
+    """Five tokens are expected, as one completion has shown: 15 held, 15 asked, then 20. What is counted goes on."""
+    dispatch = dispatch_with(request("a"), engines={"e0": 40}, max_new_tokens=15)
+    (first,) = dispatch.assign()["e0"]
+    admit(dispatch, 1, completion(first, 0, tokens=5))
+    dispatch.extend([request("b"), msgspec.structs.replace(request("c"), done=[0])])
+    (begun,) = dispatch.assign()["e0"]
+    assert begun.request.group_id == "c", "what was begun before goes first"
+    assert admit(dispatch, 1, completion(first, 1, tokens=5))
+    (last,) = dispatch.assign()["e0"]
+    assert dispatch.report(Counter) is None
+    assert all(admit(dispatch, 1, completion(lease, 1, tokens=5)) for lease in (begun, last))
+    assert admit(dispatch, 1, completion(last, 0, tokens=5))
+    report = dispatch.report(Counter)
+    assert report is not None and (report.num_completions, report.response_tokens) == (5, 25)
+    with pytest.raises(ProtocolError, match="group a is asked for twice"):
+        dispatch.extend([request("a")])
 
 
 def test_retractions_lower_the_budget_and_calm_raises_it() -> None:

@@ -106,3 +106,5 @@ def test_an_engine_that_has_not_confirmed_the_version_is_leased_nothing_of_the_n
     assert source.confirmed[2:] == [["engine-1"]], "it is held against what was sent, as any other"
     group.start(requests("c", "d"), sampling)
     assert set(lost.leased) == {"c", "d"}  # the other one has more to do
+    group.extend(requests("e"))
+    assert (steady.leased, lost.leased[2:]) == (["a", "b", "e"], [])  # at once, of the same step

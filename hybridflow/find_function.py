@@ -77,7 +77,7 @@ def _import(where: str, name: str, folders: Sequence[str]) -> ModuleType:
         if path not in sys.path:
             sys.path.append(path)
     try:
-        with _limited_in_time():
+        with limited_in_time(IMPORT_S, "its import"):
             if spec is not None and loaded is None:
                 _load(top, spec)
             return importlib.import_module(name)
@@ -98,23 +98,25 @@ def _load(top: str, spec: ModuleSpec) -> None:
 
 
 @contextmanager
-def _limited_in_time() -> Iterator[None]:
-    """TimeoutError in what takes longer than IMPORT_S: it may wait for ever, for a server or a lock."""
+def limited_in_time(limit_s: float, what: str) -> Iterator[None]:
+    """TimeoutError in a user's code that takes longer, and again after as long: it may wait for ever, for a server or
+    a lock. In the main thread alone, and where no such limit is set already.
+    """
     is_free = threading.current_thread() is threading.main_thread() and signal.getitimer(signal.ITIMER_REAL)[0] == 0
     if not is_free:
         yield
         return
-    before = signal.signal(signal.SIGALRM, _give_up)
-    signal.setitimer(signal.ITIMER_REAL, IMPORT_S)
+
+    def give_up(_signal: int, _frame: FrameType | None) -> NoReturn:
+        raise TimeoutError(f"{what} takes longer than {limit_s:g} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, limit_s, limit_s)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-
-
-def _give_up(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise TimeoutError(f"its import takes longer than {IMPORT_S:g} s")
 
 
 def _find_in(top: str, folders: Sequence[str]) -> ModuleSpec | None:

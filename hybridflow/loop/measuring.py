@@ -1,0 +1,66 @@
+"""Measures a step's rows for KL and AEPO, before their rewards and advantages are final: the trainer does.
+
+KL to a reference takes a forward pass with the reference's weights (`time/reference_s`). KL in the reward and AEPO take
+one of the policy itself before that (`time/measure_s`); its log-probabilities are the old ones of the update, which
+then makes no pass for them.
+"""
+
+from __future__ import annotations
+
+import math
+
+from hybridflow.algorithms.aepo import EntropyControl, mean_entropy
+from hybridflow.algorithms.objective import ENTROPY, OLD_LOGPROBS, REF_LOGPROBS
+from hybridflow.algorithms.reference_kl import compute_kl_price
+from hybridflow.config.algorithm_section import AlgorithmSection
+from hybridflow.protocols import ReferenceTrainer
+from hybridflow.recording.recorder import Recorder
+from hybridflow.types import Measured, MeasuredRow, TrainBatch
+
+
+class Measuring:
+    """Measures as the sections `algorithm.kl` and `algorithm.aepo` ask for it."""
+
+    def __init__(self, section: AlgorithmSection, trainer: ReferenceTrainer, recorder: Recorder) -> None:
+        self._kl = section.kl
+        self._control: EntropyControl | None = None
+        self.of_policy: list[str] = []
+        """Columns that a forward pass of the policy gives."""
+        if section.kl.place == "reward" or section.aepo.is_on:
+            self.of_policy.append(OLD_LOGPROBS)
+        if section.aepo.high is not None and section.aepo.low is not None:
+            self._control = EntropyControl(section.aepo.high, section.aepo.low)
+            self.of_policy.append(ENTROPY)
+        self._trainer = trainer
+        self._recorder = recorder
+
+    @property
+    def is_needed(self) -> bool:
+        return bool(self.of_policy) or self._kl.is_on
+
+    def measure(self, batch: TrainBatch, is_masking: bool) -> Measured:
+        """Passes over the rows of `batch`, all of whose tokens count. `is_masking`: AEPO was, in the step before."""
+        rows: list[MeasuredRow] = [{} for _ in batch.sequences]
+        if self.of_policy:
+            with self._recorder.phase("measure"):
+                rows = self._trainer.measure(batch, self.of_policy)
+        if self._kl.is_on:
+            with self._recorder.phase("reference"):
+                of_reference = self._trainer.measure(batch, [REF_LOGPROBS])
+            rows = [row | more for row, more in zip(rows, of_reference, strict=True)]
+        metrics: dict[str, float] = {}
+        prices: dict[str, float] = {}
+        by_id = {sequence.sequence_id: row for sequence, row in zip(batch.sequences, rows, strict=True)}
+        if self._kl.place == "reward":
+            kl = self._kl
+            prices = {
+                number: compute_kl_price(kl.estimator, kl.coefficient, row[OLD_LOGPROBS], row[REF_LOGPROBS])
+                for number, row in by_id.items()
+            }
+            metrics["reward/kl_mean"] = math.fsum(prices.values()) / len(prices)
+        leaves_out_negative = False
+        if self._control is not None:
+            entropy = mean_entropy(row[ENTROPY] for row in rows)
+            leaves_out_negative = self._control.next_state(is_masking, entropy)
+            metrics |= {"aepo/entropy": entropy, "aepo/masking": float(leaves_out_negative)}
+        return Measured(by_id, prices, leaves_out_negative=leaves_out_negative, metrics=metrics)
