@@ -144,7 +144,7 @@ def told_experts(row: TrainSequence) -> Tensor:
 
 
 def read(policy: MegatronPolicy, batch: TrainBatch) -> tuple[list[Tensor], Tensor]:
-    """What routers choose, bool [T, L, E] per row, and log-probabilities of all counted tokens, in plan order."""
+    """Choices of routers, bool [T, L, E] per row, and log-probabilities of all counted tokens, in plan order."""
     from hybridflow.trainer.batch import pack_rank
 
     maps: list[Tensor] = []
