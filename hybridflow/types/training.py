@@ -209,6 +209,6 @@ class FilteredBatch:
     policy_version: int | None = None
     """From which staleness counts: the version that the step decoded with."""
     measured: Measured = Measured()
-    """What the rows were made with."""
+    """Values that the rows were made with."""
     masked_fraction: float = 0.0
     """Share of the completions that AEPO left out."""
