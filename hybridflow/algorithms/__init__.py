@@ -9,6 +9,7 @@ name.
     advantage    the kept groups, their rewards      one number per completion                   algorithm.py
     mask         a training row                      its loss mask                               algorithm.py
     term         the counted tokens of a micro-batch one loss per token; terms add up            objective.py
+    correction   the counted tokens                  a weight of each one's policy loss          objective.py
     aggregation  losses of the tokens                their sum, and its share of the denominator objective.py
     measure      the counted tokens                  metrics, one value per token                objective.py
 

@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
-from hybridflow.algorithms.reductions import STALENESS, ReducedTokens, Reduction, reduce_tokens
-from hybridflow.algorithms.registry import AGGREGATIONS, MEASURES, TERMS
+from hybridflow.algorithms.reductions import FIRST, STALENESS, ReducedTokens, Reduction, reduce_tokens
+from hybridflow.algorithms.registry import AGGREGATIONS, CORRECTIONS, MEASURES, TERMS
 from hybridflow.algorithms.spec import ObjectiveSpec
+from hybridflow.algorithms.weights import WEIGHT_METRICS, measure_weights
 from hybridflow.errors import ConfigError
 
 ADVANTAGES = "advantages"
@@ -98,6 +100,25 @@ class Term(Protocol):
     def __call__(self, tokens: TokenBatch) -> TermValue: ...
 
 
+class Weights(NamedTuple):
+    """A weight of each token's policy loss, without a graph, and metrics, a value per token each."""
+
+    weight_N: Tensor
+    metrics: Mapping[str, Tensor] = {}
+
+
+class Correction(Protocol):
+    """Weights for tokens that were not drawn by the policy before the update; `columns` and `metrics` as of a term."""
+
+    @property
+    def columns(self) -> tuple[str, ...]: ...
+
+    @property
+    def metrics(self) -> Mapping[str, Reduction]: ...
+
+    def __call__(self, tokens: TokenBatch) -> Weights: ...
+
+
 class Measure(Protocol):
     """Metrics that no gradient comes from; `columns` and `metrics` as of a term."""
 
@@ -136,37 +157,60 @@ class ObjectiveSums(NamedTuple):
 class Objective:
     """Loss and metrics of an optimizer step, called with one micro-batch after the other.
 
-    `num_ages` is 1 + the largest staleness in the batch.
+    `num_ages` is 1 + the largest staleness in the batch. The loss of the first term, the policy's, is multiplied by the
+    product of what the corrections give; the other terms and the denominator are as without.
     """
 
     terms: tuple[Term, ...]
     aggregation: Aggregation
+    corrections: tuple[Correction, ...] = ()
     measures: tuple[Measure, ...] = ()
     num_ages: int = 1
 
     @property
     def metrics(self) -> dict[str, Reduction]:
         """How each metric is reduced, by name."""
-        return {name: rule for part in (*self.terms, *self.measures) for name, rule in part.metrics.items()}
+        parts = (*self.terms, *self.corrections, *self.measures)
+        of_parts = {name: rule for part in parts for name, rule in part.metrics.items()}
+        return of_parts | (WEIGHT_METRICS if self.corrections else {})
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns that any part reads, those of `COMPUTED` included; sorted."""
-        names = {name for part in (*self.terms, *self.measures, self.aggregation) for name in part.columns}
-        needs_age = any(rule.by_staleness for rule in self.metrics.values())
-        return tuple(sorted(names | ({STALENESS} if needs_age else set())))
+        parts = (*self.terms, *self.corrections, *self.measures, self.aggregation)
+        names = {name for part in parts for name in part.columns}
+        rules = self.metrics.values()
+        names |= {STALENESS} if any(rule.by_staleness for rule in rules) else set()
+        names |= {FIRST} if any(rule.of_sequences for rule in rules) else set()
+        return tuple(sorted(names))
 
     def __call__(self, tokens: TokenBatch) -> ObjectiveSums:
         first, *others = [term(tokens) for term in self.terms]
         loss_N, values = first.loss_N, dict(first.metrics)
+        if self.corrections:
+            weight_N, found = self._weigh(tokens)
+            loss_N = loss_N * weight_N
+            values |= found
         for term in others:
             loss_N = loss_N + term.loss_N
             values |= term.metrics
         for measure in self.measures:
             values |= measure(tokens)
         loss, denominator = self.aggregation(loss_N, tokens)
-        reduced = reduce_tokens(values, self.metrics, tokens.logprobs_N, tokens.columns.get(STALENESS), self.num_ages)
+        staleness_N, first_N = (tokens.columns.get(name) for name in (STALENESS, FIRST))
+        reduced = reduce_tokens(values, self.metrics, tokens.logprobs_N, staleness_N, self.num_ages, first_N)
         return ObjectiveSums(loss, denominator, reduced)
+
+    def _weigh(self, tokens: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The product of all corrections [N], and the metrics of each and of the product."""
+        weight_N = torch.ones_like(tokens.logprobs_N, requires_grad=False)
+        values: dict[str, Tensor] = {}
+        with torch.no_grad():
+            for correction in self.corrections:
+                one = correction(tokens)
+                weight_N = weight_N * one.weight_N
+                values |= one.metrics
+            return weight_N, values | measure_weights(weight_N, tokens)
 
 
 def build_objective(
@@ -196,6 +240,7 @@ def build_objective(
     return Objective(
         terms=terms,
         aggregation=aggregation,
+        corrections=CORRECTIONS.build_all(spec.corrections, parameters),
         measures=tuple(measure for measure in measures if is_first_pass or not measure.first_pass_only),
         num_ages=num_ages,
     )

@@ -113,6 +113,16 @@ TERMS: Registry[Any] = Registry(
     },
     own="hybridflow.algorithms.own.on_tokens:OwnLoss",
 )
+CORRECTIONS: Registry[Any] = Registry(
+    "correction",
+    {
+        "tis": "hybridflow.algorithms.corrections:TruncatedImportanceSampling",
+        "icepop": "hybridflow.algorithms.corrections:IcePop",
+        "geometric": "hybridflow.algorithms.corrections:GeometricMask",
+        "outlier": "hybridflow.algorithms.corrections:OutlierMask",
+        "off_policy": "hybridflow.algorithms.corrections:OffPolicyMask",
+    },
+)
 AGGREGATIONS: Registry[Any] = Registry(
     "aggregation",
     {

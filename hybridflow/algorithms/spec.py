@@ -16,6 +16,8 @@ class ObjectiveSpec(msgspec.Struct, frozen=True, kw_only=True):
     terms: list[str]
     """Losses per token that add up: the policy loss, a KL term, an entropy bonus."""
     aggregation: str
+    corrections: list[str] = []
+    """Weights per token of the first term, which multiply."""
     measures: list[str] = []
     parameters: dict[str, Any] = {}
     """By the names of configuration keys; each part takes its own."""
@@ -46,12 +48,13 @@ def algorithm_spec(config: Config) -> AlgorithmSpec:
 
 
 def policy_spec(section: AlgorithmSection, max_new_tokens: int | None = None) -> ObjectiveSpec:
-    """The loss and aggregation that the section names, KL term and entropy bonus if any, and what a step tells of them.
+    """The loss and aggregation that the section names, what is added to the loss and weighs it, and what is told.
 
     `max_new_tokens` bounds a completion; it is the constant normaliser where the section does not set one, and may be
     None where that is not asked for.
     """
-    kl, parameters = section.kl, section.model_dump()
+    kl, correction = section.kl, section.rollout_correction
+    parameters = section.model_dump() | correction.model_dump()
     if section.normaliser_tokens is None:
         parameters["normaliser_tokens"] = max_new_tokens
     terms = [section.loss]
@@ -60,6 +63,7 @@ def policy_spec(section: AlgorithmSection, max_new_tokens: int | None = None) ->
     return ObjectiveSpec(
         terms=terms,
         aggregation=section.aggregation,
+        corrections=correction.parts,
         measures=[
             *("entropy", "policy_ratio", "engine_mismatch"),
             *(["reference_distance"] if kl.is_on else []),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from hybridflow.config.function_names import one_of
+from hybridflow.config.layout_section import LayoutSection
 from hybridflow.config.paths import InputPath
 from hybridflow.config.section import Section
 
@@ -31,6 +33,8 @@ class PhaseSection(Section):
     """Evaluations in a row, within the phase, whose accuracy is not above the best before them: a plateau."""
     plateau_margin: float = Field(default=0.0, ge=0, lt=1)
     """By so much an accuracy has to be above the best to count as better."""
+    retrospective_share: float = Field(default=0.0, ge=0, lt=1)
+    """Share of prompts of earlier phases, which come back, in a step; chosen as `curriculum.retrospection` says."""
     prompts_per_step: int | None = Field(default=None, ge=1)
     """In the place of train.prompts_per_step."""
     mini_batch_prompts: int | None = Field(default=None, ge=1)
@@ -45,20 +49,66 @@ class PhaseSection(Section):
     """In the place of rollout.top_p."""
     max_tokens_per_micro_batch: int | None = Field(default=None, ge=1)
     """In the place of train.max_tokens_per_micro_batch."""
+    layout: LayoutSection | None = None
+    """In the place of train.layout, as a whole. Where it differs from that of the phase before, a checkpoint is saved,
+    all workers are ended, and others are opened from it."""
+    yarn_factor: float | None = Field(default=None, gt=1)
+    """YaRN for trainer and engines alike: the model's native window is stretched by this factor. Workers are opened
+    again where it changes; empty: as the model's config.json has it."""
+    context_tokens: int | None = Field(default=None, ge=2)
+    """In the place of rollout.context_tokens; workers are opened again where it changes."""
+
+
+class RetrospectionSection(Section):
+    """Choice among the prompts of earlier phases (arXiv 2505.17667, 3.2)."""
+
+    mode: Literal["zero_accuracy_only", "weighted"] = "zero_accuracy_only"
+    """Prompts whose last group was all wrong, as the paper did; or all, weighed by 1 / (mean reward + epsilon)."""
+    epsilon: float | None = Field(default=None, gt=0)
+    """Epsilon of this weight; empty: half a right answer of a group, 1 / (2 algorithm.num_completions)."""
+    max_share: float = Field(default=0.5, gt=0, lt=1)
+    """Largest `retrospective_share` of a phase: an all-wrong prompt gives no gradient, and counts against it."""
 
 
 class CurriculumSection(Section):
-    """Phases of RL. Without one, all steps train on all rows alike."""
+    """Phases of RL, and how a batch is mixed. Without either, all steps train on all rows alike."""
 
     phases: list[PhaseSection] = Field(default_factory=list)
     """In order; windows of phases neither overlap nor leave gaps."""
+    retrospection: RetrospectionSection = RetrospectionSection()
+    task_balance: Literal["off", "equal", "shares"] = "off"
+    """Each batch holds every task (data_source of its rows) within one row of its share: all alike, or `task_shares`;
+    "off": as rows come."""
+    task_shares: dict[str, float] = Field(default_factory=dict)
+    """Share of each task by its data_source, in any unit, where task_balance is "shares"."""
+    source: Annotated[str, AfterValidator(one_of())] | None = None
+    """Function of your own, "module:function", that makes the source of prompts; in the place of all keys above."""
+    module_folders: list[str] = Field(default_factory=list)
+    """Folders in which its module is looked for first; those of the configuration and the working folder follow."""
+
+    @property
+    def names_module(self) -> bool:
+        """Whether the source is named as "module:function"."""
+        return self.source is not None
 
     @model_validator(mode="after")
     def _check(self) -> CurriculumSection:
         names = [phase.name for phase in self.phases]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two phases are named {twice[0]!r}. Remedy: give each phase a name of its own")
+        if self.source is not None and (self.phases or self.task_balance != "off"):
+            named = f"{len(self.phases)} curriculum.phases" if self.phases else "curriculum.task_balance"
+            raise ValueError(
+                f"curriculum.source ({self.source!r}) with {named}: a source of your own hands out all prompts, in an "
+                "order of its own. Remedy: leave one of them out"
+            )
+        if bool(self.task_shares) != (self.task_balance == "shares"):
+            raise ValueError(
+                f"curriculum.task_shares ({self.task_shares}) with curriculum.task_balance = {self.task_balance!r}: "
+                'shares are those of "shares", which needs them. Remedy: set both, or neither'
+            )
         _check_windows(self.phases)
+        _check_shares(self)
         for number, phase in enumerate(self.phases):
             _check_end(phase, f"curriculum.phases.{number}", is_last=number == len(self.phases) - 1)
         return self
@@ -87,6 +137,21 @@ def _check_windows(phases: list[PhaseSection]) -> None:
                 f"{before.window} of phase {before.name!r} {what}. Remedy: {key} = [{ends}, {max(high, ends + 1)}]"
             )
         before = phase
+
+
+def _check_shares(section: CurriculumSection) -> None:
+    """Something is there to come back, and it is not too much."""
+    for number, phase in enumerate(section.phases):
+        key, share = f"curriculum.phases.{number}.retrospective_share", phase.retrospective_share
+        if share and not number:
+            raise ValueError(
+                f"{key} = {share:g} of the first phase {phase.name!r}: no phase is before it. Remedy: leave it out"
+            )
+        if share > (most := section.retrospection.max_share):
+            raise ValueError(
+                f"{key} = {share:g} of phase {phase.name!r} is above curriculum.retrospection.max_share ({most:g}): "
+                f"prompts that are all wrong again teach nothing. Remedy: lower it, or raise the cap"
+            )
 
 
 def _check_end(phase: PhaseSection, key: str, *, is_last: bool) -> None:

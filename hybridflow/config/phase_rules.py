@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from hybridflow.config.sections import Config
 
 
+ENGINE_ROPE = frozenset({"json_model_override_args", "context_length", "model_path"})
+"""Arguments of SGLang that change what engines make of positions, and that the trainer does not know."""
+
+
 def find_phase_conflicts(config: Config, find_others: Callable[[Config], Iterable[str]]) -> Iterator[str]:
     """Gives each rule that phases break; `find_others` are the rules that hold for the configuration of each phase.
 
@@ -36,6 +40,12 @@ def find_phase_conflicts(config: Config, find_others: Callable[[Config], Iterabl
         yield from (f"{named}: {rule}" for rule in own)
         known |= set(own)
         yield from _find_promotion_conflicts(config, number)
+        if phase.yarn_factor is not None and (own := sorted(ENGINE_ROPE & config.rollout.sglang.keys())):
+            yield (
+                f"curriculum.phases.{number}.yarn_factor = {phase.yarn_factor:g} of phase {phase.name!r} with "
+                f"rollout.sglang.{own[0]} = {config.rollout.sglang[own[0]]!r}: the latter changes the model of the "
+                f"engines alone, and the trainer would compute another one. Remedy: remove rollout.sglang.{own[0]}"
+            )
 
 
 def _find_promotion_conflicts(config: Config, number: int) -> Iterator[str]:

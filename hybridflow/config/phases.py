@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hybridflow.config.curriculum_section import PhaseSection
+from hybridflow.config.layout_section import LayoutSection
 from hybridflow.config.section import Section
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ OVERLAYS = {
     "max_new_tokens": ("rollout", "max_new_tokens"),
     "temperature": ("rollout", "temperature"),
     "top_p": ("rollout", "top_p"),
+    "context_tokens": ("rollout", "context_tokens"),
+    "layout": ("train", "layout"),
     "train_path": ("data", "train_path"),
 }
 """Key of a phase -> section and key that it stands in the place of."""
@@ -52,6 +56,20 @@ def train_configs(config: Config) -> dict[str | None, Config]:
         path: config.model_copy(update={"data": config.data.model_copy(update={"train_path": path})})
         for path in paths or [config.data.train_path]
     }
+
+
+@dataclass(frozen=True)
+class Opening:
+    """Settings that workers are opened with; phases of which they differ need other workers."""
+
+    layout: LayoutSection
+    context_tokens: int
+    yarn_factor: float | None
+
+    @classmethod
+    def of(cls, config: Config, number: int) -> Opening:
+        at, phases = phase_config(config, number), config.curriculum.phases
+        return cls(at.train.layout, at.rollout.context_tokens, phases[number].yarn_factor if phases else None)
 
 
 def smallest_top_p(config: Config) -> float:

@@ -2,20 +2,24 @@
 
     phase 0: prompts of its window --promotion--> phase 1: prompts of its window --promotion--> ... over
 
-A step takes its prompts from the present phase. After each step the source counts it (`observe`), an evaluation may be
-told (`observe_evaluation`), and between two steps `advance` moves on where the promotion rule has fired. All that
-decides what comes next is in the state, so a run that was stopped in any phase goes on in it with the same prompts.
+A step takes its prompts from the present phase, and a share from earlier ones where the phase says so. After each step
+the source counts it and measures how hard its prompts were (`observe`), an evaluation may be told
+(`observe_evaluation`), and between two steps `advance` moves on where the promotion rule has fired. All that decides
+what comes next is in the state, so a run that was stopped in any phase goes on in it with the same prompts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
 
-from hybridflow.curriculum.source import ShuffledEpochs
+from hybridflow.curriculum.difficulty import DifficultyTable
+from hybridflow.curriculum.retrospection import Retrospection
+from hybridflow.curriculum.retrospective_source import RetrospectiveSource
+from hybridflow.curriculum.source import PromptSource, ShuffledEpochs
 from hybridflow.types import Group, Prompt
 
 Ending = Literal["steps", "plateau"]
@@ -38,6 +42,10 @@ class Phase:
     num_steps: int | None
     """Steps at most; None: until the plateau, or without end."""
     plateau: Plateau | None = None
+    share: float = 0.0
+    """Share of prompts of earlier phases."""
+    per_draw: int = 1
+    """Prompts of earlier phases that a step has places for."""
 
 
 class PhaseState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -47,8 +55,12 @@ class PhaseState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Steps of each phase that has begun; the last one is the present phase."""
     endings: list[Ending] = []
     """Ending of each phase before it."""
-    num_taken: int = 0
-    """Prompts that the present phase has handed out."""
+    num_own: int = 0
+    """Prompts of its own that the present phase has handed out."""
+    walk: dict[str, Any] = {}
+    """State of the walk over them."""
+    difficulty: dict[str, Any] = {}
+    """Table of the difficulties of prompts, over all phases."""
     best: float | None = None
     """Best accuracy of the evaluations within the present phase."""
     num_flat: int = 0
@@ -56,16 +68,27 @@ class PhaseState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class PhasedSource:
-    """Hands out the prompts of one phase after the other, each in shuffled epochs of its own."""
+    """Hands out the prompts of one phase after the other, each in an order of its own."""
 
     name = "phases"
 
-    def __init__(self, phases: Sequence[Phase], stream: tuple[str | int, ...]) -> None:
-        """`stream` names the order of the run; each phase has one of its own in it."""
+    def __init__(
+        self,
+        phases: Sequence[Phase],
+        stream: tuple[str | int, ...],
+        rule: Retrospection,
+        open_walk: Callable[[Sequence[Prompt], tuple[str | int, ...]], PromptSource] = ShuffledEpochs,
+    ) -> None:
+        """`stream` names the order of the run; each phase has one of its own in it.
+
+        `rule` chooses among the prompts of earlier phases, `open_walk` gives the order of those of one phase.
+        """
         self.phases = phases
+        self.difficulty = DifficultyTable()
+        self.rule = rule
+        self._open_own = open_walk
         self._stream = stream
-        self._state = PhaseState(steps_done=[0])
-        self._walk = self._open_walk()
+        self._enter(PhaseState(steps_done=[0]))
 
     @property
     def number(self) -> int:
@@ -94,12 +117,15 @@ class PhasedSource:
         return self.number == len(self.phases) - 1 and self._find_ending() is not None
 
     def next(self, num_prompts: int) -> list[Prompt]:
-        self._state.num_taken += num_prompts
-        return self._walk.next(num_prompts)
+        chosen = self._walk.next(num_prompts)
+        self._state.num_own += sum(prompt.prompt_id in self._own_ids for prompt in chosen)
+        return chosen
 
     def observe(self, groups: Sequence[Group]) -> None:
-        """Counts the step."""
+        """Counts the step, and measures how hard its prompts are."""
         self._state.steps_done[-1] += 1
+        self.difficulty.observe(groups)
+        self._walk.observe(groups)
 
     def observe_evaluation(self, accuracy: float | None) -> None:
         """Takes the accuracy on the test set after a step; None, where no verdict is known, says nothing."""
@@ -117,8 +143,7 @@ class PhasedSource:
         if ending is None or self.is_over:
             return False
         before = self._state
-        self._state = PhaseState(steps_done=[*before.steps_done, 0], endings=[*before.endings, ending])
-        self._walk = self._open_walk()
+        self._enter(PhaseState(steps_done=[*before.steps_done, 0], endings=[*before.endings, ending]))
         return True
 
     def take_metrics(self) -> dict[str, float]:
@@ -126,28 +151,47 @@ class PhasedSource:
         return {
             "curriculum/phase": float(self.number + 1),
             "curriculum/phase_step": float(self._state.steps_done[-1]),
-            "curriculum/epochs": self._state.num_taken / len(self.phase.prompts),
+            "curriculum/epochs": self._state.num_own / len(self.phase.prompts),
+            **(self._walk.metrics() if isinstance(self._walk, RetrospectiveSource) else {}),
         }
 
     def state_dict(self) -> dict[str, Any]:
-        return msgspec.to_builtins(self._state)
+        return msgspec.to_builtins(self._state) | {
+            "walk": self._walk.state_dict(),
+            "difficulty": self.difficulty.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         try:
             found = msgspec.convert(state, PhaseState)
         except msgspec.ValidationError as error:
             raise ValueError(f"expected the state of phases: {error}") from error
-        counts = [*found.steps_done, found.num_taken, found.num_flat]
+        counts = [*found.steps_done, found.num_own, found.num_flat]
         if not 0 < len(found.steps_done) <= len(self.phases) or min(counts) < 0:
             raise ValueError(f"expected progress through {len(self.phases)} phases, got {str(state)[:80]}")
         if len(found.endings) != len(found.steps_done) - 1:
             raise ValueError(f"expected an ending of each phase before the present one, got {found.endings}")
-        self._state = found
-        self._walk = self._open_walk()
-        self._walk.load_state_dict({"num_taken": found.num_taken})
+        self.difficulty.load_state_dict(found.difficulty)
+        self._enter(found)
+        self._walk.load_state_dict(found.walk)
 
-    def _open_walk(self) -> ShuffledEpochs:
-        return ShuffledEpochs(self.phase.prompts, (*self._stream, self.phase.name))
+    def _enter(self, state: PhaseState) -> None:
+        """Takes a state, and opens the walk of its phase from the beginning."""
+        self._state = state
+        phase, stream = self.phase, (*self._stream, self.phase.name)
+        self._own_ids = {prompt.prompt_id for prompt in phase.prompts}
+        self._walk = self._open_own(phase.prompts, stream)
+        if phase.share:
+            earlier = [prompt for before in self.phases[: self.number] for prompt in before.prompts]
+            self._walk = RetrospectiveSource(
+                self._walk,
+                earlier,
+                self.difficulty,
+                self.rule,
+                share=phase.share,
+                per_draw=phase.per_draw,
+                stream=(*stream, "retrospective"),
+            )
 
     def _find_ending(self) -> Ending | None:
         """Ending of the present phase; None while it goes on."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 
 from hybridflow.config.curriculum_section import PhaseSection
 from hybridflow.config.phases import name_phase, phase_config
@@ -75,12 +77,13 @@ def _tell_empty(config: Config, number: int, prompts: Sequence[Prompt], counts: 
 
 def _build_phase(config: Config, number: int, prompts: Sequence[Prompt]) -> Phase:
     section = config.curriculum.phases[number]
+    per_step, share = phase_config(config, number).train.prompts_per_step, section.retrospective_share
     num_steps = section.steps
     if section.epochs is not None:
-        num_steps = -(-section.epochs * len(prompts) // phase_config(config, number).train.prompts_per_step)
+        num_steps = math.ceil(section.epochs * len(prompts) / (per_step * (1 - Fraction(str(share)))))
     is_plateau = section.promotion == "plateau"
     plateau = Plateau(section.plateau_evaluations, section.plateau_margin) if is_plateau else None
-    return Phase(section.name, prompts, num_steps, plateau)
+    return Phase(section.name, prompts, num_steps, plateau, share, max(1, math.ceil(per_step * share)))
 
 
 def _refuse_late(config: Config, phases: Sequence[Phase]) -> None:

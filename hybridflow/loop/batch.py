@@ -28,6 +28,7 @@ from hybridflow.types import (
     Group,
     Measured,
     MeasuredRow,
+    Packed,
     ScoredCompletion,
     TrainBatch,
     TrainSequence,
@@ -63,20 +64,20 @@ def build_batch(
     kept, dropped = algorithm.filter_groups(groups)
     overlong = compute_overlong(groups, config)
     rewards = [add_overlong(group_rewards(group), overlong.get(group.group_id)) for group in kept]
-    measured = measured or Measured({})
+    measured = measured or Measured()
     rewards = [subtract_prices(group, r, measured.kl_prices) for group, r in zip(kept, rewards, strict=True)]
     found = algorithm.advantage(kept, rewards)
     advantages = {group.group_id: of_group for group, of_group in zip(kept, found, strict=True)}
     rows_of_groups = [build_train_sequences([group], advantages, policy_version) for group in kept]
     stale = [sum(age > 0 for age in row.staleness) for rows in rows_of_groups for row in rows]
     num_tokens = sum(len(row.response) for rows in rows_of_groups for row in rows)
-    metrics = dict(measured.metrics)
+    masked_fraction = 0.0
     if measured.rows:
         rows_of_groups = [add_measured(rows, measured.rows) for rows in rows_of_groups]
     if measured.leaves_out_negative:
         num_rows = sum(map(len, rows_of_groups))
         rows_of_groups = [[row for row in rows if not row.advantage < 0] for rows in rows_of_groups]
-        metrics["aepo/masked_fraction"] = 1 - sum(map(len, rows_of_groups)) / num_rows if num_rows else 0.0
+        masked_fraction = 1 - sum(map(len, rows_of_groups)) / num_rows if num_rows else 0.0
         rows_of_groups = _without_empty(rows_of_groups, kept, dropped, AEPO_MASKED)
     if algorithm.masks:
         rows_of_groups = [algorithm.mask_rows(rows) for rows in rows_of_groups]
@@ -87,8 +88,20 @@ def build_batch(
         temperature, top_p = shared_distribution(kept)
         rows = [row for rows in rows_of_groups for row in rows]
         check_sampling_masks(rows, top_p)
+        if config.algorithm.routing_replay == "engine":
+            check_experts(rows)
         batch = plan_batch(rows, sizes, config.train, temperature=temperature, top_p=top_p)
-    return FilteredBatch(batch, len(rows_of_groups), dropped, overlong, sum(stale), num_tokens, policy_version, metrics)
+    return FilteredBatch(
+        batch,
+        len(rows_of_groups),
+        dropped,
+        overlong,
+        sum(stale),
+        num_tokens,
+        policy_version,
+        measured,
+        masked_fraction,
+    )
 
 
 def build_measured_batch(groups: list[Group], config: Config, algorithm: Algorithm | None = None) -> TrainBatch | None:
@@ -101,6 +114,8 @@ def build_measured_batch(groups: list[Group], config: Config, algorithm: Algorit
         return None
     temperature, top_p = shared_distribution(kept)
     check_sampling_masks(rows, top_p)
+    if config.algorithm.routing_replay == "engine":
+        check_experts(rows)
     return plan_batch(rows, [len(rows)], config.train, temperature=temperature, top_p=top_p)
 
 
@@ -199,6 +214,7 @@ def _build_row(group: Group, member: ScoredCompletion, advantage: float, policy_
         loss_mask=[1] * len(completion.tokens),
         advantage=advantage,
         staleness=compute_staleness(completion, policy_version),
+        prompt_experts=find_prompt_experts(group, completion),
     )
 
 
@@ -248,6 +264,39 @@ def check_sampling_masks(rows: Sequence[TrainSequence], top_p: float) -> None:
             f"completion {silent.sequence_id} was drawn with top_p = {top_p:g} and does not say which tokens were left "
             "in: its log-probabilities cannot be computed. Remedy: have engines return them, or set rollout.top_p = 1"
         )
+
+
+def find_prompt_experts(group: Group, completion: Completion) -> Packed:
+    """Find what `completion` or another of its group tells of the prompt; empty where nobody was asked.
+
+    A completion whose teller was lost with its engine has those of the teller that was decoded in its place.
+
+    Raises ProtocolError where it refers to one that is not there, or to itself.
+    """
+    heads = {member.head.completion_id: member.head for member in group.members}
+    head, asked = completion, [completion.completion_id]
+    while head.prompt_experts_of:
+        asked.append(head.prompt_experts_of)
+        if head.prompt_experts_of not in heads or len(asked) > len(heads) + 1:
+            raise ProtocolError(
+                f"experts of the prompt of group {group.group_id} are said to be with {' -> '.join(asked)}, which has "
+                "none. Remedy: run the same hybridflow version on every node"
+            )
+        head = heads[head.prompt_experts_of]
+    return head.prompt_experts
+
+
+def check_experts(rows: Sequence[TrainSequence]) -> None:
+    """Raises ProtocolError where a row does not say which experts computed each of its tokens."""
+    for row in rows:
+        found = len(row.prompt_experts), len(row.response.experts)
+        wanted = len(row.prompt_token_ids) - 1, len(row.response)
+        if found != wanted:
+            raise ProtocolError(
+                f"completion {row.sequence_id} says of {found[0]} + {found[1]} tokens of prompt and response which "
+                f'experts computed them, and algorithm.routing_replay = "engine" needs {wanted[0]} + {wanted[1]}. '
+                'Remedy: discard what was begun before it was set, or set algorithm.routing_replay = "off"'
+            )
 
 
 def split_evenly(rows_of_groups: Sequence[int], mini_batch_prompts: int | None) -> list[int]:

@@ -62,9 +62,5 @@ class Measuring:
         if self._control is not None:
             entropy = mean_entropy(row[ENTROPY] for row in rows)
             leaves_out_negative = self._control.next_state(is_masking, entropy)
-            metrics |= {
-                "aepo/entropy": entropy,
-                "aepo/masking": float(leaves_out_negative),
-                "aepo/masked_fraction": 0.0,
-            }
+            metrics |= {"aepo/entropy": entropy, "aepo/masking": float(leaves_out_negative)}
         return Measured(by_id, prices, leaves_out_negative=leaves_out_negative, metrics=metrics)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from hybridflow.config.phases import phase_config
+from hybridflow.config.phases import Opening, phase_config
 from hybridflow.config.sections import Config
 from hybridflow.curriculum.phases import PhasedSource
 from hybridflow.recording.accuracy import TEST, EvalResult
+from hybridflow.recording.csv_table import write_csv
 
 RL = "RL"
 """The stage after the warm-up, as the display names it."""
@@ -20,16 +22,30 @@ class RunPhases:
     Args:
         config: That of the run, as its file has it.
         source: Source of the run's prompts, where it has phases.
+        model_of: Gives the folder of the model with YaRN of this factor.
     """
 
-    def __init__(self, config: Config, source: PhasedSource | None) -> None:
+    def __init__(self, config: Config, source: PhasedSource | None, model_of: Callable[[float], Path]) -> None:
         self._config = config
         self._source = source
+        self._model_of = model_of
 
     @property
     def config(self) -> Config:
         """Configuration that the steps of the present phase read."""
-        return self._config if self._source is None else phase_config(self._config, self._source.number)
+        if self._source is None:
+            return self._config
+        config, factor = phase_config(self._config, self._source.number), self.opening.yarn_factor
+        if factor is None:
+            return config
+        return config.model_copy(
+            update={"model": config.model.model_copy(update={"path": str(self._model_of(factor))})}
+        )
+
+    @property
+    def opening(self) -> Opening:
+        """Settings that the workers of the present phase are opened with."""
+        return Opening.of(self._config, 0 if self._source is None else self._source.number)
 
     @property
     def stage(self) -> str:
@@ -54,6 +70,11 @@ class RunPhases:
 
     def take_metrics(self) -> dict[str, float]:
         return {} if self._source is None else self._source.take_metrics()
+
+    def save_difficulty(self, path: Path) -> None:
+        """Writes how hard each prompt was, the hardest first, where the run has phases."""
+        if self._source is not None:
+            write_csv(self._source.difficulty.rows(self._source.rule.epsilon), path)
 
     def summary(self) -> dict[str, Any] | None:
         """For summary.json: each phase with its rows, its steps and what ended it; None without phases."""

@@ -46,6 +46,8 @@ class Run:
     the step that it begins after."""
     check_metrics: Callable[[int, dict[str, float]], None]
     """Raises where the metrics of a step say that the run should not go on."""
+    needs_other_workers: bool = False
+    """The phase that was entered last is of another layout: it goes on from the checkpoint with workers of its own."""
 
     @property
     def is_over(self) -> bool:
@@ -62,9 +64,11 @@ class Run:
 
     def advance(self) -> bool:
         """Enters the next phase where it is due; whether it is. What the old one has begun is given up, and counted."""
+        before = self.phases.opening
         if self.is_over or not self.phases.advance():
             return False
         self.config = self.phases.config
+        self.needs_other_workers = self.phases.opening != before
         given_up = self.groups.begin_phase(self.config)
         self.state.groups.discarded += len(given_up)
         self.state.lengths.give_up(given_up)
@@ -129,8 +133,8 @@ class Run:
             self.phases.observe_evaluation(self.state.evals_latest)
 
     def checkpoint_if_due(self) -> None:
-        """Saves each `checkpoint.every_steps`, and after the last step."""
-        if self._is_due(self.config.checkpoint.every_steps):
+        """Saves each `checkpoint.every_steps`, after the last step, and for workers of another layout."""
+        if self._is_due(self.config.checkpoint.every_steps) or self.needs_other_workers:
             self.checkpoint()
 
     def checkpoint(self) -> None:
@@ -139,6 +143,7 @@ class Run:
             self.state.wall_s = self.recorder.wall_s
             self.state.source = self.groups.save_source()
             self.checkpoints.save(self.trainer, self.state, self.groups.kept)
+            self.phases.save_difficulty(self.folder.difficulty)
 
     def export(self) -> None:
         """Writes the final policy as a Hugging Face directory, once the last checkpoint is on the disk."""

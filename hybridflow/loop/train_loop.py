@@ -19,7 +19,8 @@ from megatron_ext.optimizer.lr import LRSchedule, learning_rate
 def train(run: Run) -> None:
     """Runs, or continues, a whole training run.
 
-    The state is saved with each checkpoint, so that a run which any exception stopped can be resumed.
+    The state is saved with each checkpoint, so that a run which any exception stopped can be resumed. Returns early,
+    with a checkpoint, where the next phase needs other workers (`run.needs_other_workers`).
     """
     warm_up(run)
     run.keep_reference()
@@ -32,6 +33,8 @@ def train(run: Run) -> None:
         run.evaluate_if_due()
         begins_phase = run.advance()
         run.checkpoint_if_due()
+        if run.needs_other_workers:
+            return run.checkpoints.finish(run.trainer)
         if begins_phase:
             run.begin_phase()
     run.export()

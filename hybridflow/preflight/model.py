@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from hybridflow.config.phases import smallest_top_p
 from hybridflow.data.schema import Row
-from hybridflow.errors import ConfigError
+from hybridflow.errors import ConfigError, DataError
 from hybridflow.preflight.subject import Finding, Subject
 from megatron_ext.parallel.layout import Layout, LayoutError, check_layout
 
@@ -49,8 +49,8 @@ def check_reference_folder(subject: Subject) -> Iterator[Finding]:
             'adds noise and holds nothing back. Remedy: take "unbiased" or "k2", or algorithm.kl.place = "reward"',
         )
     named = kl.reference_folder
-    if not kl.is_on or named is None:
-        return
+    if not kl.is_on or named is None or subject.saved is not None:
+        return  # a run that is resumed has it in its folder
     path, told = Path(named), f"algorithm.kl.reference = {named!r}"
     if not (path / "config.json").is_file():
         raise ConfigError(
@@ -107,21 +107,24 @@ def check_layouts(subject: Subject) -> Iterator[Finding]:
 def check_model_files(subject: Subject) -> Iterator[Finding]:
     """Check config, window and weights with the libraries of the run."""
     from hybridflow.preflight.inputs import check_model
+    from hybridflow.preflight.phase_models import check_phase_models
     from hybridflow.preflight.reference import check_reference_model
-    from hybridflow.rollout.engine.arguments import check_names, check_sampling_mask
+    from hybridflow.rollout.engine.arguments import check_experts, check_names, check_sampling_mask
 
     subject.need_model()
     check_model(subject.config)
+    check_phase_models(subject.config)
     check_reference_model(subject.config)
     check_names(subject.config.rollout.sglang)
     check_sampling_mask(smallest_top_p(subject.config))
+    check_experts(subject.config.algorithm.routing_replay == "engine")
     yield Finding("fact", f"window: {subject.config.rollout.context_tokens:,} tokens, which the model has")
 
 
 def check_prompts(subject: Subject) -> Iterator[Finding]:
     """One prompt as the model will read it; lengths in tokens, the longest first."""
     tokenizer, config = subject.tokenizer, subject.config
-    limit, drops = config.data.max_prompt_tokens, config.data.overlong == "drop"
+    limit = config.data.max_prompt_tokens
     if tokenizer.chat_template is None:
         yield Finding(
             "warning",
@@ -140,12 +143,29 @@ def check_prompts(subject: Subject) -> Iterator[Finding]:
         yield Finding("fact", f"{split}: prompts of {min(lengths.values())} to {max(lengths.values())} tokens{counted}")
         long = [number for number, length in sorted(lengths.items()) if length > limit]
         if long and subject.survey(split) is not None:
-            yield Finding(
-                "warning" if drops and len(long) < len(rows) else "error",
+            told = (
                 f"{source}, row {long[0]}: the prompt has {lengths[long[0]]} tokens, the limit data.max_prompt_tokens "
-                f"is {limit}; {len(long)} rows are longer. Remedy: raise the limit (and rollout.context_tokens, "
-                f'train.max_tokens_per_micro_batch), shorten the rows, or set data.overlong = "drop"',
+                f"is {limit}; {len(long)} rows are longer"
             )
+            yield _tell_overlong(subject, rows, long, told)
+
+
+def _tell_overlong(subject: Subject, rows: dict[int, Row], long: list[int], told: str) -> Finding:
+    """The finding on rows above the limit: by data.overlong they are an error, left out, or cut where that can be."""
+    from hybridflow.data.truncation import truncate_middle
+
+    data = subject.config.data
+    if data.overlong == "truncate_middle":
+        try:
+            truncate_middle(subject.tokenizer, rows[long[0]], data.max_prompt_tokens)
+        except DataError as error:
+            return Finding("error", f"{told}. data.overlong = {data.overlong!r}: {error}")
+        return Finding("warning", f"{told}: the middle of their documents is cut (data.overlong)")
+    return Finding(
+        "warning" if data.overlong == "drop" and len(long) < len(rows) else "error",
+        f"{told}. Remedy: raise the limit (and rollout.context_tokens, train.max_tokens_per_micro_batch), shorten the "
+        f'rows, or set data.overlong = "drop" or "truncate_middle"',
+    )
 
 
 def count_tokens(subject: Subject, rows: dict[int, Row]) -> dict[int, int]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hybridflow.config.phases import train_configs
+from hybridflow.config.phases import name_phase, phase_config, train_configs
+from hybridflow.curriculum.own_source import find_source
 from hybridflow.curriculum.windows import describe_counts, is_in, path_of
 from hybridflow.preflight.data import check_golds, check_questions, check_rows
-from hybridflow.preflight.model import count_tokens
+from hybridflow.preflight.machine import check_memory
+from hybridflow.preflight.model import check_layouts, count_tokens
 from hybridflow.preflight.subject import Finding, Subject
 from hybridflow.preflight.verifiers import check_verifiers
 
@@ -18,6 +20,24 @@ def check_phase_files(subject: Subject) -> Iterator[Finding]:
         if own is not subject:
             for check in (check_rows, check_golds, check_questions, check_verifiers):
                 yield from check(own)
+
+
+def check_source(subject: Subject) -> Iterator[Finding]:
+    """A source of the user's own imports, and takes what there is."""
+    section = subject.config.curriculum
+    if section.source is not None:
+        find_source(section.source, section.module_folders)
+        yield Finding("fact", f"curriculum.source = {section.source!r}: it loads")
+
+
+def check_phase_layouts(subject: Subject) -> Iterator[Finding]:
+    """Each layout of a phase cuts the model evenly, and finds the memory that it needs."""
+    for number, phase in enumerate(subject.config.curriculum.phases):
+        if phase.layout is not None:
+            at = Subject(phase_config(subject.config, number), subject.saved)
+            for check in (check_layouts, check_memory):
+                for finding in check(at):
+                    yield finding._replace(text=f"{name_phase(phase, number)}: {finding.text}")
 
 
 def check_windows(subject: Subject) -> Iterator[Finding]:

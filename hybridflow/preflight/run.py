@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hybridflow.config.sections import Config
 from hybridflow.errors import ConfigError, HybridFlowError
-from hybridflow.preflight import algorithm, data, machine, model, phases, verifiers
+from hybridflow.preflight import algorithm, data, machine, model, phases, routing, verifiers
 from hybridflow.preflight.subject import AlreadyToldError, Check, Finding, Subject
 
 
@@ -23,12 +23,15 @@ QUICK = (
     Check("model", model.check_folder),
     Check("reference", model.check_reference_folder),
     Check("layout", model.check_layouts),
+    Check("experts", routing.check_routing),
     Check("data", data.check_rows),
     Check("golds", data.check_golds),
     Check("questions", data.check_questions),
     Check("verifiers", verifiers.check_verifiers),
     Check("algorithm", algorithm.check_functions),
+    Check("source", phases.check_source),
     Check("phases", phases.check_phase_files),
+    Check("phases", phases.check_phase_layouts),
     Check("judge", _check_judge, is_ahead=True),
     Check("environment", machine.check_environment),
     Check("limits", machine.check_limits),

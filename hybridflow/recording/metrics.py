@@ -139,7 +139,9 @@ def build_metrics(
         metrics["reward/overlong_mean"] = math.fsum(penalties) / len(penalties)
         metrics["reward/overlong_fraction"] = sum(penalty < 0 for penalty in penalties) / len(penalties)
     metrics |= {f"groups/filtered/{reason}": float(len(ids)) for reason, ids in filtered.dropped.items()}
-    metrics |= filtered.metrics
+    metrics |= filtered.measured.metrics
+    if "aepo/masking" in metrics:
+        metrics["aepo/masked_fraction"] = filtered.masked_fraction
     metrics |= build_spread("reward", [r for group in collected.groups for r in group_rewards(group)])
     if rollout.carries_groups:
         metrics |= build_carry_metrics(collected, filtered)

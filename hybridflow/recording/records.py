@@ -22,10 +22,17 @@ class CompletionRecord:
         self._path = path
         self._documents = documents or {}
 
-    def append(self, step: int, groups: list[Group], overlong: Mapping[str, Sequence[float]] | None = None) -> None:
+    def append(
+        self,
+        step: int,
+        groups: list[Group],
+        overlong: Mapping[str, Sequence[float]] | None = None,
+        kl_prices: Mapping[str, float] | None = None,
+    ) -> None:
         """Writes every member of every group and has it on disk before it returns.
 
-        `overlong` holds the overlong penalties by group id, in member order, where there are any.
+        `overlong` holds the overlong penalties by group id, in member order, where there are any; `kl_prices`, by
+        completion id, what was subtracted for the distance from the reference.
         """
         now = time.time()
         lines: list[str] = []
@@ -33,6 +40,8 @@ class CompletionRecord:
             penalties = (overlong or {}).get(group.group_id) or [0.0] * len(group.members)
             for member, penalty in zip(group.members, penalties, strict=True):
                 line = _line(step, member, penalty, now) | _describe_prompt(group.prompt, self._documents)
+                if (price := (kl_prices or {}).get(member.head.completion_id)) is not None:
+                    line["kl_price"] = price
                 lines.append(json.dumps(line, ensure_ascii=False))
         with writing(self._path), self._path.open("a", encoding="utf-8") as stream:
             stream.write("".join(line + "\n" for line in lines))

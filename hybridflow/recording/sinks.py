@@ -90,7 +90,10 @@ class Files(Sink):
 
     def step(self, record: StepRecord) -> None:
         self._timeline.append(record.step, dict(record.spans))
-        self._completions["train"].append(record.step, record.collected.groups, record.filtered.overlong)
+        filtered = record.filtered
+        self._completions["train"].append(
+            record.step, record.collected.groups, filtered.overlong, filtered.measured.kl_prices
+        )
 
     def evaluation(self, record: EvalRecord) -> None:
         for groups in record.groups.values():

@@ -27,6 +27,8 @@ class KindOption(StrEnum):
     filter = "filter"
     metrics = "metrics"
     aggregation = "aggregation"
+    mask = "mask"
+    correction = "correction"
 
 
 class AlgorithmFile(BaseModel):

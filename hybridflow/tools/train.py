@@ -11,11 +11,14 @@ from hybridflow.config.sections import Config
 from hybridflow.curriculum.build import Curriculum, build_curriculum
 from hybridflow.curriculum.source import PromptSource, restore_source
 from hybridflow.loop.checkpoints import Checkpoints, restore
+from hybridflow.loop.phases import RunPhases
 from hybridflow.loop.reference import check_reference
 from hybridflow.loop.run import Run
 from hybridflow.loop.train_loop import train
 from hybridflow.loop.warmup import stage_name
+from hybridflow.policy.stretched import write_stretched
 from hybridflow.preflight.inputs import Inputs, check_model, load_inputs, write_inputs
+from hybridflow.preflight.phase_models import check_phase_models
 from hybridflow.preflight.reference import check_reference_model
 from hybridflow.recording.display.live import LiveDisplay
 from hybridflow.recording.record_check import check_records, warmup_steps_done
@@ -32,6 +35,9 @@ from hybridflow.runtime.transport import Transport
 from hybridflow.tools.train_parts import Parts, Trackers, build_run
 from hybridflow.trainer.layout import check_saved_weights, read_model
 
+BETWEEN_PHASES = "between phases"
+"""Status of a summary while the workers of one phase end and those of the next are opened."""
+
 
 def run_training(config: Config, folder: TrainFolder, display: LiveDisplay, *, resume: bool) -> None:
     """Runs `config` to its end and writes summary.json.
@@ -43,7 +49,9 @@ def run_training(config: Config, folder: TrainFolder, display: LiveDisplay, *, r
     started = time.monotonic()
     display.note("reading model and data")
     check_model(config)
-    check_reference_model(config)
+    check_phase_models(config)
+    if not resume:
+        check_reference_model(config)
     check_names(config.rollout.sglang)
     check_sampling_mask(smallest_top_p(config))
     inputs = load_inputs(config, folder.data if resume else None)
@@ -55,20 +63,92 @@ def run_training(config: Config, folder: TrainFolder, display: LiveDisplay, *, r
         for note in inputs.notes:
             display.note(note)
         write_inputs(inputs, folder)
-        hf_dir = opened.first_weights(config.model, config.run.seed)
         trackers = _open_trackers(opened, config, folder)
-        with System(config, hf_dir, folder.logs, display) as system:
-            opened.take_name()
-            stages = [stage_name(stage) for stage in config.warmup.stages]
-            run = _build_run(config, folder, inputs, curriculum, system, display, trackers, opened.saved, started)
-            display.plan([*stages, run.phases.stage], ends_with_eval=config.eval.num_prompts > 0)
+        job = _Job(config, folder, inputs, curriculum, opened, display, trackers)
+        job.train(opened.saved, started)
+        while job.needs_other_workers:
+            again = time.monotonic()
+            job.train(_find_saved(config, folder, curriculum.source), again)
+
+
+class _Job:
+    """A run from the first opening of its workers to the last: phases of another layout have workers of their own."""
+
+    def __init__(
+        self,
+        config: Config,
+        folder: TrainFolder,
+        inputs: Inputs,
+        curriculum: Curriculum,
+        opened: OpenRun[RunState],
+        display: LiveDisplay,
+        trackers: Trackers,
+    ) -> None:
+        self._config = config
+        self._folder = folder
+        self._inputs = inputs
+        self._curriculum = curriculum
+        self._opened = opened
+        self._display = display
+        self._trackers = trackers
+        self._has_name = False
+        self.needs_other_workers = False
+        """The run goes on from its latest checkpoint, in the phase that this is of."""
+        self._weights = opened.first_weights(config.model, config.run.seed)
+        self._phases = RunPhases(config, curriculum.phases, self._stretch)
+
+    def train(self, saved: Saved[RunState] | None, started: float) -> None:
+        """Opens the workers of the present phase and trains until the run or they have done their part."""
+        at = self._phases.config
+        hf_dir = self._weights if at.model.path == self._config.model.path else Path(at.model.path)
+        with System(at, hf_dir, self._folder.logs, self._display) as system:
+            if not self._has_name:
+                self._opened.take_name()
+                self._has_name = True
+            run = self._build_run(system, saved, started)
+            stages = [stage_name(stage) for stage in self._config.warmup.stages]
+            self._display.plan([*stages, run.phases.stage], ends_with_eval=self._config.eval.num_prompts > 0)
 
             def summarise(status: str, peak_gib: float) -> dict[str, Any]:
                 run.state.peak_rss_gib = max(run.state.peak_rss_gib, peak_gib)
-                return _summarise(run, inputs.counts, status, system.transport, system.has_cuda)
+                return _summarise(run, self._inputs.counts, status, system.transport, system.has_cuda)
 
-            with opened.summarised(summarise, _table, lambda: name_status(run.state)), system.watchdog.raising():
+            def name_end() -> str:
+                return BETWEEN_PHASES if run.needs_other_workers else name_status(run.state)
+
+            with self._opened.summarised(summarise, _table, name_end), system.watchdog.raising():
                 train(run)
+        self.needs_other_workers = run.needs_other_workers
+
+    def _stretch(self, factor: float) -> Path:
+        """The model with YaRN of this factor, for trainer and engines alike; made once, in the run folder."""
+        return write_stretched(self._weights, self._folder.stretched_model(factor), factor)
+
+    def _build_run(self, system: System, saved: Saved[RunState] | None, started: float) -> Run:
+        parts = Parts(
+            trainer=system.trainer,
+            rollout=system.rollout,
+            stream=system.stream,
+            check_workers=system.check_workers,
+            watch=system.watchdog.phase,
+            moved=system.watchdog.moved,
+            timeline=system.timeline,
+            has_cuda=system.has_cuda,
+            released=system.released,
+        )
+        return build_run(
+            parts,
+            config=self._config,
+            folder=self._folder,
+            inputs=self._inputs,
+            curriculum=self._curriculum,
+            phases=self._phases,
+            display=self._display,
+            trackers=self._trackers,
+            state=saved.state if saved else RunState(),
+            kept=restore(saved.checkpoint, system.trainer) if saved else None,
+            started=started,
+        )
 
 
 def _find_saved(config: Config, folder: TrainFolder, source: PromptSource) -> Saved[RunState]:
@@ -83,6 +163,8 @@ def _find_saved(config: Config, folder: TrainFolder, source: PromptSource) -> Sa
     check_records(config, folder, state)
     if config.algorithm.kl.is_on and state.rl_step > 0:
         check_reference(folder.reference)
+    else:
+        check_reference_model(config)
     return Saved(latest, state, f"{state.rl_step} RL steps")
 
 
@@ -99,42 +181,6 @@ def _open_trackers(opened: OpenRun[RunState], config: Config, folder: TrainFolde
         opened.begin_record(config.tracking, config.run.name, state.last_recorded_step),
         opened.open_tracker(folder.warmup_metrics, warmup_steps_done(config, state) - 1),
         opened.open_tracker(folder.updates, state.rl_step),
-    )
-
-
-def _build_run(
-    config: Config,
-    folder: TrainFolder,
-    inputs: Inputs,
-    curriculum: Curriculum,
-    system: System,
-    display: LiveDisplay,
-    trackers: Trackers,
-    saved: Saved[RunState] | None,
-    started: float,
-) -> Run:
-    parts = Parts(
-        trainer=system.trainer,
-        rollout=system.rollout,
-        stream=system.stream,
-        check_workers=system.check_workers,
-        watch=system.watchdog.phase,
-        moved=system.watchdog.moved,
-        timeline=system.timeline,
-        has_cuda=system.has_cuda,
-        released=system.released,
-    )
-    return build_run(
-        parts,
-        config=config,
-        folder=folder,
-        inputs=inputs,
-        curriculum=curriculum,
-        display=display,
-        trackers=trackers,
-        state=saved.state if saved else RunState(),
-        kept=restore(saved.checkpoint, system.trainer) if saved else None,
-        started=started,
     )
 
 

@@ -72,6 +72,7 @@ def build_run(
     folder: TrainFolder,
     inputs: Inputs,
     curriculum: Curriculum,
+    phases: RunPhases,
     display: LiveDisplay,
     trackers: Trackers,
     state: RunState,
@@ -84,7 +85,6 @@ def build_run(
     """
     trainer = parts.trainer
     colocation = _build_colocation(config, parts)
-    phases = RunPhases(config, curriculum.phases)
     sinks = [Totals(state), _open_files(folder, inputs), Metrics(trackers.steps, trackers.updates), Display(display)]
     recorder = Recorder(
         sinks,

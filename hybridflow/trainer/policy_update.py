@@ -22,6 +22,7 @@ from hybridflow.algorithms.reductions import build_update_metrics
 from hybridflow.algorithms.spec import ObjectiveSpec
 from hybridflow.observability.span import enter
 from hybridflow.trainer.batch import pack_rank
+from hybridflow.trainer.routing import build_routing_metrics
 from hybridflow.types import TrainBatch, UpdateReport
 from megatron_ext.packing.micro_batch import MicroBatch
 from megatron_ext.packing.sums import LossFn, LossSums
@@ -68,7 +69,7 @@ def update_policy(
         build_objective(objective, num_ages=batch.num_ages, top_p=batch.top_p, is_first_pass=epoch == 0)
         for epoch in range(num_epochs)
     ]
-    computed_here = {OLD_LOGPROBS, ENTROPY} - (batch.measured - {ENTROPY})
+    computed_here = {ENTROPY} if OLD_LOGPROBS in batch.measured else {ENTROPY, OLD_LOGPROBS}
     columns = sorted({name for one in passes for name in one.columns} - computed_here)
     num_minis = len(batch.plan)
     minis = [pack_rank(batch, policy.topology.dp_rank, columns, mini, policy.loss_dtype) for mini in range(num_minis)]
@@ -130,5 +131,6 @@ def build_update_report(
         num_skipped=int(result.skipped),
         epoch=epoch,
         mini_batch=mini_batch,
-        metrics=build_update_metrics(objective.metrics, result.sums, result.maxima, objective.num_ages),
+        metrics=build_update_metrics(objective.metrics, result.sums, result.maxima, objective.num_ages)
+        | build_routing_metrics(result.routing),
     )

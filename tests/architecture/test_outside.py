@@ -97,7 +97,7 @@ SCENARIOS: dict[str, tuple[type[FakeRollout], Callable[[Completion], Verdict], d
     "phases": (
         FakeRollout,
         half_right,
-        {"curriculum__phases": [{"name": "short", "steps": 2}, {"name": "long"}]},
+        {"curriculum__phases": [{"name": "short", "steps": 2}, {"name": "long", "retrospective_share": 0.5}]},
         {"non_finite", *FILES["metrics.jsonl"]["phases"]},
     ),
     "KL and AEPO": (

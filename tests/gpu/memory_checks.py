@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ def _move(report: Report, sizes: Sizes, library: Any) -> None:
         stays, moves = (open_policy(hf_dir, topology, torch.bfloat16, kernels=library) for _ in range(2))
         for policy in (stays, moves):
             train(policy, [batch])
+        moves.keep_reference()
+        at_reference = moves.logprobs([batch], temperature=1.0)
         residency = moves.training.residency
         parts = {part: residency.num_bytes(part) for part in ("weights", "gradients", "optimizer")}
         before = allocated()
@@ -63,6 +66,19 @@ def _move(report: Report, sizes: Sizes, library: Any) -> None:
         steps = [train(policy, [batch]) for policy in (stays, moves)]
         report.note(loss=steps[0].loss, loss_after_a_move=steps[1].loss)
         report.require(abs(steps[0].loss - steps[1].loss) <= 1e-3, "training goes on otherwise after a move")
+        _exchange(report, moves, batch, at_reference)
+
+
+def _exchange(report: Report, policy: Any, batch: Any, expected: Any) -> None:
+    """The reference in and out: it computes as when it was kept, and the policy has its bits again."""
+    before = [parameter.detach().clone() for parameter in policy.model.parameters()]
+    started = time.perf_counter()
+    with policy.as_reference():
+        report.note(reference_in_s=time.perf_counter() - started)
+        found = policy.logprobs([batch], temperature=1.0)
+    report.require(torch.equal(found[0].logprobs_N, expected[0].logprobs_N), "the reference computes otherwise")
+    pairs = zip(before, policy.model.parameters(), strict=True)
+    report.require(all(torch.equal(old, new) for old, new in pairs), "the policy has other weights after the reference")
 
 
 def logprob_memory(report: Report, sizes: Sizes) -> None:

@@ -229,5 +229,15 @@ def as_loss(term: Any) -> TokenPart:
     return TokenPart(call, term.columns, is_loss=True)
 
 
+def as_weights(correction: Any) -> TokenPart:
+    """A correction, with its metrics."""
+
+    def call(tokens: TokenBatch) -> dict[str, Tensor]:
+        found = correction(tokens)
+        return {"weight": found.weight_N, **found.metrics}
+
+    return TokenPart(call, correction.columns, is_loss=False)
+
+
 def as_metric(measure: Any) -> TokenPart:
     return TokenPart(lambda tokens: measure(tokens), measure.columns, is_loss=False)

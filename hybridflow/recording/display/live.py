@@ -141,8 +141,8 @@ class LiveDisplay:
         self._step_line_at = -math.inf
         self._open()
         if self._live is None:
-            resumed = f", resumed after {first_step}" if first_step else ""
-            self._say(f"{stage}: {total_steps} steps{resumed}")
+            done = f", {first_step} done" if first_step else ""
+            self._say(f"{stage}: {total_steps} steps{done}")
 
     def phase(self, name: str) -> None:
         """The run enters phase `name`: ROLLOUT, TRAIN, SYNC or EVAL."""

@@ -29,6 +29,7 @@ MAY_CHANGE_ON_RESUME = (
         "reward.module_folders",
         "reward.environment",
         "algorithm.module_folders",
+        "curriculum.module_folders",
     ),
 )
 MAY_CHANGE_ON_RESUME += tuple(f"reward.judge.{key}" for key in _JUDGE_SERVING)
@@ -68,6 +69,14 @@ class TrainFolder(RunFolder):
     @property
     def data(self) -> Path:
         return self.path / "data"
+
+    @property
+    def difficulty(self) -> Path:
+        return self.path / "difficulty.csv"
+
+    def stretched_model(self, factor: float) -> Path:
+        """The model with YaRN of this factor, where a phase asks for it."""
+        return self.path / f"model_yarn_{factor:g}"
 
     def comparable(self, settings: dict[str, Any]) -> dict[str, Any]:
         """A decay that ends with the run changes with its length: the rate of a longer run would jump on resume.

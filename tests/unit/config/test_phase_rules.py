@@ -83,6 +83,18 @@ PLATEAU = '{name="short", window=[0, 100], promotion="plateau"'
             [],
             ["phases.0 ('short'): data.train_path is 'configs/quickstart.toml' and data.test_path is not set"],
         ),
+        (
+            '{name="short", retrospective_share=0.2}',
+            [],
+            ["phases.0.retrospective_share = 0.2 of the first phase 'short': no phase is before it", "remedy: "],
+        ),
+        (
+            '{name="a", steps=5}, {name="b", retrospective_share=0.6}',
+            [],
+            ["phases.1.retrospective_share = 0.6 of phase 'b' is above curriculum.retrospection.max_share (0.5)",
+             "remedy: "],
+        ),
+        ("", ["curriculum.task_balance=shares"], ["task_shares ({}) with curriculum.task_balance = 'shares'"]),
         ('{name="short", windows=[0, 100]}', [], ["phases.0.windows", "did you mean 'window'?"]),
         ('{name="short", window=[100]}', [], ["phases.0.window = [100]", "at least 2"]),
         ('{name="short", top_p=1.5}', [], ["phases.0.top_p = 1.5", "at most 1"]),
@@ -101,6 +113,7 @@ def test_what_cannot_be_run_is_refused(phases: str, overrides: list[str], words:
         ('{name="short", window=[0, 100], steps=29}, ' + NEXT, ["train.num_steps=30"]),
         (PLATEAU + ", steps=11}, " + NEXT, ["eval.every_steps=5"]),
         (PLATEAU + ", steps=40}, " + NEXT, ["eval.every_steps=5"]),
+        ('{name="a", steps=5}, {name="b", retrospective_share=0.6}', ["curriculum.retrospection.max_share=0.6"]),
         ('{name="long", window=[100, 200]}', []),  # the second phase alone
         ('{name="short", window=[0, 100], epochs=1000}, ' + NEXT, []),  # how many steps that is the rows say
         ('{name="short", window=[0, 100], steps=40}, ' + NEXT, ["train.num_steps=0"]),  # the warm-up alone

@@ -14,24 +14,35 @@ from hypothesis import strategies as st
 from hybridflow.config.curriculum_section import CurriculumSection
 from hybridflow.config.phases import phase_config
 from hybridflow.config.sections import Config
+from hybridflow.curriculum.build import build_curriculum
 from hybridflow.curriculum.phases import Phase, PhasedSource, Plateau
+from hybridflow.curriculum.retrospection import Retrospection
 from hybridflow.curriculum.windows import build_phases, count_outside, is_in
 from hybridflow.errors import ConfigError
-from hybridflow.types import Prompt
-from tests.builders import build_prompt
+from hybridflow.types import Group, Prompt
+from tests.builders import build_group, build_prompt, build_request
 
 SHORT = [build_prompt(f"s{n}") for n in range(5)]
 LONG = [build_prompt(f"l{n}") for n in range(3)]
+OTHERS = [build_prompt(f"o{n}") for n in range(4)]
 
 
 def source_of(*phases: Phase, seed: int = 0) -> PhasedSource:
-    return PhasedSource(phases or [Phase("short", SHORT, 7), Phase("long", LONG, 4)], ("order", seed))
+    rule = Retrospection("zero_accuracy_only", 0.125)
+    return PhasedSource(phases or [Phase("short", SHORT, 7), Phase("long", LONG, 4)], ("order", seed), rule)
+
+
+def groups_of(prompts: list[Prompt]) -> list[Group]:
+    """The prompts whose number is even are all wrong, the others half right."""
+    requests = [build_request(prompt, 2, group_id=f"g{n}") for n, prompt in enumerate(prompts)]
+    return [build_group(one, [0.0, float(int(one.prompt.prompt_id[1:]) % 2)]) for one in requests]
 
 
 def step(source: PhasedSource, num_prompts: int = 2, accuracy: float | None = None) -> list[str]:
     """One step, as the loop makes it."""
-    taken = [prompt.prompt_id for prompt in source.next(num_prompts)]
-    source.observe([])
+    prompts = source.next(num_prompts)
+    taken = [prompt.prompt_id for prompt in prompts]
+    source.observe(groups_of(prompts))
     source.observe_evaluation(accuracy)
     source.advance()
     return taken
@@ -55,8 +66,8 @@ def test_a_resume_at_any_of_50_points_gives_the_same_prompts() -> None:
     values = [stream.choice([None, 0.25, 0.5, 0.75]) for _ in sizes]
     phases = [
         Phase("a", SHORT, 20, Plateau(4, 0.1)),
-        Phase("b", LONG, None, Plateau(3, 0.0)),
-        Phase("c", SHORT + LONG, 80),
+        Phase("b", LONG, None, Plateau(3, 0.0), share=0.4, per_draw=2),
+        Phase("c", OTHERS, 80, share=0.3, per_draw=1),
     ]
     straight = source_of(*phases)
     walk = [step(straight, size, value) for size, value in zip(sizes, values, strict=True)]
@@ -113,7 +124,8 @@ def test_metrics_tell_the_phase_its_step_and_its_epochs() -> None:
         {"steps_done": [-1]},
         {"steps_done": [1, 2, 3], "endings": ["steps", "steps"]},
         {"steps_done": [1, 2]},
-        {"steps_done": [1], "num_taken": "x"},
+        {"steps_done": [1], "num_own": "x"},
+        {"steps_done": [1], "difficulty": {"prompts": {}}, "walk": {"num_taken": -1}},
         {"steps_done": [1], "other": 1},
     ],
 )
@@ -122,13 +134,28 @@ def test_a_state_that_is_none_is_refused(state: dict[str, Any]) -> None:
         source_of().load_state_dict(state)
 
 
-def phased(*phases: dict[str, Any], num_steps: int = 100) -> Config:
+def test_all_wrong_prompts_of_earlier_phases_come_back_at_their_share() -> None:
+    """A quarter of the prompts of the second phase are of the first, and were all wrong in it."""
+    source = source_of(Phase("short", SHORT, 5), Phase("long", LONG, None, share=0.25, per_draw=1))
+    for _ in range(5):
+        step(source)
+    taken = [step(source, 4) for _ in range(10)]
+    assert [sum(one[0] == "s" for one in batch) for batch in taken] == [1] * 10
+    assert {one for batch in taken for one in batch if one[0] == "s"} <= {"s0", "s2", "s4"}
+    metrics = source.take_metrics()
+    assert metrics["curriculum/retrospective_share"] == metrics["curriculum/retrospective_all_wrong_share"] == 0.25
+    assert metrics["curriculum/epochs"] == 10  # 30 of its own prompts, which are 3
+    rows = source.difficulty.rows(source.rule.epsilon)
+    assert [row["prompt_id"] for row in rows][:2] == ["l0", "l2"] and rows[0]["difficulty"] == 8.0
+
+
+def phased(*phases: dict[str, Any], num_steps: int = 100, **curriculum: Any) -> Config:
     values = {
         "model": {"path": "m"},
         "data": {"max_prompt_tokens": 100},
         "eval": {"num_prompts": 0},
         "train": {"num_steps": num_steps, "prompts_per_step": 4},
-        "curriculum": {"phases": list(phases)},
+        "curriculum": {"phases": list(phases), **curriculum},
     }
     return Config.model_validate(values)
 
@@ -197,3 +224,33 @@ def test_what_a_phase_sets_is_laid_over_the_run(tmp_path: Path) -> None:
     assert second == config.model_copy(update={"data": config.data.model_copy(update={"max_prompt_tokens": 90})})
     plain = phased()
     assert phase_config(plain, 0) is plain
+
+
+def test_epochs_count_the_prompts_of_the_phase_alone() -> None:
+    """Seven prompts, a quarter of each step of 4 from the phase before: 3 a step."""
+    config = phased({"name": "a", "window": [0, 10], "steps": 3},
+                    {"name": "b", "window": [10, 20], "epochs": 3, "retrospective_share": 0.25})  # fmt: skip
+    phase = build_phases(config, prompts_of(*[5] * 2, *[15] * 7))[1]
+    assert (phase.num_steps, phase.share, phase.per_draw) == (7, 0.25, 1)
+
+
+class Rows:
+    """Rows of a file, by task."""
+
+    name = "train"
+
+    def __init__(self, **counts: int) -> None:
+        self.prompts = [build_prompt(f"{task}-{n}", data_source=task) for task in counts for n in range(counts[task])]
+
+
+@pytest.mark.parametrize("phases", [[], [{"name": "a", "steps": 5}, {"name": "b"}]])
+def test_batches_are_balanced_by_task_with_and_without_phases(phases: list[dict[str, Any]]) -> None:
+    """Rows of 8:1:1, shares of 2:1:1, batches of 10: 5 and 2 or 3 of each."""
+    config = phased(*phases, task_balance="shares", task_shares={"math": 2, "qa": 1, "choice": 1})
+    source = build_curriculum(config, {None: Rows(math=80, qa=10, choice=10)}).source  # type: ignore[dict-item]
+    for _ in range(20):
+        tasks = [prompt.data_source for prompt in source.next(10)]
+        assert tasks.count("math") == 5 and {tasks.count("qa"), tasks.count("choice")} == {2, 3}
+    unknown = phased(*phases, task_balance="shares", task_shares={"math": 2, "code": 1})
+    with pytest.raises(ConfigError, match=r"curriculum.task_shares = .*: tasks code have a share and no row.*Remedy: "):
+        build_curriculum(unknown, {None: Rows(math=8)})  # type: ignore[dict-item]

@@ -27,6 +27,8 @@ from hybridflow.curriculum.source import restore_source
 from hybridflow.data.dataset import PromptDataset
 from hybridflow.loop.checkpoints import Checkpoints, restore
 from hybridflow.loop.kept_groups import KeptGroups
+from hybridflow.loop.phases import RunPhases
+from hybridflow.policy.stretched import write_stretched
 from hybridflow.preflight.inputs import load_inputs
 from hybridflow.protocols import WeightSource
 from hybridflow.recording.display.live import LiveDisplay
@@ -349,12 +351,17 @@ class FakeSystem:
             latest = Checkpoints(self.folder.checkpoints, 2).latest()
             state, kept = read_state(latest / STATE_FILE), restore(latest, self.trainer)
             restore_source(chosen.source, state.source, state.num_prompts_taken, latest)
+
+        def stretch(factor: float) -> Path:
+            return write_stretched(Path(config.model.path), self.folder.stretched_model(factor), factor)
+
         self.run = build_run(
             Parts(trainer=self.trainer, rollout=self.rollout, stream=self.stream),
             config=config,
             folder=self.folder,
             inputs=inputs,
             curriculum=chosen,
+            phases=RunPhases(config, chosen.phases, stretch),
             display=LiveDisplay("test", console=Console(file=io.StringIO())),
             trackers=Trackers(
                 steps=TrackerSet([JsonlTracker(self.folder.metrics)]),

@@ -78,6 +78,8 @@ def test_kl_in_the_reward_is_subtracted_before_advantages(tmp_path: Path) -> Non
     told = steps_of(system)
     assert [line["reward/kl_mean"] for line in told] == pytest.approx([0.0, 0.025])
     assert [line["reward/mean"] for line in told] == [0.5, 0.5], "the verdicts alone"
+    prices = [line["kl_price"] for line in system.completions() if line["step"] == 2]
+    assert prices == pytest.approx([0.0, 0.05] * 4)
 
 
 def test_a_reference_is_taken_after_the_warm_up(tmp_path: Path) -> None:
@@ -157,11 +159,11 @@ def test_a_group_without_a_positive_completion_is_dropped_with_the_reason(tmp_pa
     groups = [
         build_group(build_request(build_prompt(token_ids=[1]), 2, group_id=f"g{n}"), [1.0, 0.0]) for n in range(2)
     ]
-    masked = Measured({}, leaves_out_negative=True)
+    masked = Measured(leaves_out_negative=True)
     some_left = advantages_of([[-1.0, -2.0], [0.0, -1.0]], config)
     filtered = build_batch(groups, config, algorithm=some_left, measured=masked)
     assert (filtered.num_groups, filtered.dropped) == (1, {"aepo_masked": ["g0"]})
-    assert filtered.metrics["aepo/masked_fraction"] == 0.75
+    assert filtered.masked_fraction == 0.75
     none_left = advantages_of([[-1.0, -2.0]] * 2, config)
     filtered = build_batch(groups, config, algorithm=none_left, measured=masked)
     assert filtered.batch is None and filtered.dropped == {"aepo_masked": ["g0", "g1"]}

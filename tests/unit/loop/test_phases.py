@@ -88,13 +88,15 @@ def test_metrics_and_summary_tell_the_phase(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stop", [1, 2, 3, 4])
 def test_a_run_stopped_in_any_phase_goes_on_in_it_with_the_same_prompts(tmp_path: Path, stop: int) -> None:
     """Stop 2 is at the border: the checkpoint is of the new phase."""
-    straight = FakeSystem(phased(tmp_path / "a", checkpoint__every_steps=1))
+    changes = {"checkpoint__every_steps": 1, "curriculum__retrospection": {"mode": "weighted"}}
+    phases = [SHORT, LONG | {"retrospective_share": 0.25}]
+    straight = FakeSystem(phased(tmp_path / "a", *phases, **changes))
     train(straight.run)
-    broken = FakeSystem(phased(tmp_path / "b", checkpoint__every_steps=1))
+    broken = FakeSystem(phased(tmp_path / "b", *phases, **changes))
     broken.trainer.update = fail_at(broken.trainer.update, stop + 1)
     with pytest.raises(TrainerError):
         train(broken.run)
-    resumed = FakeSystem(phased(tmp_path / "b", checkpoint__every_steps=1), is_resumed=True)
+    resumed = FakeSystem(phased(tmp_path / "b", *phases, **changes), is_resumed=True)
     assert resumed.run.phases.stage == f"RL, phase {1 if stop < 2 else 2} of 2: {'short' if stop < 2 else 'long'}"
     train(resumed.run)
 
@@ -103,6 +105,12 @@ def test_a_run_stopped_in_any_phase_goes_on_in_it_with_the_same_prompts(tmp_path
 
     assert trained(resumed) == trained(straight) != []
     assert resumed.run.phases.summary() == straight.run.phases.summary()
+    tables = [system.folder.difficulty.read_text() for system in (straight, resumed)]
+    assert tables[0] == tables[1] and tables[0].startswith(
+        "prompt_id,num_completions,mean_reward,difficulty,num_times\n"
+    )
+    last = [line["curriculum/retrospective_share"] for line in straight.metrics() if line.get("curriculum/phase") == 2]
+    assert last[-1] == 0.25
 
 
 def test_the_run_ends_with_its_last_phase(tmp_path: Path) -> None:
@@ -156,6 +164,23 @@ def test_engines_that_differ_in_the_second_phase_end_the_run_there(tmp_path: Pat
     with pytest.raises(ModelMismatchError, match="before the first step of the phase"):
         train(system.run)
     assert system.run.state.rl_step == 2
+
+
+def test_a_phase_of_another_layout_goes_on_from_a_checkpoint_with_workers_of_its_own(tmp_path: Path) -> None:
+    phases = [SHORT, LONG | {"layout": {"pp": 2}}]
+    first = FakeSystem(phased(tmp_path / "a", *phases))
+    train(first.run)
+    assert first.run.needs_other_workers and not first.run.is_over
+    assert first.events[-3:] == ["update", "publish 2", "save"]
+    second = FakeSystem(phased(tmp_path / "a", *phases), is_resumed=True)
+    assert second.run.config.train.layout.pp == 2
+    train(second.run)
+    assert second.events[:3] == ["publish 2", "decode p00000", "compare"]
+    assert not second.run.needs_other_workers and second.run.state.rl_step == 5
+    straight = FakeSystem(phased(tmp_path / "b"))
+    train(straight.run)
+    trained = [[line["prompt_id"] for line in system.completions()] for system in (second, straight)]
+    assert trained[0] == trained[1]
 
 
 def test_groups_that_the_phase_before_has_begun_are_given_up_and_counted(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_plain_lines_away_from_a_terminal() -> None:
     assert stream.getvalue().splitlines() == [
         "12:00:01 warm-up: 2 steps",
         "12:00:01 warm-up step 1/2 | loss 3 | elapsed 0:00 | eta 0:00",
-        "12:00:01 RL: 30 steps, resumed after 10",
+        "12:00:01 RL: 30 steps, 10 done",
         "12:00:01 RL step 11/30 | reward 0.500 (mean of 1: 0.500) | entropy 1.25 | logprob gap 1e-06 | "
         "tokens/s rollout 1,234, train 567 | elapsed 0:15 | eta 4:45",
         "12:00:01 RL step 12/30 | reward 1.000 (mean of 2: 0.750) | entropy 1.25 | logprob gap 1e-06 | "
