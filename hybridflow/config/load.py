@@ -111,11 +111,11 @@ def load_partly(paths: Sequence[Path], overrides: Sequence[str], root: type[Base
     except ConfigError as error:
         problems.append(str(error))
     try:
-        config: BaseModel | None = root.model_validate(tree.values)
+        config = root.model_validate(tree.values)
     except ValidationError as error:
         problems.append(explain(error, tree, root))
-        config = _validate_rest(tree.values, root, error)
-    if config is not None and (rules := _find_idle(config, tree)):
+        return Partial(_validate_rest(tree.values, root, error), problems)
+    if rules := _find_idle(config, tree):
         problems.append(explain_rules(rules))
     return Partial(config, problems)
 
