@@ -11,7 +11,7 @@ from hybridflow.config.sections import Config
 from hybridflow.curriculum.phases import PhasedSource
 from hybridflow.recording.accuracy import TEST, EvalResult
 from hybridflow.recording.csv_table import write_csv
-from hybridflow.types import Group, Prompt
+from hybridflow.types import Collected, Prompt
 
 RL = "RL"
 """The stage after the warm-up, as the display names it."""
@@ -74,10 +74,10 @@ class RunPhases:
         """Prompts whose difficulty the present phase has to know before its first step."""
         return [] if self._source is None else self._source.to_measure
 
-    def filter_prompts(self, groups: Sequence[Group]) -> str:
+    def filter_prompts(self, measured: Collected) -> str:
         """Leaves out the prompts of the phase that are too easy or too hard; says how many, for the user."""
         assert self._source is not None
-        dropped = self._source.filter_prompts(groups)
+        dropped = self._source.filter_prompts(measured.groups)
         total = len(self._source.phase.prompts)
         told = ", ".join(f"{len(ids)} are {reason.replace('_', ' ')}" for reason, ids in sorted(dropped.items()))
         told = f"difficulty of {total} prompts of phase {self._source.phase.name!r} measured: {told or 'all stay in'}"

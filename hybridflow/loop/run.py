@@ -84,8 +84,8 @@ class Run:
         """Where the present phase filters its prompts by difficulty and has not measured them: does so."""
         if prompts := self.phases.to_measure:
             with self.recorder.phase("difficulty"):
-                groups = self.groups.measure(self.state.rl_step, prompts)
-            self.recorder.note(self.phases.filter_prompts(groups))
+                measured = self.groups.measure(self.state.rl_step, prompts)
+            self.recorder.note(self.phases.filter_prompts(measured))
 
     def begin_step(self) -> int:
         """Number of the step that begins now; what is timed from here on counts for it."""

@@ -10,7 +10,7 @@ from hybridflow.curriculum.source import SavedSource, save_source
 from hybridflow.loop.collect import Collector, Refill
 from hybridflow.loop.kept_groups import GroupStore, KeptGroups
 from hybridflow.loop.step import PartialRollouts, build_requests, plan_all
-from hybridflow.types import Collected, Group, GroupRequest, PartialGroup, Prompt, SamplingParams
+from hybridflow.types import Collected, GroupRequest, PartialGroup, Prompt, SamplingParams
 
 
 def train_sampling(config: Config) -> SamplingParams:
@@ -78,10 +78,10 @@ class TrainGroups:
         source.observe(collected.groups)
         return collected
 
-    def measure(self, step: int, prompts: Sequence[Prompt]) -> list[Group]:
+    def measure(self, step: int, prompts: Sequence[Prompt]) -> Collected:
         """Groups of `prompts` as training would draw them after `step`, which are not trained on."""
         plan = plan_all(build_requests(f"m{step:05d}", prompts, self._num_completions))
-        return self._collector.decode(plan, self._sampling).groups
+        return self._collector.decode(plan, self._sampling)
 
     def save_source(self) -> SavedSource:
         """State of the source of prompts, for a checkpoint."""
