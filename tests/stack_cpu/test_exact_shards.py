@@ -23,7 +23,7 @@ from hybridflow.policy.init import write_policy
 from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import Bucket, describe_tensor
 from megatron_ext.parallel.layout import Layout
-from tests.dist_cpu.launch import free_port
+from tests.ports import free_port
 from tests.stack_cpu.command import ROOT
 from tests.stack_cpu.exact_processes import Served, Trainer, start_engine
 

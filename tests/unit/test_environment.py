@@ -7,7 +7,7 @@ import os
 import pytest
 
 from hybridflow.config.cluster_section import ClusterSection
-from hybridflow.environment import given_values, named, needed, only
+from hybridflow.environment import given_values, joined_cluster, named, needed, only
 from hybridflow.errors import ConfigError
 
 
@@ -100,3 +100,14 @@ def test_a_table_gives_values_and_passes_others_on(monkeypatch: pytest.MonkeyPat
 def test_a_table_that_cannot_be_meant_is_refused(given: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ClusterSection.model_validate({"environment": given})
+
+
+@pytest.mark.parametrize(("value", "address"), [(None, None), ("", None), ("head:6379", "head:6379"), ("auto", "auto")])
+def test_a_run_joins_the_cluster_that_ray_address_names(
+    value: str | None, address: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty one names none."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if value is not None:
+        monkeypatch.setenv("RAY_ADDRESS", value)
+    assert joined_cluster() == address
