@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from hybridflow.config.function_names import one_of
 from hybridflow.config.layout_section import LayoutSection
 from hybridflow.config.paths import InputPath
 from hybridflow.config.section import Section
@@ -80,12 +81,27 @@ class CurriculumSection(Section):
     "off": as rows come."""
     task_shares: dict[str, float] = Field(default_factory=dict)
     """Share of each task by its data_source, in any unit, where task_balance is "shares"."""
+    source: Annotated[str, AfterValidator(one_of())] | None = None
+    """Function of your own, "module:function", that makes the source of prompts; in the place of all keys above."""
+    module_folders: list[str] = Field(default_factory=list)
+    """Folders in which its module is looked for first; those of the configuration and the working folder follow."""
+
+    @property
+    def names_module(self) -> bool:
+        """Whether the source is named as "module:function"."""
+        return self.source is not None
 
     @model_validator(mode="after")
     def _check(self) -> CurriculumSection:
         names = [phase.name for phase in self.phases]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two phases are named {twice[0]!r}. Remedy: give each phase a name of its own")
+        if self.source is not None and (self.phases or self.task_balance != "off"):
+            named = f"{len(self.phases)} curriculum.phases" if self.phases else "curriculum.task_balance"
+            raise ValueError(
+                f"curriculum.source ({self.source!r}) with {named}: a source of your own hands out all prompts, in an "
+                "order of its own. Remedy: leave one of them out"
+            )
         if bool(self.task_shares) != (self.task_balance == "shares"):
             raise ValueError(
                 f"curriculum.task_shares ({self.task_shares}) with curriculum.task_balance = {self.task_balance!r}: "

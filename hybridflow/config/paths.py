@@ -22,9 +22,10 @@ from hybridflow.errors import ConfigError
 
 if TYPE_CHECKING:
     from hybridflow.config.algorithm_section import AlgorithmSection
+    from hybridflow.config.curriculum_section import CurriculumSection
     from hybridflow.config.reward_sections import RewardSection
 
-_S = TypeVar("_S", "RewardSection", "AlgorithmSection")
+_S = TypeVar("_S", "RewardSection", "AlgorithmSection", "CurriculumSection")
 
 
 def add_module_folders(section: _S, files: Sequence[Path]) -> _S:

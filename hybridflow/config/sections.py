@@ -74,8 +74,9 @@ class DataSection(Section):
     synth: SynthSection = SynthSection()
     max_prompt_tokens: int = Field(default=16_000, ge=1)
     """Longest prompt, chat template included."""
-    overlong: Literal["error", "drop"] = "error"
-    """Treatment of a prompt above `max_prompt_tokens`."""
+    overlong: Literal["error", "drop", "truncate_middle"] = "error"
+    """Treatment of a prompt above `max_prompt_tokens`: an error; left out and counted; or its document, between <text>
+    and </text>, keeps the first and the last half of the tokens that it may have, counted too."""
 
 
 class WarmupStage(Section):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from hybridflow.algorithms.algorithm import build_algorithm
 from hybridflow.algorithms.spec import algorithm_spec
 from hybridflow.config.sections import Config
+from hybridflow.curriculum.own_source import OFFERED, build_own_source
 from hybridflow.curriculum.phases import PhasedSource
 from hybridflow.curriculum.retrospection import Retrospection
 from hybridflow.curriculum.source import PromptSource, ShuffledEpochs
@@ -31,7 +33,7 @@ class Curriculum:
 
 
 def build_curriculum(config: Config, trains: Mapping[str | None, PromptDataset]) -> Curriculum:
-    """Phases, or one walk over all training prompts; and the step rule.
+    """Phases, one walk over all training prompts, or a source of the user's own; and the step rule.
 
     `trains`: by path, None for generated rows, what the run trains on. Raises ConfigError for a phase without rows, and
     for shares of tasks that do not fit the rows.
@@ -39,6 +41,10 @@ def build_curriculum(config: Config, trains: Mapping[str | None, PromptDataset])
     rule = build_step_rule(config)
     first = next(iter(trains.values()))
     stream = ("hybridflow.order", first.name, config.run.seed)
+    if config.curriculum.source is not None:
+        values = (first.prompts, config.run.seed, config.train.prompts_per_step)
+        given: dict[str, Any] = dict(zip(OFFERED, values, strict=True))
+        return Curriculum(build_own_source(config.curriculum.source, config.curriculum.module_folders, given), rule)
     if not config.curriculum.phases:
         return Curriculum(open_walk(config, first.prompts, stream), rule)
     phases = build_phases(config, {path: one.prompts for path, one in trains.items()})

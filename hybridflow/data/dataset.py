@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from hybridflow.data.chat_encoding import encode_chat
 from hybridflow.data.row_reference import RowReference, dump_row, hash_prompt
 from hybridflow.data.schema import BadRow, Row
+from hybridflow.data.truncation import truncate_middle
 from hybridflow.errors import DataError
 from hybridflow.types import Prompt
 
@@ -29,6 +30,8 @@ class PromptDataset:
     """Where the prompt of an id comes from."""
     num_dropped: int
     """Rows among these that are left out because their prompt is longer than the limit."""
+    num_truncated: int
+    """Rows whose document lost its middle for the same reason."""
 
     def __init__(
         self,
@@ -36,7 +39,7 @@ class PromptDataset:
         rows: Sequence[Row | BadRow],
         tokenizer: PreTrainedTokenizerBase,
         max_prompt_tokens: int,
-        overlong: Literal["error", "drop"] = "error",
+        overlong: Literal["error", "drop", "truncate_middle"] = "error",
         questions: Sequence[str] | None = None,
         row_arguments: frozenset[str] = frozenset(),
         source: str = "",
@@ -47,12 +50,13 @@ class PromptDataset:
         the records. `row_arguments`: what verifiers take of a row beside the gold, `prompt` or `extra_info`. `source`:
         what the rows were read from.
 
-        Raises DataError for a prompt above `max_prompt_tokens` (unless `overlong` is "drop"), and when none is left.
+        Raises DataError for a prompt above `max_prompt_tokens`, with `overlong` "error" or where it cannot be cut, and
+        when none is left.
         """
         self.name = name
         self.prompts = []
         self.num_rows = len(rows)
-        self.num_dropped = 0
+        self.num_dropped = self.num_truncated = 0
         self.unusable: dict[str, str] = {}
         self.documents: dict[str, RowReference] = {}
         for number, row in enumerate(rows):
@@ -62,7 +66,7 @@ class PromptDataset:
                 continue
             self.documents[prompt_id] = RowReference(source or name, number, hash_prompt(row))
             try:
-                token_ids = encode_chat(tokenizer, row.prompt)
+                row, token_ids = self._encode(tokenizer, row, max_prompt_tokens, overlong)
             except DataError as error:
                 raise DataError(f"data set {name!r}, row {number} ({row.data_source}): {error}") from error
             if len(token_ids) > max_prompt_tokens:
@@ -70,7 +74,8 @@ class PromptDataset:
                     raise DataError(
                         f"data set {name!r}, row {number} ({row.data_source}): the prompt has {len(token_ids)} tokens, "
                         f"the limit max_prompt_tokens is {max_prompt_tokens}. "
-                        'Remedy: raise the limit, shorten the row, or set overlong="drop" to leave such rows out'
+                        'Remedy: raise the limit, shorten the row, or set overlong="drop" to leave such rows out, '
+                        '"truncate_middle" to cut their documents'
                     )
                 self.num_dropped += 1
                 continue
@@ -91,6 +96,16 @@ class PromptDataset:
                 f"data set {name!r} has no prompts: {len(rows)} rows, of which {self.num_dropped} are longer than "
                 f"max_prompt_tokens={max_prompt_tokens}. Remedy: give it rows, or raise the limit"
             )
+
+    def _encode(
+        self, tokenizer: PreTrainedTokenizerBase, row: Row, max_prompt_tokens: int, overlong: str
+    ) -> tuple[Row, list[int]]:
+        """The row, cut where it is to be, and the token ids of its prompt."""
+        token_ids = encode_chat(tokenizer, row.prompt)
+        if len(token_ids) <= max_prompt_tokens or overlong != "truncate_middle":
+            return row, token_ids
+        self.num_truncated += 1
+        return truncate_middle(tokenizer, row, max_prompt_tokens)
 
     def __len__(self) -> int:
         return len(self.prompts)

@@ -87,6 +87,12 @@ class Inputs:
             for split in ("train", "test")
             if counts.get(f"{split}_rows_dropped")
         ]
+        notes += [
+            f"{counts[f'{split}_rows_truncated']} of {counts[f'{split}_rows']} {split} rows lose the middle of their "
+            f"documents: their prompts are longer than data.max_prompt_tokens"
+            for split in ("train", "test")
+            if counts.get(f"{split}_rows_truncated")
+        ]
         if outside := counts.get("train_rows_in_no_window"):
             notes.append(
                 f"{outside} of {counts['train_rows']} train rows are in the window of no phase of the curriculum"
@@ -149,10 +155,7 @@ def load_inputs(config: Config, saved: Path | None) -> Inputs:
     }
     eval_sets: list[EvalSet] = []
     documents = {prompt_id: row for one in trains.values() for prompt_id, row in one.documents.items()}
-    counts = {
-        "train_rows": sum(one.num_rows for one in trains.values()),
-        "train_rows_dropped": sum(one.num_dropped for one in trains.values()),
-    }
+    counts = _count_rows("train", list(trains.values()))
     if config.eval.num_prompts:
         test = _load_split(config, tokenizer, "test", saved, generated)
         num_prompts = len(test.prompts) + len(test.unusable)
@@ -167,12 +170,21 @@ def load_inputs(config: Config, saved: Path | None) -> Inputs:
         eval_sets.append(EvalSet(TEST, eval_prompts, unusable))
         documents |= test.documents
         seen = {_digest(prompt) for one in trains.values() for prompt in one.prompts}
-        counts |= {"test_rows": test.num_rows, "test_rows_dropped": test.num_dropped}
+        counts |= _count_rows("test", [test])
         counts |= {"test_rows_unusable": len(unusable)} if unusable else {}
         counts["eval_prompts_in_train"] = sum(_digest(prompt) in seen for prompt in eval_prompts)
     if config.curriculum.phases:
         counts["train_rows_in_no_window"] = count_outside(config, {path: one.prompts for path, one in trains.items()})
     return Inputs(tokenizer, trains, eval_sets, generated, counts, documents)
+
+
+def _count_rows(split: Split, parts: Sequence[PromptDataset]) -> dict[str, int]:
+    """Rows read, left out, and cut where any were."""
+    truncated = sum(one.num_truncated for one in parts)
+    return {
+        f"{split}_rows": sum(one.num_rows for one in parts),
+        f"{split}_rows_dropped": sum(one.num_dropped for one in parts),
+    } | ({f"{split}_rows_truncated": truncated} if truncated else {})
 
 
 def write_inputs(inputs: Inputs, folder: TrainFolder) -> None:

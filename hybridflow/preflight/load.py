@@ -17,6 +17,8 @@ def load_run(files: Sequence[Path], overrides: Sequence[str]) -> tuple[Config | 
     if isinstance(config, Config):
         known = "\n".join(problems)
         problems += [rule for rule in find_conflicts(config) if rule.partition(" Remedy:")[0] not in known]
-        found = {name: add_module_folders(getattr(config, name), files) for name in ("reward", "algorithm")}
+        found = {
+            name: add_module_folders(getattr(config, name), files) for name in ("reward", "algorithm", "curriculum")
+        }
         config = config.model_copy(update=found)
     return config, problems

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from hybridflow.config.phases import smallest_top_p
 from hybridflow.data.schema import Row
-from hybridflow.errors import ConfigError
+from hybridflow.errors import ConfigError, DataError
 from hybridflow.preflight.subject import Finding, Subject
 from megatron_ext.parallel.layout import Layout, LayoutError, check_layout
 
@@ -123,7 +123,7 @@ def check_model_files(subject: Subject) -> Iterator[Finding]:
 def check_prompts(subject: Subject) -> Iterator[Finding]:
     """One prompt as the model will read it; lengths in tokens, the longest first."""
     tokenizer, config = subject.tokenizer, subject.config
-    limit, drops = config.data.max_prompt_tokens, config.data.overlong == "drop"
+    limit = config.data.max_prompt_tokens
     if tokenizer.chat_template is None:
         yield Finding(
             "warning",
@@ -142,12 +142,29 @@ def check_prompts(subject: Subject) -> Iterator[Finding]:
         yield Finding("fact", f"{split}: prompts of {min(lengths.values())} to {max(lengths.values())} tokens{counted}")
         long = [number for number, length in sorted(lengths.items()) if length > limit]
         if long and subject.survey(split) is not None:
-            yield Finding(
-                "warning" if drops and len(long) < len(rows) else "error",
+            told = (
                 f"{source}, row {long[0]}: the prompt has {lengths[long[0]]} tokens, the limit data.max_prompt_tokens "
-                f"is {limit}; {len(long)} rows are longer. Remedy: raise the limit (and rollout.context_tokens, "
-                f'train.max_tokens_per_micro_batch), shorten the rows, or set data.overlong = "drop"',
+                f"is {limit}; {len(long)} rows are longer"
             )
+            yield _tell_overlong(subject, rows, long, told)
+
+
+def _tell_overlong(subject: Subject, rows: dict[int, Row], long: list[int], told: str) -> Finding:
+    """The finding on rows above the limit: by data.overlong they are an error, left out, or cut where that can be."""
+    from hybridflow.data.truncation import truncate_middle
+
+    data = subject.config.data
+    if data.overlong == "truncate_middle":
+        try:
+            truncate_middle(subject.tokenizer, rows[long[0]], data.max_prompt_tokens)
+        except DataError as error:
+            return Finding("error", f"{told}. data.overlong = {data.overlong!r}: {error}")
+        return Finding("warning", f"{told}: the middle of their documents is cut (data.overlong)")
+    return Finding(
+        "warning" if data.overlong == "drop" and len(long) < len(rows) else "error",
+        f"{told}. Remedy: raise the limit (and rollout.context_tokens, train.max_tokens_per_micro_batch), shorten the "
+        f'rows, or set data.overlong = "drop" or "truncate_middle"',
+    )
 
 
 def count_tokens(subject: Subject, rows: dict[int, Row]) -> dict[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hybridflow.config.phases import name_phase, phase_config, train_configs
+from hybridflow.curriculum.own_source import find_source
 from hybridflow.curriculum.windows import describe_counts, is_in, path_of
 from hybridflow.preflight.data import check_golds, check_questions, check_rows
 from hybridflow.preflight.machine import check_memory
@@ -19,6 +20,14 @@ def check_phase_files(subject: Subject) -> Iterator[Finding]:
         if own is not subject:
             for check in (check_rows, check_golds, check_questions, check_verifiers):
                 yield from check(own)
+
+
+def check_source(subject: Subject) -> Iterator[Finding]:
+    """A source of the user's own imports, and takes what there is."""
+    section = subject.config.curriculum
+    if section.source is not None:
+        find_source(section.source, section.module_folders)
+        yield Finding("fact", f"curriculum.source = {section.source!r}: it loads")
 
 
 def check_phase_layouts(subject: Subject) -> Iterator[Finding]:

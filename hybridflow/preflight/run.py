@@ -28,6 +28,7 @@ QUICK = (
     Check("questions", data.check_questions),
     Check("verifiers", verifiers.check_verifiers),
     Check("algorithm", algorithm.check_functions),
+    Check("source", phases.check_source),
     Check("phases", phases.check_phase_files),
     Check("phases", phases.check_phase_layouts),
     Check("judge", _check_judge, is_ahead=True),

@@ -29,6 +29,7 @@ MAY_CHANGE_ON_RESUME = (
         "reward.module_folders",
         "reward.environment",
         "algorithm.module_folders",
+        "curriculum.module_folders",
     ),
 )
 MAY_CHANGE_ON_RESUME += tuple(f"reward.judge.{key}" for key in _JUDGE_SERVING)

@@ -209,6 +209,12 @@ ROWS = [
         ["row 0: the prompt has", "the limit data.max_prompt_tokens is 20; 3 rows are longer", "Remedy: raise"],
         _set("data.max_prompt_tokens=200"),
     ),
+    Mistake(
+        "prompts too long to be cut",
+        _set("data.max_prompt_tokens=6", "data.overlong=truncate_middle"),
+        ["3 rows are longer. data.overlong = 'truncate_middle': the prompt has", "Remedy: raise the limit"],
+        _set("data.max_prompt_tokens=200", "data.overlong=truncate_middle"),
+    ),
 ]
 KEYS = [
     Mistake(
