@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from hybridflow.config.length_rules import find_length_conflicts
 from hybridflow.config.phase_rules import find_phase_conflicts
+from hybridflow.config.routing_rules import find_routing_conflicts
 
 if TYPE_CHECKING:
     from hybridflow.config.sections import Config
@@ -19,6 +21,7 @@ SECTIONS_ALONE = "sections alone"
 def find_conflicts(config: Config) -> Iterator[str]:
     """Gives "<what is wrong, with the values>. Remedy: <what to do>" of each rule that `config` breaks."""
     yield from find_own_conflicts(config)
+    yield from find_routing_conflicts(config)
     yield from find_phase_conflicts(config, find_own_conflicts)
 
 
@@ -49,31 +52,4 @@ def find_own_conflicts(config: Config) -> Iterator[str]:
             f"alone, so nothing of it would be learnt though it counts. Remedy: set algorithm.mask_stale_tokens = "
             f"false, or rollout.over_sampling = 1"
         )
-    buffer, limit = config.reward.overlong.buffer_tokens, config.rollout.max_new_tokens
-    if buffer > limit:
-        yield (
-            f"reward.overlong.buffer_tokens ({buffer}) is above rollout.max_new_tokens ({limit}): a completion of "
-            f"no token at all would be penalised. Remedy: lower the first, or raise the second"
-        )
-    window = config.rollout.context_tokens
-    longest = config.data.max_prompt_tokens + config.rollout.max_new_tokens
-    if longest > window:
-        yield (
-            f"data.max_prompt_tokens ({config.data.max_prompt_tokens}) + rollout.max_new_tokens "
-            f"({config.rollout.max_new_tokens}) = {longest} is above rollout.context_tokens ({window}). "
-            f"Remedy: lower one of the first two, or raise the window if the model allows it"
-        )
-    pool = config.rollout.kv_cache_tokens
-    if pool is not None and longest > pool:
-        yield (
-            f"data.max_prompt_tokens ({config.data.max_prompt_tokens}) + rollout.max_new_tokens "
-            f"({config.rollout.max_new_tokens}) = {longest} is above rollout.kv_cache_tokens ({pool}): completions "
-            "would be cut short. Remedy: raise the pool, or lower one of the first two"
-        )
-    budget = config.train.max_tokens_per_micro_batch
-    if longest > budget:
-        yield (
-            f"data.max_prompt_tokens ({config.data.max_prompt_tokens}) + rollout.max_new_tokens "
-            f"({config.rollout.max_new_tokens}) = {longest} is above train.max_tokens_per_micro_batch ({budget}). "
-            f"Remedy: raise the budget, or lower one of the first two"
-        )
+    yield from find_length_conflicts(config)

@@ -54,7 +54,7 @@ def tell_preset(config: Any) -> str | None:
         if (now := value_in(config, value.key)) != value.value
     ]
     told = f"preset {preset.name}: {len(preset.values)} values (hybridflow config --preset {preset.name})"
-    left_open = [f"{key}: {meaning}" for key, meaning in preset.left_open.items() if value_in(config, key) is None]
+    left_open = [f"{key}: {meaning}" for key, meaning in preset.left_open.items() if not value_in(config, key)]
     return "; ".join([told, *(["set otherwise: " + ", ".join(changed)] if changed else []), *left_open])
 
 

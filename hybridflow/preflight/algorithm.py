@@ -12,6 +12,10 @@ from hybridflow.preflight.subject import Finding, Subject
 if TYPE_CHECKING:
     from hybridflow.algorithms.invariances.suite import Kind
 
+NO_REFERENCE = (
+    'it takes ref_logprobs, and algorithm.kl.place = "off" has no reference policy. Remedy: set algorithm.kl.place, '
+    "algorithm.kl.reference and algorithm.kl.coefficient, or do without it"
+)
 TRIAL_S = 60.0
 """Longest import and trial of one function."""
 
@@ -23,6 +27,7 @@ def check_functions(subject: Subject) -> Iterator[Finding]:
         yield from _refuse_unused(section.parameters, set())
         return
     from hybridflow.algorithms.invariances.suite import REGISTRIES  # torch, which takes a second
+    from hybridflow.algorithms.objective import REF_LOGPROBS
 
     parameters = section.model_dump()
     taken: set[str] = set()
@@ -32,8 +37,11 @@ def check_functions(subject: Subject) -> Iterator[Finding]:
         for name in names:
             try:
                 with limited_in_time(TRIAL_S, f"a trial of {name}"):
-                    taken |= set(REGISTRIES[kind].build(name, parameters).function.settings)
+                    function = REGISTRIES[kind].build(name, parameters).function
+                    taken |= set(function.settings)
                     yield from _try(kind, name, parameters)
+                if REF_LOGPROBS in function.takes and not section.kl.is_on:
+                    yield Finding("error", f"{function.where}: {NO_REFERENCE}")
             except HybridFlowError as error:
                 all_load = False
                 yield Finding("error", str(error))

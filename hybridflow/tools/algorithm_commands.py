@@ -27,6 +27,7 @@ class KindOption(StrEnum):
     filter = "filter"
     metrics = "metrics"
     aggregation = "aggregation"
+    mask = "mask"
     correction = "correction"
 
 

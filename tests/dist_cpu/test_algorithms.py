@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
 import pytest
 import torch
 
@@ -18,7 +19,7 @@ from hybridflow.algorithms.reductions import Reduction
 from hybridflow.algorithms.registry import ADVANTAGES, AGGREGATIONS, MEASURES, TERMS
 from hybridflow.algorithms.spec import AlgorithmSpec, ObjectiveSpec
 from hybridflow.batching.microbatch import build_units, plan_micro_batches
-from hybridflow.config.algorithm_parts import AVERAGES_SEQUENCES, OF_SEQUENCES
+from hybridflow.config.algorithm_parts import OF_SEQUENCES
 from hybridflow.config.algorithm_section import AlgorithmSection
 from hybridflow.config.rollout_correction_section import RolloutCorrectionSection
 from hybridflow.loop.batch import build_batch
@@ -71,16 +72,20 @@ ADVANTAGES.add("toy_sign", SignOfReward)
 
 SECTION = AlgorithmSection(clip_low=0.05, clip_high=0.06, entropy_coefficient=0.02)
 PARAMETERS = SECTION.model_dump() | {"normaliser_tokens": 16, "kl_coefficient": 0.1, "kl_estimator": "unbiased"}
+OWN = "own_example:loss"
+"""The worked example of docs/own-algorithm.md, which ranks import by its name."""
+
+
+def spec_of(terms: list[str], aggregation: str) -> ObjectiveSpec:
+    return ObjectiveSpec(terms=terms, aggregation=aggregation, measures=MEASURES.names, parameters=PARAMETERS)
+
+
 OBJECTIVES = {
-    f"{term} {aggregation}": ObjectiveSpec(
-        terms=[term], aggregation=aggregation, measures=MEASURES.names, parameters=PARAMETERS
-    )
-    for term, aggregation in itertools.product(TERMS.names, AGGREGATIONS.names)
-    if term not in OF_SEQUENCES or aggregation in AVERAGES_SEQUENCES
+    **{term: spec_of([term], "sequence_mean" if term in OF_SEQUENCES else "token_mean") for term in TERMS.names},
+    **{f"clip, {aggregation}": spec_of(["clip"], aggregation) for aggregation in AGGREGATIONS.names},
+    "two terms": spec_of(["clip", "toy_kl"], "token_mean"),
+    OWN: spec_of([OWN], "token_mean"),
 }
-OBJECTIVES["two terms"] = ObjectiveSpec(
-    terms=["clip", "toy_kl"], aggregation="token_mean", measures=MEASURES.names, parameters=PARAMETERS
-)
 CORRECTION = RolloutCorrectionSection(
     token_weight="tis", geometric_high=40.0, outlier_low=0.02, off_policy_delta=0.1, off_policy_against="trainer"
 )
@@ -95,6 +100,7 @@ for corrected, parts in CORRECTIONS_OF.items():
         parameters=PARAMETERS | CORRECTION.model_dump(),
     )
 NUM_ROWS, NUM_MINIS = 24, 2
+REL, ABS = 1e-5, 1e-9
 VARIANTS = {"as they are": (256, False), "reversed": (256, True), "one row a micro-batch": (16, False)}
 
 
@@ -111,12 +117,18 @@ def make_batch(dp: int, budget: int, is_reversed: bool) -> TrainBatch:
     return TrainBatch(sequences=sequences, plan=plan, temperature=TEMPERATURE)
 
 
-def run_objectives(topology: Any, layout: Layout, hf_dir: Path, variants: list[str]) -> dict[Any, list[UpdateReport]]:
-    """The reports of each objective and variant, each from the same weights."""
-    policy = rank_programs.open_policy(hf_dir, layout, topology)
+def run_objectives(
+    topology: Any, layout: Layout, hf_dir: Path, own: Path, variants: list[str]
+) -> dict[Any, list[UpdateReport]]:
+    """The reports of each objective and variant, each from the same weights, in float64: what differs is no rounding.
+
+    `own` is the folder of the user's own function.
+    """
+    policy = rank_programs.open_policy(hf_dir, layout, topology, torch.float64)
     at_start = rank_programs.copy_weights(policy)
     found: dict[Any, list[UpdateReport]] = {}
-    for (name, objective), variant in itertools.product(OBJECTIVES.items(), variants):
+    for (name, spec), variant in itertools.product(OBJECTIVES.items(), variants):
+        objective = msgspec.structs.replace(spec, parameters=spec.parameters | {"module_folders": [str(own)]})
         with torch.no_grad():
             for parameter, value in zip(rank_programs.parameters_of(policy), at_start, strict=True):
                 parameter.copy_(value)
@@ -132,8 +144,17 @@ def numbers(reports: list[UpdateReport]) -> dict[str, list[float]]:
 
 
 @pytest.fixture(scope="module")
-def alone(hf_dirs: dict[str, Path]) -> dict[Any, list[UpdateReport]]:
-    (found,) = run_ranks(Layout(), run_objectives, hf_dirs["qwen3_tied"], list(VARIANTS))
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the example of a loss of one's own."""
+    text = (Path(__file__).parents[2] / "docs/own-algorithm.md").read_text(encoding="utf-8")
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "own_example.py").write_text(text.partition("```python\n")[2].partition("```")[0])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(hf_dirs: dict[str, Path], own: Path) -> dict[Any, list[UpdateReport]]:
+    (found,) = run_ranks(Layout(), run_objectives, hf_dirs["qwen3_tied"], own, list(VARIANTS))
     return found
 
 
@@ -142,17 +163,20 @@ def test_order_and_packing_of_rows_change_nothing(alone: dict[Any, list[UpdateRe
         plain = numbers(alone[name, "as they are"])
         assert plain["grad_norm"][0] > 0 or name.startswith("toy_kl")  # the KL of a policy to itself has no gradient
         for key, values in numbers(alone[name, variant]).items():
-            assert values == pytest.approx(plain[key], rel=1e-4, abs=1e-5), (name, variant, key)
+            assert values == pytest.approx(plain[key], rel=REL, abs=ABS), (name, variant, key)
 
 
 @pytest.mark.parametrize(
     "layout", [Layout(tp=2), Layout(pp=2), Layout(dp=2), Layout(cp=2)], ids=["tp", "pp", "dp", "cp"]
 )
-def test_layouts_change_nothing(layout: Layout, alone: dict[Any, list[UpdateReport]], hf_dirs: dict[str, Path]) -> None:
-    for found in run_ranks(layout, run_objectives, hf_dirs["qwen3_tied"], ["as they are"]):
+def test_layouts_change_nothing(
+    layout: Layout, alone: dict[Any, list[UpdateReport]], hf_dirs: dict[str, Path], own: Path
+) -> None:
+    for found in run_ranks(layout, run_objectives, hf_dirs["qwen3_tied"], own, ["as they are"]):
+        assert {name for name, _ in found} == set(OBJECTIVES)
         for at, reports in found.items():
             for key, values in numbers(alone[at]).items():
-                assert numbers(reports)[key] == pytest.approx(values, rel=1e-4, abs=1e-5), (at, key)
+                assert numbers(reports)[key] == pytest.approx(values, rel=REL, abs=ABS), (at, key)
 
 
 def run_one(topology: Any, layout: Layout, hf_dir: Path, batch: TrainBatch, objective: ObjectiveSpec) -> Any:

@@ -10,4 +10,5 @@ tests), in one process, with torch alone. Context parallel ranks are threads.
     aggregation (of_tokens)       sums and denominators: order, packing, micro-batch size, ranks
     advantage, filter (of_groups) one finite number per known reward, a name or None; order of groups and of members;
                                   the same twice; inputs untouched; equal and unknown rewards
+    mask (of_rows)                0 and 1, and never 1 where it was 0; the same twice; inputs untouched
 """

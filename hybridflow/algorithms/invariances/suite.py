@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import torch
 
 from hybridflow.algorithms.invariances.of_groups import check_advantage, check_filter
+from hybridflow.algorithms.invariances.of_rows import check_mask
 from hybridflow.algorithms.invariances.of_sums import check_sums
 from hybridflow.algorithms.invariances.of_tokens import as_loss, as_metric, as_weights, check_tokens
 from hybridflow.algorithms.invariances.outcome import Outcome
@@ -18,17 +19,26 @@ from hybridflow.algorithms.own.columns import give_tokens, offered_of_tokens
 from hybridflow.algorithms.own.function import find_own
 from hybridflow.algorithms.own.on_groups import OwnAdvantage, OwnFilter
 from hybridflow.algorithms.own.on_tokens import OwnLoss
-from hybridflow.algorithms.registry import ADVANTAGES, AGGREGATIONS, CORRECTIONS, FILTERS, MEASURES, TERMS, Registry
+from hybridflow.algorithms.registry import (
+    ADVANTAGES,
+    AGGREGATIONS,
+    CORRECTIONS,
+    FILTERS,
+    MASKS,
+    MEASURES,
+    TERMS,
+    Registry,
+)
 from hybridflow.errors import ConfigError
 
-Kind = Literal["loss", "advantage", "filter", "metrics", "aggregation", "correction"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+Kind = Literal["loss", "advantage", "filter", "metrics", "aggregation", "correction", "mask"]
 REGISTRIES: dict[Kind, Registry[Any]] = {
     "loss": TERMS,
     "advantage": ADVANTAGES,
     "filter": FILTERS,
     "metrics": MEASURES,
     "aggregation": AGGREGATIONS,
+    "mask": MASKS,
     "correction": CORRECTIONS,
 }
 _SUITES: dict[Kind, Callable[[Any], Iterator[Outcome]]] = {
@@ -38,6 +48,7 @@ _SUITES: dict[Kind, Callable[[Any], Iterator[Outcome]]] = {
     "correction": lambda correction: check_tokens(as_weights(correction)),
     "advantage": check_advantage,
     "filter": check_filter,
+    "mask": check_mask,
 }
 _MADE_UP: dict[str, Any] = {
     **{"top_p": 1.0, "min_known_fraction": 0.5, "normaliser_tokens": 64, "kl_estimator": "unbiased"},
@@ -81,13 +92,22 @@ def settings_of(kind: Kind, name: str, parameters: Mapping[str, Any]) -> str:
 def complete(kind: Kind, name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters, with a value for each that the part needs and none sets."""
     found = {**_MADE_UP, **{key: value for key, value in parameters.items() if value is not None}}
-    for field in dataclasses.fields(REGISTRIES[kind].find(name)):
+    part = REGISTRIES[kind].find(name)
+    hints = get_type_hints(part)
+    for field in dataclasses.fields(part):
         if field.name.endswith("coefficient") and not found.get(field.name):
             found[field.name] = 0.5  # at 0 a run leaves the part out
         needs = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if needs and field.init and field.name not in found and field.name != "call":
-            found[field.name] = 0.5 if str(field.type) == "float" else 2
+            found[field.name] = _make_up(hints[field.name])
     return found
+
+
+def _make_up(hint: Any) -> Any:
+    """A value for a number, or the first of several choices."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)[0]
+    return 0.5 if hint is float else hint(2)
 
 
 def guess_kind(name: str, parameters: Mapping[str, Any]) -> Guess:
