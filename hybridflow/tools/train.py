@@ -68,6 +68,7 @@ def run_training(config: Config, folder: TrainFolder, display: LiveDisplay, *, r
         job.train(opened.saved, started)
         while job.needs_other_workers:
             again = time.monotonic()
+            display.phase("WORKERS")
             job.train(_find_saved(config, folder, curriculum.source), again)
 
 
@@ -207,6 +208,8 @@ def _num_unknown(summary: dict[str, Any]) -> int:
 def _table(summary: dict[str, Any], path: Path) -> dict[str, Any]:
     """The rows of the end table."""
     groups, seconds = summary["groups"], summary["phase_seconds"]
+    short = groups.get("short_steps")
+    told = {"RL steps with too few groups that teach": f"{short} of {summary['num_steps']}"} if short else {}
     diagnosis = {"diagnosis": "\n".join(summary["diagnosis"])} if summary["diagnosis"] else {}
     return {
         "status": summary["status"],
@@ -218,6 +221,7 @@ def _table(summary: dict[str, Any], path: Path) -> dict[str, Any]:
         "RL steps": summary["num_steps"],
         "groups trained / started": f"{groups['trained']} / {groups['started']}",
         "unknown verdicts in training / last evaluation": f"{summary['num_unknown']} / {_num_unknown(summary)}",
+        **told,
         "groups filtered": ", ".join(f"{k} {v}" for k, v in groups["filtered"].items()) or "none",
         "trainer-engine logprob gap": summary["logprob_gap_mean_abs"],
         "seconds in rollout / train / sync": " / ".join(
