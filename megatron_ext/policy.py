@@ -15,8 +15,10 @@ from megatron_ext.checkpoint import hf_weights
 from megatron_ext.checkpoint.dist_checkpoint import CheckpointWriter, load_checkpoint
 from megatron_ext.checkpoint.hf_weights import load_hf_weights
 from megatron_ext.hf.files import read_model_config
+from megatron_ext.hf.refusals import UnsupportedModelError
 from megatron_ext.kernels.choice import AttentionBackend, KernelChoice, Library, resolve_kernels
 from megatron_ext.model.policy_model import PolicyModel, build_model
+from megatron_ext.model.routing_replay import follow_segments
 from megatron_ext.optimizer.optimizer import (
     OptimizerOptions,
     arithmetic_of,
@@ -29,6 +31,7 @@ from megatron_ext.optimizer.optimizer import (
 from megatron_ext.optimizer.reference import ReferenceWeights
 from megatron_ext.optimizer.residency import PARTS, ActivationOffload, Moved, Part, Residency
 from megatron_ext.packing.micro_batch import MicroBatch
+from megatron_ext.packing.routed_experts import Disagreement
 from megatron_ext.packing.sums import LossFn
 from megatron_ext.parallel.topology import Layout, Topology
 from megatron_ext.schedule import Output, run_forward, run_forward_backward
@@ -48,6 +51,8 @@ class TrainStepResult:
     grad_norm: float
     skipped: bool
     """The gradient or the loss was not finite, and nothing was changed."""
+    routing: Disagreement | None = None
+    """Disagreement of the model's routers with the experts that they replayed."""
 
 
 class MegatronPolicy:
@@ -66,12 +71,14 @@ class MegatronPolicy:
         load_weights: bool = True,
         fp32_head: bool = False,
         activation_offload: bool = False,
+        routing_replay: bool = False,
     ) -> None:
         """Builds the model, loads the weights and makes a fresh optimizer; without `optimizer` it cannot train.
 
         `load_weights=False` leaves the weights to `load_checkpoint`. `fp32_head` computes logits in float32 from lower
         precision. float64 is for tests and reference values, on a CPU. `activation_offload` keeps on the host what
-        forward saves for backward. `kernels` says which library computes, see kernels/choice.py.
+        forward saves for backward. `kernels` says which library computes, see kernels/choice.py. `routing_replay` takes
+        the experts that micro-batches bring along, in every pass; without it they may bring none.
 
         Raises UnsupportedModelError, LayoutError, KernelsError, AttentionBackendError or WeightsError, each with what
         is wrong and the remedy.
@@ -83,6 +90,9 @@ class MegatronPolicy:
         self.dtype = dtype
         self.kernels = resolve_kernels(kernels, attention, on_cuda=topology.device.type == "cuda")
         self._training = None
+        if routing_replay and self.hf_config.moe is None:
+            raise UnsupportedModelError(f"routing_replay with model_type = {self.hf_config.model_type!r}: no experts")
+        self.routing_replay = routing_replay
         self._reference: ReferenceWeights | None = None
         with arithmetic_of(dtype):
             self.chunks = build_model(self.hf_config, layout, topology, dtype, self.kernels)
@@ -90,6 +100,8 @@ class MegatronPolicy:
                 chunk.fp32_head = fp32_head
                 if load_weights:
                     load_hf_weights(chunk, hf_dir, topology)
+            if routing_replay:
+                follow_segments(self.chunks)
             if optimizer is not None:
                 self._training = _Training(self.chunks, optimizer, topology, layout, hf_dir, self.kernels.library)
         self.activation_offload: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -129,7 +141,14 @@ class MegatronPolicy:
         self._require("weights")
         chunks = self.chunks if self._training is None else self._training.chunks
         with arithmetic_of(self.dtype):
-            return run_forward(chunks, self.topology, micro_batches, temperature=temperature, with_entropy=with_entropy)
+            return run_forward(
+                chunks,
+                self.topology,
+                micro_batches,
+                temperature=temperature,
+                with_entropy=with_entropy,
+                replays_routing=self.routing_replay,
+            )
 
     def keep_reference(self, hf_dir: str | Path | None = None) -> None:
         """Makes the weights in `hf_dir`, of this architecture, or else the present ones, those of the reference.
@@ -185,6 +204,7 @@ class MegatronPolicy:
                 loss_fn,
                 temperature=temperature,
                 with_entropy=with_entropy,
+                replays_routing=self.routing_replay,
             )
             step = optimizer_step(training.optimizer, lr, loss=sums.loss)
         return TrainStepResult(
@@ -194,6 +214,7 @@ class MegatronPolicy:
             maxima=sums.maxima,
             grad_norm=step.grad_norm,
             skipped=step.skipped,
+            routing=sums.routing,
         )
 
     def export_tensors(self) -> Iterator[tuple[str, Tensor]]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from megatron_ext import platform
 from megatron_ext.attention.context_split import RankBatch, cut_micro_batch
 from megatron_ext.attention.packed import PackedSegments, build_packed_segments
+from megatron_ext.model.routing_replay import Routing, sum_disagreement
 from megatron_ext.packing.micro_batch import MicroBatch
 from megatron_ext.packing.rows import Rows
 from megatron_ext.packing.sampling_mask import SAMPLING_MASK
@@ -50,18 +51,19 @@ def run_forward(
     *,
     temperature: float,
     with_entropy: bool = False,
+    replays_routing: bool = False,
 ) -> list[Output] | None:
     """Log-probabilities (and entropies) of each micro-batch, in order, on last-stage ranks; None on the others.
 
     All ranks of a pipeline, and all context parallel ranks, pass the same whole micro-batches; each computes its part.
     What comes back is whole again: a value for each of a micro-batch's predicted positions, in its order, on every
-    context parallel rank. Raises ValueError for no micro-batches.
+    context parallel rank. Raises ValueError for no micro-batches, and for routed experts that would not be replayed.
     """
 
     def keep(micro_batch: MicroBatch, output: Output, non_loss_data: bool = True) -> Output:
         return output
 
-    prepared = _prepare(chunks, topology, micro_batches)
+    prepared = _prepare(chunks, topology, micro_batches, replays_routing)
     outputs = _run(chunks, topology, prepared, keep, temperature, with_entropy, forward_only=True)
     if not topology.is_last_stage:
         return None
@@ -77,6 +79,7 @@ def run_forward_backward(
     *,
     temperature: float,
     with_entropy: bool = False,
+    replays_routing: bool = False,
 ) -> StepSums:
     """Leaves in the model the gradient of (sum of losses) / (sum of tokens), both over data and context parallel ranks.
 
@@ -94,9 +97,13 @@ def run_forward_backward(
         scalars |= {_LOSS: sums.loss.detach(), _NUM_TOKENS: num_tokens}
         return sums.loss, num_tokens, _Record(scalars, {name: value.detach() for name, value in sums.maxima.items()})
 
-    prepared = _prepare(chunks, topology, micro_batches)
+    prepared = _prepare(chunks, topology, micro_batches, replays_routing)
     records = _run(chunks, topology, prepared, reduce_loss, temperature, with_entropy, forward_only=False)
-    return _reduce_over_ranks(records, topology)
+    sums = _reduce_over_ranks(records, topology)
+    if not replays_routing:
+        return sums
+    routings = [item.segments.routing for item in prepared]
+    return dataclasses.replace(sums, routing=sum_disagreement(routings, get_model_config(chunks[0]), topology))
 
 
 _LOSS = "loss of the step"
@@ -119,7 +126,7 @@ class _Prepared:
 
 
 def _prepare(
-    chunks: Sequence[torch.nn.Module], topology: Topology, micro_batches: Sequence[MicroBatch]
+    chunks: Sequence[torch.nn.Module], topology: Topology, micro_batches: Sequence[MicroBatch], replays_routing: bool
 ) -> list[_Prepared]:
     """This rank's part of each micro-batch, and of the empty ones that the schedule needs at the end."""
     if not micro_batches:
@@ -137,7 +144,13 @@ def _prepare(
         part = cut.micro_batch.to(topology.device)
         part = dataclasses.replace(part, rows=part.rows.over(topology.cp_group))
         cut = dataclasses.replace(cut, micro_batch=part)
-        prepared.append(_Prepared(cut, build_packed_segments(cut, topology.cp_group, topology.device)))
+        segments = build_packed_segments(cut, topology.cp_group, topology.device)
+        if replays_routing:
+            routing = Routing(part.routed_experts, config, part.num_tokens, topology)
+            segments = dataclasses.replace(segments, routing=routing)
+        elif part.routed_experts is not None:
+            raise ValueError("a micro-batch has routed experts, and the policy was opened without routing_replay")
+        prepared.append(_Prepared(cut, segments))
     return prepared
 
 

@@ -28,6 +28,7 @@ from hybridflow.types import (
     Group,
     Measured,
     MeasuredRow,
+    Packed,
     ScoredCompletion,
     TrainBatch,
     TrainSequence,
@@ -87,6 +88,8 @@ def build_batch(
         temperature, top_p = shared_distribution(kept)
         rows = [row for rows in rows_of_groups for row in rows]
         check_sampling_masks(rows, top_p)
+        if config.algorithm.routing_replay == "engine":
+            check_experts(rows)
         batch = plan_batch(rows, sizes, config.train, temperature=temperature, top_p=top_p)
     return FilteredBatch(
         batch,
@@ -111,6 +114,8 @@ def build_measured_batch(groups: list[Group], config: Config, algorithm: Algorit
         return None
     temperature, top_p = shared_distribution(kept)
     check_sampling_masks(rows, top_p)
+    if config.algorithm.routing_replay == "engine":
+        check_experts(rows)
     return plan_batch(rows, [len(rows)], config.train, temperature=temperature, top_p=top_p)
 
 
@@ -209,6 +214,7 @@ def _build_row(group: Group, member: ScoredCompletion, advantage: float, policy_
         loss_mask=[1] * len(completion.tokens),
         advantage=advantage,
         staleness=compute_staleness(completion, policy_version),
+        prompt_experts=find_prompt_experts(group, completion),
     )
 
 
@@ -258,6 +264,39 @@ def check_sampling_masks(rows: Sequence[TrainSequence], top_p: float) -> None:
             f"completion {silent.sequence_id} was drawn with top_p = {top_p:g} and does not say which tokens were left "
             "in: its log-probabilities cannot be computed. Remedy: have engines return them, or set rollout.top_p = 1"
         )
+
+
+def find_prompt_experts(group: Group, completion: Completion) -> Packed:
+    """Find what `completion` or another of its group tells of the prompt; empty where nobody was asked.
+
+    A completion whose teller was lost with its engine has those of the teller that was decoded in its place.
+
+    Raises ProtocolError where it refers to one that is not there, or to itself.
+    """
+    heads = {member.head.completion_id: member.head for member in group.members}
+    head, asked = completion, [completion.completion_id]
+    while head.prompt_experts_of:
+        asked.append(head.prompt_experts_of)
+        if head.prompt_experts_of not in heads or len(asked) > len(heads) + 1:
+            raise ProtocolError(
+                f"experts of the prompt of group {group.group_id} are said to be with {' -> '.join(asked)}, which has "
+                "none. Remedy: run the same hybridflow version on every node"
+            )
+        head = heads[head.prompt_experts_of]
+    return head.prompt_experts
+
+
+def check_experts(rows: Sequence[TrainSequence]) -> None:
+    """Raises ProtocolError where a row does not say which experts computed each of its tokens."""
+    for row in rows:
+        found = len(row.prompt_experts), len(row.response.experts)
+        wanted = len(row.prompt_token_ids) - 1, len(row.response)
+        if found != wanted:
+            raise ProtocolError(
+                f"completion {row.sequence_id} says of {found[0]} + {found[1]} tokens of prompt and response which "
+                f'experts computed them, and algorithm.routing_replay = "engine" needs {wanted[0]} + {wanted[1]}. '
+                'Remedy: discard what was begun before it was set, or set algorithm.routing_replay = "off"'
+            )
 
 
 def split_evenly(rows_of_groups: Sequence[int], mini_batch_prompts: int | None) -> list[int]:

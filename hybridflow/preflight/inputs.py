@@ -25,6 +25,7 @@ from hybridflow.data.schema import BadRow, Row
 from hybridflow.data.synth.spec import Split
 from hybridflow.errors import ConfigError, DataError
 from hybridflow.policy.load import load_tokenizer
+from hybridflow.preflight.routing import refuse_routing
 from hybridflow.preflight.row_source import RowSource, data_file, find_questions
 from hybridflow.recording.accuracy import TEST
 from hybridflow.recording.run_folder.train_folder import TrainFolder
@@ -123,6 +124,7 @@ def check_model(config: Config) -> None:
     hf_config = check_model_layout(path, config.train.layout)
     check_engine_model(hf_config, read_json_config(path), f"model.path = {config.model.path!r}")
     check_engine_layout(hf_config.num_heads, config.rollout.tp_size, f"rollout.tp_size = {config.rollout.tp_size}")
+    refuse_routing(config, hf_config.model_type, hf_config.moe, hf_config.num_layers)
     choose_transport(config, path, has_cuda=None)
     if config.model.init == "weights":
         check_model_weights(path, hf_config)

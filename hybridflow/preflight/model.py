@@ -109,7 +109,7 @@ def check_model_files(subject: Subject) -> Iterator[Finding]:
     from hybridflow.preflight.inputs import check_model
     from hybridflow.preflight.phase_models import check_phase_models
     from hybridflow.preflight.reference import check_reference_model
-    from hybridflow.rollout.engine.arguments import check_names, check_sampling_mask
+    from hybridflow.rollout.engine.arguments import check_experts, check_names, check_sampling_mask
 
     subject.need_model()
     check_model(subject.config)
@@ -117,6 +117,7 @@ def check_model_files(subject: Subject) -> Iterator[Finding]:
     check_reference_model(subject.config)
     check_names(subject.config.rollout.sglang)
     check_sampling_mask(smallest_top_p(subject.config))
+    check_experts(subject.config.algorithm.routing_replay == "engine")
     yield Finding("fact", f"window: {subject.config.rollout.context_tokens:,} tokens, which the model has")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hybridflow.config.sections import Config
 from hybridflow.errors import ConfigError, HybridFlowError
-from hybridflow.preflight import algorithm, data, machine, model, phases, verifiers
+from hybridflow.preflight import algorithm, data, machine, model, phases, routing, verifiers
 from hybridflow.preflight.subject import AlreadyToldError, Check, Finding, Subject
 
 
@@ -23,6 +23,7 @@ QUICK = (
     Check("model", model.check_folder),
     Check("reference", model.check_reference_folder),
     Check("layout", model.check_layouts),
+    Check("experts", routing.check_routing),
     Check("data", data.check_rows),
     Check("golds", data.check_golds),
     Check("questions", data.check_questions),

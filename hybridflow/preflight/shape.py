@@ -19,6 +19,7 @@ class ExpertShape:
     """Sizes of one mixture-of-experts layer."""
 
     num_experts: int
+    experts_per_token: int
     ffn_hidden_size: int
 
 
@@ -96,4 +97,5 @@ def _number(values: dict[str, Any], key: str) -> int:
 def _read_experts(values: dict[str, Any]) -> ExpertShape | None:
     if "moe" not in str(values["model_type"]):
         return None
-    return ExpertShape(_number(values, "num_experts"), _number(values, "moe_intermediate_size"))
+    names = ("num_experts", "num_experts_per_tok", "moe_intermediate_size")
+    return ExpertShape(*(_number(values, name) for name in names))

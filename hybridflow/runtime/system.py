@@ -38,6 +38,7 @@ def start_train_workers(config: Config, slots: Slots, log_directory: Path, *, br
         config.train.optimizer,
         config.cluster.network,
         force_float32=config.model.force_float32,
+        routing_replay=config.algorithm.routing_replay == "engine",
         environment=(BROADCAST_ENVIRONMENT if broadcasts else {}) | given_values(config.cluster.environment),
     )
     return TrainerGroup(
@@ -77,6 +78,7 @@ class System:
             config.rollout.model_copy(update={"top_p": smallest_top_p(config)}),
             config.model.dtype,
             config.run.seed,
+            tells_experts=config.algorithm.routing_replay == "engine",
             environment=given_values(config.cluster.environment),
         )
         self.rollout = EngineGroup(settings, reporter)

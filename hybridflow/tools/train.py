@@ -207,6 +207,8 @@ def _num_unknown(summary: dict[str, Any]) -> int:
 def _table(summary: dict[str, Any], path: Path) -> dict[str, Any]:
     """The rows of the end table."""
     groups, seconds = summary["groups"], summary["phase_seconds"]
+    short = groups.get("short_steps")
+    told = {"RL steps with too few groups that teach": f"{short} of {summary['num_steps']}"} if short else {}
     diagnosis = {"diagnosis": "\n".join(summary["diagnosis"])} if summary["diagnosis"] else {}
     return {
         "status": summary["status"],
@@ -218,6 +220,7 @@ def _table(summary: dict[str, Any], path: Path) -> dict[str, Any]:
         "RL steps": summary["num_steps"],
         "groups trained / started": f"{groups['trained']} / {groups['started']}",
         "unknown verdicts in training / last evaluation": f"{summary['num_unknown']} / {_num_unknown(summary)}",
+        **told,
         "groups filtered": ", ".join(f"{k} {v}" for k, v in groups["filtered"].items()) or "none",
         "trainer-engine logprob gap": summary["logprob_gap_mean_abs"],
         "seconds in rollout / train / sync": " / ".join(

@@ -8,9 +8,10 @@ import torch
 
 from hybridflow.algorithms.objective import COMPUTED
 from hybridflow.errors import ProtocolError
-from hybridflow.types import Ragged, TokenColumns, TrainBatch, TrainSequence
-from hybridflow.types.tokens import COLUMNS, select
+from hybridflow.types import Packed, Ragged, TokenColumns, TrainBatch, TrainSequence
+from hybridflow.types.tokens import COLUMNS, concatenate_packed, select
 from megatron_ext.packing.micro_batch import MicroBatch, PackInput, pack_sequences
+from megatron_ext.packing.routed_experts import RoutedExperts
 
 Column = Callable[[TrainSequence, list[int]], list[float]]
 OF_ROW: dict[str, Column] = {
@@ -66,9 +67,24 @@ def _pack_input(sequence: TrainSequence, columns: Sequence[str], row_id: int = 0
         predict_mask=sequence.loss_mask,
         loss_inputs={name: _column(sequence, name, counted) if counted else [] for name in columns},
         ragged_inputs=ragged,
+        routed_experts=_routed_experts(sequence),
         row_id=row_id,
         group_id=group_id,
     )
+
+
+def _routed_experts(sequence: TrainSequence) -> RoutedExperts | None:
+    """Experts of all tokens but the last; None where nobody told. ProtocolError where prompts miss some."""
+    prompt, response = sequence.prompt_experts, sequence.response.experts
+    if not len(response):
+        return None
+    if len(prompt) != len(sequence.prompt_token_ids) - 1:
+        raise ProtocolError(
+            f"row {sequence.sequence_id} has a prompt of {len(sequence.prompt_token_ids)} tokens and the experts of "
+            f"{len(prompt)} of them; all but the last must have some"
+        )
+    whole = concatenate_packed([prompt, response])
+    return RoutedExperts.of_bytes(whole.data, whole.shape, whole.bytes_each, sequence.num_tokens)
 
 
 def _column(sequence: TrainSequence, name: str, counted: list[int]) -> list[float]:
@@ -81,7 +97,7 @@ def _column(sequence: TrainSequence, name: str, counted: list[int]) -> list[floa
                 "for a reference set algorithm.kl.place, coefficient and reference"
             )
         return [sequence.measured[name][place] for place in counted]
-    if name not in COLUMNS or COLUMNS[name] is Ragged:
+    if name not in COLUMNS or COLUMNS[name] in (Ragged, Packed):
         raise ProtocolError(f"the objective needs a column {name!r}, and there is none: see TokenColumns and OF_ROW")
     values = getattr(sequence.response, name)
     if not values:

@@ -68,6 +68,7 @@ class TrainerCore:
         fp32_head: bool = False,
         offload_activations: bool = False,
         load_weights: bool = True,
+        routing_replay: bool = False,
     ) -> None:
         """Without `optimizer` the policy can be read and exported; `load_weights=False` expects a checkpoint."""
         self._options = None
@@ -93,6 +94,7 @@ class TrainerCore:
             load_weights=load_weights,
             fp32_head=fp32_head,
             activation_offload=offload_activations,
+            routing_replay=routing_replay,
         )
         logger.info("computes with %s", self._policy.describe_kernels())
         self._published: list[TensorEntry] = []

@@ -55,6 +55,8 @@ class PolicySettings:
     """Whether float32 is meant on GPUs too; a run says so by `model.force_float32`."""
     load_weights: bool = True
     """Otherwise a checkpoint follows."""
+    routing_replay: bool = False
+    """Its routers take the experts that rows bring along."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables of its processes, above their own."""
     after_death: str = RESUME
@@ -109,6 +111,7 @@ class PolicyGroup:
             "fp32_head": section.fp32_head,
             "offload_activations": section.offload_activations,
             "load_weights": settings.load_weights,
+            "routing_replay": settings.routing_replay,
         }
         return [worker.call("setup", master, **arguments) for worker in self.workers]
 

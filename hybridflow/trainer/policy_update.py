@@ -22,6 +22,7 @@ from hybridflow.algorithms.reductions import build_update_metrics
 from hybridflow.algorithms.spec import ObjectiveSpec
 from hybridflow.observability.span import enter
 from hybridflow.trainer.batch import pack_rank
+from hybridflow.trainer.routing import build_routing_metrics
 from hybridflow.types import TrainBatch, UpdateReport
 from megatron_ext.packing.micro_batch import MicroBatch
 from megatron_ext.packing.sums import LossFn, LossSums
@@ -130,5 +131,6 @@ def build_update_report(
         num_skipped=int(result.skipped),
         epoch=epoch,
         mini_batch=mini_batch,
-        metrics=build_update_metrics(objective.metrics, result.sums, result.maxima, objective.num_ages),
+        metrics=build_update_metrics(objective.metrics, result.sums, result.maxima, objective.num_ages)
+        | build_routing_metrics(result.routing),
     )

@@ -38,7 +38,7 @@ from hybridflow.types.rollout import (
     VersionRun,
     without_numbers,
 )
-from hybridflow.types.tokens import Ragged, TokenColumns
+from hybridflow.types.tokens import Packed, Ragged, TokenColumns
 from hybridflow.types.training import (
     Collected,
     FilteredBatch,
@@ -65,6 +65,7 @@ __all__ = [
     "Measured",
     "MeasuredRow",
     "MemoryTag",
+    "Packed",
     "Partial",
     "PartialGroup",
     "Prompt",

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from hybridflow.types.tokens import TokenColumns
+from hybridflow.types.tokens import NOT_PACKED, Packed, TokenColumns
 
 FinishReason = Literal["stop", "length", "abort"]
 NO_TOKENS = TokenColumns()
@@ -105,6 +105,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     stop: list[str] = []
     returns_sampling_mask: bool = False
     """Completions say which tokens could have been drawn at each place."""
+    returns_experts: bool = False
+    """Completions say which experts computed their tokens and their prompt."""
     ignores_end: bool = False
     """Decode on after an end token, to `max_new_tokens`."""
 
@@ -135,6 +137,10 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Which version decoded which tokens, in order; empty: `policy_version` decoded all."""
     resumed_tokens: int = 0
     """Tokens that an earlier step had decoded: they were input now."""
+    prompt_experts: Packed = NOT_PACKED
+    """Experts of all tokens of the prompt but the last, whose experts are those of the first token."""
+    prompt_experts_of: str = ""
+    """Id of the completion of the same group that has them instead."""
 
     @property
     def token_ids(self) -> list[int]:

@@ -40,16 +40,50 @@ class Ragged(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return len(self.lengths)
 
 
-Values = list[int] | list[float] | Ragged
+class Packed(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The same number of small integers for each token, as bytes: a list of them would take eight times the memory.
+
+    Raises ValueError for bytes that are no whole number of tokens.
+    """
+
+    shape: tuple[int, int] = (0, 0)
+    """Rows and columns of the integers of one token."""
+    bytes_each: int = 1
+    """1 or 2, little-endian."""
+    data: bytes = b""
+    """Token after token."""
+
+    def __post_init__(self) -> None:
+        if self.bytes_each not in (1, 2) or min(self.shape) < 0 or (self.data and len(self.data) % self.width):
+            raise ValueError(
+                f"{len(self.data)} bytes are no whole tokens of {self.shape} integers of {self.bytes_each} bytes"
+            )
+
+    @property
+    def width(self) -> int:
+        """Bytes of one token; 1 where it has no integer, so that any byte is one too many."""
+        return self.shape[0] * self.shape[1] * self.bytes_each or len(self.data) + 1
+
+    def __len__(self) -> int:
+        return len(self.data) // self.width
+
+    def take(self, places: Sequence[int]) -> Packed:
+        """The integers of the tokens at these places."""
+        pieces = [self.data[place * self.width : (place + 1) * self.width] for place in places]
+        return Packed(self.shape, self.bytes_each, b"".join(pieces))
+
+
+Values = list[int] | list[float] | Ragged | Packed
 _V = TypeVar("_V", bound=Values)
 _NOTHING = Ragged()
+NOT_PACKED = Packed()
 
 
 class TokenColumns(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Columns of the T tokens of a response; see the module for how to add a column.
 
     Each column has T entries or, where it is absent, none. Its type says of what kind it is: `list[int]`,
-    `list[float]` or `Ragged`.
+    `list[float]`, `Ragged` or `Packed`.
     """
 
     ids: list[int] = []
@@ -59,6 +93,9 @@ class TokenColumns(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     sampling_mask: Ragged = _NOTHING
     """Tokens that could have been drawn in place of each, where sampling (top-p) leaves some out. Absent, or with no
     token at a place: any could."""
+    experts: Packed = NOT_PACKED
+    """Experts that the engine chose in the pass that drew each token, that of the token before it: layers with experts
+    x experts of a token. What it chose for the rest of the prompt is `Completion.prompt_experts`."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -86,7 +123,7 @@ class TokenColumns(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 COLUMNS: dict[str, type] = {field.name: field.type for field in msgspec.structs.fields(TokenColumns)}
-"""Kind of each column by name: `list[int]`, `list[float]` or `Ragged`."""
+"""Kind of each column by name: `list[int]`, `list[float]`, `Ragged` or `Packed`."""
 
 
 def build_columns(columns: Mapping[str, Any]) -> TokenColumns:
@@ -108,12 +145,23 @@ def concatenate(parts: Sequence[TokenColumns]) -> TokenColumns:
     return build_columns({name: _join([part[name] for part in filled]) for name in filled[0]})
 
 
+def concatenate_packed(parts: Sequence[Packed]) -> Packed:
+    """The tokens of one part after another; ValueError where they are of different shapes."""
+    filled = [part for part in parts if len(part)]
+    kinds = {(part.shape, part.bytes_each) for part in filled}
+    if len(kinds) > 1:
+        raise ValueError(f"packed columns of {' and '.join(map(str, sorted(kinds)))} cannot be joined")
+    return Packed(*kinds.pop(), b"".join(part.data for part in filled)) if filled else NOT_PACKED
+
+
 def select(values: _V, places: Sequence[int]) -> _V:
     """The entries at some places, in their order."""
     if isinstance(values, Ragged):
         ends = list(itertools.accumulate(values.lengths))
         pieces = [values.values[ends[place] - values.lengths[place] : ends[place]] for place in places]
         return cast(_V, Ragged.of(pieces))
+    if isinstance(values, Packed):
+        return cast(_V, values.take(places))
     return cast(_V, [values[place] for place in places])
 
 
@@ -121,4 +169,11 @@ def _join(pieces: Sequence[Values]) -> Values:
     if isinstance(pieces[0], Ragged):
         ragged = cast("Sequence[Ragged]", pieces)
         return Ragged([n for it in ragged for n in it.lengths], [value for it in ragged for value in it.values])
+    if isinstance(pieces[0], Packed):
+        packed = cast("Sequence[Packed]", pieces)
+        if len({(it.shape, it.bytes_each) for it in packed}) > 1:
+            raise ValueError(
+                f"columns of {', '.join(str((it.shape, it.bytes_each)) for it in packed)} cannot be joined"
+            )
+        return Packed(packed[0].shape, packed[0].bytes_each, b"".join(it.data for it in packed))
     return cast("list[float]", [value for piece in pieces for value in cast("list[float]", piece)])

@@ -10,7 +10,7 @@ import msgspec
 
 from hybridflow.types.rewards import Group, ScoredCompletion
 from hybridflow.types.rollout import Partial, Prompt, RolloutReport
-from hybridflow.types.tokens import TokenColumns
+from hybridflow.types.tokens import NOT_PACKED, Packed, TokenColumns
 
 MeasuredRow = dict[str, list[float]]
 """By column, a value for each token of a row, computed by the trainer before the update: `old_logprobs`,
@@ -34,6 +34,8 @@ class TrainSequence(msgspec.Struct, frozen=True, kw_only=True):
     """Advantage of every token of this response."""
     staleness: list[int] = []
     """[T] policy versions between the one that decoded a token and the present one; empty: all 0."""
+    prompt_experts: Packed = NOT_PACKED
+    """Experts of all tokens of the prompt but the last, see `TokenColumns.experts`; a group shares one object."""
     measured: MeasuredRow = {}
     """[T] each; what an objective asks for and is not here, the update computes."""
 
@@ -207,6 +209,6 @@ class FilteredBatch:
     policy_version: int | None = None
     """From which staleness counts: the version that the step decoded with."""
     measured: Measured = Measured()
-    """What the rows were made with."""
+    """Values that the rows were made with."""
     masked_fraction: float = 0.0
     """Share of the completions that AEPO left out."""

@@ -15,7 +15,7 @@ import msgspec
 from hybridflow.errors import ProtocolError
 from hybridflow.wire.messages import FromEngine, FromWorker, Message, ToEngine, ToWorker
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """Raised by one whenever a message or a record in it changes."""
 
 MAX_FRAME_BYTES = 64 * 2**20

@@ -22,7 +22,7 @@ import msgspec
 
 from hybridflow.errors import ProtocolError
 from hybridflow.types import Completion, ScoredCompletion, ScoreRequest, Verdict, without_numbers
-from hybridflow.types.tokens import COLUMNS, Ragged, build_columns
+from hybridflow.types.tokens import COLUMNS, Packed, Ragged, build_columns
 
 FLOAT_BYTES = 9
 """Bytes of each element of a msgpack array of float64, its type included."""
@@ -32,7 +32,10 @@ OVERHEAD_BYTES = 1024
 _encoder = msgspec.msgpack.Encoder()
 _FLOATS = frozenset(name for name, kind in COLUMNS.items() if kind == list[float])
 _RAGGED = frozenset(name for name, kind in COLUMNS.items() if kind is Ragged)
+_PACKED = frozenset(name for name, kind in COLUMNS.items() if kind is Packed)
 _unpack = {name: msgspec.msgpack.Decoder(kind).decode for name, kind in COLUMNS.items()}
+_unpack_view = msgspec.msgpack.Decoder(tuple[tuple[int, int], int, memoryview]).decode
+"""A `Packed` without a copy of its bytes."""
 _PAIR = b"\x92"
 """How a msgpack array of two begins."""
 _EMPTY = memoryview(_encoder.encode([]))
@@ -52,6 +55,11 @@ class PackedCompletion(msgspec.Struct, frozen=True, kw_only=True, array_like=Tru
     """By name, those of `TokenColumns` that are there: msgpack arrays."""
 
     def __post_init__(self) -> None:
+        prompt = self.head.prompt_experts
+        if len(prompt) not in (0, self.head.prompt_tokens - 1):
+            raise ValueError(
+                f"{self.head.completion_id}: experts of {len(prompt)} tokens of a prompt of {self.head.prompt_tokens}"
+            )
         ids = self.columns.get("ids", _EMPTY)
         num_tokens, start = _count(ids)
         num_bytes = start + num_tokens * FLOAT_BYTES
@@ -64,6 +72,8 @@ class PackedCompletion(msgspec.Struct, frozen=True, kw_only=True, array_like=Tru
                 if array[:1] != _PAIR:
                     raise ValueError(f"{self.head.completion_id}: {name} is no pair of lengths and values")
                 _check_count(self.head.completion_id, name, array[1:], num_tokens)
+            elif name in _PACKED:
+                _check_packed(self.head.completion_id, name, array, num_tokens)
             elif name != "ids":
                 if name not in COLUMNS:
                     raise ValueError(f"{self.head.completion_id}: {name!r:.40} is no token column")
@@ -76,12 +86,25 @@ class PackedCompletion(msgspec.Struct, frozen=True, kw_only=True, array_like=Tru
     @property
     def num_bytes(self) -> int:
         """Memory held, about."""
-        return OVERHEAD_BYTES + sum(map(len, self.columns.values())) + len(self.text)
+        shared = len(self.head.prompt_experts.data)
+        return OVERHEAD_BYTES + sum(map(len, self.columns.values())) + len(self.text) + shared
 
 
 def _check_count(completion_id: str, name: str, array: memoryview, num_tokens: int) -> None:
     if (num_entries := _count(array)[0]) != num_tokens:
         raise ValueError(f"{completion_id}: {num_tokens} tokens but {num_entries} entries of {name}")
+
+
+def _check_packed(completion_id: str, name: str, array: memoryview, num_tokens: int) -> None:
+    try:
+        (rows, columns), bytes_each, data = _unpack_view(array)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"{completion_id}: {name} is no packed column: {error}") from error
+    if len(data) != num_tokens * rows * columns * bytes_each:
+        raise ValueError(
+            f"{completion_id}: {num_tokens} tokens but {len(data)} bytes of {name}, at {rows} x {columns} integers of "
+            f"{bytes_each} bytes each"
+        )
 
 
 def _refuse_floats(completion_id: str, name: str, array: memoryview, num_tokens: int) -> None:

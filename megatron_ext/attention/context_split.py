@@ -86,6 +86,7 @@ def cut_micro_batch(micro_batch: MicroBatch, cp_size: int, cp_rank: int, pad_to_
         rows=micro_batch.rows.select(predicted_R),
         loss_inputs={name: value[predicted_R] for name, value in micro_batch.loss_inputs.items()},
         ragged_inputs={name: value.select(predicted_R) for name, value in micro_batch.ragged_inputs.items()},
+        routed_experts=micro_batch.routed_experts and micro_batch.routed_experts.take(source_T, is_real_T),
     )
     return RankBatch(part, whole_cu_seqlens.to(torch.int32), predicted_R)
 
@@ -133,6 +134,7 @@ def _pad_end(micro_batch: MicroBatch, multiple: int) -> MicroBatch:
         position_ids_T=torch.cat([micro_batch.position_ids_T, tail]),
         cu_seqlens=torch.cat([micro_batch.cu_seqlens, micro_batch.cu_seqlens[-1:] + padding]),
         max_seqlen=max(micro_batch.max_seqlen, padding),
+        routed_experts=micro_batch.routed_experts and micro_batch.routed_experts.pad(padding),
     )
 
 

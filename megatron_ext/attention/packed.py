@@ -142,6 +142,8 @@ class PackedSegments(PackedSeqParams):
     """How the segments are spread over ranks; None when this rank has them whole."""
     rotary: RotaryTable | None = None
     """Positions of this rank's tokens; None leaves queries and keys as they are."""
+    routing: Any = None
+    """The `model.routing_replay.Routing` of its tokens, for the layers with experts; None: their routers decide."""
 
 
 def build_packed_segments(rank_batch: RankBatch, cp_group: dist.ProcessGroup, device: torch.device) -> PackedSegments:

@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from megatron_ext import platform
 from megatron_ext.attention.packed import PackedAttention
 from megatron_ext.model.norms import TokenRMSNorm
+from megatron_ext.model.routing_replay import ExpertLayer, expert_layers
 
 platform.install()
 
@@ -29,8 +30,6 @@ from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubm
 from megatron.core.transformer.enums import AttnMaskType  # noqa: E402
 from megatron.core.transformer.identity_op import IdentityOp  # noqa: E402
 from megatron.core.transformer.mlp import MLP, MLPSubmodules  # noqa: E402
-from megatron.core.transformer.moe.experts import SequentialMLP  # noqa: E402
-from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules  # noqa: E402
 from megatron.core.transformer.spec_utils import ModuleSpec  # noqa: E402
 from megatron.core.transformer.transformer_block import (  # noqa: E402
     TransformerBlockSubmodules,
@@ -99,15 +98,9 @@ def build_block_spec(
     """Layers of a (virtual) pipeline stage: pre-norm, grouped-query attention over packed segments, MLP or experts."""
     first = get_transformer_layer_offset(config, vp_stage=vp_stage, pp_rank=pp_rank)
     count = get_num_layers_to_build(config, vp_stage=vp_stage, pp_rank=pp_rank)
-    layers = [_layer_spec(config, kernels, _has_experts(config, layer)) for layer in range(first, first + count)]
+    experts = set(expert_layers(config))
+    layers = [_layer_spec(config, kernels, layer in experts) for layer in range(first, first + count)]
     return TransformerBlockSubmodules(layer_specs=layers, layer_norm=kernels.norm)
-
-
-def _has_experts(config: TransformerConfig, layer: int) -> bool:
-    if config.num_moe_experts is None:
-        return False
-    frequency = config.moe_layer_freq
-    return bool(frequency[layer]) if isinstance(frequency, list) else True
 
 
 def _layer_spec(config: TransformerConfig, kernels: LayerKernels, has_experts: bool) -> ModuleSpec:
@@ -130,19 +123,7 @@ def _layer_spec(config: TransformerConfig, kernels: LayerKernels, has_experts: b
             self_attention=attention,
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=kernels.norm,
-            mlp=_expert_spec(config) if has_experts else GatedMLP,
+            mlp=ExpertLayer if has_experts else GatedMLP,
             mlp_bda=get_bias_dropout_add,
         ),
     )
-
-
-def _expert_spec(config: TransformerConfig) -> ModuleSpec:
-    """Router, dispatch and experts. Each expert is a module of its own, unless the config asks for grouped products,
-    which need Transformer Engine."""
-    if config.moe_grouped_gemm:
-        from megatron.core.models.gpt.moe_module_specs import get_moe_module_spec
-
-        return get_moe_module_spec(use_te=True, num_experts=config.num_moe_experts, moe_grouped_gemm=True)
-    expert = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
-    experts = ModuleSpec(module=SequentialMLP, submodules=expert)
-    return ModuleSpec(module=MoELayer, submodules=MoESubmodules(experts=experts))

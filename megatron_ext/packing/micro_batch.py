@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from megatron_ext.packing.routed_experts import RoutedExperts, join_routed
 from megatron_ext.packing.rows import Rows
 from megatron_ext.packing.sampling_mask import RaggedInput
 
@@ -32,6 +33,8 @@ class PackInput:
     ragged_inputs: dict[str, tuple[list[int], list[int]]] = field(default_factory=dict)
     """By name, for each predicted token the number of its integers, and all of these. What another sequence has and
     this one has not is none for each of its tokens."""
+    routed_experts: RoutedExperts | None = None
+    """Choice for its tokens that the model replays; None: its routers decide."""
     row_id: int = 0
     group_id: int = 0
     """Numbers by which a loss tells rows, and groups of rows, apart; see `Rows`."""
@@ -61,6 +64,8 @@ class MicroBatch:
     """float32 (float64 for such a policy) or bool [N] each; only the loss callback knows what they mean."""
     ragged_inputs: dict[str, RaggedInput] = field(default_factory=dict)
     """By name, of the N positions: what the model (`sampling_mask`) or the loss takes of them."""
+    routed_experts: RoutedExperts | None = None
+    """Choice for the T tokens that the model replays; it stays on the CPU, each layer takes its own."""
 
     @property
     def num_tokens(self) -> int:
@@ -96,6 +101,7 @@ def pack_sequences(
     names = list(sequences[0].loss_inputs)
     lengths: list[int] = []
     tokens: list[int] = []
+    routed = join_routed([one.routed_experts for one in sequences], [len(one.token_ids) for one in sequences])
     predict_index: list[int] = []
     counts: list[int] = []
     values: dict[str, list[float]] = {name: [] for name in names}
@@ -113,6 +119,7 @@ def pack_sequences(
     if padding:
         tokens.extend([0] * padding)
         lengths.append(padding)
+        routed = routed and routed.pad(padding)
     tokens_T = torch.tensor(tokens, dtype=torch.int64)
     predict_index_N = torch.tensor(predict_index, dtype=torch.int64)
     return MicroBatch(
@@ -125,6 +132,7 @@ def pack_sequences(
         rows=Rows.of(counts, [one.row_id for one in sequences], [one.group_id for one in sequences]),
         loss_inputs={name: torch.tensor(values[name], dtype=loss_dtype) for name in names},
         ragged_inputs=_join_ragged(sequences),
+        routed_experts=routed,
     )
 
 

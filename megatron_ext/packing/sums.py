@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from megatron_ext.packing.micro_batch import MicroBatch
+from megatron_ext.packing.routed_experts import Disagreement
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class StepSums:
     num_tokens: int
     metrics: dict[str, float]
     maxima: dict[str, float] = field(default_factory=dict)
+    routing: Disagreement | None = None
+    """Where routed experts are replayed."""
 
     @property
     def mean_loss(self) -> float:

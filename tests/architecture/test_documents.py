@@ -15,7 +15,7 @@ from tests.architecture.modules import ROOT, read_modules
 KB = 1024
 TOPICS = (
     *("layouts", "rollout", "weights", "rewards", "algorithms", "checkpoints", "determinism", "failures", "cpu"),
-    *("commands", "presets", "own-algorithm", "sampling", "kl-and-aepo", "curriculum"),
+    *("commands", "presets", "routing", "own-algorithm", "sampling", "kl-and-aepo", "curriculum"),
 )
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), ROOT / "docker/README.md"]
 

@@ -26,6 +26,8 @@ from tests.dist_cpu.launch import free_port, start_rank
 if TYPE_CHECKING:
     import torch
 
+    from hybridflow.types import Completion, Lease, SamplingParams, TrainBatch
+
 REPLY_TIMEOUT_S = 500.0
 
 
@@ -138,6 +140,37 @@ class TrainRank:
         """Entries of all tensors of this rank's stage."""
         return [describe_tensor(name, tensor) for name, tensor in self.policy.export_tensors()]
 
+    def replay(self, hf_dir: Path, batch: TrainBatch) -> dict[str, Any]:
+        """The experts that Megatron's routers took, by row and layer, where another policy replays those of the rows;
+        log-probabilities of the last stage, by row. One row to a micro-batch, on one rank of each."""
+        import torch
+
+        from hybridflow.trainer.batch import pack_rank
+        from megatron_ext.policy import MegatronPolicy
+
+        replayed = any(len(row.response.experts) for row in batch.sequences)
+        policy = MegatronPolicy(
+            str(hf_dir),
+            self.policy.layout,
+            self.topology,
+            dtype=torch.float32,
+            optimizer=None,
+            routing_replay=replayed,
+        )
+        maps: list[torch.Tensor] = []
+        for layer in policy.model.decoder.layers:
+            layer.mlp.router.register_forward_hook(lambda router, args, output: maps.append(output[1]))
+        outputs = policy.logprobs(pack_rank(batch, self.topology.dp_rank), temperature=batch.temperature)
+        numbers = [number for (number,) in batch.plan[0][self.topology.dp_rank]]
+        num_layers = len(policy.model.decoder.layers)
+        return {
+            "experts": {
+                number: torch.stack(maps[place * num_layers : (place + 1) * num_layers], dim=1)
+                for place, number in enumerate(numbers)
+            },
+            "logprobs": dict(zip(numbers, [output.logprobs_N for output in outputs or []], strict=True)),
+        }
+
     def close(self) -> None:
         from megatron_ext.parallel.topology import shutdown_distributed
 
@@ -184,16 +217,20 @@ class Trainer:
 class EngineProcess:
     """SGLang as the rollout actor drives it."""
 
-    def __init__(self, hf_dir: Path, section: RolloutSection) -> None:
+    def __init__(
+        self, hf_dir: Path, section: RolloutSection, tells_experts: bool, dtype: str, initial_version: int | None
+    ) -> None:
         from hybridflow.rollout.cpu.process_server import start_server
         from hybridflow.rollout.engine.sglang_engine import SGLangEngine
         from megatron_ext.platform.device import CPU
 
         start_server()
 
-        arguments = build_arguments(section, dtype="float32", seed=0)
+        arguments = build_arguments(section, dtype=dtype, seed=0, tells_experts=tells_experts)
         verify = section.verify_weights
-        self.engine = SGLangEngine(str(hf_dir), arguments, run_seed=0, index=0, verify=verify, device=CPU)
+        self.engine = SGLangEngine(
+            str(hf_dir), arguments, run_seed=0, index=0, verify=verify, device=CPU, initial_version=initial_version
+        )
         self.begin_weights = self.engine.begin_weights
         self.load_bucket = self.engine.load_bucket
         self.end_weights = self.engine.end_weights
@@ -228,15 +265,18 @@ class EngineProcess:
         from hybridflow.types import Lease, SamplingParams
         from tests.builders import build_prompt, build_request
 
-        done: queue.SimpleQueue[Any] = queue.SimpleQueue()
         leases = []
         for number, tokens in enumerate(prompts):
             request = build_request(build_prompt(f"p{number}", token_ids=tokens), group_id=f"g{number:04d}")
             leases.append(Lease(request=request, attempt=1, indices=[0]))
-        sampling = SamplingParams(temperature=0.0, max_new_tokens=max_new_tokens)
-        self.engine.submit(leases, sampling, lambda attempt, completion: done.put(completion))
-        completions = [done.get(timeout=REPLY_TIMEOUT_S) for _ in prompts]
+        completions = self.draw(leases, SamplingParams(temperature=0.0, max_new_tokens=max_new_tokens))
         return [c.token_ids for c in sorted(completions, key=lambda completion: completion.group_id)]
+
+    def draw(self, leases: list[Lease], sampling: SamplingParams) -> list[Completion]:
+        """Completions that the leases ask for, in the order in which they ended."""
+        done: queue.SimpleQueue[Completion] = queue.SimpleQueue()
+        self.engine.submit(leases, sampling, lambda attempt, completion: done.put(completion))
+        return [done.get(timeout=REPLY_TIMEOUT_S) for lease in leases for _ in lease.indices]
 
     def close(self) -> None:
         for pid in self.engine.child_pids():  # an orderly end takes seconds, and nothing is left to be saved
@@ -244,7 +284,10 @@ class EngineProcess:
         os._exit(0)
 
 
-def start_engine(hf_dir: Path, tp: int) -> Served:
+def start_engine(
+    hf_dir: Path, tp: int, *, tells_experts: bool = False, dtype: str = "float32", initial_version: int | None = None
+) -> Served:
+    """`initial_version` confirms the weights of `hf_dir`; without it they have to be published."""
     section = RolloutSection(
         tp_size=tp,
         num_threads=1,
@@ -253,4 +296,5 @@ def start_engine(hf_dir: Path, tp: int) -> Served:
         max_running_requests=8,
         verify_weights="all",
     )
-    return Served(EngineProcess, hf_dir, section, environment=engine_environment(section, 0))
+    given = (hf_dir, section, tells_experts, dtype, initial_version)
+    return Served(EngineProcess, *given, environment=engine_environment(section, 0))

@@ -7,25 +7,42 @@ side. The weights are changed after loading and differ from what the engines sta
 
 from __future__ import annotations
 
-import shutil
+import functools
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, GenerationConfig, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import AutoModelForCausalLM
 
 from hybridflow.errors import RolloutError, WeightSyncError
+from hybridflow.loop.batch import build_train_sequences, check_experts
 from hybridflow.policy.init import write_policy
+from hybridflow.types import (
+    Completion,
+    Group,
+    GroupRequest,
+    Lease,
+    Packed,
+    Partial,
+    SamplingParams,
+    TokenColumns,
+    TrainBatch,
+    TrainSequence,
+    VersionRun,
+)
 from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import Bucket, describe_tensor
 from megatron_ext.parallel.layout import Layout
+from tests.builders import build_prompt, build_request, build_scored
 from tests.dist_cpu.launch import free_port
 from tests.stack_cpu.command import ROOT
 from tests.stack_cpu.exact_processes import Served, Trainer, start_engine
+from tests.stack_cpu.moe_model import write_moe
 
 pytestmark = [pytest.mark.stack_cpu, pytest.mark.timeout(600)]
 
@@ -47,7 +64,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     write_policy(ROOT / "configs/models/tiny", dense, seed=0)
     write_moe(dense, moe)
     with ExitStack() as stack:
-        engines = {"TP1": start_engine(dense, 1), "TP2": start_engine(dense, 2), "moe": start_engine(moe, 1)}
+        engines = {
+            "TP1": start_engine(dense, 1),
+            "TP2": start_engine(dense, 2),
+            "moe": start_engine(moe, 1, tells_experts=True),
+        }
         trainers = {
             "TP2 PP2": Trainer(Layout(tp=2, pp=2), dense),
             "DP2": Trainer(Layout(dp=2), dense),
@@ -59,35 +80,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         for process in processes:
             stack.callback(process.begin_closing)  # first of all, so that they end side by side
         yield Stack(trainers, engines, folder)
-
-
-def write_moe(dense: Path, out_dir: Path) -> None:
-    """A mixture of experts with the tokenizer of the dense model."""
-    config = Qwen3MoeConfig(
-        vocab_size=1024,
-        hidden_size=64,
-        intermediate_size=96,
-        moe_intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        num_experts=8,
-        num_experts_per_tok=3,
-        norm_topk_prob=True,
-        max_position_embeddings=1024,
-        initializer_range=0.1,
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=3,
-        pad_token_id=0,
-    )
-    torch.manual_seed(0)
-    model = Qwen3MoeForCausalLM(config).float()
-    model.generation_config = GenerationConfig.from_model_config(config)
-    shutil.copytree(dense, out_dir, ignore=shutil.ignore_patterns("*.safetensors", "*config.json"))
-    shutil.copy(dense / "tokenizer_config.json", out_dir)
-    model.save_pretrained(out_dir)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +112,85 @@ def update(trainer: Trainer, engine: Served, tp: int, num_rounds: int, version: 
             round_ = trainer.assemble(tp, number + 1, version)
         engine.answer()
     return engine.call("end_weights")
+
+
+def test_the_experts_that_the_engine_chose_are_replayed(stack: Stack) -> None:
+    """At every token and layer: of a prompt from the cache, of completions, and of one that another step had begun."""
+    trainer, engine, exported = stack.trainers["EP2"], stack.engines["moe"], stack.folder / "v13"
+    trainer.call("change", 0.3, exported)
+    update(trainer, engine, 1, trainer.open(1, BUCKET_BYTES), 13)
+    groups = [build_request(build_prompt(token_ids=tokens), 4, group_id=f"g{n}") for n, tokens in enumerate(PROMPTS)]
+    begun = Partial(
+        index=0, tokens=TokenColumns(ids=[9, 8], rollout_logprobs=[-1.0, -1.0]), versions=[VersionRun(12, 2)]
+    )
+    groups[1] = msgspec.structs.replace(groups[1], partials=[msgspec.structs.replace(begun, temperature=1.0)])
+    leases = [Lease(request=group, attempt=1, indices=[0, 1, 2, 3]) for group in groups[:-1]]
+    leases.append(Lease(request=groups[-1], attempt=1, indices=[2]))
+    sampling = SamplingParams(temperature=1.0, max_new_tokens=NEW_TOKENS, returns_experts=True)
+    completions = engine.call("draw", leases, sampling)
+    assert sum(c.cached_tokens for c in completions) > 3 * sum(len(tokens) - 1 for tokens in PROMPTS[:-1]) * 0.9
+    assert [len(c.prompt_experts) > 0 for c in completions].count(True) == len(groups), "one of a group tells"
+
+    rows = [row for group in groups for row in rows_of(group, completions)]
+    check_experts(rows)
+    plan = [[[[number] for number in range(rank, len(rows), 2)] for rank in range(2)]]
+    bare = [
+        msgspec.structs.replace(row, response=without_experts(row.response), prompt_experts=Packed()) for row in rows
+    ]
+    replayed, free = (
+        join_ranks(trainer.call("replay", exported, TrainBatch(sequences=some, plan=plan, temperature=1.0)))
+        for some in (rows, bare)
+    )
+    for number, row in enumerate(rows):
+        told_TLK = told_experts(row)
+        told_TLE = torch.zeros((*told_TLK.shape[:2], 8), dtype=torch.bool).scatter(2, told_TLK, True)
+        assert torch.equal(replayed["experts"][number][:-1], told_TLE), "what the engine chose"
+        assert torch.equal(hf_experts(exported, row)[:-1], told_TLE), "what the model chooses, by transformers"
+        gap = replayed["logprobs"][number] - torch.tensor(row.response.rollout_logprobs)
+        assert gap[2 if row.sequence_id == "g1-c00" else 0 :].abs().max() < 1e-4
+        torch.testing.assert_close(replayed["logprobs"][number], free["logprobs"][number], rtol=0, atol=1e-5)
+
+
+def rows_of(request: GroupRequest, completions: list[Completion]) -> list[TrainSequence]:
+    """Training rows of a group, of those that were asked for."""
+    own = sorted((c for c in completions if c.group_id == request.group_id), key=lambda completion: completion.index)
+    group = Group(group_id=request.group_id, prompt=request.prompt, members=[build_scored(one) for one in own])
+    return build_train_sequences([group], {request.group_id: [1.0] * len(own)})
+
+
+def without_experts(tokens: TokenColumns) -> TokenColumns:
+    return msgspec.structs.replace(tokens, experts=Packed())
+
+
+def told_experts(row: TrainSequence) -> torch.Tensor:
+    """int64 [T - 1, L, K]."""
+    data = row.prompt_experts.data + row.response.experts.data
+    return torch.tensor(list(data)).view(-1, *row.response.experts.shape)
+
+
+def join_ranks(ranks: list[dict[str, dict[int, torch.Tensor]]]) -> dict[str, dict[int, torch.Tensor]]:
+    return {name: {number: value for rank in ranks for number, value in rank[name].items()} for name in ranks[0]}
+
+
+def hf_experts(directory: Path, row: TrainSequence) -> torch.Tensor:
+    """bool [T, L, E], which experts the routers of transformers choose."""
+    model = load_reference(directory)
+    maps: list[torch.Tensor] = []
+    handles = [
+        layer.mlp.gate.register_forward_hook(lambda gate, args, output: maps.append(output[2]))
+        for layer in model.model.layers
+    ]
+    with torch.no_grad():
+        model(torch.tensor([row.prompt_token_ids + row.response_token_ids]))
+    for handle in handles:
+        handle.remove()
+    chosen_TLK = torch.stack(maps, dim=1)
+    return torch.zeros((*chosen_TLK.shape[:2], 8), dtype=torch.bool).scatter(2, chosen_TLK, True)
+
+
+@functools.cache
+def load_reference(directory: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
 
 
 def hf_greedy(directory: Path) -> list[list[int]]:

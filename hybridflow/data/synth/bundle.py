@@ -48,15 +48,12 @@ def check_bundle_size(doc_tokens: int, num_records: int) -> str | None:
     return None
 
 
-def generate_bundle_row(
-    stream: random.Random, index: int, split: str, shortest_chars: int, longest_chars: int, num_records: int
-) -> Row:
-    """One row whose prompt has from `shortest_chars` to `longest_chars` characters.
+def generate_bundle_row(stream: random.Random, index: int, split: str, num_chars: int, num_records: int) -> Row:
+    """One row whose prompt has `num_chars` characters, or at most SLACK_CHARS fewer.
 
     `extra_info` is that of the hard tier; `document` is "bundle", and `hops` counts the documents that hold the facts.
     """
     kind = KINDS[index % len(KINDS)]
-    num_chars = stream.randint(min(shortest_chars + SLACK_CHARS, longest_chars), longest_chars)
     issuers = generate_issuers(stream, stream.randint(2, num_records - 1))
     contracts, courts = generate_contracts(stream, num_records - len(issuers))
     documents = _list_documents(issuers, contracts, courts)

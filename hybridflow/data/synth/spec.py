@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -87,10 +88,8 @@ def generate_row(spec: SynthSpec, split: Split, seed: int, index: int) -> Row:
     stream = derive_stream("hybridflow.synth", spec.tier, split, seed, index)
     doc_tokens = spec.doc_tokens
     if spec.tier == "long":
-        least = spec.min_doc_tokens if split == "train" and spec.min_doc_tokens is not None else doc_tokens
-        shortest = int(least * spec.chars_per_token * (1 + MARGIN))
-        longest = int(doc_tokens * spec.chars_per_token * (1 - MARGIN))
-        return generate_bundle_row(stream, index, split, shortest, longest, spec.num_records)
+        num_chars = _draw_chars(spec, split, stream)
+        return generate_bundle_row(stream, index, split, num_chars, spec.num_records)
     if split == "train" and spec.min_doc_tokens is not None:
         doc_tokens = stream.randint(spec.min_doc_tokens, doc_tokens)
     if spec.tier == "easy":
@@ -98,3 +97,17 @@ def generate_row(spec: SynthSpec, split: Split, seed: int, index: int) -> Row:
     kind = spec.kinds[index % len(spec.kinds)]
     layout = stream.choice(spec.list_documents())
     return generate_hard_row(stream, index, split, doc_tokens, spec.num_records, kind, layout)
+
+
+def plan_chars(spec: SynthSpec, split: Split, seed: int, index: int) -> int:
+    """Characters of row `index` of the long tier, without making it; it has at most SLACK_CHARS fewer."""
+    return _draw_chars(spec, split, derive_stream("hybridflow.synth", spec.tier, split, seed, index))
+
+
+def _draw_chars(spec: SynthSpec, split: Split, stream: random.Random) -> int:
+    """The length of a prompt, each within the margins of the band as likely as another."""
+    is_band = split == "train" and spec.min_doc_tokens is not None
+    shortest = (spec.min_doc_tokens if is_band else spec.doc_tokens) or 0
+    longest_chars = int(spec.doc_tokens * spec.chars_per_token * (1 - MARGIN))
+    shortest_chars = int(shortest * spec.chars_per_token * (1 + MARGIN)) + SLACK_CHARS
+    return stream.randint(min(shortest_chars, longest_chars), longest_chars)

@@ -33,6 +33,8 @@ class RolloutSettings:
     initial_version: int | None = None
     """Version under which the weights of the model directory count as confirmed; None: weights are published."""
 
+    tells_experts: bool = False
+    """Engines can say which experts they chose."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables of its processes, above their own."""
 
@@ -63,7 +65,13 @@ def create_handle(
         max_concurrency=CONCURRENCY,
     )
     tokenizer = {"tokenizer_path": str(hf_dir / ENGINE_TOKENIZER)}
-    arguments = tokenizer | build_arguments(section, dtype=settings.dtype, seed=settings.seed, has_cuda=slots.has_cuda)
+    arguments = tokenizer | build_arguments(
+        section,
+        dtype=settings.dtype,
+        seed=settings.seed,
+        has_cuda=slots.has_cuda,
+        tells_experts=settings.tells_experts,
+    )
     log = str(log_directory / f"{name}.log")
     opened = (name, str(hf_dir), arguments, settings.seed, endpoint, log, settings.initial_version)
     given = (*opened, index, section.verify_weights, reservations)

@@ -21,6 +21,8 @@ KEPT_BACK_TOKENS = 8
 context_length - 2 tokens, and a prompt of more than context_length - 7 is refused (managers/tp_worker.py)."""
 
 
+TELLS_EXPERTS = "enable_return_routed_experts"
+"""SGLang's argument without which no request may ask for experts: it makes the buffers."""
 ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 
 
@@ -47,8 +49,12 @@ def releases_memory(section: RolloutSection, has_cuda: bool = False) -> bool:
     return section.release_memory == "on" or (section.release_memory == "auto" and shares_device)
 
 
-def build_arguments(section: RolloutSection, *, dtype: str, seed: int, has_cuda: bool = False) -> dict[str, Any]:
+def build_arguments(
+    section: RolloutSection, *, dtype: str, seed: int, has_cuda: bool = False, tells_experts: bool = False
+) -> dict[str, Any]:
     """ServerArgs fields for an engine whose slots have CUDA, or a CPU; `rollout.sglang` has the last word.
+
+    With `tells_experts` it can say which experts it chose.
 
     Raises ConfigError for a name that SGLang does not have.
     """
@@ -74,6 +80,8 @@ def build_arguments(section: RolloutSection, *, dtype: str, seed: int, has_cuda:
     check_sampling_mask(section.top_p)
     if section.top_p < 1:
         arguments["sampling_mask_max_tokens"] = MASK_LIMIT_TOKENS
+    if tells_experts:
+        arguments[TELLS_EXPERTS] = True
     check_names(section.sglang)
     own = {"custom_weight_loader": [LOADER, *section.sglang.get("custom_weight_loader", [])]}
     return arguments | section.sglang | own
@@ -90,6 +98,19 @@ def check_sampling_mask(top_p: float) -> None:
             f"rollout.top_p = {top_p:g}: the installed SGLang does not return which tokens could be drawn, so the "
             f"trainer would compute other probabilities than completions were drawn with. Set rollout.top_p = 1, or "
             f"install a SGLang with return_sampling_mask"
+        )
+
+
+def check_experts(tells_experts: bool) -> None:
+    """Raises ConfigError if the installed SGLang cannot say which experts it chose."""
+    if not tells_experts:
+        return
+    from sglang.srt.server_args import ServerArgs  # seconds and some 400 MB
+
+    if TELLS_EXPERTS not in ServerArgs.__struct_fields__:
+        raise ConfigError(
+            'algorithm.routing_replay = "engine": the installed SGLang does not say which experts it chose. Remedy: '
+            f'set algorithm.routing_replay = "off", or install a SGLang with {TELLS_EXPERTS}'
         )
 
 

@@ -17,7 +17,9 @@ from typing import Any
 import msgspec
 
 from hybridflow.errors import RolloutError
+from hybridflow.rollout.engine.experts import ExpertReader, build_request
 from hybridflow.rollout.engine.sglang_messages import (
+    PromptExperts,
     check_reason,
     completion_seed,
     input_tokens,
@@ -27,7 +29,7 @@ from hybridflow.rollout.engine.sglang_messages import (
     undecoded,
     with_distribution,
 )
-from hybridflow.types import Completion, GroupRequest, Lease, SamplingParams
+from hybridflow.types import Completion, GroupRequest, Lease, Packed, SamplingParams
 from hybridflow.wire.messages import build_completion_id
 
 logger = logging.getLogger(__name__)
@@ -43,13 +45,15 @@ class Generation:
         engine: SGLang's Engine object.
         run_seed: Enters every completion's seed.
         version: Weights version that the engine has confirmed.
+        reader: Of the experts that it chooses; None where nobody asks for them.
     """
 
-    def __init__(self, engine: Any, run_seed: int, version: int | None) -> None:
+    def __init__(self, engine: Any, run_seed: int, version: int | None, reader: ExpertReader | None = None) -> None:
         self._engine = engine
         self._tokenizer_manager: Any = engine.tokenizer_manager
         self._loop: asyncio.AbstractEventLoop = engine.loop
         self._run_seed = run_seed
+        self._reader = reader
         self.version = version
         """Confirmed weights version; None: nothing may be decoded."""
         self.num_in_flight = 0
@@ -85,8 +89,6 @@ class Generation:
         self._handing_over.shutdown(wait=False, cancel_futures=True)
 
     async def _generate(self, leases: list[Lease], sampling: SamplingParams, deliver: Deliver) -> None:
-        from sglang.srt.managers import io_struct
-
         # No id is the beginning of another, as SGLang aborts by prefix; and a lease that comes back to this engine must
         # not meet its old requests.
         by_id = {
@@ -97,20 +99,23 @@ class Generation:
         if not by_id:
             return
         num_aborts = self._num_aborts
-        cached = await self._prefill_prompts(leases)
+        reader = self._reader if sampling.returns_experts else None
+        prefilled = await self._prefill_prompts(leases, reader is not None)
         if self._num_aborts != num_aborts:
             for lease, index in by_id.values():
                 completion = undecoded(lease.request, index, self.version)
                 await self._deliver(deliver, lease, with_distribution(completion, lease.request, sampling))
             return
-        request = io_struct.GenerateReqInput(
-            input_ids=[input_tokens(lease.request, index) for lease, index in by_id.values()],
-            sampling_params=[self._sampling_of(lease, index, sampling) for lease, index in by_id.values()],
-            rid=list(by_id),
-            return_logprob=[True] * len(by_id),
-            return_sampling_mask=True if sampling.returns_sampling_mask else None,
-            stream=True,
-        )
+        prompts = PromptExperts(self._read_prompts(leases, prefilled, reader))
+        fields = {
+            "input_ids": [input_tokens(lease.request, index) for lease, index in by_id.values()],
+            "sampling_params": [self._sampling_of(lease, index, sampling) for lease, index in by_id.values()],
+            "rid": list(by_id),
+            "return_logprob": [True] * len(by_id),
+            "return_sampling_mask": True if sampling.returns_sampling_mask else None,
+            "stream": True,
+        }
+        request = build_request(fields, reader and [prompts.start_of(lease.request) for lease, _ in by_id.values()])
         stream = self._tokenizer_manager.generate_request(request, None)
         num_left = len(by_id)
         async for output in stream:
@@ -120,8 +125,14 @@ class Generation:
             num_left -= 1
             completion = self._read(lease.request, index, output, sampling)
             completion = with_distribution(completion, lease.request, sampling)
-            if index == lease.indices[0] and lease.request.group_id in cached:
-                completion = msgspec.structs.replace(completion, cached_tokens=cached[lease.request.group_id])
+            if reader is not None and completion.finish_reason != "abort":
+                num_tokens = completion.prompt_tokens - 1 - prompts.start_of(lease.request) + len(completion.tokens)
+                encoded = output["meta_info"].get("routed_experts")
+                completion = prompts.add(completion, reader.read(encoded, num_tokens, completion.completion_id))
+            if index == lease.indices[0] and lease.request.group_id in prefilled:
+                meta = prefilled[lease.request.group_id]
+                # None where it was aborted.
+                completion = msgspec.structs.replace(completion, cached_tokens=int(meta.get("cached_tokens", 0)))
             await self._deliver(deliver, lease, completion)
         if num_left:
             raise RolloutError(f"SGLang ended the stream without {num_left} of the completions {', '.join(by_id)}")
@@ -144,8 +155,8 @@ class Generation:
     def _decode_text(self, token_ids: list[int]) -> str:
         return self._tokenizer_manager.tokenizer.decode(token_ids, skip_special_tokens=True)
 
-    async def _prefill_prompts(self, leases: list[Lease]) -> dict[str, int]:
-        """Puts the prompt of each group into the prefix cache; by group, how much of it was there before.
+    async def _prefill_prompts(self, leases: list[Lease], tells_experts: bool) -> dict[str, dict[str, Any]]:
+        """Puts the prompt of each group into the prefix cache; by group, what SGLang says of it.
 
         Left to itself SGLang fills up a prefill batch with the beginning of another completion of the group, which then
         computes the whole prompt again. One token is decoded with it, and dropped. The first completion of the lease
@@ -160,12 +171,24 @@ class Generation:
             input_ids=[lease.request.prompt.token_ids for lease in shared],
             sampling_params=[sampling] * len(shared),
             rid=[f"{lease.request.group_id}/prompt/{lease.attempt}/" for lease in shared],
+            return_routed_experts=tells_experts,
         )
         for lease, output in zip(shared, outputs, strict=True):
             check_reason(output["meta_info"]["finish_reason"], f"the prompt of group {lease.request.group_id}")
+        return {lease.request.group_id: output["meta_info"] for lease, output in zip(shared, outputs, strict=True)}
+
+    def _read_prompts(
+        self, leases: list[Lease], prefilled: dict[str, dict[str, Any]], reader: ExpertReader | None
+    ) -> dict[str, Packed]:
+        """By group, the experts of all tokens of its prompt but the last, where it was computed for the group."""
+        if reader is None:
+            return {}
+        prompts = {lease.request.group_id: len(lease.request.prompt.token_ids) for lease in leases}
         return {
-            lease.request.group_id: int(output["meta_info"].get("cached_tokens", 0))  # none where it was aborted
-            for lease, output in zip(shared, outputs, strict=True)
+            group_id: reader.read(
+                meta.get("routed_experts"), prompts[group_id], f"the prompt of group {group_id}"
+            ).take(range(prompts[group_id] - 1))
+            for group_id, meta in prefilled.items()
         }
 
     async def _deliver(self, deliver: Deliver, lease: Lease, completion: Completion) -> None:

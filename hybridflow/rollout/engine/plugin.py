@@ -2,8 +2,9 @@
 
 On CPU SGLang 0.5.23 drops `sampling_seed`, which it honours on CUDA in deterministic mode only. The sampler beneath can
 do it anywhere: given a seed per request it draws by the Gumbel-max trick from a hash of (seed, position, token). The
-hook hands the seeds on, so that a completion depends on its own id and not on what else is in the batch. The other hook
-has SGLang fork its processes (`process_server.py`). On CUDA too, ranks of an engine sign what they send each other
+hook hands the seeds on, so that a completion depends on its own id and not on what else is in the batch. Another
+has SGLang fork its processes (`process_server.py`), and a third gives plain memory to a buffer that SGLang would
+register with CUDA (`cpu/host_memory.py`). On CUDA too, ranks of an engine sign what they send each other
 (`signed_broadcast.py`).
 """
 
@@ -13,6 +14,7 @@ from typing import Any
 
 BATCH_TARGET = "sglang.srt.sampling.sampling_batch_info.SamplingBatchInfo.from_schedule_batch"
 START_TARGET = "sglang.srt.entrypoints.engine._set_envs_and_config"
+MEMORY_TARGET = "sglang.srt.mem_cache.pool_host.common.alloc_with_host_register"
 
 
 def register() -> None:
@@ -25,10 +27,12 @@ def register() -> None:
         return
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
+    from hybridflow.rollout.cpu.host_memory import allocate
     from hybridflow.rollout.cpu.process_server import fork_from_server
 
     HookRegistry.register(BATCH_TARGET, pass_sampling_seeds, HookType.AFTER)
     HookRegistry.register(START_TARGET, fork_from_server, HookType.AFTER)
+    HookRegistry.register(MEMORY_TARGET, allocate, HookType.REPLACE)
 
 
 def pass_sampling_seeds(info: Any, _cls: type, batch: Any, *_: Any, **__: Any) -> Any:

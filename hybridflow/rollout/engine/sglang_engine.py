@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from hybridflow.errors import RolloutError, WeightSyncError
+from hybridflow.rollout.engine.arguments import TELLS_EXPERTS
+from hybridflow.rollout.engine.experts import open_reader
 from hybridflow.rollout.engine.generation import Deliver, Generation
 from hybridflow.rollout.engine.memory import EngineMemory
 from hybridflow.rollout.sync.load import EngineWeights
@@ -92,7 +94,8 @@ class SGLangEngine:
         api = WeightApi(self._tokenizer_manager, io_struct, sglang_version, self._run)
         self.weights = EngineWeights(api, index, verify, self._engine.server_args.tp_size, device)
         self._memory = EngineMemory(self._engine, self._run, device)
-        self._generation = Generation(self._engine, run_seed, initial_version)
+        reader = open_reader(model_path) if arguments.get(TELLS_EXPERTS) else None
+        self._generation = Generation(self._engine, run_seed, initial_version, reader)
 
     def warm_up(self) -> None:
         """Decodes two tokens with whatever weights there are, and forgets them: what SGLang compiles at its first

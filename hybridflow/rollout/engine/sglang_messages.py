@@ -13,6 +13,7 @@ from hybridflow.types import (
     Completion,
     FinishReason,
     GroupRequest,
+    Packed,
     Partial,
     Ragged,
     SamplingParams,
@@ -202,3 +203,34 @@ def check_reason(reason: dict[str, Any], what: str) -> None:
     """Raises RolloutError for an end that means that SGLang did not take the request."""
     if reason["type"] not in ("stop", "length", "abort") or reason.get("status_code"):
         raise RolloutError(f"SGLang refused {what}: {reason}")
+
+
+class PromptExperts:
+    """Experts of the prompts of some groups, each told once: with the first completion of the group that ends."""
+
+    def __init__(self, of_groups: dict[str, Packed]) -> None:
+        self._of_groups = of_groups
+        self._told_by: dict[str, str] = {}
+
+    def start_of(self, request: GroupRequest) -> int:
+        """First position that a completion of the group is to tell of itself."""
+        return len(request.prompt.token_ids) - 1 if request.group_id in self._of_groups else 0
+
+    def add(self, completion: Completion, found: Packed) -> Completion:
+        """The completion with its experts, and those of its prompt or the id of the completion that has them.
+
+        `found` are those of its tokens, and of the rest of the prompt where that was asked of it.
+        """
+        own = completion.prompt_tokens - 1
+        if (prompt := self._of_groups.get(completion.group_id)) is None:
+            prompt, found = found.take(range(own)), found.take(range(own, len(found)))
+        if len(found) != len(completion.tokens) or len(prompt) != own:
+            raise RolloutError(
+                f"completion {completion.completion_id} has {len(completion.tokens)} tokens after a prompt of "
+                f"{completion.prompt_tokens}, and experts came for {len(found)} after {len(prompt)}"
+            )
+        tokens = msgspec.structs.replace(completion.tokens, experts=found)
+        teller = self._told_by.setdefault(completion.group_id, completion.completion_id)
+        if teller != completion.completion_id:
+            return msgspec.structs.replace(completion, tokens=tokens, prompt_experts_of=teller)
+        return msgspec.structs.replace(completion, tokens=tokens, prompt_experts=prompt)

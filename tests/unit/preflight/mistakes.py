@@ -104,6 +104,24 @@ class Mistake(NamedTuple):
     level: str = "error"
 
 
+def _with_experts(*overrides: str) -> Callable[[Folder], None]:
+    """The model as a mixture of four layers with two experts of four per token."""
+
+    def make(folder: Folder) -> None:
+        path = folder.path / "model/config.json"
+        config = json.loads(path.read_text()) | {
+            "architectures": ["Qwen3MoeForCausalLM"],
+            "model_type": "qwen3_moe",
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+        }
+        path.write_text(json.dumps(config))
+        folder.set = ["algorithm.routing_replay=engine", "train.max_tokens_per_micro_batch=17100000", *overrides]
+
+    return make
+
+
 def _no_lines(folder: Folder) -> None:
     rows = [json.loads(line) for line in folder.train.read_text().splitlines()]
     folder.train.write_text(json.dumps(rows))
@@ -247,6 +265,21 @@ KEYS = [
         _set("rollout.tp_size=3"),
         ["rollout.tp_size = 3: it must divide", "choose one of 1, 2, 4"],
         _set("rollout.tp_size=2"),
+    ),
+    Mistake(
+        "routing replay of a dense model",
+        _set("algorithm.routing_replay=engine"),
+        [
+            'algorithm.routing_replay = "engine": the model in model.path',
+            "(model_type = 'qwen3') is dense",
+            "Remedy: set",
+        ],
+        _set("algorithm.routing_replay=off"),
+    ),
+    Mistake(
+        "experts that no message holds",
+        _with_experts("data.max_prompt_tokens=17000000", "rollout.context_tokens=17100000"),
+        ["make a completion of data.max_prompt_tokens (17000000)", "tokens 66 MiB, and a message has at most 64"],
     ),
     Mistake(
         "window above the model's",

@@ -16,6 +16,7 @@ from hybridflow.trainer.batch import pack_rank
 from hybridflow.trainer.policy_update import LossCallback
 from hybridflow.types import (
     Group,
+    Packed,
     Ragged,
     TokenColumns,
     TrainBatch,
@@ -146,3 +147,44 @@ def test_context_parallel_ranks_get_the_sampling_mask_of_their_positions() -> No
 def test_a_sampling_mask_that_does_not_fit_its_tokens_is_refused() -> None:
     with pytest.raises(ValueError, match="sampling_mask has 1 lengths for 2 predicted tokens, and 3 values"):
         pack_sequences([PackInput([1, 2, 3], 1, [1, 1], ragged_inputs={"sampling_mask": ([2], [1, 2, 3])})])
+
+
+def routed(prompt: bytes, response: bytes) -> TrainSequence:
+    """Two tokens after a prompt of three, with one layer of two experts per token."""
+    tokens = TokenColumns(ids=[8, 9], rollout_logprobs=[-1.0, -2.0], experts=Packed((1, 2), 1, response))
+    return TrainSequence(
+        sequence_id="s",
+        prompt_token_ids=[5, 6, 7],
+        response=tokens,
+        loss_mask=[1, 1],
+        prompt_experts=Packed((1, 2), 1, prompt),
+    )
+
+
+def test_experts_stand_at_all_tokens_but_the_last() -> None:
+    """The first response token has those of the pass over the last prompt token. A row without any knows none."""
+    bare = TrainSequence(sequence_id="b", prompt_token_ids=[1], response=TokenColumns(ids=[2]), loss_mask=[1])
+    batch = TrainBatch(sequences=[routed(b"abcd", b"efgh"), bare], plan=[[[[0, 1]], [[]]]], temperature=1.0)
+    (micro_batch,) = pack_rank(batch, 0)
+    assert micro_batch.routed_experts is not None
+    assert bytes(micro_batch.routed_experts.experts_TLK[:4].flatten().tolist()) == b"abcdefgh"
+    assert micro_batch.routed_experts.known_T.tolist() == [True] * 4 + [False] * 3
+    (nothing,) = pack_rank(batch, 1)
+    assert nothing.routed_experts is None
+
+
+def test_experts_go_with_their_tokens_to_context_parallel_ranks() -> None:
+    """The rank order of five tokens in chunks of two: 0 1 and padding, 2 3 and 4 with padding."""
+    batch = TrainBatch(sequences=[routed(b"abcd", b"efgh")], plan=[[[[0]]]], temperature=1.0)
+    (micro_batch,) = pack_rank(batch, 0)
+    parts = [cut_micro_batch(micro_batch, 2, rank).micro_batch for rank in range(2)]
+    experts = [part.routed_experts for part in parts]
+    assert [part.tokens_T.tolist() for part in parts] == [[5, 6, 0, 0], [7, 8, 9, 0]]
+    assert [one.known_T.tolist() for one in experts if one] == [[True, True, False, False], [True, True, False, False]]
+    assert [bytes(one.experts_TLK[one.known_T].flatten().tolist()) for one in experts if one] == [b"abcd", b"efgh"]
+
+
+def test_experts_of_a_part_of_the_prompt_are_refused() -> None:
+    batch = TrainBatch(sequences=[routed(b"ab", b"efgh")], plan=[[[[0]]]], temperature=1.0)
+    with pytest.raises(ProtocolError, match="row s has a prompt of 3 tokens and the experts of 1 of them"):
+        pack_rank(batch, 0)

@@ -9,13 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from hybridflow.types import Ragged, TokenColumns, tokens
+from hybridflow.types import Packed, Ragged, TokenColumns, tokens
 from hybridflow.types.tokens import concatenate, select
 
-BEGUN = TokenColumns(ids=[7, 8], rollout_logprobs=[-0.5, -1.5], sampling_mask=Ragged([2, 0], [7, 9]))
-MORE = TokenColumns(ids=[4], rollout_logprobs=[-2.5], sampling_mask=Ragged([3], [4, 5, 6]))
+BEGUN = TokenColumns(
+    ids=[7, 8],
+    rollout_logprobs=[-0.5, -1.5],
+    sampling_mask=Ragged([2, 0], [7, 9]),
+    experts=Packed((1, 2), 1, b"\x00\x01\x02\x03"),
+)
+MORE = TokenColumns(
+    ids=[4], rollout_logprobs=[-2.5], sampling_mask=Ragged([3], [4, 5, 6]), experts=Packed((1, 2), 1, b"\x04\x05")
+)
 WHOLE = TokenColumns(
-    ids=[7, 8, 4], rollout_logprobs=[-0.5, -1.5, -2.5], sampling_mask=Ragged([2, 0, 3], [7, 9, 4, 5, 6])
+    ids=[7, 8, 4],
+    rollout_logprobs=[-0.5, -1.5, -2.5],
+    sampling_mask=Ragged([2, 0, 3], [7, 9, 4, 5, 6]),
+    experts=Packed((1, 2), 1, b"\x00\x01\x02\x03\x04\x05"),
 )
 
 
@@ -27,11 +37,14 @@ def test_tokens_are_joined_and_cut_in_every_column() -> None:
     assert WHOLE.first(0).present == {}
     assert select(WHOLE.sampling_mask, [0, 2]) == Ragged([2, 3], [7, 9, 4, 5, 6])
     assert select(WHOLE.ids, [2, 0]) == [4, 7]
+    assert select(WHOLE.experts, [2, 0]) == Packed((1, 2), 1, b"\x04\x05\x00\x01")
 
 
 def test_tokens_with_other_columns_are_not_joined() -> None:
-    with pytest.raises(ValueError, match="tokens with ids, rollout_logprobs, sampling_mask cannot be joined with"):
+    with pytest.raises(ValueError, match="tokens with ids, rollout_logprobs, sampling_mask, experts cannot be joined"):
         concatenate([BEGUN, TokenColumns(ids=[4], rollout_logprobs=[-2.5])])
+    with pytest.raises(ValueError, match=r"packed columns of \(\(1, 2\), 1\) and \(\(2, 1\), 1\) cannot be joined"):
+        tokens.concatenate_packed([BEGUN.experts, Packed((2, 1), 1, b"\x04\x05")])
 
 
 @pytest.mark.parametrize(
@@ -40,11 +53,19 @@ def test_tokens_with_other_columns_are_not_joined() -> None:
         (TokenColumns(ids=[1, 2], rollout_logprobs=[-1.0]), "2 tokens but 1 entries of rollout_logprobs"),
         (TokenColumns(ids=[1, 2], sampling_mask=Ragged([1], [5])), "2 tokens but 1 entries of sampling_mask"),
         (TokenColumns(ids=[1], sampling_mask=Ragged([2], [5])), "1 values where the lengths add up to 2"),
+        (TokenColumns(ids=[1, 2], experts=Packed((1, 2), 1, b"ab")), "2 tokens but 1 entries of experts"),
     ],
 )
 def test_columns_that_contradict_each_other_are_refused(columns: TokenColumns, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         columns.check()
+
+
+@pytest.mark.parametrize("wrong", [((1, 2), 1, b"abc"), ((1, 2), 2, b"ab"), ((0, 2), 1, b"a"), ((1, -1), 1, b"")])
+def test_bytes_that_are_no_whole_tokens_are_refused(wrong: tuple[tuple[int, int], int, bytes]) -> None:
+    with pytest.raises(ValueError, match="are no whole tokens of"):
+        Packed(*wrong)
+    assert len(Packed((1, 2), 2, b"abcd")) == 1 and len(Packed((3, 2))) == len(Packed()) == 0
 
 
 FIELD = "    ids: list[int] = []\n"

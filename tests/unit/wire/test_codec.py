@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridflow.errors import ProtocolError
-from hybridflow.types import Ragged, Scored, ScoreRequest, TokenColumns, Unknown, VersionRun
+from hybridflow.types import Packed, Ragged, Scored, ScoreRequest, TokenColumns, Unknown, VersionRun
 from hybridflow.wire import codec
 from hybridflow.wire.messages import (
     Accepted,
@@ -133,6 +133,8 @@ def test_credits_out_of_bounds_are_refused_on_arrival(credits: int) -> None:
         ("ids", msgspec.msgpack.encode([3] * 20)[:2], "no msgpack array"),
         ("sampling_mask", msgspec.msgpack.encode([[4], []]), "2 tokens but 1 entries of sampling_mask"),
         ("sampling_mask", msgspec.msgpack.encode([4]), "sampling_mask is no pair"),
+        ("experts", msgspec.msgpack.encode([[1, 3], 1, b"abc"]), "2 tokens but 3 bytes of experts, at 1 x 3 integers"),
+        ("experts", msgspec.msgpack.encode([4, 5]), "experts is no packed column"),
         ("mood", msgspec.msgpack.encode([4, 5]), "'mood' is no token column"),
     ],
 )
@@ -151,11 +153,24 @@ def test_packed_numbers_come_back_as_they_were() -> None:
             ids=[0, 1, 255, 151_935, 2**31 - 1],
             rollout_logprobs=numbers,
             sampling_mask=Ragged([1, 2, 1, 1, 1], [0, 1, 7, 255, 151_935, 2**31 - 1]),
+            experts=Packed((2, 1), 2, bytes(range(20))),
         ),
+        prompt_experts=Packed((2, 1), 2, bytes(16)),
         versions=[VersionRun(3, 2), VersionRun(4, 3)],
     )
     assert unpack_completion(Packer().pack(completion)) == completion
     assert PACKED.columns["ids"] == b"\x92\x03\x04", "a msgpack array"
+
+
+def test_experts_of_another_prompt_are_refused() -> None:
+    """The prompt has five tokens, and what the last one met is told with the first token of the completion."""
+    with pytest.raises(ProtocolError, match="experts of 3 tokens of a prompt of 5"):
+        Packer().pack(msgspec.structs.replace(COMPLETION, prompt_experts=Packed((1, 2), 1, bytes(6))))
+
+
+def test_experts_count_in_the_bytes_that_wait() -> None:
+    told = msgspec.structs.replace(COMPLETION, prompt_experts=Packed((1, 2), 1, bytes(8)))
+    assert Packer().pack(told).num_bytes == Packer().pack(COMPLETION).num_bytes + 8
 
 
 @pytest.mark.parametrize("num_tokens", [0, 15, 16, 65_535, 65_536])
