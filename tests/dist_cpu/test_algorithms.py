@@ -22,7 +22,9 @@ from hybridflow.batching.microbatch import build_units, plan_micro_batches
 from hybridflow.config.algorithm_parts import OF_SEQUENCES
 from hybridflow.config.algorithm_section import AlgorithmSection
 from hybridflow.config.rollout_correction_section import RolloutCorrectionSection
+from hybridflow.errors import ConfigError
 from hybridflow.loop.batch import build_batch
+from hybridflow.trainer.core import check_objective
 from hybridflow.trainer.policy_update import update_policy
 from hybridflow.types import Group, TrainBatch, UpdateReport
 from megatron_ext.parallel.layout import Layout
@@ -177,6 +179,17 @@ def test_layouts_change_nothing(
         for at, reports in found.items():
             for key, values in numbers(alone[at]).items():
                 assert numbers(reports)[key] == pytest.approx(values, rel=REL, abs=ABS), (at, key)
+
+
+def test_a_worker_that_cannot_import_a_function_says_so(tmp_path: Path) -> None:
+    """The folders of the driver need not be on its node."""
+    elsewhere = ObjectiveSpec(
+        terms=["only_there:loss"], aggregation="token_mean", parameters={"module_folders": [str(tmp_path)]}
+    )
+    with pytest.raises(ConfigError) as caught:
+        check_objective(elsewhere, "train worker 3")
+    assert "train worker 3 cannot build the objective: algorithm.loss = 'only_there:loss'" in str(caught.value)
+    assert "name a module that can be imported on every node" in str(caught.value)
 
 
 def run_one(topology: Any, layout: Layout, hf_dir: Path, batch: TrainBatch, objective: ObjectiveSpec) -> Any:
