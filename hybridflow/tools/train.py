@@ -68,6 +68,7 @@ def run_training(config: Config, folder: TrainFolder, display: LiveDisplay, *, r
         job.train(opened.saved, started)
         while job.needs_other_workers:
             again = time.monotonic()
+            display.phase("WORKERS")
             job.train(_find_saved(config, folder, curriculum.source), again)
 
 

@@ -17,6 +17,7 @@ from hybridflow.config.preset_text import compare_presets, print_preset, tell_pr
 from hybridflow.config.presets import NAMES, read_preset, value_in
 from hybridflow.config.sections import Config
 from hybridflow.errors import ConfigError
+from hybridflow.preflight.load import load_run
 
 MODEL = "model.path=configs/models/tiny"
 GROUP = {"algorithm.advantage": "group_relative"}
@@ -182,6 +183,14 @@ def test_an_overlay_that_contradicts_is_refused(overlay: list[str], parts: list[
     assert [part for part in parts if part not in told] == [], told
     problems = "\n".join(load_partly([], [MODEL, *overlay], Config).problems)
     assert [part for part in parts if part not in problems] == [], problems
+
+
+def test_a_contradiction_beside_another_mistake_is_told_with_who_set_it() -> None:
+    overlay = [MODEL, "algorithm.preset=dapo", "rollout.max_new_tokens=8", "train.num_stepps=3"]
+    told = "\n".join(load_run([], overlay)[1])
+    assert "did you mean 'num_steps'" in told
+    assert "reward.overlong.buffer_tokens (4096) is above rollout.max_new_tokens (8)" in told
+    assert "(set by: reward.overlong.buffer_tokens: preset dapo; rollout.max_new_tokens: --set" in told
 
 
 def test_a_loss_may_be_changed_with_the_keys_that_it_takes() -> None:
