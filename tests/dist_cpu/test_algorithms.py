@@ -21,7 +21,9 @@ from hybridflow.algorithms.spec import AlgorithmSpec, ObjectiveSpec
 from hybridflow.batching.microbatch import build_units, plan_micro_batches
 from hybridflow.config.algorithm_parts import OF_SEQUENCES
 from hybridflow.config.algorithm_section import AlgorithmSection
+from hybridflow.errors import ConfigError
 from hybridflow.loop.batch import build_batch
+from hybridflow.trainer.core import check_objective
 from hybridflow.trainer.policy_update import update_policy
 from hybridflow.types import Group, TrainBatch, UpdateReport
 from megatron_ext.parallel.layout import Layout
@@ -183,6 +185,17 @@ def test_corrections_mask_some_rows_and_not_all(corrected: str, alone: dict[Any,
     found = numbers(alone[f"corrected {corrected}", "as they are"])
     for name in ("masked_fraction", "masked_sequence_fraction", *(["capped_fraction"] if corrected == "clip" else [])):
         assert all(0 < share < 1 for share in found[f"correction/{name}"]), name
+
+
+def test_a_worker_that_cannot_import_a_function_says_so(tmp_path: Path) -> None:
+    """The folders of the driver need not be on its node."""
+    elsewhere = ObjectiveSpec(
+        terms=["only_there:loss"], aggregation="token_mean", parameters={"module_folders": [str(tmp_path)]}
+    )
+    with pytest.raises(ConfigError) as caught:
+        check_objective(elsewhere, "train worker 3")
+    assert "train worker 3 cannot build the objective: algorithm.loss = 'only_there:loss'" in str(caught.value)
+    assert "name a module that can be imported on every node" in str(caught.value)
 
 
 def run_one(topology: Any, layout: Layout, hf_dir: Path, batch: TrainBatch, objective: ObjectiveSpec) -> Any:
