@@ -33,6 +33,11 @@ PREFIXES = (
 _SECRET = re.compile(r"TOKEN(?!IZERS)|SECRET|PASSW|CREDENTIAL|(?:API|ACCESS|PRIVATE)_?KEY", re.IGNORECASE)
 
 
+def joined_cluster() -> str | None:
+    """Address of the Ray cluster that a run joins (RAY_ADDRESS); None where it starts Ray on this machine."""
+    return os.environ.get("RAY_ADDRESS") or None
+
+
 def needed(environment: Mapping[str, str], more: Mapping[str, str] | None = None) -> dict[str, str]:
     """The part of `environment` that a process of a run needs, and `more` on top.
 

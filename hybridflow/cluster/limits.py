@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from hybridflow.environment import joined_cluster
 from hybridflow.errors import ConfigError, PlacementError
 from hybridflow.private_folder import LONGEST_SOCKET, MARK, PREFIX, check_length
 
@@ -35,7 +36,7 @@ def refuse_limits() -> None:
 
 def find_problems() -> Iterator[str]:
     """Problems that would stop a start here, each with its remedy."""
-    address = os.environ.get("RAY_ADDRESS")
+    address = joined_cluster()
     yield from _check_temporary(is_private=not address)
     if address:
         yield from check_address(address)

@@ -28,7 +28,7 @@ from hybridflow.cluster.addresses import own_address
 from hybridflow.cluster.bundles import Place, ask_nodes, order_bundles
 from hybridflow.cluster.limits import refuse_limits
 from hybridflow.cluster.private_ray import PrivateRay, refuse_without_token
-from hybridflow.environment import named, needed, only
+from hybridflow.environment import joined_cluster, named, needed, only
 from hybridflow.errors import HybridFlowError, PlacementError
 
 
@@ -73,7 +73,7 @@ def _start_ray(num_slots: int, variables: Mapping[str, str]) -> None:
     # Ray prints its own account of each worker that was killed to the driver's output; there is no public switch.
     ray._private.worker._worker_logs_enabled = False  # pyright: ignore[reportAttributeAccessIssue]
     global _private
-    address = os.environ.get("RAY_ADDRESS")
+    address = joined_cluster()
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         if address:

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from hybridflow.config.algorithm_parts import PARAMETERS, find_part_conflicts, with_own_defaults
 from hybridflow.config.conflicts import CONFLICT_BREAK
-from hybridflow.config.function_names import Functions, GroupFilters, one_of
+from hybridflow.config.function_names import Functions, FunctionValue, GroupFilters, one_of
 from hybridflow.config.presets import Name
 from hybridflow.config.regularisation_sections import AEPOSection, KLSection
 from hybridflow.config.rollout_correction_section import RolloutCorrectionSection
@@ -72,7 +72,7 @@ class AlgorithmSection(Section):
     and functions of one's own, "module:function". Groups with too few known rewards are left out in any case."""
     metrics: Functions = Field(default_factory=list)
     """Functions of one's own, "module:function", that give a value per token; the mean is logged as own/<function>."""
-    parameters: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    parameters: dict[str, FunctionValue] = Field(default_factory=dict)
     """Values of parameters of one's own functions, by name."""
     module_folders: list[str] = Field(default_factory=list)
     """Where "module:function" is looked for before the installed packages; those of the configuration files and the

@@ -29,6 +29,8 @@ class StallSection(Section):
     """Memory changes hands between trainer and engines."""
     eval_s: float = Field(default=1200.0, gt=0)
     """Evaluation: as `rollout_s`."""
+    difficulty_s: float = Field(default=1200.0, gt=0)
+    """Measuring of a phase's prompts before its first step: as `rollout_s`."""
     warmup_s: float = Field(default=1200.0, gt=0)
     """Supervised stages: no step was finished."""
     checkpoint_s: float = Field(default=1800.0, gt=0)

@@ -11,6 +11,7 @@ from hybridflow.config.layout_section import LayoutSection
 from hybridflow.config.paths import InputPath
 from hybridflow.config.section import Section
 
+Bounds = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=2, max_length=2)]
 Window = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]
 
 
@@ -35,6 +36,9 @@ class PhaseSection(Section):
     """By so much an accuracy has to be above the best to count as better."""
     retrospective_share: float = Field(default=0.0, ge=0, lt=1)
     """Share of prompts of earlier phases, which come back, in a step; chosen as `curriculum.retrospection` says."""
+    difficulty_filter: Bounds | None = None
+    """[lowest, highest] mean reward of a prompt to train on: before its first step the phase measures all its prompts,
+    with its own limits and num_completions, and leaves out those that are outside. Empty: none is measured."""
     prompts_per_step: int | None = Field(default=None, ge=1)
     """In the place of train.prompts_per_step."""
     mini_batch_prompts: int | None = Field(default=None, ge=1)
@@ -142,6 +146,11 @@ def _check_windows(phases: list[PhaseSection]) -> None:
 def _check_shares(section: CurriculumSection) -> None:
     """Something is there to come back, and it is not too much."""
     for number, phase in enumerate(section.phases):
+        if phase.difficulty_filter is not None and phase.difficulty_filter[0] > phase.difficulty_filter[1]:
+            raise ValueError(
+                f"curriculum.phases.{number}.difficulty_filter = {phase.difficulty_filter} of phase {phase.name!r} "
+                "leaves no prompt in. Remedy: [lowest, highest] mean reward"
+            )
         key, share = f"curriculum.phases.{number}.retrospective_share", phase.retrospective_share
         if share and not number:
             raise ValueError(

@@ -113,11 +113,11 @@ def _explain_one(problem: ErrorDetails, tree: TomlTree, root: type[BaseModel]) -
     lines = [head + (f"    [{hide_secrets(source)}]" if source else ""), f"      rule:   {rule.strip()}"]
     if remedy:
         lines.append(f"      remedy: {remedy.strip()}")
-    lines += [f"      set by: {setters}"] if (setters := _name_setters(rule, tree, root)) else []
+    lines += [f"      set by: {setters}"] if (setters := name_setters(rule, tree, root)) else []
     return "\n".join(lines)
 
 
-def _name_setters(rule: str, tree: TomlTree, root: type[BaseModel]) -> str:
+def name_setters(rule: str, tree: TomlTree, root: type[BaseModel]) -> str:
     """Who set each key that a rule names; empty where it names fewer than two, or says it itself."""
     known = {key.path for key in list_keys(root)}
     keys = [key for key in dict.fromkeys(_DOTTED.findall(rule)) if key in known]

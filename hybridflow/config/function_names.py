@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -52,6 +53,17 @@ def _check_once(names: Sequence[str]) -> Sequence[str]:
     return names
 
 
+def _check_value(value: Any) -> Any:
+    if isinstance(value, bool | int | float | str) and (not isinstance(value, float) or math.isfinite(value)):
+        return value
+    raise ValueError(
+        f"{value!r} is neither a finite number, true or false, nor a text. Remedy: give one of these; of several "
+        "values, one key each"
+    )
+
+
+FunctionValue = Annotated[Any, AfterValidator(_check_value)]
+"""A value of a parameter of a function."""
 Functions = Annotated[
     list[Annotated[str, AfterValidator(one_of())]], BeforeValidator(_as_list), AfterValidator(_check_once)
 ]

@@ -97,6 +97,8 @@ class Partial(NamedTuple):
     """A Root, with the default in the place of each value that was left out; None where there is none."""
     problems: list[str]
     """Problems with keys, values and paths, for the user."""
+    tree: TomlTree
+    """Who set which value."""
 
 
 def load_partly(paths: Sequence[Path], overrides: Sequence[str], root: type[BaseModel]) -> Partial:
@@ -111,13 +113,13 @@ def load_partly(paths: Sequence[Path], overrides: Sequence[str], root: type[Base
     except ConfigError as error:
         problems.append(str(error))
     try:
-        config: BaseModel | None = root.model_validate(tree.values)
+        config = root.model_validate(tree.values)
     except ValidationError as error:
         problems.append(explain(error, tree, root))
-        config = _validate_rest(tree.values, root, error)
-    if config is not None and (rules := _find_idle(config, tree)):
+        return Partial(_validate_rest(tree.values, root, error), problems, tree)
+    if rules := _find_idle(config, tree):
         problems.append(explain_rules(rules))
-    return Partial(config, problems)
+    return Partial(config, problems, tree)
 
 
 def _validate_rest(values: dict[str, Any], root: type[BaseModel], error: ValidationError) -> BaseModel | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hybridflow.config.sections import Config
 
-REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
+REFUSED: dict[str, tuple[tuple[Any, ...] | None, str]] = {
     "enable_return_routed_experts": ((None, True), "engines would note no experts"),
     "speculative_algorithm": ((None,), "of drafted tokens no experts are noted"),
     "pp_size": ((None, 1), "each rank of a pipeline notes its own layers only"),
@@ -20,12 +20,13 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "enable_lmcache": ((None, False), "keys and values from elsewhere come without experts"),
     "enable_flexkv": ((None, False), "keys and values from elsewhere come without experts"),
     "enable_unified_cache_external_linker": ((None, False), "keys and values from elsewhere come without experts"),
+    "chunked_prefill_size": (None, "the buffer for the experts of a batch would be too small for a prompt"),
     "moe_runner_backend": (
         (None, "auto", "triton", "cutlass", "deep_gemm"),
         "its kernels choose experts without telling",
     ),
 }
-"""By key of `rollout.sglang`: the values that are fine, and what is wrong with others."""
+"""By key of `rollout.sglang`: the values that are fine (None: numbers above 0), and what is wrong with others."""
 
 
 def find_routing_conflicts(config: Config) -> Iterator[str]:
@@ -34,7 +35,8 @@ def find_routing_conflicts(config: Config) -> Iterator[str]:
         return
     for key, (fine, why) in REFUSED.items():
         value = config.rollout.sglang.get(key)
-        if value not in fine:
+        is_fine = value in fine if fine is not None else value is None or (isinstance(value, int) and value > 0)
+        if not is_fine:
             yield (
                 f'algorithm.routing_replay is "engine" and rollout.sglang.{key} is {value!r}: {why}. Remedy: remove '
                 f'rollout.sglang.{key}, or set algorithm.routing_replay = "off"'

@@ -10,13 +10,15 @@ what comes next is in the state, so a run that was stopped in any phase goes on 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal
 
 import msgspec
 
-from hybridflow.curriculum.difficulty import DifficultyTable
+from hybridflow.curriculum.difficulty import DifficultyTable, filter_by_difficulty
 from hybridflow.curriculum.retrospection import Retrospection
 from hybridflow.curriculum.retrospective_source import RetrospectiveSource
 from hybridflow.curriculum.source import PromptSource, ShuffledEpochs
@@ -40,12 +42,24 @@ class Phase:
     name: str
     prompts: Sequence[Prompt]
     num_steps: int | None
-    """Steps at most; None: until the plateau, or without end."""
+    """Steps at most; None: as `num_epochs` says."""
     plateau: Plateau | None = None
     share: float = 0.0
     """Share of prompts of earlier phases."""
     per_draw: int = 1
     """Prompts of earlier phases that a step has places for."""
+    num_epochs: int | None = None
+    """Times that its prompts are gone through, rounded up to whole steps; None: until the plateau, or without end."""
+    own_per_step: Fraction = Fraction(1)
+    """Prompts of its own that a step takes, on the average."""
+    bounds: tuple[float, float] | None = None
+    """Mean reward of a prompt that is trained on, measured before the first step; None: all are."""
+
+    def count_steps(self, num_prompts: int) -> int | None:
+        """Steps at most, of so many prompts that are trained on; None: until the plateau, or without end."""
+        if self.num_epochs is None:
+            return self.num_steps
+        return math.ceil(self.num_epochs * num_prompts / self.own_per_step)
 
 
 class PhaseState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -57,6 +71,8 @@ class PhaseState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Ending of each phase before it."""
     num_own: int = 0
     """Prompts of its own that the present phase has handed out."""
+    kept: list[str] | None = None
+    """Prompts of the present phase that the filter by difficulty left in, by id; None: not measured."""
     walk: dict[str, Any] = {}
     """State of the walk over them."""
     difficulty: dict[str, Any] = {}
@@ -99,6 +115,30 @@ class PhasedSource:
     def phase(self) -> Phase:
         """The present phase."""
         return self.phases[self.number]
+
+    @property
+    def num_steps(self) -> int | None:
+        """Steps of the present phase at most."""
+        return self.phase.count_steps(len(self._own_ids))
+
+    @property
+    def to_measure(self) -> Sequence[Prompt]:
+        """Prompts of the present phase whose difficulty has to be known before its first step; empty where it is."""
+        return self.phase.prompts if self.phase.bounds is not None and self._state.kept is None else []
+
+    def filter_prompts(self, groups: Sequence[Group]) -> dict[str, list[str]]:
+        """Takes the measured groups of `to_measure`; returns the prompts that are left out, by reason.
+
+        Where none would be left, all stay in: the reasons then name every prompt.
+        """
+        assert self.phase.bounds is not None
+        self.difficulty.observe(groups)
+        lowest, highest = self.phase.bounds
+        ids = [prompt.prompt_id for prompt in self.phase.prompts]
+        kept, dropped = filter_by_difficulty(ids, self.difficulty, lowest=lowest, highest=highest)
+        self._state.kept = kept or ids
+        self._enter(self._state)
+        return dropped
 
     @property
     def steps_done(self) -> list[int]:
@@ -151,7 +191,7 @@ class PhasedSource:
         return {
             "curriculum/phase": float(self.number + 1),
             "curriculum/phase_step": float(self._state.steps_done[-1]),
-            "curriculum/epochs": self._state.num_own / len(self.phase.prompts),
+            "curriculum/epochs": self._state.num_own / len(self._own_ids),
             **(self._walk.metrics() if isinstance(self._walk, RetrospectiveSource) else {}),
         }
 
@@ -179,8 +219,12 @@ class PhasedSource:
         """Takes a state, and opens the walk of its phase from the beginning."""
         self._state = state
         phase, stream = self.phase, (*self._stream, self.phase.name)
-        self._own_ids = {prompt.prompt_id for prompt in phase.prompts}
-        self._walk = self._open_own(phase.prompts, stream)
+        kept = None if state.kept is None else set(state.kept)
+        own = [prompt for prompt in phase.prompts if kept is None or prompt.prompt_id in kept]
+        if not own:
+            raise ValueError(f"kept names no prompt of phase {phase.name!r}: {str(state.kept)[:80]}")
+        self._own_ids = {prompt.prompt_id for prompt in own}
+        self._walk = self._open_own(own, stream)
         if phase.share:
             earlier = [prompt for before in self.phases[: self.number] for prompt in before.prompts]
             self._walk = RetrospectiveSource(
@@ -195,8 +239,8 @@ class PhasedSource:
 
     def _find_ending(self) -> Ending | None:
         """Ending of the present phase; None while it goes on."""
-        phase, state = self.phase, self._state
-        if phase.num_steps is not None and state.steps_done[-1] >= phase.num_steps:
+        phase, state, num_steps = self.phase, self._state, self.num_steps
+        if num_steps is not None and state.steps_done[-1] >= num_steps:
             return "steps"
         if phase.plateau is not None and state.num_flat >= phase.plateau.num_evaluations:
             return "plateau"

@@ -78,12 +78,18 @@ def _tell_empty(config: Config, number: int, prompts: Sequence[Prompt], counts: 
 def _build_phase(config: Config, number: int, prompts: Sequence[Prompt]) -> Phase:
     section = config.curriculum.phases[number]
     per_step, share = phase_config(config, number).train.prompts_per_step, section.retrospective_share
-    num_steps = section.steps
-    if section.epochs is not None:
-        num_steps = math.ceil(section.epochs * len(prompts) / (per_step * (1 - Fraction(str(share)))))
     is_plateau = section.promotion == "plateau"
-    plateau = Plateau(section.plateau_evaluations, section.plateau_margin) if is_plateau else None
-    return Phase(section.name, prompts, num_steps, plateau, share, max(1, math.ceil(per_step * share)))
+    return Phase(
+        section.name,
+        prompts,
+        section.steps,
+        Plateau(section.plateau_evaluations, section.plateau_margin) if is_plateau else None,
+        share,
+        max(1, math.ceil(per_step * share)),
+        section.epochs,
+        per_step * (1 - Fraction(str(share))),
+        None if section.difficulty_filter is None else (section.difficulty_filter[0], section.difficulty_filter[1]),
+    )
 
 
 def _refuse_late(config: Config, phases: Sequence[Phase]) -> None:
@@ -96,4 +102,4 @@ def _refuse_late(config: Config, phases: Sequence[Phase]) -> None:
                 f"train.num_steps is {total}. Remedy: raise train.num_steps above {begins}, or lower "
                 f"curriculum.phases.{number - 1}.epochs"
             )
-        begins += 1 if section.promotion == "plateau" else phase.num_steps or 1
+        begins += 1 if section.promotion == "plateau" else phase.count_steps(len(phase.prompts)) or 1

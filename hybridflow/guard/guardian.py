@@ -25,6 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from hybridflow.environment import joined_cluster
 from hybridflow.guard.left_behind import END_TIMEOUT_S, end_marked, remove_shared_memory
 from hybridflow.guard.process_tree import (
     end_descendants,
@@ -50,7 +51,7 @@ def split_off() -> None:
     for abandoned in find_abandoned(Path(tempfile.gettempdir())):  # of a command all of whose guardians were killed
         end_marked(abandoned)
     # In a cluster Ray's sockets are where it was started.
-    folder = PrivateFolder() if os.environ.get("RAY_ADDRESS") else PrivateFolder(longest_name=LONGEST_SOCKET)
+    folder = PrivateFolder() if joined_cluster() else PrivateFolder(longest_name=LONGEST_SOCKET)
     os.environ[MARK] = os.environ["TMPDIR"] = str(folder.path)
     group = os.getpgrp()
     # What the user's shell ignores (nohup) stays ignored.

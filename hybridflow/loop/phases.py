@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from hybridflow.config.sections import Config
 from hybridflow.curriculum.phases import PhasedSource
 from hybridflow.recording.accuracy import TEST, EvalResult
 from hybridflow.recording.csv_table import write_csv
+from hybridflow.types import Collected, Prompt
 
 RL = "RL"
 """The stage after the warm-up, as the display names it."""
@@ -68,6 +69,20 @@ class RunPhases:
         """Enters the next phase where the promotion rule has fired; whether it has."""
         return self._source is not None and self._source.advance()
 
+    @property
+    def to_measure(self) -> Sequence[Prompt]:
+        """Prompts whose difficulty the present phase has to know before its first step."""
+        return [] if self._source is None else self._source.to_measure
+
+    def filter_prompts(self, measured: Collected) -> str:
+        """Leaves out the prompts of the phase that are too easy or too hard; says how many, for the user."""
+        assert self._source is not None
+        dropped = self._source.filter_prompts(measured.groups)
+        total = len(self._source.phase.prompts)
+        told = ", ".join(f"{len(ids)} are {reason.replace('_', ' ')}" for reason, ids in sorted(dropped.items()))
+        told = f"difficulty of {total} prompts of phase {self._source.phase.name!r} measured: {told or 'all stay in'}"
+        return f"{told}: so that something is left, all stay in" if sum(map(len, dropped.values())) == total else told
+
     def take_metrics(self) -> dict[str, float]:
         return {} if self._source is None else self._source.take_metrics()
 
@@ -89,7 +104,7 @@ class RunPhases:
                     "name": phase.name,
                     "rows": len(phase.prompts),
                     "steps": done[number] if number < len(done) else 0,
-                    "steps_at_most": phase.num_steps,
+                    "steps_at_most": phase.count_steps(len(phase.prompts)),
                     "ended_by": endings[number] if number < len(endings) else None,
                 }
                 for number, phase in enumerate(self._source.phases)

@@ -78,6 +78,14 @@ class Run:
         """Tells of the phase that was entered, and has trainer and engines compared on a text as long as it allows."""
         self.begin_stage()
         self.compare_engines(self.config, self.state.rl_step)
+        self.measure_difficulty()
+
+    def measure_difficulty(self) -> None:
+        """Where the present phase filters its prompts by difficulty and has not measured them: does so."""
+        if prompts := self.phases.to_measure:
+            with self.recorder.phase("difficulty"):
+                measured = self.groups.measure(self.state.rl_step, prompts)
+            self.recorder.note(self.phases.filter_prompts(measured))
 
     def begin_step(self) -> int:
         """Number of the step that begins now; what is timed from here on counts for it."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hybridflow.config.sections import Config
 from hybridflow.curriculum.build import Curriculum
 from hybridflow.curriculum.source import SavedSource, save_source
 from hybridflow.loop.collect import Collector, Refill
 from hybridflow.loop.kept_groups import GroupStore, KeptGroups
-from hybridflow.loop.step import PartialRollouts, build_requests
-from hybridflow.types import Collected, GroupRequest, PartialGroup, SamplingParams
+from hybridflow.loop.step import PartialRollouts, build_requests, plan_all
+from hybridflow.types import Collected, GroupRequest, PartialGroup, Prompt, SamplingParams
 
 
 def train_sampling(config: Config) -> SamplingParams:
@@ -75,6 +77,11 @@ class TrainGroups:
         self.kept.replace(collected.carried)
         source.observe(collected.groups)
         return collected
+
+    def measure(self, step: int, prompts: Sequence[Prompt]) -> Collected:
+        """Groups of `prompts` as training would draw them after `step`, which are not trained on."""
+        plan = plan_all(build_requests(f"m{step:05d}", prompts, self._num_completions))
+        return self._collector.decode(plan, self._sampling)
 
     def save_source(self) -> SavedSource:
         """State of the source of prompts, for a checkpoint."""

@@ -28,6 +28,7 @@ def train(run: Run) -> None:
     run.check_engines()
     run.evaluate_before()
     run.begin_stage()
+    run.measure_difficulty()
     while not run.is_over:
         train_step(run)
         run.evaluate_if_due()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from hybridflow.algorithms.spec import algorithm_spec
 from hybridflow.errors import HybridFlowError
 from hybridflow.find_function import limited_in_time
 from hybridflow.preflight.subject import Finding, Subject
@@ -27,7 +28,7 @@ def check_functions(subject: Subject) -> Iterator[Finding]:
         yield from _refuse_unused(section.parameters, set())
         return
     from hybridflow.algorithms.invariances.suite import REGISTRIES  # torch, which takes a second
-    from hybridflow.algorithms.objective import REF_LOGPROBS
+    from hybridflow.algorithms.objective import REF_LOGPROBS, build_objective
 
     parameters = section.model_dump()
     taken: set[str] = set()
@@ -47,6 +48,10 @@ def check_functions(subject: Subject) -> Iterator[Finding]:
                 yield Finding("error", str(error))
     if all_load:
         yield from _refuse_unused(section.parameters, taken)
+        try:
+            build_objective(algorithm_spec(subject.config).objective)
+        except HybridFlowError as error:  # a loss of sequences wants its aggregation
+            yield Finding("error", str(error))
 
 
 def _try(kind: Kind, name: str, parameters: dict[str, Any]) -> Iterator[Finding]:

@@ -6,19 +6,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hybridflow.config.conflicts import find_conflicts
+from hybridflow.config.explain import name_setters
 from hybridflow.config.load import load_partly
 from hybridflow.config.paths import add_module_folders
 from hybridflow.config.sections import Config
+from hybridflow.config.toml_tree import TomlTree
 
 
 def load_run(files: Sequence[Path], overrides: Sequence[str]) -> tuple[Config | None, list[str]]:
     """(the configuration as far as it is right, what is wrong with it)."""
-    config, problems = load_partly(files, overrides, Config)
+    config, problems, tree = load_partly(files, overrides, Config)
     if isinstance(config, Config):
         known = "\n".join(problems)
-        problems += [rule for rule in find_conflicts(config) if rule.partition(" Remedy:")[0] not in known]
+        rules = [rule for rule in find_conflicts(config) if rule.partition(" Remedy:")[0] not in known]
+        problems += [f"{rule}{_tell_setters(rule, tree)}" for rule in rules]
         found = {
             name: add_module_folders(getattr(config, name), files) for name in ("reward", "algorithm", "curriculum")
         }
         config = config.model_copy(update=found)
     return config, problems
+
+
+def _tell_setters(rule: str, tree: TomlTree) -> str:
+    setters = name_setters(rule, tree, Config)
+    return f" (set by: {setters})" if setters else ""

@@ -8,7 +8,6 @@ above its size a store writes to disk, or waits for ever. So what cannot fit is 
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from hybridflow.cluster.bundles import Place
 from hybridflow.cluster.workers import MAX_UNREAD
 from hybridflow.config.sections import Config
+from hybridflow.environment import joined_cluster
 from hybridflow.errors import ConfigError, PlacementError
 from hybridflow.trainer.layout import read_model, to_layout
 from hybridflow.weights.reshard.placement import Engines
@@ -188,7 +188,7 @@ def _check_all_beside_train_workers(
 ) -> None:
     """Engines beyond the train workers read the shards of another engine: they have to see its memory."""
     room, count = world_size // config.rollout.tp_size, config.rollout.num_engines
-    several = len(set(nodes)) > 1 if nodes else "RAY_ADDRESS" in os.environ
+    several = len(set(nodes)) > 1 if nodes else joined_cluster() is not None
     if count > room and (several or has_cuda):
         raise ConfigError(
             f"rollout.num_engines = {count}: train.layout has train workers beside {room} of them, and the others "

@@ -52,9 +52,7 @@ def check_algorithm(
     ] = None,
     config: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--config", "-c", help="Training configuration whose [algorithm] is taken; several are laid over."
-        ),
+        typer.Option("--config", "-c", help="Training configuration whose algorithm is taken; several are laid over."),
     ] = None,
     set_: Overrides = None,
 ) -> None:
@@ -68,13 +66,14 @@ def check_algorithm(
 
     \b
     A whole example, mine.py:
+        import torch
         def loss(logprobs, old_logprobs, advantages, floor=0.05):
             ratio = (logprobs - old_logprobs).clamp(-20, 20).exp()
-            return -ratio.clamp(floor, 1.2) * advantages
+            clipped = ratio.clamp(floor, 1.2)
+            return torch.maximum(-ratio * advantages, -clipped * advantages)
     and in the configuration:
-        [algorithm]
-        loss = "mine:loss"
-        parameters.floor = 0.1
+        algorithm.loss = "mine:loss"
+        algorithm.parameters.floor = 0.1
 
     \b
     A function is given what its parameters name:
@@ -86,8 +85,10 @@ def check_algorithm(
     and returns: loss, metrics a tensor [N]; advantage a list of numbers per
     group; filter a short name of the reason to leave the group out, or None.
 
-    A mean belongs into no loss: sums over all micro-batches and ranks are divided once, by algorithm.aggregation. The
-    suite packs the same rows in other orders, micro-batches and ranks, and compares. docs/algorithms.md has it all.
+    \b
+    A mean belongs into no loss: algorithm.aggregation divides sums over all
+    micro-batches and ranks, once. The suite packs the same rows in other orders,
+    micro-batches and ranks, and compares. More: docs/own-algorithm.md
 
     Exit code: 0, or 1 where a check is broken.
     """

@@ -68,6 +68,7 @@ def run_training(config: Config, folder: TrainFolder, display: LiveDisplay, *, r
         job.train(opened.saved, started)
         while job.needs_other_workers:
             again = time.monotonic()
+            display.phase("WORKERS")
             job.train(_find_saved(config, folder, curriculum.source), again)
 
 
@@ -204,6 +205,13 @@ def _num_unknown(summary: dict[str, Any]) -> int:
     return bounds["unknown"] if bounds else 0
 
 
+def _phase_rows(curriculum: dict[str, Any] | None) -> dict[str, str]:
+    """Steps of each phase; no row without phases."""
+    if curriculum is None:
+        return {}
+    return {"steps of phases": ", ".join(f"{phase['name']} {phase['steps']}" for phase in curriculum["phases"])}
+
+
 def _table(summary: dict[str, Any], path: Path) -> dict[str, Any]:
     """The rows of the end table."""
     groups, seconds = summary["groups"], summary["phase_seconds"]
@@ -218,6 +226,7 @@ def _table(summary: dict[str, Any], path: Path) -> dict[str, Any]:
         "mean reward, first 5 steps": summary["reward_mean_first5"],
         "mean reward, last 5 steps": summary["reward_mean_last5"],
         "RL steps": summary["num_steps"],
+        **_phase_rows(summary["curriculum"]),
         "groups trained / started": f"{groups['trained']} / {groups['started']}",
         "unknown verdicts in training / last evaluation": f"{summary['num_unknown']} / {_num_unknown(summary)}",
         **told,

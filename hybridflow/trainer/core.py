@@ -38,6 +38,16 @@ logger = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
+def check_objective(objective: ObjectiveSpec, worker: str) -> None:
+    """Builds it, as each update does. Raises ConfigError, naming the worker, for a part that cannot be built here: a
+    function of the user's own may be on other nodes alone.
+    """
+    try:
+        build_objective(objective)
+    except ConfigError as error:
+        raise ConfigError(f"{worker} cannot build the objective: {error}") from error
+
+
 class TrainerCore:
     """The policy of this rank and the updates on it."""
 
@@ -108,13 +118,8 @@ class TrainerCore:
         return rows
 
     def check_objective(self, objective: ObjectiveSpec) -> None:
-        """Builds it, as each update does. Raises ConfigError, naming this rank, for a part that cannot be built here:
-        a function of the user's own may be on other nodes alone.
-        """
-        try:
-            build_objective(objective)
-        except ConfigError as error:
-            raise ConfigError(f"train worker {self.topology.rank}: {error}") from error
+        """See `check_objective`."""
+        check_objective(objective, f"train worker {self.topology.rank}")
 
     def keep_reference(self, directory: Path | None, verified: bool = False) -> None:
         """The weights in a Hugging Face folder, or the present ones, are the reference from now on.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hybridflow.config.sections import WorkerSection
+from hybridflow.environment import joined_cluster
 from hybridflow.errors import ConfigError
 from megatron_ext.kernels.choice import KernelsError, find_obstacle, resolve_kernels
 
@@ -21,7 +22,7 @@ def sees_gpus() -> bool:
 
 def is_left_to_nodes() -> bool:
     """Whether other machines compute: this one has no GPU and joins a cluster that already runs (RAY_ADDRESS)."""
-    return bool(os.environ.get("RAY_ADDRESS")) and not sees_gpus()
+    return joined_cluster() is not None and not sees_gpus()
 
 
 def refuse_float32(dtype: str, *, forced: bool, on_gpus: bool) -> None:

@@ -24,7 +24,6 @@ import argparse
 import asyncio
 import json
 import random
-import socket
 import sys
 import time
 from pathlib import Path
@@ -35,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from hybridflow.config.judge_section import JudgeSection
 from hybridflow.reward_service.judge.client import JudgeClient, Judgement
 from tests.bench.judge_server import BUSY, ERROR, FAULTY_TWENTY, GARBAGE, NEVER, RIGHT, serving_apart
+from tests.ports import free_port
 
 DELAY_S = (0.05, 0.5)
 SLOT_S = {RIGHT: sum(DELAY_S) / 2, GARBAGE: sum(DELAY_S) / 2, NEVER: DELAY_S[1], BUSY: 0.0, ERROR: 0.0}
@@ -106,12 +106,6 @@ async def judge_all(section: JudgeSection, options: argparse.Namespace) -> dict[
         "deadline_s": options.deadline_s,
         "report": report,
     }
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import torch
 import torch.distributed as dist
 
+from hybridflow.errors import ConfigError
 from hybridflow.weights.digest import digest
 from hybridflow.weights.manifest import TensorEntry, compute_crc
 from hybridflow.weights.reshard import executor as executor_module
@@ -57,7 +58,7 @@ from hybridflow.weights.reshard.train_layout import num_parts, part_of
 from hybridflow.weights.reshard.train_shards import train_shards
 from megatron_ext.hf.config import HFConfig, read_hf_config
 from megatron_ext.parallel.layout import Layout
-from tests.dist_cpu.launch import free_port
+from tests.ports import free_port
 
 DTYPE = torch.bfloat16
 HASHED_BYTES = 64 * 2**20
@@ -74,7 +75,10 @@ def main() -> None:
         int(options.bucket_mib * 2**20),
         gpus_per_node=train.world_size,
     )
-    schedule = settings.schedule(config, train, DTYPE.itemsize)
+    try:
+        schedule = settings.schedule(config, train, DTYPE.itemsize)
+    except ConfigError as error:
+        sys.exit(f"--shrink {options.shrink} --tp {options.tp} --pp {options.pp} --rollout {options.rollout}: {error}")
     traffic = compute_traffic(schedule.plan, schedule)
     plan_bytes = sum(rank.device_bytes + rank.moved_bytes for rank in traffic)
     results = run(train, config, settings, options)

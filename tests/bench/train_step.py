@@ -47,7 +47,7 @@ from megatron_ext.packing.sums import LossSums
 from megatron_ext.parallel.layout import Layout
 from megatron_ext.parallel.topology import init_distributed, shutdown_distributed
 from megatron_ext.policy import MegatronPolicy
-from tests.dist_cpu.launch import free_port
+from tests.ports import free_port
 
 LR = 1e-4
 PROMPT_TOKENS, RESPONSE_TOKENS, GROUP_SIZE = 512, 64, 8

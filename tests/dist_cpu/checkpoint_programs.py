@@ -15,7 +15,7 @@ from megatron_ext.optimizer.residency import ActivationOffload, ResidencyError
 from megatron_ext.parallel.layout import Layout
 from megatron_ext.parallel.topology import Topology, init_distributed
 from megatron_ext.policy import MegatronPolicy
-from tests.dist_cpu.launch import free_port, start_rank
+from tests.dist_cpu.launch import start_rank
 from tests.dist_cpu.rank_programs import (
     TEMPERATURE,
     equal_bits,
@@ -26,6 +26,7 @@ from tests.dist_cpu.rank_programs import (
     rank_state,
     train,
 )
+from tests.ports import free_port
 
 
 def save_both_ways(topology: Topology, layout: Layout, hf_dir: Path, out_dir: Path) -> dict[str, Any]:

@@ -6,11 +6,8 @@ second and shares the memory of the libraries. The process groups are made again
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import multiprocessing
-import random
-import socket
 import tempfile
 from collections.abc import Callable
 from multiprocessing import forkserver
@@ -20,6 +17,7 @@ from typing import Any
 import torch
 
 from megatron_ext.parallel.layout import Layout
+from tests.ports import free_port
 
 TIMEOUT_S = 120.0
 
@@ -62,12 +60,3 @@ def start_rank() -> None:
     """
     torch.set_num_threads(1)
     gc.freeze()
-
-
-def free_port() -> int:
-    """Below the range from which the system hands out ports, so that no one else's connection takes it meanwhile."""
-    while True:
-        port = random.SystemRandom().randrange(15_000, 30_000)
-        with socket.socket() as listener, contextlib.suppress(OSError):
-            listener.bind(("127.0.0.1", port))
-            return port

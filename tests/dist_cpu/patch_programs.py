@@ -20,8 +20,8 @@ from megatron_ext.parallel.layout import Layout
 from megatron_ext.parallel.topology import Topology, init_distributed
 from megatron_ext.platform.patch import Patch
 from megatron_ext.policy import MegatronPolicy
-from tests.dist_cpu.launch import free_port
 from tests.dist_cpu.rank_programs import open_policy, pack_rows, rank_batches, train
+from tests.ports import free_port
 
 from megatron.core.dist_checkpointing.strategies import filesystem_async  # isort: skip
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest, TemporalAsyncCaller  # isort: skip

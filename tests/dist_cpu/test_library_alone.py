@@ -13,8 +13,9 @@ import pytest
 import torch
 
 import megatron_ext
-from tests.dist_cpu.launch import free_port, start_rank
+from tests.dist_cpu.launch import start_rank
 from tests.dist_cpu.tiny_models import load_model
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.dist_cpu, pytest.mark.timeout(300)]
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+
+from tests.ports import free_port
 
 TIMEOUT_S = 60.0
 
@@ -184,9 +185,3 @@ def test_an_object_without_the_signature_of_the_run_is_not_unpickled(tmp_path: P
     finally:
         forget_token()
     assert not mark.exists()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

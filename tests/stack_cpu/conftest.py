@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from filelock import FileLock
 
 from hybridflow.data.rows import write_rows
 from hybridflow.data.synth.spec import SynthSpec, generate_rows
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 SKILL_STEPS = 150
@@ -54,12 +54,6 @@ def _warm_up(out_dir: str) -> None:
         core.update(batch, stage.learning_rate * min(1.0, (step + 1) / 20), supervised_spec())
     core.save_hf(Path(out_dir))
     core.close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,8 @@ from hybridflow.weights.reshard.rollout_layout import RolloutLayout
 from hybridflow.weights.reshard.settings import ReshardSettings, engine_slots
 from hybridflow.weights.reshard.shard_bucket import ShardRound, cut_buffer, describe_shards
 from megatron_ext.parallel.layout import Layout
-from tests.dist_cpu.launch import free_port, start_rank
+from tests.dist_cpu.launch import start_rank
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     import torch

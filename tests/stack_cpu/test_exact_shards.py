@@ -39,7 +39,7 @@ from hybridflow.weights.broadcast import Broadcast, BroadcastGroup
 from hybridflow.weights.manifest import Bucket, describe_tensor
 from megatron_ext.parallel.layout import Layout
 from tests.builders import build_prompt, build_request, build_scored
-from tests.dist_cpu.launch import free_port
+from tests.ports import free_port
 from tests.stack_cpu.command import ROOT
 from tests.stack_cpu.exact_processes import Served, Trainer, start_engine
 from tests.stack_cpu.moe_model import write_moe

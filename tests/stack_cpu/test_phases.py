@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from torch import Tensor
 
 from hybridflow.policy.init import write_policy
 from tests.stack_cpu.command import ROOT, read_lines, run_train, settings
@@ -35,6 +36,7 @@ def run(model: Path, directory: Path, *phases: dict[str, Any], **changes: Any) -
     for value in settings(model, directory, **(CHANGES | changes)):
         arguments += ["--set", value]
     arguments += ["--set", f"curriculum.phases={to_toml(phases)}"]
+    arguments += ["--set", 'reward.functions=[{call="tests.faults.reward:even"}]']  # an untrained model earns something
     log = directory.with_suffix(".log")
     assert run_train(arguments, log, timeout_s=500) == 0, log.read_text()[-3000:]
     return directory / "quickstart"
@@ -48,6 +50,10 @@ def to_toml(value: Any) -> str:
     return json.dumps(value)
 
 
+def load_weights(folder: Path) -> dict[str, Tensor]:
+    return {name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(path).items()}
+
+
 def test_a_run_that_is_laid_out_anew_between_two_phases_equals_one_that_is_not(tmp_path: Path) -> None:
     """From TP2 to PP2: the same completions, and the same numbers and weights to 1e-5."""
     write_policy(ROOT / "configs/models/tiny", tmp_path / "hf", seed=0)
@@ -58,10 +64,11 @@ def test_a_run_that_is_laid_out_anew_between_two_phases_equals_one_that_is_not(t
     assert said[0] == said[1] and len(said[0]) == 48
     before, after = (read_lines(path / "metrics.jsonl") for path in (plain, anew))
     assert [line["curriculum/phase"] for line in after] == [1, 2, 2]
+    assert all(line["groups/trained"] > 0 for line in after)
     for one, other in zip(before, after, strict=True):
         for name in ("reward/mean", "policy/loss", "policy/entropy", "policy/grad_norm", "train/learning_rate"):
             assert other[name] == pytest.approx(one[name], rel=1e-5, abs=1e-5), name
-    weights, others = (load_file(path / "hf/model.safetensors") for path in (plain, anew))
+    weights, others = (load_weights(path / "hf") for path in (plain, anew))
     assert weights.keys() == others.keys()
     assert max(float((weights[name] - others[name]).abs().max()) for name in weights) < 1e-5
 
@@ -75,6 +82,7 @@ def test_yarn_of_a_phase_is_that_of_trainer_and_engines(tmp_path: Path) -> None:
     folder = run(tmp_path / "hf", tmp_path / "yarn", SHORT | {"context_tokens": 128}, long, rollout__context_tokens=256)
     lines = read_lines(folder / "metrics.jsonl")
     assert [line["curriculum/phase"] for line in lines] == [1, 2, 2]
+    assert all(line["groups/trained"] > 0 for line in lines)
     assert all(line["policy/logprob_gap"] < 1e-4 for line in lines)
     rope = json.loads((folder / "hf/config.json").read_text())["rope_parameters"]
     assert rope["rope_type"] == "yarn" and (rope["factor"], rope["original_max_position_embeddings"]) == (2.0, 128)

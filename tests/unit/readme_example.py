@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+from tests.ports import free_port
+
 ROOT = Path(__file__).parents[2]
 PORT = "30000"
 """Port of the judge in the text."""
@@ -26,7 +28,7 @@ class Example:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         text = (ROOT / "docs/example.md").read_text(encoding="utf-8")
-        self.port = _free_port()
+        self.port = str(free_port())
         blocks = re.findall(r"```(\w+)\n(.*?)```", text.replace(PORT, self.port), re.DOTALL)
         self.commands = [line for kind, body in blocks if kind == "bash" for line in body.splitlines()]
         (folder / "configs").symlink_to(ROOT / "configs")
@@ -59,9 +61,3 @@ class Example:
 
     def words(self, command: str) -> list[str]:
         return [sys.executable if word == ".venv/bin/python" else word for word in shlex.split(command)]
-
-
-def _free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from hybridflow.config.cluster_section import ClusterSection
-from hybridflow.environment import given_values, named, needed, only
+from hybridflow.environment import given_values, joined_cluster, named, needed, only
 from hybridflow.errors import ConfigError
 
 
@@ -57,6 +57,7 @@ def test_one_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_only_what_is_wanted_is_there_inside_and_what_was_changed_inside_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_TOKEN", "t")
     monkeypatch.setenv("REMOVED_INSIDE", "t")
+    monkeypatch.setenv("PATH", os.environ["PATH"])  # as it is, to be so again afterwards
     monkeypatch.delenv("SET_INSIDE", raising=False)
     before = {name: value for name, value in os.environ.items() if name != "REMOVED_INSIDE"}
     with pytest.raises(ValueError, match="inside"), only({"PATH": "/bin", "REMOVED_INSIDE": "t"}):
@@ -66,8 +67,7 @@ def test_only_what_is_wanted_is_there_inside_and_what_was_changed_inside_stays(m
         os.environ["PATH"] = "/sbin"
         raise ValueError("inside")
     assert dict(os.environ) == before | {"SET_INSIDE": "1", "PATH": "/sbin"}
-    monkeypatch.setenv("PATH", before["PATH"])
-    monkeypatch.delenv("SET_INSIDE")
+    del os.environ["SET_INSIDE"]
 
 
 def test_a_table_gives_values_and_passes_others_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,3 +100,14 @@ def test_a_table_gives_values_and_passes_others_on(monkeypatch: pytest.MonkeyPat
 def test_a_table_that_cannot_be_meant_is_refused(given: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ClusterSection.model_validate({"environment": given})
+
+
+@pytest.mark.parametrize(("value", "address"), [(None, None), ("", None), ("head:6379", "head:6379"), ("auto", "auto")])
+def test_a_run_joins_the_cluster_that_ray_address_names(
+    value: str | None, address: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty one names none."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if value is not None:
+        monkeypatch.setenv("RAY_ADDRESS", value)
+    assert joined_cluster() == address

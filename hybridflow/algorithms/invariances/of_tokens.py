@@ -148,7 +148,7 @@ def check_tokens(part: TokenPart) -> Iterator[Outcome]:
 
 def _check_ordinary(part: TokenPart, rows: list[Row]) -> str:
     found = part.evaluate([[whole(row) for row in rows]], torch.float32)
-    _refuse_infinite(found, "ordinary values")
+    _refuse_infinite(found)
     if part.is_loss and not any(found.gradient.values()):
         raise BrokenError(
             "no gradient comes from it: its values do not depend on the log-probabilities of the policy in update. "
@@ -187,7 +187,7 @@ def _check_untouched(part: TokenPart, rows: list[Row]) -> str:
 def _check_extreme(part: TokenPart) -> str:
     rows = part.rows(extreme=True)
     found = part.evaluate([[whole(row) for row in rows]], torch.float32)
-    _refuse_infinite(found, "log ratios of 30 to 300")
+    _refuse_infinite(found, "log ratios of 30 to 300: ")
     return "log ratios of +-30, +-100, +-300 give finite values" + (" and gradients" if part.is_loss else "")
 
 
@@ -213,10 +213,10 @@ def _check_gradient(part: TokenPart, rows: list[Row]) -> str:
     return "from each row to its own tokens"
 
 
-def _refuse_infinite(found: Values, what: str) -> None:
+def _refuse_infinite(found: Values, what: str = "") -> None:
     for at, value in {**found.numbers, **found.gradient}.items():
         if not abs(value) < float("inf"):
-            raise BrokenError(f"{what}: {at} is {value}")
+            raise BrokenError(f"{what}{at} is {value}")
 
 
 def as_loss(term: Any) -> TokenPart:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hybridflow.algorithms.objective import COMPUTED, TokenBatch
-from hybridflow.types.tokens import COLUMNS, Ragged
+from hybridflow.types.tokens import COLUMNS
 
 OF_ROWS = ("advantages", "first", "share", "staleness")
 """Follow from a row and its counted tokens; see `trainer.batch.OF_ROW`."""
@@ -11,7 +11,7 @@ OF_ROWS = ("advantages", "first", "share", "staleness")
 
 def token_columns() -> list[str]:
     """Names of all columns with one number per token."""
-    of_completions = {name for name, kind in COLUMNS.items() if kind is not Ragged and name != "ids"}
+    of_completions = {name for name, kind in COLUMNS.items() if kind in (list[int], list[float]) and name != "ids"}
     return sorted({*OF_ROWS, *COMPUTED, *of_completions})
 
 

@@ -80,6 +80,7 @@ def build_arguments(
     check_sampling_mask(section.top_p)
     if section.top_p < 1:
         arguments["sampling_mask_max_tokens"] = MASK_LIMIT_TOKENS
+    check_experts(tells_experts)
     if tells_experts:
         arguments[TELLS_EXPERTS] = True
     check_names(section.sglang)

@@ -197,3 +197,4 @@ def test_a_module_that_is_not_there_is_told_with_the_places_that_were_searched(f
 def test_columns_that_may_be_named_are_those_that_the_trainer_makes() -> None:
     assert set(OF_ROWS) == set(OF_ROW)
     assert {"advantages", "old_logprobs", "rollout_logprobs", "staleness", "entropy"} <= set(token_columns())
+    assert not {"ids", "sampling_mask", "experts"} & set(token_columns())

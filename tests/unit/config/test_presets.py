@@ -17,6 +17,8 @@ from hybridflow.config.preset_text import compare_presets, print_preset, tell_pr
 from hybridflow.config.presets import NAMES, read_preset, value_in
 from hybridflow.config.sections import Config
 from hybridflow.errors import ConfigError
+from hybridflow.preflight.load import load_run
+from hybridflow.recording.run_folder.train_folder import TrainFolder
 
 MODEL = "model.path=configs/models/tiny"
 GROUP = {"algorithm.advantage": "group_relative"}
@@ -146,6 +148,19 @@ def test_a_resolved_configuration_has_the_preset_in_it_already(tmp_path: Path) -
     assert f'algorithm.loss = "gspo" [{resolved}]' in told
 
 
+def test_a_run_is_resumed_by_what_its_preset_came_to(tmp_path: Path) -> None:
+    of_run = [f"run.directory={tmp_path}", "train.num_steps=3"]
+    begun = load("algorithm.preset=gspo", *of_run)
+    folder = TrainFolder(begun)
+    dump_resolved(begun, folder.resolved)
+    printed = tmp_path / "printed.toml"
+    printed.write_text("\n".join(print_preset(read_preset("gspo"))))
+    folder.check_same_run(load(*of_run, files=(printed,)))
+    folder.check_same_run(load_config([folder.resolved], ["train.num_steps=5"], Config))
+    with pytest.raises(ConfigError, match=r"algorithm\.loss: was 'gspo', is 'cispo'"):
+        folder.check_same_run(load("algorithm.preset=cispo", *of_run))
+
+
 @pytest.mark.parametrize(
     ("overlay", "parts"),
     [
@@ -184,6 +199,14 @@ def test_an_overlay_that_contradicts_is_refused(overlay: list[str], parts: list[
     assert [part for part in parts if part not in problems] == [], problems
 
 
+def test_a_contradiction_beside_another_mistake_is_told_with_who_set_it() -> None:
+    overlay = [MODEL, "algorithm.preset=dapo", "rollout.max_new_tokens=8", "train.num_stepps=3"]
+    told = "\n".join(load_run([], overlay)[1])
+    assert "did you mean 'num_steps'" in told
+    assert "reward.overlong.buffer_tokens (4096) is above rollout.max_new_tokens (8)" in told
+    assert "(set by: reward.overlong.buffer_tokens: preset dapo; rollout.max_new_tokens: --set" in told
+
+
 def test_a_loss_may_be_changed_with_the_keys_that_it_takes() -> None:
     config = load("algorithm.preset=gspo", "algorithm.loss=clip", "algorithm.clip_low=0.2", "algorithm.clip_high=0.2")
     assert (config.algorithm.loss, config.algorithm.aggregation) == ("clip", "sequence_mean")
@@ -203,11 +226,11 @@ def test_the_table_in_the_docs_is_that_of_the_values() -> None:
 def test_command_prints_presets_and_sources(tmp_path: Path) -> None:
     assert [line.split()[0] for line in run("--preset", "list").splitlines()] == list(NAMES)
     printed = run("--preset", "qwenlong_l1")
-    assert 'loss = "clip"' in printed and "# [P] 2505.17667 Eq. 6" in printed and "[train.optimizer]" in printed
+    assert 'loss = "clip"' in printed and "# [P] arXiv 2505.17667 Eq. 6" in printed and "[train.optimizer]" in printed
     file = tmp_path / "mine.toml"
     file.write_text('[algorithm]\npreset = "gspo"\nclip_high = 5e-4\n')
     lines = run("--show", str(file), "--set", MODEL, "--set", "train.num_steps=2", "--sources").splitlines()
-    assert "algorithm.clip_low = 0.0003    [preset gspo [P] 2507.18071 section 5.1]" in lines
+    assert "algorithm.clip_low = 0.0003    [preset gspo [P] arXiv 2507.18071 section 5.1]" in lines
     assert f"algorithm.clip_high = 0.0005    [{file}; preset gspo has 0.0004]" in lines
     assert "train.num_steps = 2    [--set train.num_steps=2]" in lines
     with pytest.raises(ConfigError, match=r"no preset 'grop'\. Remedy: take one of grpo"):

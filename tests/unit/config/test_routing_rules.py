@@ -21,6 +21,7 @@ def config_of(replay: str, sglang: dict[str, object]) -> Config:
         ("speculative_algorithm", "EAGLE", "of drafted tokens no experts are noted"),
         ("pp_size", 2, "each rank of a pipeline notes its own layers only"),
         ("enable_hierarchical_cache", True, "keys and values that come back from the host come without experts"),
+        ("chunked_prefill_size", -1, "the buffer for the experts of a batch would be too small for a prompt"),
         ("moe_runner_backend", "triton_kernel", "its kernels choose experts without telling"),
     ],
 )
@@ -34,5 +35,11 @@ def test_an_engine_that_does_not_tell_is_refused(key: str, value: object, why: s
 
 
 def test_other_engines_are_fine() -> None:
-    fine = {"enable_return_routed_experts": True, "pp_size": 1, "moe_runner_backend": "triton", "log_level": "info"}
+    fine = {
+        "enable_return_routed_experts": True,
+        "pp_size": 1,
+        "chunked_prefill_size": 64,
+        "moe_runner_backend": "triton",
+        "log_level": "info",
+    }
     assert not list(find_routing_conflicts(config_of("engine", fine)))

@@ -149,6 +149,21 @@ def test_all_wrong_prompts_of_earlier_phases_come_back_at_their_share() -> None:
     assert [row["prompt_id"] for row in rows][:2] == ["l0", "l2"] and rows[0]["difficulty"] == 8.0
 
 
+def test_a_filter_by_difficulty_leaves_out_what_is_too_hard_and_goes_on_after_a_resume() -> None:
+    """Odd prompts are half right, even ones all wrong; two epochs of the two that are left are four steps of one."""
+    phases = [Phase("a", SHORT, None, num_epochs=2, bounds=(0.25, 0.75)), Phase("b", LONG, None, bounds=(0.9, 1.0))]
+    source, again = source_of(*phases), source_of(*phases)
+    assert (source.to_measure, source.num_steps) == (SHORT, 10)
+    assert source.filter_prompts(groups_of(list(source.to_measure))) == {"too_hard": ["s0", "s2", "s4"]}
+    assert (source.to_measure, source.num_steps) == ([], 4)
+    again.load_state_dict(source.state_dict())
+    walks = [[step(one, 1)[0] for _ in range(4)] for one in (source, again)]
+    assert walks[0] == walks[1] and sorted(walks[0]) == ["s1", "s1", "s3", "s3"]
+    assert source.number == 1 and source.to_measure == LONG
+    assert len(source.filter_prompts(groups_of(LONG))["too_hard"]) == 3, "nothing would be left"
+    assert {one for _ in range(3) for one in step(source, 1)} == {"l0", "l1", "l2"}
+
+
 def phased(*phases: dict[str, Any], num_steps: int = 100, **curriculum: Any) -> Config:
     values = {
         "model": {"path": "m"},
@@ -189,7 +204,7 @@ def test_epochs_are_whole_steps_of_the_phase() -> None:
     first = {"name": "a", "window": [0, 10], "epochs": 3}
     config = phased(first, {"name": "b", "window": [10, 20], "epochs": 3, "prompts_per_step": 3})
     phases = build_phases(config, prompts_of(*[5] * 7, *[15] * 7))
-    assert [phase.num_steps for phase in phases] == [6, 7]
+    assert [phase.count_steps(7) for phase in phases] == [6, 7]
     with pytest.raises(
         ConfigError, match=r"curriculum.phases.1 \('b'\) never begins: .* take 6 steps, .* is 6. Remedy"
     ):
@@ -231,7 +246,7 @@ def test_epochs_count_the_prompts_of_the_phase_alone() -> None:
     config = phased({"name": "a", "window": [0, 10], "steps": 3},
                     {"name": "b", "window": [10, 20], "epochs": 3, "retrospective_share": 0.25})  # fmt: skip
     phase = build_phases(config, prompts_of(*[5] * 2, *[15] * 7))[1]
-    assert (phase.num_steps, phase.share, phase.per_draw) == (7, 0.25, 1)
+    assert (phase.count_steps(7), phase.share, phase.per_draw) == (7, 0.25, 1)
 
 
 class Rows:

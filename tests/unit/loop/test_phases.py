@@ -15,7 +15,8 @@ from hybridflow.errors import ConfigError, ModelMismatchError, TrainerError
 from hybridflow.loop.train_loop import train
 from hybridflow.recording.run_folder.finished import read_finished
 from hybridflow.recording.run_folder.train_folder import TrainFolder
-from tests.unit.loop.fakes import FakeSystem, build_config, half_right
+from hybridflow.types import Completion, Verdict
+from tests.unit.loop.fakes import FakeSystem, all_right, build_config, half_right
 from tests.unit.loop.test_over_sampling import SlowRollout
 from tests.unit.loop.test_train_loop import fail_at
 
@@ -181,6 +182,26 @@ def test_a_phase_of_another_layout_goes_on_from_a_checkpoint_with_workers_of_its
     train(straight.run)
     trained = [[line["prompt_id"] for line in system.completions()] for system in (second, straight)]
     assert trained[0] == trained[1]
+
+
+def right_for_even_prompts(completion: Completion) -> Verdict:
+    """All right for rows of even numbers, half right for the others."""
+    return half_right(completion) if int(completion.prompt_id[-1]) % 2 else all_right(completion)
+
+
+def test_a_phase_measures_its_prompts_with_its_own_limits_before_its_first_step(tmp_path: Path) -> None:
+    phases = [SHORT, LONG | {"difficulty_filter": [0.25, 0.75]}]
+    system = FakeSystem(phased(tmp_path, *phases, checkpoint__every_steps=1), judge=right_for_even_prompts)
+    train(system.run)
+    at = system.events.index("decode m00002")
+    assert system.events[at - 2 : at + 2] == ["decode p00002", "compare", "decode m00002", "decode t00003"]
+    measured = [s for s in system.rollout.samplings if s.max_new_tokens == 5]
+    assert len(measured) == 1 + 1 + 3  # the gate, the measuring, three steps
+    late = {int(line["prompt_id"][-1]) % 2 for line in system.completions() if line["step"] > 2}
+    assert late == {1}
+    resumed = FakeSystem(phased(tmp_path, *phases, checkpoint__every_steps=1, train__num_steps=6), is_resumed=True)
+    train(resumed.run)
+    assert "decode m00005" not in resumed.events and resumed.run.state.rl_step == 6
 
 
 def test_groups_that_the_phase_before_has_begun_are_given_up_and_counted(tmp_path: Path) -> None:

@@ -73,8 +73,14 @@ def test_a_run_of_the_example_is_let_through(folder: Path) -> None:
     ("code", "changes", "level", "told"),
     [
         ("def loss(logprobs): return logprobs.sum()", [], "error", "it returned float32 of shape [] for 23 tokens"),
-        ("def loss(logprobs): return logprobs.sqrt()", [], "error", "ordinary values: ordinary values: loss of token"),
+        ("def loss(logprobs): return logprobs.sqrt()", [], "error", "ordinary values: loss of token"),
         ("def loss(logprobs, ref_logprobs): return -logprobs", [], "error", "it takes ref_logprobs, and algorithm.kl"),
+        (
+            "def loss(logprobs, rows): return -rows.spread(rows.mean(logprobs))\nloss.of_sequences = True",
+            [],
+            "error",
+            "the loss 'mine:loss' is of whole sequences, and the aggregation 'token_mean' would weigh them",
+        ),
         ("def loss(logprobs, beta): return logprobs", [], "error", "it takes 'beta', which nobody gives"),
         ("def lost(logprobs): return logprobs", [], "error", "has no 'loss'. Remedy: did you mean 'lost'?"),
         ("import no_such_module", [], "error", "ModuleNotFoundError: No module named 'no_such_module'"),

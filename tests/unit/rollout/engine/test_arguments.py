@@ -37,11 +37,17 @@ except ConfigError as error:
     print(error)
 narrow = build_arguments(RolloutSection(top_p=0.9), dtype="float32", seed=1)
 print(narrow["sampling_mask_max_tokens"])
+told = build_arguments(RolloutSection(), dtype="float32", seed=1, tells_experts=True)
+print(told["enable_return_routed_experts"])
 import types
 import sglang.srt.server_args
 sglang.srt.server_args.ServerArgs = types.SimpleNamespace(__struct_fields__=())  # as an older one
 try:
     build_arguments(RolloutSection(top_p=0.9), dtype="float32", seed=1)
+except ConfigError as error:
+    print(error)
+try:
+    build_arguments(RolloutSection(), dtype="float32", seed=1, tells_experts=True)
 except ConfigError as error:
     print(error)
 import os, pathlib, tempfile
@@ -82,9 +88,12 @@ def test_passed_arguments_win_and_an_unknown_one_is_named() -> None:
         "rollout.sglang.chunked_prefil_size: the installed SGLang has no such argument; "
         "did you mean 'chunked_prefill_size'?",
         "8192",
+        "True",
         "rollout.top_p = 0.9: the installed SGLang does not return which tokens could be drawn, so the trainer would "
         "compute other probabilities than completions were drawn with. Set rollout.top_p = 1, or install a SGLang with "
         "return_sampling_mask",
+        'algorithm.routing_replay = "engine": the installed SGLang does not say which experts it chose. Remedy: set '
+        'algorithm.routing_replay = "off", or install a SGLang with enable_return_routed_experts',
         "the ranks of this engine would unpickle unsigned objects",
         "Default process group has not been initialized, please make sure to call init_process_group.",
     ], result.stderr
@@ -94,6 +103,7 @@ def test_without_passed_arguments_sglang_is_not_imported() -> None:
     before = "sglang" in sys.modules
     arguments = build_arguments(RolloutSection(kv_cache_tokens=4096, context_tokens=99), dtype="float32", seed=7)
     assert ("sglang" in sys.modules) == before
+    assert "enable_return_routed_experts" not in arguments
     assert arguments["max_total_tokens"] == 4096 + KEPT_BACK_TOKENS
     assert (arguments["context_length"], arguments["random_seed"]) == (99 + KEPT_BACK_TOKENS, 7)
 
