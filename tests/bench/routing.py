@@ -35,7 +35,7 @@ from hybridflow.policy.init import write_policy
 from hybridflow.types import Completion, Group, Lease, Packed, SamplingParams, TrainBatch, TrainSequence
 from megatron_ext.parallel.layout import Layout
 from tests.builders import build_prompt, build_request, build_scored
-from tests.dist_cpu.launch import free_port
+from tests.ports import free_port
 from tests.stack_cpu.exact_processes import start_engine
 from tests.stack_cpu.moe_model import write_moe
 

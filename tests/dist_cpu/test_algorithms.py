@@ -21,7 +21,6 @@ from hybridflow.algorithms.spec import AlgorithmSpec, ObjectiveSpec
 from hybridflow.batching.microbatch import build_units, plan_micro_batches
 from hybridflow.config.algorithm_parts import OF_SEQUENCES
 from hybridflow.config.algorithm_section import AlgorithmSection
-from hybridflow.config.rollout_correction_section import RolloutCorrectionSection
 from hybridflow.errors import ConfigError
 from hybridflow.loop.batch import build_batch
 from hybridflow.trainer.core import check_objective
@@ -88,10 +87,9 @@ OBJECTIVES = {
     "two terms": spec_of(["clip", "toy_kl"], "token_mean"),
     OWN: spec_of([OWN], "token_mean"),
 }
-CORRECTION = RolloutCorrectionSection(
-    token_weight="tis", geometric_high=40.0, outlier_low=0.02, off_policy_delta=0.1, off_policy_against="trainer"
-)
-"""Each mask takes some of the rows with the invented log-probabilities of the engine, and leaves others."""
+BOUNDS = {"tis_cap": 0.2, "icepop_low": 0.02, "icepop_high": 0.3, "geometric_low": 0.027, "geometric_high": None}
+BOUNDS |= {"outlier_low": 1e-3, "outlier_high": None, "off_policy_delta": 1e-3, "off_policy_against": "trainer"}
+"""The engine's log-probabilities are invented, and far above the trainer's: each mask takes some rows, not all."""
 CORRECTIONS_OF = {"clip": ["tis", "geometric", "outlier", "off_policy"], "gspo": ["icepop", "outlier"]}
 for corrected, parts in CORRECTIONS_OF.items():
     OBJECTIVES[f"corrected {corrected}"] = ObjectiveSpec(
@@ -99,7 +97,7 @@ for corrected, parts in CORRECTIONS_OF.items():
         aggregation="sequence_mean",
         corrections=parts,
         measures=MEASURES.names,
-        parameters=PARAMETERS | CORRECTION.model_dump(),
+        parameters=PARAMETERS | BOUNDS,
     )
 NUM_ROWS, NUM_MINIS = 24, 2
 REL, ABS = 1e-5, 1e-9
@@ -179,6 +177,14 @@ def test_layouts_change_nothing(
         for at, reports in found.items():
             for key, values in numbers(alone[at]).items():
                 assert numbers(reports)[key] == pytest.approx(values, rel=REL, abs=ABS), (at, key)
+
+
+@pytest.mark.parametrize("corrected", CORRECTIONS_OF)
+def test_corrections_mask_some_rows_and_not_all(corrected: str, alone: dict[Any, list[UpdateReport]]) -> None:
+    """And so what is compared above is not nothing."""
+    found = numbers(alone[f"corrected {corrected}", "as they are"])
+    for name in ("masked_fraction", "masked_sequence_fraction", *(["capped_fraction"] if corrected == "clip" else [])):
+        assert all(0 < share < 1 for share in found[f"correction/{name}"]), name
 
 
 def test_a_worker_that_cannot_import_a_function_says_so(tmp_path: Path) -> None:

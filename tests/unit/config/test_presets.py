@@ -212,11 +212,11 @@ def test_the_table_in_the_docs_is_that_of_the_values() -> None:
 def test_command_prints_presets_and_sources(tmp_path: Path) -> None:
     assert [line.split()[0] for line in run("--preset", "list").splitlines()] == list(NAMES)
     printed = run("--preset", "qwenlong_l1")
-    assert 'loss = "clip"' in printed and "# [P] 2505.17667 Eq. 6" in printed and "[train.optimizer]" in printed
+    assert 'loss = "clip"' in printed and "# [P] arXiv 2505.17667 Eq. 6" in printed and "[train.optimizer]" in printed
     file = tmp_path / "mine.toml"
     file.write_text('[algorithm]\npreset = "gspo"\nclip_high = 5e-4\n')
     lines = run("--show", str(file), "--set", MODEL, "--set", "train.num_steps=2", "--sources").splitlines()
-    assert "algorithm.clip_low = 0.0003    [preset gspo [P] 2507.18071 section 5.1]" in lines
+    assert "algorithm.clip_low = 0.0003    [preset gspo [P] arXiv 2507.18071 section 5.1]" in lines
     assert f"algorithm.clip_high = 0.0005    [{file}; preset gspo has 0.0004]" in lines
     assert "train.num_steps = 2    [--set train.num_steps=2]" in lines
     with pytest.raises(ConfigError, match=r"no preset 'grop'\. Remedy: take one of grpo"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridflow.data.chat_encoding import encode_chat
@@ -48,6 +48,7 @@ def test_halves_of_the_document_stay_and_all_else_is_whole() -> None:
 WORDS = st.lists(st.text("abc1\nÄ漢€", min_size=1, max_size=6), min_size=40, max_size=80)
 
 
+@settings(max_examples=40)
 @given(words=WORDS, room=st.integers(10, 60))
 def test_any_text_fits_afterwards_and_loses_its_middle_alone(words: list[str], room: int) -> None:
     document = " ".join(words)
