@@ -17,6 +17,7 @@ _JUDGE_SERVING = (
 )
 MAY_CHANGE_ON_RESUME = (
     *("run.directory", "run.mode", "cluster", "train.num_steps", "eval", "checkpoint", "tracking"),
+    "algorithm.preset",  # a name: its values are compared one by one
     *("reward.timeout_s", "reward.lease_s", "reward.cpu_limit_s", "reward.item_timeout_s", "reward.memory_limit_gib"),
     *("rollout.start_timeout_s", "rollout.heartbeat_s", "rollout.hang_timeout_s", "rollout.max_restarts"),
     *("rollout.own_devices", "rollout.weight_transport", "rollout.weight_bucket_mib", "rollout.verify_weights"),

@@ -18,6 +18,7 @@ from hybridflow.config.presets import NAMES, read_preset, value_in
 from hybridflow.config.sections import Config
 from hybridflow.errors import ConfigError
 from hybridflow.preflight.load import load_run
+from hybridflow.recording.run_folder.train_folder import TrainFolder
 
 MODEL = "model.path=configs/models/tiny"
 GROUP = {"algorithm.advantage": "group_relative"}
@@ -145,6 +146,19 @@ def test_a_resolved_configuration_has_the_preset_in_it_already(tmp_path: Path) -
     told = refusal("algorithm.preset=cispo", files=(resolved,))
     assert 'algorithm.preset = "cispo" [--set algorithm.preset=cispo]' in told and "Remedy: begin from" in told
     assert f'algorithm.loss = "gspo" [{resolved}]' in told
+
+
+def test_a_run_is_resumed_by_what_its_preset_came_to(tmp_path: Path) -> None:
+    of_run = [f"run.directory={tmp_path}", "train.num_steps=3"]
+    begun = load("algorithm.preset=gspo", *of_run)
+    folder = TrainFolder(begun)
+    dump_resolved(begun, folder.resolved)
+    printed = tmp_path / "printed.toml"
+    printed.write_text("\n".join(print_preset(read_preset("gspo"))))
+    folder.check_same_run(load(*of_run, files=(printed,)))
+    folder.check_same_run(load_config([folder.resolved], ["train.num_steps=5"], Config))
+    with pytest.raises(ConfigError, match=r"algorithm\.loss: was 'gspo', is 'cispo'"):
+        folder.check_same_run(load("algorithm.preset=cispo", *of_run))
 
 
 @pytest.mark.parametrize(
