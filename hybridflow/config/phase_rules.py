@@ -57,8 +57,8 @@ def _find_normaliser_conflicts(config: Config) -> Iterator[str]:
         told = ", ".join(f"{name}: {limit}" for name, limit in limits.items())
         yield (
             "algorithm.aggregation = 'constant' with algorithm.normaliser_tokens empty divides by the longest "
-            f"completion, and curriculum.phases differ in max_new_tokens ({told}). Remedy: set algorithm.normaliser_tokens to one "
-            f"number for all phases, such as {max(limits.values())}"
+            f"completion, and curriculum.phases differ in max_new_tokens ({told}). Remedy: set "
+            f"algorithm.normaliser_tokens to one number for all phases, such as {max(limits.values())}"
         )
 
 
