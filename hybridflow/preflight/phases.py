@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from hybridflow.config.phases import name_phase, phase_config, train_configs
 from hybridflow.curriculum.own_source import find_source
 from hybridflow.curriculum.windows import describe_counts, is_in, path_of
+from hybridflow.errors import HybridFlowError
 from hybridflow.preflight.data import check_golds, check_questions, check_rows
 from hybridflow.preflight.machine import check_memory
 from hybridflow.preflight.model import check_layouts, count_tokens
@@ -36,8 +37,11 @@ def check_phase_layouts(subject: Subject) -> Iterator[Finding]:
         if phase.layout is not None:
             at = Subject(phase_config(subject.config, number), subject.saved)
             for check in (check_layouts, check_memory):
-                for finding in check(at):
-                    yield finding._replace(text=f"{name_phase(phase, number)}: {finding.text}")
+                try:
+                    found = list(check(at))
+                except HybridFlowError as error:
+                    found = [Finding("error", str(error))]
+                yield from (one._replace(text=f"{name_phase(phase, number)}: {one.text}") for one in found)
 
 
 def check_windows(subject: Subject) -> Iterator[Finding]:

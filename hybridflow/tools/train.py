@@ -44,7 +44,7 @@ def run_training(config: Config, folder: TrainFolder, display: LiveDisplay, *, r
 
     `resume` continues the run of the same name from its latest checkpoint. An earlier run's folder is moved once every
     worker is ready. From then on the summary is written however the run ends, with status "finished", "finished,
-    nothing learnt", "interrupted" or "failed". Raises what stopped the run.
+    nothing learnt", "interrupted" or "failed", or "between phases" while workers change. Raises what stopped the run.
     """
     started = time.monotonic()
     display.note("reading model and data")

@@ -150,6 +150,12 @@ def _two_that_hang(folder: Folder) -> None:
     folder.set = ['reward.rules.verifiers={own="scoring:hangs", other="scoring:hangs_too"}']
 
 
+def _phase_file(folder: Folder, gold: Any = "") -> None:
+    """The second phase reads rows of its own, of which one has this gold."""
+    folder.write_rows("long", gold=gold)
+    folder.set = [f'curriculum.phases=[{{name="a",steps=2}},{{name="b",train_path="{folder.path}/long.jsonl"}}]']
+
+
 def _set(*settings: str) -> Callable[[Folder], object]:
     def change(folder: Folder) -> None:
         folder.set = [setting.replace("{folder}", str(folder.path)) for setting in settings]
@@ -247,6 +253,24 @@ KEYS = [
         _set("data.max_prompt_tokens=2000"),
         ["data.max_prompt_tokens (2000) + rollout.max_new_tokens (16) = 2016", "remedy: lower one"],
         _set("data.max_prompt_tokens=1000"),
+    ),
+    Mistake(
+        "window of a phase without rows",
+        _set('curriculum.phases=[{name="a",steps=2,window=[0,390]},{name="b",window=[390,400]}]'),
+        ["rows per window: a (0, 390]: 3, b (390, 400]: 0", "Remedy: move the windows"],
+        _set('curriculum.phases=[{name="a",steps=2},{name="b"}]'),
+    ),
+    Mistake(
+        "bad row in the file of a phase",
+        _phase_file,
+        ["long.jsonl, line 2, row 1", "give the gold answer"],
+        lambda folder: _phase_file(folder, gold="40 yen"),
+    ),
+    Mistake(
+        "layout of a phase that does not divide",
+        _set('curriculum.phases=[{name="a",steps=2},{name="b",layout={tp=3}}]'),
+        ["curriculum.phases.1 ('b'): train.layout does not fit", "must divide the model's 4 attention heads"],
+        _set('curriculum.phases=[{name="a",steps=2},{name="b",layout={tp=2}}]'),
     ),
     Mistake(
         "layout that does not divide",
