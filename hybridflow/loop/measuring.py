@@ -21,7 +21,7 @@ from hybridflow.loop.reference import keep_reference
 from hybridflow.protocols import ReferenceTrainer
 from hybridflow.recording.recorder import Recorder
 from hybridflow.recording.state import RunState
-from hybridflow.types import Group, Measured, MeasuredRow, TrainBatch
+from hybridflow.types import Collected, Measured, MeasuredRow, TrainBatch
 
 
 class Measuring:
@@ -51,11 +51,11 @@ class Measuring:
         """Gives the trainer its reference, see `reference.keep_reference`."""
         keep_reference(self._trainer, self._kl, folder, has_begun=has_begun)
 
-    def measure(self, groups: list[Group], config: Config, hand_to_trainer: Callable[[], None]) -> Measured | None:
+    def measure(self, collected: Collected, config: Config, hand_to_trainer: Callable[[], None]) -> Measured | None:
         """Has the trainer measure the rows of a step; None where there is nothing to measure, as by default."""
         if not (self.of_policy or self._kl.is_on):
             return None
-        batch = build_measured_batch(groups, config)
+        batch = build_measured_batch(collected.groups, config)
         if batch is None:
             return None
         hand_to_trainer()

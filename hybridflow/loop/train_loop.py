@@ -62,7 +62,7 @@ def train_step(run: Run) -> None:
     with run.recorder.phase("rollout"):
         collected = run.groups.collect(step, run.state.policy_version)
         run.recorder.add_collected()
-    measured = run.measuring.measure(collected.groups, run.config, run.hand_to_trainer)
+    measured = run.measuring.measure(collected, run.config, run.hand_to_trainer)
     filtered = build_batch(collected.groups, run.config, run.state.policy_version, measured=measured)
     updates: list[UpdateReport] = []
     rate = next_learning_rate(run.config.train, run.state.policy_version)
