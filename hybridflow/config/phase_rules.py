@@ -23,6 +23,7 @@ def find_phase_conflicts(config: Config, find_others: Callable[[Config], Iterabl
     What is wrong with the run as a whole is not told again for each of its phases.
     """
     phases = config.curriculum.phases
+    yield from _find_normaliser_conflicts(config)
     known = set(find_others(config)) if phases else set()
     for number, phase in enumerate(phases):
         named = name_phase(phase, number)
@@ -46,6 +47,19 @@ def find_phase_conflicts(config: Config, find_others: Callable[[Config], Iterabl
                 f"rollout.sglang.{own[0]} = {config.rollout.sglang[own[0]]!r}: the latter changes the model of the "
                 f"engines alone, and the trainer would compute another one. Remedy: remove rollout.sglang.{own[0]}"
             )
+
+
+def _find_normaliser_conflicts(config: Config) -> Iterator[str]:
+    """Train workers learn the constant normaliser when they are opened, and keep it over phases."""
+    phases, section = config.curriculum.phases, config.algorithm
+    limits = {phase.name: phase.max_new_tokens or config.rollout.max_new_tokens for phase in phases}
+    if section.aggregation == "constant" and section.normaliser_tokens is None and len(set(limits.values())) > 1:
+        told = ", ".join(f"{name}: {limit}" for name, limit in limits.items())
+        yield (
+            "algorithm.aggregation = 'constant' with algorithm.normaliser_tokens empty divides by the longest "
+            f"completion, and curriculum.phases differ in max_new_tokens ({told}). Remedy: set "
+            f"algorithm.normaliser_tokens to one number for all phases, such as {max(limits.values())}"
+        )
 
 
 def _find_promotion_conflicts(config: Config, number: int) -> Iterator[str]:

@@ -295,7 +295,7 @@ def check_experts(rows: Sequence[TrainSequence]) -> None:
             raise ProtocolError(
                 f"completion {row.sequence_id} says of {found[0]} + {found[1]} tokens of prompt and response which "
                 f'experts computed them, and algorithm.routing_replay = "engine" needs {wanted[0]} + {wanted[1]}. '
-                'Remedy: discard what was begun before it was set, or set algorithm.routing_replay = "off"'
+                'Remedy: run the same hybridflow version on every node, or set algorithm.routing_replay = "off"'
             )
 
 

@@ -8,20 +8,28 @@ then makes no pass for them.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 from hybridflow.algorithms.aepo import EntropyControl, mean_entropy
 from hybridflow.algorithms.objective import ENTROPY, OLD_LOGPROBS, REF_LOGPROBS
 from hybridflow.algorithms.reference_kl import compute_kl_price
 from hybridflow.config.algorithm_section import AlgorithmSection
+from hybridflow.config.sections import Config
+from hybridflow.loop.batch import build_measured_batch
+from hybridflow.loop.reference import keep_reference
 from hybridflow.protocols import ReferenceTrainer
 from hybridflow.recording.recorder import Recorder
-from hybridflow.types import Measured, MeasuredRow, TrainBatch
+from hybridflow.recording.state import RunState
+from hybridflow.types import Collected, Measured, MeasuredRow, TrainBatch
 
 
 class Measuring:
     """Measures as the sections `algorithm.kl` and `algorithm.aepo` ask for it."""
 
-    def __init__(self, section: AlgorithmSection, trainer: ReferenceTrainer, recorder: Recorder) -> None:
+    def __init__(
+        self, section: AlgorithmSection, trainer: ReferenceTrainer, recorder: Recorder, state: RunState
+    ) -> None:
         self._kl = section.kl
         self._control: EntropyControl | None = None
         self.of_policy: list[str] = []
@@ -33,12 +41,29 @@ class Measuring:
             self.of_policy.append(ENTROPY)
         self._trainer = trainer
         self._recorder = recorder
+        self._state = state
 
     @property
-    def is_needed(self) -> bool:
-        return bool(self.of_policy) or self._kl.is_on
+    def needs_reference(self) -> bool:
+        return self._kl.is_on
 
-    def measure(self, batch: TrainBatch, is_masking: bool) -> Measured:
+    def keep_reference(self, folder: Path, *, has_begun: bool) -> None:
+        """Gives the trainer its reference, see `reference.keep_reference`."""
+        keep_reference(self._trainer, self._kl, folder, has_begun=has_begun)
+
+    def measure(self, collected: Collected, config: Config, hand_to_trainer: Callable[[], None]) -> Measured | None:
+        """Has the trainer measure the rows of a step; None where there is nothing to measure, as by default."""
+        if not (self.of_policy or self._kl.is_on):
+            return None
+        batch = build_measured_batch(collected.groups, config)
+        if batch is None:
+            return None
+        hand_to_trainer()
+        measured = self.measure_rows(batch, self._state.is_masking_negatives)
+        self._state.is_masking_negatives = measured.leaves_out_negative
+        return measured
+
+    def measure_rows(self, batch: TrainBatch, is_masking: bool) -> Measured:
         """Passes over the rows of `batch`, all of whose tokens count. `is_masking`: AEPO was, in the step before."""
         rows: list[MeasuredRow] = [{} for _ in batch.sequences]
         if self.of_policy:

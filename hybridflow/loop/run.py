@@ -6,19 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hybridflow.config.sections import Config
-from hybridflow.loop.batch import build_measured_batch
 from hybridflow.loop.checkpoints import Checkpoints
 from hybridflow.loop.evaluation import Evaluation
 from hybridflow.loop.measuring import Measuring
 from hybridflow.loop.phases import RunPhases
-from hybridflow.loop.reference import keep_reference
 from hybridflow.loop.train_groups import TrainGroups
 from hybridflow.protocols import PolicyTrainer
 from hybridflow.recording.recorder import Recorder
 from hybridflow.recording.run_folder.train_folder import TrainFolder
 from hybridflow.recording.state import RunState
 from hybridflow.runtime.colocation import Colocation
-from hybridflow.types import Collected, Measured
 
 
 @dataclass(kw_only=True)
@@ -41,7 +38,7 @@ class Run:
     """Runs the supervised stage of this index."""
     measuring: Measuring
     """Asks the trainer for what KL and AEPO need before a batch is made."""
-    compare_engines: Callable[[Config, int], None]
+    check_engines: Callable[[Config, int], None]
     """Raises ModelMismatchError unless trainer and engines compute the same model; given a phase's configuration, and
     the step that it begins after."""
     check_metrics: Callable[[int, dict[str, float]], None]
@@ -55,12 +52,12 @@ class Run:
         return self.state.rl_step >= self.config.train.num_steps or self.phases.is_over
 
     def begin_stage(self) -> None:
-        """Tells of the present phase, with the steps of the whole run."""
+        """Tells of the present phase; where it filters its prompts by difficulty and has not measured them, does so."""
         self.recorder.begin_stage(self.phases.stage, self.config.train.num_steps, self.state.rl_step)
-
-    def check_engines(self) -> None:
-        """The gate before the first step of a process: do trainer and engines compute the same model?"""
-        self.compare_engines(self.config, 0)
+        if prompts := self.phases.to_measure:
+            with self.recorder.phase("difficulty"):
+                measured = self.groups.measure(self.state.rl_step, prompts)
+            self.recorder.note(self.phases.filter_prompts(measured))
 
     def advance(self) -> bool:
         """Enters the next phase where it is due; whether it is. What the old one has begun is given up, and counted."""
@@ -69,23 +66,8 @@ class Run:
             return False
         self.config = self.phases.config
         self.needs_other_workers = self.phases.opening != before
-        given_up = self.groups.begin_phase(self.config)
-        self.state.groups.discarded += len(given_up)
-        self.state.lengths.give_up(given_up)
+        self.state.give_up(self.groups.begin_phase(self.config))
         return True
-
-    def begin_phase(self) -> None:
-        """Tells of the phase that was entered, and has trainer and engines compared on a text as long as it allows."""
-        self.begin_stage()
-        self.compare_engines(self.config, self.state.rl_step)
-        self.measure_difficulty()
-
-    def measure_difficulty(self) -> None:
-        """Where the present phase filters its prompts by difficulty and has not measured them: does so."""
-        if prompts := self.phases.to_measure:
-            with self.recorder.phase("difficulty"):
-                measured = self.groups.measure(self.state.rl_step, prompts)
-            self.recorder.note(self.phases.filter_prompts(measured))
 
     def begin_step(self) -> int:
         """Number of the step that begins now; what is timed from here on counts for it."""
@@ -111,22 +93,9 @@ class Run:
 
     def keep_reference(self) -> None:
         """Sets what KL is measured from: the policy as RL begins, or a directory's, kept in the run folder."""
-        if self.config.algorithm.kl.is_on:
+        if self.measuring.needs_reference:
             with self.recorder.phase("reference"), self.colocation.trainer_present():
-                has_begun = self.state.rl_step > 0
-                keep_reference(self.trainer, self.config.algorithm.kl, self.folder.reference, has_begun=has_begun)
-
-    def measure(self, collected: Collected) -> Measured | None:
-        """Has the trainer measure the rows of a step for KL and AEPO; None, by default, where they need nothing."""
-        if not self.measuring.is_needed:
-            return None
-        batch = build_measured_batch(collected.groups, self.config)
-        if batch is None:
-            return None
-        self.hand_to_trainer()
-        measured = self.measuring.measure(batch, self.state.is_masking_negatives)
-        self.state.is_masking_negatives = measured.leaves_out_negative
-        return measured
+                self.measuring.keep_reference(self.folder.reference, has_begun=self.state.rl_step > 0)
 
     def evaluate_before(self) -> None:
         """Measures what RL starts from: once, and never on weights that RL has changed."""

@@ -25,10 +25,9 @@ def train(run: Run) -> None:
     warm_up(run)
     run.keep_reference()
     run.sync_weights()
-    run.check_engines()
+    run.check_engines(run.config, 0)
     run.evaluate_before()
     run.begin_stage()
-    run.measure_difficulty()
     while not run.is_over:
         train_step(run)
         run.evaluate_if_due()
@@ -37,7 +36,8 @@ def train(run: Run) -> None:
         if run.needs_other_workers:
             return run.checkpoints.finish(run.trainer)
         if begins_phase:
-            run.begin_phase()
+            run.check_engines(run.config, run.state.rl_step)
+            run.begin_stage()
     run.export()
 
 
@@ -62,7 +62,7 @@ def train_step(run: Run) -> None:
     with run.recorder.phase("rollout"):
         collected = run.groups.collect(step, run.state.policy_version)
         run.recorder.add_collected()
-    measured = run.measure(collected)
+    measured = run.measuring.measure(collected, run.config, run.hand_to_trainer)
     filtered = build_batch(collected.groups, run.config, run.state.policy_version, measured=measured)
     updates: list[UpdateReport] = []
     rate = next_learning_rate(run.config.train, run.state.policy_version)

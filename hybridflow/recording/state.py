@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hybridflow.errors import CheckpointError
 from hybridflow.reading import Unreadable, read_json
 from hybridflow.recording.accuracy import TEST, EvalResult
 from hybridflow.recording.lengths import LengthTotals
+from hybridflow.types import PartialGroup
 
 
 class GroupCounts(msgspec.Struct, kw_only=True):
@@ -75,6 +77,11 @@ class RunState(msgspec.Struct, kw_only=True):
     judge: dict[str, float] = {}
     """Requests to the judge, answers and cost, by name, evaluation included."""
     peak_rss_gib: float = 0.0
+
+    def give_up(self, groups: Sequence[PartialGroup]) -> None:
+        """Counts groups that were begun and that no step will train on."""
+        self.groups.discarded += len(groups)
+        self.lengths.give_up(groups)
 
     @property
     def num_prompts_taken(self) -> int:

@@ -118,8 +118,8 @@ def build_run(
         recorder=recorder,
         checkpoints=Checkpoints(folder.checkpoints, config.checkpoint.keep_last, config.checkpoint.in_background),
         warm_up=lambda index: run_stage(index, config, inputs.tokenizer, trainer, display, trackers.warmup),
-        measuring=Measuring(config.algorithm, trainer, recorder),
-        compare_engines=partial(
+        measuring=Measuring(config.algorithm, trainer, recorder, state),
+        check_engines=partial(
             check_engines,
             prompts=inputs.prompts,
             collector=collector,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,15 @@ def test_at_most_a_quarter_of_the_modules_has_one_importer(modules: dict[str, Mo
 
 def test_who_is_outstanding_is_kept_in_at_most_four_registers(modules: dict[str, Module]) -> None:
     assert len(walks.registers(modules)) <= 4
+
+
+def test_the_verbs_of_a_run_are_read_in_one_sitting(modules: dict[str, Module]) -> None:
+    """`Run` has at most 120 lines, and its module imports from at most 12 others of the project."""
+    body = modules["hybridflow.loop.run"].tree.body
+    (run,) = (node for node in body if isinstance(node, ast.ClassDef) and node.name == "Run")
+    assert (run.end_lineno or 0) - run.lineno < 120
+    imported = [node.module for node in body if isinstance(node, ast.ImportFrom) and node.module]
+    assert len([module for module in imported if module.startswith("hybridflow")]) <= 12
 
 
 @pytest.mark.parametrize("what", walks.WALKS)

@@ -206,6 +206,7 @@ def build_run(options: argparse.Namespace, config: Config, folder: Any, system: 
     from hybridflow.curriculum.build import Curriculum
     from hybridflow.curriculum.source import ShuffledEpochs
     from hybridflow.curriculum.step_rule import EveryCompleteGroup
+    from hybridflow.loop.phases import RunPhases
     from hybridflow.preflight.inputs import Inputs
     from hybridflow.recording.display.live import LiveDisplay
     from hybridflow.recording.state import RunState
@@ -228,8 +229,9 @@ def build_run(options: argparse.Namespace, config: Config, folder: Any, system: 
         ),
         config=config,
         folder=folder,
-        inputs=Inputs(tokenizer=None, train=SimpleNamespace(prompts=prompts), eval_sets=[]),  # type: ignore[arg-type]
+        inputs=Inputs(tokenizer=None, trains={None: SimpleNamespace(prompts=prompts)}, eval_sets=[]),  # type: ignore[arg-type]
         curriculum=Curriculum(ShuffledEpochs(prompts, ("bench",)), EveryCompleteGroup()),
+        phases=RunPhases(config, None, lambda factor: Path(config.model.path)),
         display=LiveDisplay("bench", console=Console(file=sys.stderr)),
         trackers=Trackers(
             steps=TrackerSet([JsonlTracker(folder.metrics), steps]),

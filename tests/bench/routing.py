@@ -2,12 +2,14 @@
 
     python tests/bench/routing.py
     python tests/bench/routing.py --dtype bfloat16
+    python tests/bench/routing.py --without-engine
 
 A random mixture of experts (2 layers, 3 of 8 experts) is served by SGLang, which draws groups of completions and tells
 its experts. A trainer of one rank with the same weights then reads them without replay, takes one GRPO step with
 rewards of +1 and -1 in turn, and reads them again. Shares are over prompts and completions; a token differs where any
 of its layers does. `logprob_gap` is the mean |trainer - engine| of completions before the step, and
-`logprob_gap_replayed` the same with the engine's experts.
+`logprob_gap_replayed` the same with the engine's experts. Without an engine its choice is that of the trainer before
+the step, which in float32 it equals (tests/stack_cpu/test_exact_shards.py), and completions are drawn uniformly.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from hybridflow.batching.microbatch import build_units, plan_micro_batches
 from hybridflow.config.algorithm_section import AlgorithmSection
 from hybridflow.loop.batch import build_train_sequences
 from hybridflow.policy.init import write_policy
-from hybridflow.types import Completion, Group, Lease, Packed, SamplingParams, TrainBatch, TrainSequence
+from hybridflow.types import Completion, Group, Lease, Packed, SamplingParams, TokenColumns, TrainBatch, TrainSequence
 from megatron_ext.parallel.layout import Layout
 from tests.builders import build_prompt, build_request, build_scored
 from tests.ports import free_port
@@ -52,7 +54,7 @@ def main() -> None:
         dense, moe = Path(folder, "dense"), Path(folder, "moe")
         write_policy(ROOT / "configs/models/tiny", dense, seed=0)
         write_moe(dense, moe)
-        rows = draw_rows(moe, arguments)
+        rows = uniform_rows(arguments) if arguments.without_engine else draw_rows(moe, arguments)
         # SGLang's processes import this file too, and Megatron with their own libraries: so not at its top.
         from megatron_ext.parallel.topology import init_distributed, shutdown_distributed
 
@@ -70,8 +72,31 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--group-size", type=int, default=4)
     parser.add_argument("--prompt-tokens", type=int, default=64)
     parser.add_argument("--new-tokens", type=int, default=32)
+    parser.add_argument("--without-engine", action="store_true")
     parser.add_argument("--lr", type=float, default=1e-3)
     return parser.parse_args()
+
+
+def uniform_rows(arguments: argparse.Namespace) -> list[TrainSequence]:
+    """Rows that no engine drew."""
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for number in range(arguments.groups):
+        prompt = torch.randint(5, 1000, (arguments.prompt_tokens,), generator=generator).tolist()
+        for index in range(arguments.group_size):
+            ids = torch.randint(5, 1000, (arguments.new_tokens,), generator=generator).tolist()
+            response = TokenColumns(ids=ids, rollout_logprobs=[-1.0] * len(ids))
+            rows.append(
+                TrainSequence(
+                    sequence_id=f"g{number:03d}-c{index:02d}",
+                    group_id=f"g{number:03d}",
+                    prompt_token_ids=prompt,
+                    response=response,
+                    loss_mask=[1] * len(ids),
+                    advantage=(-1.0) ** index,
+                )
+            )
+    return rows
 
 
 def draw_rows(model: Path, arguments: argparse.Namespace) -> list[TrainSequence]:
@@ -118,22 +143,26 @@ def measure(model: Path, rows: list[TrainSequence], topology: Any, arguments: ar
 
     given, bare = (TrainBatch(sequences=some, plan=plan, temperature=1.0) for some in (rows, free))
     order = [number for micro_batch in plan[0][0] for number in micro_batch]
-    engine_TLK = [told_experts(rows[number]) for number in order]
+    engine_TLK = [] if arguments.without_engine else [told_experts(rows[number]) for number in order]
     engine_logprobs = torch.cat([torch.tensor(rows[number].response.rollout_logprobs) for number in order])
 
     policy = open_policy(False)
     before, logprobs = read(policy, bare)
+    if arguments.without_engine:
+        per_token = policy.hf_config.moe.experts_per_token if policy.hf_config.moe else 0
+        engine_TLK = [chosen_TLE[:-1].float().topk(per_token, dim=2).indices for chosen_TLE in before]
     update_policy(policy, bare, arguments.lr, objective=policy_spec(AlgorithmSection()))
     after, _ = read(policy, bare)
+    shares = {f"before_{name}": share for name, share in compare(before, engine_TLK).items()}
+    shares |= {f"after_{name}": share for name, share in compare(after, engine_TLK).items()}
+    found = {"dtype": arguments.dtype, "tokens": sum(map(len, engine_TLK)), "lr": arguments.lr, **shares}
+    if arguments.without_engine:
+        return found
     _, replayed = read(open_policy(True), given)
     return {
-        "dtype": arguments.dtype,
-        "tokens": sum(len(told) for told in engine_TLK),
-        **{f"before_{name}": share for name, share in compare(before, engine_TLK).items()},
-        **{f"after_{name}": share for name, share in compare(after, engine_TLK).items()},
+        **found,
         "logprob_gap": float(f"{(logprobs - engine_logprobs).abs().mean():.3g}"),
         "logprob_gap_replayed": float(f"{(replayed - engine_logprobs).abs().mean():.3g}"),
-        "lr": arguments.lr,
     }
 
 

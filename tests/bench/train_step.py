@@ -12,13 +12,16 @@ Mode "grpo" is an on-policy step of the product, `trainer.policy_update`: 4 grou
 tokens each, against the same loss in transformers on a padded batch that keeps the logits of responses alone. It also
 gives `old_logprobs_share`, the part of the step's CPU time that goes into a pass for old log-probabilities. The loss
 itself, the mean advantage, is 0 on both sides: that they compute the same shows in the norm of the gradient.
-`bonus_ratio` is the CPU time of the product's step with an entropy bonus to that without.
+`bonus_ratio` is the CPU time of the product's step with an entropy bonus to that without. `reference_share` is the part
+of a step with KL in the loss that the reference's forward pass takes, exchange of weights included; `exchange_share` is
+the exchange in and back alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import itertools
 import json
 import os
 import statistics
@@ -32,13 +35,17 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+import msgspec
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
+from hybridflow.algorithms.objective import REF_LOGPROBS
 from hybridflow.algorithms.spec import policy_spec
 from hybridflow.batching.microbatch import build_units, plan_micro_batches
 from hybridflow.config.algorithm_section import AlgorithmSection
+from hybridflow.config.regularisation_sections import KLSection
+from hybridflow.trainer.measuring import measure_rows
 from hybridflow.trainer.policy_update import update_policy
 from hybridflow.types import TokenColumns, TrainBatch, TrainSequence
 from megatron_ext.optimizer.optimizer import OptimizerOptions
@@ -73,6 +80,7 @@ def main() -> None:
         write_model(hf_dir, options)
         policy = open_policy(hf_dir)
         rewarded: Step | None = None
+        batch: TrainBatch | None = None
         if is_grpo:
             batch = make_batch(tokens_BT, options)
             rewarded = grpo_step(policy, batch, entropy_coefficient=0.001)
@@ -95,6 +103,7 @@ def main() -> None:
         "max_grad_norm_difference": float(f"{norm_difference:.2g}"),
         **({"old_logprobs_share": round(passes.seconds / sum(ours for ours, _ in seconds), 3)} if is_grpo else {}),
         **({} if rewarded is None else {"bonus_ratio": bonus_ratio(rewarded, ours, options.steps)}),
+        **({} if batch is None else reference_shares(policy, batch, options.steps)),
         **vars(options),
     }
     shutdown_distributed()
@@ -190,6 +199,29 @@ def bonus_ratio(rewarded: Step, without: Step, steps: int) -> float:
     seconds = [(cpu_seconds(rewarded), cpu_seconds(without)) for _ in range(steps)]
     first, second = (statistics.median(side) for side in zip(*seconds, strict=True))
     return round(first / second, 3)
+
+
+def reference_shares(policy: MegatronPolicy, batch: TrainBatch, steps: int) -> dict[str, float]:
+    """Parts of the CPU time of steps with KL in the loss, after one that is not counted."""
+    kl = KLSection(place="loss", coefficient=0.04, estimator="unbiased", reference="start")
+    objective = policy_spec(AlgorithmSection(kl=kl))
+    policy.keep_reference()
+    exchanges, passes, updates = [], [], []
+    for _ in range(steps + 1):
+        marks = [time.process_time()]
+        with policy.as_reference():
+            pass
+        marks.append(time.process_time())
+        measured = measure_rows(policy, batch, [REF_LOGPROBS])
+        rows = [msgspec.structs.replace(row, measured=measured[at]) for at, row in enumerate(batch.sequences)]
+        marks.append(time.process_time())
+        update_policy(policy, msgspec.structs.replace(batch, sequences=rows), LR, objective=objective)
+        marks.append(time.process_time())
+        for part, (began, ended) in zip((exchanges, passes, updates), itertools.pairwise(marks), strict=True):
+            part.append(ended - began)
+    exchange, one_pass, update = (statistics.median(part[1:]) for part in (exchanges, passes, updates))
+    whole = one_pass + update
+    return {"reference_share": round(one_pass / whole, 3), "exchange_share": round(exchange / whole, 4)}
 
 
 def transformers_step(hf_dir: str, tokens_BT: Tensor) -> Step:

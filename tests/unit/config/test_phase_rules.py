@@ -94,6 +94,11 @@ PLATEAU = '{name="short", window=[0, 100], promotion="plateau"'
             ["phases.1.retrospective_share = 0.6 of phase 'b' is above curriculum.retrospection.max_share (0.5)",
              "remedy: "],
         ),
+        (
+            '{name="a", steps=5, max_new_tokens=4}, {name="b"}',
+            ["algorithm.aggregation=constant"],
+            ["aggregation = 'constant' with algorithm.normaliser_tokens empty", "(a: 4, b: 8)", "remedy: "],
+        ),
         ("", ["curriculum.task_balance=shares"], ["task_shares ({}) with curriculum.task_balance = 'shares'"]),
         ('{name="short", windows=[0, 100]}', [], ["phases.0.windows", "did you mean 'window'?"]),
         ('{name="short", window=[100]}', [], ["phases.0.window = [100]", "at least 2"]),

@@ -58,5 +58,5 @@ def test_a_teller_that_is_not_there_is_named(others: tuple[Completion, ...]) -> 
 )
 def test_a_row_without_experts_is_refused(changes: dict[str, object], found: str) -> None:
     (row,) = rows_of(group_of(told(0)))
-    with pytest.raises(ProtocolError, match=f"g-c00 says of {found}.*needs 2 \\+ 2. Remedy: discard"):
+    with pytest.raises(ProtocolError, match=f"g-c00 says of {found}.*needs 2 \\+ 2. Remedy: run the same"):
         check_experts([msgspec.structs.replace(row, **changes)])
