@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from hybridflow.algorithms.algorithm import build_algorithm
+from hybridflow.algorithms.losses import MAX_LOG_RATIO
 from hybridflow.algorithms.measures import compute_kl
 from hybridflow.algorithms.objective import TermValue, TokenBatch
 from hybridflow.algorithms.reductions import Reduction
@@ -56,7 +57,8 @@ class KLTerm:
     metrics: ClassVar[Mapping[str, Reduction]] = {}
 
     def __call__(self, tokens: TokenBatch) -> TermValue:
-        return TermValue(0.1 * compute_kl(tokens.logprobs_N - tokens.columns["old_logprobs"]))
+        log_ratio_N = (tokens.logprobs_N - tokens.columns["old_logprobs"]).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+        return TermValue(0.1 * compute_kl(log_ratio_N))
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from hybridflow.runtime.system import System
 from hybridflow.types import SamplingParams
 from tests.stack_cpu.command import ROOT, build_prompts, settings
 
-pytestmark = [pytest.mark.stack_cpu, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.full, pytest.mark.stack_cpu, pytest.mark.timeout(400)]
 
 MIB = 2**20
 KV_TOKENS = 200_000

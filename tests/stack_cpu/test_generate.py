@@ -18,7 +18,7 @@ from hybridflow.tools.progress import RowProgress
 from hybridflow.types import SamplingParams
 from tests.stack_cpu.command import ROOT
 
-pytestmark = [pytest.mark.stack_cpu, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.full, pytest.mark.stack_cpu, pytest.mark.timeout(400)]
 
 NUM_ROWS, NUM_COMPLETIONS, MAX_NEW_TOKENS = 5, 2, 12
 NATIVE_WINDOW, FACTOR = 9, 4.0
