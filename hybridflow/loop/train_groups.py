@@ -21,6 +21,7 @@ def train_sampling(config: Config) -> SamplingParams:
         max_new_tokens=config.rollout.max_new_tokens,
         stop=config.rollout.stop,
         returns_sampling_mask=config.rollout.top_p < 1,
+        returns_experts=config.algorithm.routing_replay == "engine",
     )
 
 

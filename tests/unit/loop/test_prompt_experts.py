@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
 from hybridflow.errors import ProtocolError
 from hybridflow.loop.batch import build_train_sequences, check_experts, find_prompt_experts
+from hybridflow.loop.evaluation import greedy
+from hybridflow.loop.train_groups import train_sampling
 from hybridflow.types import Completion, Group, Packed, TokenColumns, TrainSequence
 from tests.builders import build_completion, build_prompt, build_request, build_scored
+from tests.unit.loop.fakes import build_config
 
 PROMPT = Packed((1, 2), 1, b"abcd")
 REQUEST = build_request(build_prompt(token_ids=[1, 2, 3]), 3)
@@ -60,3 +65,10 @@ def test_a_row_without_experts_is_refused(changes: dict[str, object], found: str
     (row,) = rows_of(group_of(told(0)))
     with pytest.raises(ProtocolError, match=f"g-c00 says of {found}.*needs 2 \\+ 2. Remedy: run the same"):
         check_experts([msgspec.structs.replace(row, **changes)])
+
+
+@pytest.mark.parametrize(("replay", "is_asked"), [("off", False), ("engine", True)])
+def test_engines_are_asked_for_experts_where_they_are_replayed(tmp_path: Path, replay: str, is_asked: bool) -> None:
+    """And never for those of an evaluation, which nothing is trained on."""
+    sampling = train_sampling(build_config(tmp_path, algorithm__routing_replay=replay))
+    assert (sampling.returns_experts, greedy(sampling).returns_experts) == (is_asked, False)
