@@ -27,12 +27,7 @@ from typing import NoReturn
 
 from hybridflow.environment import joined_cluster
 from hybridflow.guard.left_behind import END_TIMEOUT_S, end_marked, remove_shared_memory
-from hybridflow.guard.process_tree import (
-    end_descendants,
-    inherit_orphans,
-    name_children,
-    signalled_when_parent_dies,
-)
+from hybridflow.guard.process_tree import end_descendants, inherit_orphans, signalled_when_parent_dies
 from hybridflow.private_folder import LONGEST_SOCKET, MARK, PrivateFolder, find_abandoned
 
 EXIT_ERROR = 1
@@ -113,7 +108,6 @@ def _guard(
     code, parent = EXIT_ERROR, os.getppid()
     try:
         status = _wait(child, passed_on)
-        left = name_children()
         end_descendants(time.monotonic() + END_TIMEOUT_S)
         folder.close()
         remove_shared_memory(since)
@@ -125,11 +119,9 @@ def _guard(
             _tell(f"error: the {culprit} was ended by {signal.Signals(-code).name}: killed, or out of memory. {REMEDY}")
             code = EXIT_ERROR
         elif code > 0 and words >= 0 and not _has_spoken(words):
-            # Ray does so where its pool does not answer in the middle of a call.
-            is_pool_gone = "gcs_server" in left and "raylet" not in left
-            cause = "Ray, whose worker pool (raylet) is gone" if is_pool_gone else "a library that it had loaded"
             _tell(
-                f"error: the driver of the run (process {child}) was ended, with exit code {code}, by {cause}. {REMEDY}"
+                f"error: the driver of the run (process {child}) was ended, with exit code {code}, by a library that "
+                f"it had loaded: Ray does so where its worker pool (raylet) is gone. {REMEDY}"
             )
     finally:
         os._exit(code)

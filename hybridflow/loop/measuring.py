@@ -32,13 +32,13 @@ class Measuring:
     ) -> None:
         self._kl = section.kl
         self._control: EntropyControl | None = None
-        self.of_policy: list[str] = []
+        self._of_policy: list[str] = []
         """Columns that a forward pass of the policy gives."""
         if section.kl.place == "reward" or section.aepo.is_on:
-            self.of_policy.append(OLD_LOGPROBS)
+            self._of_policy.append(OLD_LOGPROBS)
         if section.aepo.high is not None and section.aepo.low is not None:
             self._control = EntropyControl(section.aepo.high, section.aepo.low)
-            self.of_policy.append(ENTROPY)
+            self._of_policy.append(ENTROPY)
         self._trainer = trainer
         self._recorder = recorder
         self._state = state
@@ -53,22 +53,22 @@ class Measuring:
 
     def measure(self, collected: Collected, config: Config, hand_to_trainer: Callable[[], None]) -> Measured | None:
         """Has the trainer measure the rows of a step; None where there is nothing to measure, as by default."""
-        if not (self.of_policy or self._kl.is_on):
+        if not (self._of_policy or self._kl.is_on):
             return None
         batch = build_measured_batch(collected.groups, config)
         if batch is None:
             return None
         hand_to_trainer()
-        measured = self.measure_rows(batch, self._state.is_masking_negatives)
+        measured = self._measure_rows(batch)
         self._state.is_masking_negatives = measured.leaves_out_negative
         return measured
 
-    def measure_rows(self, batch: TrainBatch, is_masking: bool) -> Measured:
-        """Passes over the rows of `batch`, all of whose tokens count. `is_masking`: AEPO was, in the step before."""
+    def _measure_rows(self, batch: TrainBatch) -> Measured:
+        """Passes over the rows of `batch`, all of whose tokens count."""
         rows: list[MeasuredRow] = [{} for _ in batch.sequences]
-        if self.of_policy:
+        if self._of_policy:
             with self._recorder.phase("measure"):
-                rows = self._trainer.measure(batch, self.of_policy)
+                rows = self._trainer.measure(batch, self._of_policy)
         if self._kl.is_on:
             with self._recorder.phase("reference"):
                 of_reference = self._trainer.measure(batch, [REF_LOGPROBS])
@@ -86,6 +86,6 @@ class Measuring:
         leaves_out_negative = False
         if self._control is not None:
             entropy = mean_entropy(row[ENTROPY] for row in rows)
-            leaves_out_negative = self._control.next_state(is_masking, entropy)
+            leaves_out_negative = self._control.next_state(self._state.is_masking_negatives, entropy)
             metrics |= {"aepo/entropy": entropy, "aepo/masking": float(leaves_out_negative)}
         return Measured(by_id, prices, leaves_out_negative=leaves_out_negative, metrics=metrics)

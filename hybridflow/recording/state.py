@@ -25,7 +25,7 @@ class GroupCounts(msgspec.Struct, kw_only=True):
     filtered: dict[str, int] = {}
     """Groups left out of training, by reason."""
     discarded: int = 0
-    """Carried over and then thrown away as too old; their prompts were started again."""
+    """Carried over and then given up: as too old, and their prompts begun again, or at the end of a phase."""
     short_steps: int = 0
     """Steps that had too few groups that count after too many tries."""
 
@@ -85,7 +85,8 @@ class RunState(msgspec.Struct, kw_only=True):
 
     @property
     def num_prompts_taken(self) -> int:
-        """Prompts that training has taken from its source: a discarded group's was started more than once."""
+        """Prompts taken from the source, for checkpoints that do not hold its state: their runs had no phases, and
+        began a discarded group's prompt more than once."""
         return self.groups.started - self.groups.discarded
 
     @property

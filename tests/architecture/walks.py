@@ -12,9 +12,9 @@ A file is on a walk if it defines or imports one of the records that carry what 
 - Modules that name a record and are not on its way are beside the walk, each with its reason in BESIDE_THE_COMPLETION
   and BESIDE_THE_PROMPT. What another checkout called them is in EARLIER, and counts with `--root` alone.
 
-  Files on the walk (with those beside it)    commit 9516533    2026-11-29, modules regrouped
-  completion                                  34 (44)           28 (45)
-  prompt                                      23 (38)           23 (32)
+  Files on the walk (with those beside it)    commit 9516533    modules regrouped    with algorithms and phases
+  completion                                  34 (44)           28 (45)              28 (53)
+  prompt                                      23 (38)           23 (32)              28 (39)
 
 - A register of who is outstanding is a file in which an entry is taken off a container by the id or index of a
   completion or the id of a group: somebody keeps book there of what is still to come.
