@@ -144,7 +144,10 @@ def synth(
             num_test=num_test,
         )
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, item['loc'])) or 'size'}: {item['msg']}" for item in error.errors()]
+        problems = [
+            "".join(f"{key}: " for key in item["loc"]) + item["msg"].removeprefix("Value error, ")
+            for item in error.errors()
+        ]
         raise ConfigError("cannot generate this data set: " + "; ".join(problems)) from error
     if tokenizer is not None:
         spec = _in_tokens_of(tokenizer, spec, seed)
