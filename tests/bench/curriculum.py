@@ -50,7 +50,7 @@ SHARE = "curriculum.phases.1.retrospective_share"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one arm of one seed came to."""
+    """Results of one arm of one seed."""
 
     accuracy: float
     trained_tokens: int
@@ -142,7 +142,7 @@ def train(folder: Path, settings: Sequence[str]) -> None:
 
 
 def read_outcome(folder: Path, target: float) -> Outcome:
-    """Of a finished run."""
+    """Results of a finished run."""
     metrics = read_lines(folder / "metrics.jsonl")
     accuracy = {int(line["step"]): float(line["eval/accuracy"]) for line in metrics if "eval/accuracy" in line}
     last_phase = max(line.get("curriculum/phase", 0) for line in metrics)
@@ -208,7 +208,7 @@ def mean(values: Iterable[float]) -> float:
 
 
 def standard_error(num_prompts: int, found: Sequence[Outcome]) -> float:
-    """Of the mean accuracy of some runs, each on its own `num_prompts` prompts."""
+    """Standard error of the mean accuracy of runs, each on `num_prompts` prompts of its own."""
     return math.sqrt(sum(one.accuracy * (1 - one.accuracy) / num_prompts for one in found)) / len(found)
 
 
