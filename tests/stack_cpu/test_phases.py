@@ -192,7 +192,7 @@ def read_groups(folder: Path) -> list[list[dict[str, Any]]]:
 
 
 def check_filter(folder: Path, num_rows: int) -> None:
-    """What it says it left out is what was measured outside of its bounds, and no step has it."""
+    """The filter left out what was measured outside of its bounds, and no step has it."""
     with (folder / "difficulty.csv").open() as stream:
         table = {row["prompt_id"]: row for row in csv.DictReader(stream)}
     rows = {
