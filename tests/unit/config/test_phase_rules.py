@@ -141,8 +141,11 @@ def test_a_rule_that_the_run_breaks_is_told_again_of_a_phase_that_sets_a_key_of_
     with pytest.raises(ConfigError) as error:
         load('{name="short", window=[0, 100], steps=5}, ' + long, "rollout.context_tokens=80")
     lines = [line.strip() for line in str(error.value).splitlines() if "rule:" in line]
-    told = ["data.max_prompt_tokens (16000) + rollout.max_new_tokens (8)",
-            "curriculum.phases.2 ('longest'): curriculum.phases.2.window.1 (300) + curriculum.phases.2.max_new_tokens (900)"]  # fmt: skip
+    told = [
+        "data.max_prompt_tokens (16000) + rollout.max_new_tokens (8)",
+        "curriculum.phases.2 ('longest'): curriculum.phases.2.window.1 (300) + curriculum.phases.2.max_new_tokens "
+        "(900)",
+    ]
     assert [line.removeprefix("rule:").strip().partition(" = ")[0] for line in lines] == told
 
 
