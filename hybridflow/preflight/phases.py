@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from hybridflow.config.phases import name_phase, phase_config, train_configs
+from hybridflow.config.sections import Config
 from hybridflow.curriculum.own_source import find_source
-from hybridflow.curriculum.windows import describe_counts, is_in, path_of
+from hybridflow.curriculum.windows import count_rows, describe_counts
 from hybridflow.errors import HybridFlowError
 from hybridflow.preflight.data import check_golds, check_questions, check_rows
 from hybridflow.preflight.machine import check_memory
@@ -45,7 +46,7 @@ def check_phase_layouts(subject: Subject) -> Iterator[Finding]:
 
 
 def check_windows(subject: Subject) -> Iterator[Finding]:
-    """Rows per window, in tokens of the model; an empty window is an error."""
+    """Rows per window and in none, counted with the chat template; an empty window is an error."""
     phases = subject.config.curriculum.phases
     if not phases:
         return
@@ -56,13 +57,26 @@ def check_windows(subject: Subject) -> Iterator[Finding]:
     if any(own.survey("train") is None for own in _subjects(subject).values()):
         yield Finding("fact", "phases: train counts the rows of each window when it has generated them")
         return
-    counts = [
-        sum(is_in(phase, length) for length in lengths[path_of(subject.config, phase)].values()) for phase in phases
-    ]
-    told = describe_counts(phases, counts)
-    level = "fact" if all(counts) else "error"
-    remedy = "" if all(counts) else ". Remedy: move the windows (curriculum.phases), or give rows of that length"
-    yield Finding(level, f"rows per window: {told}{remedy}")
+    trained = {path: _find_trained(subject.config, found.values()) for path, found in lengths.items()}
+    counts, num_outside = count_rows(subject.config, trained)
+    told = f"rows per window: {describe_counts(phases, counts)}"
+    if num_outside:
+        told += f"; in none: {num_outside}"
+    if all(counts):
+        yield Finding("fact", told)
+        return
+    yield Finding(
+        "error",
+        f"{told}. A prompt is counted with its chat template, as the model reads it. Remedy: move the windows "
+        "(curriculum.phases), or give rows of that length",
+    )
+
+
+def _find_trained(config: Config, lengths: Iterable[int]) -> list[int]:
+    """Lengths of the prompts that training has, of rows of these: without those left out, and after cuts."""
+    limit, overlong = config.data.max_prompt_tokens, config.data.overlong
+    kept = [length for length in lengths if length <= limit or overlong != "drop"]
+    return [min(length, limit) for length in kept] if overlong == "truncate_middle" else kept
 
 
 def _subjects(subject: Subject) -> dict[str | None, Subject]:
