@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from hybridflow.config.phases import name_phase, phase_config
+from hybridflow.config.phases import OVERLAYS, name_phase, phase_config
 
 if TYPE_CHECKING:
+    from hybridflow.config.curriculum_section import PhaseSection
     from hybridflow.config.sections import Config
 
 
@@ -25,6 +27,7 @@ def find_phase_conflicts(config: Config, find_others: Callable[[Config], Iterabl
     phases = config.curriculum.phases
     yield from _find_normaliser_conflicts(config)
     known = set(find_others(config)) if phases else set()
+    of_run = {_without_numbers(rule) for rule in known}
     for number, phase in enumerate(phases):
         named = name_phase(phase, number)
         longest = config.data.max_prompt_tokens
@@ -35,7 +38,11 @@ def find_phase_conflicts(config: Config, find_others: Callable[[Config], Iterabl
                 f"data.max_prompt_tokens to {phase.window[1]}, or end the window there"
             )
         try:
-            own = [rule for rule in find_others(phase_config(config, number)) if rule not in known]
+            own = [
+                rule
+                for rule in find_others(phase_config(config, number))
+                if rule not in known and (_without_numbers(rule) not in of_run or _is_of_phase(rule, phase))
+            ]
         except ValidationError as error:
             own = [problem["msg"].removeprefix("Value error, ") for problem in error.errors()]
         yield from (f"{named}: {rule}" for rule in own)
@@ -47,6 +54,15 @@ def find_phase_conflicts(config: Config, find_others: Callable[[Config], Iterabl
                 f"rollout.sglang.{own[0]} = {config.rollout.sglang[own[0]]!r}: the latter changes the model of the "
                 f"engines alone, and the trainer would compute another one. Remedy: remove rollout.sglang.{own[0]}"
             )
+
+
+def _without_numbers(rule: str) -> str:
+    return re.sub(r"\d+", "", rule)
+
+
+def _is_of_phase(rule: str, phase: PhaseSection) -> bool:
+    """Whether a rule names a key that the phase sets otherwise, beside its window."""
+    return any(".".join(key) in rule for name, key in OVERLAYS.items() if getattr(phase, name) is not None)
 
 
 def _find_normaliser_conflicts(config: Config) -> Iterator[str]:

@@ -80,7 +80,7 @@ class TomlTree:
         if last in node:
             return False
         node[last] = value
-        self.sources[(*tables, last)] = source
+        self.sources = {(*tables, last): source, **self.sources}  # whoever set a value of the same table has the say
         return True
 
     def value_at(self, key_path: KeyPath) -> Any:

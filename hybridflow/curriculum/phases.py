@@ -122,6 +122,14 @@ class PhasedSource:
         return self.phase.count_steps(len(self._own_ids))
 
     @property
+    def num_steps_of_all(self) -> int | None:
+        """Steps of all phases at most, those that are done as they were; None where one goes on without a number."""
+        later = [phase.count_steps(len(phase.prompts)) for phase in self.phases[self.number + 1 :]]
+        counts = [*self._state.steps_done[:-1], self.num_steps, *later]
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(counts) else None
+
+    @property
     def to_measure(self) -> Sequence[Prompt]:
         """Prompts of the present phase whose difficulty has to be known before its first step; empty where it is."""
         return self.phase.prompts if self.phase.bounds is not None and self._state.kept is None else []

@@ -144,8 +144,7 @@ def synth(
             num_test=num_test,
         )
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, item['loc'])) or 'size'}: {item['msg']}" for item in error.errors()]
-        raise ConfigError("cannot generate this data set: " + "; ".join(problems)) from error
+        raise ConfigError(f"cannot generate this data set: {_tell_problems(error)}") from error
     if tokenizer is not None:
         spec = _in_tokens_of(tokenizer, spec, seed)
     counts: dict[Split, int] = {"train": num_train, "test": num_test}
@@ -153,6 +152,14 @@ def synth(
         rows = (generate_row(spec, split, seed, index) for index in _followed(split, count))
         path = output / f"{split}.{file_format.value}"
         typer.echo(f"{path}: {stream_rows(path, rows)} rows")
+
+
+def _tell_problems(error: ValidationError) -> str:
+    """Each key and what is wrong with it."""
+    return "; ".join(
+        "".join(f"{key}: " for key in item["loc"]) + item["msg"].removeprefix("Value error, ")
+        for item in error.errors()
+    )
 
 
 def _in_tokens_of(folder: Path, spec: SynthSpec, seed: int) -> SynthSpec:

@@ -76,9 +76,10 @@ def check_engines(
         with colocation.trainer_present():
             logprobs = trainer.logprobs(build_gate_batch(groups, config))
         result = check_gate(groups, logprobs, config, hf_config)
+    longest = max(len(group.prompt.token_ids) for group in groups)
     recorder.note(
-        f"trainer and engines compute the same model: {result.gap:.1e} per token on {result.num_tokens} tokens "
-        f"({time.monotonic() - started:.1f} s)"
+        f"trainer and engines compute the same model: {result.gap:.1e} per token on {result.num_tokens} tokens behind "
+        f"prompts of up to {longest:,} ({time.monotonic() - started:.1f} s)"
     )
 
 

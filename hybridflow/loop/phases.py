@@ -56,6 +56,12 @@ class RunPhases:
         return f"{RL}, phase {self._source.number + 1} of {len(self._source.phases)}: {self._source.phase.name}"
 
     @property
+    def num_steps(self) -> int:
+        """Steps of the run at most: train.num_steps, or fewer where its phases end before."""
+        of_phases = None if self._source is None else self._source.num_steps_of_all
+        return min(self._config.train.num_steps, of_phases or self._config.train.num_steps)
+
+    @property
     def is_over(self) -> bool:
         """Whether the last phase has ended."""
         return self._source is not None and self._source.is_over

@@ -53,7 +53,7 @@ class Run:
 
     def begin_stage(self) -> None:
         """Tells of the present phase; where it filters its prompts by difficulty and has not measured them, does so."""
-        self.recorder.begin_stage(self.phases.stage, self.config.train.num_steps, self.state.rl_step)
+        self.recorder.begin_stage(self.phases.stage, self.phases.num_steps, self.state.rl_step)
         if prompts := self.phases.to_measure:
             with self.recorder.phase("difficulty"):
                 measured = self.groups.measure(self.state.rl_step, prompts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import ray
 import torch
+from ray._raylet import AuthenticationTokenLoader  # pyright: ignore[reportAttributeAccessIssue]
 from ray.cluster_utils import Cluster
 
 from hybridflow.cluster.devices import DEVICE_ENVIRONMENT
@@ -44,9 +46,16 @@ class RecordedWorker(TrainWorker):
 
 
 @pytest.fixture(params=[3, 4])
-def slots(request: pytest.FixtureRequest) -> Iterator[Slots]:
-    """All GPUs of a cluster that was started without the variable that keeps Ray from hiding GPUs."""
+def slots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slots]:
+    """All GPUs of a cluster that was started without the variable that keeps Ray from hiding GPUs.
+
+    Its processes ask for a token, as those of a private session do: Ray keeps the mode of a process's first session,
+    and an actor of a driver that asks for tokens never starts in a cluster that has none.
+    """
     assert not DEVICE_ENVIRONMENT.keys() & os.environ.keys()
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    AuthenticationTokenLoader.instance().reset_cache()
     cluster = Cluster()
     try:
         for _ in range(request.param):

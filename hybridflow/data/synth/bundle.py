@@ -44,7 +44,9 @@ def check_bundle_size(doc_tokens: int, num_records: int) -> str | None:
         return f"num_records must be {MIN_RECORDS} .. {MAX_RECORDS} in the long tier; got {num_records}"
     least = (num_records + 1) * MIN_TOKENS_PER_RECORD
     if doc_tokens < least:
-        return f"doc_tokens={doc_tokens} has no room for {num_records} documents: raise doc_tokens to {least}"
+        most = doc_tokens // MIN_TOKENS_PER_RECORD - 1
+        advice = f"raise doc_tokens to {least}" + (f", or lower num_records to {most}" if most >= MIN_RECORDS else "")
+        return f"doc_tokens={doc_tokens} has no room for {num_records} documents: {advice}"
     return None
 
 

@@ -54,7 +54,8 @@ class SynthSpec(BaseModel):
         lengths = {self.doc_tokens, *range(shortest, min(shortest + SMALL_LENGTHS, self.doc_tokens))}
         for length in sorted(lengths):
             if problem := check(length, self.num_records):
-                raise ValueError(problem)
+                key = "min_doc_tokens" if length == self.min_doc_tokens else "doc_tokens"
+                raise ValueError(problem.replace("doc_tokens", key))
         if self.tier == "long" and self.min_doc_tokens and self.doc_tokens < (least := _least_longest(shortest)):
             raise ValueError(f"doc_tokens={self.doc_tokens} is too near min_doc_tokens={shortest}: raise it to {least}")
         if not self.kinds:

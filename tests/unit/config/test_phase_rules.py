@@ -112,6 +112,17 @@ def test_what_cannot_be_run_is_refused(phases: str, overrides: list[str], words:
     assert not [word for word in words if word not in text], text
 
 
+def test_a_rule_that_the_run_breaks_is_told_again_of_a_phase_that_sets_a_key_of_it_alone() -> None:
+    long = '{name="long", window=[100, 200], steps=5}, {name="longest", window=[200, 300], max_new_tokens=900}'
+    with pytest.raises(ConfigError) as error:
+        load('{name="short", window=[0, 100], steps=5}, ' + long, "rollout.context_tokens=80")
+    lines = [line.strip() for line in str(error.value).splitlines() if "rule:" in line]
+    assert [line.partition("data.max_prompt_tokens")[0] for line in lines] == [
+        "rule:   ", "rule:   curriculum.phases.2 ('longest'): "
+    ]  # fmt: skip
+    assert "16000) + rollout.max_new_tokens (8)" in lines[0] and "300) + rollout.max_new_tokens (900)" in lines[1]
+
+
 @pytest.mark.parametrize(
     ("phases", "overrides"),
     [

@@ -207,6 +207,13 @@ def test_a_contradiction_beside_another_mistake_is_told_with_who_set_it() -> Non
     assert "(set by: reward.overlong.buffer_tokens: preset dapo; rollout.max_new_tokens: --set" in told
 
 
+def test_a_table_that_is_wrong_is_told_as_its_users_and_not_as_the_presets() -> None:
+    """The preset sets a key of [curriculum], beneath the phases."""
+    phases = 'curriculum.phases=[{name="a", window=[0, 9], steps=1}, {name="b", window=[5, 20]}]'
+    told = refusal("algorithm.preset=qwenlong_l1", phases)
+    assert "overlap" in told and f"[--set {phases}]" in told and "[preset" not in told
+
+
 def test_a_loss_may_be_changed_with_the_keys_that_it_takes() -> None:
     config = load("algorithm.preset=gspo", "algorithm.loss=clip", "algorithm.clip_low=0.2", "algorithm.clip_high=0.2")
     assert (config.algorithm.loss, config.algorithm.aggregation) == ("clip", "sequence_mean")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from fractions import Fraction
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,17 @@ def test_steps_end_a_phase_before_its_plateau() -> None:
     step(source, accuracy=0.1)
     step(source, accuracy=0.2)
     assert source.endings == ["steps"] and not source.is_over
+
+
+def test_the_steps_of_all_phases_are_known_as_far_as_each_has_a_number() -> None:
+    """A plateau ends the first before its 7 steps: what is done counts for it. Epochs count rows: 3 in steps of 2."""
+    last = Phase("long", LONG, None, num_epochs=1, own_per_step=Fraction(2))
+    source = source_of(Phase("short", SHORT, 7, Plateau(1, 0.0)), last)
+    assert source.num_steps_of_all == 7 + 2
+    for accuracy in (0.5, 0.5):
+        step(source, accuracy=accuracy)
+    assert (source.number, source.num_steps_of_all) == (1, 2 + 2)
+    assert source_of(Phase("short", SHORT, 7), Phase("long", LONG, None)).num_steps_of_all is None
 
 
 def test_metrics_tell_the_phase_its_step_and_its_epochs() -> None:

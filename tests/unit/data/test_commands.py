@@ -30,9 +30,23 @@ def test_synth_writes_both_splits(tmp_path: Path, file_format: str) -> None:
     assert load_rows(tmp_path / "out" / f"test.{file_format}") == generate_rows(spec, "test", 9)
 
 
-def test_impossible_size_is_an_error_for_the_user(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="raise doc_tokens to 4800"):
-        invoke("synth", "--output", str(tmp_path), "--tier", "hard", "--doc-tokens", "500")
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("--tier hard --doc-tokens 500", "doc_tokens=500 has no room for 8 records: raise doc_tokens to 4800"),
+        (
+            "--tier long --min-doc-tokens 3000 --doc-tokens 9000",
+            "min_doc_tokens=3000 has no room for 8 documents: raise min_doc_tokens to 5400, or lower num_records to 4",
+        ),
+        (
+            "--tier long --min-doc-tokens 600 --doc-tokens 9000",
+            "min_doc_tokens=600 has no room for 8 documents: raise min_doc_tokens to 5400",
+        ),
+    ],
+)
+def test_impossible_size_is_an_error_for_the_user(tmp_path: Path, options: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=f"cannot generate this data set: {told}$"):
+        invoke("synth", "--output", str(tmp_path), *options.split())
 
 
 def test_help_teaches() -> None:

@@ -125,7 +125,7 @@ def test_lengths_in_tokens_of_a_model(tmp_path: Path) -> None:
     [
         ({"doc_tokens": 3050}, "doc_tokens=3050 is too near min_doc_tokens=3000: raise it to 3390"),
         ({"num_records": 2}, r"num_records must be 3 \.\. 128 in the long tier; got 2"),
-        ({"min_doc_tokens": 2000}, "no room for 4 documents: raise doc_tokens to 3000"),
+        ({"min_doc_tokens": 2000}, "min_doc_tokens=2000 has no room for 4 documents: raise min_doc_tokens to 3000"),
     ],
 )
 def test_sizes_that_do_not_go_together(sizes: dict[str, object], told: str) -> None:

@@ -116,6 +116,7 @@ def test_a_run_stopped_in_any_phase_goes_on_in_it_with_the_same_prompts(tmp_path
 
 def test_the_run_ends_with_its_last_phase(tmp_path: Path) -> None:
     system = FakeSystem(phased(tmp_path, SHORT, LONG | {"steps": 1}, train__num_steps=9))
+    assert system.run.phases.num_steps == 3, "what the display counts to"
     train(system.run)
     assert system.run.state.rl_step == 3 and system.run.is_over
     assert system.events[-4:] == ["publish 3", "decode e00003", "save", "export"]
