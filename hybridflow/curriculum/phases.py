@@ -253,8 +253,6 @@ class PhasedSource:
     def _find_ending(self) -> Ending | None:
         """Ending of the present phase; None while it goes on."""
         phase, state, num_steps = self.phase, self._state, self.num_steps
-        if num_steps is not None and state.steps_done[-1] >= num_steps:
-            return "steps"
         if phase.plateau is not None and state.num_flat >= phase.plateau.num_evaluations:
             return "plateau"
-        return None
+        return "steps" if num_steps is not None and state.steps_done[-1] >= num_steps else None

@@ -92,7 +92,7 @@ class RetrospectiveSource:
         queue, fresh = state.get("queue"), state.get("fresh")
         if len(counts) < len(COUNTERS) or not isinstance(queue, list) or not isinstance(fresh, dict):
             raise ValueError(f"expected numbers {', '.join(COUNTERS)}, a queue and a fresh source, got {state}"[:200])
-        if unknown := [prompt_id for prompt_id in queue if prompt_id not in self._by_id]:
+        if unknown := [one for one in queue if not isinstance(one, str) or one not in self._by_id]:
             raise ValueError(f"queue names {unknown[0]!r}, which is no prompt of an earlier phase")
         self._fresh.load_state_dict(fresh)
         self._counts, self._queue = counts, list(queue)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 from hybridflow.config.curriculum_section import PhaseSection
+from hybridflow.config.phase_rules import tell_plateau
 from hybridflow.config.phases import name_phase, phase_config
 from hybridflow.config.sections import Config
 from hybridflow.curriculum.phases import Phase, Plateau
@@ -100,8 +101,9 @@ def _build_phase(config: Config, number: int, prompts: Sequence[Prompt]) -> Phas
 
 
 def _refuse_late(config: Config, phases: Sequence[Phase]) -> None:
-    """Epochs are steps now: a phase that they push behind the end of the run would never begin."""
-    begins, total = 0, config.train.num_steps
+    """Epochs are steps now: a phase that they push behind the end of the run would never begin, nor would a plateau
+    show in a phase that they make too short."""
+    begins, total, is_known = 0, config.train.num_steps, True
     for number, (phase, section) in enumerate(zip(phases, config.curriculum.phases, strict=True)):
         if number and 0 < total <= begins:
             raise ConfigError(
@@ -109,4 +111,9 @@ def _refuse_late(config: Config, phases: Sequence[Phase]) -> None:
                 f"train.num_steps is {total}. Remedy: raise train.num_steps above {begins}, or lower "
                 f"curriculum.phases.{number - 1}.epochs"
             )
-        begins += 1 if section.promotion == "plateau" else phase.count_steps(len(phase.prompts)) or 1
+        num_steps = phase.count_steps(len(phase.prompts))
+        if told := tell_plateau(config, number, begins, num_steps, is_known=is_known):
+            raise ConfigError(told)
+        is_plateau = section.promotion == "plateau"
+        is_known = is_known and not is_plateau
+        begins += 1 if is_plateau else num_steps or 1

@@ -34,7 +34,7 @@ class MissingVerdictsError(RewardError):
         self.groups = groups
 
 
-def _begin_nothing(num_groups: int, rejected: Sequence[Group]) -> list[GroupRequest]:
+def _begin_nothing(num_groups: int, rejected: Sequence[GroupRequest]) -> list[GroupRequest]:
     raise ProtocolError(f"the step rule asks for {num_groups} more groups, and the step has no source of prompts")
 
 
@@ -43,8 +43,8 @@ class Refill:
     """Step rule, and the source of groups in place of those that it does not count."""
 
     rule: StepRule = field(default_factory=EveryCompleteGroup)
-    begin: Callable[[int, Sequence[Group]], list[GroupRequest]] = _begin_nothing
-    """Requests for so many further groups of the step, the first of them in place of the groups that are given."""
+    begin: Callable[[int, Sequence[GroupRequest]], list[GroupRequest]] = _begin_nothing
+    """Requests for so many further groups of the step, the first in place of those that are given and do not count."""
 
 
 def collect_step(

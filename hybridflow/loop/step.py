@@ -189,7 +189,7 @@ class GroupAssembly:
         self._groups: dict[str, _Members] = {}
         self._by_id: dict[str, tuple[str, int]] = {}
         self._counted: dict[str, bool] = {}  # complete groups: whether the rule counts them
-        self._to_replace: list[Group] = []
+        self._to_replace: list[GroupRequest] = []
         self._num_unknown = 0.0
         self.extend(plan.requests, plan.kept)
 
@@ -231,8 +231,8 @@ class GroupAssembly:
             num_unknown=self._num_unknown,
         )
 
-    def take_rejected(self, num_groups: int) -> list[Group]:
-        """At most so many of the groups that do not count and were not taken yet, the first complete one first."""
+    def take_rejected(self, num_groups: int) -> list[GroupRequest]:
+        """Requests of groups that do not count, at most so many and each once, in the order of their completion."""
         taken, self._to_replace = self._to_replace[:num_groups], self._to_replace[num_groups:]
         return taken
 
@@ -306,7 +306,7 @@ class GroupAssembly:
         complete = group.build_group()
         counts = self._counted[complete.group_id] = self._rule.counts(complete)
         if not counts:
-            self._to_replace.append(complete)
+            self._to_replace.append(group.request)
             num_unknown = sum(isinstance(member.verdict, Unknown) for member in complete.members)
             self._num_unknown += num_unknown / len(complete.members)
 

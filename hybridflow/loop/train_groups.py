@@ -10,7 +10,7 @@ from hybridflow.curriculum.source import PromptSource, SavedSource, save_source
 from hybridflow.loop.collect import Collector, Refill
 from hybridflow.loop.kept_groups import GroupStore, KeptGroups
 from hybridflow.loop.step import PartialRollouts, build_requests, plan_all
-from hybridflow.types import Collected, Group, GroupRequest, PartialGroup, Prompt, SamplingParams
+from hybridflow.types import Collected, GroupRequest, PartialGroup, Prompt, SamplingParams
 
 
 def train_sampling(config: Config) -> SamplingParams:
@@ -42,7 +42,7 @@ class Replacements:
         self._tries: dict[str, int] = {}
         """By id, groups of its place up to it; 1 of any other."""
 
-    def begin(self, num_groups: int, rejected: Sequence[Group]) -> list[GroupRequest]:
+    def begin(self, num_groups: int, rejected: Sequence[GroupRequest]) -> list[GroupRequest]:
         """Requests of so many groups; the first are in place of `rejected`, as far as these have tries left."""
         places = [group for group in rejected if self._tries.get(group.group_id, 1) < self._max_tries]
         prompts = self._source.replace([group.prompt for group in places]) if places else []

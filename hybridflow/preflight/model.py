@@ -175,9 +175,10 @@ def count_tokens(subject: Subject, rows: dict[int, Row]) -> dict[int, int]:
     def size(item: tuple[int, Row]) -> int:
         return -sum(len(message["content"]) for message in item[1].prompt)
 
+    tokenizer = subject.tokenizer  # takes seconds where it is the first
     ends_at, lengths = time.monotonic() + TOKENS_S, dict[int, int]()
     for number, row in sorted(rows.items(), key=size):
-        lengths[number] = len(encode_chat(subject.tokenizer, row.prompt))
+        lengths[number] = len(encode_chat(tokenizer, row.prompt))
         if time.monotonic() > ends_at:
             break
     return lengths

@@ -28,7 +28,7 @@ def build_update_metrics(updates: Sequence[UpdateReport]) -> dict[str, float]:
         "policy/grad_norm_max": _largest(norms),
         "train/updates": float(len(updates)),
         "train/skipped": float(sum(update.num_skipped for update in updates)),
-        "train/response_tokens": float(sum(update.num_tokens for update in updates if update.epoch == 0)),
+        "train/response_tokens": float(sum(update.num_response_tokens for update in updates if not update.epoch)),
     }
     for name in dict.fromkeys(name for update in updates for name in update.metrics):
         measured = measured_of(updates, name)
@@ -47,7 +47,7 @@ def build_update_line(update: UpdateReport) -> dict[str, float]:
     return {
         "train/epoch": float(update.epoch),
         "train/mini_batch": float(update.mini_batch),
-        "train/response_tokens": float(update.num_tokens),
+        "train/response_tokens": float(update.num_response_tokens),
         "train/skipped": float(update.num_skipped),
         "policy/loss": update.loss,
         "policy/grad_norm": update.grad_norm,

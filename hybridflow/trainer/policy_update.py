@@ -18,7 +18,7 @@ from hybridflow.algorithms.objective import (
     TokenBatch,
     build_objective,
 )
-from hybridflow.algorithms.reductions import build_update_metrics
+from hybridflow.algorithms.reductions import TOKENS, build_update_metrics
 from hybridflow.algorithms.spec import ObjectiveSpec
 from hybridflow.observability.span import enter
 from hybridflow.trainer.batch import pack_rank
@@ -128,6 +128,7 @@ def build_update_report(
         loss=result.loss,
         grad_norm=result.grad_norm,
         num_tokens=result.num_tokens,
+        num_response_tokens=int(result.sums[TOKENS]),
         num_skipped=int(result.skipped),
         epoch=epoch,
         mini_batch=mini_batch,

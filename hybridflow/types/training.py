@@ -97,6 +97,8 @@ class UpdateReport(msgspec.Struct, frozen=True, kw_only=True):
     grad_norm: float
     num_tokens: int
     """The denominator of the loss: the tokens that count in it, or sequences where these are averaged first."""
+    num_response_tokens: int
+    """Tokens of completions that count in the loss, whatever its denominator."""
     num_skipped: int
     """1 where the step was left out because the gradient or the loss was not finite."""
     epoch: int = 0

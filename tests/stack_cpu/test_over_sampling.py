@@ -25,7 +25,7 @@ from hybridflow.runtime.system import System
 from hybridflow.types import Collected, Group, Prompt, SamplingParams
 from tests.stack_cpu.command import ROOT, build_prompts, settings
 
-pytestmark = [pytest.mark.stack_cpu, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.full, pytest.mark.stack_cpu, pytest.mark.timeout(400)]
 
 NUM_PROMPTS, NUM_COMPLETIONS = 3, 2
 GREEDY = SamplingParams(temperature=0.0, max_new_tokens=480)

@@ -43,6 +43,13 @@ def tuples(prompts): return Tuples(prompts)
 def raises(prompts): return Raises(prompts)
 def fails(prompts): raise KeyError("x")
 def other(rows): return rows
+def leaves(prompts): raise SystemExit(0)
+def hangs(prompts):
+    while True: pass
+def empties(prompts):
+    mine = Newest(prompts[:])
+    prompts.clear()
+    return mine
 """
 
 
@@ -57,8 +64,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def build(call: str, folder: Path) -> Any:
-    return build_own_source(call, [str(folder)], dict(zip(OFFERED, (PROMPTS, 7, 2), strict=True)))
+def build(call: str, folder: Path, **limit: float) -> Any:
+    return build_own_source(call, [str(folder)], dict(zip(OFFERED, (PROMPTS, 7, 2), strict=True)), **limit)
 
 
 def test_the_example_of_the_documentation_hands_out_and_goes_on(folder: Path) -> None:
@@ -81,6 +88,7 @@ def test_the_example_of_the_documentation_hands_out_and_goes_on(folder: Path) ->
         ("docs_broken:lacks", "returned a Lacks, which has no state_dict, load_state_dict. Remedy: "),
         ("docs_broken:tuples", r"state_dict\(\) gave .*, which JSON does not give back as it was. Remedy: "),
         ("docs_broken:fails", "it raised KeyError: 'x' .*docs_broken.py, line 25.*Remedy: "),
+        ("docs_broken:leaves", "it raised SystemExit: 0 .*docs_broken.py, line 27.*Remedy: "),
         ("docs_broken:other", "it takes 'rows', which nobody gives. Remedy: take of prompts, seed, prompts_per_step"),
     ],
 )
@@ -111,9 +119,19 @@ def test_a_source_may_choose_what_replaces_a_group_and_one_that_does_not_gives_i
         build("docs_broken:nothing", folder).replace(PROMPTS[:2])
 
 
+@pytest.mark.timeout(120, method="thread")  # by signal, it would hold the clock that the call is given up by
+def test_a_call_that_does_not_end_is_given_up(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"TimeoutError: it takes longer than 0.2 s .*docs_broken.py, line 29"):
+        build("docs_broken:hangs", folder, limit_s=0.2)
+
+
+def test_it_has_a_list_of_its_own(folder: Path) -> None:
+    assert build("docs_broken:empties", folder).next(4) == PROMPTS
+
+
 def test_a_source_of_ones_own_is_in_the_place_of_phases() -> None:
     base = {"model": {"path": "m"}, "eval": {"num_prompts": 0}}
-    for others in ({"phases": [{"name": "a"}]}, {"task_balance": "equal"}):
+    for others in ({"phases": [{"name": "a"}]}, {"task_balance": "equal"}, {"retrospection": {"mode": "weighted"}}):
         with pytest.raises(
             ValueError, match=r"curriculum.source \('mine:newest'\) with .*Remedy: leave one of them out"
         ):

@@ -147,7 +147,8 @@ def test_no_share_and_no_draw_is_refused(share: float, per_draw: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "changed", [{"num_taken": -1}, {"num_draws": True}, {"queue": None}, {"queue": ["x"]}, {"fresh": {}}]
+    "changed",
+    [{"num_taken": -1}, {"num_draws": True}, {"queue": None}, {"queue": ["x"]}, {"queue": [["x"]]}, {"fresh": {}}],
 )
 def test_a_state_that_is_none_is_refused(changed: dict[str, Any]) -> None:
     source = source_of(0.5)

@@ -118,7 +118,8 @@ class FakeTrainer:
 
     def finish_sft_step(self, handle: TrainBatch) -> UpdateReport:
         self.events.append("sft")
-        return UpdateReport(loss=1.0, grad_norm=1.0, num_tokens=len(handle.sequences), num_skipped=0)
+        number = len(handle.sequences)
+        return UpdateReport(loss=1.0, grad_norm=1.0, num_tokens=number, num_response_tokens=number, num_skipped=0)
 
     def update(self, batch: TrainBatch, learning_rate: float) -> list[UpdateReport]:
         self.events.append("update")
@@ -142,7 +143,8 @@ class FakeTrainer:
             UpdateReport(
                 loss=0.5,
                 grad_norm=1.0,
-                num_tokens=10,
+                num_tokens=3,
+                num_response_tokens=10,
                 num_skipped=self.num_skipped,
                 mini_batch=mini,
                 metrics=metrics,

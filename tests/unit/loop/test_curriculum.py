@@ -229,6 +229,6 @@ class OneMore:
     def num_more(self, progress: Progress) -> int:
         return progress.num_short
 
-    def begin(self, num_groups: int, rejected: Sequence[Group]) -> list[GroupRequest]:
+    def begin(self, num_groups: int, rejected: Sequence[GroupRequest]) -> list[GroupRequest]:
         assert num_groups == len(self.requests) and [group.group_id for group in rejected] == ["t00001-g0000"]
         return self.requests

@@ -20,7 +20,7 @@ from hybridflow.loop.step import build_requests
 from hybridflow.loop.train_groups import Replacements
 from hybridflow.loop.train_loop import train
 from hybridflow.types import Completion, GroupRequest, Prompt, Verdict
-from tests.builders import build_group, build_prompt, build_verdict
+from tests.builders import build_prompt, build_verdict
 from tests.unit.loop.fakes import FakeSystem, build_config, half_right
 from tests.unit.loop.test_curriculum import resumed_after
 from tests.unit.loop.test_dynamic_sampling import Surplus
@@ -37,7 +37,7 @@ SHARES = {"big": 8.0, "middle": 1.0, "small": 1.0}
 
 
 def task_of(prompt_id: str) -> str:
-    """Of 16 rows the last two are small, the two before them middle."""
+    """The last two of 16 rows are small, the two before them middle."""
     return ("big", "middle", "small")[max(0, (int(prompt_id[-2:]) - 10) // 2)]
 
 
@@ -132,11 +132,11 @@ def test_a_place_has_so_many_tries_and_each_request_an_id_of_its_own() -> None:
         return build_requests("t", prompts, 1, first=2 + num_begun)
 
     replacements = Replacements(source, 3, build)
-    first, second = (build_group(one, [0.0]) for one in build_requests("t", [build_prompt("a"), build_prompt("b")], 1))
+    first, second = build_requests("t", [build_prompt("a"), build_prompt("b")], 1)
     (third,) = replacements.begin(1, [first])
-    fourth, fifth = replacements.begin(2, [build_group(third, [0.0]), second])
-    sixth, extra = replacements.begin(2, [build_group(fourth, [0.0])])
-    (last,) = replacements.begin(1, [build_group(fifth, [0.0])])
+    fourth, fifth = replacements.begin(2, [third, second])
+    sixth, extra = replacements.begin(2, [fourth])
+    (last,) = replacements.begin(1, [fifth])
     ids = [one.group_id for one in (third, fourth, fifth, sixth, extra, last)]
     assert ids == [f"t-g{slot:04d}" for slot in range(2, 8)]
     # the third try of a place is its last one: what comes then is the source's choice, and not counted to the place

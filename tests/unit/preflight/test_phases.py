@@ -21,7 +21,7 @@ def lengths_of(config: Config) -> list[int]:
 
 
 def check(tmp_path: Path, windows: list[list[int]], *num_digits: int, **changes: Any) -> tuple[str, list[int] | None]:
-    """What the check says, and the rows that phases get in training; None where they are refused.
+    """Finding of the check, and the rows that phases get in training; None where they are refused.
 
     Rows have so many digits, a token each.
     """

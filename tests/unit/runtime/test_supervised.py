@@ -35,7 +35,7 @@ class Workers:
 
     def finish_sft_step(self, handle: Any) -> UpdateReport:
         self.events.append(f"finish {handle}")
-        return UpdateReport(loss=float(handle), grad_norm=1.0, num_tokens=1, num_skipped=0)
+        return UpdateReport(loss=float(handle), grad_norm=1.0, num_tokens=1, num_response_tokens=1, num_skipped=0)
 
     def train(self, num_steps: int, *, steps_done: int = 0, warmup: int = 0, per_sequence: bool = False) -> list[Any]:
         stage = SupervisedStage(num_steps, LRSchedule(PEAK, warmup_steps=warmup), self.build_batch, per_sequence)

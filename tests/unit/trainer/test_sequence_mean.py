@@ -7,10 +7,12 @@ import torch
 
 from hybridflow.algorithms.objective import build_objective
 from hybridflow.algorithms.spec import supervised_spec
+from hybridflow.recording.metrics import build_update_line, build_update_metrics
 from hybridflow.trainer.batch import pack_rank
-from hybridflow.trainer.policy_update import LossCallback
+from hybridflow.trainer.policy_update import LossCallback, build_update_report
 from hybridflow.types import TokenColumns, TrainBatch, TrainSequence
 from megatron_ext.packing.micro_batch import MicroBatch
+from megatron_ext.policy import TrainStepResult
 
 OBJECTIVE = build_objective(supervised_spec("sequence_mean"))
 SEQUENCE_MEAN = LossCallback(OBJECTIVE)
@@ -34,6 +36,16 @@ def test_by_hand() -> None:
     assert sums.loss.item() == pytest.approx(5.0)
     assert int(sums.num_tokens) == 2
     assert {name: value.item() for name, value in sums.metrics.items()} == {"policy/nll": 11.0, "tokens": 4.0}
+
+
+def test_a_report_tells_the_tokens_beside_the_denominator() -> None:
+    """The rows of `test_by_hand`: a mean over two sequences, of four tokens."""
+    sums = {"policy/nll": 11.0, "tokens": 4.0}
+    step = TrainStepResult(loss=2.5, num_tokens=2, sums=sums, maxima={}, grad_norm=1.0, skipped=False)
+    report = build_update_report(step, OBJECTIVE)
+    assert (report.num_tokens, report.num_response_tokens) == (2, 4)
+    assert build_update_line(report)["train/response_tokens"] == build_update_metrics([report])["train/response_tokens"]
+    assert build_update_line(report)["train/response_tokens"] == 4
 
 
 def test_a_rank_without_rows_adds_nothing() -> None:

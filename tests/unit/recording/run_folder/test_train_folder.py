@@ -263,7 +263,10 @@ def test_gap_is_a_mean_over_the_fresh_tokens_of_finite_updates() -> None:
             "policy/logprob_gap": UpdateMetric(value=gap, num_tokens=tokens),
             "policy/logprob_gap/staleness_1": UpdateMetric(value=7.0, num_tokens=50),
         }
-        one_step(state, [UpdateReport(loss=0.0, grad_norm=0.0, num_tokens=1000, num_skipped=0, metrics=metrics)])
+        report = UpdateReport(
+            loss=0.0, grad_norm=0.0, num_tokens=1000, num_response_tokens=1000, num_skipped=0, metrics=metrics
+        )
+        one_step(state, [report])
     assert state.logprob_gap_mean_abs == pytest.approx((0.1 * 10 + 0.4 * 30) / 40)
 
 
