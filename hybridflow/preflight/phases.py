@@ -82,8 +82,8 @@ def check_windows(subject: Subject) -> Iterator[Finding]:
         return
     yield Finding(
         "error",
-        f"{told}. A prompt is counted with its chat template, as the model reads it. Remedy: move the windows "
-        "(curriculum.phases), or give rows of that length",
+        f"{told}. Remedy: move the windows (curriculum.phases; prompts are counted with their chat template), or give "
+        "rows of that length",
     )
 
 

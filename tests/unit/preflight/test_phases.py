@@ -53,8 +53,8 @@ def test_a_row_of_l_tokens_is_in_the_window_that_ends_there_and_one_more_token_i
     assert told == f"rows per window: p0 (0, {border}]: 2, p1 ({border}, {first + 3}]: 2"
     assert trained == [2, 2]
     told, trained = check(tmp_path, [[0, first + 3], [first + 3, first + 4]], *digits)
-    assert f"p0 (0, {first + 3}]: 4, p1 ({first + 3}, {first + 4}]: 0. A prompt is counted with its chat tem" in told
-    assert trained is None
+    assert f"p0 (0, {first + 3}]: 4, p1 ({first + 3}, {first + 4}]: 0. Remedy: move the windows" in told
+    assert trained is None and "prompts are counted with their chat template" in told
 
 
 @pytest.mark.parametrize(("overlong", "counts", "in_none"), [("drop", [2, 1], ""), ("truncate_middle", [2, 2], "")])
