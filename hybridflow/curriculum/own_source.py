@@ -88,14 +88,25 @@ class OwnSource:
 
     def next(self, num_prompts: int) -> list[Prompt]:
         found = self._call("next", self._source.next, num_prompts)
+        return self._check(f"next({num_prompts})", found, num_prompts)
+
+    def replace(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """Asks the source's own `replace`; of one that has none, its next prompts."""
+        if not callable(getattr(self._source, "replace", None)):
+            return self.next(len(prompts))
+        found = self._call("replace", self._source.replace, list(prompts))
+        return self._check(f"replace({len(prompts)} prompts)", found, len(prompts))
+
+    def _check(self, call: str, found: Any, num_prompts: int) -> list[Prompt]:
+        """The prompts that `call` gave; ConfigError where there are not so many, or others than the run's."""
         if not isinstance(found, list | tuple) or len(found) != num_prompts:
             came = f"{len(found)} prompts" if isinstance(found, list | tuple) else f"a {type(found).__name__}"
-            raise ConfigError(f"{self._where}: next({num_prompts}) gave {came}. Remedy: return a list of {num_prompts}")
+            raise ConfigError(f"{self._where}: {call} gave {came}. Remedy: return a list of {num_prompts}")
         for prompt in found:
             if not isinstance(prompt, Prompt) or prompt is not self._known.get(prompt.prompt_id):
                 shown = getattr(prompt, "prompt_id", type(prompt).__name__)
                 raise ConfigError(
-                    f"{self._where}: next({num_prompts}) gave {shown!r}, which is none of the run's prompts. Remedy: "
+                    f"{self._where}: {call} gave {shown!r}, which is none of the run's prompts. Remedy: "
                     "hand out the prompts that the function is given, as they are"
                 )
         return list(found)

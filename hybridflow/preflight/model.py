@@ -145,8 +145,8 @@ def check_prompts(subject: Subject) -> Iterator[Finding]:
         long = [number for number, length in sorted(lengths.items()) if length > limit]
         if long and subject.survey(split) is not None:
             told = (
-                f"{source}, row {long[0]}: the prompt has {lengths[long[0]]} tokens, the limit data.max_prompt_tokens "
-                f"is {limit}; {len(long)} rows are longer"
+                f"{source}, row {long[0]}: the prompt has {lengths[long[0]]} tokens with its chat template, the limit "
+                f"data.max_prompt_tokens is {limit}; {len(long)} rows are longer"
             )
             yield _tell_overlong(subject, rows, long, told)
 

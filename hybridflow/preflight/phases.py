@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 
 from hybridflow.config.phases import name_keys, name_phase, phase_config, train_configs
 from hybridflow.curriculum.own_source import find_source
-from hybridflow.curriculum.windows import describe_counts, is_in, path_of
+from hybridflow.curriculum.windows import count_rows, describe_counts
 from hybridflow.data.schema import Row
 from hybridflow.errors import HybridFlowError
 from hybridflow.preflight.data import check_golds, check_questions, check_rows
@@ -61,7 +62,7 @@ def check_phase_layouts(subject: Subject) -> Iterator[Finding]:
 
 
 def check_windows(subject: Subject) -> Iterator[Finding]:
-    """Rows per window, in tokens of the model; an empty window is an error."""
+    """Rows per window and in none, counted with the chat template; an empty window is an error."""
     phases = subject.config.curriculum.phases
     if not phases:
         return
@@ -70,13 +71,20 @@ def check_windows(subject: Subject) -> Iterator[Finding]:
     if any(rows[path] is None or len(lengths[path]) < len(rows[path] or {}) for path in rows):
         yield Finding("fact", "phases: too many rows to count tokens here; train counts those of each window")
         return
-    counts = [
-        sum(is_in(phase, length) for length in lengths[path_of(subject.config, phase)].values()) for phase in phases
-    ]
-    told = describe_counts(phases, counts)
-    level = "fact" if all(counts) else "error"
-    remedy = "" if all(counts) else ". Remedy: move the windows (curriculum.phases), or give rows of that length"
-    yield Finding(level, f"rows per window: {told}{remedy}")
+    limit = subject.config.data.max_prompt_tokens if subject.config.data.overlong == "drop" else math.inf
+    trained = {path: [length for length in found.values() if length <= limit] for path, found in lengths.items()}
+    counts, num_outside = count_rows(subject.config, trained)
+    told = f"rows per window: {describe_counts(phases, counts)}"
+    if num_outside:
+        told += f"; in none: {num_outside}"
+    if all(counts):
+        yield Finding("fact", told)
+        return
+    yield Finding(
+        "error",
+        f"{told}. Remedy: move the windows (curriculum.phases; prompts are counted with their chat template), or give "
+        "rows of that length",
+    )
 
 
 def _train_rows(subject: Subject) -> dict[int, Row] | None:

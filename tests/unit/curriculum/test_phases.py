@@ -277,6 +277,16 @@ def test_epochs_count_the_prompts_of_the_phase_alone() -> None:
     assert (phase.count_steps(7), phase.share, phase.per_draw) == (7, 0.25, 1)
 
 
+def test_replacements_are_in_the_epochs() -> None:
+    source = source_of()
+    prompts = source.replace(source.next(3))
+    source.observe(groups_of(prompts))
+    assert source.take_metrics()["curriculum/epochs"] == 6 / len(SHORT)
+    again = source_of()
+    again.load_state_dict(source.state_dict())
+    assert again.replace(prompts) == source.replace(prompts)
+
+
 class Rows:
     """Rows of a file, by task."""
 
