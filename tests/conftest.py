@@ -16,13 +16,14 @@ settings.load_profile("reproducible")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-SLOWEST_FOLDERS = ("stack_cpu", "dist_cpu")
+SLOWEST = ("test_campaign.py", "stack_cpu", "dist_cpu", "test_linear.py")
+"""Files and folders. A campaign takes ten minutes of `make test-full`, on one worker; `test_linear.py` takes five."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The folders that take longest come first, so that the workers of `make test` end together."""
+    """Longest first, so that the workers of `make test` and `make test-full` end together."""
 
     def rank(item: pytest.Item) -> int:
-        return next((n for n, folder in enumerate(SLOWEST_FOLDERS) if folder in item.path.parts), len(SLOWEST_FOLDERS))
+        return next((n for n, name in enumerate(SLOWEST) if name in item.path.parts), len(SLOWEST))
 
     items.sort(key=rank)

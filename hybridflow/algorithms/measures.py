@@ -52,8 +52,8 @@ class Entropy:
 class PolicyRatio:
     """The policy in update, just before its optimizer step, against the one before the update.
 
-    `policy/kl` estimates KL(old || new): 0 in the first optimizer step. Log ratios are clamped as in
-    `losses.policy_loss`.
+    `policy/kl` estimates KL(old || new): 0 in the first optimizer step. Log ratios are bounded above
+    by MAX_LOG_RATIO.
     """
 
     columns: ClassVar = (OLD_LOGPROBS,)
@@ -66,7 +66,7 @@ class PolicyRatio:
 
     def __call__(self, tokens: TokenBatch) -> Mapping[str, Tensor]:
         log_ratio_N = tokens.logprobs_N.detach() - tokens.columns[OLD_LOGPROBS]
-        log_ratio_N = log_ratio_N.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+        log_ratio_N = log_ratio_N.clamp(max=MAX_LOG_RATIO)
         ratio_N = log_ratio_N.exp()
         return {"policy/kl": compute_kl(log_ratio_N), "policy/ratio_mean": ratio_N, "policy/ratio_max": ratio_N}
 
@@ -77,7 +77,7 @@ class EngineMismatch:
     |trainer - engine|, and estimates of KL(engine || trainer).
 
     Of tokens of the present policy it is the difference of engine and trainer alone; of older ones it holds what the
-    policy has learnt since, so these are told apart. For the estimate log ratios are clamped as in `PolicyRatio`.
+    policy has learnt since, so these are told apart. For the estimate log ratios are bounded as in `PolicyRatio`.
     """
 
     columns: ClassVar = (OLD_LOGPROBS, "rollout_logprobs", STALENESS)
@@ -94,5 +94,5 @@ class EngineMismatch:
         return {
             "policy/logprob_gap": gap_N,
             "policy/logprob_gap_max": gap_N,
-            "policy/logprob_kl": compute_kl(log_ratio_N.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)),
+            "policy/logprob_kl": compute_kl(log_ratio_N.clamp(max=MAX_LOG_RATIO)),
         }

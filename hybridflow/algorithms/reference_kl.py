@@ -19,9 +19,10 @@ first optimizer step of a batch) the gradient in the loss is
 and verl's "k3+" is the value of k3 with the gradient of k2. In the reward only the value counts: the policy gradient of
 a completion's sum of k1 is that of the KL of whole completions.
 
-Deviations: log r and log w are clamped to +-MAX_LOG_RATIO before the exponential, as in `losses.policy_loss`; verl
-clamps log r to +-20, too, and k3 itself to +-10, where its gradient ends. verl's and slime's price in the reward is per
-token; here a completion has one reward, and its price is the sum over its tokens.
+Deviations: in the exponentials log r is bounded above by MAX_LOG_RATIO, where the gradient ends, and log w on both
+sides. Below nothing overflows, so there k3 and its gradient are exact: a policy far above its reference is held back.
+verl clamps log r to +-20, and k3 itself to +-10, where its gradient ends. verl's and slime's price in the reward is
+per token; here a completion has one reward, and its price is the sum over its tokens.
 
 With top-p all three are probabilities within the tokens that the policy left in, so it is the KL of these. N tokens.
 """
@@ -58,7 +59,7 @@ def estimate_kl(
         return -log_ratio_N
     if estimator == "k2":
         return log_ratio_N.square() / 2
-    log_ratio_N = log_ratio_N.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    log_ratio_N = log_ratio_N.clamp(max=MAX_LOG_RATIO)
     k3_N = log_ratio_N.expm1() - log_ratio_N
     if estimator == "k3":
         return k3_N

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hybridflow.config.length_rules import find_length_conflicts
 from hybridflow.config.phase_rules import find_phase_conflicts
+from hybridflow.config.rope_rules import find_rope_conflicts
 from hybridflow.config.routing_rules import find_routing_conflicts
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def find_conflicts(config: Config) -> Iterator[str]:
     """Gives "<what is wrong, with the values>. Remedy: <what to do>" of each rule that `config` breaks."""
     yield from find_own_conflicts(config)
     yield from find_routing_conflicts(config)
+    yield from find_rope_conflicts(config)
     yield from find_phase_conflicts(config, find_own_conflicts)
 
 

@@ -101,8 +101,13 @@ class CurriculumSection(Section):
         names = [phase.name for phase in self.phases]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two phases are named {twice[0]!r}. Remedy: give each phase a name of its own")
-        if self.source is not None and (self.phases or self.task_balance != "off"):
-            named = f"{len(self.phases)} curriculum.phases" if self.phases else "curriculum.task_balance"
+        others = {
+            f"{len(self.phases)} curriculum.phases": bool(self.phases),
+            "curriculum.task_balance": self.task_balance != "off",
+            "curriculum.retrospection": self.retrospection != RetrospectionSection(),
+        }
+        if self.source is not None and any(others.values()):
+            named = next(name for name, is_set in others.items() if is_set)
             raise ValueError(
                 f"curriculum.source ({self.source!r}) with {named}: a source of your own hands out all prompts, in an "
                 "order of its own. Remedy: leave one of them out"
@@ -137,9 +142,13 @@ def _check_windows(phases: list[PhaseSection]) -> None:
         if before is not None and before.window is not None and low != before.window[1]:
             ends = before.window[1]
             what = "overlap" if low < ends else f"leave out prompts of {ends + 1} to {low} tokens"
+            remedy = f"{key} = [{ends}, {high}]"
+            if high <= ends:
+                what = what if before.window[0] < high else "go from longer prompts to shorter ones"
+                remedy = "order phases by length, each window beginning where the one before it ends"
             raise ValueError(
                 f"{key} = [{low}, {high}] of phase {phase.name!r} and curriculum.phases.{number - 1}.window = "
-                f"{before.window} of phase {before.name!r} {what}. Remedy: {key} = [{ends}, {max(high, ends + 1)}]"
+                f"{before.window} of phase {before.name!r} {what}. Remedy: {remedy}"
             )
         before = phase
 
@@ -176,3 +185,10 @@ def _check_end(phase: PhaseSection, key: str, *, is_last: bool) -> None:
             f"{key}.promotion = 'steps' of phase {phase.name!r} can never fire: neither {key}.steps nor {key}.epochs "
             f"is set, so no later phase would begin. Remedy: set one of them, or promotion = 'plateau'"
         )
+    for name in ("plateau_evaluations", "plateau_margin"):
+        value = getattr(phase, name)
+        if phase.promotion != "plateau" and value != PhaseSection.model_fields[name].default:
+            raise ValueError(
+                f"{key}.{name} ({value:g}) of phase {phase.name!r} with {key}.promotion = {phase.promotion!r}: no "
+                f"plateau ends the phase. Remedy: set {key}.promotion = 'plateau', or leave {name} out"
+            )

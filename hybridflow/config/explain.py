@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from hybridflow.config.conflicts import CONFLICT_BREAK
-from hybridflow.config.keys import list_keys
+from hybridflow.config.keys import ITEM, list_keys
 from hybridflow.config.section import hide_secrets
 from hybridflow.config.toml_tree import KeyPath, TomlTree, format_key_path
 
@@ -120,9 +120,18 @@ def _explain_one(problem: ErrorDetails, tree: TomlTree, root: type[BaseModel]) -
 def name_setters(rule: str, tree: TomlTree, root: type[BaseModel]) -> str:
     """Who set each key that a rule names; empty where it names fewer than two, or says it itself."""
     known = {key.path for key in list_keys(root)}
-    keys = [key for key in dict.fromkeys(_DOTTED.findall(rule)) if key in known]
-    setters = [f"{key}: {hide_secrets(tree.source_of(tuple(key.split('.'))) or 'default')}" for key in keys]
+    keys = [key for key in dict.fromkeys(_DOTTED.findall(rule)) if _without_items(key) in known]
+    setters = [f"{key}: {hide_secrets(tree.source_of(_read_path(key)) or 'default')}" for key in keys]
     return "; ".join(setters) if len(keys) > 1 else ""
+
+
+def _without_items(key: str) -> str:
+    """`key` as `list_keys` has it: "curriculum.phases.N.window" for "curriculum.phases.1.window.0"."""
+    return re.sub(r"\.\d+", f".{ITEM}", key).removesuffix(f".{ITEM}")
+
+
+def _read_path(key: str) -> KeyPath:
+    return tuple(int(part) if part.isdigit() else part for part in key.split("."))
 
 
 def _key_path(location: tuple[str | int, ...], kind: str, values: Any) -> KeyPath:

@@ -7,8 +7,20 @@ from typing import Any
 
 from hybridflow.config.algorithm_parts import PARAMETERS
 from hybridflow.config.presets import is_resolved, name_source, read_preset, value_in
+from hybridflow.config.rollout_correction_section import WEIGHTS
 from hybridflow.config.toml_tree import TomlTree, format_value
 
+_CORRECTION = "algorithm.rollout_correction"
+KEYS_OF: dict[str, dict[str, list[str]]] = {
+    **{
+        f"algorithm.{kind}": {part: [f"algorithm.{name}" for name in names] for part, names in parts.items()}
+        for kind, parts in PARAMETERS.items()
+    },
+    f"{_CORRECTION}.token_weight": {
+        part: [f"{_CORRECTION}.{name}" for name in names] for part, names in WEIGHTS.items()
+    },
+}
+"""By key that chooses a part, and name of the part: the keys that it takes."""
 BOUND = "algorithm.loss"
 """A choice that keys of a preset stand and fall with: what clips ratios of sequences is nothing for those of tokens."""
 
@@ -21,21 +33,32 @@ def find_idle_keys(config: Any, tree: TomlTree) -> Iterator[str]:
     whose part lies beneath another choice are left idle, but for those of a loss.
     """
     preset = config.algorithm.preset
-    for kind, keys_of in PARAMETERS.items():
-        choice = f"algorithm.{kind}"
+    for choice, keys_of in KEYS_OF.items():
         part = value_in(config, choice)
-        for name in dict.fromkeys(name for names in keys_of.values() for name in names):
-            key = f"algorithm.{name}"
-            source = tree.source_of(tuple(key.split(".")))
+        for key in dict.fromkeys(key for keys in keys_of.values() for key in keys):
+            source = _setter(key, tree)
             if source is None or is_resolved(source):
                 continue
-            takers = [taker for taker, names in keys_of.items() if name in names]
+            takers = [taker for taker, keys in keys_of.items() if key in keys]
             if preset is not None and source == name_source(preset):
                 meant = next((value.value for value in read_preset(preset).values if value.key == choice), part)
                 if choice == BOUND and meant != part and part in keys_of:
                     yield _tell_bound(choice, key, meant, preset, config, tree)
             elif part not in takers:
                 yield _tell_idle(choice, key, takers, config, tree)
+    key, needed = f"{_CORRECTION}.off_policy_against", f"{_CORRECTION}.off_policy_delta"
+    source = _setter(key, tree)
+    if source is not None and not is_resolved(source) and value_in(config, needed) is None:
+        yield (
+            f"{_told(key, config, tree)} is for {needed}, which is not set. Remedy: leave the first out, or set the "
+            "second, such as 1e-4"
+        )
+
+
+def _setter(key: str, tree: TomlTree) -> str | None:
+    """Who set a key; None where it has its default, though a table above it was written in one piece."""
+    path = tuple(key.split("."))
+    return None if tree.value_at(path) is None else tree.source_of(path)
 
 
 def _tell_idle(choice: str, key: str, takers: list[str], config: Any, tree: TomlTree) -> str:

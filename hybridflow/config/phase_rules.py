@@ -8,15 +8,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from hybridflow.config.phases import OVERLAYS, name_phase, phase_config
+from hybridflow.config.phases import OVERLAYS, name_keys, name_phase, phase_config
 
 if TYPE_CHECKING:
     from hybridflow.config.curriculum_section import PhaseSection
     from hybridflow.config.sections import Config
-
-
-ENGINE_ROPE = frozenset({"json_model_override_args", "context_length", "model_path"})
-"""Arguments of SGLang that change what engines make of positions, and that the trainer does not know."""
 
 
 def find_phase_conflicts(config: Config, find_others: Callable[[Config], Iterable[str]]) -> Iterator[str]:
@@ -45,15 +41,9 @@ def find_phase_conflicts(config: Config, find_others: Callable[[Config], Iterabl
             ]
         except ValidationError as error:
             own = [problem["msg"].removeprefix("Value error, ") for problem in error.errors()]
-        yield from (f"{named}: {rule}" for rule in own)
+        yield from (f"{named}: {name_keys(rule, config, number)}" for rule in own)
         known |= set(own)
         yield from _find_promotion_conflicts(config, number)
-        if phase.yarn_factor is not None and (own := sorted(ENGINE_ROPE & config.rollout.sglang.keys())):
-            yield (
-                f"curriculum.phases.{number}.yarn_factor = {phase.yarn_factor:g} of phase {phase.name!r} with "
-                f"rollout.sglang.{own[0]} = {config.rollout.sglang[own[0]]!r}: the latter changes the model of the "
-                f"engines alone, and the trainer would compute another one. Remedy: remove rollout.sglang.{own[0]}"
-            )
 
 
 def _without_numbers(rule: str) -> str:
@@ -90,21 +80,37 @@ def _find_promotion_conflicts(config: Config, number: int) -> Iterator[str]:
             f"{key} ({phase.name!r}) never begins: the phases before it take {least}{begins} steps, and "
             f"train.num_steps is {total}. Remedy: raise train.num_steps above {begins}, or shorten those phases"
         )
-    if phase.promotion != "plateau":
-        return
+    if (told := tell_plateau(config, number, begins, phase.steps, is_known=all(fixed))) is not None:
+        yield told
+
+
+def tell_plateau(config: Config, number: int, begins: int, num_steps: int | None, *, is_known: bool) -> str | None:
+    """Why no plateau can end phase `number`, with the remedy; None where one can, or none is to.
+
+    Args:
+        begins: Steps of the phases before it, at least.
+        num_steps: Steps of the phase at most; None: to the end of the run.
+        is_known: Whether it begins after exactly so many.
+    """
+    phase, total = config.curriculum.phases[number], config.train.num_steps
     every, prompts, needed = config.eval.every_steps, config.eval.num_prompts, phase.plateau_evaluations + 1
+    never = f"curriculum.phases.{number}.promotion = 'plateau' of phase {phase.name!r} can never fire"
+    if phase.promotion != "plateau":
+        return None
     if not every or not prompts:
-        yield (
-            f"{key}.promotion = 'plateau' of phase {phase.name!r} can never fire: eval.every_steps is {every} and "
-            f"eval.num_prompts is {prompts}, so nothing is evaluated within the phase. Remedy: set both above 0, or "
-            f"promotion = 'steps'"
+        return (
+            f"{never}: eval.every_steps is {every} and eval.num_prompts is {prompts}, so nothing is evaluated within "
+            f"the phase. Remedy: set both above 0, or promotion = 'steps'"
         )
-        return
-    length = min(phase.steps or total, total)
-    if total and -(-length // every) < needed:
-        yield (
-            f"{key}.promotion = 'plateau' of phase {phase.name!r} can never fire: within its {length} steps "
-            f"eval.every_steps = {every} gives at most {-(-length // every)} evaluations, and plateau_evaluations = "
-            f"{phase.plateau_evaluations} needs {needed}, the first to compare with. Remedy: evaluate more often, "
-            f"lower plateau_evaluations, or give the phase more steps"
-        )
+    if not total:
+        return None  # the warm-up alone
+    length = max(0, min(num_steps or total, total - begins))
+    found = (begins + length) // every - begins // every if is_known else -(-length // every)
+    if found >= needed:
+        return None
+    return (
+        f"{never}: within its {length} steps{f', after {begins},' if begins and is_known else ''} eval.every_steps = "
+        f"{every} gives at most {found} evaluations, and plateau_evaluations = {phase.plateau_evaluations} needs "
+        f"{needed}, the first to compare with. Remedy: evaluate more often, lower plateau_evaluations, or give the "
+        f"phase more steps"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,15 @@ class Opening:
 def smallest_top_p(config: Config) -> float:
     """Engines that are opened for it serve every phase: below 1 they have to keep which tokens were left in."""
     return min([config.rollout.top_p, *(phase.top_p for phase in config.curriculum.phases if phase.top_p is not None)])
+
+
+def name_keys(text: str, config: Config, number: int) -> str:
+    """A message on the configuration of phase `number`, with the keys that the phase sets in the place of the run's."""
+    phase, prefix = config.curriculum.phases[number], f"curriculum.phases.{number}"
+    names = {".".join(key): f"{prefix}.{name}" for name, key in OVERLAYS.items() if getattr(phase, name) is not None}
+    if phase.window is not None and phase.window[1] <= config.data.max_prompt_tokens:
+        names["data.max_prompt_tokens"] = f"{prefix}.window.1"
+    return re.sub(r"(?<![\w.])[a-z_]+\.[a-z_]+(?!\w)", lambda found: names.get(found[0], found[0]), text)
 
 
 def name_phase(phase: PhaseSection, number: int) -> str:

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from hybridflow.config.conflicts import CONFLICT_BREAK
 from hybridflow.config.section import Section
 
-_WEIGHTS = {"tis": ("tis_cap",), "icepop": ("icepop_low", "icepop_high")}
+WEIGHTS = {"tis": ("tis_cap",), "icepop": ("icepop_low", "icepop_high")}
 """By weight of tokens, the keys that it takes."""
 _HERE = "algorithm.rollout_correction"
 
@@ -63,7 +63,7 @@ class RolloutCorrectionSection(Section):
 
     def _find_idle(self) -> Iterator[str]:
         """Keys that were set and would do nothing."""
-        for weight, keys in _WEIGHTS.items():
+        for weight, keys in WEIGHTS.items():
             for key in keys:
                 value = getattr(self, key)
                 if weight != self.token_weight and value != type(self).model_fields[key].default:

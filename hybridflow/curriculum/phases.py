@@ -165,9 +165,10 @@ class PhasedSource:
         return self.number == len(self.phases) - 1 and self._find_ending() is not None
 
     def next(self, num_prompts: int) -> list[Prompt]:
-        chosen = self._walk.next(num_prompts)
-        self._state.num_own += sum(prompt.prompt_id in self._own_ids for prompt in chosen)
-        return chosen
+        return self._count_own(self._walk.next(num_prompts))
+
+    def replace(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        return self._count_own(self._walk.replace(prompts))
 
     def observe(self, groups: Sequence[Group]) -> None:
         """Counts the step, and measures how hard its prompts are."""
@@ -245,11 +246,13 @@ class PhasedSource:
                 stream=(*stream, "retrospective"),
             )
 
+    def _count_own(self, chosen: list[Prompt]) -> list[Prompt]:
+        self._state.num_own += sum(prompt.prompt_id in self._own_ids for prompt in chosen)
+        return chosen
+
     def _find_ending(self) -> Ending | None:
         """Ending of the present phase; None while it goes on."""
         phase, state, num_steps = self.phase, self._state, self.num_steps
-        if num_steps is not None and state.steps_done[-1] >= num_steps:
-            return "steps"
         if phase.plateau is not None and state.num_flat >= phase.plateau.num_evaluations:
             return "plateau"
-        return None
+        return "steps" if num_steps is not None and state.steps_done[-1] >= num_steps else None

@@ -21,9 +21,10 @@ class RetrospectiveSource:
 
     Of the first k prompts at most k x `share` are retrospective, for every k, whatever the sizes of `next`. A prompt
     that turns out all wrong again has used up its place: nothing is drawn instead of it. Where no prompt can be drawn,
-    the place goes to a fresh one, and is counted. Prompts of one draw differ; a step that reaches into the next one
-    may have a prompt twice. The difficulties are those of the moment of a draw; the table is shared by all phases, and
-    not part of the state.
+    the place goes to a fresh one, and is counted. Where a group does not count, whatever its prompt, a fresh one comes
+    in its place: so the groups that a step trains on in the end have no more earlier prompts than those it began with.
+    Prompts of one draw differ; a step that reaches into the next one may have a prompt twice. The difficulties are
+    those of the moment of a draw; the table is shared by all phases, and not part of the state.
     """
 
     name = "retrospective"
@@ -61,6 +62,9 @@ class RetrospectiveSource:
         fresh = iter(self._fresh.next(sum(prompt is None for prompt in chosen)))
         return [next(fresh) if prompt is None else prompt for prompt in chosen]
 
+    def replace(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        return self._fresh.replace(prompts)
+
     def observe(self, groups: Sequence[Group]) -> None:
         """Counts retrospective groups, and those among them that no completion of earned anything."""
         of_earlier = [group for group in groups if group.prompt.prompt_id in self._by_id]
@@ -88,7 +92,7 @@ class RetrospectiveSource:
         queue, fresh = state.get("queue"), state.get("fresh")
         if len(counts) < len(COUNTERS) or not isinstance(queue, list) or not isinstance(fresh, dict):
             raise ValueError(f"expected numbers {', '.join(COUNTERS)}, a queue and a fresh source, got {state}"[:200])
-        if unknown := [prompt_id for prompt_id in queue if prompt_id not in self._by_id]:
+        if unknown := [one for one in queue if not isinstance(one, str) or one not in self._by_id]:
             raise ValueError(f"queue names {unknown[0]!r}, which is no prompt of an earlier phase")
         self._fresh.load_state_dict(fresh)
         self._counts, self._queue = counts, list(queue)

@@ -1,6 +1,7 @@
 """Source of prompts: what every one can do, and how its state travels in a checkpoint.
 
     source.next(8)              prompts of the groups that a step begins
+    source.replace(prompts)     of those that it begins in place of groups that do not count
     source.observe(groups)      the groups of the step, complete and scored
     source.state_dict()  --->  state.json of a checkpoint  --->  source.load_state_dict(...)
 
@@ -29,6 +30,11 @@ class PromptSource(Protocol):
 
     def next(self, num_prompts: int) -> list[Prompt]:
         """The prompts of the next `num_prompts` groups; each call goes on where the last one ended."""
+        ...
+
+    def replace(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """One prompt for each of `prompts`, whose groups do not count: a source that keeps shares of kinds of prompts
+        gives another one of the same kind, and any other source its next ones."""
         ...
 
     def observe(self, groups: Sequence[Group]) -> None:
@@ -62,6 +68,9 @@ class ShuffledEpochs:
         chosen = draw_range(self._stream, len(self._prompts), self._num_taken, num_prompts)
         self._num_taken += num_prompts
         return [self._prompts[index] for index in chosen]
+
+    def replace(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        return self.next(len(prompts))
 
     def observe(self, groups: Sequence[Group]) -> None:
         """Whatever came of them, the order stays."""

@@ -25,6 +25,8 @@ class Progress:
     """Complete, and not counted."""
     num_open: int
     """Neither complete nor given up."""
+    num_unknown: float = 0.0
+    """Share of verdicts that are unknown, summed over the groups that are not counted."""
 
     @property
     def num_short(self) -> int:
@@ -40,7 +42,7 @@ class StepRule(Protocol):
         ...
 
     def num_more(self, progress: Progress) -> int:
-        """Groups to begin now, with prompts that the source hands out next; asked after each complete group."""
+        """Groups to begin now, in place of those that do not count; asked after each complete group."""
         ...
 
 
@@ -59,7 +61,8 @@ class TeachingGroups:
     """Dynamic sampling (DAPO, arXiv 2503.14476): groups count that no filter leaves out; the others are replaced.
 
     DAPO, and the released code of QwenLong-L1, decode a batch, filter it, and decode another one where too few are
-    left. Here each group that is left out is replaced at once, so that engines have as much to do as before.
+    left. Here each group that is left out is replaced at once, so that engines have as much to do as before. Where
+    verdicts are unknown, no other prompt helps: with more than a batch's worth of them nothing more is replaced.
     """
 
     reason_to_drop: Callable[[Group], str | None]
@@ -76,4 +79,5 @@ class TeachingGroups:
         num_under_way = self.count_under_way(progress.num_needed)
         num_alive = progress.num_counted + progress.num_open
         num_tries_left = num_under_way * self.max_generation_batches - num_alive - progress.num_rejected
-        return max(0, min(num_under_way - num_alive, num_tries_left))
+        is_ill = round(progress.num_unknown, 6) > num_under_way
+        return 0 if is_ill else max(0, min(num_under_way - num_alive, num_tries_left))

@@ -18,6 +18,9 @@ class TaskBalance:
     Source: QwenLong-L1.5 (arXiv 2512.12967), whose sampler puts equal counts of its five tasks in each batch. Of n
     prompts a task gets n x share, rounded down or up, so every batch is within one row of it; the odd rows go to the
     tasks that are farthest behind their shares. Small tasks begin their next epoch sooner than large ones.
+
+    A prompt in place of another one is of the same task, so that what is left of a batch has its shares too. It is not
+    in the balance: a task that needs many tries is not owed less for that.
     """
 
     name = "task_balance"
@@ -36,6 +39,7 @@ class TaskBalance:
         self._stream = stream
         self._walks = {task: ShuffledEpochs(by_task[task], (*stream, task)) for task in self._shares}
         self._taken = dict.fromkeys(self._shares, 0)
+        self._replaced = dict.fromkeys(self._shares, 0)
 
     def next(self, num_prompts: int) -> list[Prompt]:
         """A batch, its tasks mixed in a seeded order."""
@@ -45,19 +49,36 @@ class TaskBalance:
         self._taken = {task: taken + counts[task] for task, taken in self._taken.items()}
         return batch
 
+    def replace(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """The next prompts of the tasks of `prompts`; of a task that is not here, what is next in the balance."""
+        return [self._next_like(prompt) for prompt in prompts]
+
     def observe(self, groups: Sequence[Group]) -> None:
         """Whatever came of them, the order stays."""
 
     def state_dict(self) -> dict[str, Any]:
-        return {"num_taken": dict(self._taken)}
+        return {"num_taken": dict(self._taken), "num_replaced": dict(self._replaced)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        taken = state.get("num_taken")
-        if len(state) != 1 or not isinstance(taken, dict) or taken.keys() != self._taken.keys():
-            raise ValueError(f"expected {{'num_taken': numbers of {', '.join(self._taken)}}}, got {str(state)[:80]}")
+        taken, replaced = (self._read(state, key) for key in ("num_taken", "num_replaced"))
         for task, walk in self._walks.items():
-            walk.load_state_dict({"num_taken": taken[task]})
-        self._taken = dict(taken)
+            walk.load_state_dict({"num_taken": taken[task] + replaced[task]})
+        self._taken, self._replaced = taken, replaced
+
+    def _read(self, state: Mapping[str, Any], key: str) -> dict[str, int]:
+        found = state.get(key)
+        if not isinstance(found, dict) or found.keys() != self._taken.keys():
+            raise ValueError(f"expected {key!r}: numbers of {', '.join(self._taken)}, got {str(found)[:80]}")
+        if bad := {task: number for task, number in found.items() if type(number) is not int or number < 0}:
+            raise ValueError(f"expected {key!r}: numbers of 0 or more, got {str(bad)[:80]}")
+        return dict(found)
+
+    def _next_like(self, prompt: Prompt) -> Prompt:
+        task = prompt.data_source
+        if task not in self._walks:
+            return self.next(1)[0]
+        self._replaced[task] += 1
+        return self._walks[task].next(1)[0]
 
     def _count(self, num_prompts: int) -> dict[str, int]:
         """Prompts of each task in the next batch."""

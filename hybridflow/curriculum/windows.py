@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 from hybridflow.config.curriculum_section import PhaseSection
+from hybridflow.config.phase_rules import tell_plateau
 from hybridflow.config.phases import name_phase, phase_config
 from hybridflow.config.sections import Config
 from hybridflow.curriculum.phases import Phase, Plateau
@@ -47,12 +48,19 @@ def is_in(phase: PhaseSection, num_tokens: int) -> bool:
 
 def count_outside(config: Config, prompts: Mapping[str | None, Sequence[Prompt]]) -> int:
     """Prompts that no phase which reads their file has in its window."""
+    return count_rows(config, {path: [len(one.token_ids) for one in found] for path, found in prompts.items()})[1]
+
+
+def count_rows(config: Config, lengths: Mapping[str | None, Sequence[int]]) -> tuple[list[int], int]:
+    """Rows in the window of each phase, and in that of none which reads their file; `lengths`: of prompts, by path."""
     sections = config.curriculum.phases
-    return sum(
-        not any(is_in(one, len(prompt.token_ids)) for one in sections if path_of(config, one) == path)
-        for path, found in prompts.items()
-        for prompt in found
+    inside = [sum(is_in(one, length) for length in lengths[path_of(config, one)]) for one in sections]
+    outside = sum(
+        not any(is_in(one, length) for one in sections if path_of(config, one) == path)
+        for path, found in lengths.items()
+        for length in found
     )
+    return inside, outside
 
 
 def describe_counts(sections: Sequence[PhaseSection], counts: Sequence[int]) -> str:
@@ -68,10 +76,10 @@ def _tell_empty(config: Config, number: int, prompts: Sequence[Prompt], counts: 
     lengths = [len(prompt.token_ids) for prompt in prompts]
     source = path_of(config, section) or "data.synth"
     return (
-        f"{name_phase(section, number)}: none of the {len(lengths)} rows of {source} has a prompt in its window "
-        f"{section.window}: they have {min(lengths)} to {max(lengths)} tokens. Rows per window: "
-        f"{describe_counts(config.curriculum.phases, counts)}. Remedy: move the windows, leave the phase out, or name "
-        f"rows of that length in curriculum.phases.{number}.train_path"
+        f"{name_phase(section, number)}: none of the {len(lengths)} rows of {source} has a prompt, counted with the "
+        f"model's chat template, in its window {section.window}: they have {min(lengths)} to {max(lengths)} tokens. "
+        f"Rows per window: {describe_counts(config.curriculum.phases, counts)}. Remedy: move the windows, "
+        f"leave the phase out, or name rows of that length in curriculum.phases.{number}.train_path"
     )
 
 
@@ -93,8 +101,9 @@ def _build_phase(config: Config, number: int, prompts: Sequence[Prompt]) -> Phas
 
 
 def _refuse_late(config: Config, phases: Sequence[Phase]) -> None:
-    """Epochs are steps now: a phase that they push behind the end of the run would never begin."""
-    begins, total = 0, config.train.num_steps
+    """Epochs are steps now: a phase that they push behind the end of the run would never begin, nor would a plateau
+    show in a phase that they make too short."""
+    begins, total, is_known = 0, config.train.num_steps, True
     for number, (phase, section) in enumerate(zip(phases, config.curriculum.phases, strict=True)):
         if number and 0 < total <= begins:
             raise ConfigError(
@@ -102,4 +111,9 @@ def _refuse_late(config: Config, phases: Sequence[Phase]) -> None:
                 f"train.num_steps is {total}. Remedy: raise train.num_steps above {begins}, or lower "
                 f"curriculum.phases.{number - 1}.epochs"
             )
-        begins += 1 if section.promotion == "plateau" else phase.count_steps(len(phase.prompts)) or 1
+        num_steps = phase.count_steps(len(phase.prompts))
+        if told := tell_plateau(config, number, begins, num_steps, is_known=is_known):
+            raise ConfigError(told)
+        is_plateau = section.promotion == "plateau"
+        is_known = is_known and not is_plateau
+        begins += 1 if is_plateau else num_steps or 1

@@ -72,8 +72,8 @@ class PromptDataset:
             if len(token_ids) > max_prompt_tokens:
                 if overlong == "error":
                     raise DataError(
-                        f"data set {name!r}, row {number} ({row.data_source}): the prompt has {len(token_ids)} tokens, "
-                        f"the limit max_prompt_tokens is {max_prompt_tokens}. "
+                        f"data set {name!r}, row {number} ({row.data_source}): the prompt has {len(token_ids)} tokens "
+                        f"with its chat template, the limit max_prompt_tokens is {max_prompt_tokens}. "
                         'Remedy: raise the limit, shorten the row, or set overlong="drop" to leave such rows out, '
                         '"truncate_middle" to cut their documents'
                     )

@@ -24,14 +24,17 @@ POLL_S = 0.1
 
 
 class MissingVerdictsError(RewardError):
-    """Verdicts stayed away. `groups` holds what there is of the step, unscored completions as unknown."""
+    """Verdicts stayed away, or too many are unknown.
+
+    `groups` holds what there is of the step, completions for which nothing came as unknown.
+    """
 
     def __init__(self, groups: list[Group], message: str) -> None:
         super().__init__(message)
         self.groups = groups
 
 
-def _begin_nothing(num_groups: int) -> list[GroupRequest]:
+def _begin_nothing(num_groups: int, rejected: Sequence[GroupRequest]) -> list[GroupRequest]:
     raise ProtocolError(f"the step rule asks for {num_groups} more groups, and the step has no source of prompts")
 
 
@@ -40,8 +43,8 @@ class Refill:
     """Step rule, and the source of groups in place of those that it does not count."""
 
     rule: StepRule = field(default_factory=EveryCompleteGroup)
-    begin: Callable[[int], list[GroupRequest]] = _begin_nothing
-    """Requests for so many further groups of the step."""
+    begin: Callable[[int, Sequence[GroupRequest]], list[GroupRequest]] = _begin_nothing
+    """Requests for so many further groups of the step, the first in place of those that are given and do not count."""
 
 
 def collect_step(
@@ -52,6 +55,7 @@ def collect_step(
     stream: VerdictStream,
     verdict_timeout_s: float,
     check_workers: Callable[[], None] = lambda: None,
+    check_verdicts: Callable[[Sequence[Group]], None] = lambda groups: None,
     mark: Callable[[Mark], None] = lambda what: None,
     refill: Refill | None = None,
 ) -> Collected:
@@ -60,12 +64,13 @@ def collect_step(
     Consumes scored completions in order of arrival; waits for the engines' report and one verdict per completion that
     was decoded to its end; is unblocked by each verdict, or each `POLL_S`, to keep the engines at work and to see
     whether a worker died (`check_workers` raises then). Engines get the groups that `refill` begins at once: beside
-    what they decode or, once they have told that all is decoded, as a further round of the same step.
-    Raises MissingVerdictsError, naming completions, if verdicts stay away for `verdict_timeout_s` after decoding has
-    ended, and RolloutError if engines abort what nobody stopped. `mark` is told when decoding begins and ends and of
-    each verdict.
+    what they decode or, once they have told that all is decoded, as a further round of the same step. Before that
+    `check_verdicts` sees what there is of the step, where unknown verdicts are among what is to be replaced.
+    Raises MissingVerdictsError where `check_verdicts` raises RewardError or, naming completions, if verdicts stay away
+    for `verdict_timeout_s` after decoding has ended, and RolloutError if engines abort what nobody stopped. `mark` is
+    told when decoding begins and ends and of each verdict.
     """
-    step = _Step(plan, sampling, rollout, stream, mark, refill or Refill())
+    step = _Step(plan, sampling, rollout, stream, mark, refill or Refill(), check_verdicts)
     step.begin()
     last_news = time.monotonic()
     while not step.is_over:
@@ -96,6 +101,7 @@ class _Step:
         stream: VerdictStream,
         mark: Callable[[Mark], None],
         refill: Refill,
+        check_verdicts: Callable[[Sequence[Group]], None],
     ) -> None:
         self.assembly = GroupAssembly(plan, refill.rule)
         self._plan = plan
@@ -104,6 +110,7 @@ class _Step:
         self._stream = stream
         self._mark = mark
         self._refill = refill
+        self._check_verdicts = check_verdicts
         self._reports: list[RolloutReport] = []
         self._num_added = 0
         self._is_stopped = False
@@ -177,13 +184,23 @@ class _Step:
     def _ask_rule(self) -> None:
         if self._is_stopped or self.assembly.is_enough:
             return
-        num_more = self._refill.rule.num_more(self.assembly.progress)
+        progress = self.assembly.progress
+        num_more = self._refill.rule.num_more(progress)
         if num_more:
-            requests = self._refill.begin(num_more)
+            if progress.num_unknown:
+                self._look_at_verdicts()
+            requests = self._refill.begin(num_more, self.assembly.take_rejected(num_more))
             self._num_added += len(requests)
             self.assembly.extend(requests)
             self._stream.expect(requests)
             self._decode(requests)
+
+    def _look_at_verdicts(self) -> None:
+        groups = self.assembly.groups_so_far()
+        try:
+            self._check_verdicts(groups)
+        except RewardError as error:
+            raise MissingVerdictsError(groups, str(error)) from error
 
     def _decode(self, requests: list[GroupRequest]) -> None:
         if self.is_decoding:
@@ -240,6 +257,7 @@ class Collector:
             stream=self._stream,
             verdict_timeout_s=self._verdict_timeout_s,
             check_workers=self._check_workers,
+            check_verdicts=self._guard.look,
             mark=self._recorder.mark,
             refill=refill,
         )

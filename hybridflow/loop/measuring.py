@@ -8,7 +8,7 @@ then makes no pass for them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hybridflow.algorithms.aepo import EntropyControl, mean_entropy
@@ -16,6 +16,7 @@ from hybridflow.algorithms.objective import ENTROPY, OLD_LOGPROBS, REF_LOGPROBS
 from hybridflow.algorithms.reference_kl import compute_kl_price
 from hybridflow.config.algorithm_section import AlgorithmSection
 from hybridflow.config.sections import Config
+from hybridflow.errors import TrainerError
 from hybridflow.loop.batch import build_measured_batch
 from hybridflow.loop.reference import keep_reference
 from hybridflow.protocols import ReferenceTrainer
@@ -72,6 +73,7 @@ class Measuring:
         if self._kl.is_on:
             with self._recorder.phase("reference"):
                 of_reference = self._trainer.measure(batch, [REF_LOGPROBS])
+            self._refuse_not_finite(batch, of_reference)
             rows = [row | more for row, more in zip(rows, of_reference, strict=True)]
         metrics: dict[str, float] = {}
         prices: dict[str, float] = {}
@@ -89,3 +91,13 @@ class Measuring:
             leaves_out_negative = self._control.next_state(self._state.is_masking_negatives, entropy)
             metrics |= {"aepo/entropy": entropy, "aepo/masking": float(leaves_out_negative)}
         return Measured(by_id, prices, leaves_out_negative=leaves_out_negative, metrics=metrics)
+
+    def _refuse_not_finite(self, batch: TrainBatch, rows: Sequence[MeasuredRow]) -> None:
+        """TrainerError for a reference of which every update would be skipped."""
+        for sequence, row in zip(batch.sequences, rows, strict=True):
+            if not math.isfinite(sum(row[REF_LOGPROBS])):
+                raise TrainerError(
+                    f"algorithm.kl.reference = {self._kl.reference!r} gives {sequence.sequence_id} a log-probability "
+                    "that is not finite: its weights are not, or they overflow in model.dtype. Remedy: name another "
+                    "reference, or compute in float32"
+                )

@@ -43,6 +43,7 @@ from hybridflow.types import (
     Prompt,
     ScoredCompletion,
     StepCounts,
+    Unknown,
 )
 from hybridflow.wire.messages import build_completion_id
 
@@ -188,6 +189,8 @@ class GroupAssembly:
         self._groups: dict[str, _Members] = {}
         self._by_id: dict[str, tuple[str, int]] = {}
         self._counted: dict[str, bool] = {}  # complete groups: whether the rule counts them
+        self._to_replace: list[GroupRequest] = []
+        self._num_unknown = 0.0
         self.extend(plan.requests, plan.kept)
 
     def extend(self, requests: Iterable[GroupRequest], kept: dict[str, list[ScoredCompletion]] | None = None) -> None:
@@ -225,7 +228,13 @@ class GroupAssembly:
             num_counted=num_counted,
             num_rejected=len(self._counted) - num_counted,
             num_open=sum(bool(group.awaited) for group in self._groups.values()),
+            num_unknown=self._num_unknown,
         )
+
+    def take_rejected(self, num_groups: int) -> list[GroupRequest]:
+        """Requests of groups that do not count, at most so many and each once, in the order of their completion."""
+        taken, self._to_replace = self._to_replace[:num_groups], self._to_replace[num_groups:]
+        return taken
 
     @property
     def is_enough(self) -> bool:
@@ -292,8 +301,14 @@ class GroupAssembly:
         return groups, carried
 
     def _show_to_rule(self, group: _Members) -> None:
-        if group.is_complete:
-            self._counted[group.request.group_id] = self._rule.counts(group.build_group())
+        if not group.is_complete:
+            return
+        complete = group.build_group()
+        counts = self._counted[complete.group_id] = self._rule.counts(complete)
+        if not counts:
+            self._to_replace.append(group.request)
+            num_unknown = sum(isinstance(member.verdict, Unknown) for member in complete.members)
+            self._num_unknown += num_unknown / len(complete.members)
 
     def _take(self, completion_id: str) -> _Members:
         group_id, index = self._by_id.get(completion_id, ("", -1))

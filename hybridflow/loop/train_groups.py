@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from hybridflow.config.sections import Config
 from hybridflow.curriculum.build import Curriculum
-from hybridflow.curriculum.source import SavedSource, save_source
+from hybridflow.curriculum.source import PromptSource, SavedSource, save_source
 from hybridflow.loop.collect import Collector, Refill
 from hybridflow.loop.kept_groups import GroupStore, KeptGroups
 from hybridflow.loop.step import PartialRollouts, build_requests, plan_all
@@ -23,6 +23,36 @@ def train_sampling(config: Config) -> SamplingParams:
         returns_sampling_mask=config.rollout.top_p < 1,
         returns_experts=config.algorithm.routing_replay == "engine",
     )
+
+
+class Replacements:
+    """Groups that a step begins in place of those that do not count.
+
+    Each has what the source gives for the prompt of the group it replaces: one of the same task where it balances them.
+    A place in which `max_tries` groups did not count goes to whatever the source has next: without that bound a task
+    that teaches nothing would use up the tries of the whole step, one after the other.
+    """
+
+    def __init__(
+        self, source: PromptSource, max_tries: int, build: Callable[[Sequence[Prompt], int], list[GroupRequest]]
+    ) -> None:
+        """`build`: requests for prompts, given the number of those before them."""
+        self._source, self._max_tries, self._build = source, max_tries, build
+        self._num_begun = 0
+        self._tries: dict[str, int] = {}
+        """By id, groups of its place up to it; 1 of any other."""
+
+    def begin(self, num_groups: int, rejected: Sequence[GroupRequest]) -> list[GroupRequest]:
+        """Requests of so many groups; the first are in place of `rejected`, as far as these have tries left."""
+        places = [group for group in rejected if self._tries.get(group.group_id, 1) < self._max_tries]
+        prompts = self._source.replace([group.prompt for group in places]) if places else []
+        if len(places) < num_groups:
+            prompts = [*prompts, *self._source.next(num_groups - len(places))]
+        requests = self._build(prompts, self._num_begun)
+        self._num_begun += len(requests)
+        for group, request in zip(places, requests, strict=False):
+            self._tries[request.group_id] = self._tries.get(group.group_id, 1) + 1
+        return requests
 
 
 class TrainGroups:
@@ -57,6 +87,7 @@ class TrainGroups:
     def _take(self, config: Config) -> None:
         self._rules = PartialRollouts.of(config.rollout, config.train.prompts_per_step)
         self._num_completions = config.algorithm.num_completions
+        self._max_tries = config.rollout.max_generation_batches
         self._sampling = train_sampling(config)
 
     def collect(self, step: int, version: int) -> Collected:
@@ -65,15 +96,12 @@ class TrainGroups:
         carried = self.kept.groups
         fresh = source.next(self._rules.num_fresh(len(carried)))
         plan = self._rules.plan(prefix, carried, fresh, version, self._num_completions)
-        num_begun = plan.counts.num_started
 
-        def begin_more(num_groups: int) -> list[GroupRequest]:
-            nonlocal num_begun
-            requests = build_requests(prefix, source.next(num_groups), self._num_completions, first=num_begun)
-            num_begun += len(requests)
-            return requests
+        def build(prompts: Sequence[Prompt], num_begun: int) -> list[GroupRequest]:
+            first = plan.counts.num_started + num_begun
+            return build_requests(prefix, prompts, self._num_completions, first=first)
 
-        refill = Refill(self._curriculum.rule, begin_more)
+        refill = Refill(self._curriculum.rule, Replacements(source, self._max_tries, build).begin)
         collected = self._collector.collect("train", step, plan, self._sampling, refill)
         self.kept.replace(collected.carried)
         source.observe(collected.groups)

@@ -38,16 +38,23 @@ class VerdictGuard:
             RewardError: more than `max_fraction` of the recent verdicts, or of those that a judge was asked for, are
                 unknown; with counts by who was asked last, and examples.
         """
+        self._look(groups, self._recent, self._asked)
+
+    def look(self, groups: Iterable[Group]) -> None:
+        """Raises as `add` would, and takes nothing: for what there is of a step before it goes on."""
+        self._look(groups, self._recent.copy(), self._asked.copy())
+
+    def _look(self, groups: Iterable[Group], recent: deque[_Unknown | None], asked: deque[_Unknown | None]) -> None:
         for group in groups:
             for member in group.members:
                 entry = _read(member, group.prompt)
-                self._recent.append(entry)
+                recent.append(entry)
                 if was_judge_asked(member.verdict):
-                    self._asked.append(entry)
-        if len(self._recent) >= MIN_VERDICTS:
-            self._check(self._recent, "verdicts")
-        if sum(entry is not None for entry in self._asked) >= MIN_ASKED_UNKNOWN:
-            self._check(self._asked, "verdicts that the judge was asked for")
+                    asked.append(entry)
+        if len(recent) >= MIN_VERDICTS:
+            self._check(recent, "verdicts")
+        if sum(entry is not None for entry in asked) >= MIN_ASKED_UNKNOWN:
+            self._check(asked, "verdicts that the judge was asked for")
 
     def _check(self, recent: deque[_Unknown | None], of_what: str) -> None:
         unknown = [entry for entry in recent if entry is not None]

@@ -15,6 +15,8 @@ from typing import Any
 from hybridflow.errors import ConfigError
 
 CONFIG_FILE = "config.json"
+ROPE_KEYS = ("rope_scaling", "rope_parameters")
+"""The older one hides the other where a config.json has both."""
 
 
 def write_stretched(source: Path, folder: Path, factor: float) -> Path:
@@ -41,24 +43,25 @@ def stretch_config(config: dict[str, Any], factor: float, named: str) -> dict[st
 
     Raises ConfigError for a model that is stretched in another way already.
     """
-    key = "rope_parameters" if isinstance(config.get("rope_parameters"), dict) else "rope_scaling"
-    rope: dict[str, Any] = config.get(key) or {}
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind not in ("default", "yarn") or any(isinstance(value, dict) for value in rope.values()):
-        raise ConfigError(
-            f"{named}: {key} in config.json is {rope}: YaRN would stretch positions that are stretched another way, "
-            "which neither trainer nor engines compute. Remedy: leave yarn_factor out of the phases"
-        )
-    theta = {"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {}
+    found = {key: rope for key in ROPE_KEYS if isinstance(rope := config.get(key), dict)}
+    for key, rope in found.items():
+        kind = rope.get("rope_type") or rope.get("type") or "default"
+        if kind not in ("default", "yarn") or any(isinstance(value, dict) for value in rope.values()):
+            raise ConfigError(
+                f"{named}: {key} in config.json is {rope}: YaRN would stretch positions that are stretched another "
+                "way, which neither trainer nor engines compute. Remedy: leave yarn_factor out of the phases"
+            )
+    theta = next(({"rope_theta": rope["rope_theta"]} for rope in found.values() if "rope_theta" in rope), {})
     yarn = {"rope_type": "yarn", "factor": float(factor), "original_max_position_embeddings": native_window(config)}
-    return config | {key: theta | yarn}
+    key = "rope_parameters" if "rope_parameters" in found else "rope_scaling"
+    return {name: value for name, value in config.items() if name not in found} | {key: theta | yarn}
 
 
 def native_window(config: dict[str, Any]) -> int:
     """Tokens that the model was trained on, from the keys of a config.json."""
-    rope: dict[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    native = config.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings")
-    return int(native or config["max_position_embeddings"])
+    ropes = [rope for key in ROPE_KEYS if isinstance(rope := config.get(key), dict)]
+    natives = [one.get("original_max_position_embeddings") for one in (config, *ropes)]
+    return int(next(filter(None, natives), None) or config["max_position_embeddings"])
 
 
 def _take(path: Path, target: Path) -> None:

@@ -96,7 +96,8 @@ class Inputs:
         ]
         if outside := counts.get("train_rows_in_no_window"):
             notes.append(
-                f"{outside} of {counts['train_rows']} train rows are in the window of no phase of the curriculum"
+                f"{outside} of {counts['train_rows']} train rows are in the window of no phase of the curriculum, "
+                f"counted with the model's chat template"
             )
         if unusable := [why for one in self.eval_sets for why in one.unusable.values()]:
             notes.append(f"{len(unusable)} test rows cannot be used and count as unknown; the first: {unusable[0]}")

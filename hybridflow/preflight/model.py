@@ -28,7 +28,7 @@ def check_folder(subject: Subject) -> Iterator[Finding]:
     told = f"model.path = {named!r}: no config.json there"
     if not (path / "config.json").is_file():
         subject.has_model = False
-        raise ConfigError(f"{told}{_why_no_model(named, path)}. Name a Hugging Face model directory")
+        raise ConfigError(f"{told}{_why_no_model('model.path', path)}. Name a Hugging Face model directory")
     if subject.config.model.init == "weights" and not any(path.glob("*.safetensors")):
         raise ConfigError(
             f"model.path = {named!r} has no safetensors. Remedy: download the weights, or set "
@@ -53,29 +53,30 @@ def check_reference_folder(subject: Subject) -> Iterator[Finding]:
         return  # a run that is resumed has it in its folder
     path, told = Path(named), f"algorithm.kl.reference = {named!r}"
     if not (path / "config.json").is_file():
+        why = _why_no_model("algorithm.kl.reference", path)
         raise ConfigError(
-            f"{told}: no config.json there{_why_no_model(named, path)}. Remedy: name a Hugging Face model directory, "
-            'or "start" for the policy as RL begins'
+            f"{told}: no config.json there{why}. {'Or' if 'Remedy: ' in why else 'Remedy:'} name a Hugging Face model "
+            'directory, or "start" for the policy as RL begins'
         )
     if not any(path.glob("*.safetensors")):
         raise ConfigError(f"{told} has no safetensors. Remedy: copy its weights there, or name another directory")
     yield Finding("fact", f"{named}: the reference of algorithm.kl")
 
 
-def _why_no_model(named: str, path: Path) -> str:
-    """The reason why there is no model, with what the user may have meant."""
+def _why_no_model(key: str, path: Path) -> str:
+    """The reason why there is no model in the value of `key`, with what the user may have meant."""
     if path.is_file():
         return f": it is a file. Remedy: name its folder, {path.parent}"
     if path.is_dir():
         inside = sorted(found.parent for found in path.glob("*/config.json"))
         inside = inside or sorted(found.parent for found in path.glob("*/*/config.json"))
-        return f". Remedy: set model.path to {inside[0]}" if inside else ", though there is such a folder"
-    parts = named.split("/")
+        return f". Remedy: set {key} to {inside[0]}" if inside else ", though there is such a folder"
+    parts = path.parts
     if len(parts) == 2 and all(parts) and not path.parent.is_dir():
         target = f"models/{parts[1]}"
         return (
             f", and no such folder; nothing is downloaded from the Hub. Remedy: where there is a network, hf download "
-            f"{named} --local-dir {target}, copy that folder, and set model.path = {target!r}"
+            f"{path} --local-dir {target}, copy that folder, and set {key} = {target!r}"
         )
     return f", and no such folder in {Path.cwd()}"
 
@@ -144,8 +145,8 @@ def check_prompts(subject: Subject) -> Iterator[Finding]:
         long = [number for number, length in sorted(lengths.items()) if length > limit]
         if long and subject.survey(split) is not None:
             told = (
-                f"{source}, row {long[0]}: the prompt has {lengths[long[0]]} tokens, the limit data.max_prompt_tokens "
-                f"is {limit}; {len(long)} rows are longer"
+                f"{source}, row {long[0]}: the prompt has {lengths[long[0]]} tokens with its chat template, the limit "
+                f"data.max_prompt_tokens is {limit}; {len(long)} rows are longer"
             )
             yield _tell_overlong(subject, rows, long, told)
 
@@ -175,9 +176,10 @@ def count_tokens(subject: Subject, rows: dict[int, Row]) -> dict[int, int]:
     def size(item: tuple[int, Row]) -> int:
         return -sum(len(message["content"]) for message in item[1].prompt)
 
+    tokenizer = subject.tokenizer  # takes seconds where it is the first
     ends_at, lengths = time.monotonic() + TOKENS_S, dict[int, int]()
     for number, row in sorted(rows.items(), key=size):
-        lengths[number] = len(encode_chat(subject.tokenizer, row.prompt))
+        lengths[number] = len(encode_chat(tokenizer, row.prompt))
         if time.monotonic() > ends_at:
             break
     return lengths

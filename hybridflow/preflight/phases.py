@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 
-from hybridflow.config.phases import name_phase, phase_config, train_configs
+from hybridflow.config.phases import name_keys, name_phase, phase_config, train_configs
 from hybridflow.curriculum.own_source import find_source
-from hybridflow.curriculum.windows import describe_counts, is_in, path_of
+from hybridflow.curriculum.windows import count_rows, describe_counts
+from hybridflow.data.schema import Row
 from hybridflow.errors import HybridFlowError
 from hybridflow.preflight.data import check_golds, check_questions, check_rows
 from hybridflow.preflight.machine import check_memory
 from hybridflow.preflight.model import check_layouts, count_tokens
-from hybridflow.preflight.subject import Finding, Subject
+from hybridflow.preflight.subject import AlreadyToldError, Finding, Subject
 from hybridflow.preflight.verifiers import check_verifiers
+
+MOST_GENERATED_TOKENS = 2_000_000
+"""Tokens of documents that are generated here to count them; a second of work."""
 
 
 def check_phase_files(subject: Subject) -> Iterator[Finding]:
     """Each file that a phase names in the place of data.train_path, looked at as that one is."""
-    for own in _subjects(subject).values():
+    phases = subject.config.curriculum.phases
+    for path, own in _subjects(subject).items():
         if own is not subject:
+            number = next(number for number, phase in enumerate(phases) if phase.train_path == path)
+            named = f"curriculum.phases.{number}.train_path of phase {phases[number].name!r}"
             for check in (check_rows, check_golds, check_questions, check_verifiers):
-                yield from check(own)
+                for one in _find(check, own):
+                    yield one if one.level == "fact" else one._replace(text=f"{named}: {one.text}")
+
+
+def _find(check: Callable[[Subject], Iterable[Finding]], subject: Subject) -> list[Finding]:
+    """All that a check finds, what it raises for users included."""
+    try:
+        return list(check(subject))
+    except AlreadyToldError:
+        return []
+    except HybridFlowError as error:
+        return [Finding("error", str(error))]
 
 
 def check_source(subject: Subject) -> Iterator[Finding]:
@@ -37,32 +56,52 @@ def check_phase_layouts(subject: Subject) -> Iterator[Finding]:
         if phase.layout is not None:
             at = Subject(phase_config(subject.config, number), subject.saved)
             for check in (check_layouts, check_memory):
-                try:
-                    found = list(check(at))
-                except HybridFlowError as error:
-                    found = [Finding("error", str(error))]
-                yield from (one._replace(text=f"{name_phase(phase, number)}: {one.text}") for one in found)
+                for one in _find(check, at):
+                    text = name_keys(one.text, subject.config, number)
+                    yield one._replace(text=f"{name_phase(phase, number)}: {text}")
 
 
 def check_windows(subject: Subject) -> Iterator[Finding]:
-    """Rows per window, in tokens of the model; an empty window is an error."""
+    """Rows per window and in none, counted with the chat template; an empty window is an error."""
     phases = subject.config.curriculum.phases
     if not phases:
         return
-    lengths = {path: count_tokens(own, own.rows("train")) for path, own in _subjects(subject).items()}
-    if any(len(lengths[path]) < len(own.rows("train")) for path, own in _subjects(subject).items()):
+    rows = {path: _train_rows(own) for path, own in _subjects(subject).items()}
+    lengths = {path: _count(own, rows[path] or {}) for path, own in _subjects(subject).items()}
+    if any(rows[path] is None or len(lengths[path]) < len(rows[path] or {}) for path in rows):
         yield Finding("fact", "phases: too many rows to count tokens here; train counts those of each window")
         return
-    if any(own.survey("train") is None for own in _subjects(subject).values()):
-        yield Finding("fact", "phases: train counts the rows of each window when it has generated them")
+    limit = subject.config.data.max_prompt_tokens if subject.config.data.overlong == "drop" else math.inf
+    trained = {path: [length for length in found.values() if length <= limit] for path, found in lengths.items()}
+    counts, num_outside = count_rows(subject.config, trained)
+    told = f"rows per window: {describe_counts(phases, counts)}"
+    if num_outside:
+        told += f"; in none: {num_outside}"
+    if all(counts):
+        yield Finding("fact", told)
         return
-    counts = [
-        sum(is_in(phase, length) for length in lengths[path_of(subject.config, phase)].values()) for phase in phases
-    ]
-    told = describe_counts(phases, counts)
-    level = "fact" if all(counts) else "error"
-    remedy = "" if all(counts) else ". Remedy: move the windows (curriculum.phases), or give rows of that length"
-    yield Finding(level, f"rows per window: {told}{remedy}")
+    yield Finding(
+        "error",
+        f"{told}. Remedy: move the windows (curriculum.phases; prompts are counted with their chat template), or give "
+        "rows of that length",
+    )
+
+
+def _train_rows(subject: Subject) -> dict[int, Row] | None:
+    """All rows to train on; None where too many are generated to make them all here."""
+    if subject.survey("train") is not None:
+        return subject.rows("train")
+    if subject.config.data.synth.num_train * subject.config.data.synth.doc_tokens > MOST_GENERATED_TOKENS:
+        return None
+    return dict(enumerate(subject.source("train").generate(subject.config)))
+
+
+def _count(subject: Subject, rows: dict[int, Row]) -> dict[int, int]:
+    """Tokens of each prompt as it is trained on: a document whose middle is cut fills the limit."""
+    data, lengths = subject.config.data, count_tokens(subject, rows) if rows else {}
+    if data.overlong == "truncate_middle":
+        return {number: min(length, data.max_prompt_tokens) for number, length in lengths.items()}
+    return lengths
 
 
 def _subjects(subject: Subject) -> dict[str | None, Subject]:

@@ -1,4 +1,7 @@
-"""Dense models at every kind of layout, up to 8 processes, against one process, over packed rows of unequal length."""
+"""Dense models at every kind of layout, up to 8 processes, against one process, over packed rows of unequal length.
+
+Layouts of 4 processes hold each pair of kinds together; those of 8, three kinds or more, are of the slow rest.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,12 @@ def one(hf_dirs: dict[str, Path]) -> dict[str, Any]:
     return run_ranks(Layout(), rank_programs.short_run, {model: hf_dirs[model] for model in MODELS})[0]
 
 
-@pytest.fixture(scope="module", params=LAYOUTS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=pytest.mark.full if layout.world_size == 8 else ()) for name, layout in LAYOUTS.items()
+    ],
+)
 def ranks(request: pytest.FixtureRequest, hf_dirs: dict[str, Path]) -> tuple[Layout, Ranks]:
     layout = LAYOUTS[request.param]
     return layout, run_ranks(layout, rank_programs.short_run, {model: hf_dirs[model] for model in MODELS})

@@ -137,7 +137,7 @@ class Reference:
         optimizer = torch.optim.AdamW(groups, lr=LR, betas=options.betas, eps=options.eps)
         sequences, size = make_sequences(), mini_prompts * PER_PROMPT
         with torch.no_grad():
-            self.old = [self.logprobs(sequence)[0] for sequence in sequences]
+            self.old = [logprobs_T for logprobs_T, _ in self.logprobs(sequences)]
         self.losses, self.norms, self.kls, self.ratio_maxima = [], [], [], []
         for _ in range(num_epochs):
             for first in range(0, len(sequences), size):
@@ -148,16 +148,25 @@ class Reference:
                 self.norms.append(torch.nn.utils.clip_grad_norm_(self.model.parameters(), options.clip_grad).item())
                 optimizer.step()
 
-    def logprobs(self, sequence: TrainSequence) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of the response tokens, and the entropies there."""
-        tokens = torch.tensor(sequence.prompt_token_ids + sequence.response_token_ids)
-        start = len(sequence.prompt_token_ids)
-        logits = self.model(tokens[None]).logits[0, start - 1 : -1] / TEMPERATURE
-        log_softmax = logits.log_softmax(-1)
-        return log_softmax.gather(1, tokens[start:, None])[:, 0], -(log_softmax.exp() * log_softmax).sum(-1)
+    def logprobs(self, sequences: Sequence[TrainSequence]) -> list[tuple[Tensor, Tensor]]:
+        """Per row, log-probabilities of the response tokens and the entropies there. Rows of one length go through the
+        model together: nothing is padded."""
+        by_length: dict[int, list[int]] = {}
+        tokens = [torch.tensor(row.prompt_token_ids + row.response_token_ids) for row in sequences]
+        for number, tokens_T in enumerate(tokens):
+            by_length.setdefault(len(tokens_T), []).append(number)
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        for numbers in by_length.values():
+            logits_BTV = self.model(torch.stack([tokens[number] for number in numbers])).logits / TEMPERATURE
+            for number, logits_TV in zip(numbers, logits_BTV, strict=True):
+                start = len(sequences[number].prompt_token_ids)
+                log_softmax = logits_TV[start - 1 : -1].log_softmax(-1)
+                logprobs_T = log_softmax.gather(1, tokens[number][start:, None])[:, 0]
+                found[number] = logprobs_T, -(log_softmax.exp() * log_softmax).sum(-1)
+        return [found[number] for number in range(len(sequences))]
 
     def loss(self, sequences: Sequence[TrainSequence], old: Sequence[Tensor]) -> Tensor:
-        logprobs, entropies = zip(*(self.logprobs(row) for row in sequences), strict=True)
+        logprobs, entropies = zip(*self.logprobs(sequences), strict=True)
         log_ratios = [logprobs_T - old_T for logprobs_T, old_T in zip(logprobs, old, strict=True)]
         terms = []
         for row, log_ratio_T in zip(sequences, log_ratios, strict=True):

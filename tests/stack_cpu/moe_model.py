@@ -32,6 +32,10 @@ def write_moe(dense: Path, out_dir: Path) -> None:
     )
     torch.manual_seed(0)
     model = Qwen3MoeForCausalLM(config).float()
+    with torch.no_grad():
+        # transformers makes the padding token's row 0: where a policy draws this token, the first norm multiplies its
+        # gradient by 1 / sqrt(eps) = 1,000
+        model.model.embed_tokens.weight[config.pad_token_id].normal_(std=config.initializer_range)
     model.generation_config = GenerationConfig.from_model_config(config)
     shutil.copytree(dense, out_dir, ignore=shutil.ignore_patterns("*.safetensors", "*config.json"))
     shutil.copy(dense / "tokenizer_config.json", out_dir)

@@ -27,7 +27,7 @@ from hybridflow.runtime.system import System
 from hybridflow.types import Collected, RolloutReport, SamplingParams
 from tests.stack_cpu.command import ROOT, build_prompts, settings
 
-pytestmark = [pytest.mark.stack_cpu, pytest.mark.faults, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.full, pytest.mark.stack_cpu, pytest.mark.faults, pytest.mark.timeout(400)]
 
 NUM_PROMPTS, NUM_COMPLETIONS = 6, 3
 SAMPLED = SamplingParams(temperature=1.0, max_new_tokens=200)

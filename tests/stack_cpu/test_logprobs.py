@@ -26,7 +26,7 @@ from transformers import (
 from tests.stack_cpu.command import read_lines
 from tests.stack_cpu.test_tools import run
 
-pytestmark = [pytest.mark.stack_cpu, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.full, pytest.mark.stack_cpu, pytest.mark.timeout(400)]
 
 WINDOW, VOCAB_SIZE = 128, 131
 SHAPE: dict[str, Any] = {

@@ -25,7 +25,7 @@ from hybridflow.runtime.system import System
 from hybridflow.types import Collected, Group, Prompt, SamplingParams
 from tests.stack_cpu.command import ROOT, build_prompts, settings
 
-pytestmark = [pytest.mark.stack_cpu, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.full, pytest.mark.stack_cpu, pytest.mark.timeout(400)]
 
 NUM_PROMPTS, NUM_COMPLETIONS = 3, 2
 GREEDY = SamplingParams(temperature=0.0, max_new_tokens=480)
@@ -86,7 +86,7 @@ def test_a_completion_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> N
         second = collect("t00002", PartialRollouts(2, 2, 1), first.carried, [], 1)
         with patch.object(system.rollout, "extend", wraps=system.rollout.extend) as extend:
             begin = partial(build_requests, "t00003", PROMPTS[2:], NUM_COMPLETIONS, first=2)
-            refill = Refill(OneIsRejected(), lambda num_groups: begin())
+            refill = Refill(OneIsRejected(), lambda num_groups, rejected: begin())
             third = collect("t00003", PartialRollouts(2, 2, 1), [], PROMPTS[:2], 1, refill)
     assert sum(group.num_tokens for group in first.carried) > 0, "nothing was half decoded: the test shows nothing"
     assert second.report.resumed_tokens == sum(len(p.tokens) for group in first.carried for p in group.partials)

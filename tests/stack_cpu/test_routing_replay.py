@@ -58,5 +58,6 @@ def test_two_steps_replay_the_experts_of_the_engine(tmp_path: Path) -> None:
         assert gap is None or gap < 1e-4, "of the tokens that the present policy decoded, if there are any"
         assert 0 < line["routing/choices_differing"] <= line["routing/tokens_differing"] < 1
     first, second = updates[:2]
+    assert first["policy/grad_norm"] < 100
     assert (first["train/epoch"], second["train/epoch"]) == (0, 1)
     assert first["routing/tokens_differing"] < 0.01 < second["routing/tokens_differing"]

@@ -24,10 +24,12 @@ def check_advantage(advantage: Any) -> Iterator[Outcome]:
         expected, found = _advantages(advantage, groups), _advantages(advantage, others, turned=turned)
         return compare(expected, found, what, "advantages")
 
-    needed: dict[str, Check] = {"ordinary rewards": lambda: _check_numbers(advantage, ORDINARY)}
+    needed: dict[str, Check] = {
+        "ordinary rewards": lambda: _check_numbers(advantage, ORDINARY),
+        "inputs untouched": lambda: _check_untouched(advantage, groups),
+    }
     promised: dict[str, Check] = {
         "repeatable": lambda: against(groups, "called twice"),
-        "inputs untouched": lambda: _check_untouched(advantage, groups),
         "order of groups": lambda: against(groups[::-1], "groups in reverse"),
         "order of members": lambda: against([turn(group) for group in groups], "members in reverse", turned=True),
         "equal rewards": lambda: _check_numbers(advantage, EXTREME),
@@ -47,10 +49,12 @@ def check_filter(keep: Any) -> Iterator[Outcome]:
                 raise BrokenError(f"{what}: group {group.group_id} gets {two!r} where it got {one!r}")
         return f"{len(others)} groups, the same reasons"
 
-    needed: dict[str, Check] = {"ordinary groups": lambda: _tell_reasons(keep, groups)}
+    needed: dict[str, Check] = {
+        "ordinary groups": lambda: _tell_reasons(keep, groups),
+        "inputs untouched": lambda: _check_untouched(lambda groups, _: [keep(group) for group in groups], groups),
+    }
     promised: dict[str, Check] = {
         "repeatable": lambda: against([*groups, *extremes], "called twice"),
-        "inputs untouched": lambda: _check_untouched(lambda groups, _: [keep(group) for group in groups], groups),
         "order of members": lambda: against([turn(group) for group in (*groups, *extremes)], "members in reverse"),
         "equal rewards": lambda: _tell_reasons(keep, extremes),
     }

@@ -21,7 +21,8 @@ class Outcome:
     told: str
     """Numbers: what was compared and how far it was apart; of a break, what broke and where."""
     stops_runs: bool = False
-    """Without it a run cannot be: the others are wrong results in some packing, order or layout."""
+    """Without it a run cannot be, or other parts compute on what this one changed: the rest are wrong results in some
+    packing, order or layout."""
 
 
 class BrokenError(Exception):

@@ -33,14 +33,14 @@ class OwnFunction:
             return self.function(**{name: given[name] for name in self.takes}, **self.settings)
         except MemoryError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # sys.exit() of a user's code would end a run without a word
             raise ConfigError(f"{self.where}: it raised {self._locate(error)}. Remedy: {_remedy(error)}") from error
 
     def refuse(self, came: str, wanted: str) -> NoReturn:
         """Raises ConfigError for a result that is not what it must be."""
         raise ConfigError(f"{self.where}: {came}. Remedy: return {wanted}")
 
-    def _locate(self, error: Exception) -> str:
+    def _locate(self, error: BaseException) -> str:
         """Type and text of an error, and the line of the user's file in which it arose."""
         file = getattr(inspect.unwrap(self.function), "__code__", None)
         frames = traceback.extract_tb(error.__traceback__)
@@ -110,7 +110,7 @@ def _find_other_kind(function: Callable[..., object]) -> str:
     return "generator (yield)" if inspect.isgeneratorfunction(called) else ""
 
 
-def _remedy(error: Exception) -> str:
+def _remedy(error: BaseException) -> str:
     if isinstance(error, KeyError) and error.args:
         return f"name what it reads among its parameters, e.g. def loss(tokens, {error.args[0]})"
     if isinstance(error, TypeError) and "NoneType" in str(error):

@@ -74,6 +74,8 @@ def yes(group):
     return True
 def sentence(group):
     return f"mean is {sum(m.verdict.value for m in group.members)}"
+def leaves(logprobs):
+    raise SystemExit(0)
 value = 3
 class Part:
     def __init__(self, logprobs):
@@ -166,6 +168,7 @@ def test_a_specification_names_them_where_registered_parts_have_their_names(fold
         ("loss", "plane", "has no 'plane'. Remedy: did you mean 'plain'?"),
         ("loss", "unnamed", "it raised KeyError: 'advantages' ("),
         ("loss", "raises", "own_parts.py, line 31, in raises)"),
+        ("loss", "leaves", "it raised SystemExit: 0 ("),
         ("loss", "scalar", "it returned float32 of shape [] for 2 tokens. Remedy: return a tensor of shape [N]"),
         ("loss", "column", "it returned float32 of shape [2, 1] for 2 tokens"),
         ("loss", "nothing", "it returned None. Remedy: return a tensor of shape [N]"),

@@ -63,6 +63,14 @@ def test_worked_by_hand() -> None:
         assert estimate_kl(estimator, policy, reference, old).tolist() == pytest.approx(values, rel=1e-14)  # type: ignore[arg-type]
 
 
+def test_far_above_the_reference_the_policy_is_held_back() -> None:
+    """log r = -50: k3 = e^-50 - 1 + 50 with gradient 1 - e^-50; at log r = 50 it is bounded, and its gradient ends."""
+    policy = torch.tensor([-0.1, -50.1], dtype=F64, requires_grad=True)
+    values = estimate_kl("k3", policy, torch.tensor([-50.1, -0.1], dtype=F64))
+    assert values.tolist() == pytest.approx([49.0, math.expm1(20.0) - 20.0], rel=1e-14)
+    assert gradient_of(values.sum(), policy).tolist() == pytest.approx([1.0, 0.0], rel=1e-14)
+
+
 @pytest.mark.parametrize("estimator", ["k1", "k3", "unbiased"])
 def test_the_value_is_the_kl_in_the_mean(estimator: str) -> None:
     setting = Setting(is_on_policy=True)

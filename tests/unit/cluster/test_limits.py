@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -62,15 +63,12 @@ def test_shared_memory() -> None:
     assert "--shm-size=1g" in told
 
 
-def test_all_that_is_wrong_with_a_process_is_said_together() -> None:
-    environment = os.environ | {"TMPDIR": f"/tmp/{'x' * 60}", "RAY_ADDRESS": ""}
-    long = f"/tmp/{'x' * 60}"
-    os.makedirs(long, exist_ok=True)
-    try:
-        command = ["bash", "-c", f"ulimit -n 100; exec {sys.executable} -c '{PROGRAM}'"]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    finally:
-        os.rmdir(long)
+def test_all_that_is_wrong_with_a_process_is_said_together(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 60)
+    long.mkdir()
+    environment = os.environ | {"TMPDIR": str(long), "RAY_ADDRESS": ""}
+    command = ["bash", "-c", f"ulimit -n 100; exec {sys.executable} -c '{PROGRAM}'"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     lines = done.stdout.splitlines()
     assert [line.partition(":")[0] for line in lines] == [f"TMPDIR is {long}", lines[1].partition(":")[0]], done.stderr
     assert "100 open files (ulimit -n)" in lines[1]

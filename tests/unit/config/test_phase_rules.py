@@ -21,6 +21,7 @@ def load(phases: str, *overrides: str) -> Config:
 
 NEXT = '{name="long", window=[100, 200]}'
 PLATEAU = '{name="short", window=[0, 100], promotion="plateau"'
+LATE = '{name="a", window=[0, 100], steps=25}, {name="b", window=[100, 200], promotion="plateau"'
 
 
 @pytest.mark.parametrize(
@@ -62,6 +63,28 @@ PLATEAU = '{name="short", window=[0, 100], promotion="plateau"'
             ["eval.every_steps=5"],
             ["can never fire: within its 10 steps eval.every_steps = 5 gives at most 2", "needs 3", "remedy: "],
         ),
+        (PLATEAU + ", steps=14}, " + NEXT, ["eval.every_steps=5"], ["within its 14 steps", "gives at most 2"]),
+        (LATE + "}", ["eval.every_steps=3"], ["within its 5 steps, after 25, eval.every_steps = 3 gives at most 2"]),
+        (
+            '{name="a", window=[0, 100], steps=5, plateau_evaluations=3}, ' + NEXT,
+            [],
+            ["phases.0.plateau_evaluations (3) of phase 'a' with curriculum.phases.0.promotion = 'steps'", "remedy: "],
+        ),
+        (
+            '{name="a", window=[100, 200], steps=5}, {name="b", window=[0, 100]}',
+            [],
+            ["phases.1.window = [0, 100]", "go from longer prompts to shorter", "remedy: order phases by length"],
+        ),
+        (
+            '{name="a", window=[0, 200], steps=5}, {name="b", window=[0, 200]}',
+            [],
+            ["phases.1.window = [0, 200]", "overlap", "remedy: order phases by length"],
+        ),
+        (
+            '{name="a", steps=5}',
+            ["rollout.sglang={json_model_override_args='{\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4}}'}"],
+            ["rollout.sglang.json_model_override_args = ", "(rope_type = 'yarn') in the engines alone", "remedy: "],
+        ),
         (
             '{name="short", window=[0, 20000]}',
             [],
@@ -70,18 +93,19 @@ PLATEAU = '{name="short", window=[0, 100], promotion="plateau"'
         (
             '{name="short", window=[0, 100], mini_batch_prompts=32}',
             [],
-            ["phases.0 ('short'): train.mini_batch_prompts (32) is above train.prompts_per_step (16)", "remedy: "],
+            ["phases.0 ('short'): curriculum.phases.0.mini_batch_prompts (32) is above train.prompts_per_step (16)",
+             "remedy: ", "set by: curriculum.phases.0.mini_batch_prompts: --set curriculum.phases="],
         ),
         (
             '{name="short", window=[0, 100], max_tokens_per_micro_batch=64}',
             [],
-            ["phases.0 ('short'): data.max_prompt_tokens (100) + rollout.max_new_tokens (8) = 108 is above",
-             "max_tokens_per_micro_batch (64)", "remedy: "],
+            ["phases.0 ('short'): curriculum.phases.0.window.1 (100) + rollout.max_new_tokens (8) = 108 is above",
+             "curriculum.phases.0.max_tokens_per_micro_batch (64)", "remedy: "],
         ),
         (
             '{name="short", window=[0, 100], train_path="configs/quickstart.toml"}',
             [],
-            ["phases.0 ('short'): data.train_path is 'configs/quickstart.toml' and data.test_path is not set"],
+            ["phases.0 ('short'): curriculum.phases.0.train_path is 'configs/quickstart.toml' and data.test_path"],
         ),
         (
             '{name="short", retrospective_share=0.2}',
@@ -117,17 +141,21 @@ def test_a_rule_that_the_run_breaks_is_told_again_of_a_phase_that_sets_a_key_of_
     with pytest.raises(ConfigError) as error:
         load('{name="short", window=[0, 100], steps=5}, ' + long, "rollout.context_tokens=80")
     lines = [line.strip() for line in str(error.value).splitlines() if "rule:" in line]
-    assert [line.partition("data.max_prompt_tokens")[0] for line in lines] == [
-        "rule:   ", "rule:   curriculum.phases.2 ('longest'): "
-    ]  # fmt: skip
-    assert "16000) + rollout.max_new_tokens (8)" in lines[0] and "300) + rollout.max_new_tokens (900)" in lines[1]
+    told = [
+        "data.max_prompt_tokens (16000) + rollout.max_new_tokens (8)",
+        "curriculum.phases.2 ('longest'): curriculum.phases.2.window.1 (300) + curriculum.phases.2.max_new_tokens "
+        "(900)",
+    ]
+    assert [line.removeprefix("rule:").strip().partition(" = ")[0] for line in lines] == told
 
 
 @pytest.mark.parametrize(
     ("phases", "overrides"),
     [
         ('{name="short", window=[0, 100], steps=29}, ' + NEXT, ["train.num_steps=30"]),
-        (PLATEAU + ", steps=11}, " + NEXT, ["eval.every_steps=5"]),
+        (PLATEAU + ", steps=15}, " + NEXT, ["eval.every_steps=5"]),
+        (LATE + "}", ["eval.every_steps=2"]),  # after 25 of 30 steps: 26, 28, 30
+        ('{name="a"}', ['rollout.sglang={json_model_override_args=\'{"rope_parameters": {"rope_theta": 5.0}}\'}']),
         (PLATEAU + ", steps=40}, " + NEXT, ["eval.every_steps=5"]),
         ('{name="a", steps=5}, {name="b", retrospective_share=0.6}', ["curriculum.retrospection.max_share=0.6"]),
         ('{name="long", window=[100, 200]}', []),  # the second phase alone

@@ -24,6 +24,7 @@ def load(overrides: list[str]) -> Config:
     [
         ([], []),
         (["token_weight=tis"], ["tis"]),
+        (["token_weight=tis", "tis_cap=2.0"], ["tis"]),
         (["token_weight=icepop", "icepop_high=2.0"], ["icepop"]),
         (["geometric_high=1.001"], ["geometric"]),
         (["outlier_low=1e-4", "off_policy_delta=1e-4", "token_weight=tis"], ["tis", "outlier", "off_policy"]),
@@ -45,6 +46,12 @@ def test_parts_by_what_is_set(overrides: list[str], parts: list[str]) -> None:
             ["icepop_low (0.1)", '"tis"', "one weight", 'token_weight = "icepop"'],
         ),
         (["tis_cap=3.0"], ["tis_cap (3)", '"off"', "leave tis_cap out"]),
+        (["tis_cap=2.0"], ["tis_cap = 2.0 [--set", 'token_weight = "off" [default] does not take it', "remedy: leave"]),
+        (
+            ["token_weight=tis", "icepop_high=5.0"],
+            ["icepop_high = 5.0 [--set", 'set algorithm.rollout_correction.token_weight = "icepop"'],
+        ),
+        (["off_policy_against=engine"], ['off_policy_against = "engine" [--set', "off_policy_delta, which is not set"]),
         (["token_weight=tis", "tis_cap=0.5"], ["rollout_correction.tis_cap", "0.5", "1"]),
         (
             ["token_weight=icepop", "icepop_low=5.0", "icepop_high=0.5"],
@@ -66,3 +73,10 @@ def test_what_does_nothing_or_contradicts_is_refused(overrides: list[str], words
     message = " ".join(str(refused.value).split())
     for word in ["algorithm.rollout_correction", *words]:
         assert word.lower() in message.lower(), message
+
+
+def test_a_table_in_one_piece_sets_the_keys_that_it_names_alone() -> None:
+    """And so of the section above it."""
+    whole = 'algorithm={num_completions=4, rollout_correction={token_weight="icepop"}}'
+    section = load_config([], ['model.path="m"', whole], Config).algorithm
+    assert (section.num_completions, section.rollout_correction.parts) == (4, ["icepop"])

@@ -107,6 +107,13 @@ def test_steps_end_a_phase_before_its_plateau() -> None:
     assert source.endings == ["steps"] and not source.is_over
 
 
+def test_a_plateau_in_the_last_step_is_one() -> None:
+    source = source_of(Phase("a", SHORT, 3, Plateau(2, 0.0)), Phase("b", LONG, None))
+    for _ in range(3):
+        step(source, accuracy=0.5)
+    assert source.endings == ["plateau"]
+
+
 def test_the_steps_of_all_phases_are_known_as_far_as_each_has_a_number() -> None:
     """A plateau ends the first before its 7 steps: what is done counts for it. Epochs count rows: 3 in steps of 2."""
     last = Phase("long", LONG, None, num_epochs=1, own_per_step=Fraction(2))
@@ -176,11 +183,11 @@ def test_a_filter_by_difficulty_leaves_out_what_is_too_hard_and_goes_on_after_a_
     assert {one for _ in range(3) for one in step(source, 1)} == {"l0", "l1", "l2"}
 
 
-def phased(*phases: dict[str, Any], num_steps: int = 100, **curriculum: Any) -> Config:
+def phased(*phases: dict[str, Any], num_steps: int = 100, every_steps: int = 0, **curriculum: Any) -> Config:
     values = {
         "model": {"path": "m"},
         "data": {"max_prompt_tokens": 100},
-        "eval": {"num_prompts": 0},
+        "eval": {"num_prompts": 4 if every_steps else 0, "every_steps": every_steps},
         "train": {"num_steps": num_steps, "prompts_per_step": 4},
         "curriculum": {"phases": list(phases), **curriculum},
     }
@@ -224,6 +231,15 @@ def test_epochs_are_whole_steps_of_the_phase() -> None:
                      prompts_of(*[5] * 7, *[15] * 7))  # fmt: skip
 
 
+def test_epochs_that_are_too_short_for_a_plateau_are_refused() -> None:
+    """Seven prompts in steps of 4: two steps an epoch, and an evaluation each second step."""
+    plateau = {"name": "a", "promotion": "plateau", "plateau_evaluations": 1}
+    enough, short = (phased(plateau | {"epochs": epochs}, {"name": "b"}, every_steps=2) for epochs in (2, 1))
+    build_phases(enough, prompts_of(*[5] * 7))
+    with pytest.raises(ConfigError, match=r"phases.0.promotion = 'plateau' .* its 2 steps .*at most 1 .*needs 2"):
+        build_phases(short, prompts_of(*[5] * 7))
+
+
 def test_a_window_without_rows_is_refused_with_the_counts_of_all() -> None:
     config = phased(
         {"name": "a", "window": [0, 10], "steps": 3},
@@ -259,6 +275,16 @@ def test_epochs_count_the_prompts_of_the_phase_alone() -> None:
                     {"name": "b", "window": [10, 20], "epochs": 3, "retrospective_share": 0.25})  # fmt: skip
     phase = build_phases(config, prompts_of(*[5] * 2, *[15] * 7))[1]
     assert (phase.count_steps(7), phase.share, phase.per_draw) == (7, 0.25, 1)
+
+
+def test_replacements_are_in_the_epochs() -> None:
+    source = source_of()
+    prompts = source.replace(source.next(3))
+    source.observe(groups_of(prompts))
+    assert source.take_metrics()["curriculum/epochs"] == 6 / len(SHORT)
+    again = source_of()
+    again.load_state_dict(source.state_dict())
+    assert again.replace(prompts) == source.replace(prompts)
 
 
 class Rows:

@@ -122,6 +122,17 @@ def test_an_all_wrong_prompt_uses_up_its_place_and_is_told() -> None:
     assert source.metrics()["curriculum/retrospective_all_wrong_share"] == 0.0
 
 
+def test_what_replaces_a_group_is_fresh_and_uses_up_no_place() -> None:
+    """So a step keeps at most its share of earlier prompts, whichever of its groups are left out."""
+    source, straight = source_of(0.5), source_of(0.5)
+    fresh = iter(ShuffledEpochs(FRESH, ("fresh",)).next(60))
+    for _ in range(6):
+        batch = source.next(5)
+        assert [p.prompt_id[:3] for p in batch] == [p.prompt_id[:3] for p in straight.next(5)]
+        replaced = [*(p for p in batch if p in FRESH), *source.replace(batch)]
+        assert [p.prompt_id for p in replaced] == [next(fresh).prompt_id for _ in replaced]
+
+
 def test_a_place_that_nothing_can_be_drawn_for_goes_to_a_fresh_prompt() -> None:
     source = source_of(0.5, DifficultyTable())
     assert all(prompt_id.startswith("new") for prompt_id in take(source, 10))
@@ -136,7 +147,8 @@ def test_no_share_and_no_draw_is_refused(share: float, per_draw: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "changed", [{"num_taken": -1}, {"num_draws": True}, {"queue": None}, {"queue": ["x"]}, {"fresh": {}}]
+    "changed",
+    [{"num_taken": -1}, {"num_draws": True}, {"queue": None}, {"queue": ["x"]}, {"queue": [["x"]]}, {"fresh": {}}],
 )
 def test_a_state_that_is_none_is_refused(changed: dict[str, Any]) -> None:
     source = source_of(0.5)

@@ -72,17 +72,46 @@ def test_tasks_are_mixed_within_a_batch_by_the_seed() -> None:
     assert orders[0] == orders[2] != orders[1] and orders[0] != sorted(orders[0])
 
 
+def test_a_replacement_is_of_the_same_task_and_is_not_in_the_balance() -> None:
+    """A task that needs many tries is owed no less: the tasks of batches are those of a walk without any."""
+    source, straight = balance(OF_ROWS), balance(OF_ROWS)
+    for _ in range(12):
+        batch = source.next(7)
+        assert [p.data_source for p in batch] == [p.data_source for p in straight.next(7)]
+        hard = [prompt for prompt in batch if prompt.data_source != "big"] * 3
+        assert [p.data_source for p in source.replace(hard)] == [p.data_source for p in hard]
+
+
+def test_a_replacement_is_the_next_one_of_its_task() -> None:
+    source = balance()
+    batch = [p for p in source.next(15) if p.data_source == "small"]
+    assert len({p.prompt_id for p in [*batch, *source.replace(batch)]}) == 10  # the whole epoch
+    assert len({p.prompt_id for p in source.replace([*batch, *batch])}) == 10
+
+
+def test_a_prompt_of_another_task_is_replaced_by_what_is_next() -> None:
+    source, straight = balance(), balance()
+    assert source.replace([build_prompt("x", data_source="other")]) == straight.next(1)
+    assert source.state_dict() == straight.state_dict()
+
+
 def test_resumed_at_any_of_50_points_it_hands_out_the_same() -> None:
     shares = OTHERS
     source, sizes = balance(shares), [1 + Random(step).randrange(9) for step in range(60)]
     saved, walk = [], []
     for size in sizes:
         saved.append(json.dumps(source.state_dict()))
-        walk.append([p.prompt_id for p in source.next(size)])
+        walk.append(take(source, size))
     for step in Random(2).sample(range(60), 50):
         again = balance(shares)
         again.load_state_dict(json.loads(saved[step]))
-        assert [[p.prompt_id for p in again.next(size)] for size in sizes[step:]] == walk[step:], step
+        assert [take(again, size) for size in sizes[step:]] == walk[step:], step
+
+
+def take(source: TaskBalance, size: int) -> list[str]:
+    """A batch, and what replaces every third of it."""
+    batch = source.next(size)
+    return [prompt.prompt_id for prompt in [*batch, *source.replace(batch[::3])]]
 
 
 def test_a_share_of_0_leaves_a_task_out() -> None:
@@ -104,7 +133,9 @@ def test_shares_that_do_not_fit_the_rows_are_refused(shares: dict[str, float], s
         balance(shares)
 
 
-@pytest.mark.parametrize("state", [{}, {"num_taken": {"big": 1}}, {"num_taken": {"big": -1, "middle": 0, "small": 0}}])
-def test_a_state_that_is_none_is_refused(state: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"expected .*num_taken"):
-        balance().load_state_dict(state)
+@pytest.mark.parametrize("key", ["num_taken", "num_replaced"])
+@pytest.mark.parametrize("changed", [None, {"big": 1}, {"big": -1, "middle": 0, "small": 0}, dict.fromkeys(SIZES, 0.5)])
+def test_a_state_that_is_none_is_refused(key: str, changed: Any) -> None:
+    source = balance()
+    with pytest.raises(ValueError, match=f"expected '{key}': numbers of "):
+        source.load_state_dict(source.state_dict() | {key: changed})

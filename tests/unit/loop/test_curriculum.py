@@ -46,6 +46,9 @@ class HardFirst:
             self._taken[prompt.prompt_id] = self._taken.get(prompt.prompt_id, 0) + 1
         return chosen
 
+    def replace(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        return self.next(len(prompts))
+
     def _place(self, prompt: Prompt) -> tuple[float, int, str]:
         return self._means.get(prompt.prompt_id, 0.0), self._taken.get(prompt.prompt_id, 0), prompt.prompt_id
 
@@ -226,6 +229,6 @@ class OneMore:
     def num_more(self, progress: Progress) -> int:
         return progress.num_short
 
-    def begin(self, num_groups: int) -> list[GroupRequest]:
-        assert num_groups == len(self.requests)
+    def begin(self, num_groups: int, rejected: Sequence[GroupRequest]) -> list[GroupRequest]:
+        assert num_groups == len(self.requests) and [group.group_id for group in rejected] == ["t00001-g0000"]
         return self.requests

@@ -176,6 +176,26 @@ def test_each_group_that_does_not_teach_is_replaced_until_the_tries_are_used_up(
     ] == [0, 1, 0, 2, 0, 0]
 
 
+def test_of_unknown_verdicts_one_batch_is_replaced() -> None:
+    """Six groups under way: half unknown ones are replaced twelve times, wholly unknown ones six times."""
+    rule = TeachingGroups(lambda group: None, lambda needed: 6, max_generation_batches=10)
+    for share, num_replaced in ((0.1, 54), (0.5, 12), (1 / 3, 18), (1.0, 6)):
+        num_rejected, num_begun = 0, 6
+        while num_begun > num_rejected:
+            num_rejected += 1
+            num_open = num_begun - num_rejected
+            num_begun += rule.num_more(
+                Progress(
+                    num_needed=4,
+                    num_counted=0,
+                    num_rejected=num_rejected,
+                    num_open=num_open,
+                    num_unknown=num_rejected * share,
+                )
+            )
+        assert num_begun == 6 + num_replaced, share
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

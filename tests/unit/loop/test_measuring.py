@@ -82,6 +82,16 @@ def test_kl_in_the_reward_is_subtracted_before_advantages(tmp_path: Path) -> Non
     assert prices == pytest.approx([0.0, 0.05] * 4)
 
 
+def test_a_reference_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
+    """Every update would be skipped, one step after the other."""
+    system = FakeSystem(with_kl(tmp_path, "loss", train__num_steps=1))
+    measure = system.trainer.measure
+    not_a_number = {"ref_logprobs": [float("nan")] * 2}
+    system.trainer.measure = lambda batch, columns: [row | not_a_number for row in measure(batch, columns)]  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(TrainerError, match=r"algorithm.kl.reference = 'start' gives t00001-g\S+ a log-prob"):
+        train(system.run)
+
+
 def test_a_reference_is_taken_after_the_warm_up(tmp_path: Path) -> None:
     stage = {"name": "skill", "num_steps": 1, "learning_rate": 1e-2, "conversations_per_step": 2, "num_questions": 1}
     system = FakeSystem(with_kl(tmp_path, "loss", train__num_steps=1, warmup__stages=[stage]))

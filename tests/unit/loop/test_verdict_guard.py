@@ -40,6 +40,16 @@ def test_a_few_verdicts_are_not_judged() -> None:
     VerdictGuard(0.0).add([group([Unknown(why="x")] * (MIN_VERDICTS - 1))])
 
 
+def test_a_look_raises_as_it_would_and_keeps_nothing() -> None:
+    guard, ill = VerdictGuard(0.1), [group([Unknown(why="x")] * 10)]
+    guard.add([group([build_verdict(1.0)] * 90)])
+    for _ in range(3):
+        guard.look(ill)
+    with pytest.raises(RewardError, match="20 of the last 110"):
+        guard.look(ill * 2)
+    guard.add(ill)
+
+
 def test_only_the_recent_ones_count() -> None:
     guard = VerdictGuard(0.1)
     guard.add([group([build_verdict(0.0)] * 100_000)])

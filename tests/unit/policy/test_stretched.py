@@ -39,6 +39,20 @@ def test_older_keys_and_a_model_with_yarn_keep_the_native_window() -> None:
     assert stretch_config(again, 8, "m")["rope_scaling"] == yarn
 
 
+def test_of_two_keys_one_is_left_and_neither_may_stretch_another_way(tmp_path: Path) -> None:
+    """transformers reads the older one where both are there: a factor in the newer one would be none."""
+    both = json.loads((TINY / "config.json").read_text())
+    both["rope_scaling"] = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 8192}
+    stretched = stretch_config(both, 8, "m")
+    assert "rope_scaling" not in stretched and stretched["rope_parameters"]["rope_theta"] == 10000.0
+    (tmp_path / "config.json").write_text(json.dumps(stretched))
+    found = read_model(tmp_path)
+    assert (found.native_window_tokens, found.window_tokens) == (8192, 65536)
+    both["rope_scaling"] = {"rope_type": "linear", "factor": 8.0}
+    with pytest.raises(ConfigError, match=r"m: rope_scaling .*'linear'"):
+        stretch_config(both, 2, "m")
+
+
 @pytest.mark.parametrize("kind", ["linear", "llama3", "dynamic"])
 def test_a_model_that_is_stretched_another_way_is_refused(kind: str) -> None:
     config = {"max_position_embeddings": 4096, "rope_scaling": {"rope_type": kind, "factor": 2.0}}

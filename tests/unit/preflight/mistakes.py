@@ -263,13 +263,13 @@ KEYS = [
     Mistake(
         "bad row in the file of a phase",
         _phase_file,
-        ["long.jsonl, line 2, row 1", "give the gold answer"],
+        ["curriculum.phases.1.train_path of phase 'b': ", "long.jsonl, line 2, row 1", "give the gold answer"],
         lambda folder: _phase_file(folder, gold="40 yen"),
     ),
     Mistake(
         "layout of a phase that does not divide",
         _set('curriculum.phases=[{name="a",steps=2},{name="b",layout={tp=3}}]'),
-        ["curriculum.phases.1 ('b'): train.layout does not fit", "must divide the model's 4 attention heads"],
+        ["curriculum.phases.1 ('b'): curriculum.phases.1.layout does not fit", "divide the model's 4 attention heads"],
         _set('curriculum.phases=[{name="a",steps=2},{name="b",layout={tp=2}}]'),
     ),
     Mistake(

@@ -14,11 +14,11 @@ from hybridflow.preflight.subject import Subject
 from tests.unit.loop.fakes import build_config
 
 
-def write(path: Path, *num_words: int) -> str:
+def write(path: Path, *num_words: int, word: str = "bread ") -> str:
     rows = [
         {
             "data_source": "mine",
-            "prompt": [{"role": "user", "content": build_prompt("bread " * number, "What is the price ?")}],
+            "prompt": [{"role": "user", "content": build_prompt(word * number, "What is the price ?")}],
             "ability": "doc-qa",
             "reward_model": {"style": "rule", "ground_truth": "yen"},
         }

@@ -104,6 +104,7 @@ def test_the_quick_check_finds_a_directory_that_is_none(tmp_path: Path) -> None:
 
     assert "no config.json there, and no such folder" in refused(tmp_path / "nothing")
     assert "has no safetensors. Remedy: copy its weights there" in refused(TINY)
+    assert f"Remedy: set algorithm.kl.reference to {TINY.parent}/" in refused(TINY.parent)
 
 
 def test_k1_in_the_loss_is_warned_of() -> None:

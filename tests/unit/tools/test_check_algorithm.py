@@ -92,6 +92,12 @@ def test_a_run_of_the_example_is_let_through(folder: Path) -> None:
             "no tokens: it raised RuntimeError: max()",
         ),
         (
+            "def loss(logprobs, advantages): return -logprobs * advantages.mul_(2)",
+            [],
+            "error",
+            "inputs untouched: it changes advantages in place; other parts read the same tensor",
+        ),
+        (
             "def loss(logprobs): return -logprobs / max(len(logprobs), 1)",
             [],
             "warning",

@@ -67,7 +67,7 @@ def check_gpu(
     assert engine.keys() == expected.keys()
     for name, value in expected.items():
         assert (times[name] == 1).all(), (triple, gpu, name)
-        np.testing.assert_array_equal(engine[name], value, err_msg=f"{triple} GPU {gpu} {name}")
+        assert np.array_equal(engine[name], value), (triple, gpu, name)
 
 
 def check_is_nearest(copy: Copy, element: int, gpus_per_node: int, on_gpu: list[set[int]], triple: Triple) -> None:
