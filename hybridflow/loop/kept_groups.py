@@ -95,7 +95,7 @@ def _read(path: Path) -> list[PartialGroup]:
         return []
     try:
         content = msgspec.msgpack.decode(path.read_bytes(), type=_File | list[msgspec.Raw], dec_hook=_decode_member)
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"{path}: not readable as carried groups: {error}") from error
     if isinstance(content, list) or content.format != _FORMAT:
         found = 1 if isinstance(content, list) else content.format

@@ -146,9 +146,11 @@ def test_carried_groups_survive_a_checkpoint(tmp_path: Path) -> None:
     assert KeptGroups.load(tmp_path).groups == []
     KeptGroups([group]).save(tmp_path)
     assert KeptGroups.load(tmp_path).groups == [group]
-    (tmp_path / KEPT_GROUPS_FILE).write_bytes(b"\x93")
-    with pytest.raises(CheckpointError, match="not readable as carried groups"):
-        KeptGroups.load(tmp_path)
+    whole = (tmp_path / KEPT_GROUPS_FILE).read_bytes()
+    for broken in (b"\x93", b"", whole.replace(b"t00001", b"t\xff0001"), b"\x91" * 5000):
+        (tmp_path / KEPT_GROUPS_FILE).write_bytes(broken)
+        with pytest.raises(CheckpointError, match="not readable as carried groups"):
+            KeptGroups.load(tmp_path)
     for older in ([{"group_id": "t00001-g0003"}], {"format": 3, "groups": []}):
         (tmp_path / KEPT_GROUPS_FILE).write_bytes(msgspec.msgpack.encode(older))
         with pytest.raises(CheckpointError, match=r"has format [13], this version of .* reads format 2\. Resume"):
