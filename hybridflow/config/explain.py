@@ -119,10 +119,15 @@ def _explain_one(problem: ErrorDetails, tree: TomlTree, root: type[BaseModel]) -
 
 def name_setters(rule: str, tree: TomlTree, root: type[BaseModel]) -> str:
     """Who set each key that a rule names; empty where it names fewer than two, or says it itself."""
-    known = {key.path for key in list_keys(root)}
-    keys = [key for key in dict.fromkeys(_DOTTED.findall(rule)) if _without_items(key) in known]
+    keys = find_keys(rule, root)
     setters = [f"{key}: {hide_secrets(tree.source_of(_read_path(key)) or 'default')}" for key in keys]
     return "; ".join(setters) if len(keys) > 1 else ""
+
+
+def find_keys(rule: str, root: type[BaseModel]) -> list[str]:
+    """The keys of `root` that a message names, each once."""
+    known = {key.path for key in list_keys(root)}
+    return [key for key in dict.fromkeys(_DOTTED.findall(rule)) if _without_items(key) in known]
 
 
 def _without_items(key: str) -> str:
