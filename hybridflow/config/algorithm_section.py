@@ -59,7 +59,7 @@ class AlgorithmSection(Section):
     """Reward per token for one nat of entropy of the distribution that it was drawn from; 0 leaves the term out. The
     released QwenLong-L1 code has 0.001."""
     routing_replay: Literal["off", "engine"] = "off"
-    """Routers of a mixture of experts in the trainer's passes: they choose anew, or take the experts that the engine
+    """Routers of a mixture of experts in the trainer's passes: they choose, or take the experts that the engine
     chose, and weigh them themselves."""
     rollout_correction: RolloutCorrectionSection = RolloutCorrectionSection()
     """Weights for tokens that engine and trainer do not hold for equally probable."""

@@ -98,7 +98,7 @@ def check_algorithm(
     section = _read(part, config or [], set_ or [])
     print("importing torch ...", file=sys.stderr, flush=True)
     try:
-        num_broken = _report(part, kind, section.model_dump())
+        num_broken = _report(part, kind, _parameters_of(section))
     except KeyboardInterrupt:
         print("interrupted; not everything was checked", file=sys.stderr)
         raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -113,6 +113,13 @@ def _read(part: str, files: list[Path], overrides: list[str]) -> AlgorithmSectio
     folders = [*section.module_folders, *(path.parent for path in reversed(files)), Path.cwd()]
     found = dict.fromkeys(str(Path(folder).resolve()) for folder in folders)
     return section.model_copy(update={"module_folders": list(found)})
+
+
+def _parameters_of(section: AlgorithmSection) -> dict[str, Any]:
+    """By the names that parts take them by; of sections within the section those that were set, as the suite makes up
+    the others so that each bound takes some tokens."""
+    kl = {f"kl_{key}": value for key, value in section.kl.model_dump(exclude_unset=True).items()}
+    return section.model_dump() | section.rollout_correction.model_dump(exclude_unset=True) | kl
 
 
 def _report(part: str, kind: KindOption | None, parameters: dict[str, Any]) -> int:

@@ -80,13 +80,16 @@ def check_part(kind: Kind, name: str, parameters: Mapping[str, Any]) -> Iterator
 
 
 def settings_of(kind: Kind, name: str, parameters: Mapping[str, Any]) -> str:
-    """The parameters that a part is tried with, for a reader. ConfigError as `check_part`."""
+    """The parameters that a part is tried with, for a reader, and those of functions that it does not take. ConfigError
+    as `check_part`."""
     part = REGISTRIES[kind].build(name, complete(kind, name, parameters))
+    idle: list[str] = []
     if ":" in name:
         found = dict(part.function.settings)
+        idle = [f"it does not take {key}" for key in parameters.get("parameters", {}) if key not in found]
     else:
         found = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
-    return ", ".join(f"{key} = {value!r}" for key, value in found.items())
+    return ", ".join([*(f"{key} = {value!r}" for key, value in found.items()), *idle])
 
 
 def complete(kind: Kind, name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -137,6 +137,26 @@ def test_a_break_is_told_with_numbers_and_by_the_exit_code(folder: Path, run: Ru
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
+        (["tis", "--set", "algorithm.rollout_correction={token_weight = 'tis', tis_cap = 1.5}"], "; tis_cap = 1.5 "),
+        (
+            [
+                "reference_kl",
+                "--set",
+                "algorithm.kl={place='loss', coefficient=0.3, estimator='k2', reference='start'}",
+            ],
+            "; kl_coefficient = 0.3, kl_estimator = 'k2' ",
+        ),
+        (["mine:loss", "--set", "algorithm.parameters={floor = 0.1, flor = 0.2}"], "; floor = 0.1, it does not take f"),
+    ],
+)
+def test_a_part_is_tried_with_what_was_set(arguments: list[str], told: str, run: Run) -> None:
+    code, printed = run("check-algorithm", *arguments)
+    assert code == 0 and told in " ".join(printed.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
         (["mine.py:loss"], "'mine.py:loss' is a file. Remedy: write \"mine:loss\""),
         (["no_part"], "no part of an algorithm is named 'no_part'"),
         (["clip", "--kind", "advantage"], "no advantage 'clip'. Remedy: take one of"),
