@@ -27,7 +27,8 @@ class PhaseSection(Section):
     steps: int | None = Field(default=None, ge=1)
     """RL steps of the phase at most. Empty with `epochs` empty: to the plateau, or to train.num_steps in the last."""
     epochs: int | None = Field(default=None, ge=1)
-    """In the place of `steps`: so many times the prompts of the phase, rounded up to whole steps."""
+    """In the place of `steps`: as many steps as so many times the prompts of the phase fill, rounded up. With dynamic
+    sampling a step begins more of them than it trains on, and goes over them more often (`curriculum/epochs`)."""
     promotion: Literal["steps", "plateau"] = "steps"
     """End of the phase: its `steps` or `epochs`, or before them a plateau of the accuracy on the test set."""
     plateau_evaluations: int = Field(default=2, ge=1)

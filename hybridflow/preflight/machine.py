@@ -102,6 +102,8 @@ def check_memory(subject: Subject) -> Iterator[Finding]:
         f"about {model + processes:.1f} GiB of memory are needed ({model:.1f} for weights, optimizer and KV pool), and "
         f"{free:.1f} GiB are free"
     )
+    if config.rollout.kv_cache_tokens is None:
+        told += "; beside that each engine's KV pool takes a share of what is free, as rollout.kv_cache_tokens is empty"
     if model > free:
         yield Finding(
             "error",

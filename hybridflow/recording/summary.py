@@ -108,7 +108,13 @@ DYNAMIC = (
 )
 
 
-def sampling_guarantee(rollout: RolloutSection, has_cuda: bool) -> str:
+BALANCED = (
+    "; with rollout.dynamic_sampling and curriculum.task_balance the order of arrival decides which prompt replaces "
+    "which group: two runs of one seed differ where two of a step are left out"
+)
+
+
+def sampling_guarantee(rollout: RolloutSection, has_cuda: bool, *, balances_tasks: bool = False) -> str:
     """Names the guarantee that holds for these settings on this machine."""
     if not has_cuda:
         held = CPU
@@ -118,7 +124,9 @@ def sampling_guarantee(rollout: RolloutSection, has_cuda: bool) -> str:
         held = CUDA
     if rollout.over_sampling > 1:
         return held + OVER_SAMPLED
-    return held + DYNAMIC if rollout.dynamic_sampling else held
+    if rollout.dynamic_sampling:
+        return held + (BALANCED if balances_tasks else DYNAMIC)
+    return held
 
 
 PHASES = ("rollout", "train", "sync")

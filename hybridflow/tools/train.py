@@ -193,7 +193,9 @@ def _summarise(run: Run, data: dict[str, int], status: str, transport: Transport
         seed=run.config.run.seed,
         data=data,
         weight_transport={"used": transport.name, "reason": transport.reason},
-        sampling_guarantee=sampling_guarantee(run.config.rollout, has_cuda),
+        sampling_guarantee=sampling_guarantee(
+            run.config.rollout, has_cuda, balances_tasks=run.config.curriculum.task_balance != "off"
+        ),
         num_carried=len(run.groups.kept.groups) if run.config.rollout.carries_groups else None,
         judge=run.recorder.judge.summary(),
         curriculum=run.phases.summary(),

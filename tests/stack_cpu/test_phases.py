@@ -100,7 +100,7 @@ def test_yarn_of_a_phase_is_that_of_trainer_and_engines(tmp_path: Path) -> None:
 
 
 TASKS = ("synth_easy", "synth_other")
-END, LOWEST, HIGHEST, SHARE = 125, 0.2, 0.6, 0.25
+END, LOWEST, HIGHEST, SHARE = 105, 0.2, 0.6, 0.25
 MIXED = [
     {"name": "short", "window": [0, END], "steps": 2},
     {
@@ -163,31 +163,36 @@ def test_a_run_that_is_killed_in_a_phase_goes_on_as_one_that_is_not(warm_model: 
 
 
 def check_steps(folder: Path, task_of: list[str]) -> None:
-    """Every step trains on four groups; retrospective prompts have their places, and the others are of both tasks."""
+    """Every step trains on four groups, of both tasks alike; in the second phase a quarter of what is begun came back.
+
+    What does not count is replaced by a prompt of the phase's own, so a step ends with no more earlier prompts.
+    """
     metrics, groups = read_lines(folder / "metrics.jsonl"), read_groups(folder)
     assert [line["curriculum/phase"] for line in metrics] == [1, 1, 2, 2, 2]
     assert [line["groups/trained"] for line in metrics] == [4] * 5
     assert sum(len(found) for found in groups) > 20, "no group without variance: nothing was replaced"
     measured = {group["prompt_id"] for found in groups[:2] for group in found}
-    for first, last in ((0, 2), (2, 5)):
-        own: Counter[str] = Counter()
-        num_drawn = num_earlier = 0
-        for line, found in zip(metrics[first:last], groups[first:last], strict=True):
-            earlier = [group["prompt_id"] for group in found if first and group["prompt_tokens"] <= END]
-            assert line.get("curriculum/retrospective_share", 0) == len(earlier) / len(found)
-            assert measured.issuperset(earlier)
-            num_drawn, num_earlier = num_drawn + len(found), num_earlier + len(earlier)
-            assert num_earlier == (int(num_drawn * SHARE) if first else 0)
-            ids = [group["prompt_id"] for group in found if group["prompt_id"] not in earlier]
-            own.update(task_of[int(number.removeprefix("train-"))] for number in ids)
-            assert abs(own[TASKS[0]] - own[TASKS[1]]) <= 1, own
+    for step, (line, found) in enumerate(zip(metrics, groups, strict=True), start=1):
+        earlier = [group["prompt_id"] for group in found if step > 2 and group["prompt_tokens"] <= END]
+        assert len(earlier) == (4 * SHARE if step > 2 else 0) and measured.issuperset(earlier)
+        assert line.get("curriculum/retrospective_share", 0) == len(earlier) / len(found)
+        begun = Counter(task_of_group(group, task_of) for group in found[:4] if group["prompt_id"] not in earlier)
+        assert sum(begun.values()) == 4 - len(earlier) and max(begun.values()) == 2, begun
+        trained = [group for group in found if len(group["rewards"]) > 1]
+        of_task = Counter(task_of_group(group, task_of) for group in trained if group["prompt_id"] not in earlier)
+        assert len(trained) == 4 and max(of_task.values()) <= (2 if step <= 2 else 3), of_task
+
+
+def task_of_group(group: dict[str, Any], task_of: list[str]) -> str:
+    return task_of[int(group["prompt_id"].removeprefix("train-"))]
 
 
 def read_groups(folder: Path) -> list[list[dict[str, Any]]]:
-    """A completion of each group, in the order in which groups were begun, for each step."""
+    """A completion of each group, with the rewards of all, in the order in which groups were begun; for each step."""
     steps: dict[int, dict[str, dict[str, Any]]] = {}
     for line in read_lines(folder / "completions.jsonl"):
-        steps.setdefault(line["step"], {})[line["group_id"]] = line
+        group = steps.setdefault(line["step"], {}).setdefault(line["group_id"], line | {"rewards": set()})
+        group["rewards"].add(line["reward"])
     return [[found[key] for key in sorted(found)] for _, found in sorted(steps.items())]
 
 
@@ -204,11 +209,14 @@ def check_filter(folder: Path, num_rows: int) -> None:
     )
     trained = {group["prompt_id"] for found in read_groups(folder) for group in found}
     means = {number: float(row["mean_reward"]) for number, row in table.items() if number not in trained}
-    hard = sum(mean < LOWEST for mean in means.values())
-    easy = sum(mean > HIGHEST for mean in means.values())
+    counted = {
+        "easy": sum(mean > HIGHEST for mean in means.values()),
+        "hard": sum(mean < LOWEST for mean in means.values()),
+    }
+    assert sum(counted.values()) > 0
     assert told is not None and int(told[1]) == rows["long"]
-    assert told[2] == f"{easy} are too easy, {hard} are too hard" and hard and easy
+    assert told[2] == ", ".join(f"{number} are too {what}" for what, number in counted.items() if number)
     state = json.loads((folder / "checkpoints/rl-000005/state.json").read_text())["source"]["state"]
-    assert len(state["kept"]) == rows["long"] - hard - easy
+    assert len(state["kept"]) == rows["long"] - sum(counted.values())
     own = {group["prompt_id"] for found in read_groups(folder)[2:] for group in found if group["prompt_tokens"] > END}
     assert own.issubset(state["kept"])

@@ -217,4 +217,6 @@ def test_a_bank_of_tokens_that_are_not_learnt_from_is_refused(tmp_path: Path) ->
 
 
 def test_the_summary_says_that_replacements_come_as_verdicts_do() -> None:
-    assert "replaced as verdicts arrive" in sampling_guarantee(RolloutSection(dynamic_sampling=True), has_cuda=False)
+    section = RolloutSection(dynamic_sampling=True)
+    assert "replaced as verdicts arrive" in sampling_guarantee(section, has_cuda=False)
+    assert "two runs of one seed differ" in sampling_guarantee(section, has_cuda=False, balances_tasks=True)

@@ -150,3 +150,4 @@ def test_a_model_that_no_memory_holds_is_an_error(folder: Folder, check: Any, mo
     monkeypatch.setattr(machine, "free_memory_bytes", lambda: 2**20)
     num_errors, said = check()
     assert num_errors == 1 and "Remedy: take a smaller model, lower rollout.kv_cache_tokens" in said
+    assert "each engine's KV pool takes a share of what is free, as rollout.kv_cache_tokens is empty" in said
