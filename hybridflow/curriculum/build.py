@@ -30,6 +30,8 @@ class Curriculum:
     rule: StepRule
     phases: PhasedSource | None = None
     """The source, where the run has phases."""
+    rows: str = ""
+    """Digests of the files that it trains on."""
 
 
 def build_curriculum(config: Config, trains: Mapping[str | None, PromptDataset]) -> Curriculum:
@@ -38,20 +40,21 @@ def build_curriculum(config: Config, trains: Mapping[str | None, PromptDataset])
     `trains`: by path, None for generated rows, what the run trains on. Raises ConfigError for a phase without rows, and
     for shares of tasks that do not fit the rows.
     """
-    rule = build_step_rule(config)
+    rule, rows = build_step_rule(config), " ".join(one.digest() for one in trains.values())
     first = next(iter(trains.values()))
     stream = ("hybridflow.order", first.name, config.run.seed)
     if config.curriculum.source is not None:
         values = (first.prompts, config.run.seed, config.train.prompts_per_step)
         given: dict[str, Any] = dict(zip(OFFERED, values, strict=True))
-        return Curriculum(build_own_source(config.curriculum.source, config.curriculum.module_folders, given), rule)
+        own = build_own_source(config.curriculum.source, config.curriculum.module_folders, given)
+        return Curriculum(own, rule, rows=rows)
     if not config.curriculum.phases:
-        return Curriculum(open_walk(config, first.prompts, stream), rule)
+        return Curriculum(open_walk(config, first.prompts, stream), rule, rows=rows)
     phases = build_phases(config, {path: one.prompts for path, one in trains.items()})
     for phase in phases:
         open_walk(config, phase.prompts, stream, f" in phase {phase.name!r}")
     source = PhasedSource(phases, stream, build_retrospection(config), partial(open_walk, config))
-    return Curriculum(source, rule, source)
+    return Curriculum(source, rule, source, rows)
 
 
 def open_walk(

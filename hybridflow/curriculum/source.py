@@ -90,24 +90,32 @@ class SavedSource(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     state: dict[str, Any]
+    rows: str = ""
+    """Digest of the prompts that it hands out; empty in checkpoints of earlier versions."""
 
 
-def save_source(source: PromptSource) -> SavedSource:
-    return SavedSource(name=source.name, state=source.state_dict())
+def save_source(source: PromptSource, rows: str = "") -> SavedSource:
+    return SavedSource(name=source.name, state=source.state_dict(), rows=rows)
 
 
-def restore_source(source: PromptSource, saved: SavedSource | None, num_taken: int, path: Path) -> None:
-    """Sets `source` to the state that the checkpoint's file `path` holds.
+def restore_source(source: PromptSource, saved: SavedSource | None, num_taken: int, path: Path, rows: str = "") -> None:
+    """Sets `source` to the state that the checkpoint's file `path` holds; `rows` is the digest of its prompts now.
 
     `saved` is None in checkpoints that were written before sources had a state: all of these took their prompts in
     shuffled epochs, and `num_taken` of them.
-    Raises CheckpointError for the state of another source, and for a value that is none.
+    Raises CheckpointError for the state of another source or of other prompts, and for a value that is none.
     """
     found = saved or SavedSource(name=ShuffledEpochs.name, state={"num_taken": num_taken})
     if found.name != source.name:
         raise CheckpointError(
             f"{path}: source.name is {found.name!r}, but this run takes its prompts from {source.name!r}, which cannot "
             f"go on from there. Remedy: resume with the source that the checkpoint names, or start a new run"
+        )
+    if found.rows and rows and found.rows != rows:
+        raise CheckpointError(
+            f"{path}: the rows to train on are not those that the run began with: a text, a gold answer, their number "
+            f"or their order has changed since. Remedy: put the files back that data.train_path and "
+            f"curriculum.phases.N.train_path named then, or start a new run"
         )
     try:
         source.load_state_dict(found.state)

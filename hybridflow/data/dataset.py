@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -107,6 +109,11 @@ class PromptDataset:
         self.num_truncated += 1
         return truncate_middle(tokenizer, row, max_prompt_tokens)
 
+    def digest(self) -> str:
+        """SHA-256 over ids, texts and gold answers of all prompts: another reading that gives it has the same ones."""
+        told = ((one.prompt_id, self.documents[one.prompt_id].sha256, _golds(one)) for one in self.prompts)
+        return hashlib.sha256(json.dumps(list(told)).encode()).hexdigest()
+
     def __len__(self) -> int:
         return len(self.prompts)
 
@@ -119,3 +126,7 @@ class EvalSet:
     prompts: list[Prompt]
     unusable: dict[str, str] = field(default_factory=dict)
     """Why a row has no prompt, by the id that its prompt would have: its verdict is unknown."""
+
+
+def _golds(prompt: Prompt) -> list[str]:
+    return [prompt.ground_truth, *prompt.alternatives]

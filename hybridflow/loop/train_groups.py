@@ -114,4 +114,4 @@ class TrainGroups:
 
     def save_source(self) -> SavedSource:
         """State of the source of prompts, for a checkpoint."""
-        return save_source(self._curriculum.source)
+        return save_source(self._curriculum.source, self._curriculum.rows)

@@ -9,7 +9,7 @@ from typing import Any
 from hybridflow.config.phases import smallest_top_p
 from hybridflow.config.sections import Config
 from hybridflow.curriculum.build import Curriculum, build_curriculum
-from hybridflow.curriculum.source import PromptSource, restore_source
+from hybridflow.curriculum.source import restore_source
 from hybridflow.loop.checkpoints import Checkpoints, restore
 from hybridflow.loop.phases import RunPhases
 from hybridflow.loop.reference import check_reference
@@ -56,7 +56,7 @@ def run_training(config: Config, folder: TrainFolder, display: LiveDisplay, *, r
     check_sampling_mask(smallest_top_p(config))
     inputs = load_inputs(config, folder.data if resume else None)
     curriculum = build_curriculum(config, inputs.trains)
-    find_saved = (lambda: _find_saved(config, folder, curriculum.source)) if resume else None
+    find_saved = (lambda: _find_saved(config, folder, curriculum)) if resume else None
     with open_run(config, folder, display, find_saved) as opened:
         if opened.saved:
             _forget_later_steps(folder, opened.saved.state)
@@ -69,7 +69,7 @@ def run_training(config: Config, folder: TrainFolder, display: LiveDisplay, *, r
         while job.needs_other_workers:
             again = time.monotonic()
             display.phase("WORKERS")
-            job.train(_find_saved(config, folder, curriculum.source), again)
+            job.train(_find_saved(config, folder, curriculum), again)
 
 
 class _Job:
@@ -152,15 +152,16 @@ class _Job:
         )
 
 
-def _find_saved(config: Config, folder: TrainFolder, source: PromptSource) -> Saved[RunState]:
-    """The latest checkpoint, of this model and with its records; raises what is wrong with it.
+def _find_saved(config: Config, folder: TrainFolder, curriculum: Curriculum) -> Saved[RunState]:
+    """The latest checkpoint, of this model and these rows and with its records; raises what is wrong with it.
 
-    `source` is set to the state that it had then.
+    The source of `curriculum` is set to the state that it had then.
     """
     latest = Checkpoints(folder.checkpoints, config.checkpoint.keep_last).latest()
     check_saved_weights(latest / WEIGHTS_FOLDER, read_model(config.model.path))
     state = read_state(latest / STATE_FILE)
-    restore_source(source, state.source, state.num_prompts_taken, latest / STATE_FILE)
+    path = latest / STATE_FILE
+    restore_source(curriculum.source, state.source, state.num_prompts_taken, path, curriculum.rows)
     check_records(config, folder, state)
     if config.algorithm.kl.is_on and state.rl_step > 0:
         check_reference(folder.reference)

@@ -179,12 +179,12 @@ class ProcessScorer:
 
     def _unless_loud(self, verdict: Verdict) -> Verdict:
         """Unknown for an item for which more was printed than may be."""
-        num_bytes = self._printed.take()
-        if num_bytes <= MAX_PRINTED_BYTES:
+        if self._printed.take() <= MAX_PRINTED_BYTES:
             return verdict
+        # How much more depends on how far the thread that reads it has come.
         return Unknown(
-            why=f"the verifier printed {num_bytes / 2**20:.1f} MiB for one completion, where 1 is allowed. Remedy: let "
-            f"it print less",
+            why=f"the verifier printed more than {MAX_PRINTED_BYTES // 2**20} MiB for one completion. Remedy: let it "
+            f"print less",
             rule=verdict.rule,
         )
 

@@ -72,6 +72,15 @@ def test_the_state_of_another_source_is_refused() -> None:
             restore_source(other, found, num_taken=0, path=Path("state.json"))
 
 
+def test_the_state_over_other_rows_is_refused() -> None:
+    saved = save_source(source_of(3), rows="before")
+    for rows in ("before", ""):  # those of the run, and a caller that does not know them
+        restore_source(source_of(3), saved, num_taken=0, path=Path("state.json"), rows=rows)
+    restore_source(source_of(3), save_source(source_of(3)), num_taken=0, path=Path("state.json"), rows="now")
+    with pytest.raises(CheckpointError, match=r"state.json: the rows .* has changed since. Remedy: .*data.train_path"):
+        restore_source(source_of(3), saved, num_taken=0, path=Path("state.json"), rows="now")
+
+
 @pytest.mark.parametrize("state", [{}, {"num_taken": -1}, {"num_taken": True}, {"num_taken": 1, "x": 2}])
 def test_a_state_that_is_none_is_refused(state: dict[str, Any]) -> None:
     saved = SavedSource(name="shuffled_epochs", state=state)

@@ -1,5 +1,6 @@
 """Prompts of a data set: tokens, numbers, and rows that are too long."""
 
+import msgspec
 import pytest
 
 from hybridflow.data.dataset import PromptDataset
@@ -30,6 +31,16 @@ def test_prompts_stand_in_file_order_with_their_tokens() -> None:
         assert text == f"<|user|>{row.prompt[0]['content']}<|assistant|>"
         assert prompt.ground_truth == row.reward_model.ground_truth
         assert (prompt.data_source, prompt.ability) == ("synth_easy", "doc-qa")
+
+
+def test_the_digest_tells_a_changed_row() -> None:
+    def digest(*rows: Row) -> str:
+        return PromptDataset("toy", rows, TOKENIZER, max_prompt_tokens=100).digest()
+
+    one, two = make_row("the"), make_row("the the")
+    other_gold = msgspec.structs.replace(one, reward_model=RewardModel(style="rule", ground_truth="another"))
+    assert digest(one, two) == digest(one, two)
+    assert len({digest(*rows) for rows in ([one, two], [two, one], [one], [one, two, two], [other_gold, two])}) == 5
 
 
 def test_overlong_prompt_is_an_error_with_a_remedy() -> None:

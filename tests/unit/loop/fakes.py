@@ -352,7 +352,7 @@ class FakeSystem:
         if is_resumed:
             latest = Checkpoints(self.folder.checkpoints, 2).latest()
             state, kept = read_state(latest / STATE_FILE), restore(latest, self.trainer)
-            restore_source(chosen.source, state.source, state.num_prompts_taken, latest)
+            restore_source(chosen.source, state.source, state.num_prompts_taken, latest, chosen.rows)
 
         def stretch(factor: float) -> Path:
             return write_stretched(Path(config.model.path), self.folder.stretched_model(factor), factor)
