@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def no_ray() -> Iterator[None]:
-    """`ray.init` raises."""
+    """`ray.init` raises, but not for tests elsewhere that the same process runs later."""
     import ray
 
     def refuse(*_: object, **__: object) -> None:

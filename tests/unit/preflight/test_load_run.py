@@ -1,4 +1,4 @@
-"""What is left of a configuration with mistakes: what is told of it is true of what the files say."""
+"""Remains of a configuration with mistakes: findings about them are true of what the files say."""
 
 from __future__ import annotations
 
