@@ -295,6 +295,9 @@ class Rows:
     def __init__(self, **counts: int) -> None:
         self.prompts = [build_prompt(f"{task}-{n}", data_source=task) for task in counts for n in range(counts[task])]
 
+    def digest(self) -> str:
+        return "rows"
+
 
 @pytest.mark.parametrize("phases", [[], [{"name": "a", "steps": 5}, {"name": "b"}]])
 def test_batches_are_balanced_by_task_with_and_without_phases(phases: list[dict[str, Any]]) -> None:
