@@ -17,7 +17,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SLOWEST = ("test_campaign.py", "stack_cpu", "dist_cpu", "test_linear.py")
-"""Files and folders. A campaign takes ten minutes of `make test-full`, on one worker; `test_linear.py` takes five."""
+"""Files and folders. A campaign and `test_linear.py` take minutes of `make test-full`, each on one worker."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

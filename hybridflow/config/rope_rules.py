@@ -13,6 +13,7 @@ OVERRIDE = "json_model_override_args"
 ENGINE_ROPE = frozenset({OVERRIDE, "context_length", "model_path"})
 """Arguments of SGLang that change what engines make of positions, and that the trainer does not know."""
 ROPE_KEYS = ("rope_scaling", "rope_parameters")
+"""Keys of a config.json; the older one hides the other where both are there."""
 
 
 def find_rope_conflicts(config: Config) -> Iterator[str]:

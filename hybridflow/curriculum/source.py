@@ -111,7 +111,7 @@ def restore_source(source: PromptSource, saved: SavedSource | None, num_taken: i
             f"{path}: source.name is {found.name!r}, but this run takes its prompts from {source.name!r}, which cannot "
             f"go on from there. Remedy: resume with the source that the checkpoint names, or start a new run"
         )
-    if found.rows and rows and found.rows != rows:
+    if found.rows and found.rows != rows:
         raise CheckpointError(
             f"{path}: the rows to train on are not those that the run began with: a text, a gold answer, their number "
             f"or their order has changed since. Remedy: put the files back that data.train_path and "

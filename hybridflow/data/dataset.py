@@ -111,7 +111,10 @@ class PromptDataset:
 
     def digest(self) -> str:
         """SHA-256 over ids, texts and gold answers of all prompts: another reading that gives it has the same ones."""
-        told = ((one.prompt_id, self.documents[one.prompt_id].sha256, _golds(one)) for one in self.prompts)
+        told = (
+            (one.prompt_id, self.documents[one.prompt_id].sha256, one.ground_truth, one.alternatives)
+            for one in self.prompts
+        )
         return hashlib.sha256(json.dumps(list(told)).encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -126,7 +129,3 @@ class EvalSet:
     prompts: list[Prompt]
     unusable: dict[str, str] = field(default_factory=dict)
     """Why a row has no prompt, by the id that its prompt would have: its verdict is unknown."""
-
-
-def _golds(prompt: Prompt) -> list[str]:
-    return [prompt.ground_truth, *prompt.alternatives]

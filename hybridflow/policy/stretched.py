@@ -12,11 +12,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from hybridflow.config.rope_rules import ROPE_KEYS
 from hybridflow.errors import ConfigError
 
 CONFIG_FILE = "config.json"
-ROPE_KEYS = ("rope_scaling", "rope_parameters")
-"""The older one hides the other where a config.json has both."""
 
 
 def write_stretched(source: Path, folder: Path, factor: float) -> Path:

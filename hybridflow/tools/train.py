@@ -159,8 +159,8 @@ def _find_saved(config: Config, folder: TrainFolder, curriculum: Curriculum) -> 
     """
     latest = Checkpoints(folder.checkpoints, config.checkpoint.keep_last).latest()
     check_saved_weights(latest / WEIGHTS_FOLDER, read_model(config.model.path))
-    state = read_state(latest / STATE_FILE)
     path = latest / STATE_FILE
+    state = read_state(path)
     restore_source(curriculum.source, state.source, state.num_prompts_taken, path, curriculum.rows)
     check_records(config, folder, state)
     if config.algorithm.kl.is_on and state.rl_step > 0:

@@ -20,10 +20,11 @@ Lists are by seed; other numbers are means over seeds. Each arm has
     read_ktokens       the same of all completions, also of groups that taught nothing
     trained_ratio, read_ratio   both against `long`
     ktokens_to_target  read_ktokens after which an evaluation first was at --target; null where a seed never was
-    kl_mean, kl_std    of KL(old || new) over the steps that trained in the last phase; of a step: mean of its updates
+    kl_mean, kl_std    of KL(old || new) over the steps that trained in the last phase, which is the whole run of
+                       `long`; of a step: mean of its updates
     seconds            wall, with start and evaluations
 
-A run in --out that is finished is not run again, and one that was stopped goes on. About ten minutes for a seed.
+A run in --out that is finished is not run again, and one that was stopped goes on. Seven minutes for a seed.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ from typing import Any
 from tqdm import tqdm
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+from tests.stack_cpu.command import read_lines  # noqa: E402
+
 CONFIG = ROOT / "configs/curriculum.toml"
 SHARE = "curriculum.phases.1.retrospective_share"
 
@@ -129,7 +133,7 @@ def train(folder: Path, settings: Sequence[str]) -> None:
     if summary.exists() and json.loads(summary.read_text())["status"] == "finished":
         return
     own = [argument for setting in [f"run.name={folder.name}", *settings] for argument in ("--set", setting)]
-    resumed = ["--resume"] if folder.exists() else []
+    resumed = ["--resume"] if any(folder.glob("checkpoints/*/state.json")) else []
     command = [sys.executable, "-m", "hybridflow", "train", "--config", str(CONFIG), *own, *resumed]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -147,7 +151,11 @@ def read_outcome(folder: Path, target: float) -> Outcome:
     accuracy = {int(line["step"]): float(line["eval/accuracy"]) for line in metrics if "eval/accuracy" in line}
     last_phase = max(line.get("curriculum/phase", 0) for line in metrics)
     kl = [line["policy/kl"] for line in metrics if line.get("curriculum/phase") == last_phase and "policy/kl" in line]
-    read, trained = count_tokens(read_lines(folder / "completions.jsonl"))
+    read, trained, num_groups = count_tokens(read_lines(folder / "completions.jsonl"))
+    if num_groups != (told := sum(int(line.get("groups/trained", 0)) for line in metrics)):
+        raise SystemExit(f"{folder}: the run trained on {told} groups, and rewards differ in {num_groups}")
+    if len(kl) < 2:
+        raise SystemExit(f"{folder}: {len(kl)} steps of the last phase trained: no spread of KL can be told")
     reached = min((step for step, value in accuracy.items() if value >= target), default=None)
     return Outcome(
         accuracy=accuracy[max(accuracy)],
@@ -160,8 +168,8 @@ def read_outcome(folder: Path, target: float) -> Outcome:
     )
 
 
-def count_tokens(completions: Sequence[dict[str, Any]]) -> tuple[dict[int, int], dict[int, int]]:
-    """Prompt and response tokens by step: of all completions, and of the groups whose rewards differ."""
+def count_tokens(completions: Sequence[dict[str, Any]]) -> tuple[dict[int, int], dict[int, int], int]:
+    """Prompt and response tokens by step: of all completions, and of groups whose rewards differ; number of these."""
     read: dict[int, int] = {}
     groups: dict[tuple[int, str], tuple[set[float], int]] = {}
     for row in completions:
@@ -172,11 +180,7 @@ def count_tokens(completions: Sequence[dict[str, Any]]) -> tuple[dict[int, int],
     trained = dict.fromkeys(read, 0)
     for (step, _), (rewards, tokens) in groups.items():
         trained[step] += tokens if len(rewards) > 1 else 0
-    return read, trained
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return read, trained, sum(len(rewards) > 1 for rewards, _ in groups.values())
 
 
 def summarise(options: argparse.Namespace, outcomes: dict[str, list[Outcome]]) -> dict[str, Any]:

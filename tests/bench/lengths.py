@@ -222,6 +222,7 @@ def call(command: list[str], values: dict[str, Any], log: Path, more: Iterable[s
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """The line of a run folder."""
     from hybridflow.loop.kept_groups import KeptGroups
+    from tests.stack_cpu.command import read_lines
 
     completions, steps = read_lines(folder / "completions.jsonl"), read_lines(folder / "metrics.jsonl")
     left = KeptGroups.load(folder / f"checkpoints/rl-{options.steps:06d}").groups
@@ -269,10 +270,6 @@ def age(line: dict[str, Any]) -> int:
     """Versions between the first token of a completion and the step that trained on it; each step makes a version."""
     versions = line.get("versions", [[line["policy_version"], 0]])
     return line["step"] - 1 - versions[0][0]
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 if __name__ == "__main__":
